@@ -1,0 +1,141 @@
+"""What a search decides about: layers, their matrices, and what a rank costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+__all__ = ["Layer", "Matrix", "canonical_ranks", "matrix_ranks", "split_layers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """One weight matrix that can be replaced by two factors.
+
+    Attributes:
+        name: Dotted path of the parameter in the model, ``"encoder.0.forward.weight_ih_l0"``.
+        rows: m, the matrix's output dimension.
+        columns: n, its input dimension.
+        kind: What it does: ``"lstm_ih"``, ``"lstm_hh"``, ``"gru_ih"``, ``"gru_hh"``, ``"linear"``, ``"conv"``.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    kind: str
+
+    @property
+    def max_rank(self) -> int:
+        """min(m, n): the rank that stands for the untouched, dense matrix."""
+        return min(self.rows, self.columns)
+
+    @property
+    def break_even(self) -> int:
+        """floor((mn - 1) / (m + n)): the largest rank at which r(m + n) < mn; 0 where there is none."""
+        return (self.rows * self.columns - 1) // (self.rows + self.columns)
+
+    def is_factored(self, rank: int) -> bool:
+        """Whether this rank makes two factors of the matrix (else it stays dense)."""
+        return rank <= self.break_even
+
+    def parameters(self, rank: int) -> int:
+        """Numbers stored, and multiply-adds for one input vector: r(m + n) factored, mn dense."""
+        return rank * (self.rows + self.columns) if self.is_factored(rank) else self.rows * self.columns
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The unit of one decision: matrices that share one rank.
+
+    Attributes:
+        name: Unique in the model.
+        kind: ``"lstm"``, ``"gru"``, ``"linear"`` or ``"conv"``.
+        matrices: At least one, in the order in which they are applied.
+    """
+
+    name: str
+    kind: str
+    matrices: tuple[Matrix, ...]
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """(m, n) of each matrix."""
+        return tuple((matrix.rows, matrix.columns) for matrix in self.matrices)
+
+    @property
+    def max_rank(self) -> int:
+        """The rank that is written for "dense": the largest of the matrices' min(m, n)."""
+        return max(matrix.max_rank for matrix in self.matrices)
+
+    @property
+    def break_even(self) -> int:
+        """The largest of the matrices' break-even ranks; 0 for a layer that no rank makes smaller."""
+        return max(matrix.break_even for matrix in self.matrices)
+
+    def canonical(self, rank: int) -> int:
+        """One spelling for one configuration: a rank above break-even is `max_rank`.
+
+        Raises:
+            ValueError: The rank is not an integer between 1 and `max_rank`.
+        """
+        if isinstance(rank, bool) or int(rank) != rank or not 1 <= rank <= self.max_rank:
+            raise ValueError(f"layer {self.name!r}: rank must be an integer in 1..{self.max_rank}, got {rank!r}")
+        return int(rank) if rank <= self.break_even else self.max_rank
+
+    def parameters(self, rank: int) -> int:
+        """Numbers stored in this layer's matrices at a rank (biases not included)."""
+        return sum(matrix.parameters(rank) for matrix in self.matrices)
+
+
+def split_layers(layers: Iterable[Layer]) -> tuple[Layer, ...]:
+    """Every matrix as a layer of its own, named after the matrix: ``granularity="matrix"``."""
+    return tuple(
+        Layer(name=matrix.name, kind=layer.kind, matrices=(matrix,)) for layer in layers for matrix in layer.matrices
+    )
+
+
+def canonical_ranks(layers: Sequence[Layer], ranks: Mapping[str, int]) -> dict[str, int]:
+    """A complete configuration in forward order; a layer that `ranks` leaves out is dense.
+
+    Raises:
+        ValueError: A name is not among the layers, or a rank is out of range.
+    """
+    names = {layer.name for layer in layers}
+    unknown = [name for name in ranks if name not in names]
+    if unknown:
+        raise ValueError(f"no layer is named {unknown[0]!r}; the layers are {', '.join(layer.name for layer in layers)}")
+    return {layer.name: layer.canonical(ranks.get(layer.name, layer.max_rank)) for layer in layers}
+
+
+def matrix_ranks(layers: Sequence[Layer], ranks: Mapping[str, int]) -> dict[str, int]:
+    """The rank of every matrix that `ranks` factors, whether it names whole layers, single matrices or both kinds.
+
+    Args:
+        layers: A model's layers.
+        ranks: Layer or matrix name -> rank. What it leaves out stays dense.
+
+    Returns:
+        Matrix name -> rank, for the matrices that become two factors and no others, in forward order: the one
+        description of a configuration that is counted, cached and compared.
+
+    Raises:
+        ValueError: A name is unknown, a rank is out of range, or a matrix is named twice (by itself and by its layer).
+    """
+    whole = {layer.name: layer for layer in layers}
+    single = {part.name: part for part in split_layers(layers) if part.name not in whole}
+    chosen: dict[str, int] = {}
+    for name, rank in ranks.items():
+        unit = whole.get(name) or single.get(name)
+        if unit is None:
+            raise ValueError(f"no layer is named {name!r}; the layers are {', '.join(whole)}")
+        rank = unit.canonical(rank)
+        for matrix in unit.matrices:
+            if matrix.name in chosen:
+                raise ValueError(f"matrix {matrix.name!r} is given a rank twice, by itself and by its layer")
+            chosen[matrix.name] = rank
+    return {
+        matrix.name: chosen[matrix.name]
+        for layer in layers
+        for matrix in layer.matrices
+        if matrix.name in chosen and matrix.is_factored(chosen[matrix.name])
+    }

@@ -1,0 +1,36 @@
+"""One measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = ["Evaluation"]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One configuration measured on one utterance set.
+
+    Attributes:
+        ranks: Layer name -> canonical rank, complete, in forward order.
+        edits: Word substitutions + deletions + insertions of each utterance, in the set's order.
+        words: Reference words of each utterance.
+        params: Parameters of the compressed model, biases included, training-only ones not.
+        size_ratio: `params` over the original's, in (0, 1].
+        macs: Multiply-adds over the whole set with the reference token counts.
+        capped: Utterances whose decoding ran into its token limit.
+    """
+
+    ranks: Mapping[str, int]
+    edits: tuple[int, ...]
+    words: tuple[int, ...]
+    params: int
+    size_ratio: float
+    macs: int
+    capped: int
+
+    @property
+    def wer(self) -> float:
+        """Corpus word error rate: all edits over all reference words; a fraction that may exceed 1."""
+        return sum(self.edits) / sum(self.words)
