@@ -1,14 +1,14 @@
 """Sentences of the synthetic corpus: voice-assistant commands and short dictation.
 
 A template is text with three constructs: `{slot}` stands for one alternative of that entry of the lexicon, `(a|b)`
-for one of these, `[a|b]` for one of these or nothing. Alternatives are equally likely and nest. `{slot+s}` is the plural of a word list's entry, and `@` the indefinite article, "a" or "an" as the next word
-asks.
+for one of these, `[a|b]` for one of these or nothing. Alternatives are equally likely and nest. `{slot+s}` and `{slot's}` are the plural and the possessive of a word list's entry, and `@` is the indefinite
+article, "a" or "an" as the next word asks.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from random import Random
@@ -26,12 +26,11 @@ _ATTEMPTS: Final = 2000  # draws before a pattern counts as exhausted
 _TOKEN = re.compile(r"[{}()\[\]|]|[^{}()\[\]|\s]+")
 _VOWEL_SOUND = re.compile(r"(?!one|once|useful|university)([aeiou]|hour|honest)")
 _ARTICLE: Final = "@"
-_PLURAL: Final = "+s"  # suffix of a slot's name
 
 
 @dataclass(frozen=True, slots=True)
 class _Slot:
-    """A reference to an entry of the lexicon, with the suffix `+s` where its plural is meant."""
+    """A reference to an entry of the lexicon, with the suffix `+s` or `'s` where that form is meant."""
 
     name: str
 
@@ -79,7 +78,7 @@ def _compiled(template: str) -> _Choice:
     if tokens:
         raise ValueError(f"template {template!r}: unbalanced brackets; open every ), ] and }}")
     for slot in _slots(tree):
-        if slot.removesuffix(_PLURAL) not in WORDS and slot not in PHRASES:
+        if slot not in PHRASES and _inflection(slot)[0] not in WORDS:
             raise ValueError(f"template {template!r}: the lexicon has no {{{slot}}}; add it to WORDS or PHRASES")
     return tree
 
@@ -103,15 +102,27 @@ def _plural(word: str) -> str:
     return word + ("es" if word.endswith(("s", "x", "ch", "sh")) else "s")
 
 
+def _possessive(word: str) -> str:
+    """The possessive of a singular noun."""
+    return word + "'s"
+
+
+def _inflection(slot: str) -> tuple[str, Callable[[str], str]]:
+    """Split a slot's name into the word list's name and what its suffix does to a word."""
+    for suffix, inflect in (("+s", _plural), ("'s", _possessive)):
+        if slot.endswith(suffix):
+            return slot.removesuffix(suffix), inflect
+    return slot, str
+
+
 @cache
-def _entry(name: str) -> _Choice:
+def _entry(slot: str) -> _Choice:
     """The alternatives of one slot."""
-    if name in PHRASES:
-        return _compiled(PHRASES[name])
-    terms = [term.split("_") for term in WORDS[name.removesuffix(_PLURAL)].split()]
-    if name.endswith(_PLURAL):
-        terms = [[*term[:-1], _plural(term[-1])] for term in terms]
-    return _Choice(tuple(map(tuple, terms)))
+    if slot in PHRASES:
+        return _compiled(PHRASES[slot])
+    name, inflect = _inflection(slot)
+    terms = (term.split("_") for term in WORDS[name].split())
+    return _Choice(tuple((*term[:-1], inflect(term[-1])) for term in terms))
 
 
 def _expand(tree: _Choice, rng: Random) -> Iterator[str]:
