@@ -1,8 +1,9 @@
 """Sentences of the synthetic corpus: voice-assistant commands and short dictation.
 
-A template is text with three constructs: `{slot}` stands for one alternative of that entry of the lexicon, `(a|b)`
-for one of these, `[a|b]` for one of these or nothing. Alternatives are equally likely and nest. `{slot+s}` and `{slot's}` are the plural and the possessive of a word list's entry, and `@` is the indefinite
-article, "a" or "an" as the next word asks.
+A template is text with these constructs: `{slot}` stands for one alternative of that entry of the lexicon, `(a|b)`
+for one of these, `[a|b]` for one of these or nothing. Alternatives are equally likely and nest. `{slot+s}` and
+`{slot's}` are the plural and the possessive of a word list's entry, and `@` is the indefinite article, "a" or "an" as
+the next word asks.
 """
 
 from __future__ import annotations

@@ -181,7 +181,8 @@ PHRASES: Final[dict[str, str]] = {
     "year": "nineteen {two_digits}|twenty {two_digits}|two thousand and {number}|eighteen {two_digits}",
     "day": "today|tomorrow|{weekday}|{weekday}|next {weekday}|this {weekday}|the day after tomorrow",
     "day_part": "morning|afternoon|evening|night",
-    "on_day": "today|tomorrow|tomorrow {day_part}|on {weekday}|on {weekday} {day_part}|next {weekday}|on {date}|next week",
+    "on_day": """today|tomorrow|tomorrow {day_part}|on {weekday}|on {weekday} {day_part}|next {weekday}|on {date}|
+        next week""",
     "week_part": "day|night|week|weekday|weekend|{weekday}|{weekday}|month",
     # People and places.
     "name": "{first_name}|{first_name}|{first_name}|{first_name} {surname}",
@@ -191,8 +192,8 @@ PHRASES: Final[dict[str, str]] = {
     "where_to": "the {place}|the nearest {place}|{city}|{address}|the {place} in {city}|my {relative} in {city}",
     # Things.
     "shopping": "{grocery}|{grocery}|{household}|a {container} of {grocery}|{few} {container+s} of {grocery}",
-    "thing": "{object}|{object}|{object}|{animal}|{person}|{place}|{idea}|{nature}",
-    "described": "{adjective} {object}|{adjective} {object}|{adjective} {animal}|{adjective} {person}|{adjective} {idea}",
+    "thing": "{object}|{object}|{animal}|{animal}|{person}|{place}|{idea}|{idea}|{nature}",
+    "described": "{adjective} ({object}|{object}|{animal}|{person}|{idea}|{idea})",
     "setting": "the {place}|the {adjective} {place}|the {nature}|the {room}|the {adjective} {object}",
     "being": "{person}|{person}|{animal}|{professional}|{relative}",
     "spelled": "|".join(
