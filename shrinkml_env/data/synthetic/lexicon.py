@@ -179,7 +179,6 @@ PHRASES: Final[dict[str, str]] = {
     "ordinal": "{ordinal_small}|{ordinal_teen}|{ordinal_teen}|twenty {ordinal_small}",
     "date": "the {ordinal} of {month}|{month} {ordinal}|{month} the {ordinal}",
     "year": "nineteen {two_digits}|twenty {two_digits}|two thousand and {number}|eighteen {two_digits}",
-    "day": "today|tomorrow|{weekday}|{weekday}|next {weekday}|this {weekday}|the day after tomorrow",
     "day_part": "morning|afternoon|evening|night",
     "on_day": """today|tomorrow|tomorrow {day_part}|on {weekday}|on {weekday} {day_part}|next {weekday}|on {date}|
         next week""",
