@@ -1,0 +1,46 @@
+"""Low-rank compression: what can be factored, how, what it costs, and how the result is kept on disk."""
+
+from shrinkml_env.compression.checkpoint import (
+    architectures,
+    load_compressed,
+    register_architecture,
+    round_to_storage,
+    save_compressed,
+)
+from shrinkml_env.compression.compress import compress
+from shrinkml_env.compression.counting import (
+    compressed_parameters,
+    count_macs,
+    count_parameters,
+    inference_tensors,
+)
+from shrinkml_env.compression.discovery import find_layers, ranks_of
+from shrinkml_env.compression.layers import Layer, Matrix, canonical_ranks, matrix_ranks, split_layers
+from shrinkml_env.compression.protocol import CompressibleModel, Hypothesis, Workload
+from shrinkml_env.compression.svd import SVD, Factorisation, Factors
+
+__all__ = [
+    "SVD",
+    "CompressibleModel",
+    "Factorisation",
+    "Factors",
+    "Hypothesis",
+    "Layer",
+    "Matrix",
+    "Workload",
+    "architectures",
+    "canonical_ranks",
+    "compress",
+    "compressed_parameters",
+    "count_macs",
+    "count_parameters",
+    "find_layers",
+    "inference_tensors",
+    "load_compressed",
+    "matrix_ranks",
+    "ranks_of",
+    "register_architecture",
+    "round_to_storage",
+    "save_compressed",
+    "split_layers",
+]

@@ -103,7 +103,9 @@ def canonical_ranks(layers: Sequence[Layer], ranks: Mapping[str, int]) -> dict[s
     names = {layer.name for layer in layers}
     unknown = [name for name in ranks if name not in names]
     if unknown:
-        raise ValueError(f"no layer is named {unknown[0]!r}; the layers are {', '.join(layer.name for layer in layers)}")
+        raise ValueError(
+            f"no layer is named {unknown[0]!r}; the layers are {', '.join(layer.name for layer in layers)}"
+        )
     return {layer.name: layer.canonical(ranks.get(layer.name, layer.max_rank)) for layer in layers}
 
 

@@ -54,8 +54,9 @@ class CompressibleModel(Protocol):
     storage_dtype: torch.dtype
     """The number format of the saved file; factors are rounded to it before anything is measured."""
 
-    training_only: tuple[str, ...]
-    """Prefixes of the parameters that inference does not use (a CTC head); neither counted nor saved as compressed."""
+    @property
+    def training_only(self) -> tuple[str, ...]:
+        """Paths of the modules and parameters that inference does not use (a CTC head); neither counted nor saved."""
 
     @property
     def layers(self) -> tuple[Layer, ...]:

@@ -1,0 +1,95 @@
+"""From a model and ranks to a smaller model."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import TypeVar, cast
+
+from torch import Tensor, nn
+
+from shrinkml_env.compression.discovery import ranks_of
+from shrinkml_env.compression.layers import matrix_ranks
+from shrinkml_env.compression.modules import LOW_RANK_MODULES
+from shrinkml_env.compression.protocol import CompressibleModel
+from shrinkml_env.compression.svd import SVD, Factorisation, Factors
+
+__all__ = ["compress", "replace_matrices"]
+
+ModelT = TypeVar("ModelT", bound=CompressibleModel)
+
+
+def compress(model: ModelT, ranks: Mapping[str, int], factorisation: Factorisation | None = None) -> ModelT:
+    """A model of the same class and interface that holds factors in place of the matrices which `ranks` factors.
+
+    The original is not changed. The parameters that are not factored share its memory, which makes this fast: train a
+    `copy.deepcopy` of the result, not the result itself.
+
+    Args:
+        model: An uncompressed model.
+        ranks: Layer or matrix name -> rank in 1..max_rank. What it leaves out stays dense, as do matrices whose rank
+            is above break-even.
+        factorisation: Prepared for this model; None makes a plain truncated SVD of what is needed.
+
+    Raises:
+        ValueError: The model is compressed already, a name is unknown, or a rank is out of range.
+    """
+    if ranks_of(model):
+        raise ValueError("this model is compressed already: compress the original instead")
+    factored = matrix_ranks(model.layers, ranks)
+    if factorisation is None:
+        factorisation = SVD(model, factored)
+    return replace_matrices(model, {name: factorisation.factors(name, rank) for name, rank in factored.items()})
+
+
+def replace_matrices(model: ModelT, factors: Mapping[str, Factors]) -> ModelT:
+    """A copy of a model's module tree, with factors in place of the named matrices and all else over the same memory.
+
+    Raises:
+        ValueError: A name is not a matrix of a module that can be compressed, or its factors have the wrong shape.
+    """
+    modules = dict(cast(nn.Module, model).named_modules(remove_duplicate=False))
+    by_module: dict[int, dict[str, Factors]] = {}
+    for name, pair in factors.items():
+        path, _, parameter = name.rpartition(".")
+        module = modules.get(path)
+        if module is None or type(module) not in LOW_RANK_MODULES:
+            raise ValueError(f"matrix {name!r} does not belong to a module that can be compressed")
+        by_module.setdefault(id(module), {})[parameter] = pair
+    return cast(ModelT, _copy_tree(cast(nn.Module, model), by_module, {}, {}))
+
+
+def _copy_tree(
+    module: nn.Module,
+    factors: Mapping[int, Mapping[str, Factors]],
+    modules: dict[int, nn.Module],
+    tensors: dict[int, Tensor],
+) -> nn.Module:
+    """Copy modules and parameter objects over the same memory; `modules` and `tensors` hold what is copied, by id."""
+    if id(module) in modules:
+        return modules[id(module)]
+    copied = module.__new__(type(module))
+    # The containers that every module has are its own; all other attributes are shared.
+    own = vars(nn.Module())
+    for name, value in vars(module).items():
+        copied.__dict__[name] = value.copy() if name in own and isinstance(value, dict | set) else value
+    for name, parameter in module._parameters.items():
+        if parameter is not None:
+            # Not the same object: moving or converting a module replaces the memory of its parameter objects.
+            if id(parameter) not in tensors:
+                tensors[id(parameter)] = nn.Parameter(parameter.detach(), parameter.requires_grad)
+            copied._parameters[name] = cast(nn.Parameter, tensors[id(parameter)])
+    for name, buffer in module._buffers.items():
+        if buffer is not None:
+            # Not the same memory: a forward pass may write to it, as batch normalisation does in training.
+            copied._buffers[name] = tensors.setdefault(id(buffer), buffer.clone())
+    if isinstance(copied, nn.RNNBase):
+        copied._flat_weights = [copied._parameters[name] for name in copied._flat_weights_names]
+        copied._flat_weight_refs = [None if weight is None else weakref.ref(weight) for weight in copied._flat_weights]
+    if id(module) in factors:
+        copied = LOW_RANK_MODULES[type(module)](copied, factors[id(module)])
+    modules[id(module)] = copied
+    for name, child in module._modules.items():
+        if child is not None:
+            copied._modules[name] = _copy_tree(child, factors, modules, tensors)
+    return copied

@@ -1,0 +1,70 @@
+"""What a configuration costs, exactly: parameters and multiply-adds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from torch import Tensor, nn
+
+from shrinkml_env.compression.discovery import has_prefix, ranks_of
+from shrinkml_env.compression.layers import Layer, matrix_ranks
+from shrinkml_env.compression.protocol import CompressibleModel, Workload
+
+__all__ = ["compressed_parameters", "count_macs", "count_parameters", "inference_tensors"]
+
+
+def inference_tensors(model: CompressibleModel) -> dict[str, Tensor]:
+    """Name -> the tensor itself: the parameters and persistent buffers that inference uses, tied ones once."""
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in cast(nn.Module, model).state_dict(keep_vars=True).items():
+        if id(tensor) not in seen and not has_prefix(name, model.training_only):
+            seen.add(id(tensor))
+            tensors[name] = tensor
+    return tensors
+
+
+def count_parameters(model: CompressibleModel) -> int:
+    """Numbers in a model, compressed or not: those of its floating-point `inference_tensors`, biases included."""
+    return sum(tensor.numel() for tensor in inference_tensors(model).values() if tensor.is_floating_point())
+
+
+def compressed_parameters(model: CompressibleModel, ranks: Mapping[str, int]) -> int:
+    """What `count_parameters` would give of `compress(model, ranks)`, without making it.
+
+    Args:
+        model: The original, or any compressed form of it; with empty `ranks` the original's count.
+        ranks: Layer or matrix name -> rank.
+
+    Raises:
+        ValueError: A name is unknown, or a rank is out of range.
+    """
+    original = count_parameters(model) + _saved(model.layers, ranks_of(model))
+    return original - _saved(model.layers, matrix_ranks(model.layers, ranks))
+
+
+def _saved(layers: Sequence[Layer], factored: Mapping[str, int]) -> int:
+    """Sum of mn - r(m + n) over the factored matrices."""
+    return sum(
+        matrix.rows * matrix.columns - matrix.parameters(factored[matrix.name])
+        for layer in layers
+        for matrix in layer.matrices
+        if matrix.name in factored
+    )
+
+
+def count_macs(layers: Sequence[Layer], ranks: Mapping[str, int], workload: Workload) -> int:
+    """Multiply-adds of a configuration for a workload: r(m + n) or mn for each position of each matrix, and the rest.
+
+    Raises:
+        ValueError: A rank is bad, or the workload leaves out a matrix.
+    """
+    factored = matrix_ranks(layers, ranks)
+    total = workload.other_macs
+    for layer in layers:
+        for matrix in layer.matrices:
+            if matrix.name not in workload.positions:
+                raise ValueError(f"the workload has no positions for matrix {matrix.name!r}")
+            total += workload.positions[matrix.name] * matrix.parameters(factored.get(matrix.name, matrix.max_rank))
+    return total

@@ -1,0 +1,316 @@
+"""Modules that hold some of their matrices as two factors, and the table of the module types that can be compressed.
+
+To support another module type, write its `LowRank` class and enter it in `LOW_RANK_MODULES`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.nn.utils.rnn import PackedSequence
+
+from shrinkml_env.compression.layers import Matrix
+from shrinkml_env.compression.svd import Factors
+
+__all__ = [
+    "LOW_RANK_MODULES",
+    "LowRank",
+    "LowRankConv1d",
+    "LowRankGRU",
+    "LowRankGRUCell",
+    "LowRankLSTM",
+    "LowRankLSTMCell",
+    "LowRankLinear",
+    "module_kind",
+    "module_matrices",
+]
+
+
+class LowRank(nn.Module, ABC):
+    """Stands in for a module, with two factors in place of some of its matrices.
+
+    A factored parameter `weight` is held as parameters `weight_u` (m, r) and `weight_v` (r, n); the others are the
+    replaced module's own. Reading `weight` still works and gives the product, in the original's shape. Products are
+    kept for the next call while the factors do not change and no gradient is wanted; they are not part of the state.
+
+    Args:
+        module: What is replaced.
+        factors: Parameter name in the module -> its factors.
+
+    Attributes:
+        matrices: The replaced module's matrices, named by parameter.
+        ranks: Parameter name -> rank, of the factored ones.
+    """
+
+    kind: ClassVar[str]
+    """The `Layer.kind` of the modules it replaces."""
+
+    settings: ClassVar[tuple[str, ...]]
+    """Attributes taken over from the replaced module."""
+
+    @staticmethod
+    @abstractmethod
+    def matrix_kinds(module: Any) -> dict[str, str]:
+        """Parameter name -> `Matrix.kind`, of what can be factored in a module to be replaced; order of application."""
+
+    def __init__(self, module: nn.Module, factors: Mapping[str, Factors]) -> None:
+        super().__init__()
+        self.training = module.training
+        self.matrices = module_matrices(module)
+        self.ranks: dict[str, int] = {}
+        self._shapes: dict[str, torch.Size] = {}
+        self._cache: dict[str, tuple[object, Any]] = {}
+        for name in self.settings:
+            setattr(self, name, getattr(module, name))
+        sizes = {matrix.name: (matrix.rows, matrix.columns) for matrix in self.matrices}
+        for name in factors:
+            if name not in sizes:
+                raise ValueError(f"{type(module).__name__} has no matrix {name!r} that can be factored")
+        for name, parameter in module._parameters.items():
+            if parameter is None or name not in factors:
+                self.register_parameter(name, parameter)
+                continue
+            u, v = factors[name]
+            rank = len(v)
+            if (tuple(u.shape), tuple(v.shape)) != ((sizes[name][0], rank), (rank, sizes[name][1])):
+                shapes = f"{tuple(u.shape)} and {tuple(v.shape)}"
+                raise ValueError(f"{name}: factors {shapes} do not fit a matrix {sizes[name]}")
+            self.ranks[name] = rank
+            self._shapes[name] = parameter.shape
+            for suffix, factor in ("u", u), ("v", v):
+                factor = factor.to(parameter.device, parameter.dtype)
+                self.register_parameter(f"{name}_{suffix}", nn.Parameter(factor, parameter.requires_grad))
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self.__dict__.get("ranks", ()):
+            return self._cached(name, lambda: self._product(name))
+        return super().__getattr__(name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_cache": {}}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        self._cache.clear()
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def extra_repr(self) -> str:
+        """The settings and ranks, for `repr`."""
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in (*self.settings, "ranks"))
+
+    def _factor(self, name: str, suffix: str) -> Tensor:
+        factor = self._parameters[f"{name}_{suffix}"]
+        assert factor is not None
+        return factor
+
+    def _product(self, name: str) -> Tensor:
+        """U @ V in the shape of the replaced parameter."""
+        return (self._factor(name, "u") @ self._factor(name, "v")).view(self._shapes[name])
+
+    def _wants_gradient(self) -> bool:
+        return torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
+
+    def _cached(self, key: str, compute: Callable[[], Any]) -> Any:
+        """What `compute` makes of the parameters, computed again only when one of them has changed."""
+        if self._wants_gradient():
+            return compute()
+        # A parameter counts as changed when it was written in place or given other memory. Inference tensors have
+        # no version, but cannot be written either outside inference mode.
+        state = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.parameters()]
+        cached = self._cache.get(key)
+        if cached is None or cached[0] != state:
+            # The result must serve whatever modes the next call runs in.
+            device = next(self.parameters()).device.type
+            with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
+                cached = self._cache[key] = state, compute()
+        return cached[1]
+
+
+class LowRankLinear(LowRank):
+    """`nn.Linear` as y = U (V x) + b."""
+
+    kind = "linear"
+    settings = ("in_features", "out_features")
+
+    @staticmethod
+    def matrix_kinds(module: nn.Linear) -> dict[str, str]:
+        """See `LowRank.matrix_kinds`."""
+        return {"weight": "linear"}
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As `nn.Linear`: (..., n) -> (..., m)."""
+        return F.linear(F.linear(input, self._factor("weight", "v")), self._factor("weight", "u"), self.bias)
+
+
+class LowRankConv1d(LowRank):
+    """`nn.Conv1d` as a convolution to r channels and a pointwise one; the matrix is (out, in * kernel)."""
+
+    kind = "conv"
+    settings = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+
+    @staticmethod
+    def matrix_kinds(module: nn.Conv1d) -> dict[str, str]:
+        """See `LowRank.matrix_kinds`; grouped convolutions and padding other than with zeros stay dense."""
+        return {"weight": "conv"} if module.groups == 1 and module.padding_mode == "zeros" else {}
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As `nn.Conv1d`: (batch, in, time) or (in, time)."""
+        reduce = self._factor("weight", "v").view(-1, *self._shapes["weight"][1:])
+        expand = self._factor("weight", "u").unsqueeze(-1)
+        hidden = F.conv1d(input, reduce, None, self.stride, self.padding, self.dilation)
+        return F.conv1d(hidden, expand, self.bias)
+
+
+class _LowRankRecurrent(LowRank):
+    """What LSTM, GRU and their cells share: a kernel of the original type that computes with fewer numbers.
+
+    Where there is just one input matrix (a cell; one layer, one direction) and it is factored, the inputs are
+    projected with V and the kernel's input matrix is U. All other factored matrices are multiplied back before the
+    kernel runs: a fused kernel over a dense W_hh is faster than a loop over time steps with two thin ones. The kernel
+    is no submodule: nothing dense enters the state or the parameter count. Gradients reach U and V.
+    """
+
+    replaced: ClassVar[type[nn.Module]]
+
+    def __init__(self, module: nn.Module, factors: Mapping[str, Factors]) -> None:
+        super().__init__(module, factors)
+        self._names = [name for name, _ in module.named_parameters(recurse=False)]
+        inputs = [matrix.name for matrix in self.matrices if matrix.kind.endswith("_ih")]
+        self._projected = inputs[0] if len(inputs) == 1 and inputs[0] in self.ranks else None
+
+    def _kernel_weights(self) -> dict[str, Tensor]:
+        weights = {name: self._product(name) if name in self.ranks else self._parameters[name] for name in self._names}
+        if self._projected is not None:
+            weights[self._projected] = self._factor(self._projected, "u")
+        return {name: weight for name, weight in weights.items() if weight is not None}
+
+    def _empty_kernel(self) -> nn.Module:
+        settings = {name: getattr(self, name) for name in self.settings}
+        if self._projected is not None:
+            settings["input_size"] = self.ranks[self._projected]
+        if settings.get("num_layers") == 1:
+            settings["dropout"] = 0.0  # It has no effect there but a warning.
+        return self.replaced(**settings, device="meta")
+
+    def _frozen_kernel(self) -> nn.Module:
+        kernel = self._empty_kernel().requires_grad_(False)
+        weights = {name: weight.detach() for name, weight in self._kernel_weights().items()}
+        kernel.load_state_dict(weights, assign=True)
+        if isinstance(kernel, nn.RNNBase):
+            kernel.flatten_parameters()
+        return kernel
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        """Takes and returns what the replaced module does, padded, unbatched and packed sequences included."""
+        if self._projected is not None:
+            v = self._factor(self._projected, "v")
+            if isinstance(input, PackedSequence):
+                input = input._replace(data=F.linear(input.data, v))
+            else:
+                input = F.linear(input, v)
+        if self._wants_gradient():
+            kernel = self._empty_kernel().train(self.training)
+            return torch.func.functional_call(kernel, self._kernel_weights(), (input, hx))
+        return self._cached("kernel", self._frozen_kernel).train(self.training)(input, hx)
+
+
+_RNN_SETTINGS = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
+_CELL_SETTINGS = ("input_size", "hidden_size", "bias")
+
+
+def _rnn_kinds(kind: str, module: nn.RNNBase) -> dict[str, str]:
+    if module.proj_size:
+        return {}
+    return {
+        f"weight_{part}_l{layer}{suffix}": f"{kind}_{part}"
+        for layer in range(module.num_layers)
+        for suffix in ("", "_reverse")[: 1 + module.bidirectional]
+        for part in ("ih", "hh")
+    }
+
+
+class LowRankLSTM(_LowRankRecurrent):
+    """`nn.LSTM` with factored W_ih or W_hh, of any number of layers and directions."""
+
+    kind = "lstm"
+    settings = _RNN_SETTINGS
+    replaced = nn.LSTM
+
+    @staticmethod
+    def matrix_kinds(module: nn.LSTM) -> dict[str, str]:
+        """See `LowRank.matrix_kinds`; an LSTM with `proj_size` stays dense."""
+        return _rnn_kinds("lstm", module)
+
+
+class LowRankGRU(_LowRankRecurrent):
+    """`nn.GRU` with factored W_ih or W_hh, of any number of layers and directions."""
+
+    kind = "gru"
+    settings = _RNN_SETTINGS
+    replaced = nn.GRU
+
+    @staticmethod
+    def matrix_kinds(module: nn.GRU) -> dict[str, str]:
+        """See `LowRank.matrix_kinds`."""
+        return _rnn_kinds("gru", module)
+
+
+class LowRankLSTMCell(_LowRankRecurrent):
+    """`nn.LSTMCell` with factored W_ih or W_hh."""
+
+    kind = "lstm"
+    settings = _CELL_SETTINGS
+    replaced = nn.LSTMCell
+
+    @staticmethod
+    def matrix_kinds(module: nn.LSTMCell) -> dict[str, str]:
+        """See `LowRank.matrix_kinds`."""
+        return {"weight_ih": "lstm_ih", "weight_hh": "lstm_hh"}
+
+
+class LowRankGRUCell(_LowRankRecurrent):
+    """`nn.GRUCell` with factored W_ih or W_hh."""
+
+    kind = "gru"
+    settings = _CELL_SETTINGS
+    replaced = nn.GRUCell
+
+    @staticmethod
+    def matrix_kinds(module: nn.GRUCell) -> dict[str, str]:
+        """See `LowRank.matrix_kinds`."""
+        return {"weight_ih": "gru_ih", "weight_hh": "gru_hh"}
+
+
+LOW_RANK_MODULES: dict[type[nn.Module], type[LowRank]] = {
+    nn.Linear: LowRankLinear,
+    nn.Conv1d: LowRankConv1d,
+    nn.LSTM: LowRankLSTM,
+    nn.LSTMCell: LowRankLSTMCell,
+    nn.GRU: LowRankGRU,
+    nn.GRUCell: LowRankGRUCell,
+}
+"""Module type -> what replaces it. Exactly these types: a subclass may compute something else."""
+
+
+def module_kind(module: nn.Module) -> str | None:
+    """The `Layer.kind` of a module, or of what it replaces; None if its type cannot be compressed."""
+    low_rank = type(module) if isinstance(module, LowRank) else LOW_RANK_MODULES.get(type(module))
+    return None if low_rank is None else low_rank.kind
+
+
+def module_matrices(module: nn.Module) -> tuple[Matrix, ...]:
+    """The matrices of one module, or of the one it replaces, named by parameter; empty if there are none to factor."""
+    if isinstance(module, LowRank):
+        return module.matrices
+    low_rank = LOW_RANK_MODULES.get(type(module))
+    kinds = {} if low_rank is None else low_rank.matrix_kinds(module)
+    parameters = dict(module.named_parameters(recurse=False))
+    return tuple(
+        Matrix(name, rows=len(parameters[name]), columns=parameters[name][0].numel(), kind=kind)
+        for name, kind in kinds.items()
+        if name in parameters  # Not so where another module computes the weight, as weight normalisation does.
+    )

@@ -1,0 +1,104 @@
+"""Two factors in place of a matrix: what a factorisation offers, and the truncated SVD."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from shrinkml_env.compression.layers import Matrix
+from shrinkml_env.compression.protocol import CompressibleModel
+
+__all__ = ["SVD", "Factorisation", "Factors"]
+
+
+class Factors(NamedTuple):
+    """An m x n matrix W as two of rank r: W is about `u @ v`.
+
+    Attributes:
+        u: (m, r).
+        v: (r, n).
+    """
+
+    u: Tensor
+    v: Tensor
+
+
+class Factorisation(Protocol):
+    """A way to factor the matrices of one model at any rank, prepared once and asked for many configurations."""
+
+    @property
+    def name(self) -> str:
+        """What the method is called in configs and reports."""
+
+    @property
+    def key(self) -> str:
+        """Everything but the model's weights that the factors depend on: the method's part of a cache key."""
+
+    @property
+    def singular_values(self) -> Mapping[str, Tensor]:
+        """Matrix name -> its min(m, n) singular values, float64, descending."""
+
+    def factors(self, matrix: str, rank: int) -> Factors:
+        """New float32 tensors on the CPU whose values the model's `storage_dtype` represents exactly.
+
+        Raises:
+            ValueError: The matrix is unknown, or the rank is not in 1..min(m, n).
+        """
+
+
+class SVD:
+    """The plain truncated SVD, which has the least squared error of all factors of a rank (Eckart-Young).
+
+    The singular vectors are computed once, in float64, with the sign that makes the largest entry of each left
+    vector positive. Each singular value's square root goes to both factors, so that neither loses precision when
+    they are rounded to the model's `storage_dtype`.
+
+    Args:
+        model: An uncompressed model; only read here, not kept.
+        matrices: Names of the matrices to factor; None for all of the model's layers.
+
+    Raises:
+        ValueError: A matrix is not a parameter of the model, or holds NaN or infinity.
+    """
+
+    name = "svd"
+
+    def __init__(self, model: CompressibleModel, matrices: Iterable[str] | None = None) -> None:
+        self.key = f"{self.name}-{str(model.storage_dtype).removeprefix('torch.')}"
+        self.singular_values: dict[str, Tensor] = {}
+        self._factors: dict[str, Factors] = {}
+        parameters = dict(cast(nn.Module, model).named_parameters())
+        known = {matrix.name: matrix for layer in model.layers for matrix in layer.matrices}
+        for name in known if matrices is None else matrices:
+            if name not in known or name not in parameters:
+                raise ValueError(f"matrix {name!r} is no parameter of this model's layers (or is compressed already)")
+            self._decompose(known[name], parameters[name], model.storage_dtype)
+
+    @torch.no_grad()
+    def _decompose(self, matrix: Matrix, weight: Tensor, storage_dtype: torch.dtype) -> None:
+        dense = weight.detach().to("cpu", torch.float64).reshape(matrix.rows, matrix.columns)
+        if not dense.isfinite().all():
+            raise ValueError(f"matrix {matrix.name!r} holds NaN or infinity")
+        left, values, right = torch.linalg.svd(dense, full_matrices=False)
+        largest = left.gather(0, left.abs().argmax(dim=0, keepdim=True))
+        scale = values.sqrt() * torch.where(largest < 0, -1.0, 1.0)
+        self.singular_values[matrix.name] = values
+        self._factors[matrix.name] = Factors(
+            u=(left * scale).to(storage_dtype).float(), v=(right * scale.reshape(-1, 1)).to(storage_dtype).float()
+        )
+
+    def factors(self, matrix: str, rank: int) -> Factors:
+        """See `Factorisation.factors`."""
+        if matrix not in self._factors:
+            raise ValueError(f"matrix {matrix!r} was not factored; there are {', '.join(self._factors)}")
+        u, v = self._factors[matrix]
+        if not 1 <= rank <= len(v):
+            raise ValueError(f"matrix {matrix!r}: rank must be in 1..{len(v)}, got {rank!r}")
+        # Copies, so that training a compressed model cannot change what the next one is made from.
+        return Factors(
+            u=u[:, :rank].clone(memory_format=torch.contiguous_format),
+            v=v[:rank].clone(memory_format=torch.contiguous_format),
+        )

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from shrinkml_env.compression import compress, find_layers, ranks_of
+from tests.models import Everything, TinyCTC
+
+
+def test_layers_of_the_recogniser():
+    layers = TinyCTC().layers
+    assert [(layer.name, layer.kind, layer.shapes) for layer in layers] == [
+        ("front", "conv", ((32, 200),)),
+        ("gru", "gru", ((72, 32), (72, 24))),
+        ("hidden", "linear", ((32, 24),)),
+        ("output", "linear", ((29, 32),)),
+    ]
+    assert [matrix.name for matrix in layers[1].matrices] == ["gru.weight_ih_l0", "gru.weight_hh_l0"]
+    assert [matrix.kind for matrix in layers[1].matrices] == ["gru_ih", "gru_hh"]
+
+
+def test_groups_tied_weights_and_what_cannot_be_factored():
+    layers = {layer.name: layer for layer in Everything().layers}
+    assert list(layers) == ["encoder", "stack", "lstm_cell", "gru_cell"]
+    assert [matrix.name for matrix in layers["encoder"].matrices] == [
+        f"{module}.weight_{part}_l0" for module in ("ahead", "behind") for part in ("ih", "hh")
+    ]
+    assert [matrix.name for matrix in layers["stack"].matrices] == [
+        f"stack.weight_{part}_l{layer}{suffix}"
+        for layer in (0, 1)
+        for suffix in ("", "_reverse")
+        for part in ("ih", "hh")
+    ]
+    assert [matrix.name for matrix in layers["gru_cell"].matrices] == ["gru_cell.weight_ih", "gru_cell.weight_hh"]
+
+
+def test_layers_and_ranks_of_a_compressed_model():
+    model = Everything()
+    compressed = compress(model, {"encoder": 2, "stack.weight_hh_l1": 3, "gru_cell": 12})
+    assert compressed.layers == model.layers
+    assert ranks_of(model) == {}
+    assert list(ranks_of(compressed).items()) == [
+        *((f"{module}.weight_{part}_l0", 2) for module in ("ahead", "behind") for part in ("ih", "hh")),
+        ("stack.weight_hh_l1", 3),
+    ]
+
+
+def test_prefixes_are_whole_names():
+    model = nn.ModuleDict({name: nn.Linear(8, 8) for name in ("ctc", "ctc2")})
+    for exclude in "ctc", "ctc.":
+        assert [layer.name for layer in find_layers(model, exclude=[exclude])] == ["ctc2"]
+
+
+def test_subclasses_and_computed_weights_are_left_alone():
+    class Scaled(nn.Linear):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(input)
+
+    assert find_layers(nn.ModuleList([Scaled(8, 8), weight_norm(nn.Linear(8, 8))])) == ()
+
+
+def test_a_module_used_twice_is_tied():
+    shared = nn.Linear(8, 8)
+    assert find_layers(nn.ModuleList([shared, shared])) == ()
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ({"x": ["a", "nothing"]}, "'nothing' is no module"),
+        ({"x": ["a", "b"], "y": ["b"]}, "'b' is grouped twice"),
+        ({"x": ["a", "a"]}, "'a' is grouped twice"),
+        ({"x": ["a", "c"]}, "'x' must hold modules of one kind"),
+        ({"b": ["a"]}, "'b' has the name of a module outside it"),
+    ],
+)
+def test_bad_groups(groups, message):
+    model = nn.ModuleDict({"a": nn.Linear(8, 8), "b": nn.Linear(8, 8), "c": nn.LSTM(8, 8)})
+    with pytest.raises(ValueError, match=message):
+        find_layers(model, groups)
+
+
+def test_a_group_may_have_the_name_of_its_first_module():
+    model = nn.ModuleDict({"a": nn.Linear(8, 8), "b": nn.Linear(8, 8)})
+    (layer,) = find_layers(model, {"a": ["a", "b"]})
+    assert (layer.name, len(layer.matrices)) == ("a", 2)
