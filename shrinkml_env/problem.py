@@ -1,0 +1,131 @@
+"""The search problem below the environment: what black-box searchers work on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from shrinkml_env.compression.layers import Layer
+from shrinkml_env.evaluation.ledger import Ledger, SupportsEvaluate
+from shrinkml_env.evaluation.result import Evaluation
+from shrinkml_env.rewards import RewardFunction
+from shrinkml_env.search_space import SearchSpace
+
+__all__ = ["SearchProblem", "Trial"]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One unique evaluation of a run and what it is worth.
+
+    Attributes:
+        evaluation: The measurement, with its complete ranks.
+        reward: Finite.
+        terms: Named parts of the reward.
+    """
+
+    evaluation: Evaluation
+    reward: float
+    terms: Mapping[str, float]
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Layer name -> canonical rank, complete, in forward order."""
+        return dict(self.evaluation.ranks)
+
+
+class SearchProblem:
+    """Layers, candidates, a measurement and a reward, all counted by one ledger.
+
+    Attributes:
+        evaluator: Measures a configuration. Searchers call `evaluate` instead, which counts.
+        search_space: The layers to decide and their candidates.
+        reward_function: Called with (evaluation, baseline).
+        ledger: This run's unique evaluations.
+    """
+
+    def __init__(
+        self,
+        evaluator: SupportsEvaluate,
+        search_space: SearchSpace,
+        reward: RewardFunction,
+        ledger: Ledger | None = None,
+    ) -> None:
+        """Measures the baseline, which costs nothing of the budget.
+
+        Args:
+            evaluator: What is measured, and how.
+            search_space: Its layers must be among the evaluator's.
+            reward: Any callable of (evaluation, baseline).
+            ledger: By default one without a file or a budget.
+
+        Raises:
+            ValueError: The search space is not of this evaluator's layers, or the ledger's file is of another run.
+        """
+        known = set(evaluator.layers)
+        for layer in search_space.layers:
+            if layer not in known:
+                raise ValueError(
+                    f"search space: layer {layer.name!r} is not one of the evaluator's; make both from the same model "
+                    "and granularity"
+                )
+        self.evaluator = evaluator
+        self.search_space = search_space
+        self.reward_function = reward
+        self.ledger = Ledger() if ledger is None else ledger
+        self.ledger.attach(evaluator)
+        self._trials: list[Trial] = []
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers to decide, in forward order."""
+        return self.search_space.layers
+
+    @property
+    def candidates(self) -> tuple[tuple[int, ...], ...]:
+        """For each layer its ranks, ascending; the last is dense."""
+        return self.search_space.candidates
+
+    @property
+    def baseline(self) -> Evaluation:
+        """The original model."""
+        return self.evaluator.baseline
+
+    def size(self, ranks: Mapping[str, int]) -> float:
+        """The size ratio of a configuration, in (0, 1]; costs nothing. What `ranks` leaves out is dense."""
+        return self.evaluator.size_ratio(ranks)
+
+    def evaluate(self, ranks: Mapping[str, int]) -> Evaluation:
+        """Measure a configuration through the ledger. What `ranks` leaves out is dense.
+
+        Raises:
+            BudgetExhausted: The configuration is new and the ledger's budget is spent.
+            ValueError: A layer is unknown or a rank out of range.
+        """
+        return self.ledger.evaluate(self.evaluator, ranks)
+
+    def reward(self, evaluation: Evaluation) -> tuple[float, dict[str, float]]:
+        """What an evaluation is worth: the reward and its named terms; one term, ``reward``, where it names none.
+
+        Raises:
+            ValueError: The reward is not finite.
+        """
+        value = float(self.reward_function(evaluation, self.baseline))
+        if not math.isfinite(value):
+            raise ValueError(f"the reward {self.reward_function!r} gave {value} at a WER of {evaluation.wer:.4f}")
+        terms = getattr(self.reward_function, "terms", None)
+        named = {"reward": value} if terms is None else terms(evaluation, self.baseline)
+        return value, {name: float(term) for name, term in named.items()}
+
+    @property
+    def history(self) -> tuple[Trial, ...]:
+        """The run's unique evaluations with their rewards, in the order of the first request."""
+        for evaluation in self.ledger.evaluations[len(self._trials) :]:
+            self._trials.append(Trial(evaluation, *self.reward(evaluation)))
+        return tuple(self._trials)
+
+    @property
+    def best(self) -> Trial | None:
+        """The trial with the highest reward, the first of equals; None before the first evaluation."""
+        return max(self.history, key=lambda trial: trial.reward, default=None)

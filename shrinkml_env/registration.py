@@ -1,0 +1,125 @@
+"""Building the environment from names, and making it known to Gymnasium."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import gymnasium as gym
+
+from shrinkml_env.actions import ACTIONS
+from shrinkml_env.asr import load_model
+from shrinkml_env.data import load_utterances
+from shrinkml_env.env import ShrinkEnv
+from shrinkml_env.evaluation import EvaluationCache, Evaluator, Ledger, default_cache_path
+from shrinkml_env.evaluation.ledger import SupportsEvaluate
+from shrinkml_env.observations import OBSERVATIONS
+from shrinkml_env.problem import SearchProblem
+from shrinkml_env.rewards import REWARDS
+from shrinkml_env.search_space import SEARCH_SPACES
+
+__all__ = ["make_env", "make_problem", "register_envs", "resolve"]
+
+T = TypeVar("T")
+
+
+def register_envs() -> None:
+    """Register ``ShrinkML-v0``; called by ``import shrinkml_env``."""
+    gym.register("ShrinkML-v0", entry_point="shrinkml_env.registration:make_env")
+
+
+def resolve(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, *args: Any) -> T:
+    """Build what a specification names.
+
+    Args:
+        kind: What is built, for error messages: ``"reward"``.
+        registry: Name -> class or factory.
+        spec: A name; a mapping with ``"name"`` and the options of what it names; or a finished object, returned as it
+            is.
+        args: Positional arguments of the factory, before the options.
+
+    Raises:
+        ValueError: The name is unknown, or the options are not those of what it names.
+    """
+    if isinstance(spec, str):
+        spec = {"name": spec}
+    if not isinstance(spec, Mapping):
+        finished: T = spec
+        return finished
+    options = {str(option): value for option, value in spec.items()}
+    name = options.pop("name", None)
+    if name not in registry:
+        known = ", ".join(sorted(registry))
+        if name is None:
+            raise ValueError(f"{kind}: {dict(spec)!r} lacks 'name'; known names: {known}")
+        raise ValueError(f"{kind}: no {kind} is named {name!r}; known names: {known}")
+    try:
+        return registry[name](*args, **options)
+    except TypeError as error:
+        raise ValueError(f"{kind} {name!r} cannot be made with the options {options}: {error}") from error
+
+
+def make_problem(
+    evaluator: SupportsEvaluate, reward: Any = "linear", search_space: Any = "full", ledger: Any = None
+) -> SearchProblem:
+    """A search problem on a finished evaluator, the other parts given as in `make_env`."""
+    if isinstance(ledger, Mapping):
+        ledger = resolve("ledger", {"jsonl": Ledger}, {"name": "jsonl", **ledger})
+    return SearchProblem(
+        evaluator,
+        resolve("search_space", SEARCH_SPACES, search_space, evaluator.layers),
+        resolve("reward", REWARDS, reward),
+        ledger,
+    )
+
+
+def make_env(
+    model: Any = "las_small",
+    proxy: Any = "proxy",
+    action: Any = "continuous",
+    observation: Any = "features",
+    reward: Any = "linear",
+    granularity: Literal["layer", "matrix"] = "layer",
+    device: str = "cpu",
+    search_space: Any = "full",
+    cache: Any = "default",
+    ledger: Any = None,
+    render_mode: str | None = None,
+) -> ShrinkEnv:
+    """The entry point of ``gym.make("ShrinkML-v0", ...)``: everything by name, or as a finished object.
+
+    Args:
+        model: A name or path for `shrinkml_env.load_model`, or a `CompressibleModel`.
+        proxy: What `shrinkml_env.data.load_utterances` takes: a name, a mapping, or a sequence of utterances.
+        action: A name in `shrinkml_env.actions.ACTIONS`, a mapping with ``"name"`` and options, or an `ActionKind`.
+        observation: The same of `shrinkml_env.observations.OBSERVATIONS`, or an `Observation`.
+        reward: The same of `shrinkml_env.rewards.REWARDS`, or a callable of (evaluation, baseline).
+        granularity: ``"layer"`` or ``"matrix"``.
+        device: Where the recogniser runs.
+        search_space: The same of `shrinkml_env.search_space.SEARCH_SPACES`, or a `SearchSpace`.
+        cache: Where measurements persist: ``"default"`` (see `default_cache_path`), a path, an `EvaluationCache`, or
+            None for nowhere.
+        ledger: A mapping of `Ledger`'s arguments ``path`` and ``budget``, a `Ledger`, or None.
+        render_mode: None or ``"ansi"``.
+
+    Raises:
+        ValueError: A name or an option is unknown.
+    """
+    action = resolve("action", ACTIONS, action)
+    observation = resolve("observation", OBSERVATIONS, observation)
+    evaluator = _make_evaluator(model, proxy, granularity=granularity, device=device, cache=cache)
+    return ShrinkEnv(make_problem(evaluator, reward, search_space, ledger), action, observation, render_mode)
+
+
+def _make_evaluator(
+    model: Any, proxy: Any, granularity: Literal["layer", "matrix"], device: str, cache: Any
+) -> SupportsEvaluate:
+    if isinstance(model, str | os.PathLike):
+        model = load_model(Path(model) if isinstance(model, os.PathLike) else model)
+    if cache == "default":
+        cache = default_cache_path()
+    if isinstance(cache, str | os.PathLike):
+        cache = EvaluationCache(Path(cache))
+    return Evaluator(model.to(device), load_utterances(proxy), granularity=granularity, cache=cache)

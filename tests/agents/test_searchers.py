@@ -1,0 +1,148 @@
+import warnings
+
+import numpy as np
+import pytest
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+
+from agents import RandomSearch, UniformRank
+from agents.uniform import fractions
+from shrinkml_env.actions import ACTIONS
+from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
+from tests.fake_evaluator import make_fake_env
+
+AGENTS = [RandomSearch, UniformRank]
+STEPS = 5
+
+
+@pytest.mark.parametrize("agent_class", AGENTS)
+@pytest.mark.parametrize("kind", ACTIONS)
+def test_learns_predicts_saves_and_loads(agent_class, kind, tmp_path):
+    env = Monitor(make_fake_env(kind))
+    agent = agent_class(env, seed=1)
+    with pytest.raises(RuntimeError, match=r"call learn\(\)"):
+        agent.predict(env.observation_space.sample())
+    assert agent.learn(20 * STEPS) is agent
+    assert agent.num_timesteps == 20 * STEPS
+    best = env.unwrapped.problem.best
+    assert agent.best_return == pytest.approx(best.reward)
+    assert agent.best_ranks == {layer.name: best.ranks[layer.name] for layer in env.unwrapped.layers}
+
+    path = tmp_path / "agents" / "best.npz"
+    agent.save(path)
+    for player in (agent, agent_class.load(path)):
+        mean, _ = evaluate_policy(player, env, n_eval_episodes=1)
+        assert mean == pytest.approx(best.reward, abs=1e-6)  # Monitor rounds to six digits
+    assert agent_class.load(path, env).learn(STEPS).num_timesteps == 21 * STEPS
+
+
+def test_predict_takes_batches():
+    env = make_fake_env()
+    agent = RandomSearch(env, seed=0).learn(STEPS)
+    observation, _ = env.reset()
+    action, state = agent.predict(observation)
+    batch, _ = agent.predict(np.stack([observation, observation]))
+    assert action.shape == (1,)
+    assert state is None
+    assert np.array_equal(batch, np.stack([action, action]))
+
+
+def test_random_search_depends_on_its_seed_alone():
+    runs = []
+    for seed in (1, 1, 2):
+        env = make_fake_env()
+        RandomSearch(env, seed=seed).learn(10 * STEPS)
+        runs.append([trial.ranks for trial in env.problem.history])
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_random_search_draws_every_candidate_equally_often():
+    agent = RandomSearch(make_fake_env(), seed=0)
+    draws = [agent.propose()["bridge"] for _ in range(1200)]
+    counts = [draws.count(rank) for rank in (1, 2, 3, 4, 5, 9)]
+    assert sum(counts) == 1200
+    # Chi-square with 5 degrees of freedom: above 20.5 with probability 0.001.
+    assert sum((count - 200) ** 2 / 200 for count in counts) < 20.5
+
+
+def test_fractions_go_from_coarse_to_fine():
+    assert list(fractions(8)) == [1, 1 / 2, 3 / 4, 1 / 4, 7 / 8, 5 / 8, 3 / 8, 1 / 8]
+
+
+def test_uniform_rank_by_hand():
+    env = make_fake_env()
+    UniformRank(env).learn(3 * STEPS)
+    # Break-even ranks: 32 x 27: 14; 256 x 64: 51; 256 x 64: 51; 12 x 9: 5; 100 x 64: 39.
+    # Halves: 7, 25.5, 2.5, 19.5: of the candidates round(51 i / 24) 26 is nearest, of 1..5 2, of round(39 i / 24) 20.
+    names = [layer.name for layer in env.layers]
+    tried = [[trial.ranks[name] for name in names] for trial in env.problem.history]
+    assert tried[0] == [14, 51, 51, 5, 39]
+    assert tried[1] == [7, 26, 26, 2, 20]
+    assert all(one <= other for one, other in zip(tried[1], tried[2], strict=True))
+
+
+def test_uniform_rank_ends_when_nothing_is_left():
+    env = make_fake_env(search_space={"name": "full", "count": 2})
+    agent = UniformRank(env).learn(10_000)
+    assert agent.num_timesteps == STEPS * env.problem.ledger.count
+    # Finer fractions find nothing else, and every layer is once at its smallest and once at its largest rank.
+    space = env.problem.search_space
+    tried = {tuple(trial.ranks[layer.name] for layer in env.layers) for trial in env.problem.history}
+    brute = {
+        tuple(space.nearest(index, max(1.0, layer.break_even * step / 5000)) for index, layer in enumerate(env.layers))
+        for step in range(1, 5001)
+    }
+    assert {tuple(ranks[0] for ranks in space.candidates), tuple(ranks[-2] for ranks in space.candidates)} <= tried
+    assert tried <= brute
+
+
+@pytest.mark.parametrize("agent_class", AGENTS)
+def test_the_budget_ends_a_search_and_what_was_found_stays(agent_class):
+    env = make_fake_env(ledger=Ledger(budget=6))
+    agent = agent_class(env, seed=0)
+    with pytest.raises(BudgetExhausted):
+        agent.learn(10_000)
+    assert env.problem.ledger.count == 6
+    assert agent.best_return == pytest.approx(env.problem.best.reward)
+
+
+@pytest.mark.parametrize("agent_class", AGENTS)
+def test_a_killed_search_resumes_to_the_same_end(agent_class, tmp_path):
+    histories = []
+    for name, interrupted in [("whole", False), ("killed", True)]:
+        path = tmp_path / name
+        if interrupted:
+            agent_class(make_fake_env(ledger=Ledger(path)), seed=4).learn(3 * STEPS)
+        env = make_fake_env(ledger=Ledger(path))
+        agent_class(env, seed=4).learn(8 * STEPS)
+        histories.append(env.problem.history)
+    assert histories[0] == histories[1]
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "killed").read_bytes()
+
+
+def test_callback_is_called_after_each_step_and_may_end_the_search():
+    env = make_fake_env()
+    agent = RandomSearch(env, seed=0)
+    seen = []
+
+    def callback(local, _):
+        seen.append(local["info"]["layer"])
+        return len(seen) < 7
+
+    agent.learn(100, callback=callback)
+    assert agent.num_timesteps == len(seen) == 7
+    assert seen[0] == seen[5] == "frontend"
+
+
+def test_progress_bar(capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        RandomSearch(make_fake_env(), seed=0).learn(STEPS, progress_bar=True)
+    assert "5/5" in capsys.readouterr().err
+
+
+def test_load_rejects_other_files(tmp_path):
+    path = tmp_path / "agent.npz"
+    path.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"agent\.npz was not saved by RandomSearch"):
+        RandomSearch.load(path)

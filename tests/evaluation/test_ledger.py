@@ -1,0 +1,130 @@
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger, read_ledger
+from tests.fake_evaluator import LAYERS, FakeEvaluator
+
+RUN = [{"output": rank} for rank in (5, 10, 5, 20, 39, 10)]  # four unique configurations
+
+
+def play(ledger: Ledger, evaluator: FakeEvaluator, run=RUN):
+    return [ledger.evaluate(evaluator, ranks) for ranks in run]
+
+
+def test_counts_unique_configurations_in_order():
+    ledger, evaluator = Ledger(), FakeEvaluator()
+    results = play(ledger, evaluator)
+    assert ledger.count == 4
+    assert [evaluation.ranks["output"] for evaluation in ledger.evaluations] == [5, 10, 20, 39]
+    assert len(evaluator.measured) == 4
+    assert results == [FakeEvaluator().evaluate(ranks) for ranks in RUN]
+
+
+def test_one_spelling_for_one_configuration():
+    ledger, evaluator = Ledger(), FakeEvaluator()
+    # 100 x 64 breaks even at 39, so 40..64 are all dense, which is also what is meant by leaving it out.
+    play(ledger, evaluator, [{"output": 40}, {"output": 64}, {}, {"bridge": 9}, {"gate": 1}])
+    assert ledger.count == 1
+
+
+@pytest.mark.parametrize("ranks", [{"nowhere": 1}, {"output": 0}, {"output": 65}, {"output": 1.5}])
+def test_unknown_layer_or_rank(ranks):
+    ledger = Ledger(budget=0)
+    with pytest.raises(ValueError, match=r"nowhere|'output'"):
+        ledger.evaluate(FakeEvaluator(), ranks)
+
+
+def test_budget():
+    ledger, evaluator = Ledger(budget=2), FakeEvaluator()
+    play(ledger, evaluator, RUN[:3])
+    assert ledger.remaining == 0
+    for _ in range(2):
+        with pytest.raises(BudgetExhausted, match="budget of 2 unique evaluations"):
+            ledger.evaluate(evaluator, {"output": 20})
+    assert ledger.evaluate(evaluator, {"output": 10}).ranks["output"] == 10  # repeating is free
+    assert (ledger.count, len(evaluator.measured)) == (2, 2)
+    with pytest.raises(ValueError, match="budget"):
+        Ledger(budget=-1)
+
+
+def test_file_holds_every_evaluation(tmp_path):
+    path = tmp_path / "run" / "evaluations.jsonl"
+    ledger, evaluator = Ledger(path), FakeEvaluator()
+    ledger.attach(evaluator)
+    assert not path.exists()
+    play(ledger, evaluator)
+    assert read_ledger(path) == (evaluator.baseline, ledger.evaluations)
+    assert len(path.read_text().splitlines()) == 5
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_killed_at_any_byte_and_resumed_ends_the_same(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("ledger")
+    whole = folder / "whole.jsonl"
+    uninterrupted = Ledger(whole, budget=4)
+    play(uninterrupted, FakeEvaluator())
+    content = whole.read_bytes()
+
+    kept = data.draw(st.integers(0, len(content)))
+    path = folder / "killed.jsonl"
+    path.write_bytes(content[:kept])
+    resumed, evaluator = Ledger(path, budget=4), FakeEvaluator()
+    resumed.attach(evaluator)
+    assert resumed.count == 0
+    assert play(resumed, evaluator) == play(uninterrupted, FakeEvaluator())
+    assert resumed.evaluations == uninterrupted.evaluations
+    assert path.read_bytes() == content
+    assert len(evaluator.measured) == 4 - max(0, content[:kept].count(b"\n") - 1)
+
+
+def test_reading_leaves_a_torn_file_alone(tmp_path):
+    path = tmp_path / "evaluations.jsonl"
+    play(Ledger(path), FakeEvaluator())
+    torn = path.read_bytes()[:-10]
+    path.write_bytes(torn)
+    _, evaluations = read_ledger(path)
+    assert [evaluation.ranks["output"] for evaluation in evaluations] == [5, 10, 20]
+    Ledger(path).attach(FakeEvaluator())
+    assert path.read_bytes() == torn
+
+
+@pytest.mark.parametrize("content", ["hello", "hello\n", '{"a": 1}\n', "[]\n", '{"format": "other"}\n', "\x00\xff\n"])
+def test_foreign_file(tmp_path, content):
+    path = tmp_path / "notes.txt"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"notes\.txt is not a ledger"):
+        Ledger(path).attach(FakeEvaluator())
+    with pytest.raises(ValueError, match=r"notes\.txt is not a ledger"):
+        read_ledger(path)
+    assert path.read_text() == content
+
+
+def test_file_of_another_model_or_utterance_set(tmp_path):
+    path = tmp_path / "evaluations.jsonl"
+    play(Ledger(path), FakeEvaluator())
+    for other in (FakeEvaluator(base_edits=21), FakeEvaluator(LAYERS[:-1])):
+        with pytest.raises(ValueError, match=r"evaluations\.jsonl records another model"):
+            Ledger(path).attach(other)
+    ledger = Ledger()
+    ledger.attach(FakeEvaluator())
+    with pytest.raises(ValueError, match="another model"):
+        ledger.attach(FakeEvaluator(base_edits=21))
+
+
+@pytest.mark.parametrize("damage", ["not json", "{}", "3", "missing layer"])
+def test_damaged_line_is_named(tmp_path, damage):
+    path = tmp_path / "evaluations.jsonl"
+    play(Ledger(path), FakeEvaluator())
+    lines = path.read_text().splitlines()
+    if damage == "missing layer":
+        record = json.loads(lines[2])
+        del record["ranks"]["output"]
+        damage = json.dumps(record)
+    lines[2] = damage
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=r"evaluations\.jsonl, line 3 is damaged"):
+        Ledger(path).attach(FakeEvaluator())

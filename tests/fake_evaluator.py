@@ -1,0 +1,105 @@
+"""An evaluator without speech: real layers and counts, and a WER that is a plain function of the ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from shrinkml_env.compression.layers import Layer, Matrix, canonical_ranks
+from shrinkml_env.env import ShrinkEnv
+from shrinkml_env.evaluation.ledger import Ledger
+from shrinkml_env.evaluation.result import Evaluation
+from shrinkml_env.registration import make_problem, resolve
+
+OTHER_PARAMS = 500
+OTHER_MACS = 10_000
+WORDS = (10,) * 64
+
+
+def lstm(name: str, hidden: int, inputs: int) -> Layer:
+    return Layer(
+        name,
+        "lstm",
+        (
+            Matrix(f"{name}.weight_ih_l0", 4 * hidden, inputs, "lstm_ih"),
+            Matrix(f"{name}.weight_hh_l0", 4 * hidden, hidden, "lstm_hh"),
+        ),
+    )
+
+
+def linear(name: str, rows: int, columns: int, kind: str = "linear") -> Layer:
+    return Layer(name, kind, (Matrix(f"{name}.weight", rows, columns, kind),))
+
+
+LAYERS = (
+    linear("frontend", 32, 27, "conv"),
+    lstm("encoder.0", 64, 32),
+    lstm("encoder.1", 64, 48),
+    linear("gate", 1, 40),  # no rank makes it smaller
+    linear("bridge", 12, 9),  # break-even below 24: fewer candidates
+    linear("output", 100, 64),
+)
+
+
+class FakeEvaluator:
+    """Every layer below half its break-even rank adds edits, so that even the WER may exceed 1."""
+
+    def __init__(self, layers: tuple[Layer, ...] = LAYERS, base_edits: int = 20) -> None:
+        self.layers = layers
+        self.base_edits = base_edits
+        self.measured: list[dict[str, int]] = []
+        self.singular_values: Mapping[str, Tensor] = {
+            matrix.name: torch.exp(-torch.arange(matrix.max_rank) / 8.0)
+            for layer in layers
+            for matrix in layer.matrices
+        }
+        self.baseline = self._evaluation(canonical_ranks(layers, {}))
+
+    def evaluate(self, ranks: Mapping[str, int]) -> Evaluation:
+        complete = canonical_ranks(self.layers, ranks)
+        self.measured.append(complete)
+        return self._evaluation(complete)
+
+    def params(self, ranks: Mapping[str, int]) -> int:
+        complete = canonical_ranks(self.layers, ranks)
+        return OTHER_PARAMS + sum(layer.parameters(complete[layer.name]) for layer in self.layers)
+
+    def size_ratio(self, ranks: Mapping[str, int]) -> float:
+        return self.params(ranks) / self.params({})
+
+    def macs(self, ranks: Mapping[str, int]) -> int:
+        return OTHER_MACS + 100 * (self.params(ranks) - OTHER_PARAMS)
+
+    def _evaluation(self, ranks: Mapping[str, int]) -> Evaluation:
+        edits = [self.base_edits // 64 + (index < self.base_edits % 64) for index in range(64)]
+        for number, layer in enumerate(self.layers):
+            missing = layer.break_even // 2 - ranks[layer.name]
+            for index in range(max(0, missing) * (number + 1)):
+                edits[(7 * index) % 64] += 1
+        return Evaluation(
+            ranks=dict(ranks),
+            edits=tuple(edits),
+            words=WORDS,
+            params=self.params(ranks),
+            size_ratio=self.size_ratio(ranks),
+            macs=self.macs(ranks),
+            capped=0,
+        )
+
+
+def make_fake_env(
+    action: object = "continuous",
+    reward: object = "linear",
+    ledger: Ledger | Mapping[str, object] | None = None,
+    search_space: object = "full",
+    render_mode: str | None = None,
+    evaluator: FakeEvaluator | None = None,
+) -> ShrinkEnv:
+    """An environment as `make_env` builds it, on the fake evaluator."""
+    from shrinkml_env.actions import ACTIONS
+    from shrinkml_env.observations import Features
+
+    problem = make_problem(evaluator or FakeEvaluator(), reward, search_space, ledger)
+    return ShrinkEnv(problem, resolve("action", ACTIONS, action), Features(), render_mode)

@@ -1,0 +1,106 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shrinkml_env.observations import Features
+from shrinkml_env.registration import make_problem
+from tests.fake_evaluator import OTHER_PARAMS, FakeEvaluator, linear, lstm
+
+EVALUATOR = FakeEvaluator()
+PROBLEM = make_problem(EVALUATOR)
+FEATURES = Features().bind(PROBLEM)
+
+shapes = st.integers(2, 400)
+layer_sets = st.lists(
+    st.one_of(
+        st.tuples(st.just("lstm"), shapes, shapes),
+        st.tuples(st.sampled_from(["linear", "conv", "gru", "attention"]), shapes, shapes),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+def named(ranks):
+    return dict(zip(FEATURES.names, FEATURES(ranks).tolist(), strict=True))
+
+
+def test_static_features_by_hand():
+    features = named(PROBLEM.candidates[0][:1])  # "encoder.0" comes next: 256 x 32 and 256 x 64
+    assert [features[f"kind={kind}"] for kind in ("lstm", "gru", "linear", "conv")] == [1, 0, 0, 0]
+    assert features["log_rows"] == pytest.approx(8 / 24)
+    assert features["log_columns"] == pytest.approx(6 / 24)
+    assert features["log_matrices"] == pytest.approx(1 / 8)
+    assert features["log_max_rank"] == pytest.approx(6 / 24)
+    # 256 x 64 breaks even at floor(16383 / 320) = 51.
+    assert features["break_even"] == pytest.approx(51 / 64)
+    total = OTHER_PARAMS + 32 * 27 + 256 * (32 + 64) + 256 * (48 + 64) + 40 + 12 * 9 + 6400
+    assert features["param_share"] == pytest.approx(256 * 96 / total)
+    # The smallest candidate is round(51 / 24) = 2: 2 * 288 + 2 * 320 numbers are left of 256 * 96.
+    assert features["mac_share"] == pytest.approx(100 * (256 * 96 - 1216) / EVALUATOR.macs({}))
+    # Half of 51 is 26 (rounded): below 28, where the 256 x 32 matrix breaks even, so both are cut there.
+    tail = [math.exp(-2 * 26 / 8), math.exp(-2 * 32 / 8), math.exp(-2 * 64 / 8)]
+    assert features["energy@1/2"] == pytest.approx(((1 - tail[0]) / (1 - tail[1]) + (1 - tail[0]) / (1 - tail[2])) / 2)
+    # At 51 itself the smaller matrix stays dense.
+    assert features["energy@1"] == pytest.approx((1 + (1 - math.exp(-2 * 51 / 8)) / (1 - tail[2])) / 2)
+
+
+def test_start_and_end():
+    start = named(())
+    assert (start["progress"], start["size_ratio"], start["previous_kept"]) == (0, 1, 1)
+    end = FEATURES(tuple(ranks[0] for ranks in PROBLEM.candidates))
+    assert end in FEATURES.space
+    features = dict(zip(FEATURES.names, end.tolist(), strict=True))
+    assert features["progress"] == 1
+    assert features["size_ratio"] == features["smallest_size_ratio"]
+    assert not any(features[name] for name in FEATURES.names[: FEATURES.names.index("progress")])
+
+
+def test_names_are_unique():
+    assert len(set(FEATURES.names)) == len(FEATURES.names) == FEATURES.space.shape[0]
+
+
+@given(data=st.data())
+def test_sizes_are_the_evaluators(data):
+    done = data.draw(st.integers(0, len(PROBLEM.layers)))
+    ranks = tuple(data.draw(st.sampled_from(candidates)) for candidates in PROBLEM.candidates[:done])
+    features = named(ranks)
+    so_far = {layer.name: rank for layer, rank in zip(PROBLEM.layers, ranks, strict=False)}
+    smallest = {layer.name: ranks[0] for layer, ranks in zip(PROBLEM.layers, PROBLEM.candidates, strict=True)}
+    assert features["size_ratio"] == pytest.approx(EVALUATOR.size_ratio(so_far))
+    assert features["smallest_size_ratio"] == pytest.approx(EVALUATOR.size_ratio(smallest | so_far))
+
+
+@given(data=st.data())
+def test_markov_different_decisions_look_different(data):
+    draw = st.integers(0, len(PROBLEM.layers)).flatmap(
+        lambda done: st.tuples(*(st.sampled_from(candidates) for candidates in PROBLEM.candidates[:done]))
+    )
+    one, other = data.draw(draw), data.draw(draw)
+    assert np.array_equal(FEATURES(one), FEATURES(other)) == (one == other)
+
+
+@settings(deadline=None, max_examples=50)
+@given(sets=layer_sets, count=st.integers(1, 30), zero=st.booleans(), data=st.data())
+def test_always_within_bounds(sets, count, zero, data):
+    layers = tuple(
+        lstm(f"layer{index}", rows, columns) if kind == "lstm" else linear(f"layer{index}", rows, columns, kind)
+        for index, (kind, rows, columns) in enumerate(sets)
+    )
+    if all(layer.break_even < 1 for layer in layers):
+        return
+    evaluator = FakeEvaluator(layers)
+    if zero:
+        evaluator.singular_values = {name: torch.zeros_like(s) for name, s in evaluator.singular_values.items()}
+    problem = make_problem(evaluator, search_space={"name": "full", "count": count})
+    features = Features().bind(problem)
+    ranks = tuple(data.draw(st.sampled_from(candidates)) for candidates in problem.candidates)
+    for done in range(len(ranks) + 1):
+        observation = features(ranks[:done])
+        assert observation in features.space
+        assert observation.dtype == np.float32
+    assert evaluator.measured == []

@@ -1,0 +1,98 @@
+import gymnasium as gym
+import pytest
+
+from shrinkml_env import registration
+from shrinkml_env.actions import Discrete
+from shrinkml_env.evaluation import Ledger, default_cache_path
+from shrinkml_env.registration import make_env, resolve
+from shrinkml_env.rewards import REWARDS, Linear
+from tests.fake_evaluator import FakeEvaluator
+
+
+class Model:
+    """Stands for a recogniser; the fake evaluator below does not look at it."""
+
+    def to(self, device):
+        self.device = device
+        return self
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    """Replaces what loads models and speech; the parts it was asked for are in the returned dict."""
+    asked = {}
+
+    def make_evaluator(model, utterances, granularity, cache):
+        asked.update(device=model.device, utterances=utterances, granularity=granularity, cache=cache)
+        return FakeEvaluator()
+
+    def load_model(name):
+        asked["model"] = name
+        return Model()
+
+    monkeypatch.setattr(registration, "load_model", load_model)
+    monkeypatch.setattr(registration, "load_utterances", lambda spec: spec)
+    monkeypatch.setattr(registration, "Evaluator", make_evaluator)
+    return asked
+
+
+def test_defaults(parts):
+    env = make_env()
+    assert env.action_space == gym.spaces.Box(-1, 1, (1,))
+    assert env.problem.reward_function == Linear(size_weight=0.1)
+    assert {len(candidates) for candidates in env.problem.candidates} <= set(range(2, 26))
+    cache = parts.pop("cache")
+    assert cache.path == default_cache_path()
+    assert parts == {"model": "las_small", "utterances": "proxy", "granularity": "layer", "device": "cpu"}
+
+
+def test_names_mappings_and_objects(parts, tmp_path):
+    model = Model()
+    ledger = Ledger(budget=3)
+    env = make_env(
+        model=model,
+        proxy=["utterance"],
+        action=Discrete(),
+        reward={"name": "threshold", "punishment": 2.0},
+        search_space={"name": "full", "count": 4},
+        cache=None,
+        ledger=ledger,
+    )
+    assert env.action_space == gym.spaces.Discrete(5)
+    assert env.problem.reward_function.punishment == 2.0
+    assert env.problem.ledger is ledger
+    assert "model" not in parts
+    assert parts["utterances"] == ["utterance"]
+    assert parts["cache"] is None
+    limited = make_env(ledger={"path": tmp_path / "evaluations.jsonl", "budget": 7}, cache=tmp_path / "cache.sqlite")
+    assert (limited.problem.ledger.budget, parts["cache"].path.name) == (7, "cache.sqlite")
+
+
+def test_gym_make(parts):
+    env = gym.make("shrinkml_env:ShrinkML-v0", action="discrete", reward=lambda evaluation, baseline: 1.0)
+    env.reset(seed=0)
+    for _ in range(5):
+        *_, info = env.step(3)
+    assert info["reward_terms"] == {"reward": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"reward": "liner"}, "no reward is named 'liner'; known names: linear, threshold"),
+        ({"reward": {"size_weight": 1}}, "lacks 'name'; known names: linear, threshold"),
+        ({"reward": {"name": "linear", "weight": 1}}, "reward 'linear' cannot be made with the options .*weight"),
+        ({"action": "binary"}, "no action is named 'binary'; known names: continuous, discrete"),
+        ({"observation": "x"}, "no observation is named 'x'; known names: features"),
+        ({"search_space": {"name": "full", "number": 3}}, "search_space 'full' cannot be made"),
+        ({"ledger": {"file": "x"}}, "ledger .* cannot be made"),
+    ],
+)
+def test_mistakes_are_named(parts, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_env(**arguments)
+
+
+def test_resolve_returns_objects_as_they_are():
+    reward = Linear(0.3)
+    assert resolve("reward", REWARDS, reward) is reward
