@@ -1,0 +1,52 @@
+"""ShrinkML: compressing end-to-end speech recognisers as a reinforcement-learning problem.
+
+Importing this package registers ``ShrinkML-v0`` with Gymnasium.
+"""
+
+from shrinkml_env.asr import load_model
+from shrinkml_env.compression import (
+    CompressibleModel,
+    Layer,
+    compress,
+    count_parameters,
+    load_compressed,
+    register_architecture,
+    save_compressed,
+)
+from shrinkml_env.data import Utterance, load_utterances
+from shrinkml_env.env import ShrinkEnv
+from shrinkml_env.evaluation import (
+    BudgetExhausted,
+    Evaluation,
+    EvaluationCache,
+    Evaluator,
+    Ledger,
+    default_cache_path,
+)
+from shrinkml_env.problem import SearchProblem
+from shrinkml_env.registration import register_envs
+from shrinkml_env.search_space import SearchSpace
+
+__all__ = [
+    "BudgetExhausted",
+    "CompressibleModel",
+    "Evaluation",
+    "EvaluationCache",
+    "Evaluator",
+    "Layer",
+    "Ledger",
+    "SearchProblem",
+    "SearchSpace",
+    "ShrinkEnv",
+    "Utterance",
+    "compress",
+    "count_parameters",
+    "default_cache_path",
+    "load_compressed",
+    "load_model",
+    "load_utterances",
+    "register_architecture",
+    "save_compressed",
+]
+
+register_envs()

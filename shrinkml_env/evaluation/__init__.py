@@ -1,0 +1,18 @@
+"""From ranks to measurements."""
+
+from shrinkml_env.evaluation.cache import EvaluationCache, default_cache_path
+from shrinkml_env.evaluation.evaluator import Evaluator, recognise_all
+from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
+from shrinkml_env.evaluation.result import Evaluation
+from shrinkml_env.evaluation.wer import word_edits
+
+__all__ = [
+    "BudgetExhausted",
+    "Evaluation",
+    "EvaluationCache",
+    "Evaluator",
+    "Ledger",
+    "default_cache_path",
+    "recognise_all",
+    "word_edits",
+]

@@ -1,0 +1,38 @@
+# Everything runs in .venv, which the first target makes. PYTHON chooses the interpreter: make PYTHON=python3.12 demo
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python -m
+
+.PHONY: demo test lint types unit wheel clean
+
+demo: $(VENV)/experiments  ## Compress the embedded recogniser and show the result.
+	$(RUN) experiments.search agent=ppo budget=48
+
+test: lint types unit  ## Everything that must pass before a change lands.
+
+lint: $(VENV)/dev
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+
+types: $(VENV)/dev
+	$(RUN) mypy
+
+unit: $(VENV)/dev
+	$(RUN) pytest -n 2
+
+wheel: $(VENV)/dev  ## dist/shrinkml_env-*.whl
+	$(RUN) build --wheel
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+# One stamp for each set of extras.
+$(VENV)/experiments: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch torchaudio
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e .[experiments]
+	touch $@
+
+$(VENV)/dev: $(VENV)/experiments
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e .[experiments,dev]
+	touch $@

@@ -1,0 +1,32 @@
+"""One folder a run, found again by the same config."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+__all__ = ["run_directory"]
+
+
+def run_directory(config: DictConfig, title: str) -> Path:
+    """``OUTPUTS/TITLE-HASH`` of the resolved config, made if need be and holding it as ``config.yaml``.
+
+    Args:
+        config: With the key ``outputs``: the folder of all runs of this kind.
+        title: What people recognise the run by.
+    """
+    content = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(content, dict)
+    outputs = Path(content.pop("outputs"))
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+    folder = outputs / f"{title}-{digest}"
+    folder.mkdir(parents=True, exist_ok=True)
+    # Written aside and moved, since several processes of one run may arrive together.
+    aside = folder / f"config.yaml.{os.getpid()}"
+    OmegaConf.save(config, aside, resolve=True)
+    os.replace(aside, folder / "config.yaml")
+    return folder

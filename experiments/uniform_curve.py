@@ -1,0 +1,71 @@
+"""What uniform ranks cost: ``python -m experiments.uniform_curve [model.name=DIR] [set=test]``.
+
+Every layer gets the same fraction of its break-even rank; at each size ratio, WER and word errors. This is the curve
+that a search has to beat, and where it starts to climb is where there is something to win.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from experiments.report import draw_uniform_curve, format_table
+from experiments.run_directory import run_directory
+from shrinkml_env import EvaluationCache, Evaluator, Layer, default_cache_path, load_model, load_utterances
+
+
+def uniform_ranks(layers: Sequence[Layer], fraction: float) -> dict[str, int]:
+    """`fraction` (0 to 1) of each layer's break-even rank, rounded, at least 1."""
+    return {layer.name: max(1, round(fraction * layer.break_even)) for layer in layers}
+
+
+def uniform_ranks_of_size(evaluator: Evaluator, size_ratio: float) -> dict[str, int]:
+    """The largest uniform fraction whose size ratio is at most the wanted one.
+
+    Raises:
+        ValueError: Even rank 1 everywhere is larger.
+    """
+    smallest, largest = 0.0, 1.0
+    if evaluator.size_ratio(uniform_ranks(evaluator.layers, smallest)) > size_ratio:
+        raise ValueError(f"no uniform rank makes the model as small as {size_ratio} of its size")
+    # 2^-20 of any break-even rank is far below one rank.
+    for _ in range(20):
+        middle = (smallest + largest) / 2
+        fits = evaluator.size_ratio(uniform_ranks(evaluator.layers, middle)) <= size_ratio
+        smallest, largest = (middle, largest) if fits else (smallest, middle)
+    return uniform_ranks(evaluator.layers, smallest)
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="uniform_curve")
+def main(config: DictConfig) -> None:
+    """Measure, print, draw."""
+    torch.set_num_threads(1)
+    spec: Any = config.set if isinstance(config.set, str) else OmegaConf.to_container(config.set)
+    evaluator = Evaluator(
+        load_model(config.model.name), load_utterances(spec), cache=EvaluationCache(default_cache_path())
+    )
+    configurations: list[Mapping[str, int]] = [{}]
+    configurations += [uniform_ranks_of_size(evaluator, size) for size in config.sizes]
+    curve = [evaluator.evaluate(ranks) for ranks in tqdm(configurations, desc="uniform ranks", unit="evaluation")]
+    head = ("size ratio", "parameters", "WER %", "word errors", "words")
+    rows = [
+        (f"{e.size_ratio:.3f}", f"{e.params:,}", f"{100 * e.wer:.2f}", str(sum(e.edits)), str(sum(e.words)))
+        for e in curve
+    ]
+    print(format_table(head, rows))
+    directory: Path = run_directory(config, "uniform")
+    with open(directory / "uniform.csv", "w", newline="") as file:
+        csv.writer(file).writerows([head, *rows])
+    draw_uniform_curve(directory / "uniform.png", curve)
+    print(f"table and picture: {directory}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Greedy and beam search over an attention decoder, for whole batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from shrinkml_env.data.utterance import SAMPLE_RATE
+
+__all__ = ["DecoderState", "Decoding", "Step", "beam_search", "greedy_search"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How transcripts are searched for.
+
+    Attributes:
+        beam_size: Hypotheses kept for each utterance; 1 is greedy search.
+        tokens_per_second: With `tokens_base`, the limit on an utterance's tokens. It depends on nothing but the
+            utterance, so that a broken model costs no more than a sound one and batching changes nothing.
+        tokens_base: Tokens allowed whatever the duration.
+        length_penalty: Beam search ranks hypotheses by log-probability / tokens ** length_penalty.
+    """
+
+    beam_size: int = 1
+    tokens_per_second: float = 8.0
+    tokens_base: int = 8
+    length_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.beam_size < 1:
+            raise ValueError(f"beam_size must be at least 1, got {self.beam_size}")
+
+    def token_limit(self, num_samples: int) -> int:
+        """Most tokens, the end of sentence included, for an utterance of so many samples."""
+        return self.tokens_base + math.ceil(self.tokens_per_second * num_samples / SAMPLE_RATE)
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderState:
+    """Where a decoder stands in each utterance of a batch.
+
+    Attributes:
+        values: Encoder states, (batch, time, values).
+        keys: Their projection for the attention, (batch, time, keys).
+        mask: True where a frame is not padding, (batch, time).
+        hidden: LSTM output, (batch, units).
+        cell: LSTM cell, (batch, units).
+        context: Last attended value, (batch, values).
+        history: Sum of the attention weights so far, (batch, time).
+    """
+
+    values: Tensor
+    keys: Tensor
+    mask: Tensor
+    hidden: Tensor
+    cell: Tensor
+    context: Tensor
+    history: Tensor
+
+    def select(self, rows: Tensor) -> DecoderState:
+        """The state of these rows of the batch, in this order."""
+        return DecoderState(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+Step = Callable[[DecoderState, Tensor], tuple[Tensor, DecoderState]]
+"""(state, previous tokens (batch,)) -> logits (batch, vocabulary), next state."""
+
+
+def greedy_search(
+    step: Step, state: DecoderState, limits: Tensor, eos: int, settings: Decoding
+) -> list[tuple[list[int], bool]]:
+    """The most probable token at each step.
+
+    Args:
+        step: One step of the decoder.
+        state: The state before the first token.
+        limits: Most tokens of each utterance, (batch,).
+        eos: The token that starts and ends a sentence.
+        settings: Not used beyond its limits, which are in `limits`.
+
+    Returns:
+        For each utterance its tokens without the end of sentence, and whether the limit stopped it.
+    """
+    batch = len(limits)
+    tokens = torch.full((batch, int(limits.max())), eos, device=limits.device)
+    previous = torch.full((batch,), eos, device=limits.device)
+    alive = torch.ones(batch, dtype=torch.bool, device=limits.device)
+    ended = ~alive
+    for position in range(tokens.shape[1]):
+        logits, state = step(state, previous)
+        previous = torch.where(alive, logits.argmax(dim=1), eos)
+        tokens[:, position] = previous
+        ended |= alive & (previous == eos)
+        alive &= (previous != eos) & (position + 1 < limits)
+        if not alive.any():
+            break
+    return [
+        ([token for token in row if token != eos], not done)
+        for row, done in zip(tokens.tolist(), ended.tolist(), strict=True)
+    ]
+
+
+def beam_search(
+    step: Step, state: DecoderState, limits: Tensor, eos: int, settings: Decoding
+) -> list[tuple[list[int], bool]]:
+    """The best of `settings.beam_size` hypotheses by length-normalised log-probability; arguments as `greedy_search`.
+
+    Every beam of every utterance is a row of one batch. A finished hypothesis keeps its score and its place in the beam
+    until better ones push it out; an utterance ends when all of its beam has, or at its limit.
+    """
+    batch, beam = len(limits), settings.beam_size
+    device = limits.device
+    state = state.select(torch.arange(batch, device=device).repeat_interleave(beam))
+    # Only the first row of each beam starts, else all rows would hold the same hypothesis.
+    scores = torch.full((batch, beam), -torch.inf, device=device)
+    scores[:, 0] = 0.0
+    lengths = torch.zeros(batch, beam, device=device)
+    done = torch.zeros(batch, beam, dtype=torch.bool, device=device)
+    previous = torch.full((batch * beam,), eos, device=device)
+    history = torch.empty(batch * beam, 0, dtype=torch.long, device=device)
+    stopped = torch.zeros(batch, dtype=torch.bool, device=device)
+    offsets = torch.arange(batch, device=device)[:, None] * beam
+    for position in range(int(limits.max())):
+        logits, state = step(state, previous)
+        steps = logits.log_softmax(1).view(batch, beam, -1)
+        vocabulary = steps.shape[2]
+        frozen = done | stopped[:, None]
+        # A hypothesis that has ended goes on in one way only, at no cost.
+        steps = steps.masked_fill(frozen[:, :, None], -torch.inf)
+        steps[:, :, eos] = torch.where(frozen, 0.0, steps[:, :, eos])
+        totals = scores[:, :, None] + steps
+        grown = lengths + (~frozen)
+        ranking = totals / grown.clamp(min=1)[:, :, None] ** settings.length_penalty
+        choice = ranking.view(batch, -1).topk(beam, dim=1).indices
+        origin, token = choice // vocabulary, choice % vocabulary
+        scores = totals.view(batch, -1).gather(1, choice)
+        lengths = grown.gather(1, origin)
+        was_done = done.gather(1, origin)
+        done = was_done | (~stopped[:, None] & (token == eos))
+        rows = (offsets + origin).view(-1)
+        state = state.select(rows)
+        previous = token.view(-1)
+        history = torch.cat([history[rows], previous[:, None]], dim=1)
+        stopped |= (position + 1 >= limits) | done.all(dim=1)
+        if stopped.all():
+            break
+    best = (scores / lengths.clamp(min=1) ** settings.length_penalty).argmax(dim=1)
+    winners = history.view(batch, beam, -1)[torch.arange(batch, device=device), best]
+    finished = done[torch.arange(batch, device=device), best]
+    return [
+        ([token for token in row if token != eos], not ended)
+        for row, ended in zip(winners.tolist(), finished.tolist(), strict=True)
+    ]

@@ -1,0 +1,66 @@
+"""Log-mel features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from shrinkml_env.data.utterance import SAMPLE_RATE
+from shrinkml_env.torchaudio_compat import import_torchaudio
+
+__all__ = ["HOP", "LogMel", "lengths_mask", "num_frames"]
+
+HOP = SAMPLE_RATE // 100
+"""Samples between two frames: 10 ms."""
+
+_WINDOW = SAMPLE_RATE // 40
+_FFT = 512
+_FLOOR = 1e-6
+
+
+def num_frames(num_samples: int) -> int:
+    """Frames of a waveform."""
+    return num_samples // HOP + 1
+
+
+def lengths_mask(lengths: Tensor, size: int) -> Tensor:
+    """True for the first `lengths[b]` of `size` positions: (batch, size)."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
+class LogMel(nn.Module):
+    """Log-mel energies, normalised to zero mean and unit variance per utterance and channel.
+
+    25 ms windows every 10 ms. Each utterance is computed by itself, so that what is batched with it changes nothing.
+    """
+
+    def __init__(self, channels: int = 80) -> None:
+        super().__init__()
+        functional = import_torchaudio().functional
+        self._spectrogram = functional.spectrogram
+        filters = functional.melscale_fbanks(_FFT // 2 + 1, 20.0, SAMPLE_RATE / 2, channels, SAMPLE_RATE)
+        self.register_buffer("window", torch.hann_window(_WINDOW), persistent=False)
+        self.register_buffer("filters", filters, persistent=False)
+
+    window: Tensor
+    filters: Tensor
+
+    @torch.no_grad()
+    def one(self, waveform: Tensor) -> Tensor:
+        """(samples,) -> (frames, channels)."""
+        waveform = waveform.to(self.window.device)
+        # The STFT mirrors the edges, for which a waveform must be longer than half a window.
+        if waveform.numel() <= _FFT // 2:
+            waveform = nn.functional.pad(waveform, (0, _FFT // 2 + 1 - waveform.numel()))
+        power = self._spectrogram(waveform, 0, self.window, _FFT, HOP, _WINDOW, 2.0, False)
+        energies = torch.log(power.T @ self.filters + _FLOOR)
+        std, mean = torch.std_mean(energies, dim=0, correction=0)
+        return (energies - mean) / (std + 1e-3)
+
+    def forward(self, waveforms: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Waveforms -> zero-padded features (batch, frames, channels) and their lengths (batch,)."""
+        features = [self.one(waveform) for waveform in waveforms]
+        lengths = torch.tensor([len(feature) for feature in features], device=self.window.device)
+        return nn.utils.rnn.pad_sequence(features, batch_first=True), lengths

@@ -1,0 +1,321 @@
+"""The recogniser: bidirectional LSTM encoder, location-aware attention, LSTM decoder over subwords."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from shrinkml_env.asr.decoding import DecoderState, Decoding, beam_search, greedy_search
+from shrinkml_env.asr.features import LogMel, lengths_mask, num_frames
+from shrinkml_env.asr.tokenizer import Tokenizer, normalise
+from shrinkml_env.compression import Hypothesis, Layer, Workload, find_layers, register_architecture
+from shrinkml_env.data.utterance import SAMPLE_RATE
+
+__all__ = ["LAS", "LASConfig"]
+
+_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class LASConfig:
+    """Sizes of a `LAS` model.
+
+    Attributes:
+        mel_channels: Log-mel channels.
+        encoder_units: LSTM units per direction.
+        time_reduction: One factor for each encoder layer: its output is max-pooled over so many frames.
+        attention_units: Dimension in which queries, keys and locations meet.
+        location_width: Frames that the location convolution sees; odd.
+        embedding_units: Dimension of the subword embedding.
+        decoder_units: Units of the decoder's LSTM.
+        readout_units: Units between decoder state, context and output.
+        dropout: Probability, in training.
+    """
+
+    mel_channels: int = 80
+    encoder_units: int = 192
+    time_reduction: tuple[int, ...] = (3, 2, 1, 1, 1, 1)
+    attention_units: int = 128
+    location_width: int = 31
+    embedding_units: int = 128
+    decoder_units: int = 320
+    readout_units: int = 256
+    dropout: float = 0.2
+
+    def encoder_lengths(self, frames: int) -> list[int]:
+        """Frames that enter each encoder layer, and at the end those that leave the last one."""
+        lengths = [frames]
+        for factor in self.time_reduction:
+            lengths.append(math.ceil(lengths[-1] / factor))
+        return lengths
+
+
+class BidirectionalLSTM(nn.Module):
+    """Two LSTMs, one of them over each utterance reversed within its own length.
+
+    Exact on padded batches without packed sequences, which torch runs far slower on CPUs.
+    """
+
+    def __init__(self, input_size: int, units: int) -> None:
+        super().__init__()
+        self.forward_lstm = nn.LSTM(input_size, units, batch_first=True)
+        self.backward_lstm = nn.LSTM(input_size, units, batch_first=True)
+
+    def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
+        """(batch, time, input_size) -> (batch, time, 2 * units); what stands behind an utterance's end is arbitrary."""
+        time = torch.arange(inputs.shape[1], device=inputs.device)
+        # Where padding begins the index stays in place, so the same gather reverses and restores.
+        reverse = torch.where(time < lengths[:, None], lengths[:, None] - 1 - time, time)
+        ahead, _ = self.forward_lstm(inputs)
+        behind, _ = self.backward_lstm(_take(inputs, reverse))
+        return torch.cat([ahead, _take(behind, reverse)], dim=2)
+
+
+def _take(inputs: Tensor, index: Tensor) -> Tensor:
+    return inputs.gather(1, index[:, :, None].expand(-1, -1, inputs.shape[2]))
+
+
+class EncoderLayer(nn.Module):
+    """A bidirectional LSTM, layer normalisation, and max-pooling over time."""
+
+    def __init__(self, input_size: int, units: int, time_reduction: int) -> None:
+        super().__init__()
+        self.lstm = BidirectionalLSTM(input_size, units)
+        self.norm = nn.LayerNorm(2 * units)
+        self.time_reduction = time_reduction
+
+    def forward(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, time, input_size) -> (batch, ceil(time / time_reduction), 2 * units) and the new lengths."""
+        outputs = self.norm(self.lstm(inputs, lengths))
+        if self.time_reduction > 1:
+            padding = ~lengths_mask(lengths, outputs.shape[1])[:, :, None]
+            outputs = outputs.masked_fill(padding, -torch.inf).transpose(1, 2)
+            outputs = functional.max_pool1d(outputs, self.time_reduction, ceil_mode=True).transpose(1, 2)
+            lengths = -(-lengths // self.time_reduction)
+            # Windows that held nothing but padding: any finite value.
+            outputs = outputs.masked_fill(outputs == -torch.inf, 0.0)
+        return outputs, lengths
+
+
+class Encoder(nn.Module):
+    """Features -> states, fewer in time."""
+
+    def __init__(self, config: LASConfig) -> None:
+        super().__init__()
+        sizes = [config.mel_channels] + [2 * config.encoder_units] * (len(config.time_reduction) - 1)
+        self.layers = nn.ModuleList(
+            EncoderLayer(size, config.encoder_units, factor)
+            for size, factor in zip(sizes, config.time_reduction, strict=True)
+        )
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, frames, channels) -> (batch, time, 2 * units), (batch,)."""
+        states = features
+        for layer in self.layers:
+            states, lengths = layer(states, lengths)
+            states = self.dropout(states)
+        return states, lengths
+
+
+class LocationAwareAttention(nn.Module):
+    """Additive attention that also sees where it looked before (Chorowski et al. 2015, arXiv 1506.07503).
+
+    e_t = w . tanh(W s + V h_t + (F * a)_t) with a the sum of all earlier weights, so that what was read is known.
+    """
+
+    def __init__(self, config: LASConfig) -> None:
+        super().__init__()
+        units, width = config.attention_units, config.location_width
+        self.query = nn.Linear(config.decoder_units, units, bias=False)
+        self.key = nn.Linear(2 * config.encoder_units, units)
+        self.location = nn.Conv1d(1, units, width, padding=width // 2, bias=False)
+        self.energy = nn.Linear(units, 1, bias=False)
+
+    def forward(self, query: Tensor, keys: Tensor, mask: Tensor, history: Tensor) -> Tensor:
+        """Weights (batch, time) from the decoder's state, the projected keys, and the earlier weights' sum."""
+        located = self.location(history[:, None]).transpose(1, 2)
+        energies = self.energy(torch.tanh(self.query(query)[:, None] + keys + located)).squeeze(2)
+        return torch.softmax(energies.masked_fill(~mask, -torch.inf), dim=1)
+
+
+class Decoder(nn.Module):
+    """One subword at a time from the encoder's states."""
+
+    def __init__(self, config: LASConfig, vocabulary: int) -> None:
+        super().__init__()
+        context = 2 * config.encoder_units
+        self.units = config.decoder_units
+        self.embedding = nn.Embedding(vocabulary, config.embedding_units)
+        self.attention = LocationAwareAttention(config)
+        self.lstm = nn.LSTMCell(config.embedding_units + context, config.decoder_units)
+        self.readout = nn.Linear(config.decoder_units + context, config.readout_units)
+        self.output = nn.Linear(config.readout_units, vocabulary)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def start(self, encoded: Tensor, lengths: Tensor) -> DecoderState:
+        """The state before the first subword."""
+        batch, time, context = encoded.shape
+        return DecoderState(
+            values=encoded,
+            keys=self.attention.key(encoded),
+            mask=lengths_mask(lengths, time),
+            hidden=encoded.new_zeros(batch, self.units),
+            cell=encoded.new_zeros(batch, self.units),
+            context=encoded.new_zeros(batch, context),
+            history=encoded.new_zeros(batch, time),
+        )
+
+    def step(self, state: DecoderState, previous: Tensor) -> tuple[Tensor, DecoderState]:
+        """Previous subwords (batch,) -> logits (batch, vocabulary) of the next, and the state after it."""
+        embedded = self.dropout(self.embedding(previous))
+        hidden, cell = self.lstm(torch.cat([embedded, state.context], dim=1), (state.hidden, state.cell))
+        weights = self.attention(hidden, state.keys, state.mask, state.history)
+        context = torch.bmm(weights[:, None], state.values).squeeze(1)
+        readout = torch.tanh(self.readout(torch.cat([hidden, context], dim=1)))
+        logits = self.output(self.dropout(readout))
+        return logits, replace(state, hidden=hidden, cell=cell, context=context, history=state.history + weights)
+
+
+@register_architecture("las")
+class LAS(nn.Module):
+    """Listen, attend and spell with joint CTC/attention training.
+
+    Args:
+        config: Sizes.
+        tokenizer: Subword units.
+        decoding: How to search for transcripts.
+
+    The CTC head (Kim et al. 2017, arXiv 1609.06773) exists in training only.
+    """
+
+    architecture = "las"
+    storage_dtype = torch.float16
+    training_only = ("ctc.",)
+
+    def __init__(self, config: LASConfig, tokenizer: Tokenizer, decoding: Decoding) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = tokenizer
+        self.decoding = decoding
+        self.features = LogMel(config.mel_channels)
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config, len(tokenizer))
+        # One unit more than the tokenizer has: CTC's blank.
+        self.ctc = nn.Linear(2 * config.encoder_units, len(tokenizer) + 1)
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """Encoder layers (both directions together), attention projections, decoder LSTM, readout and output."""
+        groups = {
+            f"encoder.{index}": [
+                f"encoder.layers.{index}.lstm.forward_lstm",
+                f"encoder.layers.{index}.lstm.backward_lstm",
+            ]
+            for index in range(len(self.config.time_reduction))
+        }
+        return find_layers(self, groups, exclude=("ctc", "decoder.attention.location"))
+
+    @property
+    def decoder_settings(self) -> dict[str, Any]:
+        """How transcripts are searched for."""
+        return asdict(self.decoding)
+
+    def forward(
+        self, features: Tensor, lengths: Tensor, targets: Tensor, target_lengths: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Teacher-forced training pass.
+
+        Args:
+            features: (batch, frames, channels), zero-padded.
+            lengths: Frames of each utterance, (batch,).
+            targets: Subwords without end of sentence, (batch, units), padded with it.
+            target_lengths: Subwords of each utterance, (batch,).
+
+        Returns:
+            Attention logits (batch, units + 1, vocabulary) for the targets and the end of sentence, and the mean CTC
+            loss per target unit.
+        """
+        encoded, lengths = self.encoder(features, lengths)
+        state = self.decoder.start(encoded, lengths)
+        inputs = functional.pad(targets, (1, 0), value=self.tokenizer.eos)
+        logits = []
+        for previous in inputs.unbind(1):
+            step, state = self.decoder.step(state, previous)
+            logits.append(step)
+        scores = self.ctc(encoded).log_softmax(2).transpose(0, 1)
+        blank = len(self.tokenizer)
+        ctc = functional.ctc_loss(scores, targets, lengths, target_lengths, blank=blank, zero_infinity=True)
+        return torch.stack(logits, dim=1), ctc
+
+    def recognise(self, waveforms: Sequence[Tensor]) -> list[Hypothesis]:
+        """Recognise one batch of waveforms, (samples,) each."""
+        if not waveforms:
+            return []
+        with torch.inference_mode():
+            features, lengths = self.features(waveforms)
+            encoded, lengths = self.encoder(features, lengths)
+            state = self.decoder.start(encoded, lengths)
+            limits = torch.tensor([self.decoding.token_limit(waveform.numel()) for waveform in waveforms])
+            search = greedy_search if self.decoding.beam_size == 1 else beam_search
+            found = search(self.decoder.step, state, limits.to(encoded.device), self.tokenizer.eos, self.decoding)
+        return [Hypothesis(text=self.tokenizer.decode(units), capped=capped) for units, capped in found]
+
+    def transcribe(self, waveforms: Sequence[Tensor]) -> list[str]:
+        """The texts of any number of waveforms: float32 samples at 16 kHz, (samples,) each."""
+        order = sorted(range(len(waveforms)), key=lambda index: waveforms[index].numel())
+        texts = [""] * len(waveforms)
+        for start in range(0, len(order), _BATCH):
+            batch = order[start : start + _BATCH]
+            for index, hypothesis in zip(batch, self.recognise([waveforms[i] for i in batch]), strict=True):
+                texts[index] = hypothesis.text
+        return texts
+
+    def normalise(self, text: str) -> str:
+        """Lower case, letters and apostrophes."""
+        return normalise(text)
+
+    def workload(self, num_samples: Sequence[int], texts: Sequence[str]) -> Workload:
+        """Encoder matrices work once a frame of their layer, decoder matrices once a reference unit and the end."""
+        encoder = [0] * (len(self.config.time_reduction) + 1)
+        steps = 0
+        attended = 0
+        for samples, text in zip(num_samples, texts, strict=True):
+            lengths = self.config.encoder_lengths(num_frames(samples))
+            encoder = [total + length for total, length in zip(encoder, lengths, strict=True)]
+            units = len(self.tokenizer.encode(text)) + 1
+            steps += units
+            attended += units * lengths[-1]
+        positions = {}
+        for layer in self.layers:
+            for matrix in layer.matrices:
+                if matrix.name.startswith("encoder.layers."):
+                    positions[matrix.name] = encoder[int(matrix.name.split(".")[2])]
+                elif matrix.name.startswith("decoder.attention.key"):
+                    positions[matrix.name] = encoder[-1]
+                else:
+                    positions[matrix.name] = steps
+        # For every frame and step: location convolution, energy, and the context's weighted sum.
+        attention = self.config.attention_units * (self.config.location_width + 1) + 2 * self.config.encoder_units
+        return Workload(positions=positions, other_macs=attended * attention)
+
+    def to_config(self) -> dict[str, Any]:
+        """Sizes, tokenizer and search, as JSON."""
+        return {
+            "model": asdict(self.config),
+            "tokenizer": self.tokenizer.to_text(),
+            "decoding": asdict(self.decoding),
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> LAS:
+        """A model with random weights, in evaluation mode."""
+        sizes = LASConfig(**{**config["model"], "time_reduction": tuple(config["model"]["time_reduction"])})
+        return cls(sizes, Tokenizer.from_text(config["tokenizer"]), Decoding(**config["decoding"])).eval()

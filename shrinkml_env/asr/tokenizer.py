@@ -1,0 +1,81 @@
+"""Subword units."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Iterable, Sequence
+
+import sentencepiece
+
+__all__ = ["Tokenizer", "normalise"]
+
+
+def normalise(text: str) -> str:
+    """Lower case; everything but letters and apostrophes becomes a single space."""
+    return " ".join(re.sub(r"[^a-z']+", " ", text.lower()).split())
+
+
+class Tokenizer:
+    """A sentencepiece model over normalised text, with one special unit that starts and ends every sentence.
+
+    Args:
+        model: A serialised sentencepiece model whose end-of-sentence unit is defined.
+
+    Raises:
+        ValueError: It is not one.
+    """
+
+    def __init__(self, model: bytes) -> None:
+        self._model = model
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError as error:
+            raise ValueError(f"not a sentencepiece model ({error})") from error
+        self.eos = int(self._processor.eos_id())
+        if self.eos < 0:
+            raise ValueError("the sentencepiece model has no end-of-sentence unit")
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
+        """A byte-pair encoding of normalised `texts` with `vocabulary_size` units, the special ones included."""
+        trained = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([normalise(text) for text in texts]),
+            model_writer=trained,
+            model_type="bpe",
+            vocab_size=vocabulary_size,
+            character_coverage=1.0,
+            # Text is normalised above; sentencepiece's own rules would only make the model file 30 times larger.
+            normalization_rule_name="identity",
+            unk_id=0,
+            eos_id=1,
+            bos_id=-1,
+            pad_id=-1,
+            minloglevel=1,
+        )
+        return cls(trained.getvalue())
+
+    @classmethod
+    def from_text(cls, text: str) -> Tokenizer:
+        """The inverse of `to_text`."""
+        return cls(base64.b64decode(text))
+
+    def to_text(self) -> str:
+        """The serialised model as base64, fit for JSON."""
+        return base64.b64encode(self._model).decode("ascii")
+
+    def __len__(self) -> int:
+        return int(self._processor.get_piece_size())
+
+    def encode(self, text: str) -> list[int]:
+        """Units of the normalised text, without the end of sentence."""
+        return list(self._processor.encode(normalise(text)))
+
+    def decode(self, units: Sequence[int]) -> str:
+        """Text of the units."""
+        return str(self._processor.decode(list(units)))
+
+    def __reduce__(self) -> tuple[type[Tokenizer], tuple[bytes]]:
+        return (Tokenizer, (self._model,))

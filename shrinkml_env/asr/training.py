@@ -1,0 +1,255 @@
+"""Joint CTC/attention training, on one device or several (torchrun)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from shrinkml_env.asr.augment import Augmentation, spec_augment
+from shrinkml_env.asr.las import LAS
+from shrinkml_env.data.librispeech import SpeechFolder
+from shrinkml_env.data.utterance import SAMPLE_RATE, Utterance
+
+__all__ = ["Trainer", "TrainingSettings"]
+
+_CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings:
+    """How to train.
+
+    Attributes:
+        epochs: Passes over the training set.
+        batch_seconds: Audio in one batch of one process.
+        learning_rate: Peak of the one-cycle schedule (Smith and Topin 2018, arXiv 1708.07120).
+        warm_up: Share of the steps before the peak.
+        weight_decay: AdamW's.
+        ctc_weight: Weight of the CTC loss; the attention loss has the rest.
+        label_smoothing: Of the attention loss.
+        clip: Largest norm of the gradient.
+        bfloat16: Multiply in half precision, weights and sums stay float32: 2.5 times faster where the processor can.
+        seed: Order of the data and augmentation.
+        checkpoint_steps: Steps between two checkpoints.
+    """
+
+    epochs: int = 12
+    batch_seconds: float = 80.0
+    learning_rate: float = 2e-3
+    warm_up: float = 0.2
+    weight_decay: float = 1e-2
+    ctc_weight: float = 0.3
+    label_smoothing: float = 0.1
+    clip: float = 5.0
+    bfloat16: bool = True
+    seed: int = 0
+    checkpoint_steps: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    waveforms: list[Tensor]
+    targets: list[list[int]]
+
+
+class _Batches(Dataset[_Batch]):
+    """One epoch's batches of one process: of similar length, in random order, the same in every run."""
+
+    def __init__(
+        self, data: SpeechFolder, model: LAS, augmentation: Augmentation, settings: TrainingSettings, epoch: int
+    ) -> None:
+        self._data = data
+        self._tokenizer = model.tokenizer
+        self._augmentation = augmentation
+        self._seed = (settings.seed, epoch)
+        rank, world = _rank_and_world()
+        rng = np.random.default_rng(self._seed)
+        lengths = np.array(data.num_samples, dtype=np.float64)
+        # Noise on the lengths makes other neighbours every epoch.
+        order = np.argsort(lengths * rng.uniform(0.9, 1.1, len(lengths)))
+        batches: list[list[int]] = [[]]
+        for index in order.tolist():
+            longest = max(lengths[i] for i in [*batches[-1], index])
+            if longest * (len(batches[-1]) + 1) > settings.batch_seconds * SAMPLE_RATE and batches[-1]:
+                batches.append([])
+            batches[-1].append(index)
+        # Neighbours in length go to different processes, so that nobody waits; a last, incomplete round is left out.
+        rounds = [batches[start : start + world] for start in range(0, len(batches) - world + 1, world)]
+        rng.shuffle(rounds)
+        self._batches = [batch_round[rank] for batch_round in rounds]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, number: int) -> _Batch:
+        waveforms, targets = [], []
+        for index in self._batches[number]:
+            utterance = self._data[index]
+            state = np.random.SeedSequence((*self._seed, index)).generate_state(1, np.uint64)
+            generator = torch.Generator().manual_seed(int(state[0]))
+            waveforms.append(self._augmentation(utterance.waveform, generator))
+            targets.append(self._tokenizer.encode(utterance.text))
+        return _Batch(waveforms, targets)
+
+
+class Trainer:
+    """Trains a model in a run directory and resumes from it.
+
+    Args:
+        model: With random or earlier weights.
+        train: Training set.
+        dev: Utterances whose WER is measured after every epoch.
+        augmentation: Of the training waveforms.
+        settings: How.
+        directory: Holds the checkpoint, the TensorBoard log and at the end nothing else; the caller saves the model.
+        device: ``"cpu"`` or ``"cuda"``.
+    """
+
+    def __init__(
+        self,
+        model: LAS,
+        train: SpeechFolder,
+        dev: Sequence[Utterance],
+        augmentation: Augmentation,
+        settings: TrainingSettings,
+        directory: Path,
+        device: str = "cpu",
+    ) -> None:
+        self.model = model.to(device)
+        self.train_set = train
+        self.dev_set = dev
+        self.augmentation = augmentation
+        self.settings = settings
+        self.directory = directory
+        self.device = torch.device(device)
+        self.rank, self.world = _rank_and_world()
+        self.wrapped: nn.Module = nn.parallel.DistributedDataParallel(self.model) if self.world > 1 else self.model
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        # Augmentation changes no count: one epoch's number of batches stands for all, give or take the noise in length.
+        self.epoch_steps = [len(self._batches(epoch)) for epoch in range(settings.epochs)]
+        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer,
+            max_lr=settings.learning_rate,
+            total_steps=sum(self.epoch_steps),
+            pct_start=settings.warm_up,
+        )
+        self.epoch = 0
+        self.step = 0
+        directory.mkdir(parents=True, exist_ok=True)
+        self._resume()
+
+    def run(self) -> None:
+        """Train what is left."""
+        writer = SummaryWriter(str(self.directory / "tensorboard")) if self.rank == 0 else None
+        done = sum(self.epoch_steps[: self.epoch]) + self.step
+        with tqdm(total=sum(self.epoch_steps), initial=done, desc="train", disable=self.rank > 0, smoothing=0.05) as bar:
+            while self.epoch < self.settings.epochs:
+                for losses in self._train_epoch():
+                    bar.update()
+                    if writer is not None:
+                        done += 1
+                        for name, value in losses.items():
+                            writer.add_scalar(f"train/{name}", value, done)
+                        bar.set_postfix(epoch=self.epoch, loss=f"{losses['loss']:.2f}")
+                self.epoch, self.step = self.epoch + 1, 0
+                if writer is not None:
+                    self._save_checkpoint()
+                    error_rate = self.dev_wer()
+                    bar.write(f"epoch {self.epoch}: dev WER {100 * error_rate:.2f} %")
+                    writer.add_scalar("dev/wer", error_rate, done)
+                    writer.flush()
+
+    @torch.inference_mode()
+    def dev_wer(self) -> float:
+        """Corpus WER of greedy search on the dev set, a fraction."""
+        self.model.eval()
+        hypotheses = self.model.transcribe([utterance.waveform for utterance in self.dev_set])
+        references = [self.model.normalise(utterance.text) for utterance in self.dev_set]
+        self.model.train()
+        return float(jiwer.wer(references, hypotheses))
+
+    def _batches(self, epoch: int) -> _Batches:
+        return _Batches(self.train_set, self.model, self.augmentation, self.settings, epoch)
+
+    def _train_epoch(self) -> Iterator[dict[str, float]]:
+        self.model.train()
+        torch.manual_seed(hash((self.settings.seed, self.epoch, self.step, self.rank)))
+        batches = self._batches(self.epoch)
+        remaining = torch.utils.data.Subset(batches, range(self.step, len(batches)))
+        for batch in DataLoader(remaining, batch_size=None):
+            yield self._train_batch(batch)
+            self.step += 1
+            if self.rank == 0 and self.step % self.settings.checkpoint_steps == 0:
+                self._save_checkpoint()
+
+    def _train_batch(self, batch: _Batch) -> dict[str, float]:
+        features, lengths = self.model.features(batch.waveforms)
+        features = spec_augment(features, lengths)
+        eos = self.model.tokenizer.eos
+        target_lengths = torch.tensor([len(units) for units in batch.targets], device=self.device)
+        targets = nn.utils.rnn.pad_sequence(
+            [torch.tensor(units) for units in batch.targets], batch_first=True, padding_value=eos
+        ).to(self.device)
+        # Labels: the units, one end of sentence, and nothing behind it.
+        position = torch.arange(targets.shape[1] + 1, device=self.device)
+        labels = functional.pad(targets, (0, 1), value=eos).masked_fill(position > target_lengths[:, None], -100)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
+            logits, ctc = self.wrapped(features, lengths, targets, target_lengths)
+            attention = functional.cross_entropy(
+                logits.flatten(0, 1).float(), labels.flatten(), label_smoothing=self.settings.label_smoothing
+            )
+            loss = (1 - self.settings.ctc_weight) * attention + self.settings.ctc_weight * ctc
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        self.optimizer.step()
+        self.scheduler.step()
+        return {
+            "loss": loss.item(),
+            "attention": attention.item(),
+            "ctc": ctc.item(),
+            "gradient_norm": norm.item(),
+            "learning_rate": self.scheduler.get_last_lr()[0],
+        }
+
+    def _save_checkpoint(self) -> None:
+        state: dict[str, Any] = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+        }
+        target = self.directory / _CHECKPOINT
+        torch.save(state, target.with_suffix(".tmp"))
+        os.replace(target.with_suffix(".tmp"), target)
+
+    def _resume(self) -> None:
+        path = self.directory / _CHECKPOINT
+        if not path.exists():
+            return
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.epoch, self.step = state["epoch"], state["step"]
+
+
+def _rank_and_world() -> tuple[int, int]:
+    if not distributed.is_initialized():
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()

@@ -1,0 +1,53 @@
+"""Utterance sets by name, by folder, or as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from shrinkml_env.data.librispeech import SpeechFolder
+from shrinkml_env.data.utterance import Utterance
+
+__all__ = ["SHIPPED_SETS", "UtteranceSpec", "load_utterances"]
+
+UtteranceSpec = str | Mapping[str, Any] | Sequence[Utterance]
+"""The name of a shipped set, the arguments of `SpeechFolder`, or utterances."""
+
+_PROXY_SIZE = 72
+
+SHIPPED_SETS: dict[str, dict[str, Any]] = {
+    "proxy": {"subset": "proxy-pool", "limit": _PROXY_SIZE},
+    "proxy-pool": {"subset": "proxy-pool"},
+    "dev": {"subset": "dev"},
+    "test": {"subset": "test"},
+}
+"""Name -> what it holds of the embedded synthetic speech."""
+
+
+def load_utterances(spec: UtteranceSpec) -> tuple[Utterance, ...]:
+    """The utterances that a specification stands for, in memory.
+
+    Args:
+        spec: A name in `SHIPPED_SETS`; or ``{"root": DIR, "subset": "test-other", "limit": 20}`` for data in
+            LibriSpeech's layout (`limit` is optional); or a sequence of `Utterance`.
+
+    Raises:
+        ValueError: An unknown name or key, or an empty set.
+        FileNotFoundError: No such data.
+    """
+    if isinstance(spec, str):
+        if spec not in SHIPPED_SETS:
+            raise ValueError(f"no utterance set is named {spec!r}; the shipped ones are {', '.join(SHIPPED_SETS)}")
+        root = Path(str(files("shrinkml_env") / "assets" / "speech"))
+        return tuple(SpeechFolder(root, **SHIPPED_SETS[spec]))
+    if isinstance(spec, Mapping):
+        unknown = set(spec) - {"root", "subset", "limit"}
+        if unknown or not {"root", "subset"} <= set(spec):
+            raise ValueError(f"an utterance set needs the keys root and subset (and may have limit), got {sorted(spec)}")
+        return tuple(SpeechFolder(**spec))
+    utterances = tuple(spec)
+    if not utterances:
+        raise ValueError("an utterance set needs at least one utterance")
+    return utterances

@@ -1,0 +1,193 @@
+"""Ranks -> measurement."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from shrinkml_env.compression import (
+    CompressibleModel,
+    Factorisation,
+    Hypothesis,
+    Layer,
+    SVD,
+    canonical_ranks,
+    compress,
+    compressed_parameters,
+    count_macs,
+    count_parameters,
+    inference_tensors,
+    matrix_ranks,
+    split_layers,
+)
+from shrinkml_env.data.utterance import Utterance
+from shrinkml_env.evaluation.cache import EvaluationCache
+from shrinkml_env.evaluation.result import Evaluation
+from shrinkml_env.evaluation.wer import word_edits
+
+__all__ = ["Evaluator", "recognise_all"]
+
+_BATCH = 32
+_ARITHMETIC = 1
+"""Raised whenever a change could change a transcript, so that older measurements are not taken for new ones."""
+
+
+class Evaluator:
+    """Measures configurations of one model on one utterance set.
+
+    A measurement depends on its inputs alone: the batches are the same every time (sorted by length), one thread
+    computes them, and the factors are rounded as they will be saved.
+
+    Args:
+        model: The original.
+        utterances: At least one, each with at least one reference word in the model's normal form.
+        granularity: ``"layer"``: one rank for each of the model's layers; ``"matrix"``: one for each matrix.
+        cache: Where measurements persist; None keeps them in this object only.
+        factorisation: How matrices are factored; None is plain SVD.
+    """
+
+    def __init__(
+        self,
+        model: CompressibleModel,
+        utterances: Sequence[Utterance],
+        granularity: Literal["layer", "matrix"] = "layer",
+        cache: EvaluationCache | None = None,
+        factorisation: Factorisation | None = None,
+    ) -> None:
+        if granularity not in ("layer", "matrix"):
+            raise ValueError(f"granularity must be 'layer' or 'matrix', got {granularity!r}")
+        self.model = model
+        self.utterances = tuple(utterances)
+        self.layers: tuple[Layer, ...] = model.layers if granularity == "layer" else split_layers(model.layers)
+        self.cache = cache
+        self.factorisation = SVD(model) if factorisation is None else factorisation
+        self._references = [model.normalise(utterance.text) for utterance in self.utterances]
+        for utterance, reference in zip(self.utterances, self._references, strict=True):
+            if not reference:
+                raise ValueError(f"utterance {utterance.id!r}: no reference word in {utterance.text!r}")
+        self._workload = model.workload(
+            [utterance.waveform.numel() for utterance in self.utterances], [u.text for u in self.utterances]
+        )
+
+    @cached_property
+    def baseline(self) -> Evaluation:
+        """The original."""
+        return self.evaluate({})
+
+    @property
+    def singular_values(self) -> Mapping[str, Tensor]:
+        """Matrix name -> its singular values, descending."""
+        return self.factorisation.singular_values
+
+    @cached_property
+    def original_params(self) -> int:
+        """Parameters of the original."""
+        return count_parameters(self.model)
+
+    def params(self, ranks: Mapping[str, int]) -> int:
+        """Parameters of a configuration; what `ranks` leaves out is dense."""
+        return compressed_parameters(self.model, ranks)
+
+    def size_ratio(self, ranks: Mapping[str, int]) -> float:
+        """Parameters of a configuration over the original's."""
+        return self.params(ranks) / self.original_params
+
+    def macs(self, ranks: Mapping[str, int]) -> int:
+        """Multiply-adds of a configuration over the whole set."""
+        return count_macs(self.model.layers, ranks, self._workload)
+
+    def evaluate(self, ranks: Mapping[str, int]) -> Evaluation:
+        """Measure a configuration: layer name -> rank; what it leaves out is dense.
+
+        Raises:
+            ValueError: Unknown layer, or a rank outside 1..max_rank.
+        """
+        configuration = canonical_ranks(self.layers, ranks)
+        key = self._key(configuration)
+        measured = None if self.cache is None else self.cache.get(key)
+        if measured is None:
+            measured = self._measure(configuration)
+            if self.cache is not None:
+                self.cache.put(key, measured)
+        params = self.params(configuration)
+        return Evaluation(
+            ranks=configuration,
+            edits=tuple(measured["edits"]),
+            words=tuple(measured["words"]),
+            params=params,
+            size_ratio=params / self.original_params,
+            macs=self.macs(configuration),
+            capped=measured["capped"],
+        )
+
+    def _measure(self, configuration: Mapping[str, int]) -> dict[str, Any]:
+        model = compress(self.model, configuration, self.factorisation)
+        transcripts = recognise_all(model, self.utterances)
+        edits, words = zip(
+            *(
+                word_edits(reference, self.model.normalise(hypothesis.text))
+                for reference, hypothesis in zip(self._references, transcripts, strict=True)
+            ),
+            strict=True,
+        )
+        return {"edits": edits, "words": words, "capped": sum(hypothesis.capped for hypothesis in transcripts)}
+
+    def _key(self, configuration: Mapping[str, int]) -> str:
+        chosen = matrix_ranks(self.model.layers, configuration)
+        return _digest([self._content, json.dumps(chosen, sort_keys=True).encode()])
+
+    @cached_property
+    def _content(self) -> bytes:
+        """Hash of all that a measurement depends on but the ranks."""
+        tensors = inference_tensors(self.model)
+        parts = [
+            json.dumps([_ARITHMETIC, _BATCH, self.factorisation.key, self.model.architecture]).encode(),
+            json.dumps(self.model.to_config(), sort_keys=True).encode(),
+            json.dumps(dict(self.model.decoder_settings), sort_keys=True).encode(),
+        ]
+        for name in sorted(tensors):
+            parts += [name.encode(), _bytes(tensors[name])]
+        for utterance, reference in zip(self.utterances, self._references, strict=True):
+            parts += [reference.encode(), _bytes(utterance.waveform)]
+        return bytes.fromhex(_digest(parts))
+
+
+def recognise_all(model: CompressibleModel, utterances: Sequence[Utterance]) -> list[Hypothesis]:
+    """What a model makes of utterances, in their order, by the canonical arithmetic: one thread, batches by length."""
+    lengths = [utterance.waveform.numel() for utterance in utterances]
+    order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
+    found: dict[int, Hypothesis] = {}
+    with _one_thread():
+        for start in range(0, len(order), _BATCH):
+            batch = order[start : start + _BATCH]
+            found.update(zip(batch, model.recognise([utterances[index].waveform for index in batch]), strict=True))
+    return [found[index] for index in range(len(utterances))]
+
+
+def _digest(parts: list[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().numpy().tobytes()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,50 @@
+"""torchaudio beside any build of torch.
+
+torchaudio's wheels link CUDA libraries, so with a CPU-only torch a plain ``import torchaudio`` raises OSError although
+all that ShrinkML uses of it is pure Python. `import_torchaudio` then puts a stand-in for the compiled extension in
+place and imports it again. Where the plain import works, nothing is changed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import Any
+
+__all__ = ["import_torchaudio"]
+
+_EXTENSION = "torchaudio._extension"
+
+
+def import_torchaudio() -> ModuleType:
+    """The torchaudio module.
+
+    Raises:
+        ImportError: torchaudio is not installed, or fails to import for another reason than its compiled part.
+    """
+    try:
+        return importlib.import_module("torchaudio")
+    except OSError as error:
+        if "Could not load this library" not in str(error) and "cannot open shared object" not in str(error):
+            raise
+    # The failed import leaves half-initialised submodules behind.
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchaudio"]:
+        del sys.modules[name]
+    sys.modules[_EXTENSION] = _extension_stub()
+    return importlib.import_module("torchaudio")
+
+
+def _extension_stub() -> ModuleType:
+    stub: Any = ModuleType(_EXTENSION, "Stands for torchaudio's compiled extension, which this torch cannot load.")
+    stub._IS_TORCHAUDIO_EXT_AVAILABLE = False
+    stub._check_cuda_version = lambda: None
+
+    def fail_if_no_align(function: Any) -> Any:
+        def unavailable(*args: Any, **kwargs: Any) -> Any:
+            raise RuntimeError(f"torchaudio's {function.__name__} needs its compiled extension")
+
+        return unavailable
+
+    stub.fail_if_no_align = fail_if_no_align
+    return stub

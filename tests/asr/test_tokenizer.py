@@ -1,0 +1,36 @@
+import json
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shrinkml_env.asr.tokenizer import Tokenizer, normalise
+
+TEXTS = ["set an alarm for seven thirty", "call martin's sister", "play the quick brown fox", "jazz vow"] * 10
+TOKENIZER = Tokenizer.train(TEXTS, 60)
+
+
+def test_normalisation():
+    assert normalise("  DON'T stop,\tMartin: 3 times! ") == "don't stop martin times"
+
+
+def test_size_and_end():
+    assert len(TOKENIZER) == 60
+    assert TOKENIZER.eos not in TOKENIZER.encode("set an alarm")
+
+
+@given(st.lists(st.sampled_from(sorted({word for text in TEXTS for word in text.split()})), max_size=12))
+def test_decoding_inverts_encoding(words):
+    text = " ".join(words)
+    assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
+
+
+def test_survives_json_and_pickle():
+    for copy in (Tokenizer.from_text(json.loads(json.dumps(TOKENIZER.to_text()))), pickle.loads(pickle.dumps(TOKENIZER))):
+        assert copy.encode("call martin") == TOKENIZER.encode("call martin")
+
+
+def test_rubbish_is_refused():
+    with pytest.raises(ValueError, match="sentencepiece"):
+        Tokenizer(b"not a model")

@@ -1,0 +1,148 @@
+import copy
+import pickle
+import subprocess
+import sys
+
+import jiwer
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shrinkml_env import Utterance, compress, count_parameters, load_compressed, save_compressed
+from shrinkml_env.evaluation import EvaluationCache, Evaluator, recognise_all
+from tests.models import TinyCTC, tones
+
+MODEL = TinyCTC()
+
+
+def utterances(model=MODEL, count=5):
+    """References that the model half gets right: its own words, some exchanged."""
+    texts = [text or "nothing" for text in model.transcribe(tones(count))]
+    return [
+        Utterance(str(index), "s", waveform, " ".join(["word", *text.split()[1:]]) + " more")
+        for index, (waveform, text) in enumerate(zip(tones(count), texts, strict=True))
+    ]
+
+
+UTTERANCES = utterances()
+EVALUATOR = Evaluator(MODEL, UTTERANCES)
+
+
+def choices(evaluator=EVALUATOR):
+    return st.fixed_dictionaries({}, optional={l.name: st.integers(1, l.max_rank) for l in evaluator.layers})
+
+
+@settings(max_examples=20, deadline=None)
+@given(choices())
+def test_measures_what_compress_makes(ranks):
+    evaluation = EVALUATOR.evaluate(ranks)
+    model = compress(MODEL, ranks)
+    hypotheses = model.transcribe([utterance.waveform for utterance in UTTERANCES])
+    assert evaluation.wer == pytest.approx(jiwer.wer([u.text for u in UTTERANCES], hypotheses))
+    assert evaluation.params == count_parameters(model)
+    assert evaluation.size_ratio == count_parameters(model) / count_parameters(MODEL)
+    assert list(evaluation.ranks) == [layer.name for layer in MODEL.layers]
+
+
+def test_the_original():
+    baseline = EVALUATOR.baseline
+    assert baseline.size_ratio == 1
+    assert baseline.ranks == {layer.name: layer.max_rank for layer in MODEL.layers}
+    assert 0 < baseline.wer < 1
+    # Every matrix is applied once a frame of the convolution's output.
+    positions = sum((MODEL.frames(u.waveform.numel()) + 1) // 2 for u in UTTERANCES)
+    assert baseline.macs == positions * sum(m.rows * m.columns for l in MODEL.layers for m in l.matrices)
+
+
+def test_multiply_adds_of_one_factored_layer():
+    layer = next(layer for layer in MODEL.layers if layer.name == "hidden")
+    ((rows, columns),) = layer.shapes
+    positions = sum((MODEL.frames(u.waveform.numel()) + 1) // 2 for u in UTTERANCES)
+    saved = positions * (rows * columns - 2 * (rows + columns))
+    assert EVALUATOR.evaluate({"hidden": 2}).macs == EVALUATOR.baseline.macs - saved
+
+
+def test_ranks_above_break_even_are_the_original():
+    above = {layer.name: layer.break_even + 1 for layer in MODEL.layers}
+    assert EVALUATOR.evaluate(above) == EVALUATOR.baseline
+
+
+def test_order_of_the_utterances_and_copies_change_nothing():
+    ranks = {"gru": 4, "hidden": 3}
+    expected = EVALUATOR.evaluate(ranks)
+    backwards = Evaluator(MODEL, UTTERANCES[::-1]).evaluate(ranks)
+    assert backwards.edits == expected.edits[::-1]
+    for other in (copy.deepcopy(EVALUATOR), pickle.loads(pickle.dumps(EVALUATOR))):
+        assert other.evaluate(ranks) == expected
+
+
+def test_the_saved_model_makes_the_same_errors(tmp_path):
+    ranks = {"gru": 4, "front": 3}
+    save_compressed(compress(MODEL, ranks), tmp_path)
+    loaded = recognise_all(load_compressed(tmp_path), UTTERANCES)
+    assert loaded == recognise_all(compress(MODEL, ranks, EVALUATOR.factorisation), UTTERANCES)
+
+
+def test_matrix_granularity():
+    evaluator = Evaluator(MODEL, UTTERANCES, granularity="matrix")
+    assert [layer.name for layer in evaluator.layers if layer.kind == "gru"] == ["gru.weight_ih_l0", "gru.weight_hh_l0"]
+    whole = EVALUATOR.evaluate({"gru": 4})
+    parts = evaluator.evaluate({"gru.weight_ih_l0": 4, "gru.weight_hh_l0": 4})
+    assert (parts.edits, parts.params, parts.macs) == (whole.edits, whole.params, whole.macs)
+
+
+class Counting(TinyCTC):
+    """Counts its work."""
+
+    batches = 0
+
+    def recognise(self, waveforms):
+        Counting.batches += 1
+        return super().recognise(waveforms)
+
+
+def test_the_cache_answers_without_work_and_changes_no_number(tmp_path):
+    ranks = {"gru": 5}
+    expected = EVALUATOR.evaluate(ranks)
+    model = Counting()
+    cache = EvaluationCache(tmp_path / "cache.sqlite")
+    assert Evaluator(model, UTTERANCES, cache=cache).evaluate(ranks) == expected
+    done = Counting.batches
+    assert Evaluator(Counting(), UTTERANCES, cache=cache).evaluate(ranks) == expected
+    # The same configuration in the other granularity is the same measurement.
+    by_matrix = {"gru.weight_ih_l0": 5, "gru.weight_hh_l0": 5}
+    assert Evaluator(Counting(), UTTERANCES, "matrix", cache=cache).evaluate(by_matrix).edits == expected.edits
+    assert Counting.batches == done
+    Evaluator(Counting(), UTTERANCES[:-1], cache=cache).evaluate(ranks)
+    Evaluator(Counting(seed=1), UTTERANCES, cache=cache).evaluate(ranks)
+    assert Counting.batches > done + 1
+
+
+def test_threads_of_the_caller_are_given_back():
+    torch.set_num_threads(2)
+    EVALUATOR.evaluate({"hidden": 1})
+    assert torch.get_num_threads() == 2
+
+
+def test_another_process_measures_the_same():
+    code = (
+        "from tests.evaluation.test_evaluator import *\n"
+        "torch.set_num_threads(2)\n"
+        "e = Evaluator(TinyCTC(), utterances()).evaluate({'gru': 4, 'front': 5})\n"
+        "print(e.edits, e.params, e.macs)"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    here = EVALUATOR.evaluate({"gru": 4, "front": 5})
+    assert output.strip() == f"{here.edits} {here.params} {here.macs}"
+
+
+def test_errors_name_layer_and_utterance():
+    with pytest.raises(ValueError, match="no layer is named 'gruu'"):
+        EVALUATOR.evaluate({"gruu": 1})
+    with pytest.raises(ValueError, match="layer 'gru': rank must be an integer in 1"):
+        EVALUATOR.evaluate({"gru": 0})
+    with pytest.raises(ValueError, match="utterance 'x': no reference word"):
+        Evaluator(MODEL, [Utterance("x", "s", torch.zeros(8000), "...")])
+    with pytest.raises(ValueError, match="granularity"):
+        Evaluator(MODEL, UTTERANCES, granularity="model")
