@@ -12,9 +12,9 @@ import jinja2
 import matplotlib as mpl
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402  (the backend must be chosen first)
+from matplotlib import pyplot as plt
 
-from shrinkml_env import Evaluation, Layer  # noqa: E402
+from shrinkml_env import Evaluation, Layer
 
 __all__ = ["Result", "SetResult", "draw_uniform_curve", "format_table", "print_result", "write_report"]
 
@@ -146,9 +146,7 @@ def print_result(result: Result, directory: Path) -> None:
     print(f"check the saved model anew:     python -m experiments.validate run={directory}")
 
 
-def write_report(
-    directory: Path, result: Result, history: Sequence[Evaluation], uniform: Sequence[Evaluation]
-) -> None:
+def write_report(directory: Path, result: Result, history: Sequence[Evaluation], uniform: Sequence[Evaluation]) -> None:
     """``search.png`` and ``report.html``.
 
     Args:

@@ -44,7 +44,12 @@ def main(config: DictConfig) -> None:
         tokenizer = Tokenizer.train(train.texts, config.model.vocabulary_size)
         model = LAS(instantiate(config.model.sizes), tokenizer, instantiate(config.decoding))
     else:
-        model = load_model(config.start_from)
+        loaded = load_model(config.start_from)
+        if not isinstance(loaded, LAS):
+            raise ValueError(
+                f"start_from: {config.start_from} holds a {type(loaded).__name__}, only LAS models train here"
+            )
+        model = loaded
     augmentation, settings = instantiate(config.augmentation), instantiate(config.training)
     trainer = Trainer(model, train, dev, augmentation, settings, directory, device)
     if trainer.rank == 0:

@@ -36,7 +36,8 @@ def import_torchaudio() -> ModuleType:
 
 
 def _extension_stub() -> ModuleType:
-    stub: Any = ModuleType(_EXTENSION, "Stands for torchaudio's compiled extension, which this torch cannot load.")
+    module = ModuleType(_EXTENSION, "Stands for torchaudio's compiled extension, which this torch cannot load.")
+    stub: Any = module
     stub._IS_TORCHAUDIO_EXT_AVAILABLE = False
     stub._check_cuda_version = lambda: None
 
@@ -47,4 +48,4 @@ def _extension_stub() -> ModuleType:
         return unavailable
 
     stub.fail_if_no_align = fail_if_no_align
-    return stub
+    return module

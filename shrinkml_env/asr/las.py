@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +16,6 @@ from shrinkml_env.asr.decoding import DecoderState, Decoding, beam_search, greed
 from shrinkml_env.asr.features import LogMel, lengths_mask, num_frames
 from shrinkml_env.asr.tokenizer import Tokenizer, normalise
 from shrinkml_env.compression import Hypothesis, Layer, Workload, find_layers, register_architecture
-from shrinkml_env.data.utterance import SAMPLE_RATE
 
 __all__ = ["LAS", "LASConfig"]
 

@@ -39,22 +39,29 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
-        """A byte-pair encoding of normalised `texts` with `vocabulary_size` units, the special ones included."""
+        """A byte-pair encoding of normalised `texts` with `vocabulary_size` units, the special ones included.
+
+        Raises:
+            ValueError: The texts have too many letters or too few words for so many units.
+        """
         trained = io.BytesIO()
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter([normalise(text) for text in texts]),
-            model_writer=trained,
-            model_type="bpe",
-            vocab_size=vocabulary_size,
-            character_coverage=1.0,
-            # Text is normalised above; sentencepiece's own rules would only make the model file 30 times larger.
-            normalization_rule_name="identity",
-            unk_id=0,
-            eos_id=1,
-            bos_id=-1,
-            pad_id=-1,
-            minloglevel=1,
-        )
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter([normalise(text) for text in texts]),
+                model_writer=trained,
+                model_type="bpe",
+                vocab_size=vocabulary_size,
+                character_coverage=1.0,
+                # Text is normalised above; sentencepiece's own rules would only make the model file 30 times larger.
+                normalization_rule_name="identity",
+                unk_id=0,
+                eos_id=1,
+                bos_id=-1,
+                pad_id=-1,
+                minloglevel=1,
+            )
+        except RuntimeError as error:
+            raise ValueError(f"no tokenizer of {vocabulary_size} units can be made of these texts: {error}") from error
         return cls(trained.getvalue())
 
     @classmethod

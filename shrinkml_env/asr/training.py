@@ -156,7 +156,9 @@ class Trainer:
         """Train what is left."""
         writer = SummaryWriter(str(self.directory / "tensorboard")) if self.rank == 0 else None
         done = sum(self.epoch_steps[: self.epoch]) + self.step
-        with tqdm(total=sum(self.epoch_steps), initial=done, desc="train", disable=self.rank > 0, smoothing=0.05) as bar:
+        with tqdm(
+            total=sum(self.epoch_steps), initial=done, desc="train", disable=self.rank > 0, smoothing=0.05
+        ) as bar:
             while self.epoch < self.settings.epochs:
                 for losses in self._train_epoch():
                     bar.update()
@@ -187,14 +189,16 @@ class Trainer:
 
     def _train_epoch(self) -> Iterator[dict[str, float]]:
         self.model.train()
-        torch.manual_seed(hash((self.settings.seed, self.epoch, self.step, self.rank)))
         batches = self._batches(self.epoch)
         remaining = torch.utils.data.Subset(batches, range(self.step, len(batches)))
         for batch in DataLoader(remaining, batch_size=None):
-            yield self._train_batch(batch)
+            # Every step has its own seed, so that a resumed run draws the same dropout as an uninterrupted one.
+            torch.manual_seed(hash((self.settings.seed, self.epoch, self.step, self.rank)))
+            losses = self._train_batch(batch)
             self.step += 1
             if self.rank == 0 and self.step % self.settings.checkpoint_steps == 0:
                 self._save_checkpoint()
+            yield losses
 
     def _train_batch(self, batch: _Batch) -> dict[str, float]:
         features, lengths = self.model.features(batch.waveforms)

@@ -45,7 +45,9 @@ def load_utterances(spec: UtteranceSpec) -> tuple[Utterance, ...]:
     if isinstance(spec, Mapping):
         unknown = set(spec) - {"root", "subset", "limit"}
         if unknown or not {"root", "subset"} <= set(spec):
-            raise ValueError(f"an utterance set needs the keys root and subset (and may have limit), got {sorted(spec)}")
+            raise ValueError(
+                f"an utterance set needs the keys root and subset (and may have limit), got {sorted(spec)}"
+            )
         return tuple(SpeechFolder(**spec))
     utterances = tuple(spec)
     if not utterances:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from shrinkml_env.compression import (
+    SVD,
     CompressibleModel,
     Factorisation,
     Hypothesis,
     Layer,
-    SVD,
     canonical_ranks,
     compress,
     compressed_parameters,

@@ -9,8 +9,14 @@ from hypothesis import strategies as st
 
 from shrinkml_env.asr import LAS, Decoding, LASConfig, Tokenizer
 from shrinkml_env.asr.las import BidirectionalLSTM
-from shrinkml_env.compression import CompressibleModel, compress, count_parameters, load_compressed, save_compressed
-from shrinkml_env.compression import round_to_storage
+from shrinkml_env.compression import (
+    CompressibleModel,
+    compress,
+    count_parameters,
+    load_compressed,
+    round_to_storage,
+    save_compressed,
+)
 
 TEXTS = ["set an alarm for seven thirty", "call martin's sister", "play the quick brown fox", "jazz vow"] * 10
 SIZES = LASConfig(
@@ -146,7 +152,9 @@ def test_a_beam_of_one_and_greedy_agree_and_wider_beams_score_no_worse():
         }
     assert beams[1] == greedy
     for row, waveform in enumerate(waveforms):
-        ended = [tokens + [] if capped else [*tokens, model.tokenizer.eos] for tokens, capped in (beams[6][row], greedy[row])]
+        ended = [
+            tokens if capped else [*tokens, model.tokenizer.eos] for tokens, capped in (beams[6][row], greedy[row])
+        ]
         assert score(ended[0], waveform) >= score(ended[1], waveform) - 1e-4
 
 

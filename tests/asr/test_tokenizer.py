@@ -27,10 +27,18 @@ def test_decoding_inverts_encoding(words):
 
 
 def test_survives_json_and_pickle():
-    for copy in (Tokenizer.from_text(json.loads(json.dumps(TOKENIZER.to_text()))), pickle.loads(pickle.dumps(TOKENIZER))):
+    for copy in (
+        Tokenizer.from_text(json.loads(json.dumps(TOKENIZER.to_text()))),
+        pickle.loads(pickle.dumps(TOKENIZER)),
+    ):
         assert copy.encode("call martin") == TOKENIZER.encode("call martin")
 
 
 def test_rubbish_is_refused():
     with pytest.raises(ValueError, match="sentencepiece"):
         Tokenizer(b"not a model")
+
+
+def test_too_few_units_for_the_letters():
+    with pytest.raises(ValueError, match="no tokenizer of 10 units"):
+        Tokenizer.train(TEXTS, 10)

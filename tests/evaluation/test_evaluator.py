@@ -30,7 +30,9 @@ EVALUATOR = Evaluator(MODEL, UTTERANCES)
 
 
 def choices(evaluator=EVALUATOR):
-    return st.fixed_dictionaries({}, optional={l.name: st.integers(1, l.max_rank) for l in evaluator.layers})
+    return st.fixed_dictionaries(
+        {}, optional={layer.name: st.integers(1, layer.max_rank) for layer in evaluator.layers}
+    )
 
 
 @settings(max_examples=20, deadline=None)
@@ -52,7 +54,7 @@ def test_the_original():
     assert 0 < baseline.wer < 1
     # Every matrix is applied once a frame of the convolution's output.
     positions = sum((MODEL.frames(u.waveform.numel()) + 1) // 2 for u in UTTERANCES)
-    assert baseline.macs == positions * sum(m.rows * m.columns for l in MODEL.layers for m in l.matrices)
+    assert baseline.macs == positions * sum(m * n for layer in MODEL.layers for m, n in layer.shapes)
 
 
 def test_multiply_adds_of_one_factored_layer():

@@ -1,0 +1,1 @@
+"""The synthetic corpus: sentences, voices, engines, conditions."""
