@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from shrinkml_env.data.synthetic.assets import fetch_assets
 from shrinkml_env.data.synthetic.corpus import synthesise, write_index
+from shrinkml_env.data.synthetic.engines import load_engine
 from shrinkml_env.data.synthetic.recipe import SUBSETS, Item, held_out_items, training_items
 
 # Seconds of one core for a second of speech, for the progress bar's weights.
@@ -41,6 +42,9 @@ def main(config: DictConfig) -> None:
     held_out = held_out_items(config.utterances, config.seed)
     subsets = [subset for subset in held_out if subset in config.subsets]
     training = training_items(config.hours, config.utterances, config.seed) if "train" in config.subsets else {}
+    # Here, and not an hour later, an engine that is missing must be noticed. Flite's voices make the babble noise.
+    for engine in {*training, *(("kokoro", "flite") if subsets else ())}:
+        load_engine(engine, assets)
     planned = [item for subset in subsets for item in held_out[subset]]
     planned += [item for engine, items in training.items() for item in _first_hours(items, config.hours[engine])]
 

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
 from shrinkml_env.data.synthetic.assets import Assets
-from shrinkml_env.data.synthetic.voices import Voice
+from shrinkml_env.data.synthetic.voices import Voice, festival_voices
 
 __all__ = ["ENGINES", "SAMPLE_RATE", "Engine", "finish", "load_engine", "punctuate", "require"]
 
 SAMPLE_RATE = 16_000
-_LEVEL_DBFS = -26.0
+# Low, since it leaves FLAC fewer bits to store; the rounding to 16 bits still lies 65 dB below the speech.
+_LEVEL_DBFS = -32.0
 _PEAK = 0.95
 _KEPT_SILENCE = 0.12
 _SILENCE_DB = -40.0
@@ -125,7 +126,12 @@ class Festival:
     """Festival with two diphone voices and an HTS voice."""
 
     def __init__(self, assets: Assets) -> None:
-        require("festival", "festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts")
+        packages = "festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts"
+        require("festival", packages)
+        voices = " ".join(sorted({f"(voice_{voice.name})" for voice in festival_voices()}))
+        finished = subprocess.run(["festival", "--batch", f"(begin {voices})"], capture_output=True, text=True)
+        if finished.returncode != 0:
+            raise ValueError(f"a voice of festival is missing ({finished.stderr.strip()}): apt install {packages}")
 
     def speak(self, text: str, voice: Voice, speed: float, seed: int) -> tuple[Samples, int]:
         """See `Engine.speak`."""
@@ -218,14 +224,14 @@ def punctuate(text: str, pause: bool) -> str:
 
 
 def finish(samples: Samples, rate: int) -> Samples:
-    """Make an engine's output a corpus waveform: 16 kHz, 0.12 s of silence at most at either end, -26 dBFS.
+    """Make an engine's output a corpus waveform: 16 kHz, 0.12 s of silence at most at either end, -32 dBFS.
 
     Args:
         samples: Mono, any level.
         rate: Their sample rate in Hz.
 
     Returns:
-        ``(samples,)`` in [-0.95, 0.95]; root mean square 0.05, less where the peak would not fit.
+        ``(samples,)`` in [-0.95, 0.95]; root mean square 0.025, less where the peak would not fit.
 
     Raises:
         ValueError: There is no sound in it.
@@ -253,7 +259,7 @@ def _tokenizer(vocabulary: dict[str, list[int]] | None = None) -> Any:
         from kokoro_onnx.tokenizer import Tokenizer
     except ImportError as error:
         raise ValueError(f"the neural engines need more Python packages: pip install kokoro-onnx ({error})") from error
-    return Tokenizer(vocab=vocabulary)
+    return Tokenizer() if vocabulary is None else Tokenizer(vocab=vocabulary)
 
 
 def _onnx_session(path: Path, optimise: bool = True) -> Any:
