@@ -92,6 +92,7 @@ def search(config: DictConfig, title: str) -> Path:
         observation=instantiate(config.observation),
         reward=instantiate(config.reward),
         granularity=config.granularity,
+        device=config.device,
         cache=cache,
         ledger=ledger,
     )

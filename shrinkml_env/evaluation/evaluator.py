@@ -147,8 +147,10 @@ class Evaluator:
     def _content(self) -> bytes:
         """Hash of all that a measurement depends on but the ranks."""
         tensors = inference_tensors(self.model)
+        # Processors of other kinds round otherwise: their measurements are kept apart.
+        device = next(iter(tensors.values())).device.type
         parts = [
-            json.dumps([_ARITHMETIC, _BATCH, self.factorisation.key, self.model.architecture]).encode(),
+            json.dumps([_ARITHMETIC, _BATCH, device, self.factorisation.key, self.model.architecture]).encode(),
             json.dumps(self.model.to_config(), sort_keys=True).encode(),
             json.dumps(dict(self.model.decoder_settings), sort_keys=True).encode(),
         ]

@@ -1,0 +1,105 @@
+"""The embedded model, speech and default environment, as users get them."""
+
+import subprocess
+import sys
+import warnings
+
+import gymnasium as gym
+import jiwer
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env as gymnasium_check_env
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+import shrinkml_env
+from shrinkml_env import compress, count_parameters, load_compressed, load_model, load_utterances, save_compressed
+from shrinkml_env.evaluation import recognise_all
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model("las_small")
+
+
+def test_size_and_file_format(model):
+    assert 5e6 <= count_parameters(model) <= 12e6
+    assert model.storage_dtype == torch.float16
+    assert len(model.layers) == 11
+
+
+def test_word_error_rate_on_unseen_voices_and_sentences(model):
+    utterances = load_utterances("test")
+    hypotheses = recognise_all(model, utterances)
+    references = [model.normalise(utterance.text) for utterance in utterances]
+    error_rate = jiwer.wer(references, [hypothesis.text for hypothesis in hypotheses])
+    # Below 2 % there would be little to lose, above 5 % little worth keeping.
+    assert 0.02 <= error_rate <= 0.05
+    assert not any(hypothesis.capped for hypothesis in hypotheses)
+
+
+def test_the_original_never_hits_its_token_limit(model):
+    for name in ("proxy-pool", "dev"):
+        assert not any(hypothesis.capped for hypothesis in recognise_all(model, load_utterances(name)))
+
+
+def test_beam_search_is_no_worse_than_greedy(model):
+    utterances = load_utterances("proxy")
+    references = [model.normalise(utterance.text) for utterance in utterances]
+    greedy = jiwer.wer(references, model.transcribe([utterance.waveform for utterance in utterances]))
+    beam = load_model("las_small")
+    beam.decoding = shrinkml_env.asr.Decoding(beam_size=4)
+    assert jiwer.wer(references, beam.transcribe([u.waveform for u in utterances])) <= greedy + 0.005
+
+
+def test_factored_and_put_back_give_the_same_transcripts(model):
+    """The compressed model's transcripts are those of the dense one with U @ V in place of each matrix."""
+    waveforms = [utterance.waveform for utterance in load_utterances("dev")[:40]]
+    ranks = {layer.name: max(1, layer.break_even // 2) for layer in model.layers}
+    compressed = compress(model, ranks)
+    dense = load_model("las_small")
+    with torch.no_grad():
+        for name, parameter in dense.named_parameters():
+            owner, _, attribute = name.rpartition(".")
+            parameter.copy_(getattr(compressed.get_submodule(owner), attribute))
+    assert compressed.transcribe(waveforms) == dense.transcribe(waveforms)
+
+
+def test_the_file_is_smaller_and_remembers(model, tmp_path):
+    ranks = {layer.name: max(1, layer.break_even // 4) for layer in model.layers}
+    compressed = compress(model, ranks)
+    save_compressed(model, tmp_path / "original")
+    save_compressed(compressed, tmp_path / "compressed")
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("original", "compressed")]
+    assert sizes[1] / sizes[0] == pytest.approx(count_parameters(compressed) / count_parameters(model), abs=0.01)
+    waveforms = [utterance.waveform for utterance in load_utterances("dev")[:10]]
+    assert load_compressed(tmp_path / "compressed").transcribe(waveforms) == compressed.transcribe(waveforms)
+
+
+@pytest.mark.parametrize("action", ["continuous", "discrete"])
+@pytest.mark.parametrize("reward", ["linear", "threshold"])
+def test_both_check_envs_without_a_warning(action, reward):
+    env = gym.make("ShrinkML-v0", action=action, reward=reward)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gymnasium_check_env(env.unwrapped, skip_render_check=True)
+        sb3_check_env(env)
+
+
+_EPISODE = """
+import gymnasium as gym
+env = gym.make("shrinkml_env:ShrinkML-v0", cache=None)
+env.reset(seed=3)
+env.action_space.seed(3)
+terminated = False
+while not terminated:
+    _, reward, terminated, _, info = env.step(env.action_space.sample())
+print(repr(reward), info["wer"], info["size_ratio"], info["ranks"])
+"""
+
+
+def test_the_same_numbers_in_another_process():
+    outputs = {
+        subprocess.run([sys.executable, "-c", _EPISODE], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    }
+    assert len(outputs) == 1
