@@ -41,7 +41,7 @@ def test_finishing_trims_resamples_and_levels(rate: int) -> None:
     samples = finish(np.concatenate([silence, tone, silence]).astype(np.float32), rate)
     assert samples.dtype == np.float32
     assert len(samples) / 16_000 == pytest.approx(1.0 + 2 * 0.12, abs=0.03)
-    assert np.sqrt(np.mean(samples**2)) == pytest.approx(10 ** (-26 / 20), rel=1e-3)
+    assert np.sqrt(np.mean(samples**2)) == pytest.approx(10 ** (-32 / 20), rel=1e-3)
     spectrum = np.abs(np.fft.rfft(samples))
     assert spectrum.argmax() * 16_000 / len(samples) == pytest.approx(440, abs=1)
 
