@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 
 from agents.episodic import EpisodicSearch
+from shrinkml_env.search_space import uniform_ranks
 
 __all__ = ["UniformRank", "fractions"]
 
@@ -32,10 +33,8 @@ class UniformRank(EpisodicSearch):
             # Between two neighbours on a grid of step 1 / (2 r*) no whole rank can hide.
             self._fractions = fractions(2 * max(layer.break_even for layer in problem.layers))
         for fraction in self._fractions:
-            ranks = tuple(
-                problem.search_space.nearest(index, max(1.0, fraction * layer.break_even))
-                for index, layer in enumerate(problem.layers)
-            )
+            uniform = uniform_ranks(problem.layers, fraction).values()
+            ranks = tuple(problem.search_space.nearest(index, rank) for index, rank in enumerate(uniform))
             if ranks not in self._tried:
                 self._tried.add(ranks)
                 return {layer.name: rank for layer, rank in zip(problem.layers, ranks, strict=True)}

@@ -21,17 +21,21 @@ __all__ = ["Result", "SetResult", "draw_uniform_curve", "format_table", "print_r
 
 @dataclass(frozen=True, slots=True)
 class SetResult:
-    """Word errors on one utterance set before and after compression."""
+    """Word errors, and utterances cut off by their token limit, on one set before and after compression."""
 
     utterances: int
     words: int
     edits_before: int
     edits_after: int
+    capped_before: int
+    capped_after: int
 
     @classmethod
     def of(cls, before: Evaluation, after: Evaluation) -> SetResult:
         """From two measurements on the same set."""
-        return cls(len(before.words), sum(before.words), sum(before.edits), sum(after.edits))
+        return cls(
+            len(before.words), sum(before.words), sum(before.edits), sum(after.edits), before.capped, after.capped
+        )
 
     @property
     def wer_before(self) -> float:
@@ -107,11 +111,16 @@ class Result:
                 (f"{name} WER", f"{100 * measured.wer_before:.2f} %", f"{100 * measured.wer_after:.2f} %")
                 for name, measured in self.sets.items()
             ),
+            (
+                "utterances cut off",
+                str(sum(measured.capped_before for measured in self.sets.values())),
+                str(sum(measured.capped_after for measured in self.sets.values())),
+            ),
         ]
 
 
 def _shapes(layer: Layer) -> str:
-    """``2 x (768 x 384), 2 x (768 x 192)``."""
+    """``2 of 768 x 384, 2 of 768 x 192``."""
     counts: dict[tuple[int, int], int] = {}
     for shape in layer.shapes:
         counts[shape] = counts.get(shape, 0) + 1

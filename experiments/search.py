@@ -6,9 +6,10 @@ saved, and reported on test. Started again, the same command resumes: what was m
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
-from collections.abc import Mapping
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from tqdm import tqdm
 
 from experiments.report import Result, SetResult, print_result, write_report
 from experiments.run_directory import run_directory
-from experiments.uniform_curve import uniform_ranks
 from shrinkml_env import (
     BudgetExhausted,
     Evaluation,
@@ -35,10 +35,10 @@ from shrinkml_env import (
     SearchProblem,
     compress,
     default_cache_path,
-    load_model,
+    load_utterances,
     save_compressed,
 )
-from shrinkml_env.data import load_utterances
+from shrinkml_env.search_space import uniform_ranks
 
 EPISODES_PER_EVALUATION = 20
 """A run ends at its budget of unique evaluations, or after so many times as many episodes."""
@@ -47,47 +47,45 @@ CURVE_FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Of the break-even rank: the uniform-rank curve in the picture."""
 
 
-class WatchedLedger(Ledger):
-    """A ledger that shows its progress."""
+class Watch(gym.Wrapper[Any, Any, Any, Any]):
+    """Shows every new evaluation: on the progress bar, and in the TensorBoard log."""
 
-    def __init__(self, path: Path, budget: int, log: SummaryWriter) -> None:
-        super().__init__(path, budget)
-        self._log = log
-        self._bar = tqdm(total=budget, desc="search", unit="evaluation")
+    def __init__(self, env: gym.Env[Any, Any], ledger: Ledger, log: SummaryWriter) -> None:
+        super().__init__(env)
+        self._ledger, self._log = ledger, log
+        self._bar = tqdm(total=ledger.budget, desc="search", unit="evaluation")
 
-    def evaluate(self, evaluator: Any, ranks: Mapping[str, int]) -> Evaluation:
-        """As `Ledger.evaluate`; a new configuration moves the bar."""
-        before = self.count
-        evaluation = super().evaluate(evaluator, ranks)
-        if self.count > before:
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """As the environment's."""
+        result = super().step(action)
+        for evaluation in self._ledger.evaluations[self._bar.n :]:
             self._bar.update()
             self._bar.set_postfix(wer=f"{100 * evaluation.wer:.1f}%", size=f"{evaluation.size_ratio:.2f}")
-            self._log.add_scalar("evaluation/wer", evaluation.wer, self.count)
-            self._log.add_scalar("evaluation/size_ratio", evaluation.size_ratio, self.count)
-        return evaluation
+            self._log.add_scalar("evaluation/wer", evaluation.wer, self._bar.n)
+            self._log.add_scalar("evaluation/size_ratio", evaluation.size_ratio, self._bar.n)
+        return result
 
     def close(self) -> None:
         """The search is over."""
         self._bar.close()
         self._log.close()
+        super().close()
 
 
 def search(config: DictConfig, title: str) -> Path:
     """One run; returns its directory."""
     # One core a process: two busy threads on two busy cores are far slower than one.
     torch.set_num_threads(1)
+    for module in config.imports:
+        importlib.import_module(module)
     directory = run_directory(config, title)
-    sets = OmegaConf.to_container(OmegaConf.create({name: config[name] for name in ("proxy", "dev", "test")}))
-    assert isinstance(sets, dict)
-    model = load_model(config.model.name)
+    sets = {name: _plain(config[name]) for name in ("proxy", "dev", "test")}
     cache = EvaluationCache(default_cache_path())
-    ledger = WatchedLedger(
-        directory / "evaluations.jsonl", config.budget, SummaryWriter(str(directory / "tensorboard"))
-    )
+    ledger = Ledger(directory / "evaluations.jsonl", config.budget)
     env = gym.make(
         "ShrinkML-v0",
-        model=model,
-        proxy=load_utterances(sets["proxy"]),
+        model=config.model.name,
+        proxy=sets["proxy"],
         action=instantiate(config.action),
         observation=instantiate(config.observation),
         reward=instantiate(config.reward),
@@ -97,50 +95,56 @@ def search(config: DictConfig, title: str) -> Path:
         ledger=ledger,
     )
     problem: SearchProblem = env.unwrapped.problem  # type: ignore[attr-defined]
+    proxy = problem.evaluator
+    assert isinstance(proxy, Evaluator)
+    env = Watch(env, ledger, SummaryWriter(str(directory / "tensorboard")))
     agent = instantiate(config.agent, env=env)
     if isinstance(agent, BaseAlgorithm):
         agent.set_logger(configure(str(directory / "tensorboard"), ["tensorboard"]))
-    steps = EPISODES_PER_EVALUATION * config.budget * len(problem.layers)
-    try:
-        agent.learn(total_timesteps=steps)
-    except BudgetExhausted:
-        pass
-    finally:
-        ledger.close()
+    # Exhausting the budget is how most searches end; an agent that repeats itself ends at the number of steps.
+    with suppress(BudgetExhausted), closing(env):
+        agent.learn(total_timesteps=EPISODES_PER_EVALUATION * config.budget * len(problem.layers))
     agent.save(directory / "agent")
 
-    dev = Evaluator(model, load_utterances(sets["dev"]), config.granularity, cache)
-    test = Evaluator(model, load_utterances(sets["test"]), config.granularity, cache)
-    chosen = _choose(problem, dev, config.finalists)
-    compressed = compress(model, chosen.ranks)
-    save_compressed(compressed, directory / "compressed")
-    save_compressed(model, directory / "original")
+    dev, test = (
+        Evaluator(proxy.model, load_utterances(sets[name]), config.granularity, cache, proxy.factorisation)
+        for name in ("dev", "test")
+    )
+    ranks = _choose(problem, dev, config.finalists).ranks
+    save_compressed(proxy.model, directory / "original")
+    save_compressed(compress(proxy.model, ranks, proxy.factorisation), directory / "compressed")
     result = Result(
         title=title,
         layers=problem.layers,
-        ranks=dict(chosen.ranks),
-        params=(problem.baseline.params, chosen.params),
+        ranks=dict(ranks),
+        params=(proxy.baseline.params, proxy.params(ranks)),
         file_bytes=(_file_bytes(directory / "original"), _file_bytes(directory / "compressed")),
         sets={
-            name: SetResult.of(evaluator.baseline, evaluator.evaluate(chosen.ranks))
-            for name, evaluator in (("proxy", problem.evaluator), ("dev", dev), ("test", test))
+            name: SetResult.of(evaluator.baseline, evaluator.evaluate(ranks))
+            for name, evaluator in tqdm({"proxy": proxy, "dev": dev, "test": test}.items(), desc="chosen on every set")
         },
         evaluations=ledger.count,
     )
-    aside = directory / "best.json.tmp"
-    aside.write_text(json.dumps({**result.to_json(), "dev_set": sets["dev"], "test_set": sets["test"]}, indent=2))
-    os.replace(aside, directory / "best.json")
     curve = [
-        problem.evaluator.evaluate(uniform_ranks(problem.layers, fraction))
-        for fraction in tqdm(CURVE_FRACTIONS, desc="uniform-rank curve")
+        proxy.evaluate(uniform_ranks(problem.layers, fraction))
+        for fraction in tqdm(CURVE_FRACTIONS, desc="uniform-rank curve", unit="evaluation")
     ]
-    write_report(directory, result, [trial.evaluation for trial in problem.history], curve)
+    write_report(directory, result, ledger.evaluations, curve)
+    aside = directory / "best.json.tmp"
+    aside.write_text(json.dumps({**result.to_json(), "utterances": sets}, indent=2))
+    os.replace(aside, directory / "best.json")
     print_result(result, directory)
     return directory
 
 
+def _plain(spec: Any) -> Any:
+    return OmegaConf.to_container(spec, resolve=True) if isinstance(spec, DictConfig) else spec
+
+
 def _choose(problem: SearchProblem, dev: Evaluator, finalists: int) -> Evaluation:
     """The configuration that is best on dev among the best on proxy, by the search's own reward."""
+    if not problem.history:
+        raise ValueError("the search has evaluated nothing: its agent finished no episode, or the budget is 0")
     ranking = sorted(problem.history, key=lambda trial: trial.reward, reverse=True)
     measured = [
         dev.evaluate(trial.ranks) for trial in tqdm(ranking[:finalists], desc="finalists on dev", unit="evaluation")

@@ -6,6 +6,7 @@ Resumes where it was stopped. Several processes: ``torchrun --nproc-per-node N -
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import hydra
 import torch
@@ -18,50 +19,61 @@ from shrinkml_env import load_model, save_compressed
 from shrinkml_env.asr import LAS, Tokenizer
 from shrinkml_env.asr.training import Trainer
 from shrinkml_env.compression import round_to_storage
-from shrinkml_env.data import SpeechFolder, download_librispeech, load_utterances
+from shrinkml_env.data import SAMPLE_RATE, SpeechFolder, download_librispeech, load_utterances
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="train_asr")
-def main(config: DictConfig) -> None:
-    """Data, model, training, saved model."""
-    torch.set_num_threads(1)
-    device = config.device
-    if "RANK" in os.environ:
-        distributed.init_process_group("nccl" if device == "cuda" else "gloo")
-        if device == "cuda":
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+def train(config: DictConfig) -> Path:
+    """Data, model, training, saved model; returns the run's directory."""
+    torch.set_num_threads(config.threads)
     directory = run_directory(config, f"{config.model.name}-{config.training.seed}")
+    first = not distributed.is_initialized() or distributed.get_rank() == 0
     data = OmegaConf.to_container(config.data, resolve=True)
     assert isinstance(data, dict)
     if data["download"]:
-        for part in (data["train"], data["dev"]):
-            download_librispeech(part["root"], part["subset"])
-    train = SpeechFolder(**data["train"])
-    dev = load_utterances(data["dev"])
-
+        if first:
+            for part in (data["train"], data["dev"]):
+                download_librispeech(part["root"], part["subset"])
+        if distributed.is_initialized():
+            distributed.barrier()
+    train_set = SpeechFolder(**data["train"])
+    dev_set = load_utterances(data["dev"])
     torch.manual_seed(config.training.seed)
-    if config.start_from is None:
-        tokenizer = Tokenizer.train(train.texts, config.model.vocabulary_size)
-        model = LAS(instantiate(config.model.sizes), tokenizer, instantiate(config.decoding))
-    else:
-        loaded = load_model(config.start_from)
-        if not isinstance(loaded, LAS):
-            raise ValueError(
-                f"start_from: {config.start_from} holds a {type(loaded).__name__}, only LAS models train here"
-            )
-        model = loaded
-    augmentation, settings = instantiate(config.augmentation), instantiate(config.training)
-    trainer = Trainer(model, train, dev, augmentation, settings, directory, device)
-    if trainer.rank == 0:
-        hours = sum(train.num_samples) / 16_000 / 3600
-        print(f"{len(train)} utterances, {hours:.1f} hours; {sum(p.numel() for p in model.parameters()):,} parameters")
+    model = _make_model(config, train_set)
+    augmentation, settings = (instantiate(config[part], _convert_="all") for part in ("augmentation", "training"))
+    trainer = Trainer(model, train_set, dev_set, augmentation, settings, directory, config.device)
+    if first:
+        hours = sum(train_set.num_samples) / SAMPLE_RATE / 3600
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        print(f"{len(train_set)} utterances, {hours:.1f} hours; {parameters:,} parameters, the CTC head included")
         print(f"run directory: {directory}")
     trainer.run()
-    if trainer.rank == 0:
+    if first:
         model.cpu().eval()
         round_to_storage(model)
         save_compressed(model, directory / "model")
         print(f"dev WER {100 * trainer.dev_wer():.2f} %; saved in {directory / 'model'}")
+    return directory
+
+
+def _make_model(config: DictConfig, train_set: SpeechFolder) -> LAS:
+    if config.start_from is None:
+        tokenizer = Tokenizer.train(train_set.texts, config.model.vocabulary_size)
+        sizes, decoding = (instantiate(part, _convert_="all") for part in (config.model.sizes, config.decoding))
+        return LAS(sizes, tokenizer, decoding)
+    model = load_model(config.start_from)
+    if not isinstance(model, LAS):
+        raise ValueError(f"start_from={config.start_from}: holds a {type(model).__name__}, not a LAS model")
+    return model
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="train_asr")
+def main(config: DictConfig) -> None:
+    """One process of one training."""
+    if distributed.is_torchelastic_launched():
+        distributed.init_process_group("nccl" if config.device == "cuda" else "gloo")
+        if config.device == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    train(config)
     if distributed.is_initialized():
         distributed.destroy_process_group()
 

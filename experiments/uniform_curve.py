@@ -7,7 +7,7 @@ that a search has to beat, and where it starts to climb is where there is someth
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,8 @@ from tqdm import tqdm
 
 from experiments.report import draw_uniform_curve, format_table
 from experiments.run_directory import run_directory
-from shrinkml_env import EvaluationCache, Evaluator, Layer, default_cache_path, load_model, load_utterances
-
-
-def uniform_ranks(layers: Sequence[Layer], fraction: float) -> dict[str, int]:
-    """`fraction` (0 to 1) of each layer's break-even rank, rounded, at least 1."""
-    return {layer.name: max(1, round(fraction * layer.break_even)) for layer in layers}
+from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
+from shrinkml_env.search_space import uniform_ranks
 
 
 def uniform_ranks_of_size(evaluator: Evaluator, size_ratio: float) -> dict[str, int]:

@@ -1,21 +1,23 @@
-"""Measure a run's saved model anew: ``python -m experiments.validate run=DIR``.
+"""Measure a run's saved models anew: ``python -m experiments.validate run=DIR``.
 
-Loads ``DIR/compressed`` as anybody would, without the original or the search, transcribes dev and test, and compares
-with what ``best.json`` says. Ends with an error where a number differs.
+Loads ``DIR/original`` and ``DIR/compressed`` as anybody would, transcribes every set, and compares all of it with what
+``best.json`` says. Ends with an error where a number differs.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import hydra
 import torch
 from omegaconf import DictConfig
+from tqdm import tqdm
 
-from shrinkml_env import count_parameters, load_compressed
-from shrinkml_env.data import load_utterances
+from shrinkml_env import count_parameters, load_compressed, load_utterances
 from shrinkml_env.evaluation import recognise_all, word_edits
 
 
@@ -25,31 +27,43 @@ def validate(directory: Path) -> list[str]:
     Raises:
         FileNotFoundError: The folder is not a finished run's.
     """
-    record_path = directory / "best.json"
-    if not record_path.is_file():
-        raise FileNotFoundError(f"{record_path} is missing: is {directory} a finished run of experiments.search?")
-    record = json.loads(record_path.read_text())
-    model = load_compressed(directory / "compressed")
-    measured: dict[str, tuple[int, int]] = {
-        "parameters": (record["params"]["compressed"], count_parameters(model)),
-        "file bytes": (
-            record["file_bytes"]["compressed"],
-            (directory / "compressed" / "model.safetensors").stat().st_size,
-        ),
+    path = directory / "best.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: is {directory} a finished run of experiments.search?")
+    record = json.loads(path.read_text())
+    models = {name: load_compressed(directory / name) for name in ("original", "compressed")}
+    measured: dict[str, Any] = {
+        "params": {name: count_parameters(model) for name, model in models.items()},
+        "file_bytes": {name: (directory / name / "model.safetensors").stat().st_size for name in models},
+        "sets": {},
     }
-    for name in ("dev", "test"):
-        utterances = load_utterances(record[f"{name}_set"])
-        hypotheses = recognise_all(model, utterances)
-        counts = [
-            word_edits(model.normalise(utterance.text), model.normalise(hypothesis.text))
-            for utterance, hypothesis in zip(utterances, hypotheses, strict=True)
-        ]
-        edits, words = (sum(column) for column in zip(*counts, strict=True))
-        measured[f"{name} word errors"] = (record["sets"][name]["edits_after"], edits)
-        measured[f"{name} reference words"] = (record["sets"][name]["words"], words)
-        print(f"{name}: WER {100 * edits / words:.2f} % ({edits} errors in {words} words)")
+    measured["size_ratio"] = measured["params"]["compressed"] / measured["params"]["original"]
+    for name, spec in tqdm(record["utterances"].items(), desc="sets"):
+        utterances = load_utterances(spec)
+        result: dict[str, Any] = {"utterances": len(utterances)}
+        for when, model in zip(("before", "after"), models.values(), strict=True):
+            hypotheses = recognise_all(model, utterances)
+            counts = [
+                word_edits(model.normalise(utterance.text), hypothesis.text)
+                for utterance, hypothesis in zip(utterances, hypotheses, strict=True)
+            ]
+            edits, words = (sum(column) for column in zip(*counts, strict=True))
+            result |= {f"edits_{when}": edits, "words": words, f"wer_{when}": edits / words}
+            result[f"capped_{when}"] = sum(hypothesis.capped for hypothesis in hypotheses)
+        measured["sets"][name] = result
+        print(f"{name}: WER {100 * result['wer_before']:.2f} % before, {100 * result['wer_after']:.2f} % after")
+    recorded = {key: record[key] for key in measured}
+    return [f"{key}: recorded {was}, measured {now}" for key, was, now in _differences(recorded, measured)]
+
+
+def _differences(recorded: Any, measured: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+    """The leaves of two nested mappings that differ or that only one has."""
+    if not (isinstance(recorded, dict) and isinstance(measured, dict)):
+        return [] if recorded == measured else [(key, recorded, measured)]
     return [
-        f"{what}: recorded {recorded}, measured {now}" for what, (recorded, now) in measured.items() if recorded != now
+        difference
+        for name in sorted(recorded.keys() | measured.keys())
+        for difference in _differences(recorded.get(name), measured.get(name), f"{key}.{name}".lstrip("."))
     ]
 
 
@@ -57,6 +71,8 @@ def validate(directory: Path) -> list[str]:
 def main(config: DictConfig) -> None:
     """Exit status 1 where the record and the measurement differ."""
     torch.set_num_threads(1)
+    for module in config.imports:
+        importlib.import_module(module)
     differences = validate(Path(config.run))
     if differences:
         sys.exit("VALIDATION FAILED\n" + "\n".join(differences))

@@ -75,8 +75,9 @@ class ShrinkEnv(gym.Env[Any, Any]):
 
     Every `step` returns `layer` (name of the layer that was decided), `ranks` (layer name -> rank so far), `size_ratio`
     (with the undecided layers dense) and `projected`; `reset` returns `ranks` and `size_ratio`. The last step adds
-    `wer`, `wer_baseline`, `params` (parameters), `macs` (multiply-adds over the proxy set), `feasible` (the constraint
-    is met; True where there is none) and `reward_terms` (name -> part of the reward).
+    `wer`, `wer_baseline`, `params` (parameters), `macs` (multiply-adds of the factored form over the proxy set, however
+    they are executed), `capped` (utterances whose decoding ran into its token limit), `feasible` (the constraint is met;
+    True where there is none) and `reward_terms` (name -> part of the reward).
 
     ## Arguments
 
@@ -226,6 +227,7 @@ class ShrinkEnv(gym.Env[Any, Any]):
             "wer_baseline": self.problem.baseline.wer,
             "params": evaluation.params,
             "macs": evaluation.macs,
+            "capped": evaluation.capped,
             "feasible": True,
             "reward_terms": terms,
         }

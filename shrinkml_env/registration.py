@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import gymnasium as gym
+import torch
 
 from shrinkml_env.actions import ACTIONS
 from shrinkml_env.asr import load_model
@@ -122,4 +124,6 @@ def _make_evaluator(
         cache = default_cache_path()
     if isinstance(cache, str | os.PathLike):
         cache = EvaluationCache(Path(cache))
-    return Evaluator(model.to(device), load_utterances(proxy), granularity=granularity, cache=cache)
+    if next(model.parameters()).device.type != torch.device(device).type:
+        model = copy.deepcopy(model).to(device)
+    return Evaluator(model, load_utterances(proxy), granularity=granularity, cache=cache)

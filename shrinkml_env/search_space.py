@@ -9,7 +9,7 @@ from typing import Self
 
 from shrinkml_env.compression.layers import Layer
 
-__all__ = ["SEARCH_SPACES", "SearchSpace"]
+__all__ = ["SEARCH_SPACES", "SearchSpace", "uniform_ranks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,11 @@ class SearchSpace:
                 f"layer {layer.name!r}: rank {rank} is not a candidate; they are {self.candidates[layer_index]}"
             )
         return canonical
+
+
+def uniform_ranks(layers: Iterable[Layer], fraction: float) -> dict[str, int]:
+    """The same fraction (0 to 1) of each layer's break-even rank, rounded, at least 1: the hand-crafted baseline."""
+    return {layer.name: max(1, round(fraction * layer.break_even)) for layer in layers if layer.break_even}
 
 
 def _spread(break_even: int, count: int) -> list[int]:

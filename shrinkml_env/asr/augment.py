@@ -75,9 +75,9 @@ def spec_augment(
     device = features.device
 
     def starts_and_ends(size: Tensor, widest: Tensor) -> tuple[Tensor, Tensor]:
-        width = torch.rand(batch, device=device) * (widest + 1)
-        start = torch.rand(batch, device=device) * (size - width).clamp(min=0)
-        return start.floor(), (start + width).floor()
+        width = (torch.rand(batch, device=device) * (widest.floor() + 1)).floor()
+        start = (torch.rand(batch, device=device) * (size - width + 1)).floor()
+        return start, start + width
 
     masked = torch.zeros(batch, frames, channels, dtype=torch.bool, device=device)
     channel, frame = torch.arange(channels, device=device), torch.arange(frames, device=device)

@@ -38,9 +38,9 @@ class LogMel(nn.Module):
 
     def __init__(self, channels: int = 80) -> None:
         super().__init__()
-        functional = import_torchaudio().functional
-        self._spectrogram = functional.spectrogram
-        filters = functional.melscale_fbanks(_FFT // 2 + 1, 20.0, SAMPLE_RATE / 2, channels, SAMPLE_RATE)
+        filters = import_torchaudio().functional.melscale_fbanks(
+            _FFT // 2 + 1, 20.0, SAMPLE_RATE / 2, channels, SAMPLE_RATE
+        )
         self.register_buffer("window", torch.hann_window(_WINDOW), persistent=False)
         self.register_buffer("filters", filters, persistent=False)
 
@@ -54,7 +54,8 @@ class LogMel(nn.Module):
         # The STFT mirrors the edges, for which a waveform must be longer than half a window.
         if waveform.numel() <= _FFT // 2:
             waveform = nn.functional.pad(waveform, (0, _FFT // 2 + 1 - waveform.numel()))
-        power = self._spectrogram(waveform, 0, self.window, _FFT, HOP, _WINDOW, 2.0, False)
+        spectrogram = import_torchaudio().functional.spectrogram
+        power = spectrogram(waveform, 0, self.window, _FFT, HOP, _WINDOW, 2.0, False)
         energies = torch.log(power.T @ self.filters + _FLOOR)
         std, mean = torch.std_mean(energies, dim=0, correction=0)
         return (energies - mean) / (std + 1e-3)

@@ -48,6 +48,9 @@ class LASConfig:
     readout_units: int = 256
     dropout: float = 0.2
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "time_reduction", tuple(self.time_reduction))  # a config file gives a list
+
     def encoder_lengths(self, frames: int) -> list[int]:
         """Frames that enter each encoder layer, and at the end those that leave the last one."""
         lengths = [frames]
@@ -142,7 +145,8 @@ class LocationAwareAttention(nn.Module):
         """Weights (batch, time) from the decoder's state, the projected keys, and the earlier weights' sum."""
         located = self.location(history[:, None]).transpose(1, 2)
         energies = self.energy(torch.tanh(self.query(query)[:, None] + keys + located)).squeeze(2)
-        return torch.softmax(energies.masked_fill(~mask, -torch.inf), dim=1)
+        # In float32 also under autocast: the weights are summed up over the whole utterance.
+        return torch.softmax(energies.masked_fill(~mask, -torch.inf), dim=1, dtype=torch.float32)
 
 
 class Decoder(nn.Module):
@@ -169,7 +173,7 @@ class Decoder(nn.Module):
             hidden=encoded.new_zeros(batch, self.units),
             cell=encoded.new_zeros(batch, self.units),
             context=encoded.new_zeros(batch, context),
-            history=encoded.new_zeros(batch, time),
+            history=torch.zeros(batch, time, device=encoded.device),
         )
 
     def step(self, state: DecoderState, previous: Tensor) -> tuple[Tensor, DecoderState]:
@@ -249,7 +253,7 @@ class LAS(nn.Module):
         for previous in inputs.unbind(1):
             step, state = self.decoder.step(state, previous)
             logits.append(step)
-        scores = self.ctc(encoded).log_softmax(2).transpose(0, 1)
+        scores = self.ctc(encoded).float().log_softmax(2).transpose(0, 1)
         blank = len(self.tokenizer)
         ctc = functional.ctc_loss(scores, targets, lengths, target_lengths, blank=blank, zero_infinity=True)
         return torch.stack(logits, dim=1), ctc
@@ -265,7 +269,7 @@ class LAS(nn.Module):
             limits = torch.tensor([self.decoding.token_limit(waveform.numel()) for waveform in waveforms])
             search = greedy_search if self.decoding.beam_size == 1 else beam_search
             found = search(self.decoder.step, state, limits.to(encoded.device), self.tokenizer.eos, self.decoding)
-        return [Hypothesis(text=self.tokenizer.decode(units), capped=capped) for units, capped in found]
+        return [Hypothesis(text=normalise(self.tokenizer.decode(units)), capped=capped) for units, capped in found]
 
     def transcribe(self, waveforms: Sequence[Tensor]) -> list[str]:
         """The texts of any number of waveforms: float32 samples at 16 kHz, (samples,) each."""
@@ -316,5 +320,6 @@ class LAS(nn.Module):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> LAS:
         """A model with random weights, in evaluation mode."""
-        sizes = LASConfig(**{**config["model"], "time_reduction": tuple(config["model"]["time_reduction"])})
-        return cls(sizes, Tokenizer.from_text(config["tokenizer"]), Decoding(**config["decoding"])).eval()
+        return cls(
+            LASConfig(**config["model"]), Tokenizer.from_text(config["tokenizer"]), Decoding(**config["decoding"])
+        ).eval()

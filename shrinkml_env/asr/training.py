@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -43,6 +45,7 @@ class TrainingSettings:
         bfloat16: Multiply in half precision, weights and sums stay float32: 2.5 times faster where the processor can.
         seed: Order of the data and augmentation.
         checkpoint_steps: Steps between two checkpoints.
+        workers: Processes of each process that read and augment; 0 does it in between, best with one core a process.
     """
 
     epochs: int = 12
@@ -56,6 +59,7 @@ class TrainingSettings:
     bfloat16: bool = True
     seed: int = 0
     checkpoint_steps: int = 100
+    workers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +117,11 @@ class Trainer:
         dev: Utterances whose WER is measured after every epoch.
         augmentation: Of the training waveforms.
         settings: How.
-        directory: Holds the checkpoint, the TensorBoard log and at the end nothing else; the caller saves the model.
+        directory: Holds the checkpoint and the TensorBoard log; the caller saves the model.
         device: ``"cpu"`` or ``"cuda"``.
+
+    Raises:
+        ValueError: The directory's checkpoint belongs to other data, another tokenizer or number of processes.
     """
 
     def __init__(
@@ -139,7 +146,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
-        # Augmentation changes no count: one epoch's number of batches stands for all, give or take the noise in length.
+        # Every epoch draws other batches, and may need one more or less.
         self.epoch_steps = [len(self._batches(epoch)) for epoch in range(settings.epochs)]
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer,
@@ -154,8 +161,9 @@ class Trainer:
 
     def run(self) -> None:
         """Train what is left."""
-        writer = SummaryWriter(str(self.directory / "tensorboard")) if self.rank == 0 else None
         done = sum(self.epoch_steps[: self.epoch]) + self.step
+        log = str(self.directory / "tensorboard")
+        writer = SummaryWriter(log, purge_step=done) if self.rank == 0 else None
         with tqdm(
             total=sum(self.epoch_steps), initial=done, desc="train", disable=self.rank > 0, smoothing=0.05
         ) as bar:
@@ -175,13 +183,13 @@ class Trainer:
                     writer.add_scalar("dev/wer", error_rate, done)
                     writer.flush()
 
-    @torch.inference_mode()
     def dev_wer(self) -> float:
         """Corpus WER of greedy search on the dev set, a fraction."""
+        training = self.model.training
         self.model.eval()
         hypotheses = self.model.transcribe([utterance.waveform for utterance in self.dev_set])
+        self.model.train(training)
         references = [self.model.normalise(utterance.text) for utterance in self.dev_set]
-        self.model.train()
         return float(jiwer.wer(references, hypotheses))
 
     def _batches(self, epoch: int) -> _Batches:
@@ -191,7 +199,7 @@ class Trainer:
         self.model.train()
         batches = self._batches(self.epoch)
         remaining = torch.utils.data.Subset(batches, range(self.step, len(batches)))
-        for batch in DataLoader(remaining, batch_size=None):
+        for batch in DataLoader(remaining, batch_size=None, num_workers=self.settings.workers):
             # Every step has its own seed, so that a resumed run draws the same dropout as an uninterrupted one.
             torch.manual_seed(hash((self.settings.seed, self.epoch, self.step, self.rank)))
             losses = self._train_batch(batch)
@@ -220,7 +228,9 @@ class Trainer:
         self.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
-        self.optimizer.step()
+        # One batch with an overflow must not spoil the weights; the norm is of the processes' mean, so all agree.
+        if norm.isfinite():
+            self.optimizer.step()
         self.scheduler.step()
         return {
             "loss": loss.item(),
@@ -237,16 +247,27 @@ class Trainer:
             "scheduler": self.scheduler.state_dict(),
             "epoch": self.epoch,
             "step": self.step,
+            "fingerprint": self._fingerprint(),
         }
         target = self.directory / _CHECKPOINT
         torch.save(state, target.with_suffix(".tmp"))
         os.replace(target.with_suffix(".tmp"), target)
+
+    def _fingerprint(self) -> str:
+        """Of all that decides what step number N is and what the units mean."""
+        content = [self.model.tokenizer.to_text(), self.train_set.texts, self.train_set.num_samples, self.epoch_steps]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def _resume(self) -> None:
         path = self.directory / _CHECKPOINT
         if not path.exists():
             return
         state = torch.load(path, map_location=self.device, weights_only=True)
+        if state["fingerprint"] != self._fingerprint():
+            raise ValueError(
+                f"{path} belongs to another training set, tokenizer or number of processes: resume with those, or "
+                "remove it to begin anew"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])

@@ -4,6 +4,7 @@ from shrinkml_env.compression.checkpoint import (
     architectures,
     load_compressed,
     register_architecture,
+    require_storable,
     round_to_storage,
     save_compressed,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "matrix_ranks",
     "ranks_of",
     "register_architecture",
+    "require_storable",
     "round_to_storage",
     "save_compressed",
     "split_layers",

@@ -20,7 +20,14 @@ from shrinkml_env.compression.layers import matrix_ranks
 from shrinkml_env.compression.protocol import CompressibleModel
 from shrinkml_env.compression.svd import Factors
 
-__all__ = ["architectures", "load_compressed", "register_architecture", "round_to_storage", "save_compressed"]
+__all__ = [
+    "architectures",
+    "load_compressed",
+    "register_architecture",
+    "require_storable",
+    "round_to_storage",
+    "save_compressed",
+]
 
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
@@ -62,6 +69,21 @@ def round_to_storage(model: CompressibleModel) -> None:
         tensor.copy_(tensor.to(_stored_dtype(tensor, model.storage_dtype)))
 
 
+def require_storable(model: CompressibleModel) -> None:
+    """Check that a saved file would hold exactly this model.
+
+    Raises:
+        ValueError: The model's `storage_dtype` does not represent a parameter exactly.
+    """
+    for name, tensor in inference_tensors(model).items():
+        stored = tensor.to(_stored_dtype(tensor, model.storage_dtype))
+        if not torch.equal(stored.to(tensor.dtype), tensor):
+            raise ValueError(
+                f"parameter {name!r} holds values that {model.storage_dtype} does not represent exactly: call"
+                " round_to_storage(model), then measure and save it"
+            )
+
+
 def _stored_dtype(tensor: Tensor, storage_dtype: torch.dtype) -> torch.dtype:
     """Floating-point parameters are stored in `storage_dtype`, buffers as they are."""
     return storage_dtype if isinstance(tensor, nn.Parameter) and tensor.is_floating_point() else tensor.dtype
@@ -78,16 +100,11 @@ def save_compressed(model: CompressibleModel, path: str | os.PathLike[str]) -> N
     """
     if architectures.get(model.architecture) is not type(model):
         raise ValueError(f"{type(model).__name__} is not registered: decorate it with @register_architecture(name)")
+    require_storable(model)
     tensors = {}
     for name, tensor in inference_tensors(model).items():
         tensor_dtype = _stored_dtype(tensor, model.storage_dtype)
-        stored = tensor.detach().to("cpu", tensor_dtype, copy=True, memory_format=torch.contiguous_format)
-        if not torch.equal(stored.to(tensor.dtype), tensor.detach().cpu()):
-            raise ValueError(
-                f"parameter {name!r} holds values that {tensor_dtype} does not represent exactly: call"
-                " round_to_storage(model), then measure and save it"
-            )
-        tensors[name] = stored
+        tensors[name] = tensor.detach().to("cpu", tensor_dtype, copy=True, memory_format=torch.contiguous_format)
     config = {
         "format_version": FORMAT_VERSION,
         "architecture": model.architecture,

@@ -53,12 +53,12 @@ class EvaluationCache:
     def _open(self) -> sqlite3.Connection:
         # A connection must not cross a fork.
         if self._connection is None or self._owner != os.getpid():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
                 connection = sqlite3.connect(self.path, timeout=_PATIENCE, check_same_thread=False)
                 with connection:
                     connection.execute(_SCHEMA)
-            except sqlite3.DatabaseError as error:
+            except (OSError, sqlite3.DatabaseError) as error:
                 raise ValueError(
                     f"{self.path}: cannot be used as an evaluation cache ({error}); delete it or set SHRINKML_CACHE"
                 ) from error

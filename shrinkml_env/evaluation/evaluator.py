@@ -25,6 +25,7 @@ from shrinkml_env.compression import (
     count_parameters,
     inference_tensors,
     matrix_ranks,
+    require_storable,
     split_layers,
 )
 from shrinkml_env.data.utterance import Utterance
@@ -51,6 +52,10 @@ class Evaluator:
         granularity: ``"layer"``: one rank for each of the model's layers; ``"matrix"``: one for each matrix.
         cache: Where measurements persist; None keeps them in this object only.
         factorisation: How matrices are factored; None is plain SVD.
+
+    Raises:
+        ValueError: The model is in training mode or has parameters that its `storage_dtype` does not represent, or an
+            utterance has no reference word.
     """
 
     def __init__(
@@ -63,6 +68,11 @@ class Evaluator:
     ) -> None:
         if granularity not in ("layer", "matrix"):
             raise ValueError(f"granularity must be 'layer' or 'matrix', got {granularity!r}")
+        if getattr(model, "training", False):
+            raise ValueError(
+                "the model is in training mode, in which dropout makes every measurement another: call eval()"
+            )
+        require_storable(model)
         self.model = model
         self.utterances = tuple(utterances)
         self.layers: tuple[Layer, ...] = model.layers if granularity == "layer" else split_layers(model.layers)
@@ -147,10 +157,10 @@ class Evaluator:
     def _content(self) -> bytes:
         """Hash of all that a measurement depends on but the ranks."""
         tensors = inference_tensors(self.model)
-        # Processors of other kinds round otherwise: their measurements are kept apart.
-        device = next(iter(tensors.values())).device.type
+        # Other processors and other versions of torch round otherwise: their measurements are kept apart.
+        arithmetic = [_ARITHMETIC, _BATCH, next(iter(tensors.values())).device.type, torch.__version__]
         parts = [
-            json.dumps([_ARITHMETIC, _BATCH, device, self.factorisation.key, self.model.architecture]).encode(),
+            json.dumps([*arithmetic, self.factorisation.key, self.model.architecture]).encode(),
             json.dumps(self.model.to_config(), sort_keys=True).encode(),
             json.dumps(dict(self.model.decoder_settings), sort_keys=True).encode(),
         ]
@@ -182,7 +192,8 @@ def _digest(parts: list[bytes]) -> str:
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().numpy().tobytes()
+    content = tensor.detach().cpu().contiguous()
+    return f"{content.dtype} {tuple(content.shape)} ".encode() + content.view(-1).view(torch.uint8).numpy().tobytes()
 
 
 @contextmanager

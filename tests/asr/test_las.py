@@ -1,6 +1,8 @@
 import copy
 import json
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -214,3 +216,9 @@ def test_training_pass_predicts_what_decoding_steps_do():
 def test_beam_size_is_checked():
     with pytest.raises(ValueError, match="beam_size"):
         Decoding(beam_size=0)
+
+
+def test_unpickles_in_a_fresh_process(tmp_path):
+    (tmp_path / "model.pickle").write_bytes(pickle.dumps(MODEL))
+    code = f"import pickle; print(type(pickle.load(open({str(tmp_path / 'model.pickle')!r}, 'rb'))).__name__)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "LAS\n"

@@ -1,38 +1,17 @@
 import itertools
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 
-from shrinkml_env.asr import LAS, Augmentation, Decoding, LASConfig, Tokenizer
+from shrinkml_env.asr import LAS, Augmentation, Decoding, LASConfig, Tokenizer, training
 from shrinkml_env.asr.training import Trainer, TrainingSettings
 from shrinkml_env.data import SpeechFolder
 from tests.conftest import LIBRISPEECH
 
 SIZES = LASConfig(
     encoder_units=24, time_reduction=(3, 2), attention_units=16, embedding_units=8, decoder_units=32, readout_units=16,
-    dropout=0.0,
+    dropout=0.1,
 )  # fmt: skip
-TONES = {"low": 300, "high": 2500, "mid": 1000}
-
-
-@pytest.fixture
-def corpus(tmp_path):
-    """Nine sentences of two words, each word a tone of 0.3 s between pauses."""
-    chapter = tmp_path / "train" / "1" / "2"
-    chapter.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    lines = []
-    for index, words in enumerate(itertools.product(TONES, repeat=2)):
-        time, pause = np.arange(4800) / 16_000, np.zeros(3200)
-        first, second = (0.3 * np.sin(2 * np.pi * TONES[word] * time) for word in words)
-        samples = np.concatenate([pause, first, pause, second, pause])
-        samples += 0.01 * rng.standard_normal(len(samples))
-        soundfile.write(chapter / f"1-2-{index:04d}.flac", samples, 16_000)
-        lines.append(f"1-2-{index:04d} {' '.join(words).upper()}")
-    (chapter / "1-2.trans.txt").write_text("\n".join(lines) + "\n")
-    return SpeechFolder(tmp_path, "train")
 
 
 def make_trainer(corpus, directory, augmentation=None, vocabulary=14, **settings):
@@ -55,7 +34,7 @@ def test_learns_to_tell_tones_apart(corpus, tmp_path):
 
 
 def test_a_killed_training_resumes_to_the_same_weights(corpus, tmp_path):
-    whole = make_trainer(corpus, tmp_path / "whole")
+    whole = make_trainer(corpus, tmp_path / "whole", Augmentation())
     whole.run()
 
     calls = itertools.count()
@@ -63,15 +42,36 @@ def test_a_killed_training_resumes_to_the_same_weights(corpus, tmp_path):
     def killed(waveform, generator):
         if next(calls) == 12:
             raise KeyboardInterrupt
-        return waveform
+        return Augmentation()(waveform, generator)
 
     with pytest.raises(KeyboardInterrupt):
         make_trainer(corpus, tmp_path / "killed", killed).run()
-    resumed = make_trainer(corpus, tmp_path / "killed")
+    resumed = make_trainer(corpus, tmp_path / "killed", Augmentation())
     assert (resumed.epoch, resumed.step) != (0, 0)
     resumed.run()
     for name, parameter in whole.model.state_dict().items():
         assert torch.equal(parameter, resumed.model.state_dict()[name]), name
+
+
+def test_another_training_sets_checkpoint_is_refused(corpus, tmp_path):
+    make_trainer(corpus, tmp_path / "run", epochs=1).run()
+    smaller = SpeechFolder(corpus.folder.parent, "train", limit=8)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt belongs to another training set"):
+        make_trainer(smaller, tmp_path / "run", epochs=1)
+
+
+def test_two_processes_share_every_epochs_batches(corpus, tmp_path, monkeypatch):
+    trainer = make_trainer(corpus, tmp_path, batch_seconds=2.5)
+    alone = trainer._batches(0)
+    parts = []
+    for rank in (0, 1):
+        monkeypatch.setattr(training, "_rank_and_world", lambda rank=rank: (rank, 2))
+        parts.append(trainer._batches(0))
+    assert len(parts[0]) == len(parts[1]) == len(alone) // 2
+    utterances = [index for part in parts for batch in part._batches for index in batch]
+    assert len(utterances) == len(set(utterances))
+    longest = max(corpus.num_samples)
+    assert all(len(batch) * longest <= 2.5 * 16_000 for part in parts for batch in part._batches)
 
 
 @pytest.mark.skipif(not LIBRISPEECH.is_dir(), reason=f"the LibriSpeech sample is not in {LIBRISPEECH}")

@@ -80,14 +80,28 @@ def test_a_killed_search_resumes_to_the_same_end(workplace):
     assert (directory / "best.json").read_bytes() == best
 
 
+def leaves(record, path=()):
+    """The paths of all numbers in nested mappings."""
+    if isinstance(record, dict):
+        return [leaf for name, value in record.items() for leaf in leaves(value, (*path, name))]
+    return [path]
+
+
 def test_validation_notices_every_wrong_number(workplace):
     directory = search(configure(workplace, "agent=random", "budget=3", "finalists=1"), "title")
-    record = json.loads((directory / "best.json").read_text())
-    record["sets"]["test"]["edits_after"] += 1
-    record["params"]["compressed"] -= 1
-    (directory / "best.json").write_text(json.dumps(record))
-    differences = validate(directory)
-    assert [difference.split(":")[0] for difference in differences] == ["parameters", "test word errors"]
+    content = (directory / "best.json").read_text()
+    numbers = [
+        path for path in leaves(json.loads(content)) if path[0] in ("params", "file_bytes", "sets", "size_ratio")
+    ]
+    assert len(numbers) == 2 + 2 + 1 + 3 * 8
+    for path in numbers:
+        record = json.loads(content)
+        inner = record
+        for name in path[:-1]:
+            inner = inner[name]
+        inner[path[-1]] += 1
+        (directory / "best.json").write_text(json.dumps(record))
+        assert [difference.split(":")[0] for difference in validate(directory)] == [".".join(path)]
     with pytest.raises(FileNotFoundError, match=r"best\.json"):
         validate(workplace)
 
