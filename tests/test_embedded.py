@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import gymnasium as gym
 import jiwer
@@ -103,3 +104,20 @@ def test_the_same_numbers_in_another_process():
         for _ in range(2)
     }
     assert len(outputs) == 1
+
+
+def test_search_and_validation_from_the_command_line(tmp_path):
+    speech = Path(shrinkml_env.__file__).parent / "assets" / "speech"
+    sets = [
+        f"{name}={{root: {speech}, subset: {subset}, limit: 4}}"
+        for name, subset in (("proxy", "proxy-pool"), ("dev", "dev"), ("test", "test"))
+    ]
+    command = [sys.executable, "-m", "experiments.search", "-m", "agent=random,uniform", "budget=2", "finalists=1"]
+    run = subprocess.run([*command, *sets, f"outputs={tmp_path}"], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    directories = sorted(path.parent for path in tmp_path.glob("*/best.json"))
+    assert [directory.name[:8] for directory in directories] == ["random-l", "uniform-"]
+    command = [sys.executable, "-m", "experiments.validate", f"run={directories[0]}"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "every recorded number was measured again" in run.stdout

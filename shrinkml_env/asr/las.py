@@ -15,11 +15,16 @@ from torch.nn import functional
 from shrinkml_env.asr.decoding import DecoderState, Decoding, beam_search, greedy_search
 from shrinkml_env.asr.features import LogMel, lengths_mask, num_frames
 from shrinkml_env.asr.tokenizer import Tokenizer, normalise
-from shrinkml_env.compression import Hypothesis, Layer, Workload, find_layers, register_architecture
+from shrinkml_env.compression import (
+    Hypothesis,
+    Layer,
+    Workload,
+    find_layers,
+    recognise_in_batches,
+    register_architecture,
+)
 
 __all__ = ["LAS", "LASConfig"]
-
-_BATCH = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,13 +278,7 @@ class LAS(nn.Module):
 
     def transcribe(self, waveforms: Sequence[Tensor]) -> list[str]:
         """The texts of any number of waveforms: float32 samples at 16 kHz, (samples,) each."""
-        order = sorted(range(len(waveforms)), key=lambda index: waveforms[index].numel())
-        texts = [""] * len(waveforms)
-        for start in range(0, len(order), _BATCH):
-            batch = order[start : start + _BATCH]
-            for index, hypothesis in zip(batch, self.recognise([waveforms[i] for i in batch]), strict=True):
-                texts[index] = hypothesis.text
-        return texts
+        return [hypothesis.text for hypothesis in recognise_in_batches(self, waveforms)]
 
     def normalise(self, text: str) -> str:
         """Lower case, letters and apostrophes."""

@@ -17,10 +17,11 @@ from shrinkml_env.compression.counting import (
 )
 from shrinkml_env.compression.discovery import find_layers, ranks_of
 from shrinkml_env.compression.layers import Layer, Matrix, canonical_ranks, matrix_ranks, split_layers
-from shrinkml_env.compression.protocol import CompressibleModel, Hypothesis, Workload
+from shrinkml_env.compression.protocol import BATCH, CompressibleModel, Hypothesis, Workload, recognise_in_batches
 from shrinkml_env.compression.svd import SVD, Factorisation, Factors
 
 __all__ = [
+    "BATCH",
     "SVD",
     "CompressibleModel",
     "Factorisation",
@@ -40,6 +41,7 @@ __all__ = [
     "load_compressed",
     "matrix_ranks",
     "ranks_of",
+    "recognise_in_batches",
     "register_architecture",
     "require_storable",
     "round_to_storage",

@@ -11,7 +11,10 @@ from torch import Tensor
 
 from shrinkml_env.compression.layers import Layer
 
-__all__ = ["CompressibleModel", "Hypothesis", "Workload"]
+__all__ = ["BATCH", "CompressibleModel", "Hypothesis", "Workload", "recognise_in_batches"]
+
+BATCH = 32
+"""Utterances that are recognised together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +87,13 @@ class CompressibleModel(Protocol):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """The model with parameters still to be loaded."""
+
+
+def recognise_in_batches(model: CompressibleModel, waveforms: Sequence[Tensor]) -> list[Hypothesis]:
+    """What a model recognises in any number of waveforms, in their order: batches of `BATCH`, sorted by length."""
+    order = sorted(range(len(waveforms)), key=lambda index: (waveforms[index].numel(), index))
+    found: dict[int, Hypothesis] = {}
+    for start in range(0, len(order), BATCH):
+        batch = order[start : start + BATCH]
+        found.update(zip(batch, model.recognise([waveforms[index] for index in batch]), strict=True))
+    return [found[index] for index in range(len(waveforms))]

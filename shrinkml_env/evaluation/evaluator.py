@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from shrinkml_env.compression import (
+    BATCH,
     SVD,
     CompressibleModel,
     Factorisation,
@@ -25,6 +26,7 @@ from shrinkml_env.compression import (
     count_parameters,
     inference_tensors,
     matrix_ranks,
+    recognise_in_batches,
     require_storable,
     split_layers,
 )
@@ -35,7 +37,6 @@ from shrinkml_env.evaluation.wer import word_edits
 
 __all__ = ["Evaluator", "recognise_all"]
 
-_BATCH = 32
 _ARITHMETIC = 1
 """Raised whenever a change could change a transcript, so that older measurements are not taken for new ones."""
 
@@ -50,7 +51,7 @@ class Evaluator:
         model: The original.
         utterances: At least one, each with at least one reference word in the model's normal form.
         granularity: ``"layer"``: one rank for each of the model's layers; ``"matrix"``: one for each matrix.
-        cache: Where measurements persist; None keeps them in this object only.
+        cache: Where measurements persist; None measures anew every time.
         factorisation: How matrices are factored; None is plain SVD.
 
     Raises:
@@ -158,7 +159,7 @@ class Evaluator:
         """Hash of all that a measurement depends on but the ranks."""
         tensors = inference_tensors(self.model)
         # Other processors and other versions of torch round otherwise: their measurements are kept apart.
-        arithmetic = [_ARITHMETIC, _BATCH, next(iter(tensors.values())).device.type, torch.__version__]
+        arithmetic = [_ARITHMETIC, BATCH, next(iter(tensors.values())).device.type, torch.__version__]
         parts = [
             json.dumps([*arithmetic, self.factorisation.key, self.model.architecture]).encode(),
             json.dumps(self.model.to_config(), sort_keys=True).encode(),
@@ -173,14 +174,8 @@ class Evaluator:
 
 def recognise_all(model: CompressibleModel, utterances: Sequence[Utterance]) -> list[Hypothesis]:
     """What a model makes of utterances, in their order, by the canonical arithmetic: one thread, batches by length."""
-    lengths = [utterance.waveform.numel() for utterance in utterances]
-    order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
-    found: dict[int, Hypothesis] = {}
     with _one_thread():
-        for start in range(0, len(order), _BATCH):
-            batch = order[start : start + _BATCH]
-            found.update(zip(batch, model.recognise([utterances[index].waveform for index in batch]), strict=True))
-    return [found[index] for index in range(len(utterances))]
+        return recognise_in_batches(model, [utterance.waveform for utterance in utterances])
 
 
 def _digest(parts: list[bytes]) -> str:
