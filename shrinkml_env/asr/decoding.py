@@ -27,7 +27,7 @@ class Decoding:
     """
 
     beam_size: int = 1
-    tokens_per_second: float = 8.0
+    tokens_per_second: float = 10.0
     tokens_base: int = 8
     length_penalty: float = 1.0
 
