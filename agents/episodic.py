@@ -61,7 +61,15 @@ class EpisodicSearch(ABC):
             total_timesteps: Number of steps of this call; an episode has one for each layer.
             callback: Called after each step; when it returns False, learning ends.
             progress_bar: Show one on the terminal.
+
+        Raises:
+            TypeError: The callback is not a function.
         """
+        if callback is not None and not callable(callback):
+            raise TypeError(
+                f"callback must be a function of (locals, globals) that returns a bool, got {type(callback).__name__}; "
+                "Stable-Baselines3's callback objects work with its own agents only"
+            )
         env = self._environment()
         end = self.num_timesteps + total_timesteps
         with tqdm(total=total_timesteps, disable=not progress_bar, unit="step") as bar:

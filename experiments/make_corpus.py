@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from shrinkml_env.data.synthetic.assets import fetch_assets
-from shrinkml_env.data.synthetic.corpus import synthesise, write_index
+from shrinkml_env.data.synthetic.corpus import remove_others, synthesise, write_index
 from shrinkml_env.data.synthetic.engines import load_engine
 from shrinkml_env.data.synthetic.recipe import SUBSETS, Item, held_out_items, training_items
 
@@ -31,7 +31,7 @@ def _first_hours(items: list[Item], hours: float) -> list[Item]:
     return items
 
 
-@hydra.main(version_base=None, config_path="../conf", config_name="make_corpus")
+@hydra.main(version_base="1.3", config_path="../conf", config_name="make_corpus")
 def main(config: DictConfig) -> None:
     """Synthesise the chosen subsets: the held-out sets first, then training engine by engine."""
     unknown = sorted(set(config.subsets) - set(SUBSETS))
@@ -60,15 +60,17 @@ def main(config: DictConfig) -> None:
 
         for subset in subsets:
             bar.set_description(subset)
-            write_index(
-                shipped_root, synthesise(held_out[subset], shipped_root, assets, config.workers, progress=progress)
-            )
+            shipped = synthesise(held_out[subset], shipped_root, assets, config.workers, progress=progress)
+            write_index(shipped_root, shipped)
+            remove_others(shipped_root, shipped)
         kept: list[tuple[Item, float]] = []
         for engine, items in training.items():
             bar.set_description(f"train: {engine}")
             kept += synthesise(items, root, assets, config.workers, config.hours[engine], progress)
-            # After every engine, so that training can begin with what there is.
+            # After every engine, so that what there is can be looked at.
             write_index(root, kept)
+        if kept:
+            remove_others(root, kept)
 
 
 if __name__ == "__main__":

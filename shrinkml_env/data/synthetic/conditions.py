@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from shrinkml_env.data.utterance import SAMPLE_RATE
+
 __all__ = ["NOISE_KINDS", "add_noise", "babble", "reverberate", "room_impulse_response", "synthetic_noise"]
 
-SAMPLE_RATE = 16_000
 NOISE_KINDS = ("white", "pink", "brown", "hum")
 _SPECTRAL_SLOPES = {"white": 0.0, "pink": 0.5, "brown": 1.0}
 _LOWEST_NOISE_HZ = 20.0

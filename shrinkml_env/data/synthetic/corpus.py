@@ -27,11 +27,12 @@ from shrinkml_env.data.synthetic.conditions import (
     room_impulse_response,
     synthetic_noise,
 )
-from shrinkml_env.data.synthetic.engines import SAMPLE_RATE, Engine, Samples, finish, load_engine, punctuate
+from shrinkml_env.data.synthetic.engines import Engine, Samples, finish, load_engine, punctuate
 from shrinkml_env.data.synthetic.recipe import Item
 from shrinkml_env.data.synthetic.voices import Voice, flite_voices
+from shrinkml_env.data.utterance import SAMPLE_RATE
 
-__all__ = ["MANIFEST", "render", "synthesise", "write_index"]
+__all__ = ["MANIFEST", "remove_others", "render", "synthesise", "write_index"]
 
 MANIFEST: Final = "manifest.jsonl"
 _PARTIAL: Final = ".part"
@@ -101,6 +102,16 @@ def write_index(root: Path, kept: Sequence[tuple[Item, float]]) -> None:
         _replace_text(folder / f"{folder.parent.name}-{folder.name}.trans.txt", lines)
     records = [json.dumps(item.record(duration)) for item, duration in kept]
     _replace_text(root / kept[0][0].subset / MANIFEST, records)
+
+
+def remove_others(root: Path, kept: Sequence[tuple[Item, float]]) -> None:
+    """Delete the audio and transcripts of the kept items' subset that an older recipe has left behind."""
+    audio = {root / item.path for item, _ in kept}
+    chapters = {path.parent for path in audio}
+    for folder in {root / item.subset for item, _ in kept}:
+        for path in [*folder.rglob("*.flac"), *folder.rglob("*.trans.txt")]:
+            if path.parent not in chapters or (path.suffix == ".flac" and path not in audio):
+                path.unlink()
 
 
 def render(item: Item, engine: Callable[[str], Engine]) -> Samples:

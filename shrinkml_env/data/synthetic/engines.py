@@ -21,10 +21,10 @@ from scipy.signal import resample_poly
 
 from shrinkml_env.data.synthetic.assets import Assets
 from shrinkml_env.data.synthetic.voices import Voice, festival_voices
+from shrinkml_env.data.utterance import SAMPLE_RATE
 
-__all__ = ["ENGINES", "SAMPLE_RATE", "Engine", "finish", "load_engine", "punctuate", "require"]
+__all__ = ["ENGINES", "Engine", "finish", "load_engine", "punctuate", "require"]
 
-SAMPLE_RATE = 16_000
 # Low, since it leaves FLAC fewer bits to store; the rounding to 16 bits still lies 65 dB below the speech.
 _LEVEL_DBFS = -32.0
 _PEAK = 0.95

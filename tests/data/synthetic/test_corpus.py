@@ -12,7 +12,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from shrinkml_env.data.synthetic.assets import Assets
-from shrinkml_env.data.synthetic.corpus import MANIFEST, render, synthesise, write_index
+from shrinkml_env.data.synthetic.corpus import MANIFEST, remove_others, render, synthesise, write_index
 from shrinkml_env.data.synthetic.recipe import Condition, Item, training_items
 from shrinkml_env.data.synthetic.voices import Voice
 
@@ -80,6 +80,17 @@ def test_a_corpus_is_written_resumed_and_cut_to_its_hours(tmp_path: Path) -> Non
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.flac")} == contents
     assert files[-1].stat().st_mtime_ns == untouched
     assert not list(tmp_path.rglob("*.part"))
+
+    # What another recipe has left behind, in a chapter of its own and beside what is kept.
+    old = tmp_path / "train" / "999" / "99900"
+    old.mkdir(parents=True)
+    for path in (old / "999-99900-0000.flac", files[0].with_name("400-999-9999.flac")):
+        path.write_bytes(contents[files[0]])
+    (old / "999-99900.trans.txt").write_text("999-99900-0000 OLD")
+    before = {path for path in tmp_path.rglob("*.trans.txt") if path.parent != old}
+    remove_others(tmp_path, kept)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.flac")} == contents
+    assert set(tmp_path.rglob("*.trans.txt")) == before
 
 
 @pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed")
