@@ -53,16 +53,18 @@ class Watch(gym.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gym.Env[Any, Any], ledger: Ledger, log: SummaryWriter) -> None:
         super().__init__(env)
         self._ledger, self._log = ledger, log
+        self._shown = 0
         self._bar = tqdm(total=ledger.budget, desc="search", unit="evaluation")
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """As the environment's."""
         result = super().step(action)
-        for evaluation in self._ledger.evaluations[self._bar.n :]:
+        for evaluation in self._ledger.evaluations[self._shown :]:
+            self._shown += 1
             self._bar.update()
             self._bar.set_postfix(wer=f"{100 * evaluation.wer:.1f}%", size=f"{evaluation.size_ratio:.2f}")
-            self._log.add_scalar("evaluation/wer", evaluation.wer, self._bar.n)
-            self._log.add_scalar("evaluation/size_ratio", evaluation.size_ratio, self._bar.n)
+            self._log.add_scalar("evaluation/wer", evaluation.wer, self._shown)
+            self._log.add_scalar("evaluation/size_ratio", evaluation.size_ratio, self._shown)
         return result
 
     def close(self) -> None:
