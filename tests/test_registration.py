@@ -1,5 +1,6 @@
 import gymnasium as gym
 import pytest
+import torch
 
 from shrinkml_env import registration
 from shrinkml_env.actions import Discrete
@@ -9,12 +10,11 @@ from shrinkml_env.rewards import REWARDS, Linear
 from tests.fake_evaluator import FakeEvaluator
 
 
-class Model:
-    """Stands for a recogniser; the fake evaluator below does not look at it."""
+class Model(torch.nn.Linear):
+    """Stands for a recogniser; the fake evaluator below looks at its device only."""
 
-    def to(self, device):
-        self.device = device
-        return self
+    def __init__(self):
+        super().__init__(1, 1)
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def parts(monkeypatch):
     asked = {}
 
     def make_evaluator(model, utterances, granularity, cache):
-        asked.update(device=model.device, utterances=utterances, granularity=granularity, cache=cache)
+        asked.update(device=next(model.parameters()).device.type, utterances=utterances, granularity=granularity, cache=cache)
         return FakeEvaluator()
 
     def load_model(name):
