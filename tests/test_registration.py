@@ -23,7 +23,9 @@ def parts(monkeypatch):
     asked = {}
 
     def make_evaluator(model, utterances, granularity, cache):
-        asked.update(device=next(model.parameters()).device.type, utterances=utterances, granularity=granularity, cache=cache)
+        asked.update(
+            device=next(model.parameters()).device.type, utterances=utterances, granularity=granularity, cache=cache
+        )
         return FakeEvaluator()
 
     def load_model(name):
