@@ -193,7 +193,7 @@ def write_report(directory: Path, result: Result, history: Sequence[Evaluation],
     axes.set_xlabel("size ratio (parameters of the compressed / the original model)")
     axes.set_ylabel("WER on the proxy set, %")
     axes.set_title(f"{result.title}: {result.evaluations} evaluations")
-    axes.legend(loc="upper right")
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
     axes.grid(alpha=0.3)
     figure.savefig(directory / "search.png", dpi=130)
     plt.close(figure)
