@@ -6,6 +6,7 @@ Resumes where it was stopped. Several processes: ``torchrun --nproc-per-node N -
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -56,13 +57,17 @@ def train(config: DictConfig) -> Path:
 
 
 def _make_model(config: DictConfig, train_set: SpeechFolder) -> LAS:
+    sizes, decoding = (instantiate(part, _convert_="all") for part in (config.model.sizes, config.decoding))
     if config.start_from is None:
-        tokenizer = Tokenizer.train(train_set.texts, config.model.vocabulary_size)
-        sizes, decoding = (instantiate(part, _convert_="all") for part in (config.model.sizes, config.decoding))
-        return LAS(sizes, tokenizer, decoding)
-    model = load_model(config.start_from)
-    if not isinstance(model, LAS):
-        raise ValueError(f"start_from={config.start_from}: holds a {type(model).__name__}, not a LAS model")
+        return LAS(sizes, Tokenizer.train(train_set.texts, config.model.vocabulary_size), decoding)
+    earlier = load_model(config.start_from)
+    if not isinstance(earlier, LAS):
+        raise ValueError(f"start_from={config.start_from}: holds a {type(earlier).__name__}, not a LAS model")
+    if replace(earlier.config, dropout=sizes.dropout) != sizes:
+        raise ValueError(f"start_from={config.start_from}: its sizes {earlier.config} are not this config's {sizes}")
+    # Made anew, so that this run's dropout and search settings hold. The CTC head, never saved, begins anew as well.
+    model = LAS(sizes, earlier.tokenizer, decoding)
+    model.load_state_dict(earlier.state_dict())
     return model
 
 

@@ -33,3 +33,32 @@ def test_trains_and_saves_a_model_that_loads(corpus, tmp_path, launcher):
     (model,) = (tmp_path / "runs").glob("tones-0-*/model")
     assert str(model) in output.stdout
     assert len(load_model(model).transcribe([corpus[0].waveform])) == 1
+
+
+def train(corpus, outputs, *options):
+    command = [
+        *(sys.executable, "-m", "experiments.train_asr", *TINY, f"outputs={outputs}", *options),
+        *("data=librispeech", f"data.root={corpus.folder.parent}", "data.subset=train"),
+        *("data.dev.subset=train", "data.dev.limit=2"),
+    ]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_starts_from_a_saved_model(corpus, tmp_path):
+    first = train(corpus, tmp_path / "first")
+    assert first.returncode == 0, first.stderr
+    (start,) = (tmp_path / "first").glob("*/model")
+    # So small a rate changes no weight by half a step of the file's format.
+    options = ("training.learning_rate=1e-12", "model.sizes.dropout=0.5")
+    unchanged = train(corpus, tmp_path / "second", f"start_from={start}", *options)
+    assert unchanged.returncode == 0, unchanged.stderr
+    (result,) = (tmp_path / "second").glob("*/model")
+    before, after = load_model(start), load_model(result)
+    assert after.config.dropout == 0.5
+    assert after.tokenizer.to_text() == before.tokenizer.to_text()
+    for name, parameter in before.named_parameters():
+        assert name.startswith("ctc.") or parameter.equal(after.get_parameter(name)), name
+
+    other = train(corpus, tmp_path / "third", f"start_from={start}", "model.sizes.encoder_units=6")
+    assert other.returncode != 0
+    assert f"start_from={start}: its sizes" in other.stderr
