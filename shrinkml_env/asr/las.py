@@ -237,13 +237,15 @@ class LAS(nn.Module):
         return asdict(self.decoding)
 
     def forward(
-        self, features: Tensor, lengths: Tensor, targets: Tensor, target_lengths: Tensor
+        self, features: Tensor, lengths: Tensor, previous: Tensor, targets: Tensor, target_lengths: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Teacher-forced training pass.
 
         Args:
             features: (batch, frames, channels), zero-padded.
             lengths: Frames of each utterance, (batch,).
+            previous: What the decoder is told to have said before each of the targets and the end of sentence,
+                (batch, units + 1); an end of sentence comes first.
             targets: Subwords without end of sentence, (batch, units), padded with it.
             target_lengths: Subwords of each utterance, (batch,).
 
@@ -253,10 +255,9 @@ class LAS(nn.Module):
         """
         encoded, lengths = self.encoder(features, lengths)
         state = self.decoder.start(encoded, lengths)
-        inputs = functional.pad(targets, (1, 0), value=self.tokenizer.eos)
         logits = []
-        for previous in inputs.unbind(1):
-            step, state = self.decoder.step(state, previous)
+        for units in previous.unbind(1):
+            step, state = self.decoder.step(state, units)
             logits.append(step)
         scores = self.ctc(encoded).float().log_softmax(2).transpose(0, 1)
         blank = len(self.tokenizer)

@@ -6,8 +6,10 @@ import base64
 import io
 import re
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 import sentencepiece
+import torch
 
 __all__ = ["Tokenizer", "normalise"]
 
@@ -79,6 +81,38 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Units of the normalised text, without the end of sentence."""
         return list(self._processor.encode(normalise(text)))
+
+    def encode_at_random(self, text: str, share: float, generator: torch.Generator) -> list[int]:
+        """Another of the text's segmentations: units are split in two, and again, each with probability `share`.
+
+        A model that meets words in many spellings learns their parts, which helps the rare ones (subword
+        regularisation; Provilkov et al. 2020, BPE-dropout, arXiv 1910.13267).
+        """
+        units: list[int] = []
+        pending = self.encode(text)[::-1]
+        while pending:
+            unit = pending.pop()
+            halves = self._halves[unit]
+            if halves and float(torch.rand(1, generator=generator)) < share:
+                left, right = halves[int(torch.randint(len(halves), (1,), generator=generator))]
+                pending += [right, left]
+            else:
+                units.append(unit)
+        return units
+
+    @cached_property
+    def _halves(self) -> list[list[tuple[int, int]]]:
+        """For each unit the pairs of units that spell the same."""
+        pieces = [self._processor.id_to_piece(unit) for unit in range(len(self))]
+        known = {piece: unit for unit, piece in enumerate(pieces) if not self._processor.is_control(unit)}
+        return [
+            [
+                (known[piece[:cut]], known[piece[cut:]])
+                for cut in range(1, len(piece))
+                if piece in known and piece[:cut] in known and piece[cut:] in known
+            ]
+            for piece in pieces
+        ]
 
     def decode(self, units: Sequence[int]) -> str:
         """Text of the units."""

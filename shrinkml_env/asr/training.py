@@ -41,6 +41,9 @@ class TrainingSettings:
         weight_decay: AdamW's.
         ctc_weight: Weight of the CTC loss; the attention loss has the rest.
         label_smoothing: Of the attention loss.
+        random_splits: Probability with which a subword is split in two (see `Tokenizer.encode_at_random`).
+        random_history: Share of the previous subwords that the decoder is told wrong, so that it listens instead of
+            guessing what usually follows.
         clip: Largest norm of the gradient.
         bfloat16: Multiply in half precision, weights and sums stay float32: 2.5 times faster where the processor can.
         seed: Order of the data and augmentation.
@@ -55,6 +58,8 @@ class TrainingSettings:
     weight_decay: float = 1e-2
     ctc_weight: float = 0.3
     label_smoothing: float = 0.1
+    random_splits: float = 0.1
+    random_history: float = 0.1
     clip: float = 5.0
     bfloat16: bool = True
     seed: int = 0
@@ -78,6 +83,7 @@ class _Batches(Dataset[_Batch]):
         self._tokenizer = model.tokenizer
         self._augmentation = augmentation
         self._seed = (settings.seed, epoch)
+        self._random_splits = settings.random_splits
         rank, world = _rank_and_world()
         rng = np.random.default_rng(self._seed)
         lengths = np.array(data.num_samples, dtype=np.float64)
@@ -104,7 +110,7 @@ class _Batches(Dataset[_Batch]):
             state = np.random.SeedSequence((*self._seed, index)).generate_state(1, np.uint64)
             generator = torch.Generator().manual_seed(int(state[0]))
             waveforms.append(self._augmentation(utterance.waveform, generator))
-            targets.append(self._tokenizer.encode(utterance.text))
+            targets.append(self._tokenizer.encode_at_random(utterance.text, self._random_splits, generator))
         return _Batch(waveforms, targets)
 
 
@@ -219,8 +225,12 @@ class Trainer:
         # Labels: the units, one end of sentence, and nothing behind it.
         position = torch.arange(targets.shape[1] + 1, device=self.device)
         labels = functional.pad(targets, (0, 1), value=eos).masked_fill(position > target_lengths[:, None], -100)
+        previous = functional.pad(targets, (1, 0), value=eos)
+        wrong = torch.rand(targets.shape, device=self.device) < self.settings.random_history
+        guesses = torch.randint(len(self.model.tokenizer), targets.shape, device=self.device)
+        previous[:, 1:] = torch.where(wrong, guesses, targets)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
-            logits, ctc = self.wrapped(features, lengths, targets, target_lengths)
+            logits, ctc = self.wrapped(features, lengths, previous, targets, target_lengths)
             attention = functional.cross_entropy(
                 logits.flatten(0, 1).float(), labels.flatten(), label_smoothing=self.settings.label_smoothing
             )

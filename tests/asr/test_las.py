@@ -204,7 +204,8 @@ def test_training_pass_predicts_what_decoding_steps_do():
     features, lengths = MODEL.features(noise(9000, 7000))
     targets = torch.tensor([[5, 6, 7], [8, 9, MODEL.tokenizer.eos]])
     with torch.inference_mode():
-        logits, ctc = MODEL(features, lengths, targets, torch.tensor([3, 2]))
+        previous = torch.nn.functional.pad(targets, (1, 0), value=MODEL.tokenizer.eos)
+        logits, ctc = MODEL(features, lengths, previous, targets, torch.tensor([3, 2]))
         assert logits.shape == (2, 4, 60)
         assert ctc > 0
         state = MODEL.decoder.start(*MODEL.encoder(features, lengths))

@@ -2,6 +2,7 @@ import json
 import pickle
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +25,28 @@ def test_size_and_end():
 def test_decoding_inverts_encoding(words):
     text = " ".join(words)
     assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
+
+
+@given(
+    words=st.lists(st.sampled_from(sorted({word for text in TEXTS for word in text.split()})), max_size=12),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 1000),
+)
+def test_random_segmentations_spell_the_same(words, share, seed):
+    text = " ".join(words)
+    units = TOKENIZER.encode_at_random(text, share, torch.Generator().manual_seed(seed))
+    assert TOKENIZER.decode(units) == text
+    assert units == TOKENIZER.encode_at_random(text, share, torch.Generator().manual_seed(seed))
+    if share == 0:
+        assert units == TOKENIZER.encode(text)
+
+
+def test_at_random_means_letters_at_the_end_and_every_length_on_the_way():
+    text = "set an alarm for seven thirty"
+    letters = TOKENIZER.encode_at_random(text, 1.0, torch.Generator().manual_seed(0))
+    assert len(letters) == len(text) + 1  # each letter, and a space before each word
+    lengths = [len(TOKENIZER.encode_at_random(text, 0.3, torch.Generator().manual_seed(seed))) for seed in range(100)]
+    assert len(TOKENIZER.encode(text)) <= min(lengths) < max(lengths) < len(letters)
 
 
 def test_survives_json_and_pickle():
