@@ -3,6 +3,7 @@ import pickle
 import subprocess
 import sys
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import gymnasium as gym
@@ -18,9 +19,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from shrinkml_env.actions import ACTIONS
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
+from shrinkml_env.observations import OBSERVATIONS
 from tests.fake_evaluator import OTHER_PARAMS, FakeEvaluator, make_fake_env
 
 KINDS = list(ACTIONS)
+SEQUENTIAL = [kind for kind in KINDS if kind != "one_shot"]
 STEPS = 5
 
 
@@ -43,17 +46,18 @@ def registered():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("render_mode", [None, "ansi"])
-def test_both_checkers_pass_without_a_warning(registered, kind, render_mode):
+@pytest.mark.parametrize("observation", OBSERVATIONS)
+@pytest.mark.parametrize("render_mode", [None, "ansi", "rgb_array"])
+def test_both_checkers_pass_without_a_warning(registered, kind, observation, render_mode):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        env = gym.make(registered, action=kind, render_mode=render_mode)
+        env = gym.make(registered, action=kind, observation=observation, render_mode=render_mode)
         check_env(env.unwrapped)
         sb3_check_env(env.unwrapped)
         sb3_check_env(env)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SEQUENTIAL)
 def test_episode(kind):
     env = make_fake_env(kind)
     _, info = env.reset(seed=0)
@@ -83,6 +87,36 @@ def test_episode(kind):
     assert env.problem.best.ranks == expected.ranks
 
 
+def test_one_shot_episode():
+    env = make_fake_env("one_shot")
+    env.reset()
+    chosen = {layer.name: candidates[2] for layer, candidates in zip(env.layers, env.problem.candidates, strict=True)}
+    (action,) = env.actions_for(chosen)
+    observation, reward, terminated, _, info = env.step(action)
+    assert terminated
+    assert info["layer"] == "output"
+    assert info["ranks"] == chosen
+    sequential = make_fake_env("discrete")
+    *_, (last, expected, _, _, _) = play(sequential, sequential.actions_for(chosen))
+    assert (observation.tolist(), reward) == (last.tolist(), expected)
+    with pytest.raises(ResetNeeded):
+        env.step(action)
+
+
+def test_vector_reward():
+    env = make_fake_env("discrete", reward="vector")
+    assert env.reward_space.shape == (2,)
+    results = play(env, [3] * STEPS)
+    for _, reward, terminated, _, _ in results[1:]:
+        assert reward.dtype == np.float32
+        assert reward in env.reward_space or not terminated
+        if not terminated:
+            assert reward.tolist() == [0.0, 0.0]
+    info = results[-1][-1]
+    assert reward.tolist() == pytest.approx([info["wer_baseline"] - info["wer"], 1 - info["size_ratio"]])
+    assert not hasattr(make_fake_env(), "reward_space")
+
+
 def test_dense_episode_is_the_original():
     env = make_fake_env()
     *_, (_, reward, _, _, info) = play(env, [np.array([1.0], np.float32)] * STEPS)
@@ -100,7 +134,9 @@ def test_actions_for_replays_a_configuration(kind, data):
         layer.name: data.draw(st.sampled_from(candidates))
         for layer, candidates in zip(env.layers, env.problem.candidates, strict=True)
     }
-    assert play(env, env.actions_for(ranks))[-1][-1]["ranks"] == ranks
+    info = play(env, env.actions_for(ranks))[-1][-1]
+    assert info["ranks"] == ranks
+    assert info["projected"] is False
 
 
 def test_actions_for_partial_and_bad_ranks():
@@ -113,7 +149,7 @@ def test_actions_for_partial_and_bad_ranks():
         env.actions_for({"nowhere": 4})
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SEQUENTIAL)
 def test_a_bad_action_leaves_the_episode_as_it_was(kind):
     env = make_fake_env(kind)
     actions = env.actions_for({"output": 10, "encoder.0": 4})
@@ -166,7 +202,7 @@ def test_budget_ends_a_search_and_spoils_nothing():
     assert env.step(0)[1] == first[-1][1]  # the known configuration is still free
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SEQUENTIAL)
 def test_pickles_and_deep_copies_in_mid_episode(kind):
     env = make_fake_env(kind)
     actions = env.actions_for({"output": 10, "encoder.1": 6})
@@ -237,9 +273,27 @@ def test_render():
     assert len(lines) == 1 + STEPS + 1
     assert lines[1].split() == ["frontend", "1", "27", "6.8%"]  # 59 of 864
     assert lines[2].split() == ["encoder.0", "64", "100.0%"]
-    assert lines[-1] == f"size ratio {env.problem.size({'frontend': 1}):.3f}"
+    assert lines[-1] == f"1 of 5 layers decided, size ratio {env.problem.size({'frontend': 1}):.3f}"
+    for _ in range(STEPS - 1):
+        *_, info = env.step(24)
+    assert env.render().splitlines()[-1].endswith(f"WER {info['wer']:.1%} (original 3.1%)")
+    env.reset()
+    assert "WER" not in env.render()
     with pytest.raises(ValueError, match="render_mode"):
         make_fake_env(render_mode="human")
+
+
+def test_pictures(tmp_path, registered):
+    env = gym.make(registered, action="discrete", render_mode="rgb_array")
+    env.reset()
+    shapes, frames = set(), []
+    for action in (0, 10, 24, 3, 5):
+        frames.append(env.render())
+        shapes.add((frames[-1].shape, frames[-1].dtype))
+        env.step(action)
+    assert shapes == {((260, 960, 3), np.dtype(np.uint8))}
+    # Every decision shows, and so does the outcome.
+    assert all((one != other).any() for one, other in pairwise([*frames, env.render()]))
 
 
 @pytest.mark.parametrize("name", ["ppo", "ddpg"])
