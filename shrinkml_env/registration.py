@@ -21,7 +21,7 @@ from shrinkml_env.evaluation.ledger import SupportsEvaluate
 from shrinkml_env.observations import OBSERVATIONS
 from shrinkml_env.problem import SearchProblem
 from shrinkml_env.rewards import REWARDS
-from shrinkml_env.search_space import SEARCH_SPACES
+from shrinkml_env.search_space import SEARCH_SPACES, SearchSpace
 from shrinkml_env.shaping import POTENTIALS
 
 __all__ = ["VARIANTS", "make_env", "make_problem", "register_envs", "resolve"]
@@ -49,7 +49,7 @@ def register_envs() -> None:
         )
 
 
-def resolve(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, *args: Any) -> T:
+def resolve(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any) -> T:
     """Build what a specification names.
 
     Args:
@@ -57,7 +57,6 @@ def resolve(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, *arg
         registry: Name -> class or factory.
         spec: A name; a mapping with ``"name"`` and the options of what it names; or a finished object, returned as it
             is.
-        args: Positional arguments of the factory, before the options.
 
     Raises:
         ValueError: The name is unknown, or the options are not those of what it names.
@@ -75,7 +74,7 @@ def resolve(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, *arg
             raise ValueError(f"{kind}: {dict(spec)!r} lacks 'name'; known names: {known}")
         raise ValueError(f"{kind}: no {kind} is named {name!r}; known names: {known}")
     try:
-        return registry[name](*args, **options)
+        return registry[name](**options)
     except TypeError as error:
         raise ValueError(f"{kind} {name!r} cannot be made with the options {options}: {error}") from error
 
@@ -90,9 +89,10 @@ def make_problem(
     """A search problem on a finished evaluator, the other parts given as in `make_env`."""
     if isinstance(ledger, Mapping):
         ledger = resolve("ledger", {"jsonl": Ledger}, {"name": "jsonl", **ledger})
+    space = resolve("search_space", SEARCH_SPACES, search_space)
     return SearchProblem(
         evaluator,
-        resolve("search_space", SEARCH_SPACES, search_space, evaluator.layers),
+        space if isinstance(space, SearchSpace) else space(evaluator.layers),
         resolve("reward", REWARDS, reward),
         resolve("constraint", CONSTRAINTS, constraint),
         ledger,
@@ -126,7 +126,8 @@ def make_env(
         shaping: The same of `shrinkml_env.shaping.POTENTIALS`, or a `Potential`.
         granularity: ``"layer"`` or ``"matrix"``.
         device: Where the recogniser runs.
-        search_space: The same of `shrinkml_env.search_space.SEARCH_SPACES`, or a `SearchSpace`.
+        search_space: The same of `shrinkml_env.search_space.SEARCH_SPACES`, a callable of the model's layers, or a
+            `SearchSpace`.
         cache: Where measurements persist: ``"default"`` (see `default_cache_path`), a path, an `EvaluationCache`, or
             None for nowhere.
         ledger: A mapping of `Ledger`'s arguments ``path`` and ``budget``, a `Ledger`, or None.

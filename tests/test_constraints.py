@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from shrinkml_env.constraints import CONSTRAINTS, Budget, Clip, Decrement, Mask, Unconstrained
 from shrinkml_env.registration import make_problem
-from shrinkml_env.search_space import SearchSpace
+from shrinkml_env.search_space import Full
 from tests.fake_evaluator import LAYERS, FakeEvaluator, make_fake_env
 
 EVALUATOR = FakeEvaluator()
-SPACE = SearchSpace.full(LAYERS, count=3)
+SPACE = Full(3)(LAYERS)
 SMALLEST = EVALUATOR.size_ratio(
     {layer.name: ranks[0] for layer, ranks in zip(SPACE.layers, SPACE.candidates, strict=True)}
 )
@@ -74,7 +74,7 @@ def test_allowed_is_exact(budget, wish):
 
 def test_decrement_by_hand():
     evaluator = FakeEvaluator((LAYERS[1], LAYERS[-1]))
-    space = SearchSpace.full(evaluator.layers, count=3)
+    space = Full(3)(evaluator.layers)
     assert space.candidates == ((17, 34, 51, 64), (13, 26, 39, 64))
     # From dense, one step down at a time: first layer, second layer, first layer, ...
     path = [(64, 64), (51, 64), (51, 39), (34, 39), (34, 26), (17, 26), (17, 13)]
