@@ -1,4 +1,5 @@
 import copy
+import functools
 import pickle
 import subprocess
 import sys
@@ -13,9 +14,13 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mo_gymnasium.wrappers import LinearReward
+from mo_gymnasium.wrappers.vector import MOSyncVectorEnv
+from sb3_contrib import MaskablePPO
 from stable_baselines3 import DDPG, PPO
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from shrinkml_env.actions import ACTIONS
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
@@ -225,6 +230,74 @@ def test_vector_environment(registered):
     assert rewards.tolist() == singles
     assert info["size_ratio"][2] == 1.0
     envs.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_vector_environment_runs_it(kind):
+    make = functools.partial(make_fake_env, kind)
+    for envs in (gym.vector.SyncVectorEnv([make, make]), gym.vector.AsyncVectorEnv([make, make])):
+        envs.reset(seed=0)
+        envs.action_space.seed(0)
+        for _ in range(STEPS + 1):
+            _, rewards, *_ = envs.step(envs.action_space.sample())
+        assert rewards.shape == (2,)
+        envs.close()
+    for vectorised in (DummyVecEnv([make, make]), SubprocVecEnv([make, make])):
+        vectorised.reset()
+        for _ in range(STEPS):
+            _, _, done, info = vectorised.step([vectorised.action_space.sample() for _ in range(2)])
+            if done.all():
+                assert "terminal_observation" in info[0]
+                break
+        assert done.all()
+        if kind == "discrete":
+            assert vectorised.env_method("action_masks")[1].sum() == 15
+        vectorised.close()
+
+
+def test_masks_reach_a_masking_agent_through_another_process():
+    make = functools.partial(make_fake_env, "discrete", constraint={"name": "mask", "budget": 0.4})
+    envs = SubprocVecEnv([make, make])
+    agent = MaskablePPO("MlpPolicy", envs, n_steps=10, batch_size=10, n_epochs=1, gamma=1.0, seed=0)
+
+    class NothingProjected(BaseCallback):
+        def _on_step(self):
+            assert not any(info["projected"] for info in self.locals["infos"])
+            return True
+
+    agent.learn(60, callback=NothingProjected())
+    envs.close()
+
+
+def test_a_multi_objective_environment(registered):
+    make = functools.partial(gym.make, registered, action="discrete", reward="vector", disable_env_checker=True)
+    with pytest.warns(UserWarning, match=r"reward returned by `step\(\)` must be a float") as warned:
+        check_env(make().unwrapped)
+    assert {str(warning.message) for warning in warned} == {str(warned[0].message)}
+    envs = MOSyncVectorEnv([make, make])
+    envs.reset(seed=0)
+    for _ in range(STEPS):
+        _, rewards, terminated, _, _ = envs.step(envs.action_space.sample())
+    assert rewards.shape == (2, 2)
+    assert terminated.all()
+    scalar = LinearReward(make(), weight=np.array([1.0, 0.1]))
+    sb3_check_env(scalar)
+    PPO("MlpPolicy", scalar, n_steps=10, batch_size=10, n_epochs=1).learn(20)
+    # -(e - e0) + 0.1 (1 - s): the linear reward, and a tenth.
+    linear = make_fake_env("discrete")
+    expected = play(linear, [3] * STEPS)[-1][1]
+    assert play(scalar, [3] * STEPS)[-1][1] == pytest.approx(expected + 0.1)
+
+
+def test_a_video_of_an_episode(registered, tmp_path):
+    env = gym.make(registered, action="discrete", render_mode="rgb_array")
+    env = gym.wrappers.RecordVideo(env, str(tmp_path / "videos"), episode_trigger=lambda _: True, disable_logger=True)
+    env.reset()
+    for _ in range(STEPS):
+        env.step(3)
+    env.close()
+    (video,) = tmp_path.glob("videos/*.mp4")
+    assert video.stat().st_size > 1000
 
 
 def test_environments_may_share_a_ledger():
