@@ -2,9 +2,9 @@
 
 Measures compressed models on the whole proxy pool and on dev: some all over the search space, others within five points
 of the original's WER. With half of them, each method chooses proxy sets of several sizes; on the other half, never seen
-by any method, their fidelity is measured: how well the WER on the proxy set ranks and predicts the WER on dev. Writes the
-sets (``METHOD-SIZE.txt``, for ``proxy={root: ..., subset: ..., ids: FILE}``), a table and a picture. What was measured is
-kept in the evaluation cache, so that a run that was stopped goes on.
+by any method, their fidelity is measured: how well the WER on the proxy set ranks and predicts the WER on dev. Writes
+the sets (``METHOD-SIZE.txt``, for ``proxy={root: ..., subset: ..., ids: FILE}``), a table and a picture. What was
+measured is kept in the evaluation cache, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import hydra
 import matplotlib as mpl
@@ -77,7 +77,7 @@ def broad(space: SearchSpace, rng: np.random.Generator) -> Iterator[dict[str, in
 def near(
     space: SearchSpace, rng: np.random.Generator, is_near: Callable[[Mapping[str, int]], bool]
 ) -> Iterator[dict[str, int]]:
-    """A random walk from the original that takes another candidate for one layer at a time and never leaves the near."""
+    """A random walk from the original: another candidate for one layer at a time, never leaving the near."""
     here = {layer.name: layer.max_rank for layer in space.layers}
     while True:
         index = int(rng.integers(len(space.layers)))
@@ -88,7 +88,7 @@ def near(
 
 
 def take(
-    source: Iterator[dict[str, int]], count: int, known: set[tuple[int, ...]], bar: tqdm[None]
+    source: Iterator[dict[str, int]], count: int, known: set[tuple[int, ...]], bar: tqdm[Any]
 ) -> list[dict[str, int]]:
     """The next `count` configurations that are not known yet."""
     taken = []
@@ -139,10 +139,8 @@ def select(config: DictConfig) -> Path:
     for method, selection in SELECTIONS.items():
         for size in tqdm([size for size in config.sizes if size <= len(words)], desc=f"{method}: fidelity"):
             draws = 1 if method == "ranking" else RANDOM_DRAWS
-            subsets = [
-                selection(choosing.edits, words, choosing.dev, voices, size, config.seed + draw)
-                for draw in range(draws)
-            ]
+            seeds = range(config.seed, config.seed + draws)
+            subsets = [selection(choosing.edits, words, choosing.dev, voices, size, seed) for seed in seeds]
             ids = [pool.utterances[index].id for index in subsets[0]]
             (directory / f"{method}-{size}.txt").write_text("\n".join(ids) + "\n")
             for kind in ("broad", "near"):
