@@ -31,8 +31,8 @@ def load_utterances(spec: UtteranceSpec) -> tuple[Utterance, ...]:
 
     Args:
         spec: A name in `SHIPPED_SETS`; or ``{"root": DIR, "subset": "test-other", "limit": 20}`` for data in
-            LibriSpeech's layout (`limit` is optional, and so is ``"ids"``, a file: see `SpeechFolder`); or a sequence of
-            `Utterance`.
+            LibriSpeech's layout (`limit` is optional, and so is ``"ids"``, a file: see `SpeechFolder`); or a sequence
+            of `Utterance`.
 
     Raises:
         ValueError: An unknown name or key, or an empty set.
