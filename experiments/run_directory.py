@@ -6,10 +6,11 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["run_directory"]
+__all__ = ["plain", "run_directory"]
 
 
 def run_directory(config: DictConfig, title: str) -> Path:
@@ -30,3 +31,8 @@ def run_directory(config: DictConfig, title: str) -> Path:
     OmegaConf.save(config, aside, resolve=True)
     os.replace(aside, folder / "config.yaml")
     return folder
+
+
+def plain(spec: Any) -> Any:
+    """A value of a config as Python has it: containers as dict and list, everything else as it is."""
+    return OmegaConf.to_container(spec, resolve=True) if OmegaConf.is_config(spec) else spec

@@ -18,14 +18,14 @@ import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import configure
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from experiments.report import Result, SetResult, print_result, write_report
-from experiments.run_directory import run_directory
+from experiments.run_directory import plain, run_directory
 from shrinkml_env import (
     BudgetExhausted,
     Evaluation,
@@ -81,7 +81,7 @@ def search(config: DictConfig, title: str) -> Path:
     for module in config.imports:
         importlib.import_module(module)
     directory = run_directory(config, title)
-    sets = {name: _plain(config[name]) for name in ("proxy", "dev", "test")}
+    sets = {name: plain(config[name]) for name in ("proxy", "dev", "test")}
     cache = EvaluationCache(default_cache_path())
     ledger = Ledger(directory / "evaluations.jsonl", config.budget)
     env = gym.make(
@@ -91,6 +91,9 @@ def search(config: DictConfig, title: str) -> Path:
         action=instantiate(config.action),
         observation=instantiate(config.observation),
         reward=instantiate(config.reward),
+        constraint=instantiate(config.constraint),
+        shaping=instantiate(config.shaping),
+        search_space=instantiate(config.search_space),
         granularity=config.granularity,
         device=config.device,
         cache=cache,
@@ -139,18 +142,12 @@ def search(config: DictConfig, title: str) -> Path:
     return directory
 
 
-def _plain(spec: Any) -> Any:
-    return OmegaConf.to_container(spec, resolve=True) if isinstance(spec, DictConfig) else spec
-
-
 def _choose(problem: SearchProblem, dev: Evaluator, finalists: int) -> Evaluation:
     """The configuration that is best on dev among the best on proxy, by the search's own reward."""
     if not problem.history:
         raise ValueError("the search has evaluated nothing: its agent finished no episode, or the budget is 0")
-    ranking = sorted(problem.history, key=lambda trial: trial.reward, reverse=True)
-    measured = [
-        dev.evaluate(trial.ranks) for trial in tqdm(ranking[:finalists], desc="finalists on dev", unit="evaluation")
-    ]
+    finals = [trial for trial in problem.ranking[:finalists] if trial.feasible or not problem.ranking[0].feasible]
+    measured = [dev.evaluate(trial.ranks) for trial in tqdm(finals, desc="finalists on dev", unit="evaluation")]
     return max(measured, key=lambda evaluation: float(problem.reward_function(evaluation, dev.baseline)))
 
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import hydra
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 from experiments.report import draw_uniform_curve, format_table
-from experiments.run_directory import run_directory
+from experiments.run_directory import plain, run_directory
 from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
 from shrinkml_env.search_space import uniform_ranks
 
@@ -43,9 +42,8 @@ def uniform_ranks_of_size(evaluator: Evaluator, size_ratio: float) -> dict[str, 
 def main(config: DictConfig) -> None:
     """Measure, print, draw."""
     torch.set_num_threads(1)
-    spec: Any = config.set if isinstance(config.set, str) else OmegaConf.to_container(config.set)
     evaluator = Evaluator(
-        load_model(config.model.name), load_utterances(spec), cache=EvaluationCache(default_cache_path())
+        load_model(config.model.name), load_utterances(plain(config.set)), cache=EvaluationCache(default_cache_path())
     )
     configurations: list[Mapping[str, int]] = [{}]
     configurations += [uniform_ranks_of_size(evaluator, size) for size in config.sizes]

@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 from shrinkml_env.actions import ActionKind
 from shrinkml_env.compression.layers import Layer, canonical_ranks
 from shrinkml_env.evaluation.ledger import SupportsEvaluate
+from shrinkml_env.evaluation.result import Evaluation
 from shrinkml_env.observations import Observation
 from shrinkml_env.problem import SearchProblem
+from shrinkml_env.rendering import picture, table
+from shrinkml_env.shaping import NoPotential, Potential
 
 __all__ = ["ShrinkEnv"]
 
@@ -38,16 +41,20 @@ class ShrinkEnv(gym.Env[Any, Any]):
     | --- | --- | --- |
     | `"continuous"` | `Box(-1, 1, (1,), float32)` | linear in the rank, from the layer's smallest candidate (-1) over r* to dense (+1), then the nearest candidate |
     | `"discrete"` | `Discrete(k)` | index of the candidate, from the smallest (0) to dense; k is the largest number of candidates of any layer |
+    | `"energy"` | `Box(-1, 1, (1,), float32)` | (a + 1) / 2 is the share of the squared singular values to keep: the smallest candidate that does |
+    | `"delta"` | `Box(-1, 1, (1,), float32)` | added to the previous layer's place between its smallest candidate (0) and dense (1) |
+    | `"one_shot"` | `MultiDiscrete([k1, k2, ...])` | the indices of all layers' candidates at once: the episode is a single step |
 
-    With discrete actions `action_masks()` says which ones the next layer has. One that it lacks is legal all the same:
-    it takes the nearest allowed rank, and `info["projected"]` is True. An action outside the space raises `ValueError`
-    and changes nothing: `step` may be called again with a good one.
+    With discrete actions `action_masks()` says which candidates the next layer has and the constraint allows. Any other
+    index is legal all the same: it takes the nearest allowed rank, and `info["projected"]` is True. An action outside
+    the space raises `ValueError` and changes nothing: `step` may be called again with a good one.
 
     ## Observation Space
 
     With `observation="features"`, the default, a `Box(0, 1, (n,), float32)` of named features: the kind, shape, share
-    of parameters and multiply-adds, and spectrum of the layer to be decided, how far the episode is, the size so far
-    and the smallest that can still be reached, and every decision so far.
+    of parameters and multiply-adds, and spectrum of the layer to be decided, how far the episode is, the size so far,
+    the smallest that can still be reached and what the constraint leaves, and every decision so far.
+    `observation="dict"` gives the same features as a `Dict` of four boxes, `layer`, `episode`, `decided` and `kept`.
     `shrinkml_env.observations.Features` describes each; `env.unwrapped.observation.names` lists them. No feature costs
     an evaluation.
 
@@ -60,8 +67,34 @@ class ShrinkEnv(gym.Env[Any, Any]):
     | --- | --- | --- |
     | `"linear"` | -(e - e0) - `size_weight` * s | `size_weight=0.1` |
     | `"threshold"` | 1 - s if e <= e0 + `tolerance`, else -`punishment` | `tolerance=0.005`, `punishment=1.0` |
+    | `"soft_threshold"` | 1 - s - `kappa` * max(0, e - e0 - `tolerance`) | `tolerance=0.005`, `kappa=10.0` |
+    | `"accuracy"` | -(e - e0), for use with a constraint | |
+    | `"amc"` | -e * log(cost) | `cost="params"`, or `"macs"` |
+    | `"multiplicative"` | (1 - e) * (s / `target`) ^ `exponent` | `target=0.4`, `exponent=-0.07` |
+    | `"absolute"` | (1 - e) + `beta` * abs(s / `target` - 1) | `target=0.4`, `beta=-0.07` |
+    | `"harmonic"` | F-measure of 1 - e and 1 - s, the latter `beta` times as important | `beta=0.25` |
+    | `"vector"` | the array [-(e - e0), 1 - s], with `reward_space`, for MO-Gymnasium | |
 
-    The return is undiscounted: set the agent's gamma to 1. A WER may exceed 1; the reward is always finite.
+    Any callable of (evaluation, baseline) will do as well. The return is undiscounted: set the agent's gamma to 1. A
+    WER may exceed 1; the reward is always finite (where e stands for an accuracy or beside a logarithm it is clipped to
+    [1 / reference words, 1]).
+
+    `shaping="activation_error"` (options: `weight=0.1`) adds a reward on the way for decisions that change the layers'
+    outputs little. It adds up to 0 over an episode, so that the best policy stays the best
+    (`shrinkml_env.shaping`); `info["reward_terms"]` does not show it.
+
+    ## Constraints
+
+    | `constraint` | effect | options |
+    | --- | --- | --- |
+    | `"none"` | every configuration is feasible | |
+    | `"check"` | nothing is changed, `info["feasible"]` tells whether the budget was met | `budget`, `resource="size"` or `"macs"` |
+    | `"clip"` | a rank is lowered as soon as the remaining layers would no longer fit | the same |
+    | `"mask"` | as `"clip"`, and what would be lowered is masked (discrete actions only) | the same |
+    | `"decrement"` | after the last decision all layers go down in turn until the budget is met | the same |
+
+    `budget` is the largest share of the original's parameters or multiply-adds. No episode ends above it with the last
+    three, and `gym.make` raises `ValueError` if no configuration can meet it.
 
     ## Starting State
 
@@ -69,12 +102,13 @@ class ShrinkEnv(gym.Env[Any, Any]):
 
     ## Episode End
 
-    The episode terminates after its last layer and is never truncated.
+    The episode terminates after its last layer (with one-shot actions after its only step) and is never truncated.
 
     ## Information
 
-    Every `step` returns `layer` (name of the layer that was decided), `ranks` (layer name -> rank so far), `size_ratio`
-    (with the undecided layers dense) and `projected`; `reset` returns `ranks` and `size_ratio`. The last step adds
+    Every `step` returns `layer` (name of the layer that was decided, the last one if there were several), `ranks` (layer
+    name -> rank so far), `size_ratio` (with the undecided layers dense) and `projected` (a rank that was asked for was
+    not allowed, or no candidate); `reset` returns `ranks` and `size_ratio`. The last step adds
     `wer`, `wer_baseline`, `params` (parameters), `macs` (multiply-adds of the factored form over the proxy set, however
     they are executed), `capped` (utterances whose decoding ran into its token limit), `feasible` (the constraint is met;
     True where there is none) and `reward_terms` (name -> part of the reward).
@@ -96,46 +130,62 @@ class ShrinkEnv(gym.Env[Any, Any]):
     | `action` | `"continuous"` | see Action Space |
     | `observation` | `"features"` | see Observation Space |
     | `reward` | `"linear"` | see Rewards |
+    | `constraint` | `"none"` | see Constraints |
+    | `shaping` | `"none"` | see Rewards |
     | `granularity` | `"layer"` | `"matrix"` decides every weight matrix by itself |
     | `device` | `"cpu"` | where the recogniser runs |
     | `search_space` | `"full"` | the candidates; `{"name": "full", "count": 16}` for fewer |
     | `ledger` | `None` | record of the evaluations: `{"path": FILE, "budget": N}` keeps it in a file and limits it |
-    | `render_mode` | `None` | `"ansi"`: `render()` gives the decisions so far as a table |
+    | `render_mode` | `None` | `"ansi"`: `render()` gives the decisions so far as a table; `"rgb_array"`: as a picture |
 
     ## Version History
 
     * v0: initial version
     """  # noqa: E501
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012 - as in gym.Env
+    metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 1}  # noqa: RUF012 - as in gym.Env
 
     def __init__(
         self,
         problem: SearchProblem,
         action: ActionKind,
         observation: Observation,
+        potential: Potential | None = None,
         render_mode: str | None = None,
     ) -> None:
         """An environment of finished parts; `shrinkml_env.registration.make_env` builds them from names.
 
         Args:
-            problem: Layers, candidates, measurement, reward and ledger.
+            problem: Layers, candidates, measurement, reward, constraint and ledger.
             action: How a rank is chosen; bound to the problem here.
             observation: What is seen; bound to the problem here.
-            render_mode: None or ``"ansi"``.
+            potential: Of the shaping; by default there is none. Bound to the problem here.
+            render_mode: None, ``"ansi"`` or ``"rgb_array"``.
 
         Raises:
-            ValueError: The render mode is unknown.
+            ValueError: The render mode is unknown, or parts do not go together: a constraint that masks with actions
+                that have no masks, a vector reward with shaping.
         """
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode must be None or one of {self.metadata['render_modes']}, got {render_mode!r}")
+        if problem.constraint.masks and not hasattr(action, "masks"):
+            raise ValueError(
+                f"the constraint masks actions, but those of {type(action).__name__} have no masks: use the constraint "
+                "'clip', or discrete actions"
+            )
+        if problem.reward_space is not None and not isinstance(potential, NoPotential | None):
+            raise ValueError("a vector reward cannot be shaped: leave out `shaping`")
         self.problem = problem
         self.action = action.bind(problem)
         self.observation = observation.bind(problem)
+        self.potential = (potential or NoPotential()).bind(problem)
         self.action_space = self.action.space
         self.observation_space = self.observation.space
         self.render_mode = render_mode
         self._ranks: tuple[int, ...] | None = None
+        self._evaluation: Evaluation | None = None
+        if problem.reward_space is not None:
+            self.reward_space = problem.reward_space
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -158,25 +208,31 @@ class ShrinkEnv(gym.Env[Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode with every layer dense. `options` are not used."""
         super().reset(seed=seed)
-        self._ranks = ()
+        self._ranks, self._evaluation = (), None
         return self.observation(self._ranks), self._info()
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Decide the next layer.
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Decide the next layer; with one-shot actions all of them.
 
         Raises:
             ValueError: The action is not in the action space; the episode goes on unchanged.
             BudgetExhausted: This was the last layer, the configuration is new, and the ledger's budget is spent.
             ResetNeeded: The episode is over, or `reset` was never called.
         """
-        if self._ranks is None or self._is_over(self._ranks):
+        before = self._ranks
+        if before is None or len(before) == len(self.layers):
             raise ResetNeeded("the episode is over (or has not begun): call reset() before step()")
-        index = len(self._ranks)
-        ranks, projected = self.action.decode(self._ranks, action)
-        terminated = self._is_over(ranks)
-        reward, outcome = self._outcome(ranks) if terminated else (0.0, {})
+        wish = self.action.decode(before, action)
+        ranks = self.problem.constraint.apply(before, wish.ranks)
+        projected = wish.projected or ranks != before + wish.ranks
+        terminated = len(ranks) == len(self.layers)
+        # The potential first: whatever fails must fail before anything has changed.
+        shaping = self.potential(ranks) - self.potential(before)
+        reward, outcome = self._measure(ranks) if terminated else (self._no_reward, {})
         self._ranks = ranks  # only now: an action or a measurement that fails changes nothing
-        info = {"layer": self.layers[index].name, "projected": projected, **self._info(), **outcome}
+        info = {"layer": self.layers[len(ranks) - 1].name, "projected": projected, **self._info(), **outcome}
+        if self.problem.reward_space is None:
+            reward += shaping
         return self.observation(ranks), reward, terminated, False, info
 
     def actions_for(self, ranks: Mapping[str, int]) -> Sequence[Any]:
@@ -192,24 +248,22 @@ class ShrinkEnv(gym.Env[Any, Any]):
         checked = [self.problem.search_space.check(index, rank) for index, rank in enumerate(complete.values())]
         return self.action.encode(tuple(checked))
 
-    def render(self) -> str | None:
-        """The decisions so far as a table, with ``render_mode="ansi"``."""
+    def render(self) -> str | NDArray[np.uint8] | None:
+        """The decisions so far, as the render mode says: a table, or an RGB image (height, width, 3).
+
+        Raises:
+            DependencyNotInstalled: A picture is asked for and Matplotlib is missing.
+        """
         if self.render_mode is None:
             gym.logger.warn("render() needs a render mode: gym.make(..., render_mode='ansi')")
             return None
-        ranks = self._ranks or ()
-        width = max(len(layer.name) for layer in self.layers)
-        lines = [f"{'layer':<{width}}  {'rank':>5}  {'of':>5}  {'kept':>6}"]
-        for index, layer in enumerate(self.layers):
-            rank = ranks[index] if index < len(ranks) else layer.max_rank
-            kept = layer.parameters(rank) / layer.parameters(layer.max_rank)
-            shown = "" if index >= len(ranks) else "dense" if rank == layer.max_rank else str(rank)
-            lines.append(f"{layer.name:<{width}}  {shown:>5}  {layer.max_rank:>5}  {kept:>6.1%}")
-        lines.append(f"size ratio {self.problem.size(self._named(ranks)):.3f}")
-        return "\n".join(lines)
+        draw = table if self.render_mode == "ansi" else picture
+        return draw(self.problem, self._ranks or (), self._evaluation)
 
-    def _is_over(self, ranks: tuple[int, ...]) -> bool:
-        return len(ranks) == len(self.layers)
+    @property
+    def _no_reward(self) -> Any:
+        space = self.problem.reward_space
+        return 0.0 if space is None else np.zeros(space.shape, np.float32)
 
     def _named(self, ranks: tuple[int, ...]) -> dict[str, int]:
         return {layer.name: rank for layer, rank in zip(self.layers, ranks, strict=False)}
@@ -218,9 +272,9 @@ class ShrinkEnv(gym.Env[Any, Any]):
         ranks = self._named(self._ranks or ())
         return {"ranks": ranks, "size_ratio": self.problem.size(ranks)}
 
-    def _outcome(self, ranks: tuple[int, ...]) -> tuple[float, dict[str, Any]]:
+    def _measure(self, ranks: tuple[int, ...]) -> tuple[Any, dict[str, Any]]:
         """Measure a finished configuration: its reward and what the last step's info tells of it."""
-        evaluation = self.problem.evaluate(self._named(ranks))
+        evaluation = self._evaluation = self.problem.evaluate(self._named(ranks))
         reward, terms = self.problem.reward(evaluation)
         return reward, {
             "wer": evaluation.wer,
@@ -228,6 +282,6 @@ class ShrinkEnv(gym.Env[Any, Any]):
             "params": evaluation.params,
             "macs": evaluation.macs,
             "capped": evaluation.capped,
-            "feasible": True,
+            "feasible": self.problem.constraint.feasible(ranks),
             "reward_terms": terms,
         }

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from shrinkml_env.compression.layers import Layer
+import numpy as np
+from gymnasium import spaces
+
+from shrinkml_env.compression.layers import Layer, canonical_ranks
+from shrinkml_env.constraints import Constraint, Unconstrained
 from shrinkml_env.evaluation.ledger import Ledger, SupportsEvaluate
 from shrinkml_env.evaluation.result import Evaluation
 from shrinkml_env.rewards import RewardFunction
@@ -21,13 +25,15 @@ class Trial:
 
     Attributes:
         evaluation: The measurement, with its complete ranks.
-        reward: Finite.
+        reward: Finite; an array if the problem's reward is a vector.
         terms: Named parts of the reward.
+        feasible: The constraint is met.
     """
 
     evaluation: Evaluation
-    reward: float
+    reward: Any
     terms: Mapping[str, float]
+    feasible: bool
 
     @property
     def ranks(self) -> dict[str, int]:
@@ -36,12 +42,13 @@ class Trial:
 
 
 class SearchProblem:
-    """Layers, candidates, a measurement and a reward, all counted by one ledger.
+    """Layers, candidates, a measurement, a reward and a constraint, all counted by one ledger.
 
     Attributes:
         evaluator: Measures a configuration. Searchers call `evaluate` instead, which counts.
         search_space: The layers to decide and their candidates.
         reward_function: Called with (evaluation, baseline).
+        constraint: Says which configurations are feasible, and keeps an episode's decisions within that.
         ledger: This run's unique evaluations.
     """
 
@@ -50,6 +57,7 @@ class SearchProblem:
         evaluator: SupportsEvaluate,
         search_space: SearchSpace,
         reward: RewardFunction,
+        constraint: Constraint | None = None,
         ledger: Ledger | None = None,
     ) -> None:
         """Measures the baseline, which costs nothing of the budget.
@@ -58,10 +66,12 @@ class SearchProblem:
             evaluator: What is measured, and how.
             search_space: Its layers must be among the evaluator's.
             reward: Any callable of (evaluation, baseline).
+            constraint: By default every configuration is feasible.
             ledger: By default one without a file or a budget.
 
         Raises:
-            ValueError: The search space is not of this evaluator's layers, or the ledger's file is of another run.
+            ValueError: The search space is not of this evaluator's layers, the constraint can't be met, or the
+                ledger's file is of another run.
         """
         known = set(evaluator.layers)
         for layer in search_space.layers:
@@ -73,6 +83,7 @@ class SearchProblem:
         self.evaluator = evaluator
         self.search_space = search_space
         self.reward_function = reward
+        self.constraint = (constraint or Unconstrained()).bind(evaluator, search_space)
         self.ledger = Ledger() if ledger is None else ledger
         self.ledger.attach(evaluator)
         self._trials: list[Trial] = []
@@ -105,27 +116,53 @@ class SearchProblem:
         """
         return self.ledger.evaluate(self.evaluator, ranks)
 
-    def reward(self, evaluation: Evaluation) -> tuple[float, dict[str, float]]:
+    def reward(self, evaluation: Evaluation) -> tuple[Any, dict[str, float]]:
         """What an evaluation is worth: the reward and its named terms; one term, ``reward``, where it names none.
+
+        The reward is a float, or a float32 array if the reward function has a `space`.
 
         Raises:
             ValueError: The reward is not finite.
         """
-        value = float(self.reward_function(evaluation, self.baseline))
-        if not math.isfinite(value):
+        value = self.reward_function(evaluation, self.baseline)
+        if not np.all(np.isfinite(value)):
             raise ValueError(f"the reward {self.reward_function!r} gave {value} at a WER of {evaluation.wer:.4f}")
         terms = getattr(self.reward_function, "terms", None)
         named = {"reward": value} if terms is None else terms(evaluation, self.baseline)
+        if self.reward_space is None:
+            value = float(value)
         return value, {name: float(term) for name, term in named.items()}
+
+    @property
+    def reward_space(self) -> spaces.Box | None:
+        """The space of a vector reward; None for an ordinary one."""
+        return getattr(self.reward_function, "space", None)
+
+    def is_feasible(self, ranks: Mapping[str, int]) -> bool:
+        """Whether a configuration meets the constraint; costs nothing. What `ranks` leaves out is dense."""
+        complete = canonical_ranks(self.layers, ranks)
+        return self.constraint.feasible(tuple(complete.values()))
 
     @property
     def history(self) -> tuple[Trial, ...]:
         """The run's unique evaluations with their rewards, in the order of the first request."""
         for evaluation in self.ledger.evaluations[len(self._trials) :]:
-            self._trials.append(Trial(evaluation, *self.reward(evaluation)))
+            ranks = {layer.name: evaluation.ranks[layer.name] for layer in self.layers}
+            self._trials.append(Trial(evaluation, *self.reward(evaluation), self.is_feasible(ranks)))
         return tuple(self._trials)
 
     @property
+    def ranking(self) -> tuple[Trial, ...]:
+        """`history`, best first: feasible before infeasible, then by reward, then the earlier one.
+
+        Raises:
+            TypeError: The reward is a vector, which has no order.
+        """
+        if self.reward_space is not None:
+            raise TypeError("a vector reward has no best configuration: read `history`, or scalarise the reward")
+        return tuple(sorted(self.history, key=lambda trial: (not trial.feasible, -trial.reward)))
+
+    @property
     def best(self) -> Trial | None:
-        """The trial with the highest reward, the first of equals; None before the first evaluation."""
-        return max(self.history, key=lambda trial: trial.reward, default=None)
+        """The first of the `ranking`; None before the first evaluation."""
+        return next(iter(self.ranking), None)

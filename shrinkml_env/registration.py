@@ -13,6 +13,7 @@ import torch
 
 from shrinkml_env.actions import ACTIONS
 from shrinkml_env.asr import load_model
+from shrinkml_env.constraints import CONSTRAINTS
 from shrinkml_env.data import load_utterances
 from shrinkml_env.env import ShrinkEnv
 from shrinkml_env.evaluation import EvaluationCache, Evaluator, Ledger, default_cache_path
@@ -20,19 +21,35 @@ from shrinkml_env.evaluation.ledger import SupportsEvaluate
 from shrinkml_env.observations import OBSERVATIONS
 from shrinkml_env.problem import SearchProblem
 from shrinkml_env.rewards import REWARDS
-from shrinkml_env.search_space import SEARCH_SPACES
+from shrinkml_env.search_space import SEARCH_SPACES, SearchSpace
+from shrinkml_env.shaping import POTENTIALS
 
-__all__ = ["make_env", "make_problem", "register_envs", "resolve"]
+__all__ = ["VARIANTS", "make_env", "make_problem", "register_envs", "resolve"]
 
 T = TypeVar("T")
 
+VARIANTS: dict[str, dict[str, Any]] = {
+    "ShrinkML-v0": {},
+    "ShrinkMLDiscrete-v0": {"action": "discrete"},
+    "ShrinkMLOneShot-v0": {"action": "one_shot"},
+    "ShrinkMLMultiObjective-v0": {"reward": "vector"},
+}
+"""Registered id -> the arguments of `make_env` in which it differs from ``ShrinkML-v0``."""
+
 
 def register_envs() -> None:
-    """Register ``ShrinkML-v0``; called by ``import shrinkml_env``."""
-    gym.register("ShrinkML-v0", entry_point="shrinkml_env.registration:make_env")
+    """Register the environments; called by ``import shrinkml_env``."""
+    for name, options in VARIANTS.items():
+        # Gymnasium's checker takes a vector reward for a mistake; MO-Gymnasium switches it off as well.
+        gym.register(
+            name,
+            entry_point="shrinkml_env.registration:make_env",
+            kwargs=dict(options),
+            disable_env_checker=options.get("reward") == "vector",
+        )
 
 
-def resolve(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, *args: Any) -> T:
+def resolve(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any) -> T:
     """Build what a specification names.
 
     Args:
@@ -40,7 +57,6 @@ def resolve(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, *arg
         registry: Name -> class or factory.
         spec: A name; a mapping with ``"name"`` and the options of what it names; or a finished object, returned as it
             is.
-        args: Positional arguments of the factory, before the options.
 
     Raises:
         ValueError: The name is unknown, or the options are not those of what it names.
@@ -58,21 +74,27 @@ def resolve(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, *arg
             raise ValueError(f"{kind}: {dict(spec)!r} lacks 'name'; known names: {known}")
         raise ValueError(f"{kind}: no {kind} is named {name!r}; known names: {known}")
     try:
-        return registry[name](*args, **options)
+        return registry[name](**options)
     except TypeError as error:
         raise ValueError(f"{kind} {name!r} cannot be made with the options {options}: {error}") from error
 
 
 def make_problem(
-    evaluator: SupportsEvaluate, reward: Any = "linear", search_space: Any = "full", ledger: Any = None
+    evaluator: SupportsEvaluate,
+    reward: Any = "linear",
+    constraint: Any = "none",
+    search_space: Any = "full",
+    ledger: Any = None,
 ) -> SearchProblem:
     """A search problem on a finished evaluator, the other parts given as in `make_env`."""
     if isinstance(ledger, Mapping):
         ledger = resolve("ledger", {"jsonl": Ledger}, {"name": "jsonl", **ledger})
+    space = resolve("search_space", SEARCH_SPACES, search_space)
     return SearchProblem(
         evaluator,
-        resolve("search_space", SEARCH_SPACES, search_space, evaluator.layers),
+        space if isinstance(space, SearchSpace) else space(evaluator.layers),
         resolve("reward", REWARDS, reward),
+        resolve("constraint", CONSTRAINTS, constraint),
         ledger,
     )
 
@@ -83,6 +105,8 @@ def make_env(
     action: Any = "continuous",
     observation: Any = "features",
     reward: Any = "linear",
+    constraint: Any = "none",
+    shaping: Any = "none",
     granularity: Literal["layer", "matrix"] = "layer",
     device: str = "cpu",
     search_space: Any = "full",
@@ -98,21 +122,26 @@ def make_env(
         action: A name in `shrinkml_env.actions.ACTIONS`, a mapping with ``"name"`` and options, or an `ActionKind`.
         observation: The same of `shrinkml_env.observations.OBSERVATIONS`, or an `Observation`.
         reward: The same of `shrinkml_env.rewards.REWARDS`, or a callable of (evaluation, baseline).
+        constraint: The same of `shrinkml_env.constraints.CONSTRAINTS`, or a `Constraint`.
+        shaping: The same of `shrinkml_env.shaping.POTENTIALS`, or a `Potential`.
         granularity: ``"layer"`` or ``"matrix"``.
         device: Where the recogniser runs.
-        search_space: The same of `shrinkml_env.search_space.SEARCH_SPACES`, or a `SearchSpace`.
+        search_space: The same of `shrinkml_env.search_space.SEARCH_SPACES`, a callable of the model's layers, or a
+            `SearchSpace`.
         cache: Where measurements persist: ``"default"`` (see `default_cache_path`), a path, an `EvaluationCache`, or
             None for nowhere.
         ledger: A mapping of `Ledger`'s arguments ``path`` and ``budget``, a `Ledger`, or None.
-        render_mode: None or ``"ansi"``.
+        render_mode: None, ``"ansi"`` or ``"rgb_array"``.
 
     Raises:
-        ValueError: A name or an option is unknown.
+        ValueError: A name or an option is unknown, or parts do not go together.
     """
     action = resolve("action", ACTIONS, action)
     observation = resolve("observation", OBSERVATIONS, observation)
+    potential = resolve("shaping", POTENTIALS, shaping)
     evaluator = _make_evaluator(model, proxy, granularity=granularity, device=device, cache=cache)
-    return ShrinkEnv(make_problem(evaluator, reward, search_space, ledger), action, observation, render_mode)
+    problem = make_problem(evaluator, reward, constraint, search_space, ledger)
+    return ShrinkEnv(problem, action, observation, potential, render_mode)
 
 
 def _make_evaluator(

@@ -1,8 +1,13 @@
 """What a finished configuration is worth.
 
 A reward is any callable ``(evaluation, baseline) -> float``. One that also has ``terms(evaluation, baseline)``, a
-mapping of named parts, shows them in ``info["reward_terms"]``. In the formulas e and e0 are the corpus WER of the
-compressed and of the original model as fractions, and s is the size ratio. A WER may exceed 1; rewards stay finite.
+mapping of named parts, shows them in ``info["reward_terms"]``; one that has a ``space`` gives a vector of that space.
+
+In the formulas e and e0 are the corpus WER of the compressed and of the original model as fractions, and s is the size
+ratio. A WER may exceed 1, but every reward stays finite: where a formula asks for an accuracy or a logarithm, e is
+clipped to [1 / reference words, 1].
+
+The defaults belong to ``ShrinkML-v0`` and do not change within v0.
 """
 
 from __future__ import annotations
@@ -11,13 +16,34 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
 
 from shrinkml_env.evaluation.result import Evaluation
 
-__all__ = ["REWARDS", "Linear", "Reward", "RewardFunction", "Threshold"]
+__all__ = [
+    "AMC",
+    "REWARDS",
+    "Absolute",
+    "Accuracy",
+    "Harmonic",
+    "Linear",
+    "Multiplicative",
+    "Reward",
+    "RewardFunction",
+    "SoftThreshold",
+    "Threshold",
+    "Vector",
+]
 
-RewardFunction = Callable[[Evaluation, Evaluation], float]
-"""What the environment asks of a reward."""
+RewardFunction = Callable[[Evaluation, Evaluation], Any]
+"""What the environment asks of a reward: (evaluation, baseline) -> float, or a vector if it has a `space`."""
+
+_ROUNDING = 1e-12
+"""Slack of a comparison with a WER: a multiple of 1 / reference words, so far coarser than this."""
 
 
 class Reward(ABC):
@@ -28,7 +54,7 @@ class Reward(ABC):
         """The parts of the reward; the same names every time."""
 
     def __call__(self, evaluation: Evaluation, baseline: Evaluation) -> float:
-        """The sum of the terms."""
+        """The sum of the terms, where a class does not say otherwise."""
         return math.fsum(self.terms(evaluation, baseline).values())
 
 
@@ -43,7 +69,7 @@ class Linear(Reward):
     size_weight: float = 0.1
 
     def __post_init__(self) -> None:
-        _require_non_negative("linear", "size_weight", self.size_weight)
+        _require("linear", "size_weight", self.size_weight, at_least=0)
 
     def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
         """``wer``: -(e - e0), positive where compression helps; ``size``: -size_weight * s."""
@@ -66,21 +92,200 @@ class Threshold(Reward):
     punishment: float = 1.0
 
     def __post_init__(self) -> None:
-        _require_non_negative("threshold", "tolerance", self.tolerance)
-        _require_non_negative("threshold", "punishment", self.punishment)
+        _require("threshold", "tolerance", self.tolerance, at_least=0)
+        _require("threshold", "punishment", self.punishment, at_least=0)
 
     def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
         """``size``: 1 - s, or 0 where punished; ``punishment``: -P, or 0 where not."""
-        # The slack is rounding only: a WER is a multiple of 1 / reference words, far coarser than this.
-        if evaluation.wer <= baseline.wer + self.tolerance + 1e-12:
+        if evaluation.wer <= baseline.wer + self.tolerance + _ROUNDING:
             return {"size": 1.0 - evaluation.size_ratio, "punishment": 0.0}
         return {"size": 0.0, "punishment": -float(self.punishment)}
 
 
-def _require_non_negative(reward: str, option: str, value: float) -> None:
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"reward {reward!r}: {option} must be a finite number of at least 0, got {value!r}")
+@dataclass(frozen=True)
+class SoftThreshold(Reward):
+    """1 - s - kappa * max(0, e - e0 - tolerance): as `Threshold`, with a punishment that grows with the errors.
+
+    Attributes:
+        tolerance: eps >= 0, a fraction.
+        kappa: Price of an error above the tolerance, >= 0. At the default, one point of WER costs 10 % of the size.
+    """
+
+    tolerance: float = 0.005
+    kappa: float = 10.0
+
+    def __post_init__(self) -> None:
+        _require("soft_threshold", "tolerance", self.tolerance, at_least=0)
+        _require("soft_threshold", "kappa", self.kappa, at_least=0)
+
+    def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
+        """``size``: 1 - s; ``punishment``: -kappa * max(0, e - e0 - tolerance)."""
+        excess = max(0.0, evaluation.wer - baseline.wer - self.tolerance)
+        return {"size": 1.0 - evaluation.size_ratio, "punishment": -self.kappa * excess}
 
 
-REWARDS: dict[str, Callable[..., RewardFunction]] = {"linear": Linear, "threshold": Threshold}
+@dataclass(frozen=True)
+class Accuracy(Reward):
+    """-(e - e0): errors alone, for a search whose constraint takes care of the size."""
+
+    def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
+        """``wer``: -(e - e0)."""
+        return {"wer": -(evaluation.wer - baseline.wer)}
+
+
+@dataclass(frozen=True)
+class AMC(Reward):
+    """-e * log(C): errors weighted by the logarithm of what the model costs (R_FLOPs of AMC, arXiv 1802.03494).
+
+    e is clipped to [1 / reference words, 1], so that a flawless model still gains from being smaller.
+
+    Attributes:
+        cost: C: ``"params"``, or ``"macs"`` over the proxy set.
+    """
+
+    cost: Literal["params", "macs"] = "params"
+
+    def __post_init__(self) -> None:
+        if self.cost not in ("params", "macs"):
+            raise ValueError(f"reward 'amc': cost must be 'params' or 'macs', got {self.cost!r}")
+
+    def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
+        """``error``: e, clipped; ``log_cost``: log(C). The reward is minus their product."""
+        cost = evaluation.params if self.cost == "params" else evaluation.macs
+        return {"error": _clipped(evaluation), "log_cost": math.log(cost)}
+
+    def __call__(self, evaluation: Evaluation, baseline: Evaluation) -> float:
+        """-error * log_cost."""
+        terms = self.terms(evaluation, baseline)
+        return -terms["error"] * terms["log_cost"]
+
+
+@dataclass(frozen=True)
+class Multiplicative(Reward):
+    """(1 - e) * (s / target)^exponent: a soft size target (Tan et al. 2019, MnasNet, arXiv 1807.11626).
+
+    Attributes:
+        target: tau, the size ratio aimed at, in (0, 1].
+        exponent: w < 0. At the default, halving the model is worth 5 % more accuracy, MnasNet's own trade.
+    """
+
+    target: float = 0.4
+    exponent: float = -0.07
+
+    def __post_init__(self) -> None:
+        _require("multiplicative", "target", self.target, above=0, at_most=1)
+        _require("multiplicative", "exponent", self.exponent, below=0)
+
+    def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
+        """``accuracy``: 1 - e, clipped; ``size_factor``: (s / target)^exponent. The reward is their product."""
+        return {
+            "accuracy": 1.0 - _clipped(evaluation),
+            "size_factor": (evaluation.size_ratio / self.target) ** self.exponent,
+        }
+
+    def __call__(self, evaluation: Evaluation, baseline: Evaluation) -> float:
+        """Accuracy * size_factor."""
+        return math.prod(self.terms(evaluation, baseline).values())
+
+
+@dataclass(frozen=True)
+class Absolute(Reward):
+    """(1 - e) + beta * |s / target - 1|: a size to be met exactly (Bender et al. 2020, TuNAS, arXiv 2008.06120).
+
+    Attributes:
+        target: tau, the size ratio aimed at, in (0, 1].
+        beta: < 0; TuNAS's own value by default.
+    """
+
+    target: float = 0.4
+    beta: float = -0.07
+
+    def __post_init__(self) -> None:
+        _require("absolute", "target", self.target, above=0, at_most=1)
+        _require("absolute", "beta", self.beta, below=0)
+
+    def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
+        """``accuracy``: 1 - e, clipped; ``size``: beta * |s / target - 1|."""
+        return {
+            "accuracy": 1.0 - _clipped(evaluation),
+            "size": self.beta * abs(evaluation.size_ratio / self.target - 1.0),
+        }
+
+
+@dataclass(frozen=True)
+class Harmonic(Reward):
+    """(1 + beta^2) a c / (beta^2 a + c): the F-measure of the accuracy a = 1 - e and the compression c = 1 - s.
+
+    Van Rijsbergen's F_beta: beta says how many times as important compression is as accuracy.
+
+    Attributes:
+        beta: > 0. Below 1, because far more can be lost in size than in words.
+    """
+
+    beta: float = 0.25
+
+    def __post_init__(self) -> None:
+        _require("harmonic", "beta", self.beta, above=0)
+
+    def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
+        """``accuracy``: 1 - e, clipped; ``compression``: 1 - s. The reward is their F-measure."""
+        return {"accuracy": 1.0 - _clipped(evaluation), "compression": 1.0 - evaluation.size_ratio}
+
+    def __call__(self, evaluation: Evaluation, baseline: Evaluation) -> float:
+        """F_beta of the terms; 0 where both are 0."""
+        accuracy, compression = self.terms(evaluation, baseline).values()
+        weighted = self.beta**2 * accuracy + compression
+        return 0.0 if weighted == 0 else (1 + self.beta**2) * accuracy * compression / weighted
+
+
+class Vector:
+    """[-(e - e0), 1 - s]: both aims apart, for multi-objective learners (MO-Gymnasium's convention).
+
+    Attributes:
+        space: ``Box([-inf, 0], [1, 1], (2,), float32)``, the environment's `reward_space`.
+    """
+
+    space = spaces.Box(np.array([-np.inf, 0.0], np.float32), np.array([1.0, 1.0], np.float32))
+
+    def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
+        """``wer``: -(e - e0); ``size``: 1 - s."""
+        return {"wer": -(evaluation.wer - baseline.wer), "size": 1.0 - evaluation.size_ratio}
+
+    def __call__(self, evaluation: Evaluation, baseline: Evaluation) -> NDArray[np.float32]:
+        """The terms, shape (2,)."""
+        return np.array(list(self.terms(evaluation, baseline).values()), np.float32)
+
+
+def _clipped(evaluation: Evaluation) -> float:
+    return min(1.0, max(1.0 / sum(evaluation.words), evaluation.wer))
+
+
+def _require(
+    reward: str,
+    option: str,
+    value: float,
+    *,
+    at_least: float = -math.inf,
+    above: float = -math.inf,
+    at_most: float = math.inf,
+    below: float = math.inf,
+) -> None:
+    if math.isfinite(value) and at_least <= value <= at_most and above < value < below:
+        return
+    bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
+    wanted = " and ".join(f"{words} {bound:g}" for words, bound in bounds.items() if math.isfinite(bound))
+    raise ValueError(f"reward {reward!r}: {option} must be {wanted}, got {value!r}")
+
+
+REWARDS: dict[str, Callable[..., RewardFunction]] = {
+    "linear": Linear,
+    "threshold": Threshold,
+    "soft_threshold": SoftThreshold,
+    "accuracy": Accuracy,
+    "amc": AMC,
+    "multiplicative": Multiplicative,
+    "absolute": Absolute,
+    "harmonic": Harmonic,
+    "vector": Vector,
+}
 """Name -> class."""

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from shrinkml_env.actions import ACTIONS
 from shrinkml_env.compression.layers import Layer, Matrix, canonical_ranks
 from shrinkml_env.env import ShrinkEnv
-from shrinkml_env.evaluation.ledger import Ledger
 from shrinkml_env.evaluation.result import Evaluation
+from shrinkml_env.observations import OBSERVATIONS
 from shrinkml_env.registration import make_problem, resolve
+from shrinkml_env.shaping import POTENTIALS
 
 OTHER_PARAMS = 500
 OTHER_MACS = 10_000
@@ -72,6 +74,12 @@ class FakeEvaluator:
     def macs(self, ranks: Mapping[str, int]) -> int:
         return OTHER_MACS + 100 * (self.params(ranks) - OTHER_PARAMS)
 
+    def activation_error(self, ranks: Mapping[str, int]) -> float:
+        """Grows with every layer that is cut, most for the last."""
+        complete = canonical_ranks(self.layers, ranks)
+        cut = [1 - complete[layer.name] / layer.max_rank for layer in self.layers if layer.name in ranks]
+        return sum(cut) / 4 + (cut[-1] if cut else 0.0)
+
     def _evaluation(self, ranks: Mapping[str, int]) -> Evaluation:
         edits = [self.base_edits // 64 + (index < self.base_edits % 64) for index in range(64)]
         for number, layer in enumerate(self.layers):
@@ -91,15 +99,17 @@ class FakeEvaluator:
 
 def make_fake_env(
     action: object = "continuous",
-    reward: object = "linear",
-    ledger: Ledger | Mapping[str, object] | None = None,
-    search_space: object = "full",
+    observation: object = "features",
+    shaping: object = "none",
     render_mode: str | None = None,
     evaluator: FakeEvaluator | None = None,
+    **problem: object,
 ) -> ShrinkEnv:
-    """An environment as `make_env` builds it, on the fake evaluator."""
-    from shrinkml_env.actions import ACTIONS
-    from shrinkml_env.observations import Features
-
-    problem = make_problem(evaluator or FakeEvaluator(), reward, search_space, ledger)
-    return ShrinkEnv(problem, resolve("action", ACTIONS, action), Features(), render_mode)
+    """An environment as `make_env` builds it, on the fake evaluator; `problem` holds arguments of `make_problem`."""
+    return ShrinkEnv(
+        make_problem(evaluator or FakeEvaluator(), **problem),
+        resolve("action", ACTIONS, action),
+        resolve("observation", OBSERVATIONS, observation),
+        resolve("shaping", POTENTIALS, shaping),
+        render_mode,
+    )

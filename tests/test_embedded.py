@@ -1,5 +1,6 @@
 """The embedded model, speech and default environment, as users get them."""
 
+import functools
 import subprocess
 import sys
 import warnings
@@ -7,14 +8,18 @@ from pathlib import Path
 
 import gymnasium as gym
 import jiwer
+import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
+from mo_gymnasium.wrappers import LinearReward
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 import shrinkml_env
 from shrinkml_env import compress, count_parameters, load_compressed, load_model, load_utterances, save_compressed
 from shrinkml_env.evaluation import recognise_all
+from shrinkml_env.registration import VARIANTS
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +82,39 @@ def test_the_file_is_smaller_and_remembers(model, tmp_path):
     assert load_compressed(tmp_path / "compressed").transcribe(waveforms) == compressed.transcribe(waveforms)
 
 
-@pytest.mark.parametrize("action", ["continuous", "discrete"])
-@pytest.mark.parametrize("reward", ["linear", "threshold"])
-def test_both_check_envs_without_a_warning(action, reward):
-    env = gym.make("ShrinkML-v0", action=action, reward=reward)
+SCALAR_IDS = [name for name, options in VARIANTS.items() if options.get("reward") != "vector"]
+
+
+@pytest.mark.parametrize("name", SCALAR_IDS)
+def test_both_check_envs_without_a_warning(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        env = gym.make(name)
         gymnasium_check_env(env.unwrapped, skip_render_check=True)
         sb3_check_env(env)
+
+
+@pytest.mark.parametrize("name", SCALAR_IDS)
+def test_vector_environments(name):
+    for mode in ("sync", "async"):
+        envs = gym.make_vec(name, num_envs=2, vectorization_mode=mode)
+        observations, _ = envs.reset(seed=0)
+        assert observations in envs.observation_space
+        envs.step(envs.action_space.sample())
+        envs.close()
+    for vectorise in (DummyVecEnv, SubprocVecEnv):
+        envs = vectorise([functools.partial(gym.make, f"shrinkml_env:{name}")] * 2)
+        envs.reset()
+        envs.step([envs.action_space.sample() for _ in range(2)])
+        envs.close()
+
+
+def test_the_multi_objective_environment():
+    assert set(VARIANTS) - set(SCALAR_IDS) == {"ShrinkMLMultiObjective-v0"}
+    env = gym.make("ShrinkMLMultiObjective-v0")
+    with pytest.warns(UserWarning, match=r"reward returned by `step\(\)` must be a float"):
+        gymnasium_check_env(env.unwrapped, skip_render_check=True)
+    sb3_check_env(LinearReward(env, weight=np.array([1.0, 0.1])))
 
 
 _EPISODE = """

@@ -1,8 +1,10 @@
 import copy
+import functools
 import pickle
 import subprocess
 import sys
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import gymnasium as gym
@@ -12,15 +14,21 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mo_gymnasium.wrappers import LinearReward
+from mo_gymnasium.wrappers.vector import MOSyncVectorEnv
+from sb3_contrib import MaskablePPO
 from stable_baselines3 import DDPG, PPO
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from shrinkml_env.actions import ACTIONS
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
+from shrinkml_env.observations import OBSERVATIONS
 from tests.fake_evaluator import OTHER_PARAMS, FakeEvaluator, make_fake_env
 
 KINDS = list(ACTIONS)
+SEQUENTIAL = [kind for kind in KINDS if kind != "one_shot"]
 STEPS = 5
 
 
@@ -43,17 +51,18 @@ def registered():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("render_mode", [None, "ansi"])
-def test_both_checkers_pass_without_a_warning(registered, kind, render_mode):
+@pytest.mark.parametrize("observation", OBSERVATIONS)
+@pytest.mark.parametrize("render_mode", [None, "ansi", "rgb_array"])
+def test_both_checkers_pass_without_a_warning(registered, kind, observation, render_mode):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        env = gym.make(registered, action=kind, render_mode=render_mode)
+        env = gym.make(registered, action=kind, observation=observation, render_mode=render_mode)
         check_env(env.unwrapped)
         sb3_check_env(env.unwrapped)
         sb3_check_env(env)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SEQUENTIAL)
 def test_episode(kind):
     env = make_fake_env(kind)
     _, info = env.reset(seed=0)
@@ -83,6 +92,36 @@ def test_episode(kind):
     assert env.problem.best.ranks == expected.ranks
 
 
+def test_one_shot_episode():
+    env = make_fake_env("one_shot")
+    env.reset()
+    chosen = {layer.name: candidates[2] for layer, candidates in zip(env.layers, env.problem.candidates, strict=True)}
+    (action,) = env.actions_for(chosen)
+    observation, reward, terminated, _, info = env.step(action)
+    assert terminated
+    assert info["layer"] == "output"
+    assert info["ranks"] == chosen
+    sequential = make_fake_env("discrete")
+    *_, (last, expected, _, _, _) = play(sequential, sequential.actions_for(chosen))
+    assert (observation.tolist(), reward) == (last.tolist(), expected)
+    with pytest.raises(ResetNeeded):
+        env.step(action)
+
+
+def test_vector_reward():
+    env = make_fake_env("discrete", reward="vector")
+    assert env.reward_space.shape == (2,)
+    results = play(env, [3] * STEPS)
+    for _, reward, terminated, _, _ in results[1:]:
+        assert reward.dtype == np.float32
+        assert reward in env.reward_space or not terminated
+        if not terminated:
+            assert reward.tolist() == [0.0, 0.0]
+    info = results[-1][-1]
+    assert reward.tolist() == pytest.approx([info["wer_baseline"] - info["wer"], 1 - info["size_ratio"]])
+    assert not hasattr(make_fake_env(), "reward_space")
+
+
 def test_dense_episode_is_the_original():
     env = make_fake_env()
     *_, (_, reward, _, _, info) = play(env, [np.array([1.0], np.float32)] * STEPS)
@@ -100,7 +139,9 @@ def test_actions_for_replays_a_configuration(kind, data):
         layer.name: data.draw(st.sampled_from(candidates))
         for layer, candidates in zip(env.layers, env.problem.candidates, strict=True)
     }
-    assert play(env, env.actions_for(ranks))[-1][-1]["ranks"] == ranks
+    info = play(env, env.actions_for(ranks))[-1][-1]
+    assert info["ranks"] == ranks
+    assert info["projected"] is False
 
 
 def test_actions_for_partial_and_bad_ranks():
@@ -113,7 +154,7 @@ def test_actions_for_partial_and_bad_ranks():
         env.actions_for({"nowhere": 4})
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SEQUENTIAL)
 def test_a_bad_action_leaves_the_episode_as_it_was(kind):
     env = make_fake_env(kind)
     actions = env.actions_for({"output": 10, "encoder.0": 4})
@@ -166,7 +207,7 @@ def test_budget_ends_a_search_and_spoils_nothing():
     assert env.step(0)[1] == first[-1][1]  # the known configuration is still free
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SEQUENTIAL)
 def test_pickles_and_deep_copies_in_mid_episode(kind):
     env = make_fake_env(kind)
     actions = env.actions_for({"output": 10, "encoder.1": 6})
@@ -189,6 +230,74 @@ def test_vector_environment(registered):
     assert rewards.tolist() == singles
     assert info["size_ratio"][2] == 1.0
     envs.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_vector_environment_runs_it(kind):
+    make = functools.partial(make_fake_env, kind)
+    for envs in (gym.vector.SyncVectorEnv([make, make]), gym.vector.AsyncVectorEnv([make, make])):
+        envs.reset(seed=0)
+        envs.action_space.seed(0)
+        for _ in range(STEPS + 1):
+            _, rewards, *_ = envs.step(envs.action_space.sample())
+        assert rewards.shape == (2,)
+        envs.close()
+    for vectorised in (DummyVecEnv([make, make]), SubprocVecEnv([make, make])):
+        vectorised.reset()
+        for _ in range(STEPS):
+            _, _, done, info = vectorised.step([vectorised.action_space.sample() for _ in range(2)])
+            if done.all():
+                assert "terminal_observation" in info[0]
+                break
+        assert done.all()
+        if kind == "discrete":
+            assert vectorised.env_method("action_masks")[1].sum() == 15
+        vectorised.close()
+
+
+def test_masks_reach_a_masking_agent_through_another_process():
+    make = functools.partial(make_fake_env, "discrete", constraint={"name": "mask", "budget": 0.4})
+    envs = SubprocVecEnv([make, make])
+    agent = MaskablePPO("MlpPolicy", envs, n_steps=10, batch_size=10, n_epochs=1, gamma=1.0, seed=0)
+
+    class NothingProjected(BaseCallback):
+        def _on_step(self):
+            assert not any(info["projected"] for info in self.locals["infos"])
+            return True
+
+    agent.learn(60, callback=NothingProjected())
+    envs.close()
+
+
+def test_a_multi_objective_environment(registered):
+    make = functools.partial(gym.make, registered, action="discrete", reward="vector", disable_env_checker=True)
+    with pytest.warns(UserWarning, match=r"reward returned by `step\(\)` must be a float") as warned:
+        check_env(make().unwrapped)
+    assert {str(warning.message) for warning in warned} == {str(warned[0].message)}
+    envs = MOSyncVectorEnv([make, make])
+    envs.reset(seed=0)
+    for _ in range(STEPS):
+        _, rewards, terminated, _, _ = envs.step(envs.action_space.sample())
+    assert rewards.shape == (2, 2)
+    assert terminated.all()
+    scalar = LinearReward(make(), weight=np.array([1.0, 0.1]))
+    sb3_check_env(scalar)
+    PPO("MlpPolicy", scalar, n_steps=10, batch_size=10, n_epochs=1).learn(20)
+    # -(e - e0) + 0.1 (1 - s): the linear reward, and a tenth.
+    linear = make_fake_env("discrete")
+    expected = play(linear, [3] * STEPS)[-1][1]
+    assert play(scalar, [3] * STEPS)[-1][1] == pytest.approx(expected + 0.1)
+
+
+def test_a_video_of_an_episode(registered, tmp_path):
+    env = gym.make(registered, action="discrete", render_mode="rgb_array")
+    env = gym.wrappers.RecordVideo(env, str(tmp_path / "videos"), episode_trigger=lambda _: True, disable_logger=True)
+    env.reset()
+    for _ in range(STEPS):
+        env.step(3)
+    env.close()
+    (video,) = tmp_path.glob("videos/*.mp4")
+    assert video.stat().st_size > 1000
 
 
 def test_environments_may_share_a_ledger():
@@ -237,9 +346,27 @@ def test_render():
     assert len(lines) == 1 + STEPS + 1
     assert lines[1].split() == ["frontend", "1", "27", "6.8%"]  # 59 of 864
     assert lines[2].split() == ["encoder.0", "64", "100.0%"]
-    assert lines[-1] == f"size ratio {env.problem.size({'frontend': 1}):.3f}"
+    assert lines[-1] == f"1 of 5 layers decided, size ratio {env.problem.size({'frontend': 1}):.3f}"
+    for _ in range(STEPS - 1):
+        *_, info = env.step(24)
+    assert env.render().splitlines()[-1].endswith(f"WER {info['wer']:.1%} (original 3.1%)")
+    env.reset()
+    assert "WER" not in env.render()
     with pytest.raises(ValueError, match="render_mode"):
         make_fake_env(render_mode="human")
+
+
+def test_pictures(tmp_path, registered):
+    env = gym.make(registered, action="discrete", render_mode="rgb_array")
+    env.reset()
+    shapes, frames = set(), []
+    for action in (0, 10, 24, 3, 5):
+        frames.append(env.render())
+        shapes.add((frames[-1].shape, frames[-1].dtype))
+        env.step(action)
+    assert shapes == {((260, 960, 3), np.dtype(np.uint8))}
+    # Every decision shows, and so does the outcome.
+    assert all((one != other).any() for one, other in pairwise([*frames, env.render()]))
 
 
 @pytest.mark.parametrize("name", ["ppo", "ddpg"])

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shrinkml_env.observations import Features
+from shrinkml_env.observations import FeatureDict, Features
 from shrinkml_env.registration import make_problem
 from tests.fake_evaluator import OTHER_PARAMS, FakeEvaluator, linear, lstm
 
@@ -36,6 +36,7 @@ def test_static_features_by_hand():
     assert features["log_columns"] == pytest.approx(6 / 24)
     assert features["log_matrices"] == pytest.approx(1 / 8)
     assert features["log_max_rank"] == pytest.approx(6 / 24)
+    assert features["recurrent_share"] == pytest.approx(64 / 96)
     # 256 x 64 breaks even at floor(16383 / 320) = 51.
     assert features["break_even"] == pytest.approx(51 / 64)
     total = OTHER_PARAMS + 32 * 27 + 256 * (32 + 64) + 256 * (48 + 64) + 40 + 12 * 9 + 6400
@@ -51,7 +52,8 @@ def test_static_features_by_hand():
 
 def test_start_and_end():
     start = named(())
-    assert (start["progress"], start["size_ratio"], start["previous_kept"]) == (0, 1, 1)
+    assert (start["progress"], start["size_ratio"], start["slack"], start["previous_rank"]) == (0, 1, 1, 1)
+    assert named((9,))["previous_rank"] == pytest.approx(9 / 27)
     end = FEATURES(tuple(ranks[0] for ranks in PROBLEM.candidates))
     assert end in FEATURES.space
     features = dict(zip(FEATURES.names, end.tolist(), strict=True))
@@ -62,6 +64,41 @@ def test_start_and_end():
 
 def test_names_are_unique():
     assert len(set(FEATURES.names)) == len(FEATURES.names) == FEATURES.space.shape[0]
+
+
+@given(data=st.data())
+def test_the_dict_holds_the_same(data):
+    by_group = FeatureDict().bind(PROBLEM)
+    done = data.draw(st.integers(0, len(PROBLEM.layers)))
+    ranks = tuple(data.draw(st.sampled_from(candidates)) for candidates in PROBLEM.candidates[:done])
+    observation = by_group(ranks)
+    assert observation in by_group.space
+    assert list(observation) == list(by_group.groups) == ["layer", "episode", "decided", "kept"]
+    assert np.array_equal(np.concatenate(list(observation.values())), FEATURES(ranks))
+    assert {group: len(names) for group, names in by_group.groups.items()} == {
+        group: space.shape[0] for group, space in by_group.space.items()
+    }
+
+
+def test_slack_is_the_constraints():
+    problem = make_problem(EVALUATOR, constraint={"name": "clip", "budget": 0.5})
+    features = Features().bind(problem)
+    observation = dict(zip(features.names, features(()).tolist(), strict=True))
+    assert observation["slack"] == pytest.approx(0.5 - observation["smallest_size_ratio"], abs=1e-4)
+
+
+NAME = "activation_error"
+
+
+@pytest.mark.parametrize("kind", [Features, FeatureDict])
+def test_activation_error_is_measured_only_when_asked_for(kind):
+    asked = kind(activation_error=True).bind(PROBLEM)
+    assert asked.groups["episode"] == (*FEATURES.groups["episode"], NAME)
+    for ranks, error in [((), 0.0), ((12,), 5 / 4 * (1 - 12 / 27)), ((1, 64), 26 / 27 / 4), ((1, 2, 2, 1, 2), 1.0)]:
+        observation = asked(ranks)
+        assert observation in asked.space
+        measured = observation["episode"][-1] if kind is FeatureDict else observation[asked.names.index(NAME)]
+        assert measured == pytest.approx(error)
 
 
 @given(data=st.data())
@@ -84,9 +121,10 @@ def test_markov_different_decisions_look_different(data):
     assert np.array_equal(FEATURES(one), FEATURES(other)) == (one == other)
 
 
+@pytest.mark.parametrize("kind", [Features, FeatureDict])
 @settings(deadline=None, max_examples=50)
 @given(sets=layer_sets, count=st.integers(1, 30), zero=st.booleans(), data=st.data())
-def test_always_within_bounds(sets, count, zero, data):
+def test_always_within_bounds(kind, sets, count, zero, data):
     layers = tuple(
         lstm(f"layer{index}", rows, columns) if kind == "lstm" else linear(f"layer{index}", rows, columns, kind)
         for index, (kind, rows, columns) in enumerate(sets)
@@ -96,11 +134,12 @@ def test_always_within_bounds(sets, count, zero, data):
     evaluator = FakeEvaluator(layers)
     if zero:
         evaluator.singular_values = {name: torch.zeros_like(s) for name, s in evaluator.singular_values.items()}
-    problem = make_problem(evaluator, search_space={"name": "full", "count": count})
-    features = Features().bind(problem)
+    space = {"name": "full", "count": count}
+    constraint = data.draw(st.sampled_from(["none", {"name": "check", "budget": 0.3}]))
+    problem = make_problem(evaluator, search_space=space, constraint=constraint)
+    features = kind(activation_error=data.draw(st.booleans())).bind(problem)
     ranks = tuple(data.draw(st.sampled_from(candidates)) for candidates in problem.candidates)
     for done in range(len(ranks) + 1):
         observation = features(ranks[:done])
         assert observation in features.space
-        assert observation.dtype == np.float32
     assert evaluator.measured == []

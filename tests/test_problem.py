@@ -4,13 +4,13 @@ import pytest
 
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
 from shrinkml_env.problem import SearchProblem
-from shrinkml_env.rewards import Linear
-from shrinkml_env.search_space import SearchSpace
+from shrinkml_env.rewards import Linear, Vector
+from shrinkml_env.search_space import Full
 from tests.fake_evaluator import LAYERS, FakeEvaluator, linear
 
 
 def make(reward=None, ledger=None) -> SearchProblem:
-    return SearchProblem(FakeEvaluator(), SearchSpace.full(LAYERS), reward or Linear(), ledger)
+    return SearchProblem(FakeEvaluator(), Full()(LAYERS), reward or Linear(), ledger=ledger)
 
 
 def test_history_and_best():
@@ -46,9 +46,18 @@ def test_any_callable_is_a_reward():
         make(reward=lambda evaluation, baseline: math.nan).reward(problem.baseline)
 
 
+def test_a_vector_reward_has_no_best():
+    problem = make(reward=Vector())
+    problem.evaluate({})
+    (trial,) = problem.history
+    assert trial.reward.tolist() == [0.0, 0.0]
+    with pytest.raises(TypeError, match="has no best configuration"):
+        _ = problem.best
+
+
 def test_search_space_of_another_model():
     with pytest.raises(ValueError, match="'stranger' is not one of the evaluator's"):
-        SearchProblem(FakeEvaluator(), SearchSpace.full([linear("stranger", 50, 50)]), Linear())
+        SearchProblem(FakeEvaluator(), Full()([linear("stranger", 50, 50)]), Linear())
 
 
 def test_a_resumed_run_has_the_same_history(tmp_path):

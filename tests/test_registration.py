@@ -81,12 +81,23 @@ def test_gym_make(parts):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"reward": "liner"}, "no reward is named 'liner'; known names: linear, threshold"),
-        ({"reward": {"size_weight": 1}}, "lacks 'name'; known names: linear, threshold"),
+        (
+            {"reward": "liner"},
+            "no reward is named 'liner'; known names: absolute, accuracy, amc, .*vector",
+        ),
+        ({"reward": {"size_weight": 1}}, "lacks 'name'; known names: .*linear"),
         ({"reward": {"name": "linear", "weight": 1}}, "reward 'linear' cannot be made with the options .*weight"),
-        ({"action": "binary"}, "no action is named 'binary'; known names: continuous, discrete"),
-        ({"observation": "x"}, "no observation is named 'x'; known names: features"),
+        (
+            {"action": "binary"},
+            "no action is named 'binary'; known names: continuous, delta, .*one_shot",
+        ),
+        ({"observation": "x"}, "no observation is named 'x'; known names: dict, features"),
         ({"search_space": {"name": "full", "number": 3}}, "search_space 'full' cannot be made"),
+        ({"constraint": "budget"}, "no constraint is named 'budget'; known names: check, clip, decrement, mask, none"),
+        ({"constraint": {"name": "clip", "size": 0.5}}, "constraint 'clip' cannot be made with the options"),
+        ({"constraint": {"name": "mask", "budget": 0.5}}, "have no masks: use the constraint 'clip', or discrete"),
+        ({"shaping": "potential"}, "no shaping is named 'potential'; known names: activation_error, none"),
+        ({"shaping": "activation_error", "reward": "vector"}, "a vector reward cannot be shaped"),
         ({"ledger": {"file": "x"}}, "ledger .* cannot be made"),
     ],
 )

@@ -4,19 +4,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shrinkml_env.search_space import SearchSpace
-from tests.fake_evaluator import LAYERS, linear
+from shrinkml_env.registration import make_problem
+from shrinkml_env.search_space import Full, Log, SearchSpace, Sensitive
+from shrinkml_env.sensitivity import Sensitivity
+from tests.fake_evaluator import LAYERS, FakeEvaluator, linear
 
 
 def test_full_space_by_hand():
     # 100 x 64: break-even floor(6399 / 164) = 39; quarters of it, rounded half up: 9.75, 19.5, 29.25, 39.
-    space = SearchSpace.full([linear("output", 100, 64)], count=4)
+    space = Full(4)([linear("output", 100, 64)])
     assert space.candidates == ((10, 20, 29, 39, 64),)
     assert space.size == 5
 
 
 def test_full_space_leaves_out_layers_that_no_rank_makes_smaller():
-    space = SearchSpace.full(LAYERS)
+    space = Full()(LAYERS)
     assert [layer.name for layer in space.layers] == ["frontend", "encoder.0", "encoder.1", "bridge", "output"]
     # 12 x 9: break-even floor(107 / 21) = 5, so all of 1..5 and dense.
     assert space.candidates[3] == (1, 2, 3, 4, 5, 9)
@@ -28,7 +30,7 @@ def test_full_space_obeys_its_description(rows, columns, count):
     layer = linear("layer", rows, columns)
     if layer.break_even < 1:
         return
-    (ranks,) = SearchSpace.full([layer], count).candidates
+    (ranks,) = Full(count)([layer]).candidates
     *factored, dense = ranks
     assert dense == min(rows, columns)
     assert factored[-1] == layer.break_even
@@ -40,7 +42,7 @@ def test_full_space_obeys_its_description(rows, columns, count):
 
 @given(rank=st.floats(-10, 200))
 def test_nearest(rank):
-    space = SearchSpace.full(LAYERS)
+    space = Full()(LAYERS)
     for index, ranks in enumerate(space.candidates):
         assert abs(space.nearest(index, rank) - rank) == min(abs(candidate - rank) for candidate in ranks)
 
@@ -67,8 +69,111 @@ def test_bad_candidates_name_the_layer(candidates, message):
 
 def test_nothing_to_decide():
     with pytest.raises(ValueError, match="no layer that any rank makes smaller"):
-        SearchSpace.full([linear("gate", 1, 40)])
+        Full()([linear("gate", 1, 40)])
     with pytest.raises(ValueError, match="'gate' cannot be made smaller"):
         SearchSpace((linear("gate", 1, 40),), ((1,),))
     with pytest.raises(ValueError, match="count must be at least 1"):
-        SearchSpace.full(LAYERS, count=0)
+        Full(0)(LAYERS)
+
+
+def test_log_space_by_hand():
+    # 100 x 64: 39 ^ (i / 4) = 1, 2.499, 6.245, 15.606, 39
+    assert Log(5)([linear("output", 100, 64)]).candidates == ((1, 2, 6, 16, 39, 64),)
+    # 12 x 9: 5 ^ (i / 15), rounded: every rank, once.
+    assert Log()([linear("bridge", 12, 9)]).candidates == ((1, 2, 3, 4, 5, 9),)
+    assert Log(1)([linear("output", 100, 64)]).candidates == ((39, 64),)
+
+
+@given(rows=st.integers(2, 2000), columns=st.integers(2, 2000), count=st.integers(2, 40))
+def test_log_space_goes_from_1_to_break_even(rows, columns, count):
+    layer = linear("layer", rows, columns)
+    if layer.break_even < 1:
+        return
+    (ranks,) = Log(count)([layer]).candidates
+    assert (ranks[0], ranks[-2], ranks[-1]) == (1, layer.break_even, layer.max_rank)
+    assert len(ranks) <= count + 1
+
+
+OUTPUT, GATE = linear("output", 100, 64), linear("gate", 60, 60)
+MEASURED = Sensitivity(
+    0.03,
+    {
+        "output": {4: 0.9, 8: 0.5, 12: 0.10, 16: 0.04, 20: 0.03, 30: 0.031, 39: 0.03},
+        "gate": {10: 0.9, 29: 0.4},
+    },
+)
+
+
+@pytest.fixture
+def measured(tmp_path):
+    MEASURED.save(tmp_path / "sensitivity.json")
+    return tmp_path / "sensitivity.json"
+
+
+def test_sensitive_space_by_hand(measured):
+    # 4 and 8 are fatal. Nothing is lost from 20 on (0.1 % at 30 is harmless), so that ranks above 1.5 * 20 are useless.
+    # Halfway between 12 and 30, counting ranks and WER alike: at 15 the way is (3/18 + 45/70) / 2 = 0.405, at 16
+    # (4/18 + 60/70) / 2 = 0.540, and 0.5 is nearest to 16. The layer "gate" has no rank that is not fatal.
+    space = Sensitive(measured, count=3, fatal=0.2, harmless=0.003, margin=1.5)([OUTPUT, GATE])
+    assert [layer.name for layer in space.layers] == ["output"]
+    assert space.candidates == ((12, 16, 30, 64),)
+
+
+def test_sensitive_candidates_crowd_where_the_wer_moves(measured):
+    space = Sensitive(measured, count=9, margin=1.5)([OUTPUT])
+    (ranks,) = space.candidates
+    assert ranks[0] == 12
+    assert sum(rank <= 16 for rank in ranks) >= 4
+    assert sum(20 < rank <= 30 for rank in ranks) <= 3
+
+
+@given(
+    curve=st.dictionaries(st.integers(1, 39), st.floats(0, 2), min_size=1),
+    count=st.integers(1, 30),
+    margin=st.floats(1, 5),
+)
+def test_sensitive_space_obeys_its_description(tmp_path_factory, curve, count, margin):
+    path = tmp_path_factory.mktemp("sensitivity") / "sensitivity.json"
+    Sensitivity(0.03, {"output": curve}).save(path)
+    fatal = [rank for rank, wer in curve.items() if wer - 0.03 > 0.2]
+    form = Sensitive(path, count=count, margin=margin)
+    if fatal and max(fatal) == max(curve):
+        with pytest.raises(ValueError, match="search space is empty"):
+            form([OUTPUT])
+        return
+    (ranks,) = form([OUTPUT]).candidates
+    assert 1 <= len(ranks) - 1 <= count
+    assert min(ranks) > max(fatal, default=0)
+    assert ranks[-2] <= max(curve)
+
+
+def test_a_layer_that_was_not_measured(measured):
+    with pytest.raises(ValueError, match="layer 'other': its sensitivity was not measured; run python -m"):
+        Sensitive(measured)([OUTPUT, linear("other", 50, 50)])
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": "other"}', '{"format": "shrinkml-sensitivity-1"}'])
+def test_files_that_are_something_else(tmp_path, content):
+    path = tmp_path / "file.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"file\.json is no sensitivity"):
+        Sensitivity.load(path)
+
+
+def test_measured_through_a_ledger_and_read_again(tmp_path):
+    problem = make_problem(FakeEvaluator(), search_space={"name": "full", "count": 3})
+    sensitivity = Sensitivity.measure(problem.layers, problem.candidates, problem.evaluate)
+    below_dense = sum(len(ranks) - 1 for ranks in problem.candidates)
+    assert problem.ledger.count == below_dense + 1
+    sensitivity.save(tmp_path / "sensitivity.json")
+    assert Sensitivity.load(tmp_path / "sensitivity.json") == sensitivity
+    ranks, losses = sensitivity.losses(problem.layers[-1])
+    assert ranks.tolist() == [13, 26, 39]
+    # The fake model loses 6 edits of 640 words for each rank of "output" below 19.
+    assert losses.tolist() == pytest.approx([6 * 6 / 640, 0, 0])
+    formed = make_problem(
+        FakeEvaluator(), search_space={"name": "sensitivity", "path": tmp_path / "sensitivity.json", "count": 4}
+    )
+    assert formed.search_space.size < problem.search_space.size * 4
+    with pytest.raises(ValueError, match="0 <= harmless < fatal"):
+        make_problem(FakeEvaluator(), search_space={"name": "sensitivity", "fatal": 0.0})

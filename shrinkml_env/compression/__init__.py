@@ -18,7 +18,7 @@ from shrinkml_env.compression.counting import (
 from shrinkml_env.compression.discovery import find_layers, ranks_of
 from shrinkml_env.compression.layers import Layer, Matrix, canonical_ranks, matrix_ranks, split_layers
 from shrinkml_env.compression.protocol import BATCH, CompressibleModel, Hypothesis, Workload, recognise_in_batches
-from shrinkml_env.compression.svd import SVD, Factorisation, Factors
+from shrinkml_env.compression.svd import SVD, Factorisation, Factors, kept_energy
 
 __all__ = [
     "BATCH",
@@ -38,6 +38,7 @@ __all__ = [
     "count_parameters",
     "find_layers",
     "inference_tensors",
+    "kept_energy",
     "load_compressed",
     "matrix_ranks",
     "ranks_of",

@@ -8,10 +8,10 @@ from typing import NamedTuple, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from shrinkml_env.compression.layers import Matrix
+from shrinkml_env.compression.layers import Layer, Matrix
 from shrinkml_env.compression.protocol import CompressibleModel
 
-__all__ = ["SVD", "Factorisation", "Factors"]
+__all__ = ["SVD", "Factorisation", "Factors", "kept_energy"]
 
 
 class Factors(NamedTuple):
@@ -102,3 +102,16 @@ class SVD:
             u=u[:, :rank].clone(memory_format=torch.contiguous_format),
             v=v[:rank].clone(memory_format=torch.contiguous_format),
         )
+
+
+def kept_energy(layer: Layer, rank: int, singular_values: Mapping[str, Tensor]) -> float:
+    """Share of the squared singular values that a rank keeps, in [0, 1]: the mean over the layer's matrices.
+
+    A matrix that the rank leaves dense keeps 1, and so does one of nothing but zeros.
+    """
+    shares = []
+    for matrix in layer.matrices:
+        energy = singular_values[matrix.name].detach().cpu().double().square()
+        total = float(energy.sum())
+        shares.append(float(energy[:rank].sum()) / total if matrix.is_factored(rank) and total > 0 else 1.0)
+    return min(1.0, sum(shares) / len(shares))

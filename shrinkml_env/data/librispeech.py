@@ -53,17 +53,25 @@ class SpeechFolder(Sequence[Utterance]):
         root: The folder that holds the subset, or the parent of a folder ``LibriSpeech`` that does.
         subset: Name of the subset's folder, ``"test-other"``.
         limit: Keep only this many utterances, taken round-robin over the speakers (None: all).
+        ids: A text file with the ids of the utterances to keep, one a line (None: all).
 
     Raises:
-        FileNotFoundError: The folder or a listed audio file is missing.
-        ValueError: A transcript is malformed or the subset holds no utterance.
+        FileNotFoundError: The folder, the file of ids or a listed audio file is missing.
+        ValueError: A transcript is malformed, the subset holds no utterance, or lacks one of the ids.
     """
 
-    def __init__(self, root: str | Path, subset: str, limit: int | None = None) -> None:
+    def __init__(self, root: str | Path, subset: str, limit: int | None = None, ids: str | Path | None = None) -> None:
         self.folder = _subset_folder(Path(root), subset)
         entries = sorted(_entries(self.folder), key=lambda entry: entry.id)
         if not entries:
             raise ValueError(f"{self.folder}: no utterance in it; expected SPEAKER/CHAPTER/*.trans.txt and *.flac")
+        if ids is not None:
+            wanted = set(Path(ids).read_text(encoding="utf-8").split())
+            missing = wanted - {entry.id for entry in entries}
+            if missing or not wanted:
+                named = f"utterance {min(missing)!r} is not in {self.folder}" if missing else "it is empty"
+                raise ValueError(f"{ids}: {named}")
+            entries = [entry for entry in entries if entry.id in wanted]
         if limit is not None:
             if limit < 1:
                 raise ValueError(f"limit must be at least 1, got {limit}")

@@ -31,7 +31,8 @@ def load_utterances(spec: UtteranceSpec) -> tuple[Utterance, ...]:
 
     Args:
         spec: A name in `SHIPPED_SETS`; or ``{"root": DIR, "subset": "test-other", "limit": 20}`` for data in
-            LibriSpeech's layout (`limit` is optional); or a sequence of `Utterance`.
+            LibriSpeech's layout (`limit` is optional, and so is ``"ids"``, a file: see `SpeechFolder`); or a sequence
+            of `Utterance`.
 
     Raises:
         ValueError: An unknown name or key, or an empty set.
@@ -43,10 +44,10 @@ def load_utterances(spec: UtteranceSpec) -> tuple[Utterance, ...]:
         root = Path(str(files("shrinkml_env") / "assets" / "speech"))
         return tuple(SpeechFolder(root, **SHIPPED_SETS[spec]))
     if isinstance(spec, Mapping):
-        unknown = set(spec) - {"root", "subset", "limit"}
+        unknown = set(spec) - {"root", "subset", "limit", "ids"}
         if unknown or not {"root", "subset"} <= set(spec):
             raise ValueError(
-                f"an utterance set needs the keys root and subset (and may have limit), got {sorted(spec)}"
+                f"an utterance set needs the keys root and subset (and may have limit and ids), got {sorted(spec)}"
             )
         return tuple(SpeechFolder(**spec))
     utterances = tuple(spec)

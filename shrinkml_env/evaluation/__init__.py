@@ -1,5 +1,6 @@
 """From ranks to measurements."""
 
+from shrinkml_env.evaluation.activations import ActivationError
 from shrinkml_env.evaluation.cache import EvaluationCache, default_cache_path
 from shrinkml_env.evaluation.evaluator import Evaluator, recognise_all
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
@@ -7,6 +8,7 @@ from shrinkml_env.evaluation.result import Evaluation
 from shrinkml_env.evaluation.wer import word_edits
 
 __all__ = [
+    "ActivationError",
     "BudgetExhausted",
     "Evaluation",
     "EvaluationCache",

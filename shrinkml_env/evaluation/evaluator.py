@@ -31,6 +31,7 @@ from shrinkml_env.compression import (
     split_layers,
 )
 from shrinkml_env.data.utterance import Utterance
+from shrinkml_env.evaluation.activations import ActivationError
 from shrinkml_env.evaluation.cache import EvaluationCache
 from shrinkml_env.evaluation.result import Evaluation
 from shrinkml_env.evaluation.wer import word_edits
@@ -39,6 +40,9 @@ __all__ = ["Evaluator", "recognise_all"]
 
 _ARITHMETIC = 1
 """Raised whenever a change could change a transcript, so that older measurements are not taken for new ones."""
+
+_ACTIVATION_UTTERANCES = 4
+"""Utterances, spread over the set, on which activations are compared."""
 
 
 class Evaluator:
@@ -113,6 +117,21 @@ class Evaluator:
     def macs(self, ranks: Mapping[str, int]) -> int:
         """Multiply-adds of a configuration over the whole set."""
         return count_macs(self.model.layers, ranks, self._workload)
+
+    def activation_error(self, ranks: Mapping[str, int]) -> float:
+        """Relative error of the activations behind the last layer that `ranks` names, on a few of the utterances.
+
+        See `ActivationError`; costs a little time, and no evaluation.
+        """
+        with _one_thread():
+            return self._activation_error(ranks)
+
+    @cached_property
+    def _activation_error(self) -> ActivationError:
+        step = max(1, len(self.utterances) // _ACTIVATION_UTTERANCES)
+        chosen = self.utterances[::step][:_ACTIVATION_UTTERANCES]
+        waveforms = [utterance.waveform for utterance in chosen]
+        return ActivationError(self.model, self.layers, waveforms, self.factorisation)
 
     def evaluate(self, ranks: Mapping[str, int]) -> Evaluation:
         """Measure a configuration: layer name -> rank; what it leaves out is dense.

@@ -49,6 +49,9 @@ class SupportsEvaluate(Protocol):
     def macs(self, ranks: Mapping[str, int]) -> int:
         """Multiply-adds over the whole utterance set."""
 
+    def activation_error(self, ranks: Mapping[str, int]) -> float:
+        """Relative error of the activations behind the last layer named, at least 0; see `ActivationError`."""
+
 
 class Ledger:
     """The unique evaluations of one run, in the order in which they were first asked for.

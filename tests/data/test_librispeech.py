@@ -49,6 +49,19 @@ def test_mapping_and_sequence_specifications(corpus):
     assert load_utterances(utterances) == utterances
 
 
+def test_ids_from_a_file(corpus, tmp_path):
+    ids = tmp_path / "ids.txt"
+    ids.write_text("7-5-0003\n12-5-0000\n")
+    spec = {"root": str(corpus), "subset": "dev-tiny", "ids": str(ids)}
+    assert [u.id for u in load_utterances(spec)] == ["12-5-0000", "7-5-0003"]
+    ids.write_text("7-5-0003\n7-5-0009\n")
+    with pytest.raises(ValueError, match=r"ids\.txt: utterance '7-5-0009' is not in"):
+        load_utterances(spec)
+    ids.write_text("")
+    with pytest.raises(ValueError, match=r"ids\.txt: it is empty"):
+        load_utterances(spec)
+
+
 def test_errors_name_what_is_wrong(corpus):
     with pytest.raises(FileNotFoundError, match="dev-other"):
         SpeechFolder(corpus, "dev-other")

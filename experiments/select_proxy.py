@@ -1,0 +1,225 @@
+"""Which utterances stand for dev? ``python -m experiments.select_proxy [model.name=DIR]``.
+
+Measures compressed models on the whole proxy pool and on dev: some all over the search space, others within five points
+of the original's WER. With half of them, each method chooses proxy sets of several sizes; on the other half, never seen
+by any method, their fidelity is measured: how well the WER on the proxy set ranks and predicts the WER on dev. Writes
+the sets (``METHOD-SIZE.txt``, for ``proxy={root: ..., subset: ..., ids: FILE}``), a table and a picture. What was
+measured is kept in the evaluation cache, so that a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hydra
+import matplotlib as mpl
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+from scipy.stats import kendalltau, spearmanr
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+from tqdm import tqdm
+
+from experiments.report import format_table
+from experiments.run_directory import plain, run_directory
+from shrinkml_env import Evaluation, EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
+from shrinkml_env.data.selection import SELECTIONS
+from shrinkml_env.search_space import SearchSpace
+
+NEAR = 0.05
+"""Configurations are near the original if they lose at most so much WER on dev."""
+
+RANDOM_DRAWS = 20
+"""Random and stratified sets of each size whose fidelity is averaged."""
+
+RESAMPLES = 1000
+"""Of the configurations, for the 95 % intervals (percentile bootstrap)."""
+
+
+class Measured(NamedTuple):
+    """Compressed models on both sets.
+
+    Attributes:
+        edits: On the pool, (models, utterances).
+        dev: WER on dev, (models,).
+    """
+
+    edits: NDArray[np.int64]
+    dev: NDArray[np.float64]
+
+
+class Fidelity(NamedTuple):
+    """How well a proxy set stands for dev: each with its mean over draws and a 95 % interval."""
+
+    kendall: tuple[float, float, float]
+    spearman: tuple[float, float, float]
+    error: tuple[float, float, float]
+
+
+def broad(space: SearchSpace, rng: np.random.Generator) -> Iterator[dict[str, int]]:
+    """Configurations of every size: a level for the whole model, and every layer somewhere around it."""
+    while True:
+        level = rng.uniform()
+        places = np.clip(level + 0.2 * rng.standard_normal(len(space.layers)), 0, 1)
+        yield {
+            layer.name: ranks[round(place * (len(ranks) - 1))]
+            for layer, ranks, place in zip(space.layers, space.candidates, places, strict=True)
+        }
+
+
+def near(
+    space: SearchSpace, rng: np.random.Generator, is_near: Callable[[Mapping[str, int]], bool]
+) -> Iterator[dict[str, int]]:
+    """A random walk from the original: another candidate for one layer at a time, never leaving the near."""
+    here = {layer.name: layer.max_rank for layer in space.layers}
+    while True:
+        index = int(rng.integers(len(space.layers)))
+        there = here | {space.layers[index].name: int(rng.choice(space.candidates[index]))}
+        if there != here and is_near(there):
+            here = there
+            yield here
+
+
+def take(
+    source: Iterator[dict[str, int]], count: int, known: set[tuple[int, ...]], bar: tqdm[Any]
+) -> list[dict[str, int]]:
+    """The next `count` configurations that are not known yet."""
+    taken = []
+    for ranks in source:
+        if tuple(ranks.values()) not in known:
+            known.add(tuple(ranks.values()))
+            taken.append(ranks)
+            bar.update()
+        if len(taken) == count:
+            break
+    return taken
+
+
+def fidelity(words: NDArray[np.int64], measured: Measured, subsets: Sequence[Sequence[int]], seed: int) -> Fidelity:
+    """Of several sets drawn by one method, on models that did not choose them."""
+    rng = np.random.default_rng(seed)
+    samples = [np.arange(len(measured.dev))]
+    samples += [rng.integers(len(measured.dev), size=len(measured.dev)) for _ in range(RESAMPLES // len(subsets))]
+    values = np.empty((len(subsets), len(samples), 3))
+    for number, subset in enumerate(subsets):
+        rates = measured.edits[:, list(subset)].sum(1) / words[list(subset)].sum()
+        for place, sample in enumerate(samples):
+            proxy, dev = rates[sample], measured.dev[sample]
+            values[number, place] = (
+                kendalltau(proxy, dev).statistic,
+                spearmanr(proxy, dev).statistic,
+                np.sqrt(np.mean((proxy - dev) ** 2)),
+            )
+    low, high = np.quantile(values[:, 1:].reshape(-1, 3), [0.025, 0.975], axis=0)
+    return Fidelity(*((float(m), float(a), float(b)) for m, a, b in zip(values[:, 0].mean(0), low, high, strict=True)))
+
+
+def select(config: DictConfig) -> Path:
+    """Measure, choose, compare; returns the run's directory."""
+    torch.set_num_threads(1)
+    directory = run_directory(config, config.model.name)
+    cache = EvaluationCache(default_cache_path())
+    model = load_model(config.model.name)
+    pool, dev = (
+        Evaluator(model, load_utterances(plain(config[name])), config.granularity, cache) for name in ("pool", "dev")
+    )
+    space: SearchSpace = instantiate(config.search_space)(pool.layers)
+    groups = _measure(pool, dev, space, config.configurations, config.seed)
+    words = np.array([len(model.normalise(utterance.text).split()) for utterance in pool.utterances])
+    voices = [utterance.speaker for utterance in pool.utterances]
+    choosing = Measured(*(np.concatenate(parts) for parts in zip(groups["broad", 0], groups["near", 0], strict=True)))
+    rows: dict[tuple[str, str, int], Fidelity] = {}
+    for method, selection in SELECTIONS.items():
+        for size in tqdm([size for size in config.sizes if size <= len(words)], desc=f"{method}: fidelity"):
+            draws = 1 if method == "ranking" else RANDOM_DRAWS
+            seeds = range(config.seed, config.seed + draws)
+            subsets = [selection(choosing.edits, words, choosing.dev, voices, size, seed) for seed in seeds]
+            ids = [pool.utterances[index].id for index in subsets[0]]
+            (directory / f"{method}-{size}.txt").write_text("\n".join(ids) + "\n")
+            for kind in ("broad", "near"):
+                rows[kind, method, size] = fidelity(words, groups[kind, 1], subsets, config.seed)
+    head = ("configurations", "method", "utterances", "Kendall", "Spearman", "WER error, points")
+    table = [
+        (kind, method, str(size), _interval(row.kendall), _interval(row.spearman), _interval(row.error, 100))
+        for (kind, method, size), row in rows.items()
+    ]
+    print(format_table(head, table))
+    with open(directory / "fidelity.csv", "w", newline="") as file:
+        csv.writer(file).writerows([head, *table])
+    _draw(directory / "fidelity.png", rows)
+    print(f"sets, table and picture: {directory}")
+    return directory
+
+
+def _measure(
+    pool: Evaluator, dev: Evaluator, space: SearchSpace, count: int, seed: int
+) -> dict[tuple[str, int], Measured]:
+    """(broad or near, 0 to choose with or 1 to check with) -> `count` models each, all different."""
+    limit = dev.baseline.wer + NEAR
+    rngs = [np.random.default_rng((seed, number)) for number in range(3)]
+    known: set[tuple[int, ...]] = set()
+    with tqdm(total=4 * count, desc="compressed models on dev", unit="model") as bar:
+        chosen = {
+            "broad": take(broad(space, rngs[0]), 2 * count, known, bar),
+            "near": take(near(space, rngs[1], lambda r: dev.evaluate(r).wer <= limit), 2 * count, known, bar),
+        }
+    groups = {}
+    for kind, configurations in chosen.items():
+        # Neighbours on a walk are alike: both halves get their share of every part of it.
+        order = rngs[2].permutation(2 * count)
+        for half in (0, 1):
+            indices = np.sort(order[half * count :][:count])
+            measured: list[tuple[Evaluation, Evaluation]] = [
+                (pool.evaluate(configurations[index]), dev.evaluate(configurations[index]))
+                for index in tqdm(indices, desc=f"{kind}: pool and dev", unit="model")
+            ]
+            groups[kind, half] = Measured(
+                np.array([on_pool.edits for on_pool, _ in measured]), np.array([on_dev.wer for _, on_dev in measured])
+            )
+    return groups
+
+
+def _interval(values: tuple[float, float, float], scale: float = 1.0) -> str:
+    mean, low, high = (scale * value for value in values)
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]" if scale == 1 else f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _draw(path: Path, rows: Mapping[tuple[str, str, int], Fidelity]) -> None:
+    figure, panels = plt.subplots(2, 2, figsize=(9, 6.5), sharex=True, constrained_layout=True)
+    titles = {"broad": "all over the search space", "near": "within 5 points of the original"}
+    for column, (kind, title) in enumerate(titles.items()):
+        for method in SELECTIONS:
+            points = {size: row for (k, m, size), row in rows.items() if (k, m) == (kind, method)}
+            for panel, measure, scale in ((panels[0, column], "kendall", 1), (panels[1, column], "error", 100)):
+                mean, low, high = scale * np.array([getattr(row, measure) for row in points.values()]).T
+                panel.plot(list(points), mean, "o-", markersize=4, label=method)
+                panel.fill_between(list(points), low, high, alpha=0.15)
+        panels[0, column].set_title(title)
+        panels[1, column].set_xlabel("utterances in the proxy set")
+        panels[1, column].set_ylim(0, None)
+    panels[0, 0].set_ylabel("Kendall's tau between\nWER on proxy and on dev")
+    panels[1, 0].set_ylabel("root mean squared error\nof the WER, points")
+    panels[1, 0].set_xscale("log", base=2)
+    panels[1, 0].xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%d"))
+    for panel in panels.flat:
+        panel.grid(alpha=0.3)
+    panels[0, 0].legend(frameon=False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="select_proxy")
+def main(config: DictConfig) -> None:
+    """One model."""
+    select(config)
+
+
+if __name__ == "__main__":
+    main()

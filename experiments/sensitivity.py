@@ -1,0 +1,112 @@
+"""What compressing one layer costs: ``python -m experiments.sensitivity [model.name=DIR] [granularity=matrix]``.
+
+Measures the WER on the proxy set with each layer at each of its candidate ranks, all others dense. Writes a
+picture and ``sensitivity.json``, from which ``search_space=sensitivity search_space.path=FILE`` forms its candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import gymnasium as gym
+import hydra
+import matplotlib as mpl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+from tqdm import tqdm
+
+from experiments.report import format_table
+from experiments.run_directory import plain, run_directory
+from shrinkml_env import Evaluation, EvaluationCache, Ledger, SearchProblem, default_cache_path
+from shrinkml_env.search_space import Sensitive
+from shrinkml_env.sensitivity import Sensitivity
+
+HEAD = ("layer", "candidates", "r*", "fatal up to", "nothing lost from", "largest loss")
+
+
+def sensitivity(config: DictConfig) -> Path:
+    """Measure, write, print, draw; returns the run's directory."""
+    torch.set_num_threads(1)
+    directory = run_directory(config, config.model.name)
+    env = gym.make(
+        "ShrinkML-v0",
+        model=config.model.name,
+        proxy=plain(config.proxy),
+        search_space=instantiate(config.search_space),
+        granularity=config.granularity,
+        cache=EvaluationCache(default_cache_path()),
+        ledger=Ledger(directory / "evaluations.jsonl"),
+    )
+    problem: SearchProblem = env.unwrapped.problem  # type: ignore[attr-defined]
+    with tqdm(total=1 + sum(len(ranks) - 1 for ranks in problem.candidates), unit="evaluation") as bar:
+
+        def evaluate(ranks: Mapping[str, int]) -> Evaluation:
+            bar.set_description(next(iter(ranks), "original"))
+            evaluation = problem.evaluate(ranks)
+            bar.update()
+            return evaluation
+
+        measured = Sensitivity.measure(problem.layers, problem.candidates, evaluate)
+    measured.save(directory / "sensitivity.json")
+    formed = Sensitive(directory / "sensitivity.json")
+    print(format_table(HEAD, _rows(problem, measured, formed)))
+    print(f"WER of the original: {100 * measured.baseline_wer:.2f} %; {problem.ledger.count} evaluations")
+    spaces = {"measured": problem.search_space, "formed from it": formed(problem.layers)}
+    for name, space in spaces.items():
+        print(f"search space {name}: {len(space.layers)} layers, {space.size:.1e} configurations")
+    _draw(directory / "sensitivity.png", problem, measured)
+    print(f"sensitivity and picture: {directory}")
+    return directory
+
+
+def _rows(problem: SearchProblem, measured: Sensitivity, formed: Sensitive) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for layer in problem.layers:
+        ranks, losses = measured.losses(layer)
+        fatal, harmful = ranks[losses > formed.fatal], ranks[losses > formed.harmless]
+        lossless = ranks[ranks > max(harmful, default=0)]
+        rows.append(
+            (
+                layer.name,
+                str(len(ranks)),
+                str(layer.break_even),
+                str(max(fatal, default="-")),
+                str(min(lossless, default="dense")),
+                f"{100 * max(losses):.1f} points",
+            )
+        )
+    return rows
+
+
+def _draw(path: Path, problem: SearchProblem, measured: Sensitivity) -> None:
+    """A row for each layer: from its smallest rank to break-even, coloured by the WER that it loses."""
+    figure, axes = plt.subplots(figsize=(8, 1.4 + 0.3 * len(problem.layers)), constrained_layout=True)
+    norm = mpl.colors.SymLogNorm(linthresh=1, vmin=0, vmax=100)
+    for row, layer in enumerate(problem.layers):
+        ranks, losses = measured.losses(layer)
+        edges = [0.0, *((ranks[:-1] + ranks[1:]) / 2 / layer.break_even), 1.0]
+        bars = [100 * max(0.0, loss) for loss in losses]
+        axes.pcolormesh(edges, [row - 0.42, row + 0.42], [bars], norm=norm, cmap="magma_r")
+    axes.set_yticks(range(len(problem.layers)), [layer.name for layer in problem.layers])
+    axes.invert_yaxis()
+    axes.set_xlabel("rank / break-even rank")
+    axes.set_title("WER lost by compressing one layer, all others dense")
+    bar = figure.colorbar(mpl.cm.ScalarMappable(norm, "magma_r"), ax=axes, label="points of WER lost")
+    bar.set_ticks([0, 1, 3, 10, 30, 100], labels=["0", "1", "3", "10", "30", "100"])
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="sensitivity")
+def main(config: DictConfig) -> None:
+    """One model."""
+    sensitivity(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Choosing a few utterances that stand for many.
+
+The selections below know of an utterance only how many words it has and how many errors some compressed models make in
+it, and return indices into the pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["SELECTIONS", "random_selection", "ranking_selection", "stratified_selection"]
+
+Selection = Callable[[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], Sequence[str], int, int], list[int]]
+"""(edits, words, target WERs, voices, count, seed) -> indices of the chosen utterances, ascending."""
+
+
+def random_selection(
+    edits: NDArray[np.int64],
+    words: NDArray[np.int64],
+    target: NDArray[np.float64],
+    voices: Sequence[str],
+    count: int,
+    seed: int,
+) -> list[int]:
+    """Any `count` utterances; only `words` and `seed` are used."""
+    return sorted(np.random.default_rng(seed).permutation(len(words))[:count].tolist())
+
+
+def stratified_selection(
+    edits: NDArray[np.int64],
+    words: NDArray[np.int64],
+    target: NDArray[np.float64],
+    voices: Sequence[str],
+    count: int,
+    seed: int,
+) -> list[int]:
+    """A systematic sample of the pool sorted by voice, then difficulty, then length: each has its share.
+
+    Difficulty is the WER over all compressed models, in thirds of the pool.
+
+    Args:
+        edits: Word errors of each compressed model in each utterance, (models, utterances).
+        words: Reference words, (utterances,).
+        target: Not used.
+        voices: Who speaks each utterance.
+        count: How many to choose.
+        seed: Where the sample begins.
+    """
+    difficulty = edits.sum(0) / words
+    third = np.searchsorted(np.quantile(difficulty, [1 / 3, 2 / 3]), difficulty)
+    order = sorted(range(len(words)), key=lambda index: (voices[index], third[index], words[index], index))
+    start = np.random.default_rng(seed).random()
+    positions = ((start + np.arange(count)) * len(order) / count).astype(int) % len(order)
+    return sorted(order[position] for position in positions)
+
+
+def ranking_selection(
+    edits: NDArray[np.int64],
+    words: NDArray[np.int64],
+    target: NDArray[np.float64],
+    voices: Sequence[str],
+    count: int,
+    seed: int,
+) -> list[int]:
+    """Greedily the utterances whose WERs rank the compressed models most nearly as the target does.
+
+    One after the other, the utterance joins that makes most pairs of models agree with the target (Kendall's
+    concordance), and among equals the one with the smallest squared error of the WERs.
+
+    Args:
+        edits: Word errors of each compressed model in each utterance, (models, utterances).
+        words: Reference words, (utterances,).
+        target: WER of each compressed model on the set to be stood for, (models,).
+        voices: Not used.
+        count: How many to choose.
+        seed: Not used.
+    """
+    first, second = np.triu_indices(len(target), 1)
+    agreed = np.sign(target[first] - target[second])
+    chosen: list[int] = []
+    errors, length = np.zeros(len(target)), 0
+    for _ in range(min(count, len(words))):
+        left = np.setdiff1d(np.arange(len(words)), chosen)
+        rates = (errors[:, None] + edits[:, left]) / (length + words[left])
+        concordance = agreed @ np.sign(rates[first] - rates[second])
+        squared = ((rates - target[:, None]) ** 2).sum(0)
+        best = left[np.lexsort((squared, -concordance))[0]]
+        chosen.append(int(best))
+        errors, length = errors + edits[:, best], length + int(words[best])
+    return sorted(chosen)
+
+
+SELECTIONS: dict[str, Selection] = {
+    "random": random_selection,
+    "stratified": stratified_selection,
+    "ranking": ranking_selection,
+}
+"""Name -> function."""

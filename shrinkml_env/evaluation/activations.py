@@ -1,0 +1,102 @@
+"""How far compression has moved what flows through a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from shrinkml_env.compression import CompressibleModel, Factorisation, Layer, canonical_ranks, compress
+
+__all__ = ["ActivationError"]
+
+
+class ActivationError:
+    """Compares the outputs of a layer in a compressed model with those in the original, on a few utterances.
+
+    Everything before the layer is compressed as well, so that the error has come all the way. Each utterance is
+    recognised alone. A decoder's layer is called once for every token: its calls are compared one by one, as long as
+    both models go on.
+
+    Args:
+        model: The original.
+        layers: Its layers, whole or split into matrices, in forward order.
+        waveforms: Float32 samples at 16 kHz, (samples,) each; at least one.
+        factorisation: How matrices are factored.
+    """
+
+    def __init__(
+        self,
+        model: CompressibleModel,
+        layers: Sequence[Layer],
+        waveforms: Sequence[Tensor],
+        factorisation: Factorisation,
+    ) -> None:
+        self._model = model
+        self._layers = tuple(layers)
+        self._waveforms = waveforms
+        self._factorisation = factorisation
+
+    def __call__(self, ranks: Mapping[str, int]) -> float:
+        """Frobenius norm of the difference over that of the original's outputs, at the last layer that is named.
+
+        Args:
+            ranks: Layer name -> rank; the layers that it leaves out are dense.
+
+        Returns:
+            At least 0; 0 if all are dense or none is named.
+
+        Raises:
+            ValueError: A layer is unknown or a rank is out of range.
+        """
+        complete = canonical_ranks(self._layers, ranks)
+        if all(complete[layer.name] == layer.max_rank for layer in self._layers):
+            return 0.0
+        compressed = compress(self._model, complete, self._factorisation)
+        modules = _modules_of(next(layer for layer in reversed(self._layers) if layer.name in ranks))
+        difference = energy = 0.0
+        for original, other in zip(self._original, self._record(compressed, modules), strict=True):
+            for module in modules:
+                calls = other[module]
+                for index, expected in enumerate(original[module]):
+                    energy += float(expected.square().sum())
+                    error = expected - calls[index] if index < len(calls) else expected
+                    difference += float(error.square().sum())
+        return (difference / energy) ** 0.5 if energy > 0 else 0.0
+
+    @cached_property
+    def _original(self) -> list[dict[str, list[Tensor]]]:
+        modules = {module for layer in self._layers for module in _modules_of(layer)}
+        return self._record(self._model, modules)
+
+    def _record(self, model: CompressibleModel, modules: set[str]) -> list[dict[str, list[Tensor]]]:
+        """For each waveform: module path -> its outputs, call by call."""
+        found: dict[str, list[Tensor]] = {}
+
+        def keep(path: str) -> Any:
+            def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+                # Recurrent modules give their states besides: the outputs come first.
+                found[path].append(output[0] if isinstance(output, tuple) else output)
+
+            return hook
+
+        tree = cast(nn.Module, model)
+        handles = [tree.get_submodule(path).register_forward_hook(keep(path)) for path in modules]
+        recorded = []
+        try:
+            for waveform in self._waveforms:
+                found = {path: [] for path in modules}
+                with torch.inference_mode():
+                    model.recognise([waveform])
+                recorded.append(found)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return recorded
+
+
+def _modules_of(layer: Layer) -> set[str]:
+    return {matrix.name.rpartition(".")[0] for matrix in layer.matrices}

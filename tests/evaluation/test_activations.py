@@ -1,0 +1,71 @@
+import math
+
+import pytest
+import torch
+
+from shrinkml_env import compress
+from shrinkml_env.compression import SVD, split_layers
+from shrinkml_env.evaluation import ActivationError, Evaluator
+from tests.evaluation.test_evaluator import MODEL, UTTERANCES
+from tests.models import tones
+
+WAVEFORMS = tones(2)
+ERROR = ActivationError(MODEL, MODEL.layers, WAVEFORMS, SVD(MODEL))
+
+
+def test_the_last_layers_error_by_hand():
+    ranks = {"front": 9, "output": 3}
+    compressed = compress(MODEL, ranks)
+    with torch.inference_mode():
+        expected = torch.cat([MODEL.logits(waveform) for waveform in WAVEFORMS])
+        found = torch.cat([compressed.logits(waveform) for waveform in WAVEFORMS])
+    assert ERROR(ranks) == pytest.approx(((found - expected).norm() / expected.norm()).item(), rel=1e-5)
+    assert 0 < ERROR(ranks) < 2
+
+
+def test_what_comes_before_counts():
+    alone, after = ERROR({"gru": 12}), ERROR({"front": 1, "gru": 12})
+    assert 0 < alone < after
+    # A dense layer passes on what reaches it.
+    assert ERROR({"front": 1, "gru": 24}) > 0
+
+
+def test_dense_changes_nothing():
+    assert ERROR({}) == 0
+    assert ERROR({layer.name: layer.max_rank for layer in MODEL.layers}) == 0
+
+
+def test_lower_ranks_move_more():
+    errors = [ERROR({"hidden": rank}) for rank in (13, 8, 4, 1)]
+    assert errors == sorted(errors)
+
+
+def test_single_matrices():
+    by_matrix = ActivationError(MODEL, split_layers(MODEL.layers), WAVEFORMS, SVD(MODEL))
+    assert by_matrix({"gru.weight_ih_l0": 12, "gru.weight_hh_l0": 12}) == ERROR({"gru": 12})
+
+
+def test_bad_ranks():
+    with pytest.raises(ValueError, match="no layer is named 'nowhere'"):
+        ERROR({"nowhere": 1})
+    with pytest.raises(ValueError, match="'output': rank must be"):
+        ERROR({"output": 0})
+
+
+def test_a_decoder_that_goes_on_for_longer_or_shorter():
+    """Calls that one model does not make count as outputs of zero, those that the other makes besides not at all."""
+    error = ActivationError(MODEL, MODEL.layers, WAVEFORMS, SVD(MODEL))
+    recorded = error._original
+    for utterance in recorded:
+        utterance["output"].append(torch.ones(2, 2))
+    energy = sum(float(call.square().sum()) for utterance in recorded for call in utterance["output"])
+    missing = 2 * 4.0
+    plain = ERROR({"output": 3})
+    assert error({"output": 3}) == pytest.approx(math.sqrt((plain**2 * (energy - missing) + missing) / energy))
+
+
+def test_the_evaluator_offers_it():
+    evaluator = Evaluator(MODEL, UTTERANCES)
+    spread = [utterance.waveform for utterance in UTTERANCES[:4]]
+    expected = ActivationError(MODEL, MODEL.layers, spread, SVD(MODEL))({"output": 3})
+    assert evaluator.activation_error({"output": 3}) == expected

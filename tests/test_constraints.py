@@ -1,0 +1,161 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shrinkml_env.constraints import CONSTRAINTS, Budget, Clip, Decrement, Mask, Unconstrained
+from shrinkml_env.registration import make_problem
+from shrinkml_env.search_space import Full
+from tests.fake_evaluator import LAYERS, FakeEvaluator, make_fake_env
+
+EVALUATOR = FakeEvaluator()
+SPACE = Full(3)(LAYERS)
+SMALLEST = EVALUATOR.size_ratio(
+    {layer.name: ranks[0] for layer, ranks in zip(SPACE.layers, SPACE.candidates, strict=True)}
+)
+budgets = st.one_of(st.floats(SMALLEST, 1), st.just(SMALLEST))
+wishes = st.tuples(*(st.sampled_from(ranks) for ranks in SPACE.candidates))
+
+
+def size(ranks):
+    return EVALUATOR.size_ratio({layer.name: rank for layer, rank in zip(SPACE.layers, ranks, strict=True)})
+
+
+def macs(ranks):
+    named = {layer.name: rank for layer, rank in zip(SPACE.layers, ranks, strict=True)}
+    return EVALUATOR.macs(named) / EVALUATOR.macs({})
+
+
+def play(constraint, wish):
+    """One layer at a time."""
+    ranks = ()
+    for rank in wish:
+        ranks = constraint.apply(ranks, (rank,))
+    return ranks
+
+
+@pytest.mark.parametrize("kind", [Clip, Mask, Decrement])
+@pytest.mark.parametrize(("resource", "cost"), [("size", size), ("macs", macs)])
+@given(data=st.data())
+def test_no_episode_ends_over_budget(kind, resource, cost, data):
+    cheapest = cost(tuple(ranks[0] for ranks in SPACE.candidates))
+    budget = data.draw(st.floats(cheapest, 1))
+    constraint = kind(budget, resource).bind(EVALUATOR, SPACE)
+    wish = data.draw(wishes)
+    ranks = play(constraint, wish)
+    assert ranks == constraint.apply((), wish)  # the same all at once
+    assert cost(ranks) <= budget
+    assert constraint.feasible(ranks)
+    assert all(rank in candidates for rank, candidates in zip(ranks, SPACE.candidates, strict=True))
+    assert all(rank <= wanted for rank, wanted in zip(ranks, wish, strict=True))
+    if cost(wish) <= budget:
+        assert ranks == wish  # what is feasible is left alone
+
+
+@given(budget=st.floats(0.001, 1), wish=wishes)
+def test_check_changes_nothing_and_tells(budget, wish):
+    constraint = Budget(budget).bind(EVALUATOR, SPACE)
+    assert play(constraint, wish) == wish
+    assert constraint.feasible(wish) == (size(wish) <= budget)
+
+
+@given(budget=budgets, wish=wishes)
+def test_allowed_is_exact(budget, wish):
+    """A candidate is allowed if and only if some completion meets the budget."""
+    constraint = Clip(budget).bind(EVALUATOR, SPACE)
+    before = play(constraint, wish[:3])
+    rest = list(itertools.product(*SPACE.candidates[4:]))
+    possible = [any(size((*before, rank, *others)) <= budget for others in rest) for rank in SPACE.candidates[3]]
+    count = constraint.allowed(before)
+    assert possible == [True] * count + [False] * (len(possible) - count)
+
+
+def test_decrement_by_hand():
+    evaluator = FakeEvaluator((LAYERS[1], LAYERS[-1]))
+    space = Full(3)(evaluator.layers)
+    assert space.candidates == ((17, 34, 51, 64), (13, 26, 39, 64))
+    # From dense, one step down at a time: first layer, second layer, first layer, ...
+    path = [(64, 64), (51, 64), (51, 39), (34, 39), (34, 26), (17, 26), (17, 13)]
+    sizes = [evaluator.size_ratio({"encoder.0": one, "output": other}) for one, other in path]
+    for ranks, limit in zip(path, sizes, strict=True):
+        assert Decrement(limit).bind(evaluator, space).apply((), (64, 64)) == ranks
+
+
+def test_slack():
+    assert Unconstrained().bind(EVALUATOR, SPACE).slack(()) == 1.0
+    constraint = Clip(0.8).bind(EVALUATOR, SPACE)
+    assert constraint.slack(()) == pytest.approx(0.8 - SMALLEST, abs=1 / EVALUATOR.params({}))
+    chosen = SPACE.candidates[0][1], SPACE.candidates[1][1]
+    smallest = SPACE.candidates[0][0], SPACE.candidates[1][0], *(ranks[0] for ranks in SPACE.candidates[2:])
+    spent = size((*chosen, *smallest[2:])) - size(smallest)
+    assert constraint.slack(chosen) == pytest.approx(0.8 - SMALLEST - spent, abs=1 / EVALUATOR.params({}))
+    assert Budget(0.01).bind(EVALUATOR, SPACE).slack(()) == 0.0
+
+
+@pytest.mark.parametrize("name", ["clip", "mask", "decrement"])
+def test_an_impossible_budget(name):
+    with pytest.raises(ValueError, match=r"no configuration costs at most 0\.01 of the original's size; the smallest"):
+        make_problem(EVALUATOR, constraint={"name": name, "budget": 0.01})
+    make_problem(EVALUATOR, constraint={"name": "check", "budget": 0.01})
+
+
+@pytest.mark.parametrize("budget", [0, -1, 1.01, float("nan")])
+def test_bad_options(budget):
+    with pytest.raises(ValueError, match="budget must be a share"):
+        Clip(budget)
+    with pytest.raises(ValueError, match="resource must be 'size' or 'macs'"):
+        Clip(0.5, "bytes")
+    with pytest.raises(ValueError, match="constraint 'clip' cannot be made with the options"):
+        make_problem(EVALUATOR, constraint="clip")
+
+
+@pytest.mark.parametrize("action", ["continuous", "discrete", "energy", "delta", "one_shot"])
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_in_the_environment(action, name):
+    constraint = {"name": name} | ({} if name == "none" else {"budget": 0.4})
+    if name == "mask" and action != "discrete":
+        with pytest.raises(ValueError, match="have no masks: use the constraint 'clip', or discrete actions"):
+            make_fake_env(action, constraint=constraint)
+        return
+    env = make_fake_env(action, constraint=constraint)
+    env.action_space.seed(1)
+    for _ in range(30):
+        env.reset()
+        terminated = projected = False
+        while not terminated:
+            if name == "mask":
+                masks = env.action_masks()
+                choice = int(np.random.default_rng(1).choice(np.flatnonzero(masks)))
+                *_, terminated, _, info = env.step(choice)
+                assert info["projected"] is False
+            else:
+                *_, terminated, _, info = env.step(env.action_space.sample())
+            projected |= info["projected"]
+        assert info["feasible"] is (name == "none" or info["size_ratio"] <= 0.4)
+        assert info["feasible"] or name == "check"
+        assert env.problem.is_feasible(info["ranks"]) is info["feasible"]
+    assert env.problem.best.feasible or name == "check"
+
+
+def test_a_masked_index_takes_the_nearest_allowed_rank():
+    env = make_fake_env("discrete", constraint={"name": "mask", "budget": 0.3})
+    env.reset()
+    env.step(0)
+    masks = env.action_masks()  # "encoder.0" cannot be dense within 0.3
+    assert not masks[24]
+    *_, info = env.step(24)
+    assert info["projected"] is True
+    assert info["ranks"]["encoder.0"] == env.problem.candidates[1][int(masks.sum()) - 1]
+
+
+def test_the_best_is_feasible():
+    problem = make_problem(EVALUATOR, constraint={"name": "check", "budget": 0.5}, reward="accuracy")
+    problem.evaluate({})
+    smallest = {layer.name: ranks[0] for layer, ranks in zip(problem.layers, problem.candidates, strict=True)}
+    problem.evaluate(smallest)
+    dense, small = problem.history
+    assert (dense.feasible, small.feasible) == (False, True)
+    assert dense.reward > small.reward
+    assert problem.best == small

@@ -1,0 +1,43 @@
+"""The Python in the documentation runs as it stands."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("docs/actions.md", "docs/constraints.md", "docs/rewards.md", "docs/your-own-reward.md")
+
+
+def blocks(page):
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_runs(page):
+    found = blocks(page)
+    assert found
+    for number, code in enumerate(found):
+        exec(compile(code, f"{page}, block {number}", "exec"), {})
+
+
+def test_a_users_own_reward_is_used():
+    (code,) = blocks("docs/your-own-reward.md")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    names = {}
+    exec(code, names)
+    env = names["env"].unwrapped
+    reward, terms = env.problem.reward(env.problem.baseline)
+    rates = sorted(e / w for e, w in zip(env.problem.baseline.edits, env.problem.baseline.words, strict=True))
+    worst = rates[-len(rates) // 10 :]
+    assert reward == pytest.approx(-0.5 - sum(worst) / len(worst))
+    assert terms == {"reward": reward}
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CHANGELOG.md", *(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md"))]
+)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / page).read_text()):
+        if not target.startswith("http"):
+            assert ((ROOT / page).parent / target).exists(), target
