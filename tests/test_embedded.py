@@ -137,18 +137,39 @@ def test_the_same_numbers_in_another_process():
     assert len(outputs) == 1
 
 
-def test_search_and_validation_from_the_command_line(tmp_path):
-    speech = Path(shrinkml_env.__file__).parent / "assets" / "speech"
-    sets = [
-        f"{name}={{root: {speech}, subset: {subset}, limit: 4}}"
-        for name, subset in (("proxy", "proxy-pool"), ("dev", "dev"), ("test", "test"))
-    ]
-    command = [sys.executable, "-m", "experiments.search", "-m", "agent=random,uniform", "budget=2", "finalists=1"]
-    run = subprocess.run([*command, *sets, f"outputs={tmp_path}"], capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    directories = sorted(path.parent for path in tmp_path.glob("*/best.json"))
-    assert [directory.name[:8] for directory in directories] == ["random-l", "uniform-"]
-    command = [sys.executable, "-m", "experiments.validate", f"run={directories[0]}"]
+SUBSETS = {"proxy": "proxy-pool", "dev": "dev", "test": "test"}
+SPEECH = Path(shrinkml_env.__file__).parent / "assets" / "speech"
+FEW = {name: f"{{root: {SPEECH}, subset: {subset}, limit: 4}}" for name, subset in SUBSETS.items()}
+
+
+def run_experiment(name, *arguments):
+    """``python -m experiments.NAME ARGUMENTS``; returns what it prints."""
+    command = [sys.executable, "-m", f"experiments.{name}", *arguments]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert "every recorded number was measured again" in run.stdout
+    return run.stdout
+
+
+def test_search_and_validation_from_the_command_line(tmp_path):
+    sets = [f"{name}={few}" for name, few in FEW.items()]
+    run_experiment("search", "-m", "agent=random,uniform", "budget=2", "finalists=1", f"outputs={tmp_path}", *sets)
+    directories = sorted(path.parent for path in tmp_path.glob("*/best.json"))
+    assert [directory.name[:8] for directory in directories] == ["random-l", "uniform-"]
+    assert "every recorded number was measured again" in run_experiment("validate", f"run={directories[0]}")
+
+
+def test_sensitivity_from_the_command_line(tmp_path):
+    output = run_experiment("sensitivity", "search_space.count=1", f"proxy={FEW['proxy']}", f"outputs={tmp_path}")
+    assert "search space formed from it:" in output
+    (path,) = tmp_path.glob("*/sensitivity.json")
+    assert (path.parent / "sensitivity.png").exists()
+    env = gym.make("ShrinkML-v0", search_space={"name": "sensitivity", "path": str(path), "fatal": 2.0})
+    assert env.unwrapped.problem.search_space.size > 1
+
+
+def test_proxy_selection_from_the_command_line(tmp_path):
+    sets = (f"pool={FEW['proxy']}", f"dev={FEW['dev']}", "sizes=[2,3]", "configurations=3")
+    run_experiment("select_proxy", *sets, f"outputs={tmp_path}")
+    (ids,) = tmp_path.glob("*/ranking-3.txt")
+    assert len(load_utterances({"root": SPEECH, "subset": "proxy-pool", "ids": ids})) == 3
+    assert (ids.parent / "fidelity.png").exists()

@@ -1,5 +1,6 @@
 import copy
 import functools
+import itertools
 import pickle
 import subprocess
 import sys
@@ -23,9 +24,13 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from shrinkml_env.actions import ACTIONS
+from shrinkml_env.compression import split_layers
+from shrinkml_env.constraints import CONSTRAINTS
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
 from shrinkml_env.observations import OBSERVATIONS
-from tests.fake_evaluator import OTHER_PARAMS, FakeEvaluator, make_fake_env
+from shrinkml_env.rewards import REWARDS
+from shrinkml_env.shaping import POTENTIALS
+from tests.fake_evaluator import LAYERS, OTHER_PARAMS, FakeEvaluator, make_fake_env
 
 KINDS = list(ACTIONS)
 SEQUENTIAL = [kind for kind in KINDS if kind != "one_shot"]
@@ -298,6 +303,29 @@ def test_a_video_of_an_episode(registered, tmp_path):
     env.close()
     (video,) = tmp_path.glob("videos/*.mp4")
     assert video.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("granularity", ["layer", "matrix"])
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("observation", OBSERVATIONS)
+def test_every_combination_runs_or_says_why_not(granularity, action, observation):
+    evaluator = FakeEvaluator(split_layers(LAYERS) if granularity == "matrix" else LAYERS)
+    constraints = [{"name": name} | ({} if name == "none" else {"budget": 0.5}) for name in CONSTRAINTS]
+    for reward, constraint, shaping in itertools.product(REWARDS, constraints, POTENTIALS):
+        parts = {"reward": reward, "constraint": constraint, "shaping": shaping, "evaluator": evaluator}
+        if (constraint["name"] == "mask" and action != "discrete") or (reward == "vector" and shaping != "none"):
+            with pytest.raises(ValueError, match=r"have no masks|cannot be shaped"):
+                make_fake_env(action, observation, **parts)
+            continue
+        env = make_fake_env(action, observation, **parts)
+        env.reset(seed=0)
+        env.action_space.seed(0)
+        terminated = False
+        while not terminated:
+            observed, value, terminated, _, info = env.step(env.action_space.sample())
+        assert observed in env.observation_space
+        assert np.isfinite(value).all()
+        assert info["size_ratio"] <= 0.5 or constraint["name"] in ("none", "check")
 
 
 def test_environments_may_share_a_ledger():
