@@ -1,6 +1,19 @@
 """Policies and searchers: they see only the Gymnasium API or a `SearchProblem`."""
 
+from agents.controller import Controller
+from agents.curves import EnergyCurve, ProfileCurve, UniformRank
+from agents.greedy import GreedySearch
+from agents.knapsack import KnapsackSearch
+from agents.optuna_search import OptunaSearch
 from agents.random_search import RandomSearch
-from agents.uniform import UniformRank
 
-__all__ = ["RandomSearch", "UniformRank"]
+__all__ = [
+    "Controller",
+    "EnergyCurve",
+    "GreedySearch",
+    "KnapsackSearch",
+    "OptunaSearch",
+    "ProfileCurve",
+    "RandomSearch",
+    "UniformRank",
+]

@@ -5,35 +5,58 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-__all__ = ["Callback", "EpisodicSearch"]
+__all__ = ["Callback", "EpisodicSearch", "Outcome", "Proposals"]
 
 Callback = Callable[[dict[str, Any], dict[str, Any]], bool]
 """Stable-Baselines3's functional callback: called with (locals, globals) after each step; False ends `learn`."""
 
 
-class EpisodicSearch(ABC):
-    """Proposes a configuration, plays it as one episode, and remembers the best.
+class Outcome(NamedTuple):
+    """What became of a proposed configuration.
 
-    It has the part of Stable-Baselines3's `BaseAlgorithm` that matters and sees only the Gymnasium API, besides
-    ``env.unwrapped.problem`` and ``env.unwrapped.actions_for``. The policy is to repeat the best episode so far.
+    Attributes:
+        ranks: What was measured: the proposal, or what the constraint made of it.
+        reward: The episode's undiscounted return.
+        wer: A fraction.
+        size_ratio: In (0, 1].
+        feasible: The constraint is met.
+    """
+
+    ranks: dict[str, int]
+    reward: float
+    wer: float
+    size_ratio: float
+    feasible: bool
+
+
+Proposals = Generator[Mapping[str, int], Outcome, None]
+"""Yields configurations (layer name -> candidate rank), is sent the outcome of each, and ends when none is left."""
+
+
+class EpisodicSearch(ABC):
+    """Plays whole configurations, each as one episode, and remembers the best.
+
+    A subclass says which, in `search`. It has the part of Stable-Baselines3's `BaseAlgorithm` that matters and sees
+    only the Gymnasium API, besides ``env.unwrapped.problem`` and ``env.unwrapped.actions_for``. The policy is to repeat
+    the best episode so far.
 
     Attributes:
         env: The environment, or None after `load` without one.
         num_timesteps: Steps taken so far.
-        best_ranks: The configuration of the best episode, layer name -> rank; empty before the first.
+        best_ranks: The configuration of the best feasible episode, layer name -> rank; empty before the first.
         best_return: Its undiscounted return.
     """
 
-    def __init__(self, env: gym.Env[Any, Any] | None, seed: int | None = None) -> None:
+    def __init__(self, env: gym.Env[Any, Any] | None = None, seed: int | None = None) -> None:
         """A searcher that has not begun.
 
         Args:
@@ -47,10 +70,18 @@ class EpisodicSearch(ABC):
         self.best_return = -np.inf
         self._observations: NDArray[Any] = np.empty(0)
         self._actions: NDArray[Any] = np.empty(0)
+        self._proposals: Proposals | None = None
+        self._outcome: Outcome | None = None
+        self._pending: Mapping[str, int] | None = None
 
     @abstractmethod
-    def propose(self) -> Mapping[str, int] | None:
-        """The next configuration to try, layer name -> candidate rank; None when there is nothing left to try."""
+    def search(self, problem: Any) -> Proposals:
+        """The search, as a generator that yields what to try next and is sent what became of it.
+
+        Args:
+            problem: The environment's `SearchProblem`: layers, candidates, ``size(ranks)``. What is to be measured is
+                yielded instead, and played.
+        """
 
     def learn(self, total_timesteps: int, callback: Callback | None = None, progress_bar: bool = False) -> Self:
         """Play whole episodes until at least `total_timesteps` steps have been taken, or nothing is left to try.
@@ -74,14 +105,14 @@ class EpisodicSearch(ABC):
         end = self.num_timesteps + total_timesteps
         with tqdm(total=total_timesteps, disable=not progress_bar, unit="step") as bar:
             while self.num_timesteps < end:
-                ranks = self.propose()
+                ranks = self._next_proposal(env)
                 if ranks is None or not self._play(env, ranks, callback, bar):
                     break
         return self
 
     def predict(
         self,
-        observation: NDArray[Any],
+        observation: NDArray[Any] | Mapping[str, NDArray[Any]],
         state: tuple[NDArray[Any], ...] | None = None,
         episode_start: NDArray[Any] | None = None,
         deterministic: bool = False,
@@ -103,7 +134,7 @@ class EpisodicSearch(ABC):
         if not self.best_ranks:
             raise RuntimeError("nothing has been found yet: call learn() before predict()")
         known = self._observations.reshape(len(self._observations), -1)
-        asked = np.asarray(observation)
+        asked = _flat(observation)
         batch = asked.reshape(-1, known.shape[1])
         nearest = np.abs(batch[:, None] - known[None]).sum(-1).argmin(-1)
         actions: NDArray[Any] = self._actions[nearest]
@@ -144,6 +175,20 @@ class EpisodicSearch(ABC):
             raise RuntimeError("the agent has no environment: give one to load() or set agent.env")
         return self.env
 
+    def _next_proposal(self, env: gym.Env[Any, Any]) -> Mapping[str, int] | None:
+        """What was proposed last and not played to its end; otherwise something new. None: nothing is left to try."""
+        unwrapped: Any = env.unwrapped
+        try:
+            if self._proposals is None:
+                self._proposals = self.search(unwrapped.problem)
+                self._pending = next(self._proposals)
+            elif self._outcome is not None:
+                outcome, self._outcome = self._outcome, None
+                self._pending = self._proposals.send(outcome)
+        except StopIteration:
+            self._pending = None
+        return self._pending
+
     def _play(
         self, env: gym.Env[Any, Any], ranks: Mapping[str, int], callback: Callback | None, bar: tqdm[Any]
     ) -> bool:
@@ -152,15 +197,26 @@ class EpisodicSearch(ABC):
         observation, _ = env.reset(seed=self.seed if self.num_timesteps == 0 else None)
         observations, actions, total = [], [], 0.0
         for action in unwrapped.actions_for(ranks):
-            observations.append(observation)
+            observations.append(_flat(observation))
             actions.append(action)
             observation, reward, terminated, truncated, info = env.step(action)
             total += float(reward)
             self.num_timesteps += 1
             bar.update()
-            if (terminated or truncated) and total > self.best_return:
-                self.best_ranks, self.best_return = dict(info["ranks"]), total
-                self._observations, self._actions = np.array(observations), np.array(actions)
+            if terminated or truncated:
+                ranks, feasible = dict(info["ranks"]), bool(info["feasible"])
+                self._pending = None
+                self._outcome = Outcome(ranks, total, info["wer"], info["size_ratio"], feasible)
+                if feasible and total > self.best_return:
+                    self.best_ranks, self.best_return = ranks, total
+                    self._observations, self._actions = np.array(observations), np.array(actions)
             if callback is not None and callback(locals(), globals()) is False:
                 return False
         return True
+
+
+def _flat(observation: NDArray[Any] | Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """One array of an observation or a batch of them; the boxes of a dictionary one behind the other."""
+    if isinstance(observation, Mapping):
+        return np.concatenate([np.asarray(observation[name]) for name in sorted(observation)], axis=-1)
+    return np.asarray(observation)

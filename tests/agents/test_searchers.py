@@ -1,17 +1,28 @@
+import itertools
 import warnings
 
 import numpy as np
+import optuna
 import pytest
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
 
-from agents import RandomSearch, UniformRank
-from agents.uniform import fractions
+from agents import (
+    EnergyCurve,
+    GreedySearch,
+    KnapsackSearch,
+    OptunaSearch,
+    ProfileCurve,
+    RandomSearch,
+    UniformRank,
+)
+from agents.curves import fractions
 from shrinkml_env.actions import ACTIONS
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
-from tests.fake_evaluator import make_fake_env
+from tests.fake_evaluator import LAYERS, FakeEvaluator, linear, make_fake_env
 
-AGENTS = [RandomSearch, UniformRank]
+AGENTS = [RandomSearch, UniformRank, EnergyCurve, ProfileCurve, GreedySearch, KnapsackSearch, OptunaSearch]
 STEPS = 5
 
 
@@ -22,8 +33,9 @@ def test_learns_predicts_saves_and_loads(agent_class, kind, tmp_path):
     agent = agent_class(env, seed=1)
     with pytest.raises(RuntimeError, match=r"call learn\(\)"):
         agent.predict(env.observation_space.sample())
-    assert agent.learn(20 * STEPS) is agent
-    assert agent.num_timesteps == 20 * STEPS
+    steps = 1 if kind == "one_shot" else STEPS
+    assert agent.learn(20 * steps) is agent
+    assert agent.num_timesteps == 20 * steps
     best = env.unwrapped.problem.best
     assert agent.best_return == pytest.approx(best.reward)
     assert agent.best_ranks == {layer.name: best.ranks[layer.name] for layer in env.unwrapped.layers}
@@ -33,7 +45,14 @@ def test_learns_predicts_saves_and_loads(agent_class, kind, tmp_path):
     for player in (agent, agent_class.load(path)):
         mean, _ = evaluate_policy(player, env, n_eval_episodes=1)
         assert mean == pytest.approx(best.reward, abs=1e-6)  # Monitor rounds to six digits
-    assert agent_class.load(path, env).learn(STEPS).num_timesteps == 21 * STEPS
+    assert agent_class.load(path, env).learn(steps).num_timesteps == 21 * steps
+
+
+def test_dictionaries_are_observations_too():
+    env = make_fake_env(observation="dict")
+    agent = RandomSearch(env, seed=0).learn(10 * STEPS)
+    mean, _ = evaluate_policy(agent, DummyVecEnv([lambda: Monitor(env)]), n_eval_episodes=1)
+    assert mean == pytest.approx(env.problem.best.reward, abs=1e-6)
 
 
 def test_predict_takes_batches():
@@ -58,7 +77,8 @@ def test_random_search_depends_on_its_seed_alone():
 
 def test_random_search_draws_every_candidate_equally_often():
     agent = RandomSearch(make_fake_env(), seed=0)
-    draws = [agent.propose()["bridge"] for _ in range(1200)]
+    proposals = agent.search(agent.env.problem)
+    draws = [next(proposals)["bridge"] for _ in range(1200)]
     counts = [draws.count(rank) for rank in (1, 2, 3, 4, 5, 9)]
     assert sum(counts) == 1200
     # Chi-square with 5 degrees of freedom: above 20.5 with probability 0.001.
@@ -94,6 +114,92 @@ def test_uniform_rank_ends_when_nothing_is_left():
     }
     assert {tuple(ranks[0] for ranks in space.candidates), tuple(ranks[-2] for ranks in space.candidates)} <= tried
     assert tried <= brute
+
+
+def test_energy_curve_by_hand():
+    env = make_fake_env(evaluator=FakeEvaluator((LAYERS[-1],)))
+    agent = EnergyCurve(env).learn(3)
+    # The squared singular values fall by exp(-1/4), so rank r keeps 1 - exp(-r / 4) of nearly 1: all only if dense;
+    # half from ln 2 * 4 = 2.8 on; three quarters from ln 4 * 4 = 5.5 on. Candidates are 2, 3, 5, 7, ...
+    assert [trial.ranks["output"] for trial in env.problem.history] == [64, 3, 7]
+    assert agent.learn(10_000).num_timesteps == env.problem.ledger.count == 25
+
+
+def test_profile_curve_by_hand():
+    env = make_fake_env()
+    ProfileCurve(env, {"encoder.0": 100, "encoder.*": 1, "output": 2}).learn(2 * STEPS)
+    names = [layer.name for layer in env.layers]
+    tried = [[trial.ranks[name] for name in names] for trial in env.problem.history]
+    # At 1/2: "encoder.0" dense, "encoder.1" as uniform, "output" at all of its break-even rank.
+    assert tried == [[14, 64, 51, 5, 64], [7, 64, 26, 2, 39]]
+
+
+def test_greedy_takes_the_cut_that_hurts_least():
+    evaluator = FakeEvaluator((LAYERS[-1], LAYERS[2]))
+    env = make_fake_env(evaluator=evaluator, search_space={"name": "full", "count": 8})
+    GreedySearch(env, step=0.1).learn(100 * 2)
+    history = env.problem.history
+    # 500 + 6400 + 28672 numbers; a tenth is 3558. "output" (164 a rank) saves that much at rank 15 of the candidates
+    # 5, 10, 15, ..., 39, and "encoder.1" (304 and 320 a rank) at rank 38 of 6, 13, 19, 26, 32, 38, 45, 51.
+    assert [trial.ranks for trial in history[:2]] == [
+        {"output": 15, "encoder.1": 64},
+        {"output": 64, "encoder.1": 38},
+    ]
+    # The first costs WER (15 is below half of 39), the second none: it stays.
+    assert history[0].evaluation.wer > history[1].evaluation.wer == env.problem.baseline.wer
+    assert history[2].ranks["encoder.1"] == 38 or history[2].ranks["output"] == 64
+    sizes = [trial.evaluation.size_ratio for trial in history]
+    assert min(sizes) < 0.3
+
+
+def test_knapsack_is_exact_where_losses_add_up():
+    """The fake model's losses are sums, so the best of a size is found as soon as every candidate has been measured."""
+    layers = (linear("first", 40, 30), linear("second", 50, 40), linear("third", 60, 50))
+    space = {"name": "full", "count": 4}
+    env = make_fake_env(evaluator=FakeEvaluator(layers), search_space=space)
+    KnapsackSearch(env, points=4).learn(3 * 200)
+    problem = make_fake_env(evaluator=FakeEvaluator(layers), search_space=space).problem
+    for choice in itertools.product(*problem.candidates):
+        problem.evaluate({layer.name: rank for layer, rank in zip(layers, choice, strict=True)})
+    front = {t.evaluation.size_ratio: t.evaluation.wer for t in problem.history}
+    found = env.problem.history[12:]
+    assert len(found) > 5
+    for trial in found:
+        best = min(wer for size, wer in front.items() if size <= trial.evaluation.size_ratio + 1e-12)
+        assert trial.evaluation.wer == pytest.approx(best)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        optuna.samplers.TPESampler(seed=0),
+        optuna.samplers.CmaEsSampler(seed=0, warn_independent_sampling=False),
+        optuna.samplers.NSGAIISampler(seed=0, population_size=10),
+    ],
+    ids=["tpe", "cmaes", "nsga2"],
+)
+def test_optuna_beats_chance(sampler):
+    random = make_fake_env()
+    RandomSearch(random, seed=0).learn(60 * STEPS)
+    front = isinstance(sampler, optuna.samplers.NSGAIISampler)
+    env = make_fake_env()
+    OptunaSearch(env, sampler, ("wer", "size_ratio") if front else ("reward",)).learn(60 * STEPS)
+    late = [trial.reward for trial in env.problem.history[-20:]]
+    assert np.mean(late) > np.mean([trial.reward for trial in random.problem.history])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: GreedySearch(step=0),
+        lambda: KnapsackSearch(points=0),
+        lambda: OptunaSearch(objectives=("speed",)),
+        lambda: OptunaSearch(objectives=()),
+    ],
+)
+def test_bad_options(make):
+    with pytest.raises(ValueError, match=r"step|candidate|objectives"):
+        make()
 
 
 @pytest.mark.parametrize("agent_class", AGENTS)

@@ -1,0 +1,60 @@
+"""Greedy search: always the layer whose cut hurts least."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+
+from agents.episodic import EpisodicSearch, Proposals
+
+__all__ = ["GreedySearch"]
+
+
+class GreedySearch(EpisodicSearch):
+    """From the original downwards: each round must save a given share of the model (Yang et al. 2018, NetAdapt).
+
+    Every layer in turn is cut just so far that it alone saves the round's share; the cut that leaves the lowest WER is
+    kept, of equal ones the smallest model. A round costs as many evaluations as there are layers that can still save so
+    much; the search ends when there is none.
+
+    Args:
+        env: As in `EpisodicSearch`.
+        step: Share of the original's parameters that a round saves.
+        seed: Nothing is random.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any] | None = None, step: float = 0.04, seed: int | None = None) -> None:
+        if not 0 < step < 1:
+            raise ValueError(f"the step must be a share in (0, 1), got {step!r}")
+        super().__init__(env, seed)
+        self.step = step
+
+    def search(self, problem: Any) -> Proposals:
+        """See `EpisodicSearch.search`."""
+        here = {layer.name: layer.max_rank for layer in problem.layers}
+        while True:
+            best: tuple[float, float] = (math.inf, math.inf)
+            chosen: Mapping[str, int] | None = None
+            for index in range(len(problem.layers)):
+                there = self._cut(problem, here, index)
+                if there is None:
+                    continue
+                outcome = yield there
+                if (outcome.wer, outcome.size_ratio) < best:
+                    best, chosen = (outcome.wer, outcome.size_ratio), there
+            if chosen is None:
+                return
+            here = dict(chosen)
+
+    def _cut(self, problem: Any, here: Mapping[str, int], index: int) -> dict[str, int] | None:
+        """The largest candidate of one layer that saves enough; None if even the smallest does not."""
+        name = problem.layers[index].name
+        # Rounding must not ask for a little more than the step.
+        target = problem.size(here) - self.step + 1e-9
+        for rank in reversed(problem.candidates[index]):
+            if rank < here[name] and problem.size({**here, name: rank}) <= target:
+                return {**here, name: rank}
+        return None

@@ -1,0 +1,82 @@
+"""Additive sensitivities: measure every layer alone, then solve for the best sum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+from agents.episodic import EpisodicSearch, Proposals
+
+__all__ = ["KnapsackSearch"]
+
+
+class KnapsackSearch(EpisodicSearch):
+    """Takes the WER that a configuration loses for the sum of what its layers lose alone.
+
+    First it measures each layer at some of its candidates, all others dense. What lies between is interpolated. Then,
+    for a range of sizes from coarse to fine, it finds the configuration with the least sum among those of at most that
+    size, exactly, as a multiple-choice knapsack (an integer linear program, solved by HiGHS), and tries it.
+
+    Args:
+        env: As in `EpisodicSearch`.
+        points: Candidates below dense that are measured of each layer.
+        seed: Nothing is random.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any] | None = None, points: int = 6, seed: int | None = None) -> None:
+        if points < 1:
+            raise ValueError(f"at least one candidate of each layer must be measured, got points={points!r}")
+        super().__init__(env, seed)
+        self.points = points
+
+    def search(self, problem: Any) -> Proposals:
+        """See `EpisodicSearch.search`."""
+        original = problem.baseline.wer
+        losses: list[NDArray[np.float64]] = []
+        for layer, ranks in zip(problem.layers, problem.candidates, strict=True):
+            # Dense loses nothing and costs no measurement.
+            places = np.unique(np.linspace(0, len(ranks) - 2, self.points).round().astype(int))
+            measured = []
+            for place in places:
+                outcome = yield {other.name: other.max_rank for other in problem.layers} | {layer.name: ranks[place]}
+                measured.append(max(0.0, outcome.wer - original))
+            losses.append(np.interp(np.arange(len(ranks)), [*places, len(ranks) - 1], [*measured, 0.0]))
+        sizes = [
+            np.array([problem.size({layer.name: rank}) for rank in ranks])
+            for layer, ranks in zip(problem.layers, problem.candidates, strict=True)
+        ]
+        smallest = 1.0 - sum(1.0 - float(size[0]) for size in sizes)
+        tried = set()
+        steps = 1
+        while steps <= 4096:
+            steps *= 2
+            for numerator in range(1, steps, 2):
+                limit = smallest + (1.0 - smallest) * numerator / steps
+                choice = self._solve(losses, sizes, limit)
+                if choice not in tried:
+                    tried.add(choice)
+                    yield {
+                        layer.name: ranks[place]
+                        for layer, ranks, place in zip(problem.layers, problem.candidates, choice, strict=True)
+                    }
+
+    @staticmethod
+    def _solve(losses: list[NDArray[np.float64]], sizes: list[NDArray[np.float64]], limit: float) -> tuple[int, ...]:
+        """One candidate of each layer, with the least sum of losses among those of at most this size ratio."""
+        owner = np.repeat(np.arange(len(losses)), [len(loss) for loss in losses])
+        one_each = (owner == np.arange(len(losses))[:, None]).astype(float)
+        saved = np.concatenate([1.0 - size for size in sizes])
+        solution = milp(
+            # Among equal losses the smaller model.
+            np.concatenate(losses) - 1e-6 * saved,
+            integrality=np.ones(len(owner)),
+            bounds=Bounds(0, 1),
+            constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(saved, 1.0 - limit, np.inf)],
+        )
+        chosen = np.flatnonzero(solution.x > 0.5)
+        starts = np.searchsorted(owner, np.arange(len(losses)))
+        return tuple(int(place) for place in chosen - starts)
