@@ -167,7 +167,8 @@ class Controller:
             for advantage, episode in zip(advantages, episodes, strict=True)
         ]
         self.optimizer.zero_grad()
-        torch.stack(losses).mean().backward()
+        loss: Any = torch.stack(losses).mean()
+        loss.backward()
         self.optimizer.step()
         decay = self.settings["baseline_decay"]
         self.baseline = decay * self.baseline + (1 - decay) * float(np.mean(rewards))

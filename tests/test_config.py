@@ -1,6 +1,7 @@
 """The names in conf/ are the names in `gym.make`, with the same defaults."""
 
 import inspect
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ from hydra.utils import get_class, instantiate
 
 from shrinkml_env.actions import ACTIONS
 from shrinkml_env.constraints import CONSTRAINTS
+from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
 from shrinkml_env.observations import OBSERVATIONS
 from shrinkml_env.rewards import REWARDS
 from shrinkml_env.search_space import SEARCH_SPACES
 from shrinkml_env.shaping import POTENTIALS
+from tests.fake_evaluator import make_fake_env
 
 CONF = Path(__file__).parents[1] / "conf"
 GROUPS = {
@@ -43,3 +46,25 @@ def test_every_file_makes_what_the_name_means(group, name):
     for option, parameter in options.items():
         assert parameter.default is parameter.empty or config[option] == parameter.default, option
     assert type(made) is kind
+
+
+AGENTS = sorted(path.stem for path in (CONF / "agent").glob("*.yaml") if path.stem != "custom")
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_every_agent_searches(name):
+    """On the fake model, with the action kind that its config asks for."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("search", overrides=[f"agent={name}", "seed=3"])
+    env = make_fake_env(instantiate(config.action), ledger=Ledger(budget=50))
+    agent = instantiate(config.agent, env=env)
+    with suppress(BudgetExhausted):
+        agent.learn(total_timesteps=240)
+    assert env.problem.ledger.count > 10
+
+
+def test_the_command_line_has_the_last_word_on_actions():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("search", overrides=["agent=dqn", "action=one_shot"])
+    assert config.action._target_.endswith("OneShot")
+    assert config.agent._target_.endswith("DQN")
