@@ -1,0 +1,44 @@
+"""What finished searches found, side by side: ``python -m experiments.summary [runs=outputs/search]``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from experiments.report import format_table
+
+HEAD = ("run", "evaluations", "size ratio", "proxy WER %", "dev WER %", "test WER %")
+
+
+def rows(runs: Path) -> list[tuple[str, ...]]:
+    """The original model and every finished run, by name.
+
+    Raises:
+        FileNotFoundError: There is no finished run in the folder.
+    """
+    records = {path.parent.name: json.loads(path.read_text()) for path in sorted(runs.glob("*/best.json"))}
+    if not records:
+        raise FileNotFoundError(f"{runs} holds no finished run of experiments.search")
+    table = []
+    for name, record in records.items():
+        original, found = (
+            [f"{100 * measured[f'wer_{when}']:.2f}" for measured in record["sets"].values()]
+            for when in ("before", "after")
+        )
+        table += [("original", "", "1.000", *original)]
+        table += [(name, str(record["evaluations"]), f"{record['size_ratio']:.3f}", *found)]
+    # One line for the original; more only if the runs are not of the same one.
+    return list(dict.fromkeys(table))
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="summary")
+def main(config: DictConfig) -> None:
+    """Print the table."""
+    print(format_table(HEAD, rows(Path(config.runs))))
+
+
+if __name__ == "__main__":
+    main()
