@@ -219,21 +219,26 @@ class ShrinkEnv(gym.Env[Any, Any]):
             BudgetExhausted: This was the last layer, the configuration is new, and the ledger's budget is spent.
             ResetNeeded: The episode is over, or `reset` was never called.
         """
-        before = self._ranks
-        if before is None or len(before) == len(self.layers):
-            raise ResetNeeded("the episode is over (or has not begun): call reset() before step()")
-        wish = self.action.decode(before, action)
-        ranks = self.problem.constraint.apply(before, wish.ranks)
-        projected = wish.projected or ranks != before + wish.ranks
+        ranks, projected = self._decide(action)
         terminated = len(ranks) == len(self.layers)
         # The potential first: whatever fails must fail before anything has changed.
-        shaping = self.potential(ranks) - self.potential(before)
+        shaping = self.potential(ranks) - self.potential(self._ranks or ())
         reward, outcome = self._measure(ranks) if terminated else (self._no_reward, {})
         self._ranks = ranks  # only now: an action or a measurement that fails changes nothing
         info = {"layer": self.layers[len(ranks) - 1].name, "projected": projected, **self._info(), **outcome}
         if self.problem.reward_space is None:
             reward += shaping
         return self.observation(ranks), reward, terminated, False, info
+
+    def completed_by(self, action: Any) -> dict[str, int] | None:
+        """The configuration that an action would complete now; None if the episode would go on. Changes nothing.
+
+        Raises:
+            ValueError: As `step`.
+            ResetNeeded: As `step`.
+        """
+        ranks, _ = self._decide(action)
+        return self._named(ranks) if len(ranks) == len(self.layers) else None
 
     def actions_for(self, ranks: Mapping[str, int]) -> Sequence[Any]:
         """The actions of one episode that replay a configuration.
@@ -259,6 +264,15 @@ class ShrinkEnv(gym.Env[Any, Any]):
             return None
         draw = table if self.render_mode == "ansi" else picture
         return draw(self.problem, self._ranks or (), self._evaluation)
+
+    def _decide(self, action: Any) -> tuple[tuple[int, ...], bool]:
+        """The ranks after an action, and whether it asked for others."""
+        before = self._ranks
+        if before is None or len(before) == len(self.layers):
+            raise ResetNeeded("the episode is over (or has not begun): call reset() before step()")
+        wish = self.action.decode(before, action)
+        ranks = self.problem.constraint.apply(before, wish.ranks)
+        return ranks, wish.projected or ranks != before + wish.ranks
 
     @property
     def _no_reward(self) -> Any:

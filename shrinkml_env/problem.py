@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,6 +115,13 @@ class SearchProblem:
             ValueError: A layer is unknown or a rank out of range.
         """
         return self.ledger.evaluate(self.evaluator, ranks)
+
+    def prefetch(self, configurations: Sequence[Mapping[str, int]]) -> None:
+        """Measure configurations that will be asked for next, side by side where the evaluator can.
+
+        Counts nothing yet, and leaves out what would be over the budget.
+        """
+        self.ledger.prefetch(self.evaluator, configurations)
 
     def reward(self, evaluation: Evaluation) -> tuple[Any, dict[str, float]]:
         """What an evaluation is worth: the reward and its named terms; one term, ``reward``, where it names none.

@@ -44,6 +44,7 @@ def register_envs() -> None:
         gym.register(
             name,
             entry_point="shrinkml_env.registration:make_env",
+            vector_entry_point="shrinkml_env.vector:make_vector_env",
             kwargs=dict(options),
             disable_env_checker=options.get("reward") == "vector",
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -63,6 +63,9 @@ class FakeEvaluator:
         complete = canonical_ranks(self.layers, ranks)
         self.measured.append(complete)
         return self._evaluation(complete)
+
+    def evaluate_many(self, configurations: Sequence[Mapping[str, int]]) -> list[Evaluation]:
+        return [self.evaluate(ranks) for ranks in configurations]
 
     def params(self, ranks: Mapping[str, int]) -> int:
         complete = canonical_ranks(self.layers, ranks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -39,6 +39,9 @@ class SupportsEvaluate(Protocol):
 
     def evaluate(self, ranks: Mapping[str, int]) -> Evaluation:
         """Measure one configuration; ValueError for an unknown layer or rank."""
+
+    def evaluate_many(self, configurations: Sequence[Mapping[str, int]]) -> Iterable[Evaluation]:
+        """Measure several, in their order."""
 
     def params(self, ranks: Mapping[str, int]) -> int:
         """Parameters of the compressed model."""
@@ -138,6 +141,19 @@ class Ledger:
             self._stored[key] = evaluation
         self._requested[key] = self._stored[key]
         return self._requested[key]
+
+    def prefetch(self, evaluator: SupportsEvaluate, configurations: Sequence[Mapping[str, int]]) -> None:
+        """Measure configurations that `evaluate` will be asked for next, all at once; it counts them then.
+
+        What the budget would not allow is left out.
+        """
+        self.attach(evaluator)
+        complete = [canonical_ranks(evaluator.layers, ranks) for ranks in configurations]
+        unique = {tuple(ranks.values()): ranks for ranks in complete}
+        new = [key for key in unique if key not in self._requested][: self.remaining]
+        for evaluation in evaluator.evaluate_many([unique[key] for key in new if key not in self._stored]):
+            self._append(evaluation)
+            self._stored[_key(evaluation)] = evaluation
 
     def _append(self, evaluation: Evaluation) -> None:
         if self.path is None:
