@@ -38,7 +38,7 @@ class _Curve(EpisodicSearch):
 
     def _resolution(self, problem: Any) -> int:
         """Between two neighbours on a grid of step 1 / (2 r*) no whole rank can hide."""
-        return 2 * max(layer.break_even for layer in problem.layers)
+        return 2 * max(int(layer.break_even) for layer in problem.layers)
 
 
 class UniformRank(_Curve):

@@ -113,6 +113,8 @@ def make_env(
     search_space: Any = "full",
     cache: Any = "default",
     ledger: Any = None,
+    workers: int = 1,
+    memory_mb: int = 256,
     render_mode: str | None = None,
 ) -> ShrinkEnv:
     """The entry point of ``gym.make("ShrinkML-v0", ...)``: everything by name, or as a finished object.
@@ -132,6 +134,8 @@ def make_env(
         cache: Where measurements persist: ``"default"`` (see `default_cache_path`), a path, an `EvaluationCache`, or
             None for nowhere.
         ledger: A mapping of `Ledger`'s arguments ``path`` and ``budget``, a `Ledger`, or None.
+        workers: Processes that measure the configurations of a vector environment side by side.
+        memory_mb: Room for activations that configurations share, in each process.
         render_mode: None, ``"ansi"`` or ``"rgb_array"``.
 
     Raises:
@@ -140,20 +144,22 @@ def make_env(
     action = resolve("action", ACTIONS, action)
     observation = resolve("observation", OBSERVATIONS, observation)
     potential = resolve("shaping", POTENTIALS, shaping)
-    evaluator = _make_evaluator(model, proxy, granularity=granularity, device=device, cache=cache)
+    model, cache = _load(model, device), _open(cache)
+    memory = memory_mb * 2**20
+    evaluator = Evaluator(model, load_utterances(proxy), granularity, cache, memory=memory, workers=workers)
     problem = make_problem(evaluator, reward, constraint, search_space, ledger)
     return ShrinkEnv(problem, action, observation, potential, render_mode)
 
 
-def _make_evaluator(
-    model: Any, proxy: Any, granularity: Literal["layer", "matrix"], device: str, cache: Any
-) -> SupportsEvaluate:
+def _load(model: Any, device: str) -> Any:
     if isinstance(model, str | os.PathLike):
         model = load_model(Path(model) if isinstance(model, os.PathLike) else model)
-    if cache == "default":
-        cache = default_cache_path()
-    if isinstance(cache, str | os.PathLike):
-        cache = EvaluationCache(Path(cache))
     if next(model.parameters()).device.type != torch.device(device).type:
         model = copy.deepcopy(model).to(device)
-    return Evaluator(model, load_utterances(proxy), granularity=granularity, cache=cache)
+    return model
+
+
+def _open(cache: Any) -> EvaluationCache | None:
+    if cache == "default":
+        cache = default_cache_path()
+    return EvaluationCache(Path(cache)) if isinstance(cache, str | os.PathLike) else cache

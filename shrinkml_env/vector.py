@@ -65,7 +65,8 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
             seeds = seed
         if len(seeds) != self.num_envs:
             raise ValueError(f"{len(seeds)} seeds for {self.num_envs} environments")
-        observations, infos = [], {}
+        observations: list[Any] = []
+        infos: dict[str, Any] = {}
         for index, (env, single) in enumerate(zip(self.envs, seeds, strict=True)):
             observation, info = env.reset(seed=single)
             observations.append(observation)
@@ -77,7 +78,8 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
         singles = list(iterate(self.action_space, actions))
         completed = (env.completed_by(action) for env, action in zip(self.envs, singles, strict=True))
         self.envs[0].problem.prefetch([ranks for ranks in completed if ranks is not None])
-        observations, rewards, terminated, infos = [], [], [], {}
+        observations, rewards, terminated = [], [], []
+        infos: dict[str, Any] = {}
         for index, (env, action) in enumerate(zip(self.envs, singles, strict=True)):
             observation, reward, over, _, info = env.step(action)
             if over:
@@ -99,7 +101,7 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
         return tuple(env.render() for env in self.envs)
 
     def _batch(self, observations: list[Any]) -> Any:
-        empty = create_empty_array(self.single_observation_space, self.num_envs)
+        empty: Any = create_empty_array(self.single_observation_space, self.num_envs)
         return concatenate(self.single_observation_space, observations, empty)
 
 

@@ -22,7 +22,7 @@ def parts(monkeypatch):
     """Replaces what loads models and speech; the parts it was asked for are in the returned dict."""
     asked = {}
 
-    def make_evaluator(model, utterances, granularity, cache):
+    def make_evaluator(model, utterances, granularity, cache, **limits):
         asked.update(
             device=next(model.parameters()).device.type, utterances=utterances, granularity=granularity, cache=cache
         )

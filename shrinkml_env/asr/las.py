@@ -18,6 +18,7 @@ from shrinkml_env.asr.tokenizer import Tokenizer, normalise
 from shrinkml_env.compression import (
     Hypothesis,
     Layer,
+    State,
     Workload,
     find_layers,
     recognise_in_batches,
@@ -123,12 +124,16 @@ class Encoder(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
 
+    def advance(self, index: int, states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """One layer: (batch, time, size) -> (batch, reduced time, 2 * units), and the new lengths (batch,)."""
+        states, lengths = self.layers[index](states, lengths)
+        return self.dropout(states), lengths
+
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, frames, channels) -> (batch, time, 2 * units), (batch,)."""
         states = features
-        for layer in self.layers:
-            states, lengths = layer(states, lengths)
-            states = self.dropout(states)
+        for index in range(len(self.layers)):
+            states, lengths = self.advance(index, states, lengths)
         return states, lengths
 
 
@@ -264,18 +269,39 @@ class LAS(nn.Module):
         ctc = functional.ctc_loss(scores, targets, lengths, target_lengths, blank=blank, zero_infinity=True)
         return torch.stack(logits, dim=1), ctc
 
+    @property
+    def stages(self) -> tuple[tuple[str, ...], ...]:
+        """Each encoder layer is one; attention and decoder are the rest."""
+        return tuple((f"encoder.{index}",) for index in range(len(self.config.time_reduction)))
+
+    def begin(self, waveforms: Sequence[Tensor]) -> State:
+        """Features (batch, frames, channels) and their lengths (batch,)."""
+        features, lengths = self.features(waveforms)
+        return features, lengths
+
+    def advance(self, stage: int, state: State) -> State:
+        """One encoder layer."""
+        states, lengths = state
+        return self.encoder.advance(stage, states, lengths)
+
+    def finish(self, waveforms: Sequence[Tensor], state: State) -> list[Hypothesis]:
+        """Attend and spell."""
+        encoded, lengths = state
+        start = self.decoder.start(encoded, lengths)
+        limits = torch.tensor([self.decoding.token_limit(waveform.numel()) for waveform in waveforms])
+        search = greedy_search if self.decoding.beam_size == 1 else beam_search
+        found = search(self.decoder.step, start, limits.to(encoded.device), self.tokenizer.eos, self.decoding)
+        return [Hypothesis(text=normalise(self.tokenizer.decode(units)), capped=capped) for units, capped in found]
+
     def recognise(self, waveforms: Sequence[Tensor]) -> list[Hypothesis]:
         """Recognise one batch of waveforms, (samples,) each."""
         if not waveforms:
             return []
         with torch.inference_mode():
-            features, lengths = self.features(waveforms)
-            encoded, lengths = self.encoder(features, lengths)
-            state = self.decoder.start(encoded, lengths)
-            limits = torch.tensor([self.decoding.token_limit(waveform.numel()) for waveform in waveforms])
-            search = greedy_search if self.decoding.beam_size == 1 else beam_search
-            found = search(self.decoder.step, state, limits.to(encoded.device), self.tokenizer.eos, self.decoding)
-        return [Hypothesis(text=normalise(self.tokenizer.decode(units)), capped=capped) for units, capped in found]
+            state = self.begin(waveforms)
+            for stage in range(len(self.stages)):
+                state = self.advance(stage, state)
+            return self.finish(waveforms, state)
 
     def transcribe(self, waveforms: Sequence[Tensor]) -> list[str]:
         """The texts of any number of waveforms: float32 samples at 16 kHz, (samples,) each."""

@@ -17,7 +17,16 @@ from shrinkml_env.compression.counting import (
 )
 from shrinkml_env.compression.discovery import find_layers, ranks_of
 from shrinkml_env.compression.layers import Layer, Matrix, canonical_ranks, matrix_ranks, split_layers
-from shrinkml_env.compression.protocol import BATCH, CompressibleModel, Hypothesis, Workload, recognise_in_batches
+from shrinkml_env.compression.protocol import (
+    BATCH,
+    CompressibleModel,
+    Hypothesis,
+    StagedModel,
+    State,
+    Workload,
+    in_batches,
+    recognise_in_batches,
+)
 from shrinkml_env.compression.svd import SVD, Factorisation, Factors, kept_energy
 
 __all__ = [
@@ -29,6 +38,8 @@ __all__ = [
     "Hypothesis",
     "Layer",
     "Matrix",
+    "StagedModel",
+    "State",
     "Workload",
     "architectures",
     "canonical_ranks",
@@ -37,6 +48,7 @@ __all__ = [
     "count_macs",
     "count_parameters",
     "find_layers",
+    "in_batches",
     "inference_tensors",
     "kept_energy",
     "load_compressed",

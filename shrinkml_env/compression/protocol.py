@@ -11,7 +11,16 @@ from torch import Tensor
 
 from shrinkml_env.compression.layers import Layer
 
-__all__ = ["BATCH", "CompressibleModel", "Hypothesis", "Workload", "recognise_in_batches"]
+__all__ = [
+    "BATCH",
+    "CompressibleModel",
+    "Hypothesis",
+    "StagedModel",
+    "State",
+    "Workload",
+    "in_batches",
+    "recognise_in_batches",
+]
 
 BATCH = 32
 """Utterances that are recognised together."""
@@ -89,11 +98,40 @@ class CompressibleModel(Protocol):
         """The model with parameters still to be loaded."""
 
 
+State = tuple[Tensor, ...]
+"""What flows from one stage of a model to the next."""
+
+
+@runtime_checkable
+class StagedModel(CompressibleModel, Protocol):
+    """A recogniser whose `recognise` is `begin`, then `advance` through its `stages`, then `finish`.
+
+    A model need not be one. Where it is, configurations that share their first layers share their work.
+    """
+
+    @property
+    def stages(self) -> tuple[tuple[str, ...], ...]:
+        """The names of the layers in each stage; all others belong to `finish`. `begin` has none."""
+
+    def begin(self, waveforms: Sequence[Tensor]) -> State:
+        """What one batch of waveforms looks like to the first stage, whatever the ranks."""
+
+    def advance(self, stage: int, state: State) -> State:
+        """Compute one stage; `state` must stay as it is."""
+
+    def finish(self, waveforms: Sequence[Tensor], state: State) -> list[Hypothesis]:
+        """From the last stage to the transcripts."""
+
+
+def in_batches(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices of utterances of these lengths in the canonical batches: `BATCH` at most, sorted by length."""
+    order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
+    return [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+
+
 def recognise_in_batches(model: CompressibleModel, waveforms: Sequence[Tensor]) -> list[Hypothesis]:
-    """What a model recognises in any number of waveforms, in their order: batches of `BATCH`, sorted by length."""
-    order = sorted(range(len(waveforms)), key=lambda index: (waveforms[index].numel(), index))
+    """What a model recognises in any number of waveforms, in their order, batch by batch (`in_batches`)."""
     found: dict[int, Hypothesis] = {}
-    for start in range(0, len(order), BATCH):
-        batch = order[start : start + BATCH]
+    for batch in in_batches([waveform.numel() for waveform in waveforms]):
         found.update(zip(batch, model.recognise([waveforms[index] for index in batch]), strict=True))
     return [found[index] for index in range(len(waveforms))]

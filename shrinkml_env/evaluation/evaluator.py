@@ -19,6 +19,7 @@ from shrinkml_env.compression import (
     Factorisation,
     Hypothesis,
     Layer,
+    StagedModel,
     canonical_ranks,
     compress,
     compressed_parameters,
@@ -34,7 +35,9 @@ from shrinkml_env.data.utterance import Utterance
 from shrinkml_env.evaluation.activations import ActivationError
 from shrinkml_env.evaluation.cache import EvaluationCache
 from shrinkml_env.evaluation.result import Evaluation
+from shrinkml_env.evaluation.stages import StagedRecogniser
 from shrinkml_env.evaluation.wer import word_edits
+from shrinkml_env.evaluation.workers import Workers
 
 __all__ = ["Evaluator", "recognise_all"]
 
@@ -57,6 +60,8 @@ class Evaluator:
         granularity: ``"layer"``: one rank for each of the model's layers; ``"matrix"``: one for each matrix.
         cache: Where measurements persist; None measures anew every time.
         factorisation: How matrices are factored; None is plain SVD.
+        memory: Bytes for the activations of a `StagedModel` that configurations share.
+        workers: Processes for `evaluate_many`; each has its own memory.
 
     Raises:
         ValueError: The model is in training mode or has parameters that its `storage_dtype` does not represent, or an
@@ -70,6 +75,8 @@ class Evaluator:
         granularity: Literal["layer", "matrix"] = "layer",
         cache: EvaluationCache | None = None,
         factorisation: Factorisation | None = None,
+        memory: int = 2**28,
+        workers: int = 1,
     ) -> None:
         if granularity not in ("layer", "matrix"):
             raise ValueError(f"granularity must be 'layer' or 'matrix', got {granularity!r}")
@@ -77,11 +84,15 @@ class Evaluator:
             raise ValueError(
                 "the model is in training mode, in which dropout makes every measurement another: call eval()"
             )
+        if workers < 1:
+            raise ValueError(f"workers must be at least 1, got {workers}")
         require_storable(model)
         self.model = model
         self.utterances = tuple(utterances)
         self.layers: tuple[Layer, ...] = model.layers if granularity == "layer" else split_layers(model.layers)
         self.cache = cache
+        self.memory = memory
+        self.workers = workers
         self.factorisation = SVD(model) if factorisation is None else factorisation
         self._references = [model.normalise(utterance.text) for utterance in self.utterances]
         for utterance, reference in zip(self.utterances, self._references, strict=True):
@@ -139,13 +150,35 @@ class Evaluator:
         Raises:
             ValueError: Unknown layer, or a rank outside 1..max_rank.
         """
-        configuration = canonical_ranks(self.layers, ranks)
-        key = self._key(configuration)
-        measured = None if self.cache is None else self.cache.get(key)
-        if measured is None:
-            measured = self._measure(configuration)
-            if self.cache is not None:
-                self.cache.put(key, measured)
+        (evaluation,) = self.evaluate_many([ranks])
+        return evaluation
+
+    def evaluate_many(self, configurations: Sequence[Mapping[str, int]]) -> Iterator[Evaluation]:
+        """Measure several configurations, in their order; with several `workers` side by side.
+
+        Raises:
+            ValueError: As `evaluate`, before anything is measured.
+        """
+        return self._each([canonical_ranks(self.layers, ranks) for ranks in configurations])
+
+    def _each(self, configurations: Sequence[dict[str, int]]) -> Iterator[Evaluation]:
+        keys = [self._key(configuration) for configuration in configurations]
+        known: dict[str, dict[str, Any]] = {}
+        for key in keys:
+            stored = None if self.cache is None else self.cache.get(key)
+            if stored is not None:
+                known[key] = stored
+        missing = {key: ranks for key, ranks in zip(keys, configurations, strict=True) if key not in known}
+        several = self.workers > 1 and len(missing) > 1
+        measured = self._workers(list(missing.values())) if several else map(self._measure, missing.values())
+        for key, configuration in zip(keys, configurations, strict=True):
+            if key not in known:
+                known[key] = next(measured)
+                if self.cache is not None:
+                    self.cache.put(key, known[key])
+            yield self._evaluation(configuration, known[key])
+
+    def _evaluation(self, configuration: dict[str, int], measured: Mapping[str, Any]) -> Evaluation:
         params = self.params(configuration)
         return Evaluation(
             ranks=configuration,
@@ -159,7 +192,8 @@ class Evaluator:
 
     def _measure(self, configuration: Mapping[str, int]) -> dict[str, Any]:
         model = compress(self.model, configuration, self.factorisation)
-        transcripts = recognise_all(model, self.utterances)
+        with _one_thread():
+            transcripts = self._recognise(model, configuration)
         edits, words = zip(
             *(
                 word_edits(reference, self.model.normalise(hypothesis.text))
@@ -168,6 +202,24 @@ class Evaluator:
             strict=True,
         )
         return {"edits": edits, "words": words, "capped": sum(hypothesis.capped for hypothesis in transcripts)}
+
+    def _recognise(self, model: CompressibleModel, configuration: Mapping[str, int]) -> list[Hypothesis]:
+        if isinstance(model, StagedModel):
+            return self._recogniser(model, matrix_ranks(self.model.layers, configuration))
+        return recognise_in_batches(model, [utterance.waveform for utterance in self.utterances])
+
+    @cached_property
+    def _recogniser(self) -> StagedRecogniser:
+        assert isinstance(self.model, StagedModel)
+        return StagedRecogniser(self.model, [utterance.waveform for utterance in self.utterances], self.memory)
+
+    @cached_property
+    def _workers(self) -> Workers[Mapping[str, int], dict[str, Any]]:
+        return Workers(self._measure, self.workers)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Activations and processes stay where they are.
+        return {name: value for name, value in vars(self).items() if name not in ("_recogniser", "_workers")}
 
     def _key(self, configuration: Mapping[str, int]) -> str:
         chosen = matrix_ranks(self.model.layers, configuration)

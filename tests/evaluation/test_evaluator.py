@@ -148,3 +148,25 @@ def test_errors_name_layer_and_utterance():
         Evaluator(MODEL, [Utterance("x", "s", torch.zeros(8000), "...")])
     with pytest.raises(ValueError, match="granularity"):
         Evaluator(MODEL, UTTERANCES, granularity="model")
+
+
+CONFIGURATIONS = [{"gru": 4}, {}, {"front": 2, "gru": 3}, {"gru": 4}, {"hidden": 5}]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_several_at_once_are_as_one_after_the_other(workers, tmp_path):
+    cache = EvaluationCache(tmp_path / "cache.sqlite")
+    evaluator = Evaluator(MODEL, UTTERANCES, cache=cache, workers=workers)
+    expected = [EVALUATOR.evaluate(ranks) for ranks in CONFIGURATIONS]
+    assert list(evaluator.evaluate_many(CONFIGURATIONS)) == expected
+    assert len(cache) == 4
+    assert list(evaluator.evaluate_many(CONFIGURATIONS)) == expected
+    assert pickle.loads(pickle.dumps(evaluator)).evaluate({"gru": 4}) == expected[0]
+    with pytest.raises(ValueError, match="no layer is named 'nowhere'"):
+        evaluator.evaluate_many([{"gru": 1}, {"nowhere": 1}])
+    assert len(cache) == 4
+
+
+def test_bad_number_of_workers():
+    with pytest.raises(ValueError, match="workers must be at least 1"):
+        Evaluator(MODEL, UTTERANCES, workers=0)

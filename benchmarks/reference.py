@@ -1,0 +1,111 @@
+"""What the evaluator is compared with: two plain ways to measure a configuration.
+
+A: for each configuration the SVD of every matrix, the truncated matrices put back, one utterance at a time.
+B: singular vectors computed once, padded batches of 32 sorted by length; otherwise as A.
+
+Both run bidirectional ``nn.LSTM`` modules on packed sequences, decode greedily until every utterance of the batch has
+ended, and count word errors with jiwer.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import jiwer
+import torch
+from torch import Tensor, nn
+
+from shrinkml_env import Utterance
+from shrinkml_env.asr import LAS
+from shrinkml_env.asr.las import BidirectionalLSTM
+from shrinkml_env.compression import Factorisation, in_batches, matrix_ranks
+
+__all__ = ["Careful", "Straightforward"]
+
+
+class PackedLSTM(nn.Module):
+    """A bidirectional nn.LSTM on packed sequences with the weights of a `BidirectionalLSTM`."""
+
+    def __init__(self, source: BidirectionalLSTM) -> None:
+        super().__init__()
+        size, units = source.forward_lstm.input_size, source.forward_lstm.hidden_size
+        self.lstm = nn.LSTM(size, units, batch_first=True, bidirectional=True)
+        self.copy_from(source)
+
+    @torch.no_grad()
+    def copy_from(self, source: BidirectionalLSTM) -> None:
+        """Take over the weights."""
+        for suffix, lstm in ("", source.forward_lstm), ("_reverse", source.backward_lstm):
+            for name, parameter in lstm.named_parameters():
+                getattr(self.lstm, name + suffix).copy_(parameter)
+
+    def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
+        """(batch, time, input_size) -> (batch, time, 2 * units)."""
+        packed = nn.utils.rnn.pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
+        outputs, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
+        return outputs
+
+
+class _Reference:
+    def __init__(self, model: LAS, utterances: Sequence[Utterance]) -> None:
+        self.model = model
+        self.utterances = utterances
+
+    def wer(self, ranks: Mapping[str, int]) -> float:
+        """Measure a configuration; what `ranks` leaves out is dense."""
+        references = [self.model.normalise(utterance.text) for utterance in self.utterances]
+        return float(jiwer.wer(references, self.transcripts(ranks)))
+
+    def transcripts(self, ranks: Mapping[str, int]) -> list[str]:
+        """Of all utterances."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def _put_back(self, matrices: Mapping[str, Tensor]) -> LAS:
+        dense = copy.deepcopy(self.model)
+        for name, matrix in matrices.items():
+            parameter = dense.get_parameter(name)
+            parameter.copy_(matrix.view(parameter.shape))
+        for layer in dense.encoder.layers:
+            layer.lstm = PackedLSTM(layer.lstm)  # type: ignore[assignment, arg-type]
+        return dense
+
+
+class Straightforward(_Reference):
+    """A."""
+
+    def transcripts(self, ranks: Mapping[str, int]) -> list[str]:
+        """See the module."""
+        factored = matrix_ranks(self.model.layers, ranks)
+        matrices = {}
+        for layer in self.model.layers:
+            for matrix in layer.matrices:
+                weight = self.model.get_parameter(matrix.name).detach()
+                left, values, right = torch.linalg.svd(weight.reshape(matrix.rows, -1), full_matrices=False)
+                if matrix.name in factored:
+                    rank = factored[matrix.name]
+                    matrices[matrix.name] = left[:, :rank] * values[:rank] @ right[:rank]
+        model = self._put_back(matrices)
+        return [model.recognise([utterance.waveform])[0].text for utterance in self.utterances]
+
+
+class Careful(_Reference):
+    """B."""
+
+    def __init__(self, model: LAS, utterances: Sequence[Utterance], factorisation: Factorisation) -> None:
+        super().__init__(model, utterances)
+        self.factorisation = factorisation
+
+    def transcripts(self, ranks: Mapping[str, int]) -> list[str]:
+        """See the module."""
+        matrices = {}
+        for name, rank in matrix_ranks(self.model.layers, ranks).items():
+            factors = self.factorisation.factors(name, rank)
+            matrices[name] = factors.u @ factors.v
+        model = self._put_back(matrices)
+        found: dict[int, str] = {}
+        for batch in in_batches([utterance.waveform.numel() for utterance in self.utterances]):
+            hypotheses = model.recognise([self.utterances[index].waveform for index in batch])
+            found.update(zip(batch, (hypothesis.text for hypothesis in hypotheses), strict=True))
+        return [found[index] for index in range(len(self.utterances))]

@@ -1,0 +1,125 @@
+"""Recognition in stages, whose results are shared by configurations that begin alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from shrinkml_env.compression import Hypothesis, StagedModel, State, in_batches
+
+__all__ = ["StageCache", "StagedRecogniser"]
+
+
+class _Entry(NamedTuple):
+    state: State
+    bytes: int
+    seconds: float
+    uses: int
+    priority: float
+
+
+class StageCache:
+    """What flows between the stages of a model, for the configurations met so far, within a limit of memory.
+
+    When it is full, what has saved least for its size goes first: each entry's priority is its number of uses times its
+    seconds per byte, above the priority of what was thrown out last, so that old entries give way in time
+    (GreedyDual-Size with frequency; Cherkasova 1998).
+
+    Args:
+        limit: Bytes; 0 keeps nothing.
+    """
+
+    def __init__(self, limit: int) -> None:
+        if limit < 0:
+            raise ValueError(f"the limit must be at least 0 bytes, got {limit}")
+        self.limit = limit
+        self.bytes = 0
+        self._entries: dict[object, _Entry] = {}
+        self._clock = 0.0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: object) -> State | None:
+        """What was put under a key and is still there."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        uses = entry.uses + 1
+        self._entries[key] = entry._replace(uses=uses, priority=self._priority(entry, uses))
+        return entry.state
+
+    def put(self, key: object, state: State, seconds: float) -> None:
+        """Keep a state that took so long to compute from the beginning; it must not be changed any more."""
+        size = sum(part.element_size() * part.nelement() for part in state)
+        if key in self._entries or size > self.limit:
+            return
+        while self.bytes + size > self.limit:
+            worst = min(self._entries, key=lambda known: self._entries[known].priority)
+            thrown = self._entries.pop(worst)
+            self._clock = thrown.priority
+            self.bytes -= thrown.bytes
+        entry = _Entry(state, size, seconds, 1, 0.0)
+        self._entries[key] = entry._replace(priority=self._priority(entry, 1))
+        self.bytes += size
+
+    def _priority(self, entry: _Entry, uses: int) -> float:
+        return self._clock + uses * entry.seconds / max(1, entry.bytes)
+
+
+class StagedRecogniser:
+    """Recognises fixed waveforms with many compressed forms of one model.
+
+    The transcripts are those of `recognise_in_batches`: the same batches, the same arithmetic. Stages that were
+    computed before with the same ranks are not computed again.
+
+    Args:
+        model: The original.
+        waveforms: Float32 samples at 16 kHz, (samples,) each.
+        memory: Limit of the `StageCache`, bytes.
+    """
+
+    def __init__(self, model: StagedModel, waveforms: Sequence[Tensor], memory: int) -> None:
+        self._waveforms = waveforms
+        self._batches = in_batches([waveform.numel() for waveform in waveforms])
+        names = {layer.name: layer for layer in model.layers}
+        self._matrices = [[matrix.name for name in stage for matrix in names[name].matrices] for stage in model.stages]
+        self._beginnings: dict[int, State] = {}
+        self.cache = StageCache(memory)
+
+    def __call__(self, model: StagedModel, ranks: Mapping[str, int]) -> list[Hypothesis]:
+        """What a compressed form recognises.
+
+        Args:
+            model: What `compress` made of the original.
+            ranks: Its factored matrices -> rank, as `matrix_ranks` gives them.
+        """
+        choices = [tuple(ranks.get(name) for name in stage) for stage in self._matrices]
+        found: dict[int, Hypothesis] = {}
+        with torch.inference_mode():
+            for number, batch in enumerate(self._batches):
+                waveforms = [self._waveforms[index] for index in batch]
+                state = self._before_the_end(model, number, waveforms, choices)
+                found.update(zip(batch, model.finish(waveforms, state), strict=True))
+        return [found[index] for index in range(len(self._waveforms))]
+
+    def _before_the_end(
+        self, model: StagedModel, number: int, waveforms: list[Tensor], choices: list[tuple[int | None, ...]]
+    ) -> State:
+        done = len(choices)
+        while done and (state := self.cache.get((number, *choices[:done]))) is None:
+            done -= 1
+        if not done:
+            if number not in self._beginnings:
+                self._beginnings[number] = model.begin(waveforms)
+            state = self._beginnings[number]
+        assert state is not None
+        started = time.perf_counter()
+        for stage in range(done, len(choices)):
+            state = model.advance(stage, state)
+            self.cache.put((number, *choices[: stage + 1]), state, time.perf_counter() - started)
+        return state

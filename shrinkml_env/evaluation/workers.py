@@ -1,0 +1,48 @@
+"""Measuring in several processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, Generic, TypeVar
+
+import torch
+
+__all__ = ["Workers"]
+
+Task = TypeVar("Task")
+Answer = TypeVar("Answer")
+
+_function: Callable[[Any], Any]
+
+
+class Workers(Generic[Task, Answer]):
+    """Processes that each hold a function and answer tasks; they start at the first one.
+
+    Args:
+        function: Pickled to every process once, with all that it holds.
+        count: Processes, of one torch thread each.
+    """
+
+    def __init__(self, function: Callable[[Task], Answer], count: int) -> None:
+        # Not forked: a process with threads, as torch starts them, cannot be forked safely.
+        self._pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _begin, (function,))
+
+    def __call__(self, tasks: Sequence[Task]) -> Iterator[Answer]:
+        """The answers, in the order of the tasks, each as soon as it and those before it are there."""
+        return self._pool.map(_answer, tasks)
+
+    def close(self) -> None:
+        """End the processes."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _begin(function: Callable[[Any], Any]) -> None:
+    global _function
+    _function = function
+    torch.set_num_threads(1)
+
+
+def _answer(task: Any) -> Any:
+    return _function(task)
