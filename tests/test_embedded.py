@@ -17,7 +17,16 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 import shrinkml_env
-from shrinkml_env import compress, count_parameters, load_compressed, load_model, load_utterances, save_compressed
+from shrinkml_env import (
+    EvaluationCache,
+    Evaluator,
+    compress,
+    count_parameters,
+    load_compressed,
+    load_model,
+    load_utterances,
+    save_compressed,
+)
 from shrinkml_env.evaluation import recognise_all
 from shrinkml_env.registration import VARIANTS
 
@@ -175,3 +184,14 @@ def test_proxy_selection_from_the_command_line(tmp_path):
     (ids,) = tmp_path.glob("*/ranking-3.txt")
     assert len(load_utterances({"root": SPEECH, "subset": "proxy-pool", "ids": ids})) == 3
     assert (ids.parent / "fidelity.png").exists()
+
+
+def test_the_cache_from_the_command_line(tmp_path):
+    evaluator = Evaluator(load_model("las_small"), load_utterances("proxy")[:2], cache=EvaluationCache(tmp_path / "c"))
+    evaluator.evaluate({"decoder.output": 10})
+    shown = run_experiment("cache", f"path={tmp_path / 'c'}")
+    assert "2 utterances, svd" in shown
+    assert "1 measurements" in shown
+    exported = run_experiment("cache", "command=export", f"path={tmp_path / 'c'}", f"file={tmp_path / 'all.csv'}")
+    assert exported.startswith("1 measurements")
+    assert "1 measurements deleted" in run_experiment("cache", "command=prune", "subject=las", f"path={tmp_path / 'c'}")

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TextIO
 
 import platformdirs
+from filelock import FileLock
 
-__all__ = ["EvaluationCache", "default_cache_path"]
+__all__ = ["CacheSummary", "EvaluationCache", "default_cache_path"]
 
-_SCHEMA = "CREATE TABLE IF NOT EXISTS evaluations (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS measurements "
+    "(key TEXT PRIMARY KEY, value TEXT NOT NULL, subject TEXT NOT NULL, made REAL NOT NULL) WITHOUT ROWID"
+)
 _PATIENCE = 60.0
+_LOCKS = 4096
 
 
 def default_cache_path() -> Path:
@@ -22,11 +31,28 @@ def default_cache_path() -> Path:
     return Path(configured) if configured else platformdirs.user_cache_path("shrinkml") / "evaluations.sqlite"
 
 
+class CacheSummary(NamedTuple):
+    """What a cache holds of one subject.
+
+    Attributes:
+        subject: What was measured, on what, and how.
+        measurements: How many.
+        first: When the oldest was made, seconds since 1970.
+        last: When the newest was made.
+    """
+
+    subject: str
+    measurements: int
+    first: float
+    last: float
+
+
 class EvaluationCache:
     """A key-value store in one SQLite file, safe for many processes at once and for a kill at any moment.
 
     Uses SQLite's rollback journal (not its write-ahead log, which network file systems do not support); each entry is
-    one transaction. The file is opened at the first use in each process, so that a cache pickles.
+    one transaction. The file is opened at the first use in each process, so that a cache pickles. Beside it lies a
+    folder of lock files, which the operating system releases when a process dies.
 
     Args:
         path: The file; made when it is missing.
@@ -39,16 +65,60 @@ class EvaluationCache:
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The value stored under a key."""
-        row = self._open().execute("SELECT value FROM evaluations WHERE key = ?", (key,)).fetchone()
+        row = self._open().execute("SELECT value FROM measurements WHERE key = ?", (key,)).fetchone()
         return None if row is None else json.loads(row[0])
 
-    def put(self, key: str, value: dict[str, Any]) -> None:
-        """Store a JSON-able value; one that is there already stays, since equal keys mean equal measurements."""
+    def put(self, key: str, value: dict[str, Any], subject: str = "") -> None:
+        """Store a JSON-able value; one that is there already stays, since equal keys mean equal measurements.
+
+        Args:
+            key: A content hash.
+            value: The measurement.
+            subject: What was measured, for people.
+        """
         with self._open() as connection:
-            connection.execute("INSERT OR IGNORE INTO evaluations VALUES (?, ?)", (key, json.dumps(value)))
+            row = (key, json.dumps(value), subject, time.time())
+            connection.execute("INSERT OR IGNORE INTO measurements VALUES (?, ?, ?, ?)", row)
+
+    @contextmanager
+    def exclusive(self, keys: Iterable[str]) -> Iterator[None]:
+        """While it lasts no other process is in here for one of these keys, so that nothing is measured twice.
+
+        Look again for the values inside: the process that was there before may have stored them.
+        """
+        folder = self.path.with_name(self.path.name + ".locks")
+        folder.mkdir(parents=True, exist_ok=True)
+        # In ascending order: two processes that want several can't wait for each other.
+        with ExitStack() as stack:
+            for number in sorted({int(key[:8], 16) % _LOCKS for key in keys}):
+                stack.enter_context(FileLock(folder / f"{number:03x}", is_singleton=False))
+            yield
+
+    def summary(self) -> list[CacheSummary]:
+        """What the cache holds, by subject."""
+        query = "SELECT subject, COUNT(*), MIN(made), MAX(made) FROM measurements GROUP BY subject ORDER BY MAX(made)"
+        return [CacheSummary(*row) for row in self._open().execute(query)]
+
+    def prune(self, before: float = float("inf"), subject: str = "") -> int:
+        """Delete measurements made before a time, of subjects that contain a text; returns how many."""
+        connection = self._open()
+        with connection:
+            deleted = connection.execute(
+                "DELETE FROM measurements WHERE made < ? AND instr(subject, ?)", (before, subject)
+            ).rowcount
+        connection.execute("VACUUM")
+        return deleted
+
+    def export(self, file: TextIO) -> int:
+        """Write everything as CSV (key, subject, made, value as JSON); returns the number of measurements."""
+        writer = csv.writer(file)
+        writer.writerow(("key", "subject", "made", "value"))
+        rows = self._open().execute("SELECT key, subject, made, value FROM measurements ORDER BY made, key").fetchall()
+        writer.writerows(rows)
+        return len(rows)
 
     def __len__(self) -> int:
-        return int(self._open().execute("SELECT COUNT(*) FROM evaluations").fetchone()[0])
+        return int(self._open().execute("SELECT COUNT(*) FROM measurements").fetchone()[0])
 
     def _open(self) -> sqlite3.Connection:
         # A connection must not cross a fork.

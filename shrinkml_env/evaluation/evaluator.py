@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Literal
@@ -162,21 +162,30 @@ class Evaluator:
         return self._each([canonical_ranks(self.layers, ranks) for ranks in configurations])
 
     def _each(self, configurations: Sequence[dict[str, int]]) -> Iterator[Evaluation]:
-        keys = [self._key(configuration) for configuration in configurations]
-        known: dict[str, dict[str, Any]] = {}
-        for key in keys:
-            stored = None if self.cache is None else self.cache.get(key)
-            if stored is not None:
-                known[key] = stored
-        missing = {key: ranks for key, ranks in zip(keys, configurations, strict=True) if key not in known}
-        several = self.workers > 1 and len(missing) > 1
-        measured = self._workers(list(missing.values())) if several else map(self._measure, missing.values())
-        for key, configuration in zip(keys, configurations, strict=True):
-            if key not in known:
-                known[key] = next(measured)
-                if self.cache is not None:
-                    self.cache.put(key, known[key])
-            yield self._evaluation(configuration, known[key])
+        wanted = {self._key(configuration): configuration for configuration in configurations}
+        if self.cache is None:
+            known = dict(zip(wanted, self._measure_all(list(wanted.values())), strict=True))
+        else:
+            known = self._recall(self.cache, wanted)
+            missing = [key for key in wanted if key not in known]
+            if missing:
+                with self.cache.exclusive(missing):
+                    known |= self._recall(self.cache, missing)
+                    missing = [key for key in missing if key not in known]
+                    measured = self._measure_all([wanted[key] for key in missing])
+                    for key, found in zip(missing, measured, strict=True):
+                        known[key] = found
+                        self.cache.put(key, found, self._subject)
+        return (self._evaluation(configuration, known[self._key(configuration)]) for configuration in configurations)
+
+    @staticmethod
+    def _recall(cache: EvaluationCache, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
+        found = {key: cache.get(key) for key in keys}
+        return {key: measured for key, measured in found.items() if measured is not None}
+
+    def _measure_all(self, configurations: Sequence[Mapping[str, int]]) -> Iterator[dict[str, Any]]:
+        several = self.workers > 1 and len(configurations) > 1
+        return self._workers(configurations) if several else map(self._measure, configurations)
 
     def _evaluation(self, configuration: dict[str, int], measured: Mapping[str, Any]) -> Evaluation:
         params = self.params(configuration)
@@ -220,6 +229,12 @@ class Evaluator:
     def __getstate__(self) -> dict[str, Any]:
         # Activations and processes stay where they are.
         return {name: value for name, value in vars(self).items() if name not in ("_recogniser", "_workers")}
+
+    @property
+    def _subject(self) -> str:
+        """For people who look into the cache."""
+        sizes = f"{self.original_params:,} parameters, {len(self.utterances)} utterances"
+        return f"{self.model.architecture} {self._content.hex()[:12]}: {sizes}, {self.factorisation.name}"
 
     def _key(self, configuration: Mapping[str, int]) -> str:
         chosen = matrix_ranks(self.model.layers, configuration)

@@ -1,6 +1,9 @@
+import csv
+import io
 import multiprocessing
 import os
 import pickle
+import random
 import signal
 import time
 
@@ -63,6 +66,70 @@ def test_eight_processes_at_once_lose_nothing(tmp_path):
     cache = EvaluationCache(path)
     assert len(cache) == 8 * 25 + 1
     assert cache.get("7-24") == {"edits": [7, 24]}
+
+
+def _measure_once(path, log):
+    """Eight of these want the same twenty values, in different orders."""
+    cache = EvaluationCache(path)
+    keys = [f"{number:064x}" for number in range(20)]
+    random.Random(os.getpid()).shuffle(keys)
+    for first, second in zip(keys[::2], keys[1::2], strict=True):
+        with cache.exclusive([first, second]):
+            for key in (first, second):
+                if cache.get(key) is None:
+                    time.sleep(0.01)
+                    with open(log, "a") as file:
+                        file.write(key + "\n")
+                    cache.put(key, {"key": key})
+
+
+def test_eight_processes_at_once_measure_nothing_twice(tmp_path):
+    context = multiprocessing.get_context("fork")
+    arguments = (tmp_path / "cache.sqlite", tmp_path / "log")
+    workers = [context.Process(target=_measure_once, args=arguments) for _ in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+    assert sorted((tmp_path / "log").read_text().split()) == [f"{number:064x}" for number in range(20)]
+
+
+def _hold(path, held):
+    with EvaluationCache(path).exclusive(["0" * 64]):
+        held.set()
+        time.sleep(600)
+
+
+def test_a_killed_process_holds_nothing(tmp_path):
+    context = multiprocessing.get_context("fork")
+    held = context.Event()
+    holder = context.Process(target=_hold, args=(tmp_path / "cache.sqlite", held))
+    holder.start()
+    assert held.wait(20)
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    with EvaluationCache(tmp_path / "cache.sqlite").exclusive(["0" * 64]):
+        pass
+
+
+def test_summary_prune_and_export(tmp_path, monkeypatch):
+    cache = EvaluationCache(tmp_path / "cache.sqlite")
+    for now, key, subject in [(100.0, "a", "small on dev"), (200.0, "b", "small on dev"), (300.0, "c", "large on dev")]:
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        cache.put(key, {"edits": [1]}, subject)
+    assert cache.summary() == [("small on dev", 2, 100.0, 200.0), ("large on dev", 1, 300.0, 300.0)]
+    exported = io.StringIO()
+    assert cache.export(exported) == 3
+    assert list(csv.DictReader(io.StringIO(exported.getvalue())))[1] == {
+        "key": "b",
+        "subject": "small on dev",
+        "made": "200.0",
+        "value": '{"edits": [1]}',
+    }
+    assert cache.prune(before=150.0) == 1
+    assert cache.prune(subject="large") == 1
+    assert cache.summary() == [("small on dev", 1, 200.0, 200.0)]
 
 
 def _write_for_ever(path):

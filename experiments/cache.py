@@ -1,0 +1,49 @@
+"""The evaluation cache: ``python -m experiments.cache command=show|prune|export``.
+
+``show`` lists what it holds; ``prune days=30 subject=TEXT`` deletes what is older and whose line contains the text;
+``export file=FILE`` writes everything as CSV. ``path=FILE`` for another cache than the default one.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from experiments.report import format_table
+from shrinkml_env import EvaluationCache, default_cache_path
+
+
+def show(cache: EvaluationCache) -> None:
+    """What it holds, one line for each model, utterance set and method."""
+    rows = [(found.subject, str(found.measurements), _day(found.first), _day(found.last)) for found in cache.summary()]
+    print(format_table(("measured", "configurations", "first", "last"), rows))
+    print(f"{len(cache)} measurements, {cache.path.stat().st_size / 1e6:.1f} MB: {cache.path}")
+
+
+def _day(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d", time.localtime(seconds))
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="cache")
+def main(config: DictConfig) -> None:
+    """Show, prune or export."""
+    cache = EvaluationCache(default_cache_path() if config.path is None else config.path)
+    if config.command == "show":
+        show(cache)
+    elif config.command == "prune":
+        if config.days is None and not config.subject:
+            raise SystemExit("say what to delete: days=N for all that is older, subject=TEXT, or both")
+        before = float("inf") if config.days is None else time.time() - 86_400 * config.days
+        print(f"{cache.prune(before, config.subject)} measurements deleted")
+    elif config.command == "export":
+        with open(Path(config.file), "w", newline="") as file:
+            print(f"{cache.export(file)} measurements: {config.file}")
+    else:
+        raise SystemExit(f"command must be show, prune or export, got {config.command!r}")
+
+
+if __name__ == "__main__":
+    main()
