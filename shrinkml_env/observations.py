@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from shrinkml_env.compression import kept_energy
 from shrinkml_env.problem import SearchProblem
+from shrinkml_env.sensitivity import Sensitivity
 
 __all__ = ["OBSERVATIONS", "FeatureDict", "Features", "Observation"]
 
@@ -52,6 +54,8 @@ class _FeatureGroups(Observation):
 
     Attributes:
         activation_error: Whether to measure the error of the activations.
+        sensitivity: Whether to show what compressing each layer alone loses.
+        path: The file with that (see `Sensitivity`); None for the embedded model's.
         groups: Group -> the names of its features, in order; set by `bind`.
     """
 
@@ -59,12 +63,20 @@ class _FeatureGroups(Observation):
     kinds: ClassVar[tuple[str, ...]] = ("lstm", "gru", "linear", "conv")
     groups: dict[str, tuple[str, ...]]
 
-    def __init__(self, activation_error: bool = False) -> None:
+    def __init__(
+        self,
+        activation_error: bool = False,
+        sensitivity: bool = False,
+        path: str | os.PathLike[str] | None = None,
+    ) -> None:
         self.activation_error = activation_error
+        self.sensitivity = sensitivity
+        self.path = path
 
     def _prepare_groups(self) -> None:
         problem, layers = self.problem, self.problem.layers
         self._original = problem.baseline.params
+        self._measured = Sensitivity.load(self.path) if self.sensitivity else None
         described = [self._describe(index) for index in range(len(layers))]
         # One more row: after the last layer there is none to describe.
         self._layer = np.zeros((len(layers) + 1, len(described[0])))
@@ -117,6 +129,13 @@ class _FeatureGroups(Observation):
             f"energy@{name}": kept_energy(layer, max(1, round(part * layer.break_even)), evaluator.singular_values)
             for name, part in self.fractions.items()
         }
+        losses = {}
+        if self._measured is not None:
+            ranks, wer = self._measured.losses(layer)
+            losses = {
+                f"loss@{name}": float(np.interp(part * layer.break_even, ranks, wer))
+                for name, part in self.fractions.items()
+            }
         return {
             **{f"kind={kind}": float(layer.kind == kind) for kind in self.kinds},
             "log_rows": math.log2(max(rows for rows, _ in layer.shapes)) / 24,
@@ -128,6 +147,7 @@ class _FeatureGroups(Observation):
             "param_share": layer.parameters(layer.max_rank) / self._original,
             "mac_share": 1.0 - evaluator.macs(smallest) / self.problem.baseline.macs,
             **energies,
+            **losses,
         }
 
 
@@ -147,6 +167,7 @@ class Features(_FeatureGroups):
     | ``param_share`` | its matrices' share of the original's parameters |
     | ``mac_share`` | share of the original's multiply-adds that its smallest candidate saves |
     | ``energy@1/16``, ``1/8``, ``1/4``, ``1/2``, ``1`` | share of the squared singular values kept at this fraction of r*, mean over its matrices |
+    | ``loss@1/16``, ``1/8``, ``1/4``, ``1/2``, ``1`` | only with ``sensitivity=True``: WER lost at this fraction of r* with all other layers dense, at most 1; 0 if nothing is lost |
 
     Then come the state of the episode and every decision so far, so that the observation is Markov:
 
@@ -163,6 +184,8 @@ class Features(_FeatureGroups):
 
     Attributes:
         activation_error: Whether to measure the error of the activations: no evaluation, but some time in every step.
+        sensitivity: Whether to show what compressing each layer alone loses, measured beforehand.
+        path: The file with that, written by ``python -m experiments.sensitivity``; None for the embedded model's.
         names: The features' names, in order; set by `bind`.
     """  # noqa: E501
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from shrinkml_env.observations import FeatureDict, Features
 from shrinkml_env.registration import make_problem
+from shrinkml_env.sensitivity import Sensitivity
 from tests.fake_evaluator import OTHER_PARAMS, FakeEvaluator, linear, lstm
 
 EVALUATOR = FakeEvaluator()
@@ -99,6 +100,24 @@ def test_activation_error_is_measured_only_when_asked_for(kind):
         assert observation in asked.space
         measured = observation["episode"][-1] if kind is FeatureDict else observation[asked.names.index(NAME)]
         assert measured == pytest.approx(error)
+
+
+def test_sensitivity_is_shown_when_asked_for(tmp_path):
+    output = PROBLEM.layers[-1]  # breaks even at 39
+    curves = {layer.name: {1: 0.9, layer.break_even: 0.03} for layer in PROBLEM.layers}
+    curves["output"] = {1: 3.0, 5: 0.53, 10: 0.13, 39: 0.02}
+    Sensitivity(0.03, curves).save(tmp_path / "sensitivity.json")
+    features = Features(sensitivity=True, path=tmp_path / "sensitivity.json").bind(PROBLEM)
+    observation = features(tuple(ranks[-1] for ranks in PROBLEM.candidates[:-1]))
+    assert observation in features.space
+    shown = dict(zip(features.names, observation.tolist(), strict=True))
+    assert output.break_even == 39
+    # A quarter of 39 is 9.75, between 0.5 at 5 and 0.1 at 10; a sixteenth, 2.4, is above 1; at 39 nothing is lost.
+    assert shown["loss@1/4"] == pytest.approx(0.5 - 0.4 * 4.75 / 5)
+    assert (shown["loss@1/16"], shown["loss@1"]) == (1.0, 0.0)
+    with pytest.raises(ValueError, match="its sensitivity was not measured"):
+        Sensitivity(0.03, {}).save(tmp_path / "empty.json")
+        Features(sensitivity=True, path=tmp_path / "empty.json").bind(PROBLEM)
 
 
 @given(data=st.data())
