@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from shrinkml_env.data.synthetic.assets import fetch_assets
-from shrinkml_env.data.synthetic.corpus import remove_others, synthesise, write_index
+from shrinkml_env.data.synthetic.corpus import focus, remove_others, synthesise, write_index
 from shrinkml_env.data.synthetic.engines import load_engine
 from shrinkml_env.data.synthetic.recipe import SUBSETS, Item, held_out_items, training_items
 
@@ -71,6 +71,8 @@ def main(config: DictConfig) -> None:
             write_index(root, kept)
         if kept:
             remove_others(root, kept)
+            ids = focus(kept, config.focus_hours)
+            (root / "train" / "focus.txt").write_text("\n".join(ids) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,19 +6,18 @@ Resumes where it was stopped. Several processes: ``torchrun --nproc-per-node N -
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import hydra
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import distributed
+from torch import Tensor, distributed
 
 from experiments.run_directory import run_directory
 from shrinkml_env import load_model, save_compressed
 from shrinkml_env.asr import LAS, Tokenizer
-from shrinkml_env.asr.training import Trainer
+from shrinkml_env.asr.training import CHECKPOINT, Trainer
 from shrinkml_env.compression import round_to_storage
 from shrinkml_env.data import SAMPLE_RATE, SpeechFolder, download_librispeech, load_utterances
 
@@ -60,15 +59,26 @@ def _make_model(config: DictConfig, train_set: SpeechFolder) -> LAS:
     sizes, decoding = (instantiate(part, _convert_="all") for part in (config.model.sizes, config.decoding))
     if config.start_from is None:
         return LAS(sizes, Tokenizer.train(train_set.texts, config.model.vocabulary_size), decoding)
-    earlier = load_model(config.start_from)
-    if not isinstance(earlier, LAS):
-        raise ValueError(f"start_from={config.start_from}: holds a {type(earlier).__name__}, not a LAS model")
-    if replace(earlier.config, dropout=sizes.dropout) != sizes:
-        raise ValueError(f"start_from={config.start_from}: its sizes {earlier.config} are not this config's {sizes}")
-    # Made anew, so that this run's dropout and search settings hold. The CTC head, never saved, begins anew as well.
-    model = LAS(sizes, earlier.tokenizer, decoding)
-    model.load_state_dict(earlier.state_dict())
+    tokenizer, weights = _earlier(config.start_from)
+    # Made anew, so that this run's dropout and search settings hold.
+    model = LAS(sizes, tokenizer, decoding)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"start_from={config.start_from}: its sizes are not those of model.sizes ({error})") from error
     return model
+
+
+def _earlier(start_from: str) -> tuple[Tokenizer, dict[str, Tensor]]:
+    """Tokenizer and weights of a run that has not ended, or of a saved model, whose CTC head begins anew."""
+    checkpoint = Path(start_from) / CHECKPOINT
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        return Tokenizer.from_text(state["tokenizer"]), state["model"]
+    model = load_model(start_from)
+    if not isinstance(model, LAS):
+        raise ValueError(f"start_from={start_from}: holds a {type(model).__name__}, not a LAS model")
+    return model.tokenizer, model.state_dict()
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train_asr")

@@ -24,9 +24,10 @@ from shrinkml_env.asr.las import LAS
 from shrinkml_env.data.librispeech import SpeechFolder
 from shrinkml_env.data.utterance import SAMPLE_RATE, Utterance
 
-__all__ = ["Trainer", "TrainingSettings"]
+__all__ = ["CHECKPOINT", "Trainer", "TrainingSettings"]
 
-_CHECKPOINT = "checkpoint.pt"
+CHECKPOINT = "checkpoint.pt"
+"""In a run's folder: everything that it needs to go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,13 +254,14 @@ class Trainer:
     def _save_checkpoint(self) -> None:
         state: dict[str, Any] = {
             "model": self.model.state_dict(),
+            "tokenizer": self.model.tokenizer.to_text(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "epoch": self.epoch,
             "step": self.step,
             "fingerprint": self._fingerprint(),
         }
-        target = self.directory / _CHECKPOINT
+        target = self.directory / CHECKPOINT
         torch.save(state, target.with_suffix(".tmp"))
         os.replace(target.with_suffix(".tmp"), target)
 
@@ -269,7 +271,7 @@ class Trainer:
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def _resume(self) -> None:
-        path = self.directory / _CHECKPOINT
+        path = self.directory / CHECKPOINT
         if not path.exists():
             return
         state = torch.load(path, map_location=self.device, weights_only=True)

@@ -3,8 +3,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from shrinkml_env import load_model
+from shrinkml_env.asr.training import CHECKPOINT
 
 TINY = (
     "model.name=tones",
@@ -62,3 +64,11 @@ def test_starts_from_a_saved_model(corpus, tmp_path):
     other = train(corpus, tmp_path / "third", f"start_from={start}", "model.sizes.encoder_units=6")
     assert other.returncode != 0
     assert f"start_from={start}: its sizes" in other.stderr
+
+    going_on = train(corpus, tmp_path / "fourth", f"start_from={start.parent}", *options)
+    assert going_on.returncode == 0, going_on.stderr
+    (run,) = (tmp_path / "fourth").glob("*")
+    heads = [
+        torch.load(folder / CHECKPOINT, weights_only=True)["model"]["ctc.weight"] for folder in (start.parent, run)
+    ]
+    assert torch.allclose(*heads, atol=1e-6)  # only a run's own folder has it

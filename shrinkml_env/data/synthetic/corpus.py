@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections import defaultdict
+import random
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -32,10 +33,12 @@ from shrinkml_env.data.synthetic.recipe import Item
 from shrinkml_env.data.synthetic.voices import Voice, flite_voices
 from shrinkml_env.data.utterance import SAMPLE_RATE
 
-__all__ = ["MANIFEST", "remove_others", "render", "synthesise", "write_index"]
+__all__ = ["MANIFEST", "focus", "remove_others", "render", "synthesise", "write_index"]
 
 MANIFEST: Final = "manifest.jsonl"
+NEURAL_ENGINES: Final = ("kokoro", "piper")
 _PARTIAL: Final = ".part"
+_FEW: Final = (12, 20, 30, 40, 60)
 _PEAK: Final = 0.95
 
 
@@ -102,6 +105,37 @@ def write_index(root: Path, kept: Sequence[tuple[Item, float]]) -> None:
         _replace_text(folder / f"{folder.parent.name}-{folder.name}.trans.txt", lines)
     records = [json.dumps(item.record(duration)) for item, duration in kept]
     _replace_text(root / kept[0][0].subset / MANIFEST, records)
+
+
+def focus(kept: Sequence[tuple[Item, float]], hours: float) -> list[str]:
+    """Ids of the training speech for the last stage: all of the neural engines', and what they say too seldom.
+
+    Of the other engines' utterances those are added that have at least two words of which there are few yet, with a
+    growing notion of few, until there are enough hours of them.
+
+    Args:
+        kept: The training set, with its durations in seconds.
+        hours: Of the other engines.
+    """
+    neural = [item for item, _ in kept if item.voice.engine in NEURAL_ENGINES]
+    others = [(item, duration) for item, duration in kept if item.voice.engine not in NEURAL_ENGINES]
+    random.Random(0).shuffle(others)
+    said = Counter(word for item in neural for word in item.text.split())
+    chosen: list[str] = []
+    seconds = 0.0
+    for few in _FEW:
+        rest = []
+        for item, duration in others:
+            if seconds > 3600.0 * hours:
+                break
+            if sum(said[word] < few for word in set(item.text.split())) >= 2:
+                chosen.append(item.id)
+                said.update(item.text.split())
+                seconds += duration
+            else:
+                rest.append((item, duration))
+        others = rest
+    return sorted([*(item.id for item in neural), *chosen])
 
 
 def remove_others(root: Path, kept: Sequence[tuple[Item, float]]) -> None:

@@ -12,7 +12,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from shrinkml_env.data.synthetic.assets import Assets
-from shrinkml_env.data.synthetic.corpus import MANIFEST, remove_others, render, synthesise, write_index
+from shrinkml_env.data.synthetic.corpus import MANIFEST, focus, remove_others, render, synthesise, write_index
 from shrinkml_env.data.synthetic.recipe import Condition, Item, training_items
 from shrinkml_env.data.synthetic.voices import Voice
 
@@ -97,3 +97,20 @@ def test_a_corpus_is_written_resumed_and_cut_to_its_hours(tmp_path: Path) -> Non
 def test_too_few_sentences_are_reported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="1 sentences make only"):
         synthesise(flite_items()[:1], tmp_path, NO_ASSETS, workers=1, hours=1.0)
+
+
+def test_the_last_stage_hears_neural_voices_and_rare_words() -> None:
+    def item(number: int, engine: str, text: str) -> Item:
+        return Item("train", f"1-1-{number:04d}", text, Voice(1, engine, (("voice", 1.0),)), 1.0, False)
+
+    kept = [(item(number, "kokoro", "common words here"), 3.0) for number in range(70)]
+    kept += [(item(100, "flite", "rare thing here"), 3.0), (item(101, "flite", "common words again"), 3.0)]
+    kept += [(item(200 + number, "espeak", "other rare thing"), 3.0) for number in range(30)]
+    ids = focus(kept, 1.0)
+    assert ids[:70] == [f"1-1-{number:04d}" for number in range(70)]
+    assert "1-1-0100" in ids
+    assert "1-1-0101" not in ids  # "common" and "words" are no longer rare
+    assert len(ids) == 70 + 31
+    # 30 seconds, and the utterance that is over it.
+    assert len(focus(kept, 30 / 3600)) == 70 + 11
+    assert focus(kept, 1.0) == ids
