@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python -m
 
-.PHONY: demo test lint types unit wheel clean
+.PHONY: demo test lint types unit bench wheel clean
 
 demo: $(VENV)/experiments  ## Compress the embedded recogniser and show the result.
 	$(RUN) experiments.search agent=ppo budget=48
@@ -19,6 +19,9 @@ types: $(VENV)/dev
 
 unit: $(VENV)/dev
 	$(RUN) pytest -n 2
+
+bench: $(VENV)/experiments  ## Speed against plain references; writes docs/performance.md (about 40 minutes).
+	$(RUN) benchmarks
 
 wheel: $(VENV)/dev  ## dist/shrinkml_env-*.whl
 	$(RUN) build --wheel

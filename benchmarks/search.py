@@ -1,0 +1,75 @@
+"""A PPO search against the careful reference: ``python -m benchmarks.search``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import torch
+from stable_baselines3 import PPO
+
+from benchmarks.reference import Careful
+from benchmarks.report import Section, spread
+from benchmarks.timing import compare
+from shrinkml_env import SearchProblem, load_model, load_utterances
+from shrinkml_env.asr import LAS
+from shrinkml_env.compression import SVD
+from shrinkml_env.sb3 import ShrinkVecEnv
+
+ROUNDS = 5
+EPISODES = 96
+ENVS = 8
+
+
+def search(workers: int, seed: int) -> SearchProblem:
+    """A short search without a persistent cache; returns its problem, with every configuration in its history."""
+    envs: Any = gym.make_vec("ShrinkML-v0", num_envs=ENVS, cache=None, workers=workers)
+    problem: SearchProblem = envs.envs[0].problem
+    steps = len(problem.layers)
+    agent = PPO("MlpPolicy", ShrinkVecEnv(envs), n_steps=steps, batch_size=ENVS * steps // 2, gamma=1.0, seed=seed)
+    agent.learn(EPISODES * steps)
+    return problem
+
+
+def measure() -> Section:
+    """Episodes a second with one worker and with two, and of B on the same configurations."""
+    torch.set_num_threads(1)
+    model = load_model("las_small")
+    assert isinstance(model, LAS)
+    careful = Careful(model, load_utterances("proxy"), SVD(model))
+    # The same seed finds the same configurations, whatever the number of workers.
+    found = {seed: [trial.ranks for trial in search(1, seed).history] for seed in range(ROUNDS + 1)}
+
+    def reference(seed: int) -> None:
+        for ranks in found[seed]:
+            careful.wer(ranks)
+
+    comparison = compare(
+        {
+            "B, careful": reference,
+            "ShrinkML, one worker": lambda seed: search(1, seed),
+            "ShrinkML, two workers": lambda seed: search(2, seed),
+        },
+        ROUNDS,
+        "PPO searches",
+    )
+    rows = [
+        (
+            name,
+            f"{EPISODES / comparison.median(name):.2f}",
+            "" if name.startswith("B") else spread(comparison.times_faster(name, than="B, careful")),
+        )
+        for name in comparison.seconds
+    ]
+    two = spread(comparison.times_faster("ShrinkML, two workers", than="ShrinkML, one worker"))
+    return Section(
+        "A search",
+        f"PPO on {ENVS} environments in lockstep, {EPISODES} episodes, nothing cached at the start, {ROUNDS} seeds in "
+        "turns; B measures the same configurations and does nothing else. The start of the workers counts.",
+        {"episodes": (("way", "episodes a second", "faster than B by"), rows)},
+        [f"Two workers against one: {two}."],
+    )
+
+
+if __name__ == "__main__":
+    measure().print()
