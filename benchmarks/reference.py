@@ -68,7 +68,7 @@ class _Reference:
             parameter = dense.get_parameter(name)
             parameter.copy_(matrix.view(parameter.shape))
         for layer in dense.encoder.layers:
-            layer.lstm = PackedLSTM(layer.lstm)  # type: ignore[assignment, arg-type]
+            layer.lstm = PackedLSTM(layer.lstm)  # type: ignore[arg-type]
         return dense
 
 
