@@ -61,8 +61,8 @@ def measure() -> Section:
             rows.append((f"a step, {action} actions", f"{step:.0f} microseconds"))
     return Section(
         "Besides evaluation",
-        f"Medians of {ROUNDS}. Import and gym.make: new processes, warm caches. Steps: through gym.make's wrappers, those "
-        "that measure nothing.",
+        f"Medians of {ROUNDS}. Import and gym.make: new processes, warm caches. Steps: through gym.make's wrappers, "
+        "those that measure nothing.",
         {"overhead": (("what", "time"), rows)},
     )
 
