@@ -94,7 +94,7 @@ def search(config: DictConfig, title: str) -> Path:
         constraint=instantiate(config.constraint),
         shaping=instantiate(config.shaping),
         search_space=instantiate(config.search_space),
-        granularity=config.granularity,
+        granularity=plain(config.granularity),
         device=config.device,
         cache=cache,
         ledger=ledger,
@@ -112,12 +112,12 @@ def search(config: DictConfig, title: str) -> Path:
     agent.save(directory / "agent")
 
     dev, test = (
-        Evaluator(proxy.model, load_utterances(sets[name]), config.granularity, cache, proxy.factorisation)
+        Evaluator(proxy.model, load_utterances(sets[name]), plain(config.granularity), cache, proxy.factorisation)
         for name in ("dev", "test")
     )
     ranks = _choose(problem, dev, config.finalists).ranks
     save_compressed(proxy.model, directory / "original")
-    save_compressed(compress(proxy.model, ranks, proxy.factorisation), directory / "compressed")
+    save_compressed(compress(proxy.model, proxy.matrix_ranks(ranks), proxy.factorisation), directory / "compressed")
     result = Result(
         title=title,
         layers=problem.layers,

@@ -128,7 +128,8 @@ def select(config: DictConfig) -> Path:
     cache = EvaluationCache(default_cache_path())
     model = load_model(config.model.name)
     pool, dev = (
-        Evaluator(model, load_utterances(plain(config[name])), config.granularity, cache) for name in ("pool", "dev")
+        Evaluator(model, load_utterances(plain(config[name])), plain(config.granularity), cache)
+        for name in ("pool", "dev")
     )
     space: SearchSpace = instantiate(config.search_space)(pool.layers)
     groups = _measure(pool, dev, space, config.configurations, config.seed)

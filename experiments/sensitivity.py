@@ -38,7 +38,7 @@ def sensitivity(config: DictConfig) -> Path:
         model=config.model.name,
         proxy=plain(config.proxy),
         search_space=instantiate(config.search_space),
-        granularity=config.granularity,
+        granularity=plain(config.granularity),
         cache=EvaluationCache(default_cache_path()),
         ledger=Ledger(directory / "evaluations.jsonl"),
     )

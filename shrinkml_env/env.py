@@ -132,7 +132,7 @@ class ShrinkEnv(gym.Env[Any, Any]):
     | `reward` | `"linear"` | see Rewards |
     | `constraint` | `"none"` | see Constraints |
     | `shaping` | `"none"` | see Rewards |
-    | `granularity` | `"layer"` | `"matrix"` decides every weight matrix by itself |
+    | `granularity` | `"layer"` | `"matrix"` decides every weight matrix by itself; a mapping, block name -> layer names, decides layers together |
     | `device` | `"cpu"` | where the recogniser runs |
     | `search_space` | `"full"` | the candidates; `{"name": "full", "count": 16}` for fewer |
     | `ledger` | `None` | record of the evaluations: `{"path": FILE, "budget": N}` keeps it in a file and limits it |

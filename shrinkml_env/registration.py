@@ -6,7 +6,7 @@ import copy
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import gymnasium as gym
 import torch
@@ -17,6 +17,7 @@ from shrinkml_env.constraints import CONSTRAINTS
 from shrinkml_env.data import load_utterances
 from shrinkml_env.env import ShrinkEnv
 from shrinkml_env.evaluation import EvaluationCache, Evaluator, Ledger, default_cache_path
+from shrinkml_env.evaluation.evaluator import Granularity
 from shrinkml_env.evaluation.ledger import SupportsEvaluate
 from shrinkml_env.observations import OBSERVATIONS
 from shrinkml_env.problem import SearchProblem
@@ -108,7 +109,7 @@ def make_env(
     reward: Any = "linear",
     constraint: Any = "none",
     shaping: Any = "none",
-    granularity: Literal["layer", "matrix"] = "layer",
+    granularity: Granularity = "layer",
     device: str = "cpu",
     search_space: Any = "full",
     cache: Any = "default",
@@ -127,7 +128,7 @@ def make_env(
         reward: The same of `shrinkml_env.rewards.REWARDS`, or a callable of (evaluation, baseline).
         constraint: The same of `shrinkml_env.constraints.CONSTRAINTS`, or a `Constraint`.
         shaping: The same of `shrinkml_env.shaping.POTENTIALS`, or a `Potential`.
-        granularity: ``"layer"`` or ``"matrix"``.
+        granularity: ``"layer"``, ``"matrix"``, or blocks of layers (see `Evaluator`).
         device: Where the recogniser runs.
         search_space: The same of `shrinkml_env.search_space.SEARCH_SPACES`, a callable of the model's layers, or a
             `SearchSpace`.

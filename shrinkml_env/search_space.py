@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from shrinkml_env.compression.layers import Layer
 from shrinkml_env.sensitivity import Sensitivity
 
-__all__ = ["SEARCH_SPACES", "Full", "Log", "SearchSpace", "Sensitive", "uniform_ranks"]
+__all__ = ["SEARCH_SPACES", "Explicit", "Full", "Log", "SearchSpace", "Sensitive", "uniform_ranks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +119,33 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
+class Explicit:
+    """The ranks that are given, and dense.
+
+    Attributes:
+        candidates: Layer name -> ranks, in any order; what it leaves out is not decided and stays dense.
+    """
+
+    candidates: Mapping[str, Sequence[int]]
+
+    def __call__(self, layers: Iterable[Layer]) -> SearchSpace:
+        """See `Full.__call__`.
+
+        Raises:
+            ValueError: A layer is unknown, or a rank is out of range.
+        """
+        known = {layer.name: layer for layer in layers}
+        for name in self.candidates:
+            if name not in known:
+                raise ValueError(f"search space: no layer is named {name!r}; the layers are {', '.join(known)}")
+        chosen = [layer for name, layer in known.items() if name in self.candidates]
+        return _form(
+            chosen,
+            lambda layer: {layer.canonical(rank) for rank in self.candidates[layer.name]} - {layer.max_rank},
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Sensitive:
     """Ranks where they matter, and dense: formed from what each layer costs by itself (`Sensitivity`).
 
@@ -206,6 +233,7 @@ def _require_count(name: str, count: int) -> None:
 SEARCH_SPACES: dict[str, Callable[..., Callable[[Iterable[Layer]], SearchSpace]]] = {
     "full": Full,
     "log": Log,
+    "explicit": Explicit,
     "sensitivity": Sensitive,
 }
 """Name -> class; an object of it makes the search space of a model's layers."""

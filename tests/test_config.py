@@ -40,7 +40,7 @@ def test_every_file_makes_what_the_name_means(group, name):
     kind = GROUPS[group][name]
     assert get_class(config._target_) is kind
     made = instantiate(config)
-    # Every option is written out, and has the default that it has in Python (a budget has none).
+    # Every option is written out, and has the default that it has in Python (a budget, or explicit ranks, have none).
     options = {} if kind.__init__ is object.__init__ else dict(inspect.signature(kind).parameters)
     assert set(config) - {"_target_"} == set(options)
     for option, parameter in options.items():

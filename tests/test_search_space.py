@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shrinkml_env.registration import make_problem
-from shrinkml_env.search_space import Full, Log, SearchSpace, Sensitive
+from shrinkml_env.search_space import Explicit, Full, Log, SearchSpace, Sensitive
 from shrinkml_env.sensitivity import Sensitivity
 from tests.fake_evaluator import LAYERS, FakeEvaluator, linear
 
@@ -92,6 +92,16 @@ def test_log_space_goes_from_1_to_break_even(rows, columns, count):
     (ranks,) = Log(count)([layer]).candidates
     assert (ranks[0], ranks[-2], ranks[-1]) == (1, layer.break_even, layer.max_rank)
     assert len(ranks) <= count + 1
+
+
+def test_explicit_space():
+    space = Explicit({"output": [39, 10, 10], "bridge": [2]})(LAYERS)
+    assert [layer.name for layer in space.layers] == ["bridge", "output"]
+    assert space.candidates == ((2, 9), (10, 39, 64))
+    with pytest.raises(ValueError, match="no layer is named 'outptu'"):
+        Explicit({"outptu": [3]})(LAYERS)
+    with pytest.raises(ValueError, match="'output': rank must be"):
+        Explicit({"output": [0]})(LAYERS)
 
 
 OUTPUT, GATE = linear("output", 100, 64), linear("gate", 60, 60)

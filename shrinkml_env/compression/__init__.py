@@ -16,7 +16,15 @@ from shrinkml_env.compression.counting import (
     inference_tensors,
 )
 from shrinkml_env.compression.discovery import find_layers, ranks_of
-from shrinkml_env.compression.layers import Layer, Matrix, canonical_ranks, matrix_ranks, split_layers
+from shrinkml_env.compression.layers import (
+    Layer,
+    Matrix,
+    canonical_ranks,
+    matrix_ranks,
+    merge_layers,
+    ranks_by_matrix,
+    split_layers,
+)
 from shrinkml_env.compression.protocol import (
     BATCH,
     CompressibleModel,
@@ -53,6 +61,8 @@ __all__ = [
     "kept_energy",
     "load_compressed",
     "matrix_ranks",
+    "merge_layers",
+    "ranks_by_matrix",
     "ranks_of",
     "recognise_in_batches",
     "register_architecture",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Layer", "Matrix", "canonical_ranks", "matrix_ranks", "split_layers"]
+__all__ = ["Layer", "Matrix", "canonical_ranks", "matrix_ranks", "merge_layers", "ranks_by_matrix", "split_layers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,47 @@ def split_layers(layers: Iterable[Layer]) -> tuple[Layer, ...]:
     return tuple(
         Layer(name=matrix.name, kind=layer.kind, matrices=(matrix,)) for layer in layers for matrix in layer.matrices
     )
+
+
+def merge_layers(layers: Sequence[Layer], blocks: Mapping[str, Sequence[str]]) -> tuple[Layer, ...]:
+    """Blocks of layers, each as one layer: all of its matrices share one rank.
+
+    Args:
+        layers: A model's layers.
+        blocks: Name of a block -> the names of its layers. Layers in no block are left out: they stay dense.
+
+    Raises:
+        ValueError: A layer is unknown or in two blocks, or a block is empty.
+    """
+    known = {layer.name: layer for layer in layers}
+    merged, taken = [], set[str]()
+    for block, names in blocks.items():
+        for name in names:
+            if name not in known:
+                raise ValueError(f"block {block!r}: no layer is named {name!r}; the layers are {', '.join(known)}")
+            if name in taken:
+                raise ValueError(f"block {block!r}: layer {name!r} is in another block already, or here twice")
+            taken.add(name)
+        if not names:
+            raise ValueError(f"block {block!r} has no layer")
+        matrices = tuple(matrix for name in names for matrix in known[name].matrices)
+        merged.append(Layer(block, known[names[0]].kind, matrices))
+    return tuple(merged)
+
+
+def ranks_by_matrix(layers: Sequence[Layer], ranks: Mapping[str, int]) -> dict[str, int]:
+    """The same configuration, matrix by matrix: what `compress` takes, however the layers were split or merged.
+
+    Args:
+        layers: That `ranks` are of.
+        ranks: Layer name -> rank; what it leaves out is dense.
+
+    Raises:
+        ValueError: As `canonical_ranks`.
+    """
+    complete = canonical_ranks(layers, ranks)
+    # A rank that is too large for one of several matrices leaves it dense.
+    return {matrix.name: min(complete[layer.name], matrix.max_rank) for layer in layers for matrix in layer.matrices}
 
 
 def canonical_ranks(layers: Sequence[Layer], ranks: Mapping[str, int]) -> dict[str, int]:

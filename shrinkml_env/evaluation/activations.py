@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from shrinkml_env.compression import CompressibleModel, Factorisation, Layer, canonical_ranks, compress
+from shrinkml_env.compression import CompressibleModel, Factorisation, Layer, canonical_ranks, compress, ranks_by_matrix
 
 __all__ = ["ActivationError"]
 
@@ -55,7 +55,7 @@ class ActivationError:
         complete = canonical_ranks(self._layers, ranks)
         if all(complete[layer.name] == layer.max_rank for layer in self._layers):
             return 0.0
-        compressed = compress(self._model, complete, self._factorisation)
+        compressed = compress(self._model, ranks_by_matrix(self._layers, complete), self._factorisation)
         modules = _modules_of(next(layer for layer in reversed(self._layers) if layer.name in ranks))
         difference = energy = 0.0
         for original, other in zip(self._original, self._record(compressed, modules), strict=True):

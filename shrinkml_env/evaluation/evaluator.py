@@ -22,11 +22,12 @@ from shrinkml_env.compression import (
     StagedModel,
     canonical_ranks,
     compress,
-    compressed_parameters,
     count_macs,
     count_parameters,
     inference_tensors,
     matrix_ranks,
+    merge_layers,
+    ranks_by_matrix,
     recognise_in_batches,
     require_storable,
     split_layers,
@@ -39,13 +40,16 @@ from shrinkml_env.evaluation.stages import StagedRecogniser
 from shrinkml_env.evaluation.wer import word_edits
 from shrinkml_env.evaluation.workers import Workers
 
-__all__ = ["Evaluator", "recognise_all"]
+__all__ = ["Evaluator", "Granularity", "recognise_all"]
 
 _ARITHMETIC = 1
 """Raised whenever a change could change a transcript, so that older measurements are not taken for new ones."""
 
 _ACTIVATION_UTTERANCES = 4
 """Utterances, spread over the set, on which activations are compared."""
+
+Granularity = Literal["layer", "matrix"] | Mapping[str, Sequence[str]]
+"""What shares a rank; see `Evaluator`."""
 
 
 class Evaluator:
@@ -57,7 +61,8 @@ class Evaluator:
     Args:
         model: The original.
         utterances: At least one, each with at least one reference word in the model's normal form.
-        granularity: ``"layer"``: one rank for each of the model's layers; ``"matrix"``: one for each matrix.
+        granularity: ``"layer"``: one rank for each of the model's layers; ``"matrix"``: one for each matrix; or a
+            mapping of blocks: name -> names of the layers that share a rank (see `merge_layers`).
         cache: Where measurements persist; None measures anew every time.
         factorisation: How matrices are factored; None is plain SVD.
         memory: Bytes for the activations of a `StagedModel` that configurations share.
@@ -72,14 +77,12 @@ class Evaluator:
         self,
         model: CompressibleModel,
         utterances: Sequence[Utterance],
-        granularity: Literal["layer", "matrix"] = "layer",
+        granularity: Granularity = "layer",
         cache: EvaluationCache | None = None,
         factorisation: Factorisation | None = None,
         memory: int = 2**28,
         workers: int = 1,
     ) -> None:
-        if granularity not in ("layer", "matrix"):
-            raise ValueError(f"granularity must be 'layer' or 'matrix', got {granularity!r}")
         if getattr(model, "training", False):
             raise ValueError(
                 "the model is in training mode, in which dropout makes every measurement another: call eval()"
@@ -89,7 +92,7 @@ class Evaluator:
         require_storable(model)
         self.model = model
         self.utterances = tuple(utterances)
-        self.layers: tuple[Layer, ...] = model.layers if granularity == "layer" else split_layers(model.layers)
+        self.layers = _grouped(model.layers, granularity)
         self.cache = cache
         self.memory = memory
         self.workers = workers
@@ -119,7 +122,15 @@ class Evaluator:
 
     def params(self, ranks: Mapping[str, int]) -> int:
         """Parameters of a configuration; what `ranks` leaves out is dense."""
-        return compressed_parameters(self.model, ranks)
+        # As `compressed_parameters`, without counting the original anew: environments ask in every step.
+        complete = canonical_ranks(self.layers, ranks)
+        return self.original_params - sum(
+            layer.parameters(layer.max_rank) - layer.parameters(complete[layer.name]) for layer in self.layers
+        )
+
+    def matrix_ranks(self, ranks: Mapping[str, int]) -> dict[str, int]:
+        """A configuration matrix by matrix, as `compress` takes it; what `ranks` leaves out is dense."""
+        return ranks_by_matrix(self.layers, ranks)
 
     def size_ratio(self, ranks: Mapping[str, int]) -> float:
         """Parameters of a configuration over the original's."""
@@ -127,7 +138,7 @@ class Evaluator:
 
     def macs(self, ranks: Mapping[str, int]) -> int:
         """Multiply-adds of a configuration over the whole set."""
-        return count_macs(self.model.layers, ranks, self._workload)
+        return count_macs(self.model.layers, self.matrix_ranks(ranks), self._workload)
 
     def activation_error(self, ranks: Mapping[str, int]) -> float:
         """Relative error of the activations behind the last layer that `ranks` names, on a few of the utterances.
@@ -200,7 +211,7 @@ class Evaluator:
         )
 
     def _measure(self, configuration: Mapping[str, int]) -> dict[str, Any]:
-        model = compress(self.model, configuration, self.factorisation)
+        model = compress(self.model, self.matrix_ranks(configuration), self.factorisation)
         with _one_thread():
             transcripts = self._recognise(model, configuration)
         edits, words = zip(
@@ -214,7 +225,7 @@ class Evaluator:
 
     def _recognise(self, model: CompressibleModel, configuration: Mapping[str, int]) -> list[Hypothesis]:
         if isinstance(model, StagedModel):
-            return self._recogniser(model, matrix_ranks(self.model.layers, configuration))
+            return self._recogniser(model, matrix_ranks(self.model.layers, self.matrix_ranks(configuration)))
         return recognise_in_batches(model, [utterance.waveform for utterance in self.utterances])
 
     @cached_property
@@ -237,7 +248,7 @@ class Evaluator:
         return f"{self.model.architecture} {self._content.hex()[:12]}: {sizes}, {self.factorisation.name}"
 
     def _key(self, configuration: Mapping[str, int]) -> str:
-        chosen = matrix_ranks(self.model.layers, configuration)
+        chosen = matrix_ranks(self.model.layers, self.matrix_ranks(configuration))
         return _digest([self._content, json.dumps(chosen, sort_keys=True).encode()])
 
     @cached_property
@@ -256,6 +267,14 @@ class Evaluator:
         for utterance, reference in zip(self.utterances, self._references, strict=True):
             parts += [reference.encode(), _bytes(utterance.waveform)]
         return bytes.fromhex(_digest(parts))
+
+
+def _grouped(layers: tuple[Layer, ...], granularity: Granularity) -> tuple[Layer, ...]:
+    if isinstance(granularity, Mapping):
+        return merge_layers(layers, granularity)
+    if granularity not in ("layer", "matrix"):
+        raise ValueError(f"granularity must be 'layer', 'matrix' or a mapping of blocks, got {granularity!r}")
+    return layers if granularity == "layer" else split_layers(layers)
 
 
 def recognise_all(model: CompressibleModel, utterances: Sequence[Utterance]) -> list[Hypothesis]:

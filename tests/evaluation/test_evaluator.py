@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shrinkml_env import Utterance, compress, count_parameters, load_compressed, save_compressed
+from shrinkml_env.compression import compressed_parameters
 from shrinkml_env.evaluation import EvaluationCache, Evaluator, recognise_all
 from tests.models import TinyCTC, tones
 
@@ -92,6 +93,33 @@ def test_matrix_granularity():
     whole = EVALUATOR.evaluate({"gru": 4})
     parts = evaluator.evaluate({"gru.weight_ih_l0": 4, "gru.weight_hh_l0": 4})
     assert (parts.edits, parts.params, parts.macs) == (whole.edits, whole.params, whole.macs)
+
+
+def test_blocks_of_layers():
+    evaluator = Evaluator(MODEL, UTTERANCES, {"first": ["front", "gru"], "last": ["output"]})
+    assert [layer.name for layer in evaluator.layers] == ["first", "last"]
+    parts = EVALUATOR.evaluate({"front": 5, "gru": 5, "output": 3})
+    blocks = evaluator.evaluate({"first": 5, "last": 3})
+    assert (blocks.edits, blocks.params, blocks.macs) == (parts.edits, parts.params, parts.macs)
+    # Rank 24 is below break-even for none but "front" (32 x 200): the other matrices of the block stay dense.
+    assert evaluator.evaluate({"first": 24}).params == EVALUATOR.evaluate({"front": 24}).params
+    assert evaluator.evaluate({"first": 24}).edits == EVALUATOR.evaluate({"front": 24}).edits
+    compressed = compress(MODEL, evaluator.matrix_ranks({"first": 5, "last": 3}))
+    assert count_parameters(compressed) == blocks.params
+    assert evaluator.activation_error({"first": 5}) == EVALUATOR.activation_error({"front": 5, "gru": 5})
+    for bad, message in [
+        ({"a": ["gruu"]}, "no layer is named 'gruu'"),
+        ({"a": ["gru"], "b": ["gru"]}, "in another block already"),
+        ({"a": []}, "block 'a' has no layer"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            Evaluator(MODEL, UTTERANCES, bad)
+
+
+@settings(max_examples=20, deadline=None)
+@given(choices())
+def test_counted_without_making_the_model(ranks):
+    assert EVALUATOR.params(ranks) == compressed_parameters(MODEL, ranks)
 
 
 class Counting(TinyCTC):
