@@ -290,8 +290,11 @@ class ShrinkEnv(gym.Env[Any, Any]):
         return {"ranks": ranks, "size_ratio": self.problem.size(ranks)}
 
     def _measure(self, ranks: tuple[int, ...]) -> tuple[Any, dict[str, Any]]:
-        """Measure a finished configuration: its reward and what the last step's info tells of it."""
-        evaluation = self._evaluation = self.problem.evaluate(self._named(ranks))
+        self._evaluation = self.problem.evaluate(self._named(ranks))
+        return self.outcome(self._evaluation, ranks)
+
+    def outcome(self, evaluation: Evaluation, ranks: tuple[int, ...]) -> tuple[Any, dict[str, Any]]:
+        """The reward of a measured configuration, and what the last step's info tells of it."""
         reward, terms = self.problem.reward(evaluation)
         return reward, {
             "wer": evaluation.wer,

@@ -25,7 +25,7 @@ from shrinkml_env.rewards import REWARDS
 from shrinkml_env.search_space import SEARCH_SPACES, SearchSpace
 from shrinkml_env.shaping import POTENTIALS
 
-__all__ = ["VARIANTS", "make_env", "make_problem", "register_envs", "resolve"]
+__all__ = ["VARIANTS", "assemble_env", "make_env", "make_problem", "register_envs", "resolve"]
 
 T = TypeVar("T")
 
@@ -49,6 +49,12 @@ def register_envs() -> None:
             kwargs=dict(options),
             disable_env_checker=options.get("reward") == "vector",
         )
+    gym.register(
+        "ShrinkMLTabular-v0",
+        entry_point="shrinkml_env.tabular:make_tabular_env",
+        vector_entry_point="shrinkml_env.tabular:make_vector_tabular_env",
+        disable_env_checker=True,  # for speed
+    )
 
 
 def resolve(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any) -> T:
@@ -142,14 +148,37 @@ def make_env(
     Raises:
         ValueError: A name or an option is unknown, or parts do not go together.
     """
-    action = resolve("action", ACTIONS, action)
-    observation = resolve("observation", OBSERVATIONS, observation)
-    potential = resolve("shaping", POTENTIALS, shaping)
     model, cache = _load(model, device), _open(cache)
     memory = memory_mb * 2**20
-    evaluator = Evaluator(model, load_utterances(proxy), granularity, cache, memory=memory, workers=workers)
-    problem = make_problem(evaluator, reward, constraint, search_space, ledger)
-    return ShrinkEnv(problem, action, observation, potential, render_mode)
+    return assemble_env(
+        Evaluator(model, load_utterances(proxy), granularity, cache, memory=memory, workers=workers),
+        action=action,
+        observation=observation,
+        reward=reward,
+        constraint=constraint,
+        shaping=shaping,
+        search_space=search_space,
+        ledger=ledger,
+        render_mode=render_mode,
+    )
+
+
+def assemble_env(
+    evaluator: SupportsEvaluate,
+    action: Any = "continuous",
+    observation: Any = "features",
+    shaping: Any = "none",
+    render_mode: str | None = None,
+    **problem: Any,
+) -> ShrinkEnv:
+    """An environment on a finished evaluator, the other parts given as in `make_env`; `problem` is `make_problem`'s."""
+    return ShrinkEnv(
+        make_problem(evaluator, **problem),
+        resolve("action", ACTIONS, action),
+        resolve("observation", OBSERVATIONS, observation),
+        resolve("shaping", POTENTIALS, shaping),
+        render_mode,
+    )
 
 
 def _load(model: Any, device: str) -> Any:

@@ -7,13 +7,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from shrinkml_env.actions import ACTIONS
 from shrinkml_env.compression.layers import Layer, Matrix, canonical_ranks
 from shrinkml_env.env import ShrinkEnv
 from shrinkml_env.evaluation.result import Evaluation
-from shrinkml_env.observations import OBSERVATIONS
-from shrinkml_env.registration import make_problem, resolve
-from shrinkml_env.shaping import POTENTIALS
+from shrinkml_env.registration import assemble_env
 
 OTHER_PARAMS = 500
 OTHER_MACS = 10_000
@@ -100,19 +97,6 @@ class FakeEvaluator:
         )
 
 
-def make_fake_env(
-    action: object = "continuous",
-    observation: object = "features",
-    shaping: object = "none",
-    render_mode: str | None = None,
-    evaluator: FakeEvaluator | None = None,
-    **problem: object,
-) -> ShrinkEnv:
-    """An environment as `make_env` builds it, on the fake evaluator; `problem` holds arguments of `make_problem`."""
-    return ShrinkEnv(
-        make_problem(evaluator or FakeEvaluator(), **problem),
-        resolve("action", ACTIONS, action),
-        resolve("observation", OBSERVATIONS, observation),
-        resolve("shaping", POTENTIALS, shaping),
-        render_mode,
-    )
+def make_fake_env(action: object = "continuous", evaluator: FakeEvaluator | None = None, **parts: object) -> ShrinkEnv:
+    """An environment on the fake evaluator; `parts` are arguments of `assemble_env`."""
+    return assemble_env(evaluator or FakeEvaluator(), action=action, **parts)

@@ -315,9 +315,9 @@ def test_every_combination_runs_or_says_why_not(granularity, action, observation
         parts = {"reward": reward, "constraint": constraint, "shaping": shaping, "evaluator": evaluator}
         if (constraint["name"] == "mask" and action != "discrete") or (reward == "vector" and shaping != "none"):
             with pytest.raises(ValueError, match=r"have no masks|cannot be shaped"):
-                make_fake_env(action, observation, **parts)
+                make_fake_env(action, observation=observation, **parts)
             continue
-        env = make_fake_env(action, observation, **parts)
+        env = make_fake_env(action, observation=observation, **parts)
         env.reset(seed=0)
         env.action_space.seed(0)
         terminated = False

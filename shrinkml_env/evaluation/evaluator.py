@@ -101,7 +101,7 @@ class Evaluator:
         for utterance, reference in zip(self.utterances, self._references, strict=True):
             if not reference:
                 raise ValueError(f"utterance {utterance.id!r}: no reference word in {utterance.text!r}")
-        self._workload = model.workload(
+        self.workload = model.workload(
             [utterance.waveform.numel() for utterance in self.utterances], [u.text for u in self.utterances]
         )
 
@@ -138,7 +138,7 @@ class Evaluator:
 
     def macs(self, ranks: Mapping[str, int]) -> int:
         """Multiply-adds of a configuration over the whole set."""
-        return count_macs(self.model.layers, self.matrix_ranks(ranks), self._workload)
+        return count_macs(self.model.layers, self.matrix_ranks(ranks), self.workload)
 
     def activation_error(self, ranks: Mapping[str, int]) -> float:
         """Relative error of the activations behind the last layer that `ranks` names, on a few of the utterances.

@@ -1,0 +1,224 @@
+import copy
+import pickle
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.error import ResetNeeded
+from gymnasium.utils.env_checker import check_env
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
+from shrinkml_env.registration import assemble_env
+from shrinkml_env.search_space import Explicit
+from shrinkml_env.table import Table
+from shrinkml_env.tabular import make_tabular_env, make_vector_tabular_env
+from tests.fake_evaluator import OTHER_MACS, FakeEvaluator, linear, lstm
+
+LAYERS = (linear("first", 32, 27, "conv"), lstm("second", 64, 32), linear("third", 100, 64))
+CANDIDATES = {"first": [2, 7, 14], "second": [5, 20], "third": [3, 10, 39]}
+LIVE = FakeEvaluator(LAYERS)
+
+
+def make_table():
+    space = Explicit(CANDIDATES)(LAYERS)
+    table = Table(
+        model="fake",
+        blocks={layer.name: [layer.name] for layer in LAYERS},
+        layers=LAYERS,
+        candidates=space.candidates,
+        singular_values={name: values.numpy() for name, values in LIVE.singular_values.items()},
+        original_params=LIVE.params({}),
+        # The fake model counts 100 multiply-adds for each of its parameters.
+        positions={"proxy": {matrix.name: 100 for layer in LAYERS for matrix in layer.matrices}},
+        other_macs={"proxy": OTHER_MACS},
+        words={"proxy": 640},
+        edits={},
+        capped={},
+    )
+    measured = [LIVE.evaluate(ranks) for ranks in table.configurations()]
+    edits, capped = {"proxy": np.array([sum(e.edits) for e in measured])}, {"proxy": np.zeros(table.size, np.int64)}
+    return Table(**{**vars(table), "edits": edits, "capped": capped})
+
+
+TABLE = make_table()
+
+
+def plain(result):
+    """What the sums in a table cannot tell apart."""
+    return repr(result)
+
+
+@pytest.mark.parametrize("action", ["discrete", "continuous"])
+@pytest.mark.parametrize("reward", ["linear", "threshold", "amc", "harmonic"])
+@pytest.mark.parametrize("observation", ["features", "dict"])
+def test_the_same_as_live(action, reward, observation):
+    tabular = make_tabular_env(action, observation, reward, table=TABLE)
+    live = assemble_env(LIVE, action, observation, reward=reward, search_space=Explicit(CANDIDATES))
+    assert tabular.action_space == live.action_space
+    assert tabular.observation_space == live.observation_space
+    tabular.action_space.seed(2)
+    for _ in range(2):  # the second time everything is known
+        for _ in range(40):
+            assert plain(tabular.reset(seed=1)) == plain(live.reset(seed=1))
+            for _ in LAYERS:
+                chosen = tabular.action_space.sample()
+                (*found, info), (*expected, wanted) = tabular.step(chosen), live.step(chosen)
+                assert plain(found) == plain(expected)
+                assert info == wanted
+    assert tabular.problem.ledger.count == live.problem.ledger.count > 10
+
+
+def test_every_place_on_the_line_is_the_same_candidate():
+    tabular = make_tabular_env("continuous", table=TABLE)
+    live = assemble_env(LIVE, "continuous", search_space=Explicit(CANDIDATES))
+    # Every candidate itself, the halves between neighbours, and what lies beside them.
+    values = np.concatenate([np.linspace(-1, 1, 2001), [np.nextafter(0, 1)]])
+    for value in values:
+        tabular.reset()
+        live.reset()
+        one, other = (env.step(np.array([value]))[-1]["ranks"] for env in (tabular, live))
+        assert one == other, value
+
+
+def test_both_checkers_pass_without_a_warning():
+    for action in ("discrete", "continuous"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            env = gym.make("ShrinkMLTabular-v0", action=action, table=TABLE, render_mode="ansi").unwrapped
+            check_env(env)
+            sb3_check_env(env)
+
+
+def test_optimum_and_regret_by_enumeration():
+    env = make_tabular_env(table=TABLE, reward={"name": "linear", "size_weight": 0.5})
+    rewards = []
+    for ranks in TABLE.configurations():
+        evaluation = LIVE.evaluate(ranks)
+        rewards.append(-(evaluation.wer - LIVE.baseline.wer) - 0.5 * evaluation.size_ratio)
+    assert env.rewards == pytest.approx(rewards)
+    assert env.optimum == pytest.approx(max(rewards))
+    assert env.regret(max(rewards)) == pytest.approx(0)
+    assert env.regret(float(np.median(rewards))) == pytest.approx(1)
+    best = list(TABLE.configurations())[int(np.argmax(rewards))]
+    env.reset()
+    for action in env.actions_for(best):
+        _, reward, *_ = env.step(action)
+    assert env.regret(reward) == pytest.approx(0)
+
+
+def test_ledger_and_budget():
+    env = make_tabular_env(table=TABLE, ledger=Ledger(budget=1))
+
+    def play(actions):
+        env.reset()
+        for action in actions:
+            result = env.step(action)
+        return result
+
+    first = play([0, 1, 2])
+    assert plain(play([0, 1, 2])) == plain(first)
+    with pytest.raises(BudgetExhausted):
+        play([1, 1, 2])
+    assert env.problem.ledger.count == 1
+
+
+def test_what_is_returned_may_be_changed():
+    env = make_tabular_env(table=TABLE)
+    env.reset()
+    observation, *_, info = env.step(1)
+    expected = copy.deepcopy((observation, info))
+    observation[:] = 9
+    info["ranks"]["first"] = 9
+    env.reset()
+    again, *_, info = env.step(1)
+    assert plain((again, info)) == plain(expected)
+
+
+def test_mistakes_and_masks():
+    env = make_tabular_env(table=TABLE)
+    with pytest.raises(ResetNeeded):
+        env.step(0)
+    env.reset()
+    env.step(0)
+    assert env.action_masks().tolist() == [True, True, True, False]  # "second" has two ranks and dense
+    for bad in (4, -1, 1.0, None, np.array([0])):
+        with pytest.raises(ValueError, match="layer 'second': the action must be an integer"):
+            env.step(bad)
+    *_, info = env.step(3)
+    assert info["projected"] is True
+    with pytest.raises(ValueError, match="discrete or continuous"):
+        make_tabular_env("one_shot", table=TABLE)
+    with pytest.raises(ValueError, match="change no decision"):
+        make_tabular_env(constraint={"name": "clip", "budget": 0.5}, table=TABLE)
+    with pytest.raises(ValueError, match="no set 'train'; it has proxy"):
+        make_tabular_env(subset="train", table=TABLE)
+    with pytest.raises(ValueError, match="rank 4 is not in the table"):
+        TABLE.evaluator().evaluate({"first": 4})
+
+
+def test_saved_and_read_again(tmp_path):
+    TABLE.save(tmp_path / "table.npz")
+    loaded = Table.load(tmp_path / "table.npz")
+    assert loaded.layers == TABLE.layers
+    assert loaded.candidates == TABLE.candidates
+    for ranks in TABLE.configurations():
+        assert loaded.evaluator().evaluate(ranks) == TABLE.evaluator().evaluate(ranks)
+    assert loaded.live_kwargs == TABLE.live_kwargs
+    assert loaded.live_kwargs["search_space"] == Explicit(CANDIDATES)
+    for content in (b"", b"nothing"):
+        (tmp_path / "other.npz").write_bytes(content)
+        with pytest.raises(ValueError, match=r"other\.npz is no table"):
+            Table.load(tmp_path / "other.npz")
+
+
+def test_pickles_and_deep_copies():
+    env = make_tabular_env(table=TABLE)
+    env.reset()
+    env.step(1)
+    for other in (pickle.loads(pickle.dumps(env)), copy.deepcopy(env)):
+        assert plain(other.step(2)) == plain(copy.deepcopy(env).step(2))
+
+
+@pytest.mark.parametrize("action", ["discrete", "continuous"])
+def test_the_vector_version_does_the_same(action):
+    vector = make_vector_tabular_env(50, action=action, table=TABLE)
+    single = make_tabular_env(action, table=TABLE)
+    observations, _ = vector.reset(seed=0)
+    vector.action_space.seed(3)
+    batches = [vector.action_space.sample() for _ in LAYERS]
+    results = [vector.step(actions) for actions in batches]
+    for index in range(50):
+        expected, _ = single.reset()
+        assert np.array_equal(observations[index], expected)
+        for actions, (observed, rewards, terminated, _, infos) in zip(batches, results, strict=True):
+            chosen = actions[index] if action == "continuous" else int(actions[index])
+            expected, reward, over, _, info = single.step(chosen)
+            last = infos["final_obs"] if over else observed
+            assert np.array_equal(last[index], expected)
+            assert (rewards[index], terminated[index]) == (reward, over)
+            assert infos["size_ratio"][index] == info["size_ratio"]
+        assert infos["wer"][index] == info["wer"]
+        assert TABLE.index(info["ranks"]) == infos["number"][index]
+    assert np.array_equal(observed, observations)  # the next episodes have begun
+    with pytest.raises(ValueError, match="layer 'first': an action is outside"):
+        vector.step(np.full_like(batches[0], 99))
+
+
+def test_render():
+    env = make_tabular_env(table=TABLE, render_mode="ansi")
+    env.reset()
+    env.step(0)
+    assert "1 of 3 layers decided" in env.render()
+    env.step(0)
+    env.step(0)
+    assert "WER" in env.render()
+
+
+def test_registered():
+    spec = gym.spec("ShrinkMLTabular-v0")
+    env = gym.make(spec, table=TABLE)
+    env.reset(seed=0)
+    assert env.step(0)[-1]["layer"] == "first"
+    assert gym.make_vec("ShrinkMLTabular-v0", num_envs=3, table=TABLE).num_envs == 3
