@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,19 @@ from omegaconf import DictConfig, OmegaConf
 __all__ = ["plain", "run_directory"]
 
 
-def run_directory(config: DictConfig, title: str) -> Path:
+def run_directory(config: DictConfig, title: str, besides: Sequence[str] = ()) -> Path:
     """``OUTPUTS/TITLE-HASH`` of the resolved config, made if need be and holding it as ``config.yaml``.
 
     Args:
         config: With the key ``outputs``: the folder of all runs of this kind.
         title: What people recognise the run by.
+        besides: Keys that the folder does not depend on, like ``outputs``.
     """
     content = OmegaConf.to_container(config, resolve=True)
     assert isinstance(content, dict)
     outputs = Path(content.pop("outputs"))
+    for key in besides:
+        del content[key]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     folder = outputs / f"{title}-{digest}"
     folder.mkdir(parents=True, exist_ok=True)

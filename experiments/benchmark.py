@@ -1,0 +1,242 @@
+"""Agents x rewards x seeds: ``python -m experiments.benchmark [env=tabular|live] [agents=[ppo,random]] [workers=2]``.
+
+Every run is played to its budget of unique evaluations (or 20 times as many episodes) and written to a file; the same
+command goes on where it was stopped. A table and pictures compare the agents in rliable's manner.
+
+A score is 1 - the normalised regret: 1 for the best configuration that there is, 0 for a middling one. On the table
+both are known; live, the best that any run has found and the median of the random agent's evaluations stand for them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import hydra
+import matplotlib as mpl
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+from tqdm import tqdm
+
+from experiments.report import format_table
+from experiments.run_directory import plain, run_directory
+from experiments.search import EPISODES_PER_EVALUATION
+from experiments.statistics import anytime, difference, evaluations_to_reach, improvement, iqm, iqm_curve, profile
+from shrinkml_env import BudgetExhausted, Ledger, SearchProblem
+from shrinkml_env.evaluation.workers import Workers
+from shrinkml_env.tabular import TabularEnv
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One run to make.
+
+    Attributes:
+        env: ``"tabular"`` or ``"live"``.
+        agent: Name in conf/agent.
+        reward: Name in conf/reward.
+        seed: Of the agent.
+        budget: Unique evaluations.
+        overrides: Of conf/search.yaml, besides.
+    """
+
+    env: str
+    agent: str
+    reward: str
+    seed: int
+    budget: int
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What became of a task: lists have one entry for each unique evaluation, in order."""
+
+    agent: str
+    reward: str
+    seed: int
+    rewards: list[float]
+    feasible: list[bool]
+    wer: list[float]
+    size_ratio: list[float]
+
+
+def play(task: Task) -> Run:
+    """Make a run."""
+    torch.set_num_threads(1)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        overrides = [f"agent={task.agent}", f"reward={task.reward}", f"seed={task.seed}", *task.overrides]
+        config = compose("search", overrides=overrides)
+    env = make_env(task, config)
+    problem: SearchProblem = env.unwrapped.problem  # type: ignore[attr-defined]
+    agent = instantiate(config.agent, env=env)
+    with suppress(BudgetExhausted):
+        agent.learn(total_timesteps=EPISODES_PER_EVALUATION * task.budget * len(problem.layers))
+    history = problem.history
+    return Run(
+        agent=task.agent,
+        reward=task.reward,
+        seed=task.seed,
+        rewards=[float(trial.reward) for trial in history],
+        feasible=[trial.feasible for trial in history],
+        wer=[trial.evaluation.wer for trial in history],
+        size_ratio=[trial.evaluation.size_ratio for trial in history],
+    )
+
+
+def make_env(task: Task, config: DictConfig) -> gym.Env[Any, Any]:
+    """The environment of a run, on its own ledger."""
+    parts: dict[str, Any] = {
+        name: instantiate(config[name]) for name in ("action", "observation", "reward", "constraint")
+    }
+    ledger = Ledger(budget=task.budget)
+    if task.env == "tabular":
+        return gym.make("ShrinkMLTabular-v0", **parts, ledger=ledger)
+    return gym.make(
+        "ShrinkML-v0",
+        model=config.model.name,
+        proxy=plain(config.proxy),
+        shaping=instantiate(config.shaping),
+        search_space=instantiate(config.search_space),
+        granularity=plain(config.granularity),
+        ledger=ledger,
+        **parts,
+    )
+
+
+def ends(env: str, reward: str, runs: Sequence[Run]) -> tuple[float, float]:
+    """The rewards that score 0 and 1."""
+    if env == "tabular":
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose("search", overrides=[f"reward={reward}"])
+        table = gym.make("ShrinkMLTabular-v0", reward=instantiate(config.reward)).unwrapped
+        assert isinstance(table, TabularEnv)
+        return float(np.median(table.rewards)), table.optimum
+    drawn = [value for run in runs if run.agent == "random" for value in run.rewards]
+    if not drawn:
+        raise ValueError("live scores are relative to the random agent: add it to agents=[...]")
+    return float(np.median(drawn)), max(max(run.rewards) for run in runs)
+
+
+def scores(runs: Sequence[Run], config: DictConfig) -> dict[str, NDArray[np.float64]]:
+    """Agent -> anytime scores, (seeds, rewards, evaluations)."""
+    curves: dict[str, list[list[NDArray[np.float64]]]] = {agent: [] for agent in config.agents}
+    for reward in config.rewards:
+        of_reward = [run for run in runs if run.reward == reward]
+        zero, one = ends(config.env, reward, of_reward)
+        for agent in config.agents:
+            chosen = sorted((run for run in of_reward if run.agent == agent), key=lambda run: run.seed)
+            # A hard punishment may lie far below a middling configuration: one number for "nothing yet".
+            floor = zero - (one - zero)
+            curves[agent].append(
+                [
+                    (np.maximum(floor, anytime(run.rewards, run.feasible, config.budget, floor)) - zero) / (one - zero)
+                    for run in chosen
+                ]
+            )
+    return {agent: np.array(values).transpose(1, 0, 2) for agent, values in curves.items()}
+
+
+def write(directory: Path, results: Mapping[str, NDArray[np.float64]], config: DictConfig) -> None:
+    """The table (printed as well) and the pictures."""
+    final = {agent: values[:, :, -1] for agent, values in results.items()}
+    order = sorted(final, key=lambda agent: -iqm(final[agent]).value)
+    rows = []
+    for place, agent in enumerate(order):
+        within = [evaluations_to_reach(curve, 0.99) for curve in results[agent].reshape(-1, config.budget)]
+        reached = [count for count in within if count is not None]
+        below = difference(final[order[place]], final[order[place + 1]]) if place + 1 < len(order) else None
+        rows.append(
+            (
+                agent,
+                str(iqm(final[agent])),
+                f"{len(reached)} of {len(within)}",
+                f"{np.median(reached):.0f}" if reached else "",
+                "" if below is None else "yes" if below.low > 0 else "no",
+            )
+        )
+    head = ("agent", "score (IQM, 95 %)", "runs within 1 %", "after (median)", "beats the next")
+    text = format_table(head, rows)
+    (directory / "table.txt").write_text(text + "\n")
+    print(text)
+    _draw(directory, results, order, config.budget)
+
+
+def _draw(directory: Path, results: Mapping[str, NDArray[np.float64]], order: Sequence[str], budget: int) -> None:
+    figure, panels = plt.subplots(1, 3, figsize=(15, 4.8), constrained_layout=True)
+    colours = dict(zip(order, mpl.colormaps["tab20"](np.linspace(0, 1, len(order))), strict=True))
+    points = np.unique(np.geomspace(1, budget, 24).astype(int)) - 1
+    thresholds = np.linspace(-0.5, 1, 61)
+    for agent in order:
+        curve = iqm_curve(results[agent], points.tolist())
+        values, low, high = np.array(curve).T
+        panels[0].plot(points + 1, values, color=colours[agent], label=agent)
+        panels[0].fill_between(points + 1, low, high, color=colours[agent], alpha=0.15)
+        panels[1].plot(thresholds, profile(results[agent][:, :, -1], thresholds.tolist()), color=colours[agent])
+    panels[0].set_xscale("log")
+    panels[0].set_ylim(-1, 1.02)
+    panels[0].set_xlabel("unique evaluations")
+    panels[0].set_ylabel("best score so far (IQM, 95 %)")
+    panels[1].set_xlabel("score after the last evaluation")
+    panels[1].set_ylabel("share of the runs above it")
+    best = results[order[0]][:, :, -1]
+    for row, agent in enumerate(order[1:]):
+        chance = improvement(best, results[agent][:, :, -1])
+        panels[2].plot([chance.low, chance.high], [row, row], color=colours[agent], linewidth=6, alpha=0.5)
+        panels[2].plot(chance.value, row, "k|", markersize=14)
+    panels[2].axvline(0.5, color="black", linewidth=0.8, linestyle="--")
+    panels[2].set_yticks(range(len(order) - 1), order[1:])
+    panels[2].invert_yaxis()
+    panels[2].set_xlim(0, 1)
+    panels[2].set_xlabel(f"probability that {order[0]} is better")
+    for panel in panels:
+        panel.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=9, frameon=False)
+    figure.savefig(directory / "benchmark.png", dpi=110)
+    plt.close(figure)
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="benchmark")
+def main(config: DictConfig) -> None:
+    """Make what is missing, then compare."""
+    directory = run_directory(config, config.env, besides=("workers", "agents", "rewards", "seeds"))
+    folder = directory / "runs"
+    folder.mkdir(exist_ok=True)
+    tasks = {
+        folder / f"{agent}-{reward}-{seed}.json": Task(
+            config.env, agent, reward, seed, config.budget, tuple(config.overrides)
+        )
+        for agent in config.agents
+        for reward in config.rewards
+        for seed in range(config.first_seed, config.first_seed + config.seeds)
+    }
+    missing = {path: task for path, task in tasks.items() if not path.exists()}
+    workers = Workers(play, config.workers)
+    finished = workers(list(missing.values()))
+    for path in tqdm(missing, desc="runs", unit="run"):
+        aside = path.with_suffix(".tmp")
+        aside.write_text(json.dumps(asdict(next(finished))))
+        os.replace(aside, path)
+    workers.close()
+    runs = [Run(**json.loads(path.read_text())) for path in tasks]
+    write(directory, scores(runs, config), config)
+    print(f"runs, table and pictures: {directory}")
+
+
+if __name__ == "__main__":
+    main()

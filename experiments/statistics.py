@@ -1,0 +1,99 @@
+"""From runs to claims: anytime curves, interquartile means with bootstrap intervals, and who beats whom.
+
+As rliable does it (Agarwal et al. 2021, arXiv 2108.13264): scores of several runs (seeds) on several tasks (rewards),
+stratified bootstrap over the runs of each task, 95 % percentile intervals.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.random import RandomState
+from numpy.typing import NDArray
+from rliable import library, metrics
+
+__all__ = ["Estimate", "anytime", "difference", "evaluations_to_reach", "improvement", "iqm", "iqm_curve", "profile"]
+
+Scores = NDArray[np.float64]
+"""(runs, tasks), or (runs, tasks, points) for curves."""
+
+RESAMPLES = 2000
+
+
+class Estimate(NamedTuple):
+    """A point estimate and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def anytime(rewards: Sequence[float], feasible: Sequence[bool], points: int, worst: float) -> Scores:
+    """The best feasible reward after each unique evaluation, (points,).
+
+    Args:
+        rewards: Of each unique evaluation, in order.
+        feasible: Of each.
+        points: Length of the curve: a run that ended earlier keeps what it had.
+        worst: Stands for "nothing feasible yet".
+    """
+    best = np.empty(points)
+    reached = worst
+    for index in range(points):
+        if index < len(rewards) and feasible[index]:
+            reached = max(reached, rewards[index])
+        best[index] = reached
+    return best
+
+
+def evaluations_to_reach(curve: Scores, score: float) -> int | None:
+    """The first number of evaluations after which an increasing curve is at a score; None if it never is."""
+    (reached,) = np.nonzero(curve >= score)
+    return int(reached[0]) + 1 if len(reached) else None
+
+
+def iqm(scores: Scores) -> Estimate:
+    """The interquartile mean over runs and tasks, (runs, tasks)."""
+    return _estimate(scores, lambda values: np.array([metrics.aggregate_iqm(values)]))[0]
+
+
+def iqm_curve(scores: Scores, points: Sequence[int]) -> list[Estimate]:
+    """The interquartile mean at some places of (runs, tasks, points)."""
+    chosen = scores[:, :, list(points)]
+    return _estimate(
+        chosen, lambda values: np.array([metrics.aggregate_iqm(values[..., i]) for i in range(values.shape[-1])])
+    )
+
+
+def difference(one: Scores, other: Scores) -> Estimate:
+    """Interquartile mean of one agent minus that of another; it beats the other where the interval excludes 0."""
+    return _estimate((one, other), lambda a, b: np.array([metrics.aggregate_iqm(a) - metrics.aggregate_iqm(b)]))[0]
+
+
+def improvement(one: Scores, other: Scores) -> Estimate:
+    """Probability that a run of one agent is better than one of another, averaged over tasks."""
+    return _estimate((one, other), lambda a, b: np.array([metrics.probability_of_improvement(a, b)]))[0]
+
+
+def profile(scores: Scores, thresholds: Sequence[float]) -> Scores:
+    """Share of the runs above each threshold, (thresholds,)."""
+    return np.array([float(np.mean(scores > threshold)) for threshold in thresholds])
+
+
+def _estimate(scores: Any, function: Callable[..., Any]) -> list[Estimate]:
+    with warnings.catch_warnings():
+        # rliable hands its seed to arch in a way that arch will drop one day.
+        warnings.simplefilter("ignore", FutureWarning)
+        found: tuple[Mapping[str, Any], Mapping[str, Any]] = library.get_interval_estimates(
+            {"agent": scores}, function, reps=RESAMPLES, random_state=RandomState(0)
+        )
+    points, intervals = (np.asarray(part["agent"]) for part in found)
+    return [
+        Estimate(float(point), float(low), float(high)) for point, low, high in zip(points, *intervals, strict=True)
+    ]

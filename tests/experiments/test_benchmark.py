@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from experiments import benchmark
+from experiments.benchmark import Run, Task, play, scores, write
+from shrinkml_env.evaluation.ledger import Ledger
+from tests.fake_evaluator import make_fake_env
+from tests.test_tabular import TABLE
+
+
+@pytest.fixture
+def fake_table(monkeypatch):
+    """The table of the fake model in place of the shipped one."""
+    monkeypatch.setattr("shrinkml_env.table.Table.load", classmethod(lambda cls, path=None: TABLE))
+
+
+@pytest.mark.parametrize("agent", ["random", "tpe", "ppo", "dqn"])
+def test_a_run_is_played_to_its_budget(fake_table, agent):
+    task = Task("tabular", agent, "linear", seed=1, budget=20)
+    run = play(task)
+    assert (run.agent, run.reward, run.seed) == (agent, "linear", 1)
+    assert len(run.rewards) == len(run.feasible) == len(run.wer) == len(run.size_ratio) == 20
+    assert play(task) == run
+
+
+def test_overrides_reach_the_environment(fake_table):
+    overrides = ("constraint=check", "constraint.budget=0.5")
+    run = play(Task("tabular", "random", "linear", 0, 20, overrides))
+    assert run.feasible == [size <= 0.5 for size in run.size_ratio]
+    assert len(set(run.feasible)) == 2
+
+
+def test_scores_and_table(fake_table, tmp_path, capsys):
+    config = OmegaConf.create(
+        {"env": "tabular", "agents": ["random", "perfect"], "rewards": ["linear", "amc"], "budget": 5}
+    )
+    runs = []
+    for reward in config.rewards:
+        zero, one = benchmark.ends("tabular", reward, [])
+        assert zero < one
+        for seed in range(10):
+            found = np.linspace(zero, one, 6)[1:]
+            runs.append(Run("perfect", reward, seed, found.tolist(), [True] * 5, [0.0] * 5, [1.0] * 5))
+            runs.append(Run("random", reward, seed, [zero - 9, zero], [True] * 2, [0.0] * 2, [1.0] * 2))
+    results = scores(runs, config)
+    assert results["perfect"].shape == (10, 2, 5)
+    assert results["perfect"][0, 0] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert results["random"][3, 1] == pytest.approx([-1, 0, 0, 0, 0])  # cut at -1, and nothing new at the end
+    write(tmp_path, results, config)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split() == ["perfect", "1.000", "[1.000,", "1.000]", "20", "of", "20", "5", "yes"]
+    assert (tmp_path / "benchmark.png").stat().st_size > 10_000
+
+
+def test_live_scores_need_the_random_agent():
+    run = Run("ppo", "linear", 0, [0.5], [True], [0.1], [0.5])
+    with pytest.raises(ValueError, match="add it to agents"):
+        benchmark.ends("live", "linear", [run])
+    drawn = Run("random", "linear", 0, [0.1, 0.3, 0.2], [True] * 3, [0.1] * 3, [0.5] * 3)
+    assert benchmark.ends("live", "linear", [run, drawn]) == (0.2, 0.5)
+
+
+def test_budget_means_unique_evaluations():
+    env = make_fake_env("discrete", ledger=Ledger(budget=3))
+    assert env.problem.ledger.remaining == 3
