@@ -78,12 +78,17 @@ class BidirectionalLSTM(nn.Module):
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         """(batch, time, input_size) -> (batch, time, 2 * units); what stands behind an utterance's end is arbitrary."""
-        time = torch.arange(inputs.shape[1], device=inputs.device)
-        # Where padding begins the index stays in place, so the same gather reverses and restores.
-        reverse = torch.where(time < lengths[:, None], lengths[:, None] - 1 - time, time)
+        reverse = self.reversal(lengths, inputs.shape[1])
         ahead, _ = self.forward_lstm(inputs)
         behind, _ = self.backward_lstm(_take(inputs, reverse))
         return torch.cat([ahead, _take(behind, reverse)], dim=2)
+
+    @staticmethod
+    def reversal(lengths: Tensor, size: int) -> Tensor:
+        """(batch, size): which frame stands where when each utterance is reversed, and when it is restored."""
+        time = torch.arange(size, device=lengths.device)
+        # Where padding begins the index stays in place, so the same gather reverses and restores.
+        return torch.where(time < lengths[:, None], lengths[:, None] - 1 - time, time)
 
 
 def _take(inputs: Tensor, index: Tensor) -> Tensor:
@@ -101,7 +106,11 @@ class EncoderLayer(nn.Module):
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, time, input_size) -> (batch, ceil(time / time_reduction), 2 * units) and the new lengths."""
-        outputs = self.norm(self.lstm(inputs, lengths))
+        return self.reduce(self.lstm(inputs, lengths), lengths)
+
+    def reduce(self, outputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """What follows the LSTM: (batch, time, 2 * units) -> (batch, reduced time, 2 * units) and the new lengths."""
+        outputs = self.norm(outputs)
         if self.time_reduction > 1:
             padding = ~lengths_mask(lengths, outputs.shape[1])[:, :, None]
             outputs = outputs.masked_fill(padding, -torch.inf).transpose(1, 2)

@@ -1,0 +1,47 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shrinkml_env import compress, load_model, load_utterances
+from shrinkml_env.asr.grouped import GroupedLAS
+from tests.asr.test_las import MODEL, make_model
+from tests.models import tones
+
+WAVEFORMS = tones(4)
+ranks = st.fixed_dictionaries({}, optional={layer.name: st.integers(1, layer.max_rank) for layer in MODEL.layers})
+
+
+@settings(deadline=None, max_examples=10, derandomize=True)
+@given(configurations=st.lists(ranks, min_size=1, max_size=3))
+def test_each_form_recognises_what_it_does_alone(configurations):
+    forms = [compress(MODEL, configuration) for configuration in configurations]
+    expected = [form.recognise(WAVEFORMS) for form in forms]
+    found = GroupedLAS(forms).recognise(WAVEFORMS)
+    assert [[h.capped for h in of_form] for of_form in found] == [[h.capped for h in of_form] for of_form in expected]
+    assert found == expected
+
+
+def test_the_embedded_model():
+    model = load_model("las_small")
+    waveforms = [utterance.waveform for utterance in load_utterances("dev")[:12]]
+    generator = torch.Generator().manual_seed(0)
+    configurations = [{}]
+    for _ in range(5):
+        parts = 0.3 + 0.7 * torch.rand(len(model.layers), generator=generator)
+        configurations.append(
+            {layer.name: round(float(part) * layer.break_even) for layer, part in zip(model.layers, parts, strict=True)}
+        )
+    forms = [compress(model, configuration) for configuration in configurations]
+    found = GroupedLAS(forms).recognise(waveforms)
+    expected = [form.recognise(waveforms) for form in forms]
+    # Sums in another order may turn a near tie: at most one transcript in a hundred here.
+    different = sum(a != b for one, other in zip(found, expected, strict=True) for a, b in zip(one, other, strict=True))
+    assert different <= 1
+
+
+def test_what_it_cannot_do():
+    with pytest.raises(ValueError, match="at least one form"):
+        GroupedLAS([])
+    with pytest.raises(ValueError, match="greedy search only"):
+        GroupedLAS([make_model(beam_size=2)])
