@@ -1,5 +1,6 @@
 """Policies and searchers: they see only the Gymnasium API or a `SearchProblem`."""
 
+from agents.amc import AMC
 from agents.controller import Controller
 from agents.curves import EnergyCurve, ProfileCurve, UniformRank
 from agents.greedy import GreedySearch
@@ -8,6 +9,7 @@ from agents.optuna_search import OptunaSearch
 from agents.random_search import RandomSearch
 
 __all__ = [
+    "AMC",
     "Controller",
     "EnergyCurve",
     "GreedySearch",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +61,8 @@ class GroupedLAS:
         with torch.inference_mode():
             features, lengths = self._model.features(waveforms)
             states = features.expand(len(self._forms), *features.shape)
-            for index, layer in enumerate(self._model.encoder.layers):
+            layers: Any = self._model.encoder.layers
+            for index, layer in enumerate(layers):
                 outputs = self._scan(index, states, lengths)
                 # Normalisation and pooling have no matrices: all forms are one large batch to them.
                 flat, lengths = layer.reduce(outputs.flatten(0, 1), lengths.repeat(len(self._forms)))
