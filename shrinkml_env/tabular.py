@@ -134,9 +134,12 @@ class TabularEnv(gym.Env[Any, Any]):
         """The place of the candidate that an action asks for, and whether it asked for another one."""
         count = self._counts[depth]
         if self._discrete:
-            if isinstance(action, int | np.integer) and 0 <= action < count:
+            if (type(action) is int or isinstance(action, np.integer)) and 0 <= action < count:
                 return int(action), False
-        elif isinstance(action, np.ndarray) and action.shape == (1,) and -1.0 <= (value := float(action[0])) <= 1.0:
+        elif (
+            isinstance(action, np.ndarray) and action.shape == (1,) and action.dtype.kind == "f" and abs(action[0]) <= 1
+        ):
+            value = float(action[0])
             smallest, *_, dense = self.table.candidates[depth]
             return bisect_left(self._bounds[depth], smallest + (value + 1.0) / 2.0 * (dense - smallest)), False
         # All that is unusual, mistakes included.

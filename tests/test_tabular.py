@@ -143,11 +143,16 @@ def test_mistakes_and_masks():
     env.reset()
     env.step(0)
     assert env.action_masks().tolist() == [True, True, True, False]  # "second" has two ranks and dense
-    for bad in (4, -1, 1.0, None, np.array([0])):
+    for bad in (4, -1, 1.0, True, None, np.array([0])):
         with pytest.raises(ValueError, match="layer 'second': the action must be an integer"):
             env.step(bad)
     *_, info = env.step(3)
     assert info["projected"] is True
+    box = make_tabular_env("continuous", table=TABLE)
+    box.reset()
+    for bad in (0.5, np.array([0]), np.array([np.nan]), np.array([1.5]), None):
+        with pytest.raises(ValueError, match="layer 'first': the action must be an array of one float"):
+            box.step(bad)
     with pytest.raises(ValueError, match="discrete or continuous"):
         make_tabular_env("one_shot", table=TABLE)
     with pytest.raises(ValueError, match="change no decision"):
