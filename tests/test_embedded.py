@@ -42,7 +42,6 @@ def test_size_and_file_format(model):
     assert len(model.layers) == 11
 
 
-@pytest.mark.xfail(strict=True, reason="the embedded model has had 11 epochs so far and needs more")
 def test_word_error_rate_on_unseen_voices_and_sentences(model):
     utterances = load_utterances("test")
     hypotheses = recognise_all(model, utterances)
