@@ -65,7 +65,7 @@ class ShrinkEnv(gym.Env[Any, Any]):
 
     | `reward` | last step | default options |
     | --- | --- | --- |
-    | `"linear"` | -(e - e0) - `size_weight` * s | `size_weight=0.1` |
+    | `"linear"` | -(e - e0) - `size_weight` * s | `size_weight=0.2` |
     | `"threshold"` | 1 - s if e <= e0 + `tolerance`, else -`punishment` | `tolerance=0.005`, `punishment=1.0` |
     | `"soft_threshold"` | 1 - s - `kappa` * max(0, e - e0 - `tolerance`) | `tolerance=0.005`, `kappa=10.0` |
     | `"accuracy"` | -(e - e0), for use with a constraint | |
@@ -117,7 +117,7 @@ class ShrinkEnv(gym.Env[Any, Any]):
 
     ```python
     >>> import gymnasium as gym, shrinkml_env
-    >>> env = gym.make("ShrinkML-v0", action="discrete", reward={"name": "linear", "size_weight": 0.2})
+    >>> env = gym.make("ShrinkML-v0", action="discrete", reward={"name": "linear", "size_weight": 0.3})
 
     ```
 

@@ -63,10 +63,10 @@ class Linear(Reward):
     """-(e - e0) - size_weight * s: every point of WER has its price in size.
 
     Attributes:
-        size_weight: lambda >= 0. At the default, losing 1 % (absolute) of WER is worth 10 % of the model's size.
+        size_weight: lambda >= 0. At the default, losing 1 % (absolute) of WER is worth 5 % of the model's size.
     """
 
-    size_weight: float = 0.1
+    size_weight: float = 0.2
 
     def __post_init__(self) -> None:
         _require("linear", "size_weight", self.size_weight, at_least=0)

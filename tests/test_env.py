@@ -91,7 +91,7 @@ def test_episode(kind):
     assert info["wer_baseline"] == 20 / 640
     assert (info["params"], info["macs"]) == (expected.params, expected.macs)
     assert info["feasible"] is True
-    assert info["reward_terms"] == {"wer": -(expected.wer - 20 / 640), "size": -0.1 * expected.size_ratio}
+    assert info["reward_terms"] == {"wer": -(expected.wer - 20 / 640), "size": -0.2 * expected.size_ratio}
     assert reward == pytest.approx(sum(info["reward_terms"].values()))
     assert env.problem.best is not None
     assert env.problem.best.ranks == expected.ranks
@@ -132,7 +132,7 @@ def test_dense_episode_is_the_original():
     *_, (_, reward, _, _, info) = play(env, [np.array([1.0], np.float32)] * STEPS)
     assert info["size_ratio"] == 1.0
     assert info["params"] == OTHER_PARAMS + 32 * 27 + 256 * (32 + 64) + 256 * (48 + 64) + 40 + 12 * 9 + 6400
-    assert (info["wer"], reward) == (20 / 640, pytest.approx(-0.1))
+    assert (info["wer"], reward) == (20 / 640, pytest.approx(-0.2))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -285,13 +285,13 @@ def test_a_multi_objective_environment(registered):
         _, rewards, terminated, _, _ = envs.step(envs.action_space.sample())
     assert rewards.shape == (2, 2)
     assert terminated.all()
-    scalar = LinearReward(make(), weight=np.array([1.0, 0.1]))
+    scalar = LinearReward(make(), weight=np.array([1.0, 0.2]))
     sb3_check_env(scalar)
     PPO("MlpPolicy", scalar, n_steps=10, batch_size=10, n_epochs=1).learn(20)
-    # -(e - e0) + 0.1 (1 - s): the linear reward, and a tenth.
+    # -(e - e0) + 0.2 (1 - s): the linear reward, and a fifth.
     linear = make_fake_env("discrete")
     expected = play(linear, [3] * STEPS)[-1][1]
-    assert play(scalar, [3] * STEPS)[-1][1] == pytest.approx(expected + 0.1)
+    assert play(scalar, [3] * STEPS)[-1][1] == pytest.approx(expected + 0.2)
 
 
 def test_a_video_of_an_episode(registered, tmp_path):

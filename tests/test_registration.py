@@ -41,7 +41,7 @@ def parts(monkeypatch):
 def test_defaults(parts):
     env = make_env()
     assert env.action_space == gym.spaces.Box(-1, 1, (1,))
-    assert env.problem.reward_function == Linear(size_weight=0.1)
+    assert env.problem.reward_function == Linear(size_weight=0.2)
     assert {len(candidates) for candidates in env.problem.candidates} <= set(range(2, 26))
     cache = parts.pop("cache")
     assert cache.path == default_cache_path()

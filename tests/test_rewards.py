@@ -32,7 +32,7 @@ def test_linear_by_hand():
     # -(0.045 - 0.03) - 0.2 * 0.4 = -0.015 - 0.08
     assert Linear(size_weight=0.2)(measured(45, 0.4), ORIGINAL) == pytest.approx(-0.095)
     # The original itself: -lambda.
-    assert Linear()(ORIGINAL, ORIGINAL) == pytest.approx(-0.1)
+    assert Linear()(ORIGINAL, ORIGINAL) == pytest.approx(-0.2)
 
 
 def test_threshold_by_hand():
