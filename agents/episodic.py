@@ -52,7 +52,8 @@ class EpisodicSearch(ABC):
     Attributes:
         env: The environment, or None after `load` without one.
         num_timesteps: Steps taken so far.
-        best_ranks: The configuration of the best feasible episode, layer name -> rank; empty before the first.
+        best_ranks: The configuration of the best episode, layer name -> rank, a feasible one if there was any; empty
+            before the first.
         best_return: Its undiscounted return.
     """
 
@@ -68,6 +69,7 @@ class EpisodicSearch(ABC):
         self.num_timesteps = 0
         self.best_ranks: dict[str, int] = {}
         self.best_return = -np.inf
+        self._best_feasible = False
         self._observations: NDArray[Any] = np.empty(0)
         self._actions: NDArray[Any] = np.empty(0)
         self._proposals: Proposals | None = None
@@ -207,8 +209,8 @@ class EpisodicSearch(ABC):
                 ranks, feasible = dict(info["ranks"]), bool(info["feasible"])
                 self._pending = None
                 self._outcome = Outcome(ranks, total, info["wer"], info["size_ratio"], feasible)
-                if feasible and total > self.best_return:
-                    self.best_ranks, self.best_return = ranks, total
+                if (feasible, total) > (self._best_feasible, self.best_return):
+                    self.best_ranks, self.best_return, self._best_feasible = ranks, total, feasible
                     self._observations, self._actions = np.array(observations), np.array(actions)
             if callback is not None and callback(locals(), globals()) is False:
                 return False

@@ -75,6 +75,7 @@ class KnapsackSearch(EpisodicSearch):
             np.concatenate(losses) - 1e-6 * saved,
             integrality=np.ones(len(owner)),
             bounds=Bounds(0, 1),
+            options={"mip_rel_gap": 0.0},
             constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(saved, 1.0 - limit, np.inf)],
         )
         chosen = np.flatnonzero(solution.x > 0.5)

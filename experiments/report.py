@@ -112,7 +112,7 @@ class Result:
                 for name, measured in self.sets.items()
             ),
             (
-                "utterances cut off",
+                "hit the token limit, utterances",
                 str(sum(measured.capped_before for measured in self.sets.values())),
                 str(sum(measured.capped_after for measured in self.sets.values())),
             ),
@@ -189,9 +189,10 @@ def write_report(directory: Path, result: Result, history: Sequence[Evaluation],
     # Broken models all look alike; the logarithm keeps them in the picture and the good ones apart.
     axes.set_yscale("symlog", linthresh=10)
     axes.set_ylim(0, None)
+    axes.set_yticks([0, 2, 5, 10, 20, 50, 100])
     axes.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
     axes.set_xlabel("size ratio (parameters of the compressed / the original model)")
-    axes.set_ylabel("WER on the proxy set, %")
+    axes.set_ylabel("WER on the proxy set, % (logarithmic above 10)")
     axes.set_title(f"{result.title}: {result.evaluations} evaluations")
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
     axes.grid(alpha=0.3)

@@ -100,6 +100,8 @@ def search(config: DictConfig, title: str) -> Path:
         ledger=ledger,
     )
     problem: SearchProblem = env.unwrapped.problem  # type: ignore[attr-defined]
+    if problem.reward_space is not None:
+        raise ValueError("a search has one best configuration, so it needs a scalar reward: not reward=vector")
     proxy = problem.evaluator
     assert isinstance(proxy, Evaluator)
     env = Watch(env, ledger, SummaryWriter(str(directory / "tensorboard")))

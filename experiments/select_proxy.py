@@ -124,7 +124,7 @@ def fidelity(words: NDArray[np.int64], measured: Measured, subsets: Sequence[Seq
 def select(config: DictConfig) -> Path:
     """Measure, choose, compare; returns the run's directory."""
     torch.set_num_threads(1)
-    directory = run_directory(config, config.model.name)
+    directory = run_directory(config, Path(config.model.name).name)
     cache = EvaluationCache(default_cache_path())
     model = load_model(config.model.name)
     pool, dev = (

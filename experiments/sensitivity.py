@@ -32,7 +32,7 @@ HEAD = ("layer", "candidates", "r*", "fatal up to", "nothing lost from", "larges
 def sensitivity(config: DictConfig) -> Path:
     """Measure, write, print, draw; returns the run's directory."""
     torch.set_num_threads(1)
-    directory = run_directory(config, config.model.name)
+    directory = run_directory(config, Path(config.model.name).name)
     env = gym.make(
         "ShrinkML-v0",
         model=config.model.name,

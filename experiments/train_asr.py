@@ -25,7 +25,7 @@ from shrinkml_env.data import SAMPLE_RATE, SpeechFolder, download_librispeech, l
 def train(config: DictConfig) -> Path:
     """Data, model, training, saved model; returns the run's directory."""
     torch.set_num_threads(config.threads)
-    directory = run_directory(config, f"{config.model.name}-{config.training.seed}")
+    directory = run_directory(config, f"{Path(config.model.name).name}-{config.training.seed}")
     first = not distributed.is_initialized() or distributed.get_rank() == 0
     data = OmegaConf.to_container(config.data, resolve=True)
     assert isinstance(data, dict)

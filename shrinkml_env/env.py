@@ -243,6 +243,12 @@ class ShrinkEnv(gym.Env[Any, Any]):
         ranks, _ = self._decide(action)
         return self._named(ranks) if len(ranks) == len(self.layers) else None
 
+    def close(self) -> None:
+        """End what the evaluator has started."""
+        close = getattr(self.evaluator, "close", None)
+        if close is not None:
+            close()
+
     def actions_for(self, ranks: Mapping[str, int]) -> Sequence[Any]:
         """The actions of one episode that replay a configuration.
 

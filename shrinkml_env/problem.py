@@ -80,6 +80,10 @@ class SearchProblem:
                     f"search space: layer {layer.name!r} is not one of the evaluator's; make both from the same model "
                     "and granularity"
                 )
+        if getattr(reward, "space", None) is not None and not hasattr(reward, "terms"):
+            raise ValueError(f"the vector reward {reward!r} needs a method `terms` that names its parts")
+        if not callable(reward):
+            raise ValueError(f"the reward must be a name, a mapping with a name, or a callable, got {reward!r}")
         self.evaluator = evaluator
         self.search_space = search_space
         self.reward_function = reward

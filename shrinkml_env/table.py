@@ -137,8 +137,8 @@ class Table:
             "words": self.words,
         }
         arrays: dict[str, Any] = {
-            **{f"edits {name}": values.astype(np.uint16) for name, values in self.edits.items()},
-            **{f"capped {name}": values.astype(np.uint16) for name, values in self.capped.items()},
+            **{f"edits {name}": values.astype(np.uint32) for name, values in self.edits.items()},
+            **{f"capped {name}": values.astype(np.uint32) for name, values in self.capped.items()},
             **{f"singular values {name}": values for name, values in self.singular_values.items()},
         }
         with open(path, "wb") as file:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
@@ -58,6 +57,8 @@ class TabularEnv(gym.Env[Any, Any]):
             raise ValueError("tabular environments have discrete or continuous actions")
         if type(twin.problem.constraint) not in (Unconstrained, Budget):
             raise ValueError("tabular environments change no decision: use the constraint 'none' or 'check'")
+        if twin.problem.reward_space is not None:
+            raise ValueError("tabular environments have scalar rewards: their optimum would mean nothing else")
         self.twin = twin
         self.table = evaluator.table
         self.problem, self.layers = twin.problem, twin.layers
@@ -90,11 +91,16 @@ class TabularEnv(gym.Env[Any, Any]):
             self._measured.add(number)
         self._depth, self._number = depth + 1, number
         info = {**node.info, "ranks": node.ranks.copy(), "projected": projected}
-        return copy.copy(node.observation), node.reward, node.terminated, False, info
+        if node.terminated:
+            info["reward_terms"] = node.info["reward_terms"].copy()
+        # What is known must not be changed by who looks at it.
+        seen = node.observation
+        observation = {name: box.copy() for name, box in seen.items()} if isinstance(seen, dict) else seen.copy()
+        return observation, node.reward, node.terminated, False, info
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Which indices the next layer has; for discrete actions."""
-        return self.twin.action.masks(self._prefix(self._depth, self._number))  # type: ignore[attr-defined, no-any-return]
+        return self.twin.action.masks(self._prefix(max(0, self._depth), self._number))  # type: ignore[attr-defined, no-any-return]
 
     def actions_for(self, ranks: Mapping[str, int]) -> Sequence[Any]:
         """As `ShrinkEnv.actions_for`."""

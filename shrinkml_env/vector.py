@@ -92,6 +92,10 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
         never = np.zeros(self.num_envs, np.bool_)
         return self._batch(observations), np.array(rewards), np.array(terminated), never, infos
 
+    def close_extras(self, **kwargs: Any) -> None:
+        """End what the evaluator has started; called by `close`."""
+        self.envs[0].close()
+
     def action_masks(self) -> NDArray[np.bool_]:
         """Which actions are allowed now, (num_envs, actions), for actions that have masks."""
         return np.stack([env.action_masks() for env in self.envs])

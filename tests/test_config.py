@@ -12,7 +12,7 @@ from shrinkml_env.actions import ACTIONS
 from shrinkml_env.constraints import CONSTRAINTS
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
 from shrinkml_env.observations import OBSERVATIONS
-from shrinkml_env.rewards import REWARDS
+from shrinkml_env.rewards import REWARDS, Harmonic
 from shrinkml_env.search_space import SEARCH_SPACES
 from shrinkml_env.shaping import POTENTIALS
 from tests.fake_evaluator import make_fake_env
@@ -30,7 +30,14 @@ GROUPS = {
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_name_has_its_file(group):
-    assert {path.stem for path in (CONF / group).glob("*.yaml")} == set(GROUPS[group])
+    assert {path.stem for path in (CONF / group).glob("*.yaml")} == {*GROUPS[group], "custom"}
+
+
+def test_a_class_of_the_users_own():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        overrides = ["reward=custom", "reward._target_=shrinkml_env.rewards.Harmonic", "+reward.beta=0.5"]
+        config = compose("search", overrides=overrides)
+    assert instantiate(config.reward) == Harmonic(beta=0.5)
 
 
 @pytest.mark.parametrize(("group", "name"), [(group, name) for group, names in GROUPS.items() for name in names])

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
@@ -53,6 +54,19 @@ def test_a_vector_reward_has_no_best():
     assert trial.reward.tolist() == [0.0, 0.0]
     with pytest.raises(TypeError, match="has no best configuration"):
         _ = problem.best
+
+
+def test_rewards_that_cannot_work_are_refused_at_once():
+    class Nameless:
+        space = Vector.space
+
+        def __call__(self, evaluation, baseline):
+            return np.zeros(2, np.float32)
+
+    with pytest.raises(ValueError, match="needs a method `terms`"):
+        make(reward=Nameless())
+    with pytest.raises(ValueError, match=r"or a callable, got 0\.3"):
+        make(reward=0.3)
 
 
 def test_search_space_of_another_model():

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shrinkml_env import load_model
 from shrinkml_env.registration import make_problem
 from shrinkml_env.search_space import Explicit, Full, Log, SearchSpace, Sensitive
 from shrinkml_env.sensitivity import Sensitivity
@@ -187,3 +188,10 @@ def test_measured_through_a_ledger_and_read_again(tmp_path):
     assert formed.search_space.size < problem.search_space.size * 4
     with pytest.raises(ValueError, match="0 <= harmless < fatal"):
         make_problem(FakeEvaluator(), search_space={"name": "sensitivity", "fatal": 0.0})
+
+
+def test_the_embedded_models_sensitivity_is_shipped():
+    space = Sensitive()(load_model("las_small").layers)
+    assert len(space.layers) >= 9
+    assert all(len(ranks) <= 17 for ranks in space.candidates)
+    assert space.size < Full()(load_model("las_small").layers).size / 100

@@ -239,7 +239,14 @@ class Evaluator:
 
     def __getstate__(self) -> dict[str, Any]:
         # Activations and processes stay where they are.
-        return {name: value for name, value in vars(self).items() if name not in ("_recogniser", "_workers")}
+        here = ("_recogniser", "_workers", "_activation_error")
+        return {name: value for name, value in vars(self).items() if name not in here}
+
+    def close(self) -> None:
+        """End the workers; they start again when they are needed."""
+        workers = vars(self).pop("_workers", None)
+        if workers is not None:
+            workers.close()
 
     @property
     def _subject(self) -> str:

@@ -55,6 +55,18 @@ def test_dictionaries_are_observations_too():
     assert mean == pytest.approx(env.problem.best.reward, abs=1e-6)
 
 
+def test_without_a_feasible_configuration_the_best_of_the_others_is_kept(tmp_path):
+    env = make_fake_env(constraint={"name": "check", "budget": 0.01})
+    agent = RandomSearch(env, seed=0).learn(10 * STEPS)
+    assert agent.best_return == max(trial.reward for trial in env.problem.history)
+    agent.save(tmp_path / "agent.npz")
+    # One that is feasible comes before all that are not.
+    mixed = make_fake_env(constraint={"name": "check", "budget": 0.5}, reward="accuracy")
+    searched = RandomSearch(mixed, seed=0).learn(60 * STEPS)
+    assert mixed.problem.best.feasible
+    assert searched.best_return == pytest.approx(mixed.problem.best.reward)
+
+
 def test_predict_takes_batches():
     env = make_fake_env()
     agent = RandomSearch(env, seed=0).learn(STEPS)

@@ -193,6 +193,9 @@ def test_several_at_once_are_as_one_after_the_other(workers, tmp_path):
     with pytest.raises(ValueError, match="no layer is named 'nowhere'"):
         evaluator.evaluate_many([{"gru": 1}, {"nowhere": 1}])
     assert len(cache) == 4
+    evaluator.close()
+    assert list(evaluator.evaluate_many(CONFIGURATIONS)) == expected
+    evaluator.close()
 
 
 def test_bad_number_of_workers():

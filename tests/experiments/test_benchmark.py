@@ -4,8 +4,6 @@ from omegaconf import OmegaConf
 
 from experiments import benchmark
 from experiments.benchmark import Run, Task, play, scores, write
-from shrinkml_env.evaluation.ledger import Ledger
-from tests.fake_evaluator import make_fake_env
 from tests.test_tabular import TABLE
 
 
@@ -59,8 +57,3 @@ def test_live_scores_need_the_random_agent():
         benchmark.ends("live", "linear", [run])
     drawn = Run("random", "linear", 0, [0.1, 0.3, 0.2], [True] * 3, [0.1] * 3, [0.5] * 3)
     assert benchmark.ends("live", "linear", [run, drawn]) == (0.2, 0.5)
-
-
-def test_budget_means_unique_evaluations():
-    env = make_fake_env("discrete", ledger=Ledger(budget=3))
-    assert env.problem.ledger.remaining == 3
