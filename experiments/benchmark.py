@@ -23,6 +23,7 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from numpy.typing import NDArray
 from omegaconf import DictConfig
@@ -79,9 +80,7 @@ class Run:
 def play(task: Task) -> Run:
     """Make a run."""
     torch.set_num_threads(1)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        overrides = [f"agent={task.agent}", f"reward={task.reward}", f"seed={task.seed}", *task.overrides]
-        config = compose("search", overrides=overrides)
+    config = compose_search(task)
     env = make_env(task, config)
     problem: SearchProblem = env.unwrapped.problem  # type: ignore[attr-defined]
     agent = instantiate(config.agent, env=env)
@@ -97,6 +96,15 @@ def play(task: Task) -> Run:
         wer=[trial.evaluation.wer for trial in history],
         size_ratio=[trial.evaluation.size_ratio for trial in history],
     )
+
+
+def compose_search(task: Task) -> DictConfig:
+    """What `experiments.search` would be given."""
+    # This program's own config is still there when the scores are made.
+    GlobalHydra.instance().clear()
+    overrides = [f"agent={task.agent}", f"reward={task.reward}", f"seed={task.seed}", *task.overrides]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("search", overrides=overrides)
 
 
 def make_env(task: Task, config: DictConfig) -> gym.Env[Any, Any]:
@@ -119,12 +127,10 @@ def make_env(task: Task, config: DictConfig) -> gym.Env[Any, Any]:
     )
 
 
-def ends(env: str, reward: str, runs: Sequence[Run]) -> tuple[float, float]:
-    """The rewards that score 0 and 1."""
-    if env == "tabular":
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose("search", overrides=[f"reward={reward}"])
-        table = gym.make("ShrinkMLTabular-v0", reward=instantiate(config.reward)).unwrapped
+def ends(task: Task, runs: Sequence[Run]) -> tuple[float, float]:
+    """The rewards that score 0 and 1 in runs like this one."""
+    if task.env == "tabular":
+        table = make_env(task, compose_search(task)).unwrapped
         assert isinstance(table, TabularEnv)
         return float(np.median(table.rewards)), table.optimum
     drawn = [value for run in runs if run.agent == "random" for value in run.rewards]
@@ -138,7 +144,8 @@ def scores(runs: Sequence[Run], config: DictConfig) -> dict[str, NDArray[np.floa
     curves: dict[str, list[list[NDArray[np.float64]]]] = {agent: [] for agent in config.agents}
     for reward in config.rewards:
         of_reward = [run for run in runs if run.reward == reward]
-        zero, one = ends(config.env, reward, of_reward)
+        task = Task(config.env, "random", reward, 0, config.budget, tuple(config.overrides))
+        zero, one = ends(task, of_reward)
         for agent in config.agents:
             chosen = sorted((run for run in of_reward if run.agent == agent), key=lambda run: run.seed)
             # A hard punishment may lie far below a middling configuration: one number for "nothing yet".

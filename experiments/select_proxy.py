@@ -30,7 +30,7 @@ from tqdm import tqdm
 from experiments.report import format_table
 from experiments.run_directory import plain, run_directory
 from shrinkml_env import Evaluation, EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
-from shrinkml_env.data.selection import SELECTIONS
+from shrinkml_env.data.selection import SELECTIONS, Pool
 from shrinkml_env.search_space import SearchSpace
 
 NEAR = 0.05
@@ -135,13 +135,14 @@ def select(config: DictConfig) -> Path:
     groups = _measure(pool, dev, space, config.configurations, config.seed)
     words = np.array([len(model.normalise(utterance.text).split()) for utterance in pool.utterances])
     voices = [utterance.speaker for utterance in pool.utterances]
-    choosing = Measured(*(np.concatenate(parts) for parts in zip(groups["broad", 0], groups["near", 0], strict=True)))
+    edits, target = (np.concatenate(parts) for parts in zip(groups["broad", 0], groups["near", 0], strict=True))
+    choosing = Pool(edits, words, voices, target)
     rows: dict[tuple[str, str, int], Fidelity] = {}
     for method, selection in SELECTIONS.items():
         for size in tqdm([size for size in config.sizes if size <= len(words)], desc=f"{method}: fidelity"):
             draws = 1 if method == "ranking" else RANDOM_DRAWS
             seeds = range(config.seed, config.seed + draws)
-            subsets = [selection(choosing.edits, words, choosing.dev, voices, size, seed) for seed in seeds]
+            subsets = [selection(choosing, size, seed) for seed in seeds]
             ids = [pool.utterances[index].id for index in subsets[0]]
             (directory / f"{method}-{size}.txt").write_text("\n".join(ids) + "\n")
             for kind in ("broad", "near"):

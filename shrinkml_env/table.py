@@ -1,4 +1,4 @@
-"""A search space small enough to be known completely: every configuration measured for real, shipped as a table.
+"""A search space small enough to be known completely: every configuration measured for real, kept as a table.
 
 Named blocks of the embedded model's layers are decided, each with a few candidates. All configurations have been
 measured on the proxy set, on dev and on test, so that a search costs no recognition and its regret is known exactly.
@@ -146,13 +146,17 @@ class Table:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] | None = None) -> Self:
-        """Read what `save` wrote; by default the shipped table of the embedded model.
+        """Read what `save` wrote; by default the table of the embedded model in the package.
 
         Raises:
             ValueError: The file is something else.
             FileNotFoundError: There is no such file.
         """
         file: Any = resources.files("shrinkml_env") / "assets/table.npz" if path is None else Path(path)
+        if path is None and not file.is_file():
+            raise FileNotFoundError(
+                "this version ships no table: measure one with python -m experiments.make_table, or give `table=`"
+            )
         try:
             with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as archive:
                 summary = json.loads(str(archive["summary"]))

@@ -7,49 +7,48 @@ it, and return indices into the pool.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SELECTIONS", "random_selection", "ranking_selection", "stratified_selection"]
-
-Selection = Callable[[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], Sequence[str], int, int], list[int]]
-"""(edits, words, target WERs, voices, count, seed) -> indices of the chosen utterances, ascending."""
+__all__ = ["SELECTIONS", "Pool", "random_selection", "ranking_selection", "stratified_selection"]
 
 
-def random_selection(
-    edits: NDArray[np.int64],
-    words: NDArray[np.int64],
-    target: NDArray[np.float64],
-    voices: Sequence[str],
-    count: int,
-    seed: int,
-) -> list[int]:
-    """Any `count` utterances; only `words` and `seed` are used."""
-    return sorted(np.random.default_rng(seed).permutation(len(words))[:count].tolist())
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The utterances to choose from, and what compressed models make of them.
+
+    Attributes:
+        edits: Word errors of each model in each utterance, (models, utterances).
+        words: Reference words, (utterances,).
+        voices: Who speaks each utterance.
+        target: WER of each model on the set to be stood for, (models,).
+    """
+
+    edits: NDArray[np.int64]
+    words: NDArray[np.int64]
+    voices: Sequence[str]
+    target: NDArray[np.float64]
 
 
-def stratified_selection(
-    edits: NDArray[np.int64],
-    words: NDArray[np.int64],
-    target: NDArray[np.float64],
-    voices: Sequence[str],
-    count: int,
-    seed: int,
-) -> list[int]:
+Selection = Callable[[Pool, int, int], list[int]]
+"""(pool, count, seed) -> indices of the chosen utterances, ascending."""
+
+
+def random_selection(pool: Pool, count: int, seed: int) -> list[int]:
+    """Any `count` utterances."""
+    return sorted(np.random.default_rng(seed).permutation(len(pool.words))[:count].tolist())
+
+
+def stratified_selection(pool: Pool, count: int, seed: int) -> list[int]:
     """A systematic sample of the pool sorted by voice, then difficulty, then length: each has its share.
 
     Difficulty is the WER over all compressed models, in thirds of the pool.
-
-    Args:
-        edits: Word errors of each compressed model in each utterance, (models, utterances).
-        words: Reference words, (utterances,).
-        target: Not used.
-        voices: Who speaks each utterance.
-        count: How many to choose.
-        seed: Where the sample begins.
+    The seed says where the sample begins.
     """
-    difficulty = edits.sum(0) / words
+    words, voices = pool.words, pool.voices
+    difficulty = pool.edits.sum(0) / words
     third = np.searchsorted(np.quantile(difficulty, [1 / 3, 2 / 3]), difficulty)
     order = sorted(range(len(words)), key=lambda index: (voices[index], third[index], words[index], index))
     start = np.random.default_rng(seed).random()
@@ -57,27 +56,14 @@ def stratified_selection(
     return sorted(order[position] for position in positions)
 
 
-def ranking_selection(
-    edits: NDArray[np.int64],
-    words: NDArray[np.int64],
-    target: NDArray[np.float64],
-    voices: Sequence[str],
-    count: int,
-    seed: int,
-) -> list[int]:
+def ranking_selection(pool: Pool, count: int, seed: int) -> list[int]:
     """Greedily the utterances whose WERs rank the compressed models most nearly as the target does.
 
     One after the other, the utterance joins that makes most pairs of models agree with the target (Kendall's
     concordance), and among equals the one with the smallest squared error of the WERs.
-
-    Args:
-        edits: Word errors of each compressed model in each utterance, (models, utterances).
-        words: Reference words, (utterances,).
-        target: WER of each compressed model on the set to be stood for, (models,).
-        voices: Not used.
-        count: How many to choose.
-        seed: Not used.
+    Nothing is random: the seed is not used.
     """
+    edits, words, target = pool.edits, pool.words, pool.target
     first, second = np.triu_indices(len(target), 1)
     agreed = np.sign(target[first] - target[second])
     chosen: list[int] = []

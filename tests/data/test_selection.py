@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
-from shrinkml_env.data.selection import SELECTIONS
+from shrinkml_env.data.selection import SELECTIONS, Pool
 
 RNG = np.random.default_rng(0)
 MODELS, POOL = 30, 60
@@ -17,7 +17,7 @@ VOICES = [f"voice{index % 4}" for index in range(POOL)]
 
 
 def select(name, count, seed=0, edits=EDITS):
-    return SELECTIONS[name](edits, WORDS, BADNESS, VOICES, count, seed)
+    return SELECTIONS[name](Pool(edits, WORDS, VOICES, BADNESS), count, seed)
 
 
 @pytest.mark.parametrize("name", SELECTIONS)

@@ -1,10 +1,13 @@
 import numpy as np
 import pytest
+from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from experiments import benchmark
 from experiments.benchmark import Run, Task, play, scores, write
 from tests.test_tabular import TABLE
+
+LIVE = Task("live", "random", "linear", 0, 5)
 
 
 @pytest.fixture
@@ -31,11 +34,11 @@ def test_overrides_reach_the_environment(fake_table):
 
 def test_scores_and_table(fake_table, tmp_path, capsys):
     config = OmegaConf.create(
-        {"env": "tabular", "agents": ["random", "perfect"], "rewards": ["linear", "amc"], "budget": 5}
+        {"env": "tabular", "agents": ["random", "perfect"], "rewards": ["linear", "amc"], "budget": 5, "overrides": []}
     )
     runs = []
     for reward in config.rewards:
-        zero, one = benchmark.ends("tabular", reward, [])
+        zero, one = benchmark.ends(Task("tabular", "random", reward, 0, 5), [])
         assert zero < one
         for seed in range(10):
             found = np.linspace(zero, one, 6)[1:]
@@ -51,9 +54,23 @@ def test_scores_and_table(fake_table, tmp_path, capsys):
     assert (tmp_path / "benchmark.png").stat().st_size > 10_000
 
 
+def test_scores_are_of_the_runs_own_reward(fake_table):
+    plain, heavy = (
+        benchmark.ends(Task("tabular", "random", "linear", 0, 5, overrides), [])
+        for overrides in ((), ("reward.size_weight=0.9",))
+    )
+    assert heavy[0] < plain[0]
+    assert heavy[1] < plain[1]
+
+
+def test_configs_are_composed_inside_a_hydra_program_too():
+    with initialize_config_dir(str(benchmark.CONF), version_base="1.3"):
+        assert benchmark.compose_search(LIVE).agent._target_ == "agents.RandomSearch"
+
+
 def test_live_scores_need_the_random_agent():
     run = Run("ppo", "linear", 0, [0.5], [True], [0.1], [0.5])
     with pytest.raises(ValueError, match="add it to agents"):
-        benchmark.ends("live", "linear", [run])
+        benchmark.ends(LIVE, [run])
     drawn = Run("random", "linear", 0, [0.1, 0.3, 0.2], [True] * 3, [0.1] * 3, [0.5] * 3)
-    assert benchmark.ends("live", "linear", [run, drawn]) == (0.2, 0.5)
+    assert benchmark.ends(LIVE, [run, drawn]) == (0.2, 0.5)
