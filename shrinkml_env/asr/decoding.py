@@ -67,6 +67,9 @@ class DecoderState:
         return DecoderState(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
+_KEEP = 0.75
+"""What has ended leaves the batch when no more than this share of it is left: copying a state takes time as well."""
+
 Step = Callable[[DecoderState, Tensor], tuple[Tensor, DecoderState]]
 """(state, previous tokens (batch,)) -> logits (batch, vocabulary), next state."""
 
@@ -89,20 +92,25 @@ def greedy_search(
     batch = len(limits)
     tokens = torch.full((batch, int(limits.max())), eos, device=limits.device)
     previous = torch.full((batch,), eos, device=limits.device)
-    alive = torch.ones(batch, dtype=torch.bool, device=limits.device)
-    ended = ~alive
+    # The utterances that the state is of, and which of them go on.
+    rows = torch.arange(batch, device=limits.device)
+    alive = torch.ones_like(rows, dtype=torch.bool)
     for position in range(tokens.shape[1]):
         logits, state = step(state, previous)
         previous = torch.where(alive, logits.argmax(dim=1), eos)
-        tokens[:, position] = previous
-        ended |= alive & (previous == eos)
-        alive &= (previous != eos) & (position + 1 < limits)
-        if not alive.any():
+        tokens[rows, position] = previous
+        alive &= (previous != eos) & (position + 1 < limits[rows])
+        left = int(alive.sum())
+        if not left:
             break
-    return [
-        ([token for token in row if token != eos], not done)
-        for row, done in zip(tokens.tolist(), ended.tolist(), strict=True)
-    ]
+        if left <= _KEEP * len(rows):
+            kept = alive.nonzero().squeeze(1)
+            state, rows, previous, alive = state.select(kept), rows[kept], previous[kept], alive[kept]
+    found = []
+    for row, limit in zip(tokens.tolist(), limits.tolist(), strict=True):
+        length = row.index(eos) if eos in row[:limit] else limit
+        found.append((row[:length], length == limit))
+    return found
 
 
 def beam_search(

@@ -22,8 +22,8 @@ __all__ = [
     "recognise_in_batches",
 ]
 
-BATCH = 32
-"""Utterances that are recognised together."""
+BATCH = 16
+"""Utterances that are recognised together: as fast as more of them on a CPU core, with less padding."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ from shrinkml_env.evaluation.workers import Workers
 
 __all__ = ["Evaluator", "Granularity", "recognise_all"]
 
-_ARITHMETIC = 1
+_ARITHMETIC = 2
 """Raised whenever a change could change a transcript, so that older measurements are not taken for new ones."""
 
 _ACTIVATION_UTTERANCES = 4
