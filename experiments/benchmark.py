@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from experiments.report import format_table
 from experiments.run_directory import plain, run_directory
-from experiments.search import EPISODES_PER_EVALUATION
+from experiments.search import steps_for
 from experiments.statistics import anytime, difference, evaluations_to_reach, improvement, iqm, iqm_curve, profile
 from shrinkml_env import BudgetExhausted, Ledger, SearchProblem
 from shrinkml_env.evaluation.workers import Workers
@@ -85,7 +85,7 @@ def play(task: Task) -> Run:
     problem: SearchProblem = env.unwrapped.problem  # type: ignore[attr-defined]
     agent = instantiate(config.agent, env=env)
     with suppress(BudgetExhausted):
-        agent.learn(total_timesteps=EPISODES_PER_EVALUATION * task.budget * len(problem.layers))
+        agent.learn(total_timesteps=steps_for(env, task.budget))
     history = problem.history
     return Run(
         agent=task.agent,

@@ -18,7 +18,7 @@ import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import configure
 from torch.utils.tensorboard import SummaryWriter
@@ -40,8 +40,8 @@ from shrinkml_env import (
 )
 from shrinkml_env.search_space import uniform_ranks
 
-EPISODES_PER_EVALUATION = 20
-"""A run ends at its budget of unique evaluations, or after so many times as many episodes."""
+SETTINGS = ("agent", "action", "observation", "reward", "constraint", "shaping")
+"""The config groups that a report names."""
 
 CURVE_FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Of the break-even rank: the uniform-rank curve in the picture."""
@@ -74,8 +74,24 @@ class Watch(gym.Wrapper[Any, Any, Any, Any]):
         super().close()
 
 
+def steps_for(env: gym.Env[Any, Any], budget: int) -> int:
+    """The steps after which a run ends that has not spent its budget of unique evaluations: 20 times as many episodes.
+
+    An agent that repeats itself costs no evaluations.
+    """
+    unwrapped: Any = env.unwrapped
+    return 20 * budget * len(unwrapped.actions_for({}))
+
+
 def search(config: DictConfig, title: str) -> Path:
-    """One run; returns its directory."""
+    """One run; returns its directory.
+
+    Raises:
+        ValueError: A number in the config is out of range, or the reward is a vector.
+    """
+    for key in ("budget", "finalists"):
+        if config[key] < 1:
+            raise ValueError(f"{key} must be at least 1, got {config[key]}")
     # One core a process: two busy threads on two busy cores are far slower than one.
     torch.set_num_threads(1)
     for module in config.imports:
@@ -104,13 +120,16 @@ def search(config: DictConfig, title: str) -> Path:
         raise ValueError("a search has one best configuration, so it needs a scalar reward: not reward=vector")
     proxy = problem.evaluator
     assert isinstance(proxy, Evaluator)
+    space = problem.search_space
+    print(f"search space: {len(space.layers)} layers, {space.size:.1e} configurations")
+    steps = steps_for(env, config.budget)
     env = Watch(env, ledger, SummaryWriter(str(directory / "tensorboard")))
     agent = instantiate(config.agent, env=env)
     if isinstance(agent, BaseAlgorithm):
         agent.set_logger(configure(str(directory / "tensorboard"), ["tensorboard"]))
-    # Exhausting the budget is how most searches end; an agent that repeats itself ends at the number of steps.
+    # Exhausting the budget is how most searches end.
     with suppress(BudgetExhausted), closing(env):
-        agent.learn(total_timesteps=EPISODES_PER_EVALUATION * config.budget * len(problem.layers))
+        agent.learn(total_timesteps=steps)
     agent.save(directory / "agent")
 
     dev, test = (
@@ -120,16 +139,24 @@ def search(config: DictConfig, title: str) -> Path:
     ranks = _choose(problem, dev, config.finalists).ranks
     save_compressed(proxy.model, directory / "original")
     save_compressed(compress(proxy.model, proxy.matrix_ranks(ranks), proxy.factorisation), directory / "compressed")
+    measured = {
+        name: (evaluator.baseline, evaluator.evaluate(ranks))
+        for name, evaluator in tqdm({"proxy": proxy, "dev": dev, "test": test}.items(), desc="chosen on every set")
+    }
     result = Result(
         title=title,
+        settings={
+            **{name: _label(config[name]) for name in SETTINGS},
+            "search space": f"{_label(config.search_space)}, {space.size:.1e} configurations",
+            "budget": f"{config.budget} unique evaluations",
+            "seed": str(config.seed),
+        },
         layers=problem.layers,
         ranks=dict(ranks),
         params=(proxy.baseline.params, proxy.params(ranks)),
         file_bytes=(_file_bytes(directory / "original"), _file_bytes(directory / "compressed")),
-        sets={
-            name: SetResult.of(evaluator.baseline, evaluator.evaluate(ranks))
-            for name, evaluator in tqdm({"proxy": proxy, "dev": dev, "test": test}.items(), desc="chosen on every set")
-        },
+        sets={name: SetResult.of(*pair) for name, pair in measured.items()},
+        rewards={name: float(problem.reward_function(after, before)) for name, (before, after) in measured.items()},
         evaluations=ledger.count,
     )
     curve = [
@@ -151,6 +178,14 @@ def _choose(problem: SearchProblem, dev: Evaluator, finalists: int) -> Evaluatio
     finals = [trial for trial in problem.ranking[:finalists] if trial.feasible or not problem.ranking[0].feasible]
     measured = [dev.evaluate(trial.ranks) for trial in tqdm(finals, desc="finalists on dev", unit="evaluation")]
     return max(measured, key=lambda evaluation: float(problem.reward_function(evaluation, dev.baseline)))
+
+
+def _label(part: DictConfig) -> str:
+    """``Linear(size_weight=0.2)`` of a config group's choice."""
+    options = ", ".join(
+        f"{name!s}={value}" for name, value in part.items() if name != "_target_" and not OmegaConf.is_config(value)
+    )
+    return f"{part._target_.rpartition('.')[2]}({options})"
 
 
 def _file_bytes(folder: Path) -> int:

@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import os
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -180,7 +181,7 @@ class Table:
                 edits={name: values.astype(np.int64) for name, values in _named(arrays, "edits ").items()},
                 capped={name: values.astype(np.int64) for name, values in _named(arrays, "capped ").items()},
             )
-        except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
+        except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
             if isinstance(error, FileNotFoundError):
                 raise
             raise ValueError(f"{file} is no table, as python -m experiments.make_table writes it: {error}") from error

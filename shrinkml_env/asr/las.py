@@ -130,7 +130,7 @@ class EncoderLayer(nn.Module):
             missing = -outputs.shape[1] % self.time_reduction
             if missing:
                 outputs = functional.pad(outputs, (0, 0, 0, missing), value=_LOWEST)
-            outputs = outputs.unflatten(1, (-1, self.time_reduction)).amax(2)
+            outputs = outputs.view(len(outputs), -1, self.time_reduction, outputs.shape[2]).amax(2)
             lengths = -(-lengths // self.time_reduction)
         return outputs, lengths
 
@@ -325,6 +325,15 @@ class LAS(nn.Module):
             for stage in range(len(self.stages)):
                 state = self.advance(stage, state)
             return self.finish(waveforms, state)
+
+    @staticmethod
+    def recognise_side_by_side(forms: Sequence[LAS], waveforms: Sequence[Tensor]) -> list[list[Hypothesis]]:
+        """What several compressed forms of one model recognise in one batch, by batched matrix products over them."""
+        from shrinkml_env.asr.grouped import GroupedLAS
+
+        if forms[0].decoding.beam_size != 1:
+            return [form.recognise(waveforms) for form in forms]
+        return GroupedLAS(forms).recognise(waveforms)
 
     def transcribe(self, waveforms: Sequence[Tensor]) -> list[str]:
         """The texts of any number of waveforms: float32 samples at 16 kHz, (samples,) each."""

@@ -28,6 +28,7 @@ from shrinkml_env.compression.layers import (
 from shrinkml_env.compression.protocol import (
     BATCH,
     CompressibleModel,
+    GroupedModel,
     Hypothesis,
     StagedModel,
     State,
@@ -43,6 +44,7 @@ __all__ = [
     "CompressibleModel",
     "Factorisation",
     "Factors",
+    "GroupedModel",
     "Hypothesis",
     "Layer",
     "Matrix",
