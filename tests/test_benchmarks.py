@@ -32,3 +32,4 @@ def test_ratios_are_paired():
     comparison = Comparison({"fast": [1.0, 2.0, 1.0], "slow": [3.0, 4.0, 5.0]})
     assert comparison.median("slow") == 4.0
     assert comparison.times_faster("fast", than="slow") == (3.0, 2.0, 5.0)
+    assert comparison.per({"fast": 1, "slow": 2}).times_faster("fast", than="slow") == (1.5, 1.0, 2.5)
