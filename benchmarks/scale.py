@@ -63,7 +63,8 @@ def random_model(units: int) -> LAS:
 def peak_megabytes(units: int) -> float:
     """Largest resident memory of a process that makes one evaluation on 72 utterances."""
     code = (
-        f"import resource; from benchmarks.scale import *; torch.set_num_threads(1); seconds(random_model({units}), 72, 1); "
+        "import resource; from benchmarks.scale import *; torch.set_num_threads(1); "
+        f"seconds(random_model({units}), 72, 1); "
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
     )
     return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
