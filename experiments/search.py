@@ -165,7 +165,8 @@ def search(config: DictConfig, title: str) -> Path:
     ]
     write_report(directory, result, ledger.evaluations, curve)
     aside = directory / "best.json.tmp"
-    aside.write_text(json.dumps({**result.to_json(), "utterances": sets}, indent=2))
+    subject = {"model": config.model.name, "granularity": plain(config.granularity), "utterances": sets}
+    aside.write_text(json.dumps({**result.to_json(), **subject}, indent=2))
     os.replace(aside, directory / "best.json")
     print_result(result, directory)
     return directory

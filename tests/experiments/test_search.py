@@ -9,7 +9,7 @@ import soundfile
 from hydra import compose, initialize
 
 from experiments.search import search
-from experiments.validate import validate
+from experiments.validate import validate, validate_ranks
 from shrinkml_env import save_compressed
 from shrinkml_env.evaluation.ledger import read_ledger
 from tests.models import TinyCTC, tones
@@ -64,6 +64,7 @@ def test_a_search_leaves_a_validated_model(workplace, overrides, capsys):
     for name in ("config.yaml", "search.png", "report.html", "compressed/model.safetensors", "tensorboard"):
         assert (directory / name).exists(), name
     assert validate(directory) == []
+    assert validate_ranks(directory / "best.json") == []
 
 
 def test_a_killed_search_resumes_to_the_same_end(workplace):
@@ -104,6 +105,15 @@ def test_validation_notices_every_wrong_number(workplace):
         assert [difference.split(":")[0] for difference in validate(directory)] == [".".join(path)]
     with pytest.raises(FileNotFoundError, match=r"best\.json"):
         validate(workplace)
+    record = json.loads(content)
+    record["sets"]["test"]["edits_after"] += 1
+    (directory / "best.json").write_text(json.dumps(record))
+    (difference,) = validate_ranks(directory / "best.json")
+    assert difference.startswith("sets.test.edits_after: recorded")
+    del record["ranks"]
+    (directory / "best.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"best\.json lacks ranks"):
+        validate_ranks(directory / "best.json")
 
 
 def test_the_run_directory_follows_from_the_config(workplace):
