@@ -97,6 +97,10 @@ class _Reference:
         references = [self.model.normalise(utterance.text) for utterance in self.utterances]
         return float(jiwer.wer(references, self.transcripts(ranks)))
 
+    def compressed(self, ranks: Mapping[str, int]) -> LAS:
+        """The model with truncated matrices in place of the original ones."""
+        raise NotImplementedError
+
     def transcripts(self, ranks: Mapping[str, int]) -> list[str]:
         """Of all utterances."""
         raise NotImplementedError
@@ -116,7 +120,7 @@ class _Reference:
 class Straightforward(_Reference):
     """A."""
 
-    def transcripts(self, ranks: Mapping[str, int]) -> list[str]:
+    def compressed(self, ranks: Mapping[str, int]) -> LAS:
         """See the module."""
         factored = matrix_ranks(self.model.layers, ranks)
         matrices = {}
@@ -127,7 +131,11 @@ class Straightforward(_Reference):
                 if matrix.name in factored:
                     rank = factored[matrix.name]
                     matrices[matrix.name] = left[:, :rank] * values[:rank] @ right[:rank]
-        model = self._put_back(matrices)
+        return self._put_back(matrices)
+
+    def transcripts(self, ranks: Mapping[str, int]) -> list[str]:
+        """See the module."""
+        model = self.compressed(ranks)
         return [model.recognise([utterance.waveform])[0].text for utterance in self.utterances]
 
 
@@ -138,13 +146,17 @@ class Careful(_Reference):
         super().__init__(model, utterances)
         self.factorisation = factorisation
 
-    def transcripts(self, ranks: Mapping[str, int]) -> list[str]:
+    def compressed(self, ranks: Mapping[str, int]) -> LAS:
         """See the module."""
         matrices = {}
         for name, rank in matrix_ranks(self.model.layers, ranks).items():
             factors = self.factorisation.factors(name, rank)
             matrices[name] = factors.u @ factors.v
-        model = self._put_back(matrices)
+        return self._put_back(matrices)
+
+    def transcripts(self, ranks: Mapping[str, int]) -> list[str]:
+        """See the module."""
+        model = self.compressed(ranks)
         order = sorted(range(len(self.utterances)), key=lambda index: self.utterances[index].waveform.numel())
         found: dict[int, str] = {}
         for start in range(0, len(order), BATCH):
