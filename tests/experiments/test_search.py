@@ -4,25 +4,10 @@ import json
 import shutil
 
 import pytest
-from hydra import compose, initialize
 
 from experiments.search import search
 from experiments.validate import validate
 from shrinkml_env.evaluation.ledger import read_ledger
-from tests.experiments.workplace import make_workplace
-from tests.models import TinyCTC
-
-
-@pytest.fixture
-def configure(tmp_path):
-    """Composes the config of a search on `TinyCTC`, with runs below `tmp_path`."""
-    common = [*make_workplace(tmp_path, TinyCTC()), f"outputs={tmp_path / 'outputs'}"]
-
-    def compose_search(*overrides):
-        with initialize(version_base="1.3", config_path="../../conf"):
-            return compose("search", [*common, *overrides])
-
-    return compose_search
 
 
 @pytest.mark.parametrize(
@@ -97,3 +82,21 @@ def test_the_run_directory_follows_from_the_config(configure):
     other = run_directory(configure("seed=4"), "t")
     assert first == again
     assert first != other
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["agent=custom"], r"agent=custom needs .* agent\._target_=my\.module"),
+        (
+            ["agent=custom", "agent._target_=nowhere.Agent"],
+            r"agent\._target_=nowhere\.Agent .*No module named 'nowhere'",
+        ),
+        (["agent=custom", "agent._target_=agents.Agent"], r"agent\._target_=agents\.Agent .*no attribute 'Agent'"),
+        (["reward=custom", "reward._target_=agents"], r"reward\._target_=agents is not a class but a module"),
+    ],
+)
+def test_a_class_that_is_not_there_leaves_nothing_behind(configure, tmp_path, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        search(configure("budget=2", *overrides), "title")
+    assert not (tmp_path / "outputs").exists()
