@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import pkgutil
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,7 @@ def search(config: DictConfig, title: str) -> Path:
     torch.set_num_threads(1)
     for module in config.imports:
         importlib.import_module(module)
+    _require_classes(config)
     directory = run_directory(config, title)
     sets = {name: plain(config[name]) for name in ("proxy", "dev", "test")}
     cache = EvaluationCache(default_cache_path())
@@ -170,6 +172,21 @@ def search(config: DictConfig, title: str) -> Path:
     os.replace(aside, directory / "best.json")
     print_result(result, directory)
     return directory
+
+
+def _require_classes(config: DictConfig) -> None:
+    """Find out before anything is made whether the classes that the config names are there."""
+    for group in ("action", "observation", "reward", "constraint", "shaping", "search_space", "agent"):
+        if OmegaConf.is_missing(config[group], "_target_"):
+            raise ValueError(f"{group}=custom needs the path of your class: {group}._target_=my.module.MyClass")
+        target = config[group]._target_
+        try:
+            found = pkgutil.resolve_name(target)
+        except (ImportError, AttributeError, ValueError) as error:
+            where = "its module must lie in this folder or on PYTHONPATH"
+            raise ValueError(f"{group}._target_={target} cannot be imported: {error}; {where}") from error
+        if not callable(found):
+            raise ValueError(f"{group}._target_={target} is not a class but a {type(found).__name__}")
 
 
 def _choose(problem: SearchProblem, dev: Evaluator, finalists: int) -> Evaluation:
