@@ -64,7 +64,15 @@ class EpisodicSearch(ABC):
         Args:
             env: A ShrinkML environment, wrapped or not.
             seed: The same seed gives the same search.
+
+        Raises:
+            TypeError: It is something else, such as several environments in one.
         """
+        if env is not None and not isinstance(env, gym.Env):
+            raise TypeError(
+                f"{type(self).__name__} plays one environment, got a {type(env).__name__}: for several (num_envs) take "
+                "an agent of Stable-Baselines3"
+            )
         self.env = env
         self.seed = seed
         self.num_timesteps = 0

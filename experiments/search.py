@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import pkgutil
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ from shrinkml_env import (
     load_utterances,
     save_compressed,
 )
+from shrinkml_env.evaluation.ledger import SupportsEvaluate
+from shrinkml_env.sb3 import ShrinkVecEnv
 from shrinkml_env.search_space import uniform_ranks
 
 SETTINGS = ("agent", "action", "observation", "reward", "constraint", "shaping")
@@ -48,40 +51,37 @@ CURVE_FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Of the break-even rank: the uniform-rank curve in the picture."""
 
 
-class Watch(gym.Wrapper[Any, Any, Any, Any]):
-    """Shows every new evaluation: on the progress bar, and in the TensorBoard log."""
+class WatchedLedger(Ledger):
+    """A ledger that shows every new evaluation: on a progress bar, and in the TensorBoard log."""
 
-    def __init__(self, env: gym.Env[Any, Any], ledger: Ledger, log: SummaryWriter) -> None:
-        super().__init__(env)
-        self._ledger, self._log = ledger, log
-        self._shown = 0
-        self._bar = tqdm(total=ledger.budget, desc="search", unit="evaluation")
+    def __init__(self, directory: Path, budget: int) -> None:
+        super().__init__(directory / "evaluations.jsonl", budget)
+        self._log = SummaryWriter(str(directory / "tensorboard"))
+        self._bar = tqdm(total=budget, desc="search", unit="evaluation")
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """As the environment's."""
-        result = super().step(action)
-        for evaluation in self._ledger.evaluations[self._shown :]:
-            self._shown += 1
+    def evaluate(self, evaluator: SupportsEvaluate, ranks: Mapping[str, int]) -> Evaluation:
+        """As `Ledger.evaluate`."""
+        before = self.count
+        evaluation = super().evaluate(evaluator, ranks)
+        if self.count > before:
             self._bar.update()
             self._bar.set_postfix(wer=f"{100 * evaluation.wer:.1f}%", size=f"{evaluation.size_ratio:.2f}")
-            self._log.add_scalar("evaluation/wer", evaluation.wer, self._shown)
-            self._log.add_scalar("evaluation/size_ratio", evaluation.size_ratio, self._shown)
-        return result
+            self._log.add_scalar("evaluation/wer", evaluation.wer, self.count)
+            self._log.add_scalar("evaluation/size_ratio", evaluation.size_ratio, self.count)
+        return evaluation
 
     def close(self) -> None:
         """The search is over."""
         self._bar.close()
         self._log.close()
-        super().close()
 
 
-def steps_for(env: gym.Env[Any, Any], budget: int) -> int:
+def steps_for(env: Any, budget: int) -> int:
     """The steps after which a run ends that has not spent its budget of unique evaluations: 20 times as many episodes.
 
     An agent that repeats itself costs no evaluations.
     """
-    unwrapped: Any = env.unwrapped
-    return 20 * budget * len(unwrapped.actions_for({}))
+    return 20 * budget * len(env.unwrapped.actions_for({}))
 
 
 def search(config: DictConfig, title: str) -> Path:
@@ -90,7 +90,7 @@ def search(config: DictConfig, title: str) -> Path:
     Raises:
         ValueError: A number in the config is out of range, or the reward is a vector.
     """
-    for key in ("budget", "finalists"):
+    for key in ("budget", "finalists", "num_envs"):
         if config[key] < 1:
             raise ValueError(f"{key} must be at least 1, got {config[key]}")
     # One core a process: two busy threads on two busy cores are far slower than one.
@@ -98,44 +98,57 @@ def search(config: DictConfig, title: str) -> Path:
     for module in config.imports:
         importlib.import_module(module)
     _require_classes(config)
-    directory = run_directory(config, title)
+    directory = run_directory(config, title, besides=("workers", "memory_mb"))
     sets = {name: plain(config[name]) for name in ("proxy", "dev", "test")}
     cache = EvaluationCache(default_cache_path())
-    ledger = Ledger(directory / "evaluations.jsonl", config.budget)
-    env = gym.make(
-        "ShrinkML-v0",
-        model=config.model.name,
-        proxy=sets["proxy"],
-        action=instantiate(config.action),
-        observation=instantiate(config.observation),
-        reward=instantiate(config.reward),
-        constraint=instantiate(config.constraint),
-        shaping=instantiate(config.shaping),
-        search_space=instantiate(config.search_space),
-        granularity=plain(config.granularity),
-        device=config.device,
-        cache=cache,
-        ledger=ledger,
-    )
-    problem: SearchProblem = env.unwrapped.problem  # type: ignore[attr-defined]
+    ledger = WatchedLedger(directory, config.budget)
+    arguments = {
+        "model": config.model.name,
+        "proxy": sets["proxy"],
+        "action": instantiate(config.action),
+        "observation": instantiate(config.observation),
+        "reward": instantiate(config.reward),
+        "constraint": instantiate(config.constraint),
+        "shaping": instantiate(config.shaping),
+        "search_space": instantiate(config.search_space),
+        "granularity": plain(config.granularity),
+        "device": config.device,
+        "cache": cache,
+        "ledger": ledger,
+        "workers": config.workers,
+        "memory_mb": config.memory_mb,
+    }
+    env: Any
+    if config.num_envs == 1:
+        env = gym.make("ShrinkML-v0", **arguments)
+        single: Any = env.unwrapped
+    else:
+        env = ShrinkVecEnv(gym.make_vec("ShrinkML-v0", num_envs=config.num_envs, **arguments))  # type: ignore[arg-type]
+        single = env.envs.envs[0]
+    problem: SearchProblem = single.problem
     if problem.reward_space is not None:
         raise ValueError("a search has one best configuration, so it needs a scalar reward: not reward=vector")
     proxy = problem.evaluator
     assert isinstance(proxy, Evaluator)
     space = problem.search_space
     print(f"search space: {len(space.layers)} layers, {space.size:.1e} configurations")
-    steps = steps_for(env, config.budget)
-    env = Watch(env, ledger, SummaryWriter(str(directory / "tensorboard")))
     agent = instantiate(config.agent, env=env)
     if isinstance(agent, BaseAlgorithm):
         agent.set_logger(configure(str(directory / "tensorboard"), ["tensorboard"]))
     # Exhausting the budget is how most searches end.
-    with suppress(BudgetExhausted), closing(env):
-        agent.learn(total_timesteps=steps)
+    with suppress(BudgetExhausted), closing(env), closing(ledger):
+        agent.learn(total_timesteps=steps_for(single, config.budget))
     agent.save(directory / "agent")
 
     dev, test = (
-        Evaluator(proxy.model, load_utterances(sets[name]), plain(config.granularity), cache, proxy.factorisation)
+        Evaluator(
+            proxy.model,
+            load_utterances(sets[name]),
+            plain(config.granularity),
+            cache,
+            proxy.factorisation,
+            workers=config.workers,
+        )
         for name in ("dev", "test")
     )
     ranks = _choose(problem, dev, config.finalists).ranks
@@ -194,7 +207,9 @@ def _choose(problem: SearchProblem, dev: Evaluator, finalists: int) -> Evaluatio
     if not problem.history:
         raise ValueError("the search has evaluated nothing: its agent finished no episode, or the budget is 0")
     finals = [trial for trial in problem.ranking[:finalists] if trial.feasible or not problem.ranking[0].feasible]
-    measured = [dev.evaluate(trial.ranks) for trial in tqdm(finals, desc="finalists on dev", unit="evaluation")]
+    with closing(dev):
+        found = dev.evaluate_many([trial.ranks for trial in finals])
+        measured = list(tqdm(found, total=len(finals), desc="finalists on dev", unit="evaluation"))
     return max(measured, key=lambda evaluation: float(problem.reward_function(evaluation, dev.baseline)))
 
 

@@ -14,6 +14,7 @@ from shrinkml_env.evaluation.ledger import read_ledger
     "overrides",
     [
         ["agent=ppo", "agent.n_steps=8", "agent.batch_size=8", "agent.n_epochs=1"],
+        ["agent=ppo", "num_envs=2", "workers=2", "agent.n_steps=8", "agent.batch_size=8", "agent.n_epochs=1"],
         ["agent=ddpg", "agent.learning_starts=8", "agent.batch_size=8"],
         ["agent=random", "reward=threshold"],
         ["agent=uniform", "action=discrete", "granularity=matrix"],
