@@ -133,7 +133,7 @@ class ShrinkEnv(gym.Env[Any, Any]):
     | `constraint` | `"none"` | see Constraints |
     | `shaping` | `"none"` | see Rewards |
     | `granularity` | `"layer"` | `"matrix"` decides every weight matrix by itself; a mapping, block name -> layer names, decides layers together |
-    | `device` | `"cpu"` | where the recogniser runs |
+    | `device` | `"cpu"` | where the recogniser runs; `"cuda"` measures a vector environment's configurations side by side |
     | `search_space` | `"full"` | the candidates; `{"name": "full", "count": 16}` for fewer |
     | `ledger` | `None` | record of the evaluations: `{"path": FILE, "budget": N}` keeps it in a file and limits it |
     | `cache` | `"default"` | where measurements persist: a file (see `default_cache_path`), or None for nowhere |
