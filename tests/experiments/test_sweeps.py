@@ -44,7 +44,7 @@ def sweep(folder, parts, *overrides, **settings):
     command = [sys.executable, "-m", "experiments.search", "--multirun", *overrides, *SWEEP, *TINY, *WATCHED, *parts]
     # The thread of each run is the program's own doing.
     variables = environment(folder, SHRINKML_CACHE="cache/evaluations.sqlite", OMP_NUM_THREADS="2", **settings)
-    run = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=300, check=False)
+    run = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=600, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     recognised, processes = ((folder / "cache" / name).read_text().splitlines() for name in NOTES)
     return recognised, {tuple(line.split()) for line in processes}
