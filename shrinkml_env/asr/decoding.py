@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -67,12 +68,14 @@ class DecoderState:
         return DecoderState(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
-Step = Callable[[DecoderState, Tensor], tuple[Tensor, DecoderState]]
+StateT = TypeVar("StateT")
+
+Step = Callable[[StateT, Tensor], tuple[Tensor, StateT]]
 """(state, previous tokens (batch,)) -> logits (batch, vocabulary), next state."""
 
 
 def greedy_search(
-    step: Step, state: DecoderState, limits: Tensor, eos: int, settings: Decoding
+    step: Step[StateT], state: StateT, limits: Tensor, eos: int, settings: Decoding
 ) -> list[tuple[list[int], bool]]:
     """The most probable token at each step.
 
@@ -106,7 +109,7 @@ def greedy_search(
 
 
 def beam_search(
-    step: Step, state: DecoderState, limits: Tensor, eos: int, settings: Decoding
+    step: Step[DecoderState], state: DecoderState, limits: Tensor, eos: int, settings: Decoding
 ) -> list[tuple[list[int], bool]]:
     """The best of `settings.beam_size` hypotheses by length-normalised log-probability; arguments as `greedy_search`.
 
