@@ -47,7 +47,7 @@ def validate(directory: Path) -> list[str]:
         for when, model in zip(("before", "after"), models.values(), strict=True):
             hypotheses = recognise_all(model, utterances)
             counts = [
-                word_edits(model.normalise(utterance.text), hypothesis.text)
+                word_edits(model.normalise(utterance.text), model.normalise(hypothesis.text))
                 for utterance, hypothesis in zip(utterances, hypotheses, strict=True)
             ]
             edits, words = (sum(column) for column in zip(*counts, strict=True))

@@ -3,12 +3,15 @@
 Importing this package registers ``ShrinkML-v0`` with Gymnasium.
 """
 
-from shrinkml_env.asr import load_model
+from shrinkml_env.asr import Recogniser, load_model
 from shrinkml_env.compression import (
     CompressibleModel,
+    Hypothesis,
     Layer,
+    Workload,
     compress,
     count_parameters,
+    encoder_parameters,
     kept_energy,
     load_compressed,
     register_architecture,
@@ -34,15 +37,19 @@ __all__ = [
     "Evaluation",
     "EvaluationCache",
     "Evaluator",
+    "Hypothesis",
     "Layer",
     "Ledger",
+    "Recogniser",
     "SearchProblem",
     "SearchSpace",
     "ShrinkEnv",
     "Utterance",
+    "Workload",
     "compress",
     "count_parameters",
     "default_cache_path",
+    "encoder_parameters",
     "kept_energy",
     "load_compressed",
     "load_model",

@@ -12,6 +12,9 @@ from shrinkml_env.data import SpeechFolder
 LIBRISPEECH = Path(os.environ.get("SHRINKML_TEST_LIBRISPEECH", "../shared/data/LibriSpeech"))
 """Real speech for the tests of the LibriSpeech path; they skip where it is absent."""
 
+WHISPER = Path(os.environ.get("SHRINKML_TEST_WHISPER", "../shared/models/whisper-tiny.en"))
+"""A real model for the tests of the adapters; they skip where it is absent."""
+
 
 @pytest.fixture(autouse=True)
 def one_thread():

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +41,38 @@ def test_a_users_own_reward_is_used():
     worst = rates[-len(rates) // 10 :]
     assert reward == pytest.approx(-0.5 - sum(worst) / len(worst))
     assert terms == {"reward": reward}
+
+
+def test_a_users_own_module_in_twenty_lines(tmp_path, monkeypatch):
+    _, recipe, use = blocks("docs/your-own-model.md")
+    assert len([line for line in recipe.splitlines() if line.strip()]) <= 20
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(recipe, names)
+    exec(use, names)
+    env = names["env"]
+    assert [layer.name for layer in env.unwrapped.layers] == ["0", "2"]
+    env.reset(seed=0)
+    env.step(np.float32([0.0]))
+    _, _, terminated, _, info = env.step(np.float32([0.0]))
+    assert terminated
+    assert info["size_ratio"] < 1
+
+
+def test_a_model_of_hugging_faces(tmp_path, corpus, monkeypatch, capsys):
+    pytest.importorskip("transformers")
+    from tests.asr.huggingface_models import make_whisper
+
+    code, *_ = blocks("docs/your-own-model.md")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "whisper").mkdir()
+    # The same with a small model and a small corpus.
+    code = code.replace("openai/whisper-tiny.en", str(make_whisper(tmp_path / "whisper")))
+    code = code.replace("/data/LibriSpeech", str(corpus.folder.parent)).replace("dev-other", corpus.folder.name)
+    code = code.replace("200", "6").replace("96", "4")
+    exec(code, {})
+    whole, encoder = map(int, capsys.readouterr().out.split()[-2:])
+    assert 0 < encoder < whole
 
 
 @pytest.mark.parametrize(

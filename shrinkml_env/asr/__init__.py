@@ -1,9 +1,21 @@
-"""Recognisers: the LAS model, its features, subwords, decoding and training."""
+"""Recognisers: the LAS model, its features, subwords, decoding and training; adapters to other people's models."""
 
 from shrinkml_env.asr.augment import Augmentation
 from shrinkml_env.asr.decoding import Decoding
 from shrinkml_env.asr.las import LAS, LASConfig
+from shrinkml_env.asr.recogniser import Recogniser
 from shrinkml_env.asr.tokenizer import Tokenizer
+from shrinkml_env.asr.torchaudio_models import TorchaudioCTC
 from shrinkml_env.asr.zoo import SHIPPED_MODELS, load_model
 
-__all__ = ["LAS", "SHIPPED_MODELS", "Augmentation", "Decoding", "LASConfig", "Tokenizer", "load_model"]
+__all__ = [
+    "LAS",
+    "SHIPPED_MODELS",
+    "Augmentation",
+    "Decoding",
+    "LASConfig",
+    "Recogniser",
+    "Tokenizer",
+    "TorchaudioCTC",
+    "load_model",
+]

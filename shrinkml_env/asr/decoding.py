@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from shrinkml_env.data.utterance import SAMPLE_RATE
 
-__all__ = ["DecoderState", "Decoding", "Step", "beam_search", "greedy_search"]
+__all__ = ["DecoderState", "Decoding", "SearchState", "Step", "beam_search", "greedy_search"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +71,22 @@ class DecoderState:
 _KEEP = 0.75
 """What has ended leaves the batch when no more than this share of it is left: copying a state takes time as well."""
 
-Step = Callable[[DecoderState, Tensor], tuple[Tensor, DecoderState]]
+
+class SearchState(Protocol):
+    """Where a decoder stands in each utterance of a batch."""
+
+    def select(self, rows: Tensor) -> Self:
+        """The state of these rows of the batch, in this order; this one is not used any more."""
+
+
+StateT = TypeVar("StateT", bound=SearchState)
+
+Step = Callable[[StateT, Tensor], tuple[Tensor, StateT]]
 """(state, previous tokens (batch,)) -> logits (batch, vocabulary), next state."""
 
 
 def greedy_search(
-    step: Step, state: DecoderState, limits: Tensor, eos: int, settings: Decoding
+    step: Step[StateT], state: StateT, limits: Tensor, eos: int, settings: Decoding
 ) -> list[tuple[list[int], bool]]:
     """The most probable token at each step.
 
@@ -114,7 +125,7 @@ def greedy_search(
 
 
 def beam_search(
-    step: Step, state: DecoderState, limits: Tensor, eos: int, settings: Decoding
+    step: Step[DecoderState], state: DecoderState, limits: Tensor, eos: int, settings: Decoding
 ) -> list[tuple[list[int], bool]]:
     """The best of `settings.beam_size` hypotheses by length-normalised log-probability; arguments as `greedy_search`.
 

@@ -235,6 +235,7 @@ class LAS(nn.Module):
     architecture = "las"
     storage_dtype = torch.float16
     training_only = ("ctc.",)
+    encoder_path = "encoder"
 
     def __init__(self, config: LASConfig, tokenizer: Tokenizer, decoding: Decoding) -> None:
         super().__init__()
@@ -257,7 +258,7 @@ class LAS(nn.Module):
             ]
             for index in range(len(self.config.time_reduction))
         }
-        return find_layers(self, groups, exclude=("ctc", "decoder.attention.location"))
+        return find_layers(self, groups, exclude=("ctc", "decoder.attention.location", "decoder.embedding"))
 
     @property
     def decoder_settings(self) -> dict[str, Any]:

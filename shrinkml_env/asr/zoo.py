@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
+from shrinkml_env.asr.huggingface import load_huggingface
+from shrinkml_env.asr.torchaudio_models import load_torchaudio
 from shrinkml_env.compression import CompressibleModel, load_compressed
 
 __all__ = ["SHIPPED_MODELS", "load_model"]
@@ -12,21 +15,31 @@ __all__ = ["SHIPPED_MODELS", "load_model"]
 SHIPPED_MODELS = ("las_small",)
 """Names of the models that come with the package."""
 
+_LIBRARIES: dict[str, Callable[[str], CompressibleModel]] = {"hf:": load_huggingface, "torchaudio:": load_torchaudio}
+"""Prefix of a name -> what loads the rest of it."""
+
 
 def load_model(name_or_path: str | Path) -> CompressibleModel:
     """A recogniser in evaluation mode, on the CPU.
 
     Args:
-        name_or_path: One of `SHIPPED_MODELS`, or the folder of a saved model, compressed or not.
+        name_or_path: One of `SHIPPED_MODELS`; the folder of a saved model, compressed or not; ``"hf:FOLDER"`` or
+            ``"hf:ORG/NAME"`` for a model of Hugging Face's transformers; ``"torchaudio:NAME"`` for one of torchaudio's
+            pipelines.
 
     Raises:
-        FileNotFoundError: Neither.
-        ValueError: The folder's files are not a model.
+        FileNotFoundError: None of these.
+        ImportError: A package for such models is not installed.
+        ValueError: The folder's files are not a model, or not one of a supported kind.
     """
+    for prefix, load in _LIBRARIES.items():
+        if isinstance(name_or_path, str) and name_or_path.startswith(prefix):
+            return load(name_or_path.removeprefix(prefix))
     if name_or_path in SHIPPED_MODELS:
         return load_compressed(Path(str(files("shrinkml_env") / "assets" / "models" / str(name_or_path))))
     if not Path(name_or_path).is_dir():
         raise FileNotFoundError(
             f"{str(name_or_path)!r} is neither a shipped model ({', '.join(SHIPPED_MODELS)}) nor a model's folder"
+            " (nor does it begin with 'hf:' or 'torchaudio:')"
         )
     return load_compressed(Path(name_or_path))

@@ -2,6 +2,7 @@
 
 from shrinkml_env.compression.checkpoint import (
     architectures,
+    exact_storage_dtype,
     load_compressed,
     register_architecture,
     require_storable,
@@ -13,6 +14,7 @@ from shrinkml_env.compression.counting import (
     compressed_parameters,
     count_macs,
     count_parameters,
+    encoder_parameters,
     inference_tensors,
 )
 from shrinkml_env.compression.discovery import find_layers, ranks_of
@@ -57,6 +59,8 @@ __all__ = [
     "compressed_parameters",
     "count_macs",
     "count_parameters",
+    "encoder_parameters",
+    "exact_storage_dtype",
     "find_layers",
     "in_batches",
     "inference_tensors",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -22,6 +22,7 @@ from shrinkml_env.compression.svd import Factors
 
 __all__ = [
     "architectures",
+    "exact_storage_dtype",
     "load_compressed",
     "register_architecture",
     "require_storable",
@@ -57,6 +58,15 @@ def register_architecture(name: str) -> Callable[[ClassT], ClassT]:
         return cls
 
     return register
+
+
+def exact_storage_dtype(tensors: Iterable[Tensor]) -> torch.dtype:
+    """The smallest number format, of those that a file may have, that represents all tensors exactly."""
+    tensors = list(tensors)
+    for dtype in (torch.float16, torch.bfloat16):
+        if all(torch.equal(tensor.to(dtype).to(tensor.dtype), tensor) for tensor in tensors):
+            return dtype
+    return torch.float32
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from shrinkml_env.compression.discovery import ranks_of
 from shrinkml_env.compression.layers import matrix_ranks
-from shrinkml_env.compression.modules import LOW_RANK_MODULES
+from shrinkml_env.compression.modules import LOW_RANK_MODULES, module_matrices
 from shrinkml_env.compression.protocol import CompressibleModel
 from shrinkml_env.compression.svd import SVD, Factorisation, Factors
 
@@ -49,13 +49,24 @@ def replace_matrices(model: ModelT, factors: Mapping[str, Factors]) -> ModelT:
         ValueError: A name is not a matrix of a module that can be compressed, or its factors have the wrong shape.
     """
     modules = dict(cast(nn.Module, model).named_modules(remove_duplicate=False))
-    by_module: dict[int, dict[str, Factors]] = {}
+    by_weight: dict[int, Factors] = {}
     for name, pair in factors.items():
         path, _, parameter = name.rpartition(".")
         module = modules.get(path)
-        if module is None or type(module) not in LOW_RANK_MODULES:
+        if module is None or parameter not in {matrix.name for matrix in module_matrices(module)}:
             raise ValueError(f"matrix {name!r} does not belong to a module that can be compressed")
-        by_module.setdefault(id(module), {})[parameter] = pair
+        weight = cast(nn.Parameter, module._parameters[parameter])
+        # Made once, so that tied matrices share them.
+        u, v = (nn.Parameter(factor.to(weight.device, weight.dtype), weight.requires_grad) for factor in pair)
+        by_weight[id(weight)] = Factors(u, v)
+    by_module = {
+        id(module): {
+            matrix.name: by_weight[id(module._parameters[matrix.name])]
+            for matrix in module_matrices(module)
+            if id(module._parameters.get(matrix.name)) in by_weight
+        }
+        for module in modules.values()
+    }
     return cast(ModelT, _copy_tree(cast(nn.Module, model), by_module, {}, {}))
 
 
@@ -86,7 +97,7 @@ def _copy_tree(
     if isinstance(copied, nn.RNNBase):
         copied._flat_weights = [copied._parameters[name] for name in copied._flat_weights_names]
         copied._flat_weight_refs = [None if weight is None else weakref.ref(weight) for weight in copied._flat_weights]
-    if id(module) in factors:
+    if factors.get(id(module)):
         copied = LOW_RANK_MODULES[type(module)](copied, factors[id(module)])
     modules[id(module)] = copied
     for name, child in module._modules.items():

@@ -11,7 +11,7 @@ from shrinkml_env.compression.discovery import has_prefix, ranks_of
 from shrinkml_env.compression.layers import Layer, matrix_ranks
 from shrinkml_env.compression.protocol import CompressibleModel, Workload
 
-__all__ = ["compressed_parameters", "count_macs", "count_parameters", "inference_tensors"]
+__all__ = ["compressed_parameters", "count_macs", "count_parameters", "encoder_parameters", "inference_tensors"]
 
 
 def inference_tensors(model: CompressibleModel) -> dict[str, Tensor]:
@@ -28,6 +28,19 @@ def inference_tensors(model: CompressibleModel) -> dict[str, Tensor]:
 def count_parameters(model: CompressibleModel) -> int:
     """Numbers in a model, compressed or not: those of its floating-point `inference_tensors`, biases included."""
     return sum(tensor.numel() for tensor in inference_tensors(model).values() if tensor.is_floating_point())
+
+
+def encoder_parameters(model: CompressibleModel) -> int:
+    """Those of the encoder alone, which papers on encoder-decoder models report: the decoder works far less.
+
+    Raises:
+        ValueError: The model does not say which module that is, in an attribute `encoder_path`.
+    """
+    path = getattr(model, "encoder_path", "")
+    tensors = [tensor for name, tensor in inference_tensors(model).items() if path and has_prefix(name, [path])]
+    if not tensors:
+        raise ValueError(f"{type(model).__name__} has no encoder_path that names a module with parameters")
+    return sum(tensor.numel() for tensor in tensors if tensor.is_floating_point())
 
 
 def compressed_parameters(model: CompressibleModel, ranks: Mapping[str, int]) -> int:
@@ -57,6 +70,8 @@ def _saved(layers: Sequence[Layer], factored: Mapping[str, int]) -> int:
 def count_macs(layers: Sequence[Layer], ranks: Mapping[str, int], workload: Workload) -> int:
     """Multiply-adds of a configuration for a workload: r(m + n) or mn for each position of each matrix, and the rest.
 
+    A row that is looked up costs rn in a factored matrix and nothing in a dense one.
+
     Raises:
         ValueError: A rank is bad, or the workload leaves out a matrix.
     """
@@ -64,7 +79,9 @@ def count_macs(layers: Sequence[Layer], ranks: Mapping[str, int], workload: Work
     total = workload.other_macs
     for layer in layers:
         for matrix in layer.matrices:
-            if matrix.name not in workload.positions:
-                raise ValueError(f"the workload has no positions for matrix {matrix.name!r}")
-            total += workload.positions[matrix.name] * matrix.parameters(factored.get(matrix.name, matrix.max_rank))
+            name = matrix.name
+            if name not in workload.positions and name not in workload.lookups:
+                raise ValueError(f"the workload has no positions for matrix {name!r}")
+            total += workload.positions.get(name, 0) * matrix.parameters(factored.get(name, matrix.max_rank))
+            total += workload.lookups.get(name, 0) * factored.get(name, 0) * matrix.columns
     return total

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
 from torch import nn
 
 from shrinkml_env.compression.layers import Layer, Matrix
-from shrinkml_env.compression.modules import LowRank, module_kind, module_matrices
+from shrinkml_env.compression.modules import LowRank, LowRankMultiheadAttention, module_kind, module_matrices
 from shrinkml_env.compression.protocol import CompressibleModel
 
 __all__ = ["find_layers", "has_prefix", "ranks_of"]
+
+_PROJECTIONS = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("linear_q", "linear_k", "linear_v"))
+_OUTPUTS = ("out_proj", "o_proj", "linear_out")
+"""What the usual libraries call the projections of an attention module."""
 
 
 def has_prefix(name: str, prefixes: Sequence[str]) -> bool:
@@ -30,13 +34,16 @@ def find_layers(
 ) -> tuple[Layer, ...]:
     """The compressible layers of a model, or of the original of a compressed one, in module order.
 
-    A matrix whose parameter has several names (tied weights) is left out: factors in one place would not remove it
-    from the others. So is a layer that no rank makes smaller.
+    The projections of an attention module are one layer, named by its path: `nn.MultiheadAttention`, and modules whose
+    query, key, value and output projections have the usual names. A matrix whose parameter has several names (tied
+    weights, as of an embedding and an output layer) is one matrix, named after its first place, if all of its places
+    can be compressed; otherwise it is left out, since factors in one place would not remove it from the others. So is
+    a layer that no rank makes smaller.
 
     Args:
         model: Any module.
         groups: Layer name -> paths of the modules that share its rank, in the order in which they are applied. Every
-            other module is a layer of its own, named by its path.
+            other module is a layer of its own, named by its path, or part of its attention module.
         exclude: Prefixes of module paths to leave out.
 
     Raises:
@@ -44,21 +51,28 @@ def find_layers(
             name of a module outside it.
     """
     names = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    places = Counter(
+        _identity(module, matrix.name)
+        for path, module in model.named_modules(remove_duplicate=False)
+        if not has_prefix(path, exclude)
+        for matrix in module_matrices(module)
+    )
+    whole = {identity for identity, count in places.items() if count == names[identity]}
     found: dict[str, tuple[str, list[Matrix]]] = {}
     for path, module in model.named_modules():
         kind = module_kind(module)
         if kind is None or has_prefix(path, exclude):
             continue
-        parameters = dict(module.named_parameters(recurse=False))
-        matrices = [
-            replace(matrix, name=_join(path, matrix.name))
-            for matrix in module_matrices(module)
-            if matrix.name not in parameters or names[id(parameters[matrix.name])] == 1
-        ]
+        matrices = []
+        for matrix in module_matrices(module):
+            identity = _identity(module, matrix.name)
+            if identity in whole:
+                whole.remove(identity)  # Its other places do not count again.
+                matrices.append(replace(matrix, name=_join(path, matrix.name)))
         if matrices:
             found[path] = kind, matrices
 
-    groups = groups or {}
+    groups = _attention_groups(model, found, groups or {})
     group_of: dict[str, str] = {}
     for name, paths in groups.items():
         for path in paths:
@@ -79,6 +93,29 @@ def find_layers(
         if layer.break_even:
             layers.append(layer)
     return tuple(layers)
+
+
+def _identity(module: nn.Module, name: str) -> int:
+    """What a module's matrix, dense or factored, shares with the matrices that it is tied to, and with no others."""
+    return id(module._parameters[name if name in module._parameters else f"{name}_u"])
+
+
+def _attention_groups(
+    model: nn.Module, found: Container[str], groups: Mapping[str, Sequence[str]]
+) -> dict[str, Sequence[str]]:
+    """The groups, and one for each attention module of which they hold nothing."""
+    grouped = {path for paths in groups.values() for path in paths}
+    complete = dict(groups)
+    for path, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention | LowRankMultiheadAttention):
+            parts = [path, _join(path, "out_proj")]
+        else:
+            inputs = next((names for names in _PROJECTIONS if all(name in module._modules for name in names)), ())
+            parts = [_join(path, name) for name in (*inputs, *_OUTPUTS)] if inputs else []
+        parts = [part for part in parts if part in found]
+        if path and parts and not grouped.intersection(parts):
+            complete.setdefault(path, parts)
+    return complete
 
 
 def ranks_of(model: CompressibleModel) -> dict[str, int]:

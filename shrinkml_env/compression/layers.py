@@ -16,7 +16,8 @@ class Matrix:
         name: Dotted path of the parameter in the model, ``"encoder.0.forward.weight_ih_l0"``.
         rows: m, the matrix's output dimension.
         columns: n, its input dimension.
-        kind: What it does: ``"lstm_ih"``, ``"lstm_hh"``, ``"gru_ih"``, ``"gru_hh"``, ``"linear"``, ``"conv"``.
+        kind: What it does: ``"lstm_ih"``, ``"lstm_hh"``, ``"gru_ih"``, ``"gru_hh"``, ``"linear"``, ``"conv"``,
+            ``"embedding"``.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Layer:
 
     Attributes:
         name: Unique in the model.
-        kind: ``"lstm"``, ``"gru"``, ``"linear"`` or ``"conv"``.
+        kind: ``"lstm"``, ``"gru"``, ``"linear"`` (embeddings and attention projections, too) or ``"conv"``.
         matrices: At least one, in the order in which they are applied.
     """
 

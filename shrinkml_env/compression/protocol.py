@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
@@ -32,7 +32,7 @@ class Hypothesis:
     """What was recognised in one utterance.
 
     Attributes:
-        text: The transcript, in the model's normal form.
+        text: The transcript, as the model writes it.
         capped: Decoding was stopped by the utterance's token limit (always False for models without one).
     """
 
@@ -46,19 +46,23 @@ class Workload:
 
     Attributes:
         positions: Matrix name -> number of vectors that the matrix is multiplied with.
-        other_macs: Multiply-adds that no rank changes (attention, look-ups, matrices that belong to no layer).
+        other_macs: Multiply-adds that no rank changes (attention, matrices that belong to no layer).
+        lookups: Matrix name -> number of its rows that are looked up, where it is an embedding: for nothing while it is
+            dense, for r n multiply-adds each where it is factored.
     """
 
     positions: Mapping[str, int]
     other_macs: int
+    lookups: Mapping[str, int] = field(default_factory=dict)
 
 
 @runtime_checkable
 class CompressibleModel(Protocol):
     """A recogniser that can be compressed: a `torch.nn.Module` with these members besides.
 
-    The matrices that `layers` names must be parameters of `torch.nn.Linear`, `Conv1d`, `LSTM`, `LSTMCell`, `GRU`
-    or `GRUCell` modules, which compression replaces by their low-rank forms; nothing else of the model changes.
+    The matrices that `layers` names must be parameters of `torch.nn.Linear`, `Conv1d`, `Embedding`,
+    `MultiheadAttention`, `LSTM`, `LSTMCell`, `GRU` or `GRUCell` modules, which compression replaces by their low-rank
+    forms; nothing else of the model changes.
     """
 
     architecture: str

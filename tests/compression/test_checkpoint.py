@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from shrinkml_env.compression import (
     compress,
     count_parameters,
+    exact_storage_dtype,
     load_compressed,
     ranks_of,
     register_architecture,
@@ -50,12 +51,22 @@ def test_round_trip_of_stacks_cells_ties_and_buffers(tmp_path):
     model = Everything()
     model(UNITS)  # In training mode: the batch norm's statistics move.
     model.eval()
-    compressed = compress(model, {"encoder": 2, "stack": 3, "lstm_cell": 1, "gru_cell": 2})
+    compressed = compress(model, {"embedding": 4, "encoder": 2, "stack": 3, "lstm_cell": 1, "gru_cell": 2})
     save_compressed(compressed, tmp_path)
+    names = list(load_file(tmp_path / "model.safetensors"))
+    assert "embedding.weight_u" in names
+    assert not any(name.startswith("output.weight") for name in names)
     loaded = load_compressed(tmp_path)
     with torch.inference_mode():
         assert torch.equal(loaded(UNITS), compressed(UNITS))
-    assert loaded.output.weight is loaded.embedding.weight
+    assert loaded.output.weight_u is loaded.embedding.weight_u
+
+
+def test_the_smallest_exact_format():
+    third, tiny = torch.tensor([1 / 3]), torch.tensor([2.0**-120])
+    assert exact_storage_dtype([]) == exact_storage_dtype([third.half().float(), tiny * 0]) == torch.float16
+    assert exact_storage_dtype([third.bfloat16().float(), tiny]) == torch.bfloat16
+    assert exact_storage_dtype([tiny, third.half().float()]) == torch.float32
 
 
 def test_the_file_holds_what_is_counted_and_is_smaller(tmp_path):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from shrinkml_env.compression import (
     compressed_parameters,
     count_macs,
     count_parameters,
+    encoder_parameters,
+    find_layers,
     inference_tensors,
     ranks_of,
 )
@@ -53,7 +56,8 @@ def test_outputs_are_those_of_the_dense_model_with_the_products_put_back():
 
 def test_the_same_for_groups_stacks_and_cells():
     model = Everything().eval()
-    compressed, dense = put_back(model, {"encoder": 2, "stack": 3, "lstm_cell": 1, "gru_cell": 2})
+    ranks = {"embedding": 4, "encoder": 2, "stack": 3, "lstm_cell": 1, "gru_cell": 2}
+    compressed, dense = put_back(model, ranks)
     units = torch.arange(30).view(3, 10) % 20
     with torch.no_grad():
         torch.testing.assert_close(compressed(units), dense(units), rtol=1e-5, atol=1e-5)
@@ -75,6 +79,28 @@ def test_each_matrix_has_its_own_break_even():
     compressed = compress(TinyCTC(), {"gru": 20})
     assert ranks_of(compressed) == {"gru.weight_ih_l0": 20}
     assert torch.equal(compressed.gru.weight_hh_l0, TinyCTC().gru.weight_hh_l0)
+
+
+def test_tied_matrices_share_their_factors():
+    model = Everything().eval()
+    compressed = compress(model, {"embedding": 4})
+    assert ranks_of(compressed) == {"embedding.weight": 4}
+    for each in compressed, copy.deepcopy(compressed), pickle.loads(pickle.dumps(compressed)), compressed.double():
+        assert each.output.weight_u is each.embedding.weight_u
+        assert each.output.weight_v is each.embedding.weight_v
+        assert compressed_parameters(model, {"embedding": 4}) == count_parameters(each)
+    assert count_parameters(model) - count_parameters(compressed) == 20 * 12 - 4 * (20 + 12)
+
+
+def test_a_module_used_twice_is_replaced_once():
+    class Twice(Everything):
+        def __init__(self):
+            super().__init__()
+            self.again = self.gru_cell
+
+    compressed = compress(Twice(), {"gru_cell": 2})
+    assert compressed.again is compressed.gru_cell
+    assert ranks_of(compressed) == {"gru_cell.weight_ih": 2, "gru_cell.weight_hh": 2}
 
 
 def test_the_original_stays_as_it_is_and_lends_its_memory():
@@ -182,3 +208,22 @@ def test_multiply_adds_by_hand():
     assert count_macs(model.layers, RANKS, workload) == 7 + 51 * (9 * 232 + 5 * 200 + 768 + 3 * 61)
     with pytest.raises(ValueError, match=r"front\.weight"):
         count_macs(model.layers, {}, Workload({}, 0))
+
+
+def test_looking_up_costs_a_product_where_the_embedding_is_factored():
+    (embedding,) = find_layers(nn.ModuleDict({"words": nn.Embedding(20, 12)}))
+    looked_up = Workload({}, 5, {"words.weight": 7})
+    assert count_macs([embedding], {}, looked_up) == 5
+    assert count_macs([embedding], {"words": 3}, looked_up) == 5 + 7 * 3 * 12
+    tied = Workload({"words.weight": 2}, 0, {"words.weight": 7})
+    assert count_macs([embedding], {}, tied) == 2 * 240
+    assert count_macs([embedding], {"words": 3}, tied) == 2 * 3 * 32 + 7 * 3 * 12
+
+
+def test_the_encoder_is_counted_by_itself():
+    model = TinyCTC()
+    with pytest.raises(ValueError, match="TinyCTC has no encoder_path"):
+        encoder_parameters(model)
+    model.encoder_path = "gru"
+    assert encoder_parameters(model) == 72 * 32 + 72 * 24 + 2 * 72
+    assert encoder_parameters(compress(model, {"gru": 5, "hidden": 2})) == 5 * (104 + 96) + 2 * 72

@@ -23,7 +23,11 @@ def test_layers_of_the_recogniser():
 
 def test_groups_tied_weights_and_what_cannot_be_factored():
     layers = {layer.name: layer for layer in Everything().layers}
-    assert list(layers) == ["encoder", "stack", "lstm_cell", "gru_cell"]
+    assert list(layers) == ["embedding", "encoder", "stack", "lstm_cell", "gru_cell"]
+    # Tied to the output layer.
+    assert [(matrix.name, matrix.kind) for matrix in layers["embedding"].matrices] == [
+        ("embedding.weight", "embedding")
+    ]
     assert [matrix.name for matrix in layers["encoder"].matrices] == [
         f"{module}.weight_{part}_l0" for module in ("ahead", "behind") for part in ("ih", "hh")
     ]
@@ -61,9 +65,60 @@ def test_subclasses_and_computed_weights_are_left_alone():
     assert find_layers(nn.ModuleList([Scaled(8, 8), weight_norm(nn.Linear(8, 8))])) == ()
 
 
-def test_a_module_used_twice_is_tied():
+def test_a_module_used_twice_is_one_layer():
     shared = nn.Linear(8, 8)
-    assert find_layers(nn.ModuleList([shared, shared])) == ()
+    (layer,) = find_layers(nn.ModuleList([shared, shared]))
+    assert [matrix.name for matrix in layer.matrices] == ["0.weight"]
+
+
+def test_a_matrix_that_is_tied_to_something_else_is_left_out():
+    model = nn.Module()
+    model.output, model.embedding = nn.Linear(8, 20), nn.Embedding(20, 8)
+    model.output.weight = model.embedding.weight
+    assert [layer.name for layer in find_layers(model)] == ["output"]
+    for place in "output", "embedding":
+        assert find_layers(model, exclude=[place]) == ()
+    model.table = model.embedding.weight
+    assert find_layers(model) == ()
+
+
+class Attention(nn.Module):
+    """What libraries write themselves."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__()
+        for name in names:
+            self.add_module(name, nn.Linear(8, 8))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["k_proj", "v_proj", "q_proj", "out_proj"],
+        ["q_proj", "k_proj", "v_proj", "o_proj"],
+        ["query", "key", "value"],
+        ["linear_q", "linear_k", "linear_v", "linear_out"],
+    ],
+)
+def test_the_projections_of_an_attention_module_are_one_layer(names):
+    model = nn.ModuleDict({"attention": Attention([*names, "other"]), "fc1": nn.Linear(8, 16)})
+    layers = find_layers(model)
+    assert [layer.name for layer in layers] == ["attention", "attention.other", "fc1"]
+    assert {matrix.name for matrix in layers[0].matrices} == {f"attention.{name}.weight" for name in names}
+    # A group that takes one of them leaves the others alone.
+    split = find_layers(model, {"mine": [f"attention.{names[0]}"]})
+    assert [len(layer.matrices) for layer in split] == [1] * (len(names) + 2)
+    assert [layer.shapes for layer in find_layers(model, exclude=["attention"])] == [((16, 8),)]
+
+
+def test_torchs_attention():
+    model = nn.ModuleDict({"layer": nn.TransformerEncoderLayer(8, 2, 16)})
+    layers = find_layers(model)
+    assert [(layer.name, layer.shapes) for layer in layers] == [
+        ("layer.self_attn", ((24, 8), (8, 8))),
+        ("layer.linear1", ((16, 8),)),
+        ("layer.linear2", ((8, 16),)),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -27,7 +28,10 @@ def factored(module: nn.Module, rank: int, which: str = "") -> tuple[LowRank, nn
             factors[matrix.name] = Factors(u, v)
             parameter = getattr(twin, matrix.name)
             parameter.data = (u @ v).view(parameter.shape)
-    return LOW_RANK_MODULES[type(module)](module, factors), twin
+    low_rank = LOW_RANK_MODULES[type(module)](module, factors)
+    for name, child in module.named_children():
+        low_rank.add_module(name, copy.deepcopy(child))
+    return low_rank, twin
 
 
 def random(*shape: int) -> Tensor:
@@ -57,6 +61,80 @@ def test_conv1d(kernel, stride, padding, dilation, rank, bias):
     low_rank, dense = factored(conv, rank)
     check(low_rank, dense, random(2, 4, 15))
     check(low_rank, dense, random(4, 15))
+
+
+def test_embedding():
+    low_rank, dense = factored(nn.Embedding(9, 5, padding_idx=2), 3)
+    tokens = torch.tensor([[0, 8, 2], [2, 4, 4]])
+    check(low_rank, dense, tokens)
+    low_rank(tokens).sum().backward()
+    untouched = low_rank.weight_u.grad.abs().sum(1) == 0
+    assert untouched.tolist() == [row not in (0, 4, 8) for row in range(9)]  # 2 is padding.
+
+
+def test_embeddings_that_rescale_their_rows_stay_dense():
+    assert module_matrices(nn.Embedding(9, 5, max_norm=1.0)) == ()
+
+
+MASKS = {
+    "none": {},
+    "causal": {"attn_mask": torch.ones(4, 6).tril().log()},
+    "forbidden": {"attn_mask": torch.arange(24).view(4, 6) % 5 == 3},
+    "each head": {"attn_mask": torch.arange(3 * 2 * 24).view(6, 4, 6) % 7 == 3},
+    "padding": {"key_padding_mask": torch.arange(6) >= torch.tensor([[6], [3], [5]])},
+    "added padding": {"key_padding_mask": torch.randn(3, 6, generator=torch.Generator().manual_seed(3))},
+    "both": {
+        "attn_mask": torch.arange(24).view(4, 6) % 5 == 3,
+        "key_padding_mask": torch.arange(6) >= torch.tensor([[6], [5], [5]]),
+    },
+}
+
+
+@pytest.mark.parametrize("masks", MASKS.values(), ids=MASKS)
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("sizes", [{}, {"kdim": 7, "vdim": 5}], ids=["packed", "separate"])
+def test_attention(sizes, batch_first, masks):
+    low_rank, dense = factored(nn.MultiheadAttention(8, 2, batch_first=batch_first, **sizes), 3)
+    parts = [random(3, 4, 8), random(3, 6, sizes.get("kdim", 8)), random(3, 6, sizes.get("vdim", 8))]
+    inputs = parts if batch_first else [part.transpose(0, 1) for part in parts]
+    for options in ({}, {"average_attn_weights": False}, {"need_weights": False}):
+        with torch.no_grad():
+            assert_same(low_rank(*inputs, **masks, **options), dense(*inputs, **masks, **options))
+    if not masks:
+        alone = [part[0] for part in parts]
+        assert_same(low_rank(*alone), dense(*alone))
+
+
+def test_attention_without_bias_or_with_one_factored_matrix():
+    for module, which in ((nn.MultiheadAttention(8, 2, bias=False), ""), (nn.MultiheadAttention(8, 2, kdim=7), "k_")):
+        low_rank, dense = factored(module, 3, which)
+        inputs = random(4, 3, 8), random(6, 3, module.kdim), random(6, 3, 8)
+        check(low_rank, dense, *inputs)
+
+
+def test_attention_with_more_keys_than_it_is_given_stays_dense():
+    for options in {"add_bias_kv": True}, {"add_zero_attn": True}:
+        assert module_matrices(nn.MultiheadAttention(8, 2, **options)) == ()
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_attention_in_torchs_encoder(index):
+    """It has a fast path of its own, and packs padded batches into nested tensors on the way there."""
+    torch.manual_seed(0)
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2).eval()
+    with torch.no_grad():  # The copies of the layer begin alike.
+        for parameter in encoder.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape))
+    low_rank, dense = copy.deepcopy(encoder), copy.deepcopy(encoder)
+    for name in "self_attn", "linear1":
+        pair = factored(getattr(encoder.layers[index], name), 3)
+        setattr(low_rank.layers[index], name, pair[0].eval())
+        setattr(dense.layers[index], name, pair[1].eval())
+    inputs, padding = random(3, 6, 8), torch.arange(6) >= torch.tensor([[6], [3], [5]])
+    for mask in None, padding:
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The PyTorch API of nested tensors")
+            assert_same(low_rank(inputs, src_key_padding_mask=mask), dense(inputs, src_key_padding_mask=mask))
 
 
 def test_conv1d_with_padding_by_name():

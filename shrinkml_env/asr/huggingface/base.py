@@ -1,0 +1,146 @@
+"""What the adapters to Hugging Face's models share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from shrinkml_env.asr.huggingface.folder import LOCAL, import_transformers, read_folder, unpacked
+from shrinkml_env.asr.recogniser import Recogniser
+from shrinkml_env.compression import Layer, exact_storage_dtype, round_to_storage
+from shrinkml_env.data.utterance import SAMPLE_RATE
+
+__all__ = ["HuggingFaceModel"]
+
+
+class HuggingFaceModel(Recogniser):
+    """One of transformers' models with its feature extractor and tokenizer.
+
+    Args:
+        files: What its folder holds besides the weights (see `read_folder`).
+        network: The model; None makes one with random weights.
+
+    Attributes:
+        files: As given.
+        network: transformers' model.
+    """
+
+    model_types: ClassVar[tuple[str, ...]]
+    """The ``model_type``s of the folders that it loads."""
+
+    auto_class: ClassVar[str]
+    """The class of transformers that makes the network."""
+
+    attention: ClassVar[str] = "sdpa"
+    """How transformers computes attention, whatever a folder's files ask for."""
+
+    def __init__(self, files: Mapping[str, str], network: nn.Module | None = None) -> None:
+        super().__init__()
+        self.files = dict(files)
+        if network is None:
+            transformers = import_transformers()
+            with unpacked(self.files) as folder:
+                config = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
+            auto_class = getattr(transformers, self.auto_class)
+            network = auto_class.from_config(config, trust_remote_code=False, **self._arithmetic())
+        self.network: Any = network
+
+    @classmethod
+    def from_folder(cls, folder: Path, **options: Any) -> Self:
+        """The model in a folder, in evaluation mode, saved later in the format in which its weights are exact.
+
+        Args:
+            folder: With ``config.json`` and safetensors.
+            **options: Further arguments of the constructor.
+
+        Raises:
+            ValueError: The folder has no safetensors, lacks some of the weights, or is of another sampling rate.
+        """
+        if not any(folder.glob("*.safetensors")):
+            raise ValueError(
+                f"{folder}: no *.safetensors in it, and pickled weights are not read; load it with transformers where"
+                " you trust it, and save it with save_pretrained"
+            )
+        auto_class = getattr(import_transformers(), cls.auto_class)
+        network, report = auto_class.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True, **LOCAL, **cls._arithmetic()
+        )
+        missing = [name for name in sorted(report["missing_keys"]) if not name.endswith("masked_spec_embed")]
+        if missing:
+            raise ValueError(
+                f"{folder}: the weights lack {missing[0]!r} ({len(missing)} in all): was it fine-tuned to recognise"
+                " speech?"
+            )
+        storage_dtype = exact_storage_dtype(network.parameters())
+        model = cls(read_folder(folder), network=network, **options)
+        model.storage_dtype = storage_dtype
+        round_to_storage(model)  # The constructor may have merged parameters.
+        rate = model.feature_extractor.sampling_rate
+        if rate != SAMPLE_RATE:
+            raise ValueError(f"{folder}: the model wants {rate} Hz; ShrinkML's waveforms have {SAMPLE_RATE} Hz")
+        return model.eval()
+
+    @classmethod
+    def _arithmetic(cls) -> dict[str, Any]:
+        return {"dtype": torch.float32, "attn_implementation": cls.attention}
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """Convolutions, attention modules, and each matrix of the feed-forward parts; named as in transformers."""
+        return tuple(replace(layer, name=layer.name.removeprefix("model.")) for layer in super().layers)
+
+    @property
+    def decoder_settings(self) -> dict[str, Any]:
+        """The version of transformers, which computes the features."""
+        return {"transformers": import_transformers().__version__}
+
+    @cached_property
+    def feature_extractor(self) -> Any:
+        """What makes features of waveforms."""
+        auto_class = import_transformers().AutoFeatureExtractor
+        with unpacked(self.files) as folder:
+            return auto_class.from_pretrained(folder, **LOCAL)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """What makes text of tokens."""
+        auto_class = import_transformers().AutoTokenizer
+        with unpacked(self.files) as folder:
+            return auto_class.from_pretrained(folder, **LOCAL)
+
+    def features(self, waveform: Tensor) -> Tensor:
+        """What the network wants to see of one waveform, (samples,): (1, ...) on the network's device."""
+        found = self.feature_extractor(waveform.cpu().numpy(), sampling_rate=SAMPLE_RATE, return_tensors="pt")
+        features: Tensor = found[self.network.main_input_name]
+        return features.to(self.network.device)
+
+    def to_config(self) -> dict[str, Any]:
+        """The files, as text."""
+        return {"files": self.files}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Made again from the files where they are needed: not all tokenizers survive pickling.
+        made = ("feature_extractor", "tokenizer")
+        kept = {name: value for name, value in self.__dict__.items() if name not in made}
+        # First, since a pickle is read from the front: the classes of what follows are transformers'.
+        return {"": _Imported(), **kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({name: value for name, value in state.items() if name})
+
+
+class _Imported:
+    """When this is unpickled, transformers is imported, in the way that `import_transformers` does it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _import, ()
+
+
+def _import() -> None:
+    import_transformers()

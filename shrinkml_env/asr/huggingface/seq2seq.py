@@ -1,0 +1,242 @@
+"""Encoder-decoder transformers: what they share, Speech2Text and Moonshine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from shrinkml_env.asr.decoding import Decoding, greedy_search
+from shrinkml_env.asr.features import lengths_mask
+from shrinkml_env.asr.huggingface.base import HuggingFaceModel
+from shrinkml_env.asr.huggingface.folder import import_transformers, unpacked
+from shrinkml_env.asr.workloads import convolutions, lengths_after, matrices_below
+from shrinkml_env.compression import Hypothesis, Workload, register_architecture
+
+__all__ = ["HuggingFaceMoonshine", "HuggingFaceSeq2Seq", "HuggingFaceSpeech2Text"]
+
+LIMITS = Decoding(tokens_per_second=6.5)
+"""As Moonshine's model card limits English; half as much again as Whisper writes of LibriSpeech's fastest speech."""
+
+
+@dataclass
+class _State:
+    """Where the decoder stands.
+
+    Attributes:
+        heard: The decoder's arguments about the audio, utterances first.
+        cache: Keys and values of what has been written; None before the prompt.
+    """
+
+    heard: dict[str, Tensor]
+    cache: Any = None
+
+    def select(self, rows: Tensor) -> _State:
+        """See `SearchState`."""
+        if self.cache is not None:
+            self.cache.batch_select_indices(rows)
+        return _State({name: values[rows] for name, values in self.heard.items()}, self.cache)
+
+
+class HuggingFaceSeq2Seq(HuggingFaceModel):
+    """A transformer that spells greedily.
+
+    Utterances are encoded one by one, since padding would reach into them, and spelled together.
+
+    Args:
+        files: As `HuggingFaceModel`.
+        network: As `HuggingFaceModel`.
+        decoding: The limits on each utterance's tokens; None for `LIMITS`.
+
+    Attributes:
+        decoding: As given.
+    """
+
+    auto_class = "AutoModelForSpeechSeq2Seq"
+    encoder_path = "network.model.encoder"
+
+    def __init__(
+        self, files: Mapping[str, str], decoding: Decoding | None = None, network: nn.Module | None = None
+    ) -> None:
+        super().__init__(files, network)
+        self.decoding = LIMITS if decoding is None else decoding
+        if self.decoding.beam_size != 1:
+            raise ValueError(f"Hugging Face models are searched greedily: beam_size must be 1, not {decoding}")
+
+    @cached_property
+    def generation(self) -> Any:
+        """Settings for generating, as transformers' own models read them."""
+        generation_config = import_transformers().GenerationConfig
+        if "generation_config.json" not in self.files:
+            return generation_config.from_model_config(self.network.config)
+        with unpacked(self.files) as folder:
+            return generation_config.from_pretrained(folder, local_files_only=True)
+
+    @property
+    def prompt(self) -> list[int]:
+        """Tokens that the decoder is told before it writes."""
+        forced = self.generation.forced_bos_token_id
+        return [self.generation.decoder_start_token_id, *([] if forced is None else [forced])]
+
+    @property
+    def end(self) -> int:
+        """The token that ends a transcript."""
+        token = self.generation.eos_token_id
+        return int(token[0] if isinstance(token, list) else token)
+
+    @property
+    def suppressed(self) -> tuple[list[int], list[int]]:
+        """Tokens that are never written, and those that are not written first."""
+        names = ("suppress_tokens", "begin_suppress_tokens")
+        never, not_first = (list(getattr(self.generation, name, None) or []) for name in names)
+        return never, not_first
+
+    @property
+    def decoder_settings(self) -> dict[str, Any]:
+        """How transcripts are searched for."""
+        return {
+            **super().decoder_settings,
+            **asdict(self.decoding),
+            "prompt": self.prompt,
+            "end": self.end,
+            "suppressed": self.suppressed,
+        }
+
+    @property
+    def most_tokens(self) -> int:
+        """Positions of the decoder."""
+        return int(self.network.config.max_target_positions)
+
+    def recognise(self, waveforms: Sequence[Tensor]) -> list[Hypothesis]:
+        """Recognise one batch of waveforms, (samples,) each."""
+        if not waveforms:
+            return []
+        with torch.inference_mode():
+            encoder = self.network.model.encoder
+            encoded = [encoder(self.features(waveform)).last_hidden_state[0] for waveform in waveforms]
+            return self.spell(encoded, [waveform.numel() for waveform in waveforms])
+
+    def spell(self, encoded: Sequence[Tensor], num_samples: Sequence[int]) -> list[Hypothesis]:
+        """From the encoder's states, (time, size) of each utterance, to transcripts."""
+        lengths = torch.tensor([len(states) for states in encoded])
+        states = pad_sequence(list(encoded), batch_first=True)
+        device = states.device
+        heard = {"encoder_hidden_states": states}
+        if lengths.min() < lengths.max():
+            heard["encoder_attention_mask"] = lengths_mask(lengths.to(device), states.shape[1])
+        prompt = torch.tensor(self.prompt, device=device).expand(len(encoded), -1)
+        never, not_first = (torch.tensor(part, dtype=torch.long, device=device) for part in self.suppressed)
+        decoder, output = self.network.model.decoder, self.network.get_output_embeddings()
+
+        def step(state: _State, previous: Tensor) -> tuple[Tensor, _State]:
+            first = state.cache is None
+            tokens = prompt if first else previous[:, None]
+            found = decoder(input_ids=tokens, past_key_values=state.cache, use_cache=True, **state.heard)
+            logits = output(found.last_hidden_state[:, -1])
+            logits[:, never] = -torch.inf
+            if first:
+                logits[:, not_first] = -torch.inf
+            return logits, _State(state.heard, found.past_key_values)
+
+        limits = torch.tensor([self._limit(samples) for samples in num_samples], device=device)
+        return [
+            Hypothesis(self.tokenizer.decode(tokens, skip_special_tokens=True).strip(), capped)
+            for tokens, capped in greedy_search(step, _State(heard), limits, self.end, self.decoding)
+        ]
+
+    def _limit(self, num_samples: int) -> int:
+        return min(self.decoding.token_limit(num_samples), self.most_tokens - len(self.prompt))
+
+    def runs(self, num_samples: int, num_tokens: int) -> list[tuple[int, int]]:
+        """(length of the encoder's input, tokens) of each pass through the network that an utterance takes."""
+        return [(num_samples, num_tokens)]
+
+    def workload(self, num_samples: Sequence[int], texts: Sequence[str]) -> Workload:
+        """The encoder's matrices work once a frame, the decoder's once a token of the prompt and of the reference.
+
+        The output matrix works once a reference token and for the end. Keys and values of the encoder's frames are
+        computed once. Attention takes 2 d multiply-adds for each query and key: d = the size of the queries.
+        """
+        config = self.network.config
+        front = convolutions(self.network.model.encoder)
+        totals = dict.fromkeys((f"{self.encoder_path}.{path}" for path in front), 0)
+        frames = steps = outputs = 0
+        encoder_pairs = self_pairs = cross_pairs = 0
+        prompt = len(self.prompt)
+        for samples, text in zip(num_samples, texts, strict=True):
+            for length, tokens in self.runs(samples, self._num_tokens(text)):
+                lengths = lengths_after(front.values(), length)
+                for path, heard in zip(totals, lengths, strict=True):
+                    totals[path] += heard
+                frames += lengths[-1]
+                steps += prompt + tokens
+                outputs += tokens + 1
+                encoder_pairs += lengths[-1] ** 2
+                # The prompt is read at once, everything later looks back at all before it and at itself.
+                self_pairs += prompt**2 + sum(range(prompt + 1, prompt + tokens + 1))
+                cross_pairs += (prompt + tokens) * lengths[-1]
+        pairs = {"encoder": encoder_pairs, "self_attn": self_pairs, "encoder_attn": cross_pairs}
+        offered = {matrix.name for layer in self.layers for matrix in layer.matrices}
+        positions, lookups, other = {}, {}, 0
+        for path, name, matrix in matrices_below(self):
+            module, part = path.split(".")[-2:]
+            encoder = path.startswith(f"{self.encoder_path}.")
+            if part == "embed_tokens":
+                lookups[name] = steps
+                count = outputs if config.tie_word_embeddings else 0
+            elif matrix.kind == "embedding" or (module == "network" and config.tie_word_embeddings):
+                continue  # Positions are added; the output is counted as an embedding.
+            elif path in totals:
+                count = totals[path]
+            elif encoder or (module == "encoder_attn" and part in ("k_proj", "v_proj")):
+                count = frames
+            else:
+                count = outputs if module == "network" else steps
+            if name in offered:
+                positions[name] = count
+            else:
+                other += count * matrix.rows * matrix.columns
+            if part == "q_proj":
+                other += 2 * matrix.rows * pairs["encoder" if encoder else module]
+        return Workload(positions, other, lookups)
+
+    def _num_tokens(self, text: str) -> int:
+        return len(self.tokenizer(self.normalise(text), add_special_tokens=False).input_ids)
+
+    def to_config(self) -> dict[str, Any]:
+        """The files, as text, and the limits."""
+        return {**super().to_config(), "decoding": asdict(self.decoding)}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """With random weights, in evaluation mode."""
+        return cls(**{**config, "decoding": Decoding(**config["decoding"])}).eval()
+
+
+@register_architecture("hf_speech2text")
+class HuggingFaceSpeech2Text(HuggingFaceSeq2Seq):
+    """transformers' Speech2TextForConditionalGeneration."""
+
+    model_types = ("speech_to_text",)
+    attention = "eager"  # The only one that it has.
+
+    def runs(self, num_samples: int, num_tokens: int) -> list[tuple[int, int]]:
+        """The encoder sees 25 ms windows every 10 ms, as Kaldi cuts them."""
+        return [(1 + (num_samples - 400) // 160, num_tokens)]
+
+
+@register_architecture("hf_moonshine")
+class HuggingFaceMoonshine(HuggingFaceSeq2Seq):
+    """transformers' MoonshineForConditionalGeneration, which hears samples."""
+
+    model_types = ("moonshine",)
+
+    @property
+    def most_tokens(self) -> int:
+        """Positions of the decoder."""
+        return int(self.network.config.max_position_embeddings)

@@ -1,0 +1,137 @@
+"""Whisper."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from shrinkml_env.asr.decoding import Decoding
+from shrinkml_env.asr.huggingface.folder import import_transformers
+from shrinkml_env.asr.huggingface.seq2seq import HuggingFaceSeq2Seq
+from shrinkml_env.compression import Hypothesis, State, register_architecture
+
+__all__ = ["HuggingFaceWhisper"]
+
+
+@register_architecture("hf_whisper")
+class HuggingFaceWhisper(HuggingFaceSeq2Seq):
+    """transformers' WhisperForConditionalGeneration, without timestamps.
+
+    Up to 30 s the transcripts are those of transformers' `generate`. Longer utterances are cut into equal parts.
+
+    Args:
+        files: As `HuggingFaceModel`.
+        decoding: As `HuggingFaceSeq2Seq`.
+        language: What a multilingual model is told to hear, ``"en"``; None for what its files say, or else English.
+        network: As `HuggingFaceModel`.
+    """
+
+    model_types = ("whisper",)
+    no_layers = ("network.model.encoder.embed_positions",)
+
+    def __init__(
+        self,
+        files: Mapping[str, str],
+        decoding: Decoding | None = None,
+        language: str | None = None,
+        network: nn.Module | None = None,
+    ) -> None:
+        super().__init__(files, decoding, network)
+        self.language = language
+
+    @property
+    def prompt(self) -> list[int]:
+        """Start, language and task where there are several, and that no timestamps are wanted."""
+        generation = self.generation
+        prompt = [generation.decoder_start_token_id]
+        if getattr(generation, "is_multilingual", False):
+            languages = importlib.import_module("transformers.models.whisper.tokenization_whisper").TO_LANGUAGE_CODE
+            token = f"<|{languages.get(self._language, self._language)}|>"
+            if token not in generation.lang_to_id:
+                raise ValueError(f"language {self._language!r}: the model knows {', '.join(generation.lang_to_id)}")
+            prompt += [generation.lang_to_id[token], generation.task_to_id["transcribe"]]
+        no_timestamps = getattr(generation, "no_timestamps_token_id", None)
+        return prompt if no_timestamps is None else [*prompt, no_timestamps]
+
+    @property
+    def _language(self) -> str:
+        return str(self.language or getattr(self.generation, "language", None) or "en").lower()
+
+    @property
+    def stages(self) -> tuple[tuple[str, ...], ...]:
+        """The convolutions, then each layer of the encoder; the decoder is the rest."""
+        names = [layer.name for layer in self.layers]
+        prefixes = [f"encoder.layers.{index}." for index in range(len(self.network.model.encoder.layers))]
+        return tuple(tuple(name for name in names if name.startswith(prefix)) for prefix in ("encoder.conv", *prefixes))
+
+    def begin(self, waveforms: Sequence[Tensor]) -> State:
+        """Log-mel features, (1, channels, frames), of each part of each utterance."""
+        return tuple(self.features(part) for waveform in waveforms for part in self._parts(waveform))
+
+    def advance(self, stage: int, state: State) -> State:
+        """One stage, part by part."""
+        encoder = self.network.model.encoder
+        if stage > 0:
+            return tuple(encoder.layers[stage - 1](hidden, None) for hidden in state)
+        positions = encoder.embed_positions.weight
+        return tuple(
+            functional.gelu(encoder.conv2(functional.gelu(encoder.conv1(features)))).transpose(1, 2) + positions
+            for features in state
+        )
+
+    def finish(self, waveforms: Sequence[Tensor], state: State) -> list[Hypothesis]:
+        """Spell all parts together, and join them."""
+        parts = [self._parts(waveform) for waveform in waveforms]
+        encoded = [self.network.model.encoder.layer_norm(hidden)[0] for hidden in state]
+        found = iter(self.spell(encoded, [part.numel() for utterance in parts for part in utterance]))
+        whole = [list(islice(found, len(utterance))) for utterance in parts]
+        return [
+            Hypothesis(" ".join(part.text for part in heard), any(part.capped for part in heard)) for heard in whole
+        ]
+
+    def recognise(self, waveforms: Sequence[Tensor]) -> list[Hypothesis]:
+        """Recognise one batch of waveforms, (samples,) each."""
+        if not waveforms:
+            return []
+        with torch.inference_mode():
+            state = self.begin(waveforms)
+            for stage in range(len(self.stages)):
+                state = self.advance(stage, state)
+            return self.finish(waveforms, state)
+
+    def normalise(self, text: str) -> str:
+        """As Whisper's tokenizer does: English spelling and numbers made uniform; other languages just lower case."""
+        return str(self._normaliser(text)).strip()
+
+    @cached_property
+    def _normaliser(self) -> Any:
+        import_transformers()
+        module = importlib.import_module("transformers.models.whisper.english_normalizer")
+        if self._language not in ("en", "english"):
+            return module.BasicTextNormalizer()
+        return module.EnglishTextNormalizer(json.loads(self.files.get("normalizer.json", "{}")))
+
+    def runs(self, num_samples: int, num_tokens: int) -> list[tuple[int, int]]:
+        """The encoder sees 30 s, however short the utterance; tokens are shared out among the parts."""
+        count = self._num_parts(num_samples)
+        frames = self.network.config.max_source_positions * 2
+        return [(frames, (num_tokens + part) // count) for part in range(count)]
+
+    def _parts(self, waveform: Tensor) -> tuple[Tensor, ...]:
+        return waveform.tensor_split(self._num_parts(waveform.numel()))
+
+    def _num_parts(self, num_samples: int) -> int:
+        return max(1, math.ceil(num_samples / int(self.feature_extractor.n_samples)))
+
+    def to_config(self) -> dict[str, Any]:
+        """The files, as text, the limits and the language."""
+        return {**super().to_config(), "language": self.language}

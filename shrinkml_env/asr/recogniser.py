@@ -1,0 +1,81 @@
+"""A base for adapters: what most recognisers answer in the same way."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from shrinkml_env.compression import Hypothesis, Layer, Workload, find_layers, recognise_in_batches
+
+__all__ = ["Recogniser", "merge_parametrizations"]
+
+
+class Recogniser(nn.Module, ABC):
+    """A `CompressibleModel` but for three methods.
+
+    Write `recognise`, `workload` and `to_config`; override whatever else does not fit. The modules that are assigned in
+    the constructor are searched for layers (see `find_layers`).
+
+    Attributes:
+        training_only: See `CompressibleModel`.
+        no_layers: Paths of modules that no search is to decide about.
+        encoder_path: Path of the encoder, if there is one whose size is of interest (see `encoder_parameters`).
+    """
+
+    architecture: str
+    storage_dtype: torch.dtype = torch.float32
+    training_only: tuple[str, ...] = ()
+    no_layers: tuple[str, ...] = ()
+    encoder_path: str = ""
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """What `find_layers` finds; the name of a module `network` that holds everything is left out."""
+        layers = find_layers(self, exclude=(*self.training_only, *self.no_layers))
+        return tuple(replace(layer, name=layer.name.removeprefix("network.")) for layer in layers)
+
+    @property
+    def decoder_settings(self) -> Mapping[str, Any]:
+        """Nothing to set."""
+        return {}
+
+    @abstractmethod
+    def recognise(self, waveforms: Sequence[Tensor]) -> list[Hypothesis]:
+        """See `CompressibleModel`."""
+
+    def transcribe(self, waveforms: Sequence[Tensor]) -> list[str]:
+        """The texts of any number of waveforms: float32 samples at 16 kHz, (samples,) each."""
+        return [hypothesis.text for hypothesis in recognise_in_batches(self, waveforms)]
+
+    def normalise(self, text: str) -> str:
+        """Lower case; letters, digits and apostrophes."""
+        return " ".join(re.sub(r"[^\w']|_", " ", text.lower()).split())
+
+    @abstractmethod
+    def workload(self, num_samples: Sequence[int], texts: Sequence[str]) -> Workload:
+        """See `CompressibleModel`."""
+
+    @abstractmethod
+    def to_config(self) -> dict[str, Any]:
+        """The constructor's arguments, as JSON."""
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Calls the constructor."""
+        return cls(**config).eval()
+
+
+def merge_parametrizations(network: nn.Module) -> None:
+    """Replace computed weights (weight normalisation) by their values, in place; what computes them does not pickle."""
+    for module in list(network.modules()):
+        for name in list(getattr(module, "parametrizations", ())):
+            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+            module._load_state_dict_pre_hooks.clear()  # Weight normalisation's, for files of another torch.

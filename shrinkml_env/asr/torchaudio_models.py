@@ -1,0 +1,92 @@
+"""Models of torchaudio's pipelines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from shrinkml_env.asr.recogniser import Recogniser, merge_parametrizations
+from shrinkml_env.asr.workloads import frames_workload
+from shrinkml_env.compression import Hypothesis, Workload, register_architecture
+from shrinkml_env.data.utterance import SAMPLE_RATE
+from shrinkml_env.torchaudio_compat import import_torchaudio
+
+__all__ = ["TorchaudioCTC", "load_torchaudio"]
+
+
+@register_architecture("torchaudio_ctc")
+class TorchaudioCTC(Recogniser):
+    """torchaudio's `Wav2Vec2Model` (wav2vec 2.0 and HuBERT) with an output for CTC, best path.
+
+    Each utterance is recognised alone: some of these models were trained without masks and hear padding.
+
+    Args:
+        params: The arguments of `torchaudio.models.wav2vec2_model`.
+        labels: What its outputs write; the first is CTC's blank, ``"|"`` stands between words.
+        normalise_waveform: Whether the model wants waveforms of mean 0 and variance 1.
+        network: The model; None makes one with random weights.
+    """
+
+    no_layers = ("network.feature_extractor.conv_layers.0",)  # A filter bank over samples.
+    encoder_path = "network.encoder"
+
+    def __init__(
+        self,
+        params: Mapping[str, Any],
+        labels: Sequence[str],
+        normalise_waveform: bool = False,
+        network: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.params, self.labels, self.normalise_waveform = dict(params), tuple(labels), normalise_waveform
+        self.network = import_torchaudio().models.wav2vec2_model(**params) if network is None else network
+        merge_parametrizations(self.network)
+
+    def recognise(self, waveforms: Sequence[Tensor]) -> list[Hypothesis]:
+        """Recognise waveforms, (samples,) each."""
+        with torch.inference_mode():
+            return [Hypothesis(self._recognise(waveform)) for waveform in waveforms]
+
+    def _recognise(self, waveform: Tensor) -> str:
+        waveform = waveform.to(next(self.parameters()).device)
+        if self.normalise_waveform:
+            waveform = functional.layer_norm(waveform, waveform.shape)
+        logits, _ = self.network(waveform[None])
+        path = torch.unique_consecutive(logits[0].argmax(1)).tolist()
+        return "".join(self.labels[unit] for unit in path if unit).replace("|", " ").strip()
+
+    def workload(self, num_samples: Sequence[int], texts: Sequence[str]) -> Workload:
+        """See `frames_workload`."""
+        return frames_workload(self, num_samples)
+
+    def to_config(self) -> dict[str, Any]:
+        """The arguments, as JSON."""
+        params = json.loads(json.dumps(self.params))  # Tuples become lists, as they will be after loading.
+        return {"params": params, "labels": list(self.labels), "normalise_waveform": self.normalise_waveform}
+
+
+def load_torchaudio(name: str) -> TorchaudioCTC:
+    """A fine-tuned model of `torchaudio.pipelines`, fetched if need be, in evaluation mode on the CPU.
+
+    Args:
+        name: ``"WAV2VEC2_ASR_BASE_960H"``.
+
+    Raises:
+        ValueError: It is not the name of a Wav2Vec2 or HuBERT pipeline for recognition.
+    """
+    pipelines = import_torchaudio().pipelines
+    bundle = getattr(pipelines, name, None)
+    if not isinstance(bundle, pipelines.Wav2Vec2ASRBundle):
+        known = [key for key in dir(pipelines) if isinstance(getattr(pipelines, key), pipelines.Wav2Vec2ASRBundle)]
+        raise ValueError(f"torchaudio:{name}: there is an adapter for {', '.join(known)}")
+    if bundle.sample_rate != SAMPLE_RATE:
+        raise ValueError(f"torchaudio:{name}: the model wants {bundle.sample_rate} Hz; waveforms have {SAMPLE_RATE} Hz")
+    network = bundle.get_model(dl_kwargs={"weights_only": True})
+    # Only so does torchaudio say what the model is made of, and whether it has wrapped it.
+    params, normalise = bundle._params, bundle._normalize_waveform
+    return TorchaudioCTC(params, bundle.get_labels(), normalise, network.model if normalise else network).eval()

@@ -1,0 +1,71 @@
+"""Counting what the usual speech encoders do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from torch import nn
+
+from shrinkml_env.asr.recogniser import Recogniser
+from shrinkml_env.compression import Matrix, Workload
+from shrinkml_env.compression.modules import LowRankConv1d, module_matrices
+
+__all__ = ["convolutions", "frames_workload", "lengths_after", "matrices_below"]
+
+
+def convolutions(module: nn.Module) -> dict[str, Any]:
+    """Path -> 1-D convolution, dense or factored, in module order."""
+    return {path: part for path, part in module.named_modules() if isinstance(part, nn.Conv1d | LowRankConv1d)}
+
+
+def lengths_after(convolutions: Iterable[Any], length: int) -> list[int]:
+    """Frames after each of a chain of convolutions: floor((length + 2 padding - kernel) / stride) + 1."""
+    lengths = []
+    for convolution in convolutions:
+        (kernel,), (stride,), (padding,) = convolution.kernel_size, convolution.stride, convolution.padding
+        length = (length + 2 * padding - kernel) // stride + 1
+        lengths.append(length)
+    return lengths
+
+
+def matrices_below(model: nn.Module) -> Iterator[tuple[str, str, Matrix]]:
+    """(module's path, parameter's path, matrix) of everything that can be factored, in module order."""
+    for path, module in model.named_modules():
+        for matrix in module_matrices(module):
+            yield path, f"{path}.{matrix.name}", matrix
+
+
+def frames_workload(model: Recogniser, num_samples: Sequence[int]) -> Workload:
+    """Of the Wav2Vec2 family: convolutions over samples, a transformer over their frames, an output for each frame.
+
+    Strided convolutions without padding follow each other; a padded one (positions) and all other matrices work once a
+    frame. Self-attention takes 2 T^2 d multiply-adds a layer for T frames of dimension d.
+    """
+    found = convolutions(model)
+    front = [path for path, part in found.items() if part.padding == (0,)]
+    totals = dict.fromkeys(found, 0)
+    frames = squares = 0
+    for samples in num_samples:
+        lengths = lengths_after((found[path] for path in front), samples)
+        for path, length in zip(front, lengths, strict=True):
+            totals[path] += length
+        frames += lengths[-1]
+        squares += lengths[-1] ** 2
+        for path in found.keys() - set(front):
+            totals[path] += lengths_after([found[path]], lengths[-1])[0]
+    offered = {matrix.name for layer in model.layers for matrix in layer.matrices}
+    other = sum(
+        totals[path] * part.out_channels * part.in_channels // part.groups * part.kernel_size[0]
+        for path, part in found.items()
+        if f"{path}.weight" not in offered
+    )
+    positions = {}
+    for path, name, matrix in matrices_below(model):
+        if name in offered:
+            positions[name] = totals.get(path, frames)
+        elif path not in found:
+            other += frames * matrix.rows * matrix.columns
+        if path.endswith(".q_proj"):
+            other += 2 * squares * matrix.rows
+    return Workload(positions, other)

@@ -1,0 +1,106 @@
+"""Whisper tiny.en on real speech, against transformers' own way of using it."""
+
+import json
+import subprocess
+import sys
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from shrinkml_env import (
+    compress,
+    count_parameters,
+    encoder_parameters,
+    load_compressed,
+    load_model,
+    load_utterances,
+    save_compressed,
+)
+from shrinkml_env.asr.huggingface.folder import import_transformers
+from shrinkml_env.compression import ranks_of
+from tests.conftest import LIBRISPEECH, WHISPER
+
+pytest.importorskip("transformers")
+pytestmark = pytest.mark.skipif(
+    not (LIBRISPEECH.is_dir() and WHISPER.is_dir()), reason=f"{LIBRISPEECH} or {WHISPER} is absent"
+)
+
+SPEECH = {"root": str(LIBRISPEECH), "subset": "test-other"}
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.set_num_threads(1)
+    return load_model(f"hf:{WHISPER}")
+
+
+@pytest.fixture(scope="module")
+def utterances():
+    return load_utterances({**SPEECH, "limit": 4})
+
+
+def small(model):
+    """Half of the embedding and a little of everything else."""
+    ranks = {layer.name: round(0.9 * layer.break_even) for layer in model.layers}
+    return compress(model, {**ranks, "decoder.embed_tokens": 190})
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_transcripts_and_normaliser_are_those_of_transformers(model, utterances):
+    transformers = import_transformers()
+    processor = transformers.WhisperProcessor.from_pretrained(WHISPER)
+    network = transformers.WhisperForConditionalGeneration.from_pretrained(WHISPER)
+    expected = []
+    for utterance in utterances:
+        inputs = processor(utterance.waveform.numpy(), sampling_rate=16_000, return_tensors="pt")
+        expected += processor.batch_decode(network.generate(inputs.input_features), skip_special_tokens=True)
+    found = model.recognise([utterance.waveform for utterance in utterances])
+    assert [hypothesis.text for hypothesis in found] == [text.strip() for text in expected]
+    assert not any(hypothesis.capped for hypothesis in found)
+    texts = [utterance.text for utterance in load_utterances(SPEECH)] + expected
+    assert [model.normalise(text) for text in texts] == [processor.tokenizer.normalize(text).strip() for text in texts]
+
+
+def test_sizes(model):
+    # d = 384, 4 d^2 + 3 d for an attention (keys have no bias), norms 2 d, feed-forward 4 d inside.
+    d = 384
+    attention, feed_forward, norm = 4 * d * d + 3 * d, 8 * d * d + 5 * d, 2 * d
+    encoder = 240 * d + d + 3 * d * d + d + 1500 * d + 4 * (attention + feed_forward + 2 * norm) + norm
+    decoder = 51_864 * d + 448 * d + 4 * (2 * attention + feed_forward + 3 * norm) + norm
+    assert encoder_parameters(model) == encoder
+    assert count_parameters(model) == encoder + decoder
+    assert model.storage_dtype == torch.float16
+
+
+def test_a_compressed_model_ships(model, utterances, tmp_path):
+    shipped = small(model)
+    save_compressed(shipped, tmp_path / "small")
+    size = (tmp_path / "small" / "model.safetensors").stat().st_size
+    assert 0 < size - 2 * count_parameters(shipped) < 40_000
+    expected = shipped.transcribe([utterance.waveform for utterance in utterances[:2]])
+    script = f"""
+import json, torch
+from shrinkml_env import load_model, load_utterances
+torch.set_num_threads(1)
+utterances = load_utterances({ {**SPEECH, "limit": 4}!r})[:2]
+model = load_model({str(tmp_path / "small")!r})
+print(json.dumps(model.transcribe([utterance.waveform for utterance in utterances])))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == expected
+    assert ranks_of(load_compressed(tmp_path / "small")) == ranks_of(shipped)
+
+
+def test_an_episode():
+    env = gym.make("ShrinkML-v0", model=f"hf:{WHISPER}", proxy={**SPEECH, "limit": 2})
+    env.reset(seed=0)
+    terminated, steps = False, 0
+    while not terminated:
+        *_, terminated, _, info = env.step(np.ones(1, np.float32))  # Dense throughout.
+        steps += 1
+    assert steps == 2 + 4 * 3 + 1 + 4 * 4
+    assert info["size_ratio"] == 1
+    assert info["wer"] == info["wer_baseline"] < 0.3
