@@ -98,6 +98,8 @@ def search(config: DictConfig, title: str) -> Path:
     for module in config.imports:
         importlib.import_module(module)
     _require_classes(config)
+    if getattr(instantiate(config.reward), "space", None) is not None:
+        raise ValueError("a search has one best configuration, so it needs a scalar reward: not reward=vector")
     directory = run_directory(config, title, besides=("workers", "memory_mb"))
     sets = {name: plain(config[name]) for name in ("proxy", "dev", "test")}
     cache = EvaluationCache(default_cache_path())
@@ -126,8 +128,6 @@ def search(config: DictConfig, title: str) -> Path:
         env = ShrinkVecEnv(gym.make_vec("ShrinkML-v0", num_envs=config.num_envs, **arguments))  # type: ignore[arg-type]
         single = env.envs.envs[0]
     problem: SearchProblem = single.problem
-    if problem.reward_space is not None:
-        raise ValueError("a search has one best configuration, so it needs a scalar reward: not reward=vector")
     proxy = problem.evaluator
     assert isinstance(proxy, Evaluator)
     space = problem.search_space
