@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-__all__ = ["Callback", "EpisodicSearch", "Outcome", "Proposals"]
+__all__ = ["Callback", "EpisodicSearch", "Outcome", "Proposals", "require_unchanged"]
 
 Callback = Callable[[dict[str, Any], dict[str, Any]], bool]
 """Stable-Baselines3's functional callback: called with (locals, globals) after each step; False ends `learn`."""
@@ -63,7 +64,15 @@ class EpisodicSearch(ABC):
         Args:
             env: A ShrinkML environment, wrapped or not.
             seed: The same seed gives the same search.
+
+        Raises:
+            TypeError: It is something else, such as several environments in one.
         """
+        if env is not None and not isinstance(env, gym.Env):
+            raise TypeError(
+                f"{type(self).__name__} plays one environment, got a {type(env).__name__}: for several (num_envs) take "
+                "an agent of Stable-Baselines3"
+            )
         self.env = env
         self.seed = seed
         self.num_timesteps = 0
@@ -168,7 +177,7 @@ class EpisodicSearch(ABC):
             agent.best_ranks = {str(name): int(rank) for name, rank in summary["ranks"].items()}
             agent.best_return = float(summary["return"])
             agent.num_timesteps = int(summary["num_timesteps"])
-        except (ValueError, KeyError, TypeError, EOFError) as error:
+        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} was not saved by {cls.__name__}: {error}") from error
         return agent
 
@@ -215,6 +224,19 @@ class EpisodicSearch(ABC):
             if callback is not None and callback(locals(), globals()) is False:
                 return False
         return True
+
+
+def require_unchanged(outcome: Outcome, proposal: Mapping[str, int]) -> None:
+    """For searches that reason about what they proposed.
+
+    Raises:
+        ValueError: The constraint has made something else of it.
+    """
+    if outcome.ranks != dict(proposal):
+        raise ValueError(
+            "this search must know what it measures, but the constraint changed a proposal: use the constraint 'none' "
+            "or 'check'"
+        )
 
 
 def _flat(observation: NDArray[Any] | Mapping[str, NDArray[Any]]) -> NDArray[Any]:

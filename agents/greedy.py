@@ -8,7 +8,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from agents.episodic import EpisodicSearch, Proposals
+from agents.episodic import EpisodicSearch, Proposals, require_unchanged
 
 __all__ = ["GreedySearch"]
 
@@ -43,6 +43,7 @@ class GreedySearch(EpisodicSearch):
                 if there is None:
                     continue
                 outcome = yield there
+                require_unchanged(outcome, there)
                 if (outcome.wer, outcome.size_ratio) < best:
                     best, chosen = (outcome.wer, outcome.size_ratio), there
             if chosen is None:

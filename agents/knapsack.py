@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from agents.episodic import EpisodicSearch, Proposals
+from agents.episodic import EpisodicSearch, Proposals, require_unchanged
 
 __all__ = ["KnapsackSearch"]
 
@@ -42,7 +42,9 @@ class KnapsackSearch(EpisodicSearch):
             places = np.unique(np.linspace(0, len(ranks) - 2, self.points).round().astype(int))
             measured = []
             for place in places:
-                outcome = yield {other.name: other.max_rank for other in problem.layers} | {layer.name: ranks[place]}
+                alone = {other.name: other.max_rank for other in problem.layers} | {layer.name: ranks[place]}
+                outcome = yield alone
+                require_unchanged(outcome, alone)
                 measured.append(max(0.0, outcome.wer - original))
             losses.append(np.interp(np.arange(len(ranks)), [*places, len(ranks) - 1], [*measured, 0.0]))
         sizes = [

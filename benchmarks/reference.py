@@ -3,25 +3,30 @@
 A: for each configuration the SVD of every matrix, the truncated matrices put back, one utterance at a time.
 B: singular vectors computed once, padded batches of 32 sorted by length; otherwise as A.
 
-Both run bidirectional ``nn.LSTM`` modules on packed sequences, decode greedily until every utterance of the batch has
-ended, and count word errors with jiwer.
+Both run bidirectional ``nn.LSTM`` modules on packed sequences and the other modules as anybody would write them, decode
+greedily until every utterance of the batch has ended, and count word errors with jiwer.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jiwer
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from shrinkml_env import Utterance
 from shrinkml_env.asr import LAS
-from shrinkml_env.asr.las import BidirectionalLSTM
-from shrinkml_env.compression import Factorisation, in_batches, matrix_ranks
+from shrinkml_env.asr.features import lengths_mask
+from shrinkml_env.asr.las import BidirectionalLSTM, EncoderLayer, LocationAwareAttention
+from shrinkml_env.compression import Factorisation, matrix_ranks
 
 __all__ = ["Careful", "Straightforward"]
+
+BATCH = 32
 
 
 class PackedLSTM(nn.Module):
@@ -47,6 +52,41 @@ class PackedLSTM(nn.Module):
         return outputs
 
 
+class PackedEncoderLayer(nn.Module):
+    """As `EncoderLayer`."""
+
+    def __init__(self, source: EncoderLayer) -> None:
+        super().__init__()
+        self.lstm = PackedLSTM(source.lstm)
+        self.norm = source.norm
+        self.time_reduction = source.time_reduction
+
+    def forward(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, time, input_size) -> (batch, reduced time, 2 * units) and the new lengths."""
+        outputs = self.norm(self.lstm(inputs, lengths))
+        if self.time_reduction > 1:
+            outputs = outputs.masked_fill(~lengths_mask(lengths, outputs.shape[1])[:, :, None], -1e9)
+            outputs = functional.max_pool1d(outputs.transpose(1, 2), self.time_reduction, ceil_mode=True)
+            outputs = outputs.transpose(1, 2)
+            lengths = torch.ceil(lengths / self.time_reduction).long()
+        return outputs, lengths
+
+
+class PlainAttention(nn.Module):
+    """As `LocationAwareAttention`."""
+
+    def __init__(self, source: LocationAwareAttention) -> None:
+        super().__init__()
+        self.query, self.key = source.query, source.key
+        self.location, self.energy = source.location, source.energy
+
+    def forward(self, query: Tensor, keys: Tensor, mask: Tensor, history: Tensor) -> Tensor:
+        """Weights (batch, time)."""
+        located = self.location(history[:, None]).transpose(1, 2)
+        energies = self.energy(torch.tanh(self.query(query)[:, None] + keys + located)).squeeze(2)
+        return torch.softmax(energies.masked_fill(~mask, -torch.inf), dim=1)
+
+
 class _Reference:
     def __init__(self, model: LAS, utterances: Sequence[Utterance]) -> None:
         self.model = model
@@ -56,6 +96,10 @@ class _Reference:
         """Measure a configuration; what `ranks` leaves out is dense."""
         references = [self.model.normalise(utterance.text) for utterance in self.utterances]
         return float(jiwer.wer(references, self.transcripts(ranks)))
+
+    def compressed(self, ranks: Mapping[str, int]) -> LAS:
+        """The model with truncated matrices in place of the original ones."""
+        raise NotImplementedError
 
     def transcripts(self, ranks: Mapping[str, int]) -> list[str]:
         """Of all utterances."""
@@ -67,15 +111,16 @@ class _Reference:
         for name, matrix in matrices.items():
             parameter = dense.get_parameter(name)
             parameter.copy_(matrix.view(parameter.shape))
-        for layer in dense.encoder.layers:
-            layer.lstm = PackedLSTM(layer.lstm)  # type: ignore[arg-type]
+        layers: Any = dense.encoder.layers
+        dense.encoder.layers = nn.ModuleList(PackedEncoderLayer(layer) for layer in layers)
+        dense.decoder.attention = PlainAttention(dense.decoder.attention)  # type: ignore[assignment]
         return dense
 
 
 class Straightforward(_Reference):
     """A."""
 
-    def transcripts(self, ranks: Mapping[str, int]) -> list[str]:
+    def compressed(self, ranks: Mapping[str, int]) -> LAS:
         """See the module."""
         factored = matrix_ranks(self.model.layers, ranks)
         matrices = {}
@@ -86,7 +131,11 @@ class Straightforward(_Reference):
                 if matrix.name in factored:
                     rank = factored[matrix.name]
                     matrices[matrix.name] = left[:, :rank] * values[:rank] @ right[:rank]
-        model = self._put_back(matrices)
+        return self._put_back(matrices)
+
+    def transcripts(self, ranks: Mapping[str, int]) -> list[str]:
+        """See the module."""
+        model = self.compressed(ranks)
         return [model.recognise([utterance.waveform])[0].text for utterance in self.utterances]
 
 
@@ -97,15 +146,21 @@ class Careful(_Reference):
         super().__init__(model, utterances)
         self.factorisation = factorisation
 
-    def transcripts(self, ranks: Mapping[str, int]) -> list[str]:
+    def compressed(self, ranks: Mapping[str, int]) -> LAS:
         """See the module."""
         matrices = {}
         for name, rank in matrix_ranks(self.model.layers, ranks).items():
             factors = self.factorisation.factors(name, rank)
             matrices[name] = factors.u @ factors.v
-        model = self._put_back(matrices)
+        return self._put_back(matrices)
+
+    def transcripts(self, ranks: Mapping[str, int]) -> list[str]:
+        """See the module."""
+        model = self.compressed(ranks)
+        order = sorted(range(len(self.utterances)), key=lambda index: self.utterances[index].waveform.numel())
         found: dict[int, str] = {}
-        for batch in in_batches([utterance.waveform.numel() for utterance in self.utterances]):
+        for start in range(0, len(order), BATCH):
+            batch = order[start : start + BATCH]
             hypotheses = model.recognise([self.utterances[index].waveform for index in batch])
             found.update(zip(batch, (hypothesis.text for hypothesis in hypotheses), strict=True))
         return [found[index] for index in range(len(self.utterances))]

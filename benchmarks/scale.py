@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from shrinkml_env.search_space import uniform_ranks
 
 PICTURE = Path("docs/images/scale.png")
 SIZES = (9, 18, 36, 72, 144, 288)
+WORKERS = tuple(range(1, 1 + len(os.sched_getaffinity(0))))
 UNITS = (192, 384, 768, 1024)
 FRACTION = 0.5
 
@@ -61,14 +63,27 @@ def random_model(units: int) -> LAS:
 def peak_megabytes(units: int) -> float:
     """Largest resident memory of a process that makes one evaluation on 72 utterances."""
     code = (
-        f"from benchmarks.scale import *; torch.set_num_threads(1); seconds(random_model({units}), 72, 1); "
+        "import resource; from benchmarks.scale import *; torch.set_num_threads(1); "
+        f"seconds(random_model({units}), 72, 1); "
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
     )
     return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
+def seconds_with(model: CompressibleModel, workers: int) -> float:
+    """An evaluation when so many processes share many of them; the start of the processes does not count."""
+    evaluator = Evaluator(model, load_utterances("proxy"), workers=workers, memory=0)
+    first, *ranks = (uniform_ranks(evaluator.layers, fraction) for fraction in torch.linspace(0.3, 0.7, 25).tolist())
+    list(evaluator.evaluate_many([first, {}]))
+    started = time.perf_counter()
+    list(evaluator.evaluate_many(ranks))
+    spent = time.perf_counter() - started
+    evaluator.close()
+    return spent / len(ranks)
+
+
 def measure() -> Section:
-    """Proxy size, model size and memory."""
+    """Proxy size, model size, memory and workers."""
     torch.set_num_threads(1)
     small = load_model("las_small")
     by_count = {count: seconds(small, count) for count in tqdm(SIZES, desc="proxy sizes")}
@@ -76,13 +91,18 @@ def measure() -> Section:
     for units in tqdm(UNITS, desc="model sizes"):
         model = random_model(units)
         by_units[units] = (sum(p.numel() for p in model.parameters()), seconds(model, 72, 1), peak_megabytes(units))
-    figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), constrained_layout=True)
+    by_workers = {workers: seconds_with(small, workers) for workers in tqdm(WORKERS, desc="workers")}
+    figure, panels = plt.subplots(1, 3, figsize=(12, 3.6), constrained_layout=True)
     panels[0].loglog(list(by_count), list(by_count.values()), "o-")
     panels[0].set_xlabel("utterances, las_small")
     panels[1].loglog([p / 1e6 for p, _, _ in by_units.values()], [s for _, s, _ in by_units.values()], "o-")
     panels[1].set_xlabel("million parameters, 72 utterances")
+    panels[2].plot(list(by_workers), [1 / value for value in by_workers.values()], "o-")
+    panels[2].set_xlabel("workers, las_small")
+    panels[2].set_xticks(list(by_workers))
+    panels[2].set_ylim(0, None)
     for panel in panels:
-        panel.set_ylabel("seconds an evaluation")
+        panel.set_ylabel("evaluations a second" if panel is panels[2] else "seconds an evaluation")
         panel.grid(alpha=0.3, which="both")
     PICTURE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(PICTURE, dpi=110)
@@ -93,6 +113,13 @@ def measure() -> Section:
         "and decode up to their token limit, so they are the worst case.\n\n![Cost of an evaluation](images/scale.png)",
         {
             "proxy": (("utterances", "s"), [(str(count), f"{value:.2f}") for count, value in by_count.items()]),
+            "workers": (
+                ("workers", "evaluations a second", "more than one worker by"),
+                [
+                    (str(workers), f"{1 / value:.2f}", f"{by_workers[1] / value:.2f}x")
+                    for workers, value in by_workers.items()
+                ],
+            ),
             "model": (
                 ("encoder units", "parameters", "s", "peak memory of the process, MB"),
                 [

@@ -22,6 +22,10 @@ class Comparison:
 
     seconds: Mapping[str, list[float]]
 
+    def per(self, counts: Mapping[str, int]) -> Comparison:
+        """Seconds for each of the things that a contender does in one round."""
+        return Comparison({name: [value / counts[name] for value in values] for name, values in self.seconds.items()})
+
     def median(self, name: str) -> float:
         """Seconds."""
         return statistics.median(self.seconds[name])

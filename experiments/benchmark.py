@@ -9,11 +9,13 @@ both are known; live, the best that any run has found and the median of the rand
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from numpy.typing import NDArray
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -34,10 +36,11 @@ from tqdm import tqdm
 
 from experiments.report import format_table
 from experiments.run_directory import plain, run_directory
-from experiments.search import EPISODES_PER_EVALUATION
+from experiments.search import steps_for
 from experiments.statistics import anytime, difference, evaluations_to_reach, improvement, iqm, iqm_curve, profile
 from shrinkml_env import BudgetExhausted, Ledger, SearchProblem
 from shrinkml_env.evaluation.workers import Workers
+from shrinkml_env.table import Table
 from shrinkml_env.tabular import TabularEnv
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -85,7 +88,7 @@ def play(task: Task) -> Run:
     problem: SearchProblem = env.unwrapped.problem  # type: ignore[attr-defined]
     agent = instantiate(config.agent, env=env)
     with suppress(BudgetExhausted):
-        agent.learn(total_timesteps=EPISODES_PER_EVALUATION * task.budget * len(problem.layers))
+        agent.learn(total_timesteps=steps_for(env, task.budget))
     history = problem.history
     return Run(
         agent=task.agent,
@@ -105,6 +108,29 @@ def compose_search(task: Task) -> DictConfig:
     overrides = [f"agent={task.agent}", f"reward={task.reward}", f"seed={task.seed}", *task.overrides]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("search", overrides=overrides)
+
+
+def digest(task: Task) -> str:
+    """Of all that a run depends on but its seed: another digest is another file."""
+    config = OmegaConf.to_container(compose_search(replace(task, seed=0)), resolve=True)
+    assert isinstance(config, dict)
+    del config["outputs"]
+    table = Table.load().content if task.env == "tabular" else ""
+    return hashlib.sha256(json.dumps([config, table], sort_keys=True).encode()).hexdigest()[:8]
+
+
+def require_effect(task_env: str, overrides: Sequence[str]) -> None:
+    """Refuse what would be ignored.
+
+    Raises:
+        ValueError: An override is of something that a table fixes.
+    """
+    fixed = ("model", "proxy", "granularity", "search_space", "shaping")
+    for override in overrides:
+        if task_env == "tabular" and override.lstrip("+~").split("=")[0].split(".")[0] in fixed:
+            raise ValueError(
+                f"overrides: {override!r} has no effect on a table, which fixes {', '.join(fixed)}: env=live"
+            )
 
 
 def make_env(task: Task, config: DictConfig) -> gym.Env[Any, Any]:
@@ -221,17 +247,16 @@ def _draw(directory: Path, results: Mapping[str, NDArray[np.float64]], order: Se
 @hydra.main(version_base="1.3", config_path="../conf", config_name="benchmark")
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
+    require_effect(config.env, config.overrides)
     directory = run_directory(config, config.env, besides=("workers", "agents", "rewards", "seeds"))
     folder = directory / "runs"
     folder.mkdir(exist_ok=True)
-    tasks = {
-        folder / f"{agent}-{reward}-{seed}.json": Task(
-            config.env, agent, reward, seed, config.budget, tuple(config.overrides)
-        )
-        for agent in config.agents
-        for reward in config.rewards
-        for seed in range(config.first_seed, config.first_seed + config.seeds)
-    }
+    tasks = {}
+    for agent, reward in tqdm(list(itertools.product(config.agents, config.rewards)), desc="configs"):
+        first = Task(config.env, agent, reward, config.first_seed, config.budget, tuple(config.overrides))
+        name = f"{agent}-{reward}-{digest(first)}"
+        for seed in range(config.first_seed, config.first_seed + config.seeds):
+            tasks[folder / f"{name}-{seed}.json"] = replace(first, seed=seed)
     missing = {path: task for path, task in tasks.items() if not path.exists()}
     workers = Workers(play, config.workers)
     finished = workers(list(missing.values()))

@@ -1,13 +1,14 @@
 """Measure a whole search space: ``python -m experiments.make_table [workers=2]``.
 
-Every combination of the blocks' candidates on proxy, dev and test, in an order in which neighbours share most of their
-work. Stopped at any moment, the same command goes on: measurements are kept in the evaluation cache.
+Every combination of the blocks' candidates on the proxy set, in an order in which neighbours share most of their work;
+then the best by every reward, and some drawn at random, on dev and test. Stopped at any moment, the same command goes
+on: measurements are kept in the evaluation cache.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from tqdm import tqdm
 from experiments.run_directory import plain
 from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
 from shrinkml_env.compression import SVD
+from shrinkml_env.rewards import REWARDS
 from shrinkml_env.search_space import Explicit
 from shrinkml_env.table import SETS, Table
+from shrinkml_env.tabular import make_tabular_env
 
 
 def make(config: DictConfig) -> Table:
@@ -32,25 +35,23 @@ def make(config: DictConfig) -> Table:
     candidates = {name: plain(block.ranks) for name, block in config.blocks.items()}
     cache = EvaluationCache(default_cache_path() if config.cache is None else config.cache)
     factorisation = SVD(model)
-    measured: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
-    positions, other_macs, words = {}, {}, {}
-    for subset in SETS:
-        evaluator = Evaluator(
+    utterances = {subset: plain(config[subset]) for subset in SETS}
+    evaluators = {
+        subset: Evaluator(
             model,
-            load_utterances(plain(config[subset])),
+            load_utterances(spec),
             blocks,
             cache,
             factorisation,
             memory=config.memory_mb * 2**20,
             workers=config.workers,
         )
-        space = Explicit(candidates)(evaluator.layers)
-        names = [layer.name for layer in space.layers]
-        configurations = [dict(zip(names, choice, strict=True)) for choice in itertools.product(*space.candidates)]
-        measured[subset] = _measure(evaluator, configurations, config.batch, subset)
-        positions[subset], other_macs[subset] = _macs(evaluator)
-        words[subset] = sum(evaluator.baseline.words)
-    return Table(
+        for subset, spec in utterances.items()
+    }
+    proxy = evaluators["proxy"]
+    space = Explicit(candidates)(proxy.layers)
+    macs = {subset: _macs(evaluator) for subset, evaluator in evaluators.items()}
+    known = Table(
         model=config.model.name,
         blocks=blocks,
         layers=space.layers,
@@ -60,26 +61,48 @@ def make(config: DictConfig) -> Table:
             for layer in space.layers
             for matrix in layer.matrices
         },
-        original_params=evaluator.original_params,
-        positions=positions,
-        other_macs=other_macs,
-        words=words,
-        edits={subset: edits for subset, (edits, _) in measured.items()},
-        capped={subset: capped for subset, (_, capped) in measured.items()},
+        original_params=proxy.original_params,
+        positions={subset: positions for subset, (positions, _) in macs.items()},
+        other_macs={subset: other for subset, (_, other) in macs.items()},
+        utterances=utterances,
+        words={subset: sum(evaluator.baseline.words) for subset, evaluator in evaluators.items()},
+        edits={},
+        capped={},
     )
+    chosen = np.arange(known.size)
+    for subset, evaluator in evaluators.items():
+        edits, capped = _measure(evaluator, known, chosen, config.batch, subset)
+        known = replace(known, edits={**known.edits, subset: edits}, capped={**known.capped, subset: capped})
+        evaluator.close()
+        if subset == "proxy":
+            chosen = _chosen(known, config.best, config.random, config.seed)
+    return known
+
+
+def _chosen(table: Table, best: int, random: int, seed: int) -> NDArray[np.int64]:
+    """The original, the best by every scalar reward's defaults, and some drawn at random: their numbers, ascending."""
+    chosen = {table.size - 1, *np.random.default_rng(seed).permutation(table.size)[:random].tolist()}
+    for name in REWARDS:
+        if name != "vector":
+            env = make_tabular_env(reward=name, table=table)
+            chosen.update(np.argsort(-env.rewards, kind="stable")[:best].tolist())
+    return np.array(sorted(chosen))
 
 
 def _measure(
-    evaluator: Evaluator, configurations: list[dict[str, int]], batch: int, subset: str
+    evaluator: Evaluator, table: Table, chosen: NDArray[np.int64], batch: int, subset: str
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    edits, capped = [], []
-    with tqdm(total=len(configurations), desc=subset, unit="configuration", smoothing=0.02) as bar:
-        for start in range(0, len(configurations), batch):
-            for evaluation in evaluator.evaluate_many(configurations[start : start + batch]):
-                edits.append(sum(evaluation.edits))
-                capped.append(evaluation.capped)
+    """Word errors and capped utterances of every configuration; -1 of those that are not chosen."""
+    edits, capped = np.full((2, table.size), -1)
+    configurations = list(table.configurations())
+    with tqdm(total=len(chosen), desc=subset, unit="configuration", smoothing=0.02) as bar:
+        for start in range(0, len(chosen), batch):
+            numbers = chosen[start : start + batch]
+            found = evaluator.evaluate_many([configurations[number] for number in numbers])
+            for number, evaluation in zip(numbers, found, strict=True):
+                edits[number], capped[number] = sum(evaluation.edits), evaluation.capped
                 bar.update()
-    return np.array(edits), np.array(capped)
+    return edits, capped
 
 
 def _macs(evaluator: Evaluator) -> tuple[Mapping[str, int], int]:

@@ -54,20 +54,24 @@ class Result:
 
     Attributes:
         title: What was run.
+        settings: What it was made of, for people: ``"reward"`` -> ``"Linear(size_weight=0.2)"``.
         layers: In forward order.
         ranks: Layer name -> rank.
         params: Parameters.
         file_bytes: Of the saved tensors.
         sets: Name -> word errors.
+        rewards: Name -> reward of the compressed model on the set.
         evaluations: Unique evaluations that the search used.
     """
 
     title: str
+    settings: dict[str, str]
     layers: tuple[Layer, ...]
     ranks: dict[str, int]
     params: tuple[int, int]
     file_bytes: tuple[int, int]
     sets: dict[str, SetResult]
+    rewards: dict[str, float]
     evaluations: int
 
     @property
@@ -78,7 +82,9 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """What ``best.json`` holds and validation compares with."""
         return {
+            "settings": self.settings,
             "ranks": self.ranks,
+            "rewards": self.rewards,
             "size_ratio": self.size_ratio,
             "params": {"original": self.params[0], "compressed": self.params[1]},
             "file_bytes": {"original": self.file_bytes[0], "compressed": self.file_bytes[1]},
@@ -237,5 +243,13 @@ set. The search saw the proxy set alone; the configuration was chosen on dev; te
 <table><tr><th>layer</th><th>shape</th><th>rank</th><th>parameters kept</th></tr>
 {% for row in result.layer_rows() %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table>
+<p>A matrix of m x n numbers at rank r is stored as r (m + n) numbers where that is less, and else as it was.</p>
+<table><tr><th>search</th><th></th></tr>
+{% for name, value in result.settings.items() %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>
+{% endfor %}{% for name, value in result.rewards.items() %}<tr><td>reward on {{ name }}</td>
+<td>{{ "%.4f" | format(value) }}</td></tr>
+{% endfor %}</table>
+<p>The whole config is in <code>config.yaml</code> beside this page, every measurement in
+<code>evaluations.jsonl</code>. To check the saved models: <code>python -m experiments.validate run=FOLDER</code>.</p>
 </body></html>
 """

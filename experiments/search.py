@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import pkgutil
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import configure
 from torch.utils.tensorboard import SummaryWriter
@@ -38,98 +40,138 @@ from shrinkml_env import (
     load_utterances,
     save_compressed,
 )
+from shrinkml_env.evaluation.ledger import SupportsEvaluate
+from shrinkml_env.sb3 import ShrinkVecEnv
 from shrinkml_env.search_space import uniform_ranks
 
-EPISODES_PER_EVALUATION = 20
-"""A run ends at its budget of unique evaluations, or after so many times as many episodes."""
+SETTINGS = ("agent", "action", "observation", "reward", "constraint", "shaping")
+"""The config groups that a report names."""
 
 CURVE_FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Of the break-even rank: the uniform-rank curve in the picture."""
 
 
-class Watch(gym.Wrapper[Any, Any, Any, Any]):
-    """Shows every new evaluation: on the progress bar, and in the TensorBoard log."""
+class WatchedLedger(Ledger):
+    """A ledger that shows every new evaluation: on a progress bar, and in the TensorBoard log."""
 
-    def __init__(self, env: gym.Env[Any, Any], ledger: Ledger, log: SummaryWriter) -> None:
-        super().__init__(env)
-        self._ledger, self._log = ledger, log
-        self._shown = 0
-        self._bar = tqdm(total=ledger.budget, desc="search", unit="evaluation")
+    def __init__(self, directory: Path, budget: int) -> None:
+        super().__init__(directory / "evaluations.jsonl", budget)
+        self._log = SummaryWriter(str(directory / "tensorboard"))
+        self._bar = tqdm(total=budget, desc="search", unit="evaluation")
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """As the environment's."""
-        result = super().step(action)
-        for evaluation in self._ledger.evaluations[self._shown :]:
-            self._shown += 1
+    def evaluate(self, evaluator: SupportsEvaluate, ranks: Mapping[str, int]) -> Evaluation:
+        """As `Ledger.evaluate`."""
+        before = self.count
+        evaluation = super().evaluate(evaluator, ranks)
+        if self.count > before:
             self._bar.update()
             self._bar.set_postfix(wer=f"{100 * evaluation.wer:.1f}%", size=f"{evaluation.size_ratio:.2f}")
-            self._log.add_scalar("evaluation/wer", evaluation.wer, self._shown)
-            self._log.add_scalar("evaluation/size_ratio", evaluation.size_ratio, self._shown)
-        return result
+            self._log.add_scalar("evaluation/wer", evaluation.wer, self.count)
+            self._log.add_scalar("evaluation/size_ratio", evaluation.size_ratio, self.count)
+        return evaluation
 
     def close(self) -> None:
         """The search is over."""
         self._bar.close()
         self._log.close()
-        super().close()
+
+
+def steps_for(env: Any, budget: int) -> int:
+    """The steps after which a run ends that has not spent its budget of unique evaluations: 20 times as many episodes.
+
+    An agent that repeats itself costs no evaluations.
+    """
+    return 20 * budget * len(env.unwrapped.actions_for({}))
 
 
 def search(config: DictConfig, title: str) -> Path:
-    """One run; returns its directory."""
+    """One run; returns its directory.
+
+    Raises:
+        ValueError: A number in the config is out of range, or the reward is a vector.
+    """
+    for key in ("budget", "finalists", "num_envs"):
+        if config[key] < 1:
+            raise ValueError(f"{key} must be at least 1, got {config[key]}")
     # One core a process: two busy threads on two busy cores are far slower than one.
     torch.set_num_threads(1)
     for module in config.imports:
         importlib.import_module(module)
-    directory = run_directory(config, title)
+    _require_classes(config)
+    directory = run_directory(config, title, besides=("workers", "memory_mb"))
     sets = {name: plain(config[name]) for name in ("proxy", "dev", "test")}
     cache = EvaluationCache(default_cache_path())
-    ledger = Ledger(directory / "evaluations.jsonl", config.budget)
-    env = gym.make(
-        "ShrinkML-v0",
-        model=config.model.name,
-        proxy=sets["proxy"],
-        action=instantiate(config.action),
-        observation=instantiate(config.observation),
-        reward=instantiate(config.reward),
-        constraint=instantiate(config.constraint),
-        shaping=instantiate(config.shaping),
-        search_space=instantiate(config.search_space),
-        granularity=plain(config.granularity),
-        device=config.device,
-        cache=cache,
-        ledger=ledger,
-    )
-    problem: SearchProblem = env.unwrapped.problem  # type: ignore[attr-defined]
+    ledger = WatchedLedger(directory, config.budget)
+    arguments = {
+        "model": config.model.name,
+        "proxy": sets["proxy"],
+        "action": instantiate(config.action),
+        "observation": instantiate(config.observation),
+        "reward": instantiate(config.reward),
+        "constraint": instantiate(config.constraint),
+        "shaping": instantiate(config.shaping),
+        "search_space": instantiate(config.search_space),
+        "granularity": plain(config.granularity),
+        "device": config.device,
+        "cache": cache,
+        "ledger": ledger,
+        "workers": config.workers,
+        "memory_mb": config.memory_mb,
+    }
+    env: Any
+    if config.num_envs == 1:
+        env = gym.make("ShrinkML-v0", **arguments)
+        single: Any = env.unwrapped
+    else:
+        env = ShrinkVecEnv(gym.make_vec("ShrinkML-v0", num_envs=config.num_envs, **arguments))  # type: ignore[arg-type]
+        single = env.envs.envs[0]
+    problem: SearchProblem = single.problem
     if problem.reward_space is not None:
         raise ValueError("a search has one best configuration, so it needs a scalar reward: not reward=vector")
     proxy = problem.evaluator
     assert isinstance(proxy, Evaluator)
-    env = Watch(env, ledger, SummaryWriter(str(directory / "tensorboard")))
+    space = problem.search_space
+    print(f"search space: {len(space.layers)} layers, {space.size:.1e} configurations")
     agent = instantiate(config.agent, env=env)
     if isinstance(agent, BaseAlgorithm):
         agent.set_logger(configure(str(directory / "tensorboard"), ["tensorboard"]))
-    # Exhausting the budget is how most searches end; an agent that repeats itself ends at the number of steps.
-    with suppress(BudgetExhausted), closing(env):
-        agent.learn(total_timesteps=EPISODES_PER_EVALUATION * config.budget * len(problem.layers))
+    # Exhausting the budget is how most searches end.
+    with suppress(BudgetExhausted), closing(env), closing(ledger):
+        agent.learn(total_timesteps=steps_for(single, config.budget))
     agent.save(directory / "agent")
 
     dev, test = (
-        Evaluator(proxy.model, load_utterances(sets[name]), plain(config.granularity), cache, proxy.factorisation)
+        Evaluator(
+            proxy.model,
+            load_utterances(sets[name]),
+            plain(config.granularity),
+            cache,
+            proxy.factorisation,
+            workers=config.workers,
+        )
         for name in ("dev", "test")
     )
     ranks = _choose(problem, dev, config.finalists).ranks
     save_compressed(proxy.model, directory / "original")
     save_compressed(compress(proxy.model, proxy.matrix_ranks(ranks), proxy.factorisation), directory / "compressed")
+    measured = {
+        name: (evaluator.baseline, evaluator.evaluate(ranks))
+        for name, evaluator in tqdm({"proxy": proxy, "dev": dev, "test": test}.items(), desc="chosen on every set")
+    }
     result = Result(
         title=title,
+        settings={
+            **{name: _label(config[name]) for name in SETTINGS},
+            "search space": f"{_label(config.search_space)}, {space.size:.1e} configurations",
+            "budget": f"{config.budget} unique evaluations",
+            "seed": str(config.seed),
+        },
         layers=problem.layers,
         ranks=dict(ranks),
         params=(proxy.baseline.params, proxy.params(ranks)),
         file_bytes=(_file_bytes(directory / "original"), _file_bytes(directory / "compressed")),
-        sets={
-            name: SetResult.of(evaluator.baseline, evaluator.evaluate(ranks))
-            for name, evaluator in tqdm({"proxy": proxy, "dev": dev, "test": test}.items(), desc="chosen on every set")
-        },
+        sets={name: SetResult.of(*pair) for name, pair in measured.items()},
+        rewards={name: float(problem.reward_function(after, before)) for name, (before, after) in measured.items()},
         evaluations=ledger.count,
     )
     curve = [
@@ -138,10 +180,26 @@ def search(config: DictConfig, title: str) -> Path:
     ]
     write_report(directory, result, ledger.evaluations, curve)
     aside = directory / "best.json.tmp"
-    aside.write_text(json.dumps({**result.to_json(), "utterances": sets}, indent=2))
+    subject = {"model": config.model.name, "granularity": plain(config.granularity), "utterances": sets}
+    aside.write_text(json.dumps({**result.to_json(), **subject}, indent=2))
     os.replace(aside, directory / "best.json")
     print_result(result, directory)
     return directory
+
+
+def _require_classes(config: DictConfig) -> None:
+    """Find out before anything is made whether the classes that the config names are there."""
+    for group in ("action", "observation", "reward", "constraint", "shaping", "search_space", "agent"):
+        if OmegaConf.is_missing(config[group], "_target_"):
+            raise ValueError(f"{group}=custom needs the path of your class: {group}._target_=my.module.MyClass")
+        target = config[group]._target_
+        try:
+            found = pkgutil.resolve_name(target)
+        except (ImportError, AttributeError, ValueError) as error:
+            where = "its module must lie in this folder or on PYTHONPATH"
+            raise ValueError(f"{group}._target_={target} cannot be imported: {error}; {where}") from error
+        if not callable(found):
+            raise ValueError(f"{group}._target_={target} is not a class but a {type(found).__name__}")
 
 
 def _choose(problem: SearchProblem, dev: Evaluator, finalists: int) -> Evaluation:
@@ -149,8 +207,18 @@ def _choose(problem: SearchProblem, dev: Evaluator, finalists: int) -> Evaluatio
     if not problem.history:
         raise ValueError("the search has evaluated nothing: its agent finished no episode, or the budget is 0")
     finals = [trial for trial in problem.ranking[:finalists] if trial.feasible or not problem.ranking[0].feasible]
-    measured = [dev.evaluate(trial.ranks) for trial in tqdm(finals, desc="finalists on dev", unit="evaluation")]
+    with closing(dev):
+        found = dev.evaluate_many([trial.ranks for trial in finals])
+        measured = list(tqdm(found, total=len(finals), desc="finalists on dev", unit="evaluation"))
     return max(measured, key=lambda evaluation: float(problem.reward_function(evaluation, dev.baseline)))
+
+
+def _label(part: DictConfig) -> str:
+    """``Linear(size_weight=0.2)`` of a config group's choice."""
+    options = ", ".join(
+        f"{name!s}={value}" for name, value in part.items() if name != "_target_" and not OmegaConf.is_config(value)
+    )
+    return f"{part._target_.rpartition('.')[2]}({options})"
 
 
 def _file_bytes(folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""What finished searches found, side by side: ``python -m experiments.summary [runs=outputs/search]``."""
+"""What finished searches found, side by side: ``python -m experiments.summary [outputs=outputs/search]``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from experiments.report import format_table
 
-HEAD = ("run", "evaluations", "size ratio", "proxy WER %", "dev WER %", "test WER %")
+HEAD = ("run", "reward function", "evaluations", "proxy reward", "size ratio", "proxy WER %", "dev WER %", "test WER %")
 
 
 def rows(runs: Path) -> list[tuple[str, ...]]:
@@ -28,8 +28,9 @@ def rows(runs: Path) -> list[tuple[str, ...]]:
             [f"{100 * measured[f'wer_{when}']:.2f}" for measured in record["sets"].values()]
             for when in ("before", "after")
         )
-        table += [("original", "", "1.000", *original)]
-        table += [(name, str(record["evaluations"]), f"{record['size_ratio']:.3f}", *found)]
+        table += [("original", "", "", "", "1.000", *original)]
+        reward, spent = record["settings"]["reward"], str(record["evaluations"])
+        table += [(name, reward, spent, f"{record['rewards']['proxy']:.4f}", f"{record['size_ratio']:.3f}", *found)]
     # One line for the original; more only if the runs are not of the same one.
     return list(dict.fromkeys(table))
 
@@ -37,7 +38,7 @@ def rows(runs: Path) -> list[tuple[str, ...]]:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="summary")
 def main(config: DictConfig) -> None:
     """Print the table."""
-    print(format_table(HEAD, rows(Path(config.runs))))
+    print(format_table(HEAD, rows(Path(config.outputs))))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ that a search has to beat, and where it starts to climb is where there is someth
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import hydra
@@ -21,21 +21,29 @@ from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_mo
 from shrinkml_env.search_space import uniform_ranks
 
 
-def uniform_ranks_of_size(evaluator: Evaluator, size_ratio: float) -> dict[str, int]:
+def uniform_ranks_of_size(
+    evaluator: Evaluator, size_ratio: float, names: Sequence[str] | None = None
+) -> dict[str, int]:
     """The largest uniform fraction whose size ratio is at most the wanted one.
+
+    Args:
+        evaluator: Of the model.
+        size_ratio: In (0, 1].
+        names: The layers to compress; by default all.
 
     Raises:
         ValueError: Even rank 1 everywhere is larger.
     """
+    layers = [layer for layer in evaluator.layers if names is None or layer.name in names]
     smallest, largest = 0.0, 1.0
-    if evaluator.size_ratio(uniform_ranks(evaluator.layers, smallest)) > size_ratio:
+    if evaluator.size_ratio(uniform_ranks(layers, smallest)) > size_ratio:
         raise ValueError(f"no uniform rank makes the model as small as {size_ratio} of its size")
     # 2^-20 of any break-even rank is far below one rank.
     for _ in range(20):
         middle = (smallest + largest) / 2
-        fits = evaluator.size_ratio(uniform_ranks(evaluator.layers, middle)) <= size_ratio
+        fits = evaluator.size_ratio(uniform_ranks(layers, middle)) <= size_ratio
         smallest, largest = (middle, largest) if fits else (smallest, middle)
-    return uniform_ranks(evaluator.layers, smallest)
+    return uniform_ranks(layers, smallest)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="uniform_curve")

@@ -1,7 +1,8 @@
-"""Measure a run's saved models anew: ``python -m experiments.validate run=DIR``.
+"""Measure a result anew: ``python -m experiments.validate run=DIR``, or ``ranks=FILE``.
 
-Loads ``DIR/original`` and ``DIR/compressed`` as anybody would, transcribes every set, and compares all of it with what
-``best.json`` says. Ends with an error where a number differs.
+With a run: loads ``DIR/original`` and ``DIR/compressed`` as anybody would, transcribes every set, and compares all of
+it with what ``best.json`` says. With a file like ``best.json``: compresses the model that it names by the ranks that it
+holds, and compares likewise. Ends with an error where a number differs.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from shrinkml_env import count_parameters, load_compressed, load_utterances
+from experiments.report import SetResult
+from shrinkml_env import Evaluator, count_parameters, load_compressed, load_model, load_utterances
 from shrinkml_env.evaluation import recognise_all, word_edits
 
 
@@ -56,6 +59,30 @@ def validate(directory: Path) -> list[str]:
     return [f"{key}: recorded {was}, measured {now}" for key, was, now in _differences(recorded, measured)]
 
 
+def validate_ranks(path: Path) -> list[str]:
+    """Prints what is measured; returns what differs from the record, one line each. No cache is asked.
+
+    Raises:
+        ValueError: The file lacks something, or its ranks are not of its model.
+        FileNotFoundError: There is no such file or model.
+    """
+    record = json.loads(path.read_text())
+    missing = {"model", "granularity", "utterances", "ranks", "params", "size_ratio", "sets"} - record.keys()
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}: it must be the best.json of a run")
+    model = load_model(record["model"])
+    measured: dict[str, Any] = {"sets": {}}
+    for name, spec in tqdm(record["utterances"].items(), desc="sets"):
+        evaluator = Evaluator(model, load_utterances(spec), record["granularity"])
+        before, after = evaluator.baseline, evaluator.evaluate(record["ranks"])
+        measured |= {"params": {"original": before.params, "compressed": after.params}, "size_ratio": after.size_ratio}
+        result = SetResult.of(before, after)
+        measured["sets"][name] = {**asdict(result), "wer_before": result.wer_before, "wer_after": result.wer_after}
+        print(f"{name}: WER {100 * result.wer_before:.2f} % before, {100 * result.wer_after:.2f} % after")
+    recorded = {key: record[key] for key in measured}
+    return [f"{key}: recorded {was}, measured {now}" for key, was, now in _differences(recorded, measured)]
+
+
 def _differences(recorded: Any, measured: Any, key: str = "") -> list[tuple[str, Any, Any]]:
     """The leaves of two nested mappings that differ or that only one has."""
     if not (isinstance(recorded, dict) and isinstance(measured, dict)):
@@ -73,7 +100,9 @@ def main(config: DictConfig) -> None:
     torch.set_num_threads(1)
     for module in config.imports:
         importlib.import_module(module)
-    differences = validate(Path(config.run))
+    if (config.run is None) == (config.ranks is None):
+        sys.exit("give one of run=DIR, a run of experiments.search, and ranks=FILE, a file like its best.json")
+    differences = validate(Path(config.run)) if config.run is not None else validate_ranks(Path(config.ranks))
     if differences:
         sys.exit("VALIDATION FAILED\n" + "\n".join(differences))
     print("every recorded number was measured again")

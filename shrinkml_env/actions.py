@@ -1,24 +1,21 @@
 """How an agent says which rank it wants: one class a kind, selected by name.
 
-A kind translates both ways between actions and ranks. It is configured by its constructor and bound to a problem by
-the environment, so that one object may serve several environments. What the constraint makes of a wish is the
-constraint's business.
+A kind translates both ways between actions and ranks. What the constraint makes of a wish is the constraint's business.
 """
 
 from __future__ import annotations
 
-import copy
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
 from shrinkml_env.compression import kept_energy
-from shrinkml_env.problem import SearchProblem
+from shrinkml_env.part import Part
 
 __all__ = ["ACTIONS", "ActionKind", "Continuous", "Delta", "Discrete", "Energy", "OneShot", "Wish"]
 
@@ -35,29 +32,16 @@ class Wish(NamedTuple):
     projected: bool = False
 
 
-class ActionKind(ABC):
+class ActionKind(Part):
     """Translates between actions and ranks.
 
     A kind that can say which actions are allowed also has ``masks(ranks) -> bool array``.
 
     Attributes:
         space: The action space; set by `bind`.
-        problem: What is searched; set by `bind`.
     """
 
     space: spaces.Space[Any]
-    problem: SearchProblem
-
-    def bind(self, problem: SearchProblem) -> Self:
-        """A copy of this kind for one problem."""
-        bound = copy.copy(self)
-        bound.problem = problem
-        bound.space = bound._make_space()
-        return bound
-
-    @abstractmethod
-    def _make_space(self) -> spaces.Space[Any]:
-        """The action space for `problem`; prepares what the other methods need."""
 
     @abstractmethod
     def decode(self, ranks: tuple[int, ...], action: Any) -> Wish:
@@ -75,8 +59,8 @@ class ActionKind(ABC):
 class _Number(ActionKind):
     """One number in [-1, 1]. float64 is accepted as well as float32."""
 
-    def _make_space(self) -> spaces.Box:
-        return spaces.Box(-1.0, 1.0, (1,), np.float32)
+    def _prepare(self) -> None:
+        self.space = spaces.Box(-1.0, 1.0, (1,), np.float32)
 
     def decode(self, ranks: tuple[int, ...], action: Any) -> Wish:
         """See `ActionKind.decode`."""
@@ -149,12 +133,12 @@ class Energy(_Number):
     smallest candidate and +1 is dense.
     """
 
-    def _make_space(self) -> spaces.Box:
+    def _prepare(self) -> None:
+        super()._prepare()
         self._energies = [
             [kept_energy(layer, rank, self.problem.evaluator.singular_values) for rank in ranks[:-1]]
             for layer, ranks in zip(self.problem.layers, self.problem.candidates, strict=True)
         ]
-        return super()._make_space()
 
     def _rank(self, ranks: tuple[int, ...], value: float) -> int:
         energies = self._energies[len(ranks)]
@@ -182,9 +166,9 @@ class Discrete(ActionKind):
     legal: it takes the nearest candidate, dense, and counts as projected.
     """
 
-    def _make_space(self) -> spaces.Discrete:
+    def _prepare(self) -> None:
         self._count = max(len(ranks) for ranks in self.problem.candidates)
-        return spaces.Discrete(self._count)
+        self.space = spaces.Discrete(self._count)
 
     def decode(self, ranks: tuple[int, ...], action: Any) -> Wish:
         """See `ActionKind.decode`."""
@@ -219,8 +203,8 @@ class Discrete(ActionKind):
 class OneShot(ActionKind):
     """The whole configuration in one step: for each layer the index of a candidate, from the smallest rank to dense."""
 
-    def _make_space(self) -> spaces.MultiDiscrete:
-        return spaces.MultiDiscrete([len(ranks) for ranks in self.problem.candidates])
+    def _prepare(self) -> None:
+        self.space = spaces.MultiDiscrete([len(ranks) for ranks in self.problem.candidates])
 
     def decode(self, ranks: tuple[int, ...], action: Any) -> Wish:
         """See `ActionKind.decode`; the ranks of all layers."""

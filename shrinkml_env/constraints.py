@@ -6,43 +6,25 @@ budget allows of a layer's candidates is always the smallest few.
 
 from __future__ import annotations
 
-import copy
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
-from shrinkml_env.evaluation.ledger import SupportsEvaluate
-from shrinkml_env.search_space import SearchSpace
+from shrinkml_env.part import Part
 
 __all__ = ["CONSTRAINTS", "Budget", "Clip", "Constraint", "Decrement", "Mask", "Unconstrained"]
 
 
-class Constraint(ABC):
+class Constraint(Part):
     """Decides which configurations an episode may end with.
-
-    Configured by its constructor and bound by the search problem, so that one object may serve several.
 
     Attributes:
         masks: Whether what is not allowed is also masked; then the actions must have masks.
     """
 
     masks: ClassVar[bool] = False
-
-    def bind(self, evaluator: SupportsEvaluate, search_space: SearchSpace) -> Self:
-        """A copy of this constraint for one problem.
-
-        Raises:
-            ValueError: No configuration of the search space can meet it.
-        """
-        bound = copy.copy(self)
-        bound._prepare(evaluator, search_space)
-        return bound
-
-    @abstractmethod
-    def _prepare(self, evaluator: SupportsEvaluate, search_space: SearchSpace) -> None:
-        """Compute what the other methods need."""
 
     @abstractmethod
     def allowed(self, ranks: tuple[int, ...]) -> int:
@@ -62,22 +44,17 @@ class Constraint(ABC):
     def apply(self, ranks: tuple[int, ...], wanted: Sequence[int]) -> tuple[int, ...]:
         """Append the wanted ranks of the next layers, each replaced by the largest one allowed if it is larger."""
         for rank in wanted:
-            candidates = self._candidates[len(ranks)]
+            candidates = self.problem.candidates[len(ranks)]
             ranks = (*ranks, min(rank, candidates[self.allowed(ranks) - 1]))
         return ranks
-
-    _candidates: tuple[tuple[int, ...], ...]
 
 
 class Unconstrained(Constraint):
     """Every configuration is feasible."""
 
-    def _prepare(self, evaluator: SupportsEvaluate, search_space: SearchSpace) -> None:
-        self._candidates = search_space.candidates
-
     def allowed(self, ranks: tuple[int, ...]) -> int:
         """All of them."""
-        return len(self._candidates[len(ranks)])
+        return len(self.problem.candidates[len(ranks)])
 
     def feasible(self, ranks: tuple[int, ...]) -> bool:
         """True."""
@@ -106,18 +83,16 @@ class Budget(Constraint):
         if self.resource not in ("size", "macs"):
             raise ValueError(f"resource must be 'size' or 'macs', got {self.resource!r}")
 
-    def _prepare(self, evaluator: SupportsEvaluate, search_space: SearchSpace) -> None:
-        self._candidates = search_space.candidates
+    def _prepare(self) -> None:
+        layers, candidates = self.problem.layers, self.problem.candidates
+        evaluator = self.problem.evaluator
         cost = {"size": evaluator.params, "macs": evaluator.macs}[self.resource]
         self._original = cost({})
         # The cost is a sum over the layers, so a candidate's part of it can be read off with the others dense.
-        alone = [
-            [cost({layer.name: rank}) for rank in ranks]
-            for layer, ranks in zip(search_space.layers, search_space.candidates, strict=True)
-        ]
+        alone = [[cost({layer.name: rank}) for rank in ranks] for layer, ranks in zip(layers, candidates, strict=True)]
         self._extra = [
             {rank: value - costs[0] for rank, value in zip(ranks, costs, strict=True)}
-            for ranks, costs in zip(search_space.candidates, alone, strict=True)
+            for ranks, costs in zip(candidates, alone, strict=True)
         ]
         self._smallest = self._original - sum(self._original - costs[0] for costs in alone)
         self._limit = math.floor(self.budget * self._original) + 1
@@ -126,7 +101,7 @@ class Budget(Constraint):
 
     def allowed(self, ranks: tuple[int, ...]) -> int:
         """All of them."""
-        return len(self._candidates[len(ranks)])
+        return len(self.problem.candidates[len(ranks)])
 
     def feasible(self, ranks: tuple[int, ...]) -> bool:
         """Whether the cost is at most the budget."""
@@ -144,8 +119,8 @@ class Budget(Constraint):
 class _Enforced(Budget):
     """A budget that every episode keeps."""
 
-    def _prepare(self, evaluator: SupportsEvaluate, search_space: SearchSpace) -> None:
-        super()._prepare(evaluator, search_space)
+    def _prepare(self) -> None:
+        super()._prepare()
         if self._smallest > self._limit:
             raise ValueError(
                 f"constraint: no configuration costs at most {self.budget:g} of the original's {self.resource}; the "
@@ -178,13 +153,14 @@ class Decrement(_Enforced):
     def apply(self, ranks: tuple[int, ...], wanted: Sequence[int]) -> tuple[int, ...]:
         """As `Constraint.apply`, and after the last layer within the budget."""
         ranks = super().apply(ranks, wanted)
-        if len(ranks) < len(self._candidates):
+        offered = self.problem.candidates
+        if len(ranks) < len(offered):
             return ranks
-        indices = [candidates.index(rank) for candidates, rank in zip(self._candidates, ranks, strict=True)]
+        indices = [candidates.index(rank) for candidates, rank in zip(offered, ranks, strict=True)]
         layer = 0
         while not self.feasible(ranks):
             indices[layer] = max(0, indices[layer] - 1)
-            ranks = tuple(candidates[index] for candidates, index in zip(self._candidates, indices, strict=True))
+            ranks = tuple(candidates[index] for candidates, index in zip(offered, indices, strict=True))
             layer = (layer + 1) % len(indices)
         return ranks
 

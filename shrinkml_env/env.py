@@ -133,7 +133,7 @@ class ShrinkEnv(gym.Env[Any, Any]):
     | `constraint` | `"none"` | see Constraints |
     | `shaping` | `"none"` | see Rewards |
     | `granularity` | `"layer"` | `"matrix"` decides every weight matrix by itself; a mapping, block name -> layer names, decides layers together |
-    | `device` | `"cpu"` | where the recogniser runs |
+    | `device` | `"cpu"` | where the recogniser runs; `"cuda"` measures a vector environment's configurations side by side |
     | `search_space` | `"full"` | the candidates; `{"name": "full", "count": 16}` for fewer |
     | `ledger` | `None` | record of the evaluations: `{"path": FILE, "budget": N}` keeps it in a file and limits it |
     | `cache` | `"default"` | where measurements persist: a file (see `default_cache_path`), or None for nowhere |
@@ -224,14 +224,15 @@ class ShrinkEnv(gym.Env[Any, Any]):
         """
         ranks, projected = self._decide(action)
         terminated = len(ranks) == len(self.layers)
-        # The potential first: whatever fails must fail before anything has changed.
+        # These first: whatever fails must fail before anything has changed.
         shaping = self.potential(ranks) - self.potential(self._ranks or ())
+        observation = self.observation(ranks)
         reward, outcome = self._measure(ranks) if terminated else (self._no_reward, {})
         self._ranks = ranks  # only now: an action or a measurement that fails changes nothing
         info = {"layer": self.layers[len(ranks) - 1].name, "projected": projected, **self._info(), **outcome}
         if self.problem.reward_space is None:
             reward += shaping
-        return self.observation(ranks), reward, terminated, False, info
+        return observation, reward, terminated, False, info
 
     def completed_by(self, action: Any) -> dict[str, int] | None:
         """The configuration that an action would complete now; None if the episode would go on. Changes nothing.

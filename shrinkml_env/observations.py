@@ -2,47 +2,31 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
 from shrinkml_env.compression import kept_energy
-from shrinkml_env.problem import SearchProblem
+from shrinkml_env.part import Part
 from shrinkml_env.sensitivity import Sensitivity
 
 __all__ = ["OBSERVATIONS", "FeatureDict", "Features", "Observation"]
 
 
-class Observation(ABC):
+class Observation(Part):
     """Describes the state of an episode.
-
-    Configured by its constructor and bound to a problem by the environment, so that one object may serve several.
 
     Attributes:
         space: The observation space; set by `bind`.
-        problem: What is searched; set by `bind`.
     """
 
     space: spaces.Space[Any]
-    problem: SearchProblem
-
-    def bind(self, problem: SearchProblem) -> Self:
-        """A copy for one problem, with everything computed that no decision changes."""
-        bound = copy.copy(self)
-        bound.problem = problem
-        bound.space = bound._prepare()
-        return bound
-
-    @abstractmethod
-    def _prepare(self) -> spaces.Space[Any]:
-        """Compute what `__call__` needs and return the observation space for `problem`."""
 
     @abstractmethod
     def __call__(self, ranks: tuple[int, ...]) -> Any:
@@ -73,7 +57,7 @@ class _FeatureGroups(Observation):
         self.sensitivity = sensitivity
         self.path = path
 
-    def _prepare_groups(self) -> None:
+    def _prepare(self) -> None:
         problem, layers = self.problem, self.problem.layers
         self._original = problem.baseline.params
         self._measured = Sensitivity.load(self.path) if self.sensitivity else None
@@ -191,10 +175,10 @@ class Features(_FeatureGroups):
 
     names: tuple[str, ...]
 
-    def _prepare(self) -> spaces.Box:
-        self._prepare_groups()
+    def _prepare(self) -> None:
+        super()._prepare()
         self.names = tuple(name for names in self.groups.values() for name in names)
-        return spaces.Box(0.0, 1.0, (len(self.names),), np.float32)
+        self.space = spaces.Box(0.0, 1.0, (len(self.names),), np.float32)
 
     def __call__(self, ranks: tuple[int, ...]) -> NDArray[np.float32]:
         """Shape (len(names),)."""
@@ -208,9 +192,9 @@ class FeatureDict(_FeatureGroups):
     box's features in order.
     """
 
-    def _prepare(self) -> spaces.Dict:
-        self._prepare_groups()
-        return spaces.Dict(
+    def _prepare(self) -> None:
+        super()._prepare()
+        self.space = spaces.Dict(
             {group: spaces.Box(0.0, 1.0, (len(names),), np.float32) for group, names in self.groups.items()}
         )
 

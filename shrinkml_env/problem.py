@@ -87,7 +87,7 @@ class SearchProblem:
         self.evaluator = evaluator
         self.search_space = search_space
         self.reward_function = reward
-        self.constraint = (constraint or Unconstrained()).bind(evaluator, search_space)
+        self.constraint = (constraint or Unconstrained()).bind(self)
         self.ledger = Ledger() if ledger is None else ledger
         self.ledger.attach(evaluator)
         self._trials: list[Trial] = []

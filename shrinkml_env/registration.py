@@ -11,19 +11,19 @@ from typing import Any, TypeVar
 import gymnasium as gym
 import torch
 
-from shrinkml_env.actions import ACTIONS
+from shrinkml_env.actions import ACTIONS, ActionKind
 from shrinkml_env.asr import load_model
-from shrinkml_env.constraints import CONSTRAINTS
+from shrinkml_env.constraints import CONSTRAINTS, Constraint
 from shrinkml_env.data import load_utterances
 from shrinkml_env.env import ShrinkEnv
 from shrinkml_env.evaluation import EvaluationCache, Evaluator, Ledger, default_cache_path
 from shrinkml_env.evaluation.evaluator import Granularity
 from shrinkml_env.evaluation.ledger import SupportsEvaluate
-from shrinkml_env.observations import OBSERVATIONS
+from shrinkml_env.observations import OBSERVATIONS, Observation
 from shrinkml_env.problem import SearchProblem
 from shrinkml_env.rewards import REWARDS
 from shrinkml_env.search_space import SEARCH_SPACES, SearchSpace
-from shrinkml_env.shaping import POTENTIALS
+from shrinkml_env.shaping import POTENTIALS, Potential
 
 __all__ = ["VARIANTS", "assemble_env", "make_env", "make_problem", "register_envs", "resolve"]
 
@@ -57,7 +57,7 @@ def register_envs() -> None:
     )
 
 
-def resolve(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any) -> T:
+def resolve(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, expected: Any) -> T:
     """Build what a specification names.
 
     Args:
@@ -65,13 +65,20 @@ def resolve(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any) -> T
         registry: Name -> class or factory.
         spec: A name; a mapping with ``"name"`` and the options of what it names; or a finished object, returned as it
             is.
+        expected: The type of a finished object.
 
     Raises:
-        ValueError: The name is unknown, or the options are not those of what it names.
+        ValueError: The name is unknown, the options are not those of what it names, or the object is something else.
     """
     if isinstance(spec, str):
         spec = {"name": spec}
     if not isinstance(spec, Mapping):
+        if isinstance(spec, type) or not isinstance(spec, expected):
+            what = f"the class {spec.__name__}: call it" if isinstance(spec, type) else f"{spec!r}"
+            raise ValueError(
+                f"{kind}: must be a name, a mapping with 'name' and options, or a finished {expected.__name__}, got "
+                f"{what}"
+            )
         finished: T = spec
         return finished
     options = {str(option): value for option, value in spec.items()}
@@ -96,13 +103,14 @@ def make_problem(
 ) -> SearchProblem:
     """A search problem on a finished evaluator, the other parts given as in `make_env`."""
     if isinstance(ledger, Mapping):
-        ledger = resolve("ledger", {"jsonl": Ledger}, {"name": "jsonl", **ledger})
-    space = resolve("search_space", SEARCH_SPACES, search_space)
+        ledger = resolve("ledger", {"jsonl": Ledger}, {"name": "jsonl", **ledger}, Ledger)
+    if not isinstance(search_space, SearchSpace):
+        search_space = resolve("search_space", SEARCH_SPACES, search_space, Callable)(evaluator.layers)
     return SearchProblem(
         evaluator,
-        space if isinstance(space, SearchSpace) else space(evaluator.layers),
-        resolve("reward", REWARDS, reward),
-        resolve("constraint", CONSTRAINTS, constraint),
+        search_space,
+        resolve("reward", REWARDS, reward, Callable),
+        resolve("constraint", CONSTRAINTS, constraint, Constraint),
         ledger,
     )
 
@@ -174,9 +182,9 @@ def assemble_env(
     """An environment on a finished evaluator, the other parts given as in `make_env`; `problem` is `make_problem`'s."""
     return ShrinkEnv(
         make_problem(evaluator, **problem),
-        resolve("action", ACTIONS, action),
-        resolve("observation", OBSERVATIONS, observation),
-        resolve("shaping", POTENTIALS, shaping),
+        resolve("action", ACTIONS, action, ActionKind),
+        resolve("observation", OBSERVATIONS, observation, Observation),
+        resolve("shaping", POTENTIALS, shaping, Potential),
         render_mode,
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,21 @@ from numpy.typing import NDArray
 from shrinkml_env.compression.layers import Layer
 from shrinkml_env.evaluation.result import Evaluation
 
-__all__ = ["Sensitivity"]
+__all__ = ["LayerCurve", "Sensitivity"]
 
-_FORMAT = "shrinkml-sensitivity-1"
+_FORMAT = "shrinkml-sensitivity-2"
+
+
+class LayerCurve(NamedTuple):
+    """The WER of a model with one layer compressed.
+
+    Attributes:
+        shapes: Of the layer's matrices, so that one model's sensitivity is not taken for another's.
+        wer: Rank below dense -> WER.
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+    wer: Mapping[int, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +39,11 @@ class Sensitivity:
 
     Attributes:
         baseline_wer: Of the original, a fraction.
-        curves: Layer name -> rank below dense -> WER with this layer alone compressed.
+        curves: Layer name -> what was measured of it.
     """
 
     baseline_wer: float
-    curves: Mapping[str, Mapping[int, float]]
+    curves: Mapping[str, LayerCurve]
 
     @classmethod
     def measure(
@@ -48,9 +60,10 @@ class Sensitivity:
             evaluate: Ranks (what they leave out is dense) -> measurement; each call is a unique evaluation.
         """
         curves = {
-            layer.name: {
-                rank: evaluate({layer.name: rank}).wer for rank in ranks if layer.canonical(rank) != layer.max_rank
-            }
+            layer.name: LayerCurve(
+                layer.shapes,
+                {rank: evaluate({layer.name: rank}).wer for rank in ranks if layer.canonical(rank) != layer.max_rank},
+            )
             for layer, ranks in zip(layers, candidates, strict=True)
         }
         return cls(evaluate({}).wer, curves)
@@ -59,20 +72,22 @@ class Sensitivity:
         """The measured ranks of a layer, ascending, and the WER that each loses against the original.
 
         Raises:
-            ValueError: The layer was not measured.
+            ValueError: The layer was not measured, or it is another model's.
         """
         curve = self.curves.get(layer.name)
-        if not curve:
+        if curve is None or not curve.wer or curve.shapes != layer.shapes:
+            lacks = "was not measured" if curve is None or not curve.wer else "was measured of a layer of other shapes"
             raise ValueError(
-                f"layer {layer.name!r}: its sensitivity was not measured; run python -m experiments.sensitivity for "
-                "this model and granularity and give its file as `path`"
+                f"layer {layer.name!r}: its sensitivity {lacks}; run python -m experiments.sensitivity for this model "
+                "and granularity and give its file as `path`"
             )
-        ranks = sorted(curve)
-        return np.array(ranks), np.array([curve[rank] for rank in ranks]) - self.baseline_wer
+        ranks = sorted(curve.wer)
+        return np.array(ranks), np.array([curve.wer[rank] for rank in ranks]) - self.baseline_wer
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as JSON."""
-        content = {"format": _FORMAT, "baseline_wer": self.baseline_wer, "curves": self.curves}
+        curves = {name: curve._asdict() for name, curve in self.curves.items()}
+        content = {"format": _FORMAT, "baseline_wer": self.baseline_wer, "curves": curves}
         Path(path).write_text(json.dumps(content, indent=1) + "\n")
 
     @classmethod
@@ -90,7 +105,10 @@ class Sensitivity:
             if content["format"] != _FORMAT:
                 raise ValueError(f"its format is {content['format']!r}, not {_FORMAT!r}")
             curves = {
-                str(name): {int(rank): float(wer) for rank, wer in curve.items()}
+                str(name): LayerCurve(
+                    tuple((int(rows), int(columns)) for rows, columns in curve["shapes"]),
+                    {int(rank): float(wer) for rank, wer in curve["wer"].items()},
+                )
                 for name, curve in content["curves"].items()
             }
             return cls(float(content["baseline_wer"]), curves)

@@ -7,33 +7,17 @@ Over an undiscounted episode this adds up to nothing, so every policy keeps its 
 
 from __future__ import annotations
 
-import copy
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import Self
 
-from shrinkml_env.problem import SearchProblem
+from shrinkml_env.part import Part
 
 __all__ = ["POTENTIALS", "ActivationErrorPotential", "NoPotential", "Potential"]
 
 
-class Potential(ABC):
-    """A function of the decisions so far.
-
-    Configured by its constructor and bound to a problem by the environment, so that one object may serve several.
-
-    Attributes:
-        problem: What is searched; set by `bind`.
-    """
-
-    problem: SearchProblem
-
-    def bind(self, problem: SearchProblem) -> Self:
-        """A copy for one problem."""
-        bound = copy.copy(self)
-        bound.problem = problem
-        return bound
+class Potential(Part):
+    """A function of the decisions so far."""
 
     def __call__(self, ranks: tuple[int, ...]) -> float:
         """The potential after these ranks of the first layers, in forward order; 0 at the start and at the end."""

@@ -1,16 +1,19 @@
 """A search space small enough to be known completely: every configuration measured for real, kept as a table.
 
 Named blocks of the embedded model's layers are decided, each with a few candidates. All configurations have been
-measured on the proxy set, on dev and on test, so that a search costs no recognition and its regret is known exactly.
+measured on the proxy set, so that a search costs no recognition and its regret is known exactly; the best of them, and
+many drawn at random, on dev and on test as well.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
 import json
 import math
 import os
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,9 +54,11 @@ class Table:
         original_params: Parameters of the original.
         positions: Set -> matrix name -> the number of vectors that the matrix is multiplied with.
         other_macs: Set -> multiply-adds that no rank changes.
+        utterances: Set -> what `shrinkml_env.data.load_utterances` makes it from.
         words: Set -> reference words.
-        edits: Set -> word errors of every configuration, (configurations,).
-        capped: Set -> utterances that hit their token limit, (configurations,).
+        edits: Set -> word errors of every configuration, (configurations,); -1 where it was not measured, which may be
+            so on dev and test.
+        capped: Set -> utterances that hit their token limit, (configurations,); -1 likewise.
     """
 
     model: str
@@ -64,6 +69,7 @@ class Table:
     original_params: int
     positions: Mapping[str, Mapping[str, int]]
     other_macs: Mapping[str, int]
+    utterances: Mapping[str, Any]
     words: Mapping[str, int]
     edits: Mapping[str, NDArray[np.int64]]
     capped: Mapping[str, NDArray[np.int64]]
@@ -105,20 +111,31 @@ class Table:
         """The blocks and their candidates."""
         return SearchSpace(self.layers, self.candidates)
 
-    @property
-    def live_kwargs(self) -> dict[str, Any]:
+    @cached_property
+    def content(self) -> str:
+        """Hash of all that the table holds."""
+        digest = hashlib.sha256(json.dumps(self._summary(), sort_keys=True).encode())
+        for name, values in self._arrays().items():
+            digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
+
+    def live_kwargs(self, subset: str = "proxy") -> dict[str, Any]:
         """Arguments of ``gym.make("ShrinkML-v0", ...)`` for the environment that measures the same for real."""
         ranks = {layer.name: list(ranks[:-1]) for layer, ranks in zip(self.layers, self.candidates, strict=True)}
         return {
             "model": self.model,
-            "proxy": "proxy",
+            "proxy": self.utterances[subset],
             "granularity": {name: list(layers) for name, layers in self.blocks.items()},
             "search_space": Explicit(ranks),
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as a compressed NumPy archive without pickled objects."""
-        summary = {
+        with open(path, "wb") as file:
+            np.savez_compressed(file, summary=np.array(json.dumps(self._summary())), **self._arrays())
+
+    def _summary(self) -> dict[str, Any]:
+        return {
             "format": _FORMAT,
             "model": self.model,
             "blocks": self.blocks,
@@ -134,15 +151,16 @@ class Table:
             "original_params": self.original_params,
             "positions": self.positions,
             "other_macs": self.other_macs,
+            "utterances": self.utterances,
             "words": self.words,
         }
-        arrays: dict[str, Any] = {
-            **{f"edits {name}": values.astype(np.uint32) for name, values in self.edits.items()},
-            **{f"capped {name}": values.astype(np.uint32) for name, values in self.capped.items()},
+
+    def _arrays(self) -> dict[str, Any]:
+        return {
+            **{f"edits {name}": values.astype(np.int32) for name, values in self.edits.items()},
+            **{f"capped {name}": values.astype(np.int32) for name, values in self.capped.items()},
             **{f"singular values {name}": values for name, values in self.singular_values.items()},
         }
-        with open(path, "wb") as file:
-            np.savez_compressed(file, summary=np.array(json.dumps(summary)), **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] | None = None) -> Self:
@@ -176,11 +194,12 @@ class Table:
                 original_params=summary["original_params"],
                 positions=summary["positions"],
                 other_macs=summary["other_macs"],
+                utterances=summary["utterances"],
                 words=summary["words"],
                 edits={name: values.astype(np.int64) for name, values in _named(arrays, "edits ").items()},
                 capped={name: values.astype(np.int64) for name, values in _named(arrays, "capped ").items()},
             )
-        except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
+        except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
             if isinstance(error, FileNotFoundError):
                 raise
             raise ValueError(f"{file} is no table, as python -m experiments.make_table writes it: {error}") from error
@@ -219,10 +238,15 @@ class TableEvaluator:
         """Look a configuration up; what `ranks` leaves out is dense.
 
         Raises:
-            ValueError: A block is unknown, or a rank is not one of its candidates.
+            ValueError: A block is unknown, a rank is not one of its candidates, or the configuration was not measured
+                on this set.
         """
         complete = canonical_ranks(self.layers, ranks)
         number = self.table.index(complete)
+        if self.table.edits[self.subset][number] < 0:
+            raise ValueError(
+                f"the table does not hold {complete} on {self.subset!r}: only what is best on proxy, and more"
+            )
         params = self.params(complete)
         return Evaluation(
             ranks=complete,

@@ -44,12 +44,13 @@ class TabularEnv(gym.Env[Any, Any]):
     the best reward there is, the `optimum`, is known, and so is the regret of any other.
 
     Args:
-        twin: A live environment on a `TableEvaluator`: it makes what is returned, once for each state.
+        twin: An environment on a `TableEvaluator`: it makes what is returned, once for each state.
+        live_kwargs: Arguments of ``gym.make("ShrinkML-v0", ...)`` for the environment that measures the same for real.
     """
 
     metadata = ShrinkEnv.metadata
 
-    def __init__(self, twin: ShrinkEnv) -> None:
+    def __init__(self, twin: ShrinkEnv, live_kwargs: Mapping[str, Any]) -> None:
         evaluator = twin.problem.evaluator
         if not isinstance(evaluator, TableEvaluator):
             raise TypeError("a tabular environment needs an environment on a TableEvaluator")
@@ -60,6 +61,7 @@ class TabularEnv(gym.Env[Any, Any]):
         if twin.problem.reward_space is not None:
             raise ValueError("tabular environments have scalar rewards: their optimum would mean nothing else")
         self.twin = twin
+        self.live_kwargs = dict(live_kwargs)
         self.table = evaluator.table
         self.problem, self.layers = twin.problem, twin.layers
         self.action_space, self.observation_space = twin.action_space, twin.observation_space
@@ -115,25 +117,29 @@ class TabularEnv(gym.Env[Any, Any]):
         evaluation = self.problem.evaluator.evaluate(self._named(ranks)) if over else None
         return (table if self.render_mode == "ansi" else picture)(self.problem, ranks, evaluation)
 
-    @property
-    def live_kwargs(self) -> dict[str, Any]:
-        """Arguments of ``gym.make("ShrinkML-v0", ...)`` for the environment that measures the same for real."""
-        kind = "discrete" if self._discrete else "continuous"
-        return {**self.table.live_kwargs, "action": kind, "reward": self.problem.reward_function}
-
     @cached_property
     def rewards(self) -> NDArray[np.float64]:
         """The reward of every configuration, in the table's order, (configurations,)."""
         evaluate, reward = self.problem.evaluator.evaluate, self.problem.reward
         return np.array([reward(evaluate(ranks))[0] for ranks in self.table.configurations()])
 
-    @property
+    @cached_property
     def optimum(self) -> float:
-        """The largest reward of any configuration."""
-        return float(self.rewards.max())
+        """The largest reward of any feasible configuration.
+
+        Raises:
+            ValueError: None meets the constraint.
+        """
+        feasible = [self.problem.is_feasible(ranks) for ranks in self.table.configurations()]
+        if not any(feasible):
+            raise ValueError("no configuration of the table meets the constraint: raise the budget")
+        return float(self.rewards[feasible].max())
 
     def regret(self, reward: float) -> float:
-        """Normalised: (optimum - reward) / (optimum - median), 0 for the best and 1 for a middling configuration."""
+        """Normalised: (optimum - reward) / (optimum - median), 0 for the best and 1 for a middling configuration.
+
+        The median is that of all configurations, feasible or not.
+        """
         return (self.optimum - reward) / (self.optimum - float(np.median(self.rewards)))
 
     def _place(self, depth: int, action: Any) -> tuple[int, bool]:
@@ -275,7 +281,8 @@ def make_tabular_env(
         observation: As in `shrinkml_env.registration.make_env`, like the next two.
         reward: Any.
         constraint: ``"none"`` or ``"check"``.
-        subset: The utterance set whose measurements count, one of `shrinkml_env.table.SETS`.
+        subset: The utterance set whose measurements count, one of `shrinkml_env.table.SETS`, of which the table must
+            hold every configuration.
         table: By default the shipped one.
         ledger: As in `shrinkml_env.registration.make_env`.
         render_mode: As there.
@@ -284,19 +291,19 @@ def make_tabular_env(
         ValueError: A name or an option is unknown, or parts do not go together.
     """
     known = Table.load() if table is None else table
+    parts = {"action": action, "observation": observation, "reward": reward, "constraint": constraint}
     twin = assemble_env(
-        known.evaluator(subset),
-        action=action,
-        observation=observation,
-        reward=reward,
-        constraint=constraint,
-        search_space=known.search_space,
-        ledger=ledger,
-        render_mode=render_mode,
+        known.evaluator(subset), **parts, search_space=known.search_space, ledger=ledger, render_mode=render_mode
     )
-    return TabularEnv(twin)
+    return TabularEnv(twin, {**known.live_kwargs(subset), **parts})
 
 
 def make_vector_tabular_env(num_envs: int = 1, **arguments: Any) -> VectorTabularEnv:
-    """The entry point of ``gym.make_vec("ShrinkMLTabular-v0", num_envs=N, ...)``: `make_tabular_env`'s besides."""
+    """The entry point of ``gym.make_vec("ShrinkMLTabular-v0", num_envs=N, ...)``: `make_tabular_env`'s besides.
+
+    Raises:
+        ValueError: As `make_tabular_env`, or a ledger is given.
+    """
+    if arguments.get("ledger") is not None:
+        raise ValueError("the vector version counts no evaluations: leave out `ledger`, or use gym.make")
     return VectorTabularEnv(make_tabular_env(**arguments), num_envs)

@@ -1,10 +1,16 @@
 """The references that the benchmarks compare with measure the same."""
 
+import itertools
+
+import jiwer
+import numpy as np
 import pytest
+import torch
 
 from benchmarks.reference import Careful, Straightforward
 from benchmarks.timing import Comparison, compare
-from shrinkml_env import Evaluator, Utterance
+from shrinkml_env import Evaluator, Utterance, compress, load_model, load_utterances
+from shrinkml_env.asr.decoding import greedy_search
 from tests.asr.test_las import MODEL
 from tests.models import tones
 
@@ -32,3 +38,69 @@ def test_ratios_are_paired():
     comparison = Comparison({"fast": [1.0, 2.0, 1.0], "slow": [3.0, 4.0, 5.0]})
     assert comparison.median("slow") == 4.0
     assert comparison.times_faster("fast", than="slow") == (3.0, 2.0, 5.0)
+    assert comparison.per({"fast": 1, "slow": 2}).times_faster("fast", than="slow") == (1.5, 1.0, 2.5)
+
+
+def units_of(model, waveforms):
+    """What greedy search finds in each utterance of one batch."""
+    with torch.inference_mode():
+        state = model.begin(waveforms)
+        for stage in range(len(model.stages)):
+            state = model.advance(stage, state)
+        limits = torch.tensor([model.decoding.token_limit(waveform.numel()) for waveform in waveforms])
+        found = greedy_search(
+            model.decoder.step, model.decoder.start(*state), limits, model.tokenizer.eos, model.decoding
+        )
+    return [units for units, _ in found]
+
+
+def margin(model, waveform, units):
+    """Between the best two log-probabilities of what follows these units."""
+    with torch.inference_mode():
+        state = model.begin([waveform])
+        for stage in range(len(model.stages)):
+            state = model.advance(stage, state)
+        state = model.decoder.start(*state)
+        for unit in [model.tokenizer.eos, *units]:
+            logits, state = model.decoder.step(state, torch.tensor([unit]))
+    first, second = logits.log_softmax(1)[0].topk(2).values.tolist()
+    return first - second
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_embedded_models_transcripts_are_those_of_the_straightforward_way(seed):
+    """In batches of any size and order, unit by unit; only a near tie may fall the other way."""
+    model = load_model("las_small")
+    utterances = load_utterances("dev")[seed::23]
+    generator = np.random.default_rng(seed)
+    # Half of the layers dense, so that most models are neither broken nor untouched.
+    ranks = {
+        layer.name: int(generator.integers(layer.break_even // 4, layer.break_even + 1))
+        for layer in model.layers
+        if generator.random() < 0.5
+    }
+    expected = units_of_each(Straightforward(model, utterances).compressed(ranks), utterances)
+    compressed = compress(model, ranks)
+    order = generator.permutation(len(utterances)).tolist()
+    near_ties = set()
+    for size in (1, 3, len(order)):
+        for start in range(0, len(order), size):
+            batch = order[start : start + size]
+            found = units_of(compressed, [utterances[index].waveform for index in batch])
+            for index, units in zip(batch, found, strict=True):
+                if units != expected[index]:
+                    near_ties.add(index)
+                    pairs = itertools.takewhile(
+                        lambda pair: pair[0] == pair[1], zip(units, expected[index], strict=False)
+                    )
+                    common = [unit for unit, _ in pairs]
+                    assert margin(compressed, utterances[index].waveform, common) <= 1e-4
+    evaluation = Evaluator(model, utterances).evaluate(ranks)
+    for index, (utterance, units) in enumerate(zip(utterances, expected, strict=True)):
+        counted = jiwer.process_words(model.normalise(utterance.text), model.normalise(model.tokenizer.decode(units)))
+        edits = counted.substitutions + counted.insertions + counted.deletions
+        assert evaluation.edits[index] == edits or index in near_ties
+
+
+def units_of_each(model, utterances):
+    return [units_of(model, [utterance.waveform])[0] for utterance in utterances]

@@ -19,6 +19,10 @@ budgets = st.one_of(st.floats(SMALLEST, 1), st.just(SMALLEST))
 wishes = st.tuples(*(st.sampled_from(ranks) for ranks in SPACE.candidates))
 
 
+def bound(constraint, evaluator=EVALUATOR, space=SPACE):
+    return make_problem(evaluator, constraint=constraint, search_space=space).constraint
+
+
 def size(ranks):
     return EVALUATOR.size_ratio({layer.name: rank for layer, rank in zip(SPACE.layers, ranks, strict=True)})
 
@@ -42,7 +46,7 @@ def play(constraint, wish):
 def test_no_episode_ends_over_budget(kind, resource, cost, data):
     cheapest = cost(tuple(ranks[0] for ranks in SPACE.candidates))
     budget = data.draw(st.floats(cheapest, 1))
-    constraint = kind(budget, resource).bind(EVALUATOR, SPACE)
+    constraint = bound(kind(budget, resource))
     wish = data.draw(wishes)
     ranks = play(constraint, wish)
     assert ranks == constraint.apply((), wish)  # the same all at once
@@ -56,7 +60,7 @@ def test_no_episode_ends_over_budget(kind, resource, cost, data):
 
 @given(budget=st.floats(0.001, 1), wish=wishes)
 def test_check_changes_nothing_and_tells(budget, wish):
-    constraint = Budget(budget).bind(EVALUATOR, SPACE)
+    constraint = bound(Budget(budget))
     assert play(constraint, wish) == wish
     assert constraint.feasible(wish) == (size(wish) <= budget)
 
@@ -64,7 +68,7 @@ def test_check_changes_nothing_and_tells(budget, wish):
 @given(budget=budgets, wish=wishes)
 def test_allowed_is_exact(budget, wish):
     """A candidate is allowed if and only if some completion meets the budget."""
-    constraint = Clip(budget).bind(EVALUATOR, SPACE)
+    constraint = bound(Clip(budget))
     before = play(constraint, wish[:3])
     rest = list(itertools.product(*SPACE.candidates[4:]))
     possible = [any(size((*before, rank, *others)) <= budget for others in rest) for rank in SPACE.candidates[3]]
@@ -80,18 +84,18 @@ def test_decrement_by_hand():
     path = [(64, 64), (51, 64), (51, 39), (34, 39), (34, 26), (17, 26), (17, 13)]
     sizes = [evaluator.size_ratio({"encoder.0": one, "output": other}) for one, other in path]
     for ranks, limit in zip(path, sizes, strict=True):
-        assert Decrement(limit).bind(evaluator, space).apply((), (64, 64)) == ranks
+        assert bound(Decrement(limit), evaluator, space).apply((), (64, 64)) == ranks
 
 
 def test_slack():
-    assert Unconstrained().bind(EVALUATOR, SPACE).slack(()) == 1.0
-    constraint = Clip(0.8).bind(EVALUATOR, SPACE)
+    assert bound(Unconstrained()).slack(()) == 1.0
+    constraint = bound(Clip(0.8))
     assert constraint.slack(()) == pytest.approx(0.8 - SMALLEST, abs=1 / EVALUATOR.params({}))
     chosen = SPACE.candidates[0][1], SPACE.candidates[1][1]
     smallest = SPACE.candidates[0][0], SPACE.candidates[1][0], *(ranks[0] for ranks in SPACE.candidates[2:])
     spent = size((*chosen, *smallest[2:])) - size(smallest)
     assert constraint.slack(chosen) == pytest.approx(0.8 - SMALLEST - spent, abs=1 / EVALUATOR.params({}))
-    assert Budget(0.01).bind(EVALUATOR, SPACE).slack(()) == 0.0
+    assert bound(Budget(0.01)).slack(()) == 0.0
 
 
 @pytest.mark.parametrize("name", ["clip", "mask", "decrement"])

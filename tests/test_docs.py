@@ -1,6 +1,8 @@
 """The Python in the documentation runs as it stands."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,12 @@ def test_runs(page):
     assert found
     for number, code in enumerate(found):
         exec(compile(code, f"{page}, block {number}", "exec"), {})
+
+
+def test_the_script_with_workers_runs(tmp_path):
+    (code,) = blocks("docs/evaluation.md")
+    (tmp_path / "script.py").write_text(code)
+    subprocess.run([sys.executable, tmp_path / "script.py"], check=True)
 
 
 def test_a_users_own_reward_is_used():

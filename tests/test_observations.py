@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from shrinkml_env.observations import FeatureDict, Features
 from shrinkml_env.registration import make_problem
-from shrinkml_env.sensitivity import Sensitivity
+from shrinkml_env.sensitivity import LayerCurve, Sensitivity
 from tests.fake_evaluator import OTHER_PARAMS, FakeEvaluator, linear, lstm
 
 EVALUATOR = FakeEvaluator()
@@ -104,8 +104,8 @@ def test_activation_error_is_measured_only_when_asked_for(kind):
 
 def test_sensitivity_is_shown_when_asked_for(tmp_path):
     output = PROBLEM.layers[-1]  # breaks even at 39
-    curves = {layer.name: {1: 0.9, layer.break_even: 0.03} for layer in PROBLEM.layers}
-    curves["output"] = {1: 3.0, 5: 0.53, 10: 0.13, 39: 0.02}
+    curves = {layer.name: LayerCurve(layer.shapes, {1: 0.9, layer.break_even: 0.03}) for layer in PROBLEM.layers}
+    curves["output"] = LayerCurve(output.shapes, {1: 3.0, 5: 0.53, 10: 0.13, 39: 0.02})
     Sensitivity(0.03, curves).save(tmp_path / "sensitivity.json")
     features = Features(sensitivity=True, path=tmp_path / "sensitivity.json").bind(PROBLEM)
     observation = features(tuple(ranks[-1] for ranks in PROBLEM.candidates[:-1]))
@@ -115,9 +115,13 @@ def test_sensitivity_is_shown_when_asked_for(tmp_path):
     # A quarter of 39 is 9.75, between 0.5 at 5 and 0.1 at 10; a sixteenth, 2.4, is above 1; at 39 nothing is lost.
     assert shown["loss@1/4"] == pytest.approx(0.5 - 0.4 * 4.75 / 5)
     assert (shown["loss@1/16"], shown["loss@1"]) == (1.0, 0.0)
-    Sensitivity(0.03, {}).save(tmp_path / "empty.json")
+    Sensitivity(0.03, {}).save(tmp_path / "other.json")
     with pytest.raises(ValueError, match="its sensitivity was not measured"):
-        Features(sensitivity=True, path=tmp_path / "empty.json").bind(PROBLEM)
+        Features(sensitivity=True, path=tmp_path / "other.json").bind(PROBLEM)
+    first = PROBLEM.layers[0].name
+    Sensitivity(0.03, curves | {first: LayerCurve(((7, 7),), {1: 0.9})}).save(tmp_path / "other.json")
+    with pytest.raises(ValueError, match=f"layer '{first}': its sensitivity was measured of a layer of other shapes"):
+        Features(sensitivity=True, path=tmp_path / "other.json").bind(PROBLEM)
 
 
 @given(data=st.data())

@@ -99,6 +99,12 @@ def test_gym_make(parts):
         ({"shaping": "potential"}, "no shaping is named 'potential'; known names: activation_error, none"),
         ({"shaping": "activation_error", "reward": "vector"}, "a vector reward cannot be shaped"),
         ({"ledger": {"file": "x"}}, "ledger .* cannot be made"),
+        ({"action": Discrete}, "action: must be .* a finished ActionKind, got the class Discrete: call it"),
+        ({"reward": Linear}, "reward: must be .* a finished Callable, got the class Linear: call it"),
+        ({"observation": 3}, "observation: must be .* a finished Observation, got 3"),
+        ({"search_space": [1, 2]}, r"search_space: must be .* got \[1, 2\]"),
+        ({"constraint": Linear(0.2)}, "constraint: must be .* a finished Constraint"),
+        ({"shaping": Discrete()}, "shaping: must be .* a finished Potential"),
     ],
 )
 def test_mistakes_are_named(parts, arguments, message):
@@ -108,4 +114,4 @@ def test_mistakes_are_named(parts, arguments, message):
 
 def test_resolve_returns_objects_as_they_are():
     reward = Linear(0.3)
-    assert resolve("reward", REWARDS, reward) is reward
+    assert resolve("reward", REWARDS, reward, Linear) is reward

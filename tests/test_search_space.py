@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from shrinkml_env import load_model
 from shrinkml_env.registration import make_problem
 from shrinkml_env.search_space import Explicit, Full, Log, SearchSpace, Sensitive
-from shrinkml_env.sensitivity import Sensitivity
+from shrinkml_env.sensitivity import LayerCurve, Sensitivity
 from tests.fake_evaluator import LAYERS, FakeEvaluator, linear
 
 
@@ -109,8 +109,8 @@ OUTPUT, GATE = linear("output", 100, 64), linear("gate", 60, 60)
 MEASURED = Sensitivity(
     0.03,
     {
-        "output": {4: 0.9, 8: 0.5, 12: 0.10, 16: 0.04, 20: 0.03, 30: 0.031, 39: 0.03},
-        "gate": {10: 0.9, 29: 0.4},
+        "output": LayerCurve(OUTPUT.shapes, {4: 0.9, 8: 0.5, 12: 0.10, 16: 0.04, 20: 0.03, 30: 0.031, 39: 0.03}),
+        "gate": LayerCurve(GATE.shapes, {10: 0.9, 29: 0.4}),
     },
 )
 
@@ -145,7 +145,7 @@ def test_sensitive_candidates_crowd_where_the_wer_moves(measured):
 )
 def test_sensitive_space_obeys_its_description(tmp_path_factory, curve, count, margin):
     path = tmp_path_factory.mktemp("sensitivity") / "sensitivity.json"
-    Sensitivity(0.03, {"output": curve}).save(path)
+    Sensitivity(0.03, {"output": LayerCurve(OUTPUT.shapes, curve)}).save(path)
     fatal = [rank for rank, wer in curve.items() if wer - 0.03 > 0.2]
     form = Sensitive(path, count=count, margin=margin)
     if fatal and max(fatal) == max(curve):

@@ -1,6 +1,7 @@
 import copy
 import pickle
 import warnings
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -31,15 +32,21 @@ def make_table():
         singular_values={name: values.numpy() for name, values in LIVE.singular_values.items()},
         original_params=LIVE.params({}),
         # The fake model counts 100 multiply-adds for each of its parameters.
-        positions={"proxy": {matrix.name: 100 for layer in LAYERS for matrix in layer.matrices}},
-        other_macs={"proxy": OTHER_MACS},
-        words={"proxy": 640},
+        positions={
+            subset: {matrix.name: 100 for layer in LAYERS for matrix in layer.matrices} for subset in ("proxy", "dev")
+        },
+        other_macs={"proxy": OTHER_MACS, "dev": OTHER_MACS},
+        utterances={"proxy": "proxy", "dev": "dev"},
+        words={"proxy": 640, "dev": 640},
         edits={},
         capped={},
     )
     measured = [LIVE.evaluate(ranks) for ranks in table.configurations()]
-    edits, capped = {"proxy": np.array([sum(e.edits) for e in measured])}, {"proxy": np.zeros(table.size, np.int64)}
-    return Table(**{**vars(table), "edits": edits, "capped": capped})
+    edits = np.array([sum(evaluation.edits) for evaluation in measured])
+    few = np.where(np.arange(len(edits)) % 5 == 0, edits, -1)
+    few[-1] = edits[-1]
+    capped = np.zeros_like(edits)
+    return replace(table, edits={"proxy": edits, "dev": few}, capped={"proxy": capped, "dev": capped})
 
 
 TABLE = make_table()
@@ -101,6 +108,40 @@ def test_optimum_and_regret_by_enumeration():
     for action in env.actions_for(best):
         _, reward, *_ = env.step(action)
     assert env.regret(reward) == pytest.approx(0)
+
+
+def test_the_optimum_is_feasible():
+    free = make_tabular_env(table=TABLE)
+    bound = make_tabular_env(table=TABLE, constraint={"name": "check", "budget": 0.3})
+    rewards = [
+        bound.problem.reward(LIVE.evaluate(ranks))[0]
+        for ranks in TABLE.configurations()
+        if LIVE.size_ratio(ranks) <= 0.3
+    ]
+    assert bound.optimum == pytest.approx(max(rewards))
+    assert bound.optimum < free.optimum
+    with pytest.raises(ValueError, match="no configuration of the table meets the constraint"):
+        _ = make_tabular_env(table=TABLE, constraint={"name": "check", "budget": 0.001}).optimum
+
+
+def test_a_set_may_be_known_in_part():
+    evaluator = TABLE.evaluator("dev")
+    configurations = list(TABLE.configurations())
+    assert evaluator.evaluate(configurations[5]).wer == LIVE.evaluate(configurations[5]).wer
+    assert evaluator.baseline.wer == LIVE.baseline.wer
+    with pytest.raises(ValueError, match=r"the table does not hold .* on 'dev'"):
+        evaluator.evaluate(configurations[6])
+
+
+def test_live_arguments_are_those_of_the_environment():
+    env = make_tabular_env("continuous", "dict", "amc", {"name": "check", "budget": 0.5}, table=TABLE)
+    assert {name: env.live_kwargs[name] for name in ("action", "observation", "reward", "constraint", "proxy")} == {
+        "action": "continuous",
+        "observation": "dict",
+        "reward": "amc",
+        "constraint": {"name": "check", "budget": 0.5},
+        "proxy": "proxy",
+    }
 
 
 def test_ledger_and_budget():
@@ -172,8 +213,9 @@ def test_saved_and_read_again(tmp_path):
     assert loaded.candidates == TABLE.candidates
     for ranks in TABLE.configurations():
         assert loaded.evaluator().evaluate(ranks) == TABLE.evaluator().evaluate(ranks)
-    assert loaded.live_kwargs == TABLE.live_kwargs
-    assert loaded.live_kwargs["search_space"] == Explicit(CANDIDATES)
+    assert loaded.live_kwargs() == TABLE.live_kwargs()
+    assert loaded.content == TABLE.content
+    assert loaded.live_kwargs()["search_space"] == Explicit(CANDIDATES)
     for content in (b"", b"nothing"):
         (tmp_path / "other.npz").write_bytes(content)
         with pytest.raises(ValueError, match=r"other\.npz is no table"):

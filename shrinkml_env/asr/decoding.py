@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TypeVar
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from shrinkml_env.data.utterance import SAMPLE_RATE
 
-__all__ = ["DecoderState", "Decoding", "Step", "beam_search", "greedy_search"]
+__all__ = ["DecoderState", "Decoding", "Step", "SupportsSelect", "beam_search", "greedy_search"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,18 @@ class DecoderState:
         return DecoderState(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
-StateT = TypeVar("StateT")
+_KEEP = 0.75
+"""What has ended leaves the batch when no more than this share of it is left: copying a state takes time as well."""
+
+
+class SupportsSelect(Protocol):
+    """Where a decoder stands in each utterance of a batch: anything from which rows can be taken."""
+
+    def select(self, rows: Tensor) -> Self:
+        """The state of these rows of the batch, in this order; the whole one is not used any more."""
+
+
+StateT = TypeVar("StateT", bound=SupportsSelect)
 
 Step = Callable[[StateT, Tensor], tuple[Tensor, StateT]]
 """(state, previous tokens (batch,)) -> logits (batch, vocabulary), next state."""
@@ -92,20 +103,25 @@ def greedy_search(
     batch = len(limits)
     tokens = torch.full((batch, int(limits.max())), eos, device=limits.device)
     previous = torch.full((batch,), eos, device=limits.device)
-    alive = torch.ones(batch, dtype=torch.bool, device=limits.device)
-    ended = ~alive
+    # The utterances that the state is of, and which of them go on.
+    rows = torch.arange(batch, device=limits.device)
+    alive = torch.ones_like(rows, dtype=torch.bool)
     for position in range(tokens.shape[1]):
         logits, state = step(state, previous)
         previous = torch.where(alive, logits.argmax(dim=1), eos)
-        tokens[:, position] = previous
-        ended |= alive & (previous == eos)
-        alive &= (previous != eos) & (position + 1 < limits)
-        if not alive.any():
+        tokens[rows, position] = previous
+        alive &= (previous != eos) & (position + 1 < limits[rows])
+        left = int(alive.sum())
+        if not left:
             break
-    return [
-        ([token for token in row if token != eos], not done)
-        for row, done in zip(tokens.tolist(), ended.tolist(), strict=True)
-    ]
+        if left <= _KEEP * len(rows):
+            kept = alive.nonzero().squeeze(1)
+            state, rows, previous, alive = state.select(kept), rows[kept], previous[kept], alive[kept]
+    found = []
+    for row, limit in zip(tokens.tolist(), limits.tolist(), strict=True):
+        length = row.index(eos) if eos in row[:limit] else limit
+        found.append((row[:length], length == limit))
+    return found
 
 
 def beam_search(

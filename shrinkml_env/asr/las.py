@@ -27,6 +27,9 @@ from shrinkml_env.compression import (
 
 __all__ = ["LAS", "LASConfig"]
 
+_LOWEST = -1e4
+"""Stands for minus infinity where a maximum is taken, in every number format."""
+
 
 @dataclass(frozen=True, slots=True)
 class LASConfig:
@@ -92,7 +95,16 @@ class BidirectionalLSTM(nn.Module):
 
 
 def _take(inputs: Tensor, index: Tensor) -> Tensor:
-    return inputs.gather(1, index[:, :, None].expand(-1, -1, inputs.shape[2]))
+    """Frames of each utterance, (batch, time, size) by (batch, time)."""
+    batch, time, size = inputs.shape
+    # Whole rows of one large matrix: several times faster on CPUs than a gather, which looks up every number.
+    rows = index + time * torch.arange(batch, device=index.device)[:, None]
+    return inputs.reshape(batch * time, size).index_select(0, rows.view(-1)).view(batch, time, size)
+
+
+def _tanh(inputs: Tensor) -> Tensor:
+    """Several times faster on CPUs than torch.tanh, and the same within float32's rounding of 1."""
+    return 2 * torch.sigmoid(2 * inputs) - 1
 
 
 class EncoderLayer(nn.Module):
@@ -113,11 +125,13 @@ class EncoderLayer(nn.Module):
         outputs = self.norm(outputs)
         if self.time_reduction > 1:
             padding = ~lengths_mask(lengths, outputs.shape[1])[:, :, None]
-            outputs = outputs.masked_fill(padding, -torch.inf).transpose(1, 2)
-            outputs = functional.max_pool1d(outputs, self.time_reduction, ceil_mode=True).transpose(1, 2)
+            # Far below anything normalised, but finite: some windows hold nothing but padding.
+            outputs = outputs.masked_fill_(padding, _LOWEST)
+            missing = -outputs.shape[1] % self.time_reduction
+            if missing:
+                outputs = functional.pad(outputs, (0, 0, 0, missing), value=_LOWEST)
+            outputs = outputs.view(len(outputs), -1, self.time_reduction, outputs.shape[2]).amax(2)
             lengths = -(-lengths // self.time_reduction)
-            # Windows that held nothing but padding: any finite value.
-            outputs = outputs.masked_fill(outputs == -torch.inf, 0.0)
         return outputs, lengths
 
 
@@ -163,7 +177,7 @@ class LocationAwareAttention(nn.Module):
     def forward(self, query: Tensor, keys: Tensor, mask: Tensor, history: Tensor) -> Tensor:
         """Weights (batch, time) from the decoder's state, the projected keys, and the earlier weights' sum."""
         located = self.location(history[:, None]).transpose(1, 2)
-        energies = self.energy(torch.tanh(self.query(query)[:, None] + keys + located)).squeeze(2)
+        energies = self.energy(_tanh(self.query(query)[:, None] + keys + located)).squeeze(2)
         # In float32 also under autocast: the weights are summed up over the whole utterance.
         return torch.softmax(energies.masked_fill(~mask, -torch.inf), dim=1, dtype=torch.float32)
 
@@ -312,6 +326,15 @@ class LAS(nn.Module):
             for stage in range(len(self.stages)):
                 state = self.advance(stage, state)
             return self.finish(waveforms, state)
+
+    @staticmethod
+    def recognise_side_by_side(forms: Sequence[LAS], waveforms: Sequence[Tensor]) -> list[list[Hypothesis]]:
+        """What several compressed forms of one model recognise in one batch, by batched matrix products over them."""
+        from shrinkml_env.asr.grouped import GroupedLAS
+
+        if forms[0].decoding.beam_size != 1:
+            return [form.recognise(waveforms) for form in forms]
+        return GroupedLAS(forms).recognise(waveforms)
 
     def transcribe(self, waveforms: Sequence[Tensor]) -> list[str]:
         """The texts of any number of waveforms: float32 samples at 16 kHz, (samples,) each."""

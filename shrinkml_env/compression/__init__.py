@@ -30,6 +30,7 @@ from shrinkml_env.compression.layers import (
 from shrinkml_env.compression.protocol import (
     BATCH,
     CompressibleModel,
+    GroupedModel,
     Hypothesis,
     StagedModel,
     State,
@@ -45,6 +46,7 @@ __all__ = [
     "CompressibleModel",
     "Factorisation",
     "Factors",
+    "GroupedModel",
     "Hypothesis",
     "Layer",
     "Matrix",

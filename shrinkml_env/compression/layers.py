@@ -102,11 +102,16 @@ def merge_layers(layers: Sequence[Layer], blocks: Mapping[str, Sequence[str]]) -
         layers: A model's layers.
         blocks: Name of a block -> the names of its layers. Layers in no block are left out: they stay dense.
 
+    Returns:
+        The blocks in forward order of their first layers.
+
     Raises:
         ValueError: A layer is unknown or in two blocks, or a block is empty.
     """
     known = {layer.name: layer for layer in layers}
-    merged, taken = [], set[str]()
+    places = {layer.name: place for place, layer in enumerate(layers)}
+    merged: dict[int, Layer] = {}
+    taken = set[str]()
     for block, names in blocks.items():
         for name in names:
             if name not in known:
@@ -116,9 +121,10 @@ def merge_layers(layers: Sequence[Layer], blocks: Mapping[str, Sequence[str]]) -
             taken.add(name)
         if not names:
             raise ValueError(f"block {block!r} has no layer")
-        matrices = tuple(matrix for name in names for matrix in known[name].matrices)
-        merged.append(Layer(block, known[names[0]].kind, matrices))
-    return tuple(merged)
+        ordered = sorted(names, key=lambda name: places[name])
+        matrices = tuple(matrix for name in ordered for matrix in known[name].matrices)
+        merged[places[ordered[0]]] = Layer(block, known[ordered[0]].kind, matrices)
+    return tuple(merged[place] for place in sorted(merged))
 
 
 def ranks_by_matrix(layers: Sequence[Layer], ranks: Mapping[str, int]) -> dict[str, int]:

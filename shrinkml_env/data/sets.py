@@ -15,15 +15,18 @@ __all__ = ["SHIPPED_SETS", "UtteranceSpec", "load_utterances"]
 UtteranceSpec = str | Mapping[str, Any] | Sequence[Utterance]
 """The name of a shipped set, the arguments of `SpeechFolder`, or utterances."""
 
-_PROXY_SIZE = 72
+_ASSETS = Path(str(files("shrinkml_env") / "assets"))
 
 SHIPPED_SETS: dict[str, dict[str, Any]] = {
-    "proxy": {"subset": "proxy-pool", "limit": _PROXY_SIZE},
+    "proxy": {"subset": "proxy-pool", "ids": _ASSETS / "proxy" / "ranking.txt"},
+    "proxy-random": {"subset": "proxy-pool", "ids": _ASSETS / "proxy" / "random.txt"},
+    "proxy-stratified": {"subset": "proxy-pool", "ids": _ASSETS / "proxy" / "stratified.txt"},
     "proxy-pool": {"subset": "proxy-pool"},
     "dev": {"subset": "dev"},
     "test": {"subset": "test"},
 }
-"""Name -> what it holds of the embedded synthetic speech."""
+"""Name -> what it holds of the embedded synthetic speech. ``proxy`` and its variants are what
+``python -m experiments.select_proxy`` chose, 72 utterances each."""
 
 
 def load_utterances(spec: UtteranceSpec) -> tuple[Utterance, ...]:
@@ -41,8 +44,7 @@ def load_utterances(spec: UtteranceSpec) -> tuple[Utterance, ...]:
     if isinstance(spec, str):
         if spec not in SHIPPED_SETS:
             raise ValueError(f"no utterance set is named {spec!r}; the shipped ones are {', '.join(SHIPPED_SETS)}")
-        root = Path(str(files("shrinkml_env") / "assets" / "speech"))
-        return tuple(SpeechFolder(root, **SHIPPED_SETS[spec]))
+        return tuple(SpeechFolder(_ASSETS / "speech", **SHIPPED_SETS[spec]))
     if isinstance(spec, Mapping):
         unknown = set(spec) - {"root", "subset", "limit", "ids"}
         if unknown or not {"root", "subset"} <= set(spec):

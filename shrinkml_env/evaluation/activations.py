@@ -39,6 +39,8 @@ class ActivationError:
         self._layers = tuple(layers)
         self._waveforms = waveforms
         self._factorisation = factorisation
+        # Observations and shaping ask for the same states, and steps for those before and after.
+        self._known: dict[tuple[tuple[str, int], ...], float] = {}
 
     def __call__(self, ranks: Mapping[str, int]) -> float:
         """Frobenius norm of the difference over that of the original's outputs, at the last layer that is named.
@@ -55,6 +57,12 @@ class ActivationError:
         complete = canonical_ranks(self._layers, ranks)
         if all(complete[layer.name] == layer.max_rank for layer in self._layers):
             return 0.0
+        key = tuple(ranks.items())
+        if key not in self._known:
+            self._known[key] = self._measure(ranks, complete)
+        return self._known[key]
+
+    def _measure(self, ranks: Mapping[str, int], complete: Mapping[str, int]) -> float:
         compressed = compress(self._model, ranks_by_matrix(self._layers, complete), self._factorisation)
         modules = _modules_of(next(layer for layer in reversed(self._layers) if layer.name in ranks))
         difference = energy = 0.0

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,7 @@ from shrinkml_env.compression import (
     SVD,
     CompressibleModel,
     Factorisation,
+    GroupedModel,
     Hypothesis,
     Layer,
     StagedModel,
@@ -24,6 +26,7 @@ from shrinkml_env.compression import (
     compress,
     count_macs,
     count_parameters,
+    in_batches,
     inference_tensors,
     matrix_ranks,
     merge_layers,
@@ -42,8 +45,11 @@ from shrinkml_env.evaluation.workers import Workers
 
 __all__ = ["Evaluator", "Granularity", "recognise_all"]
 
-_ARITHMETIC = 1
+_ARITHMETIC = 2
 """Raised whenever a change could change a transcript, so that older measurements are not taken for new ones."""
+
+_GROUP = 16
+"""Configurations that a GPU computes at once."""
 
 _ACTIVATION_UTTERANCES = 4
 """Utterances, spread over the set, on which activations are compared."""
@@ -66,7 +72,8 @@ class Evaluator:
         cache: Where measurements persist; None measures anew every time.
         factorisation: How matrices are factored; None is plain SVD.
         memory: Bytes for the activations of a `StagedModel` that configurations share.
-        workers: Processes for `evaluate_many`; each has its own memory.
+        workers: Processes for `evaluate_many`, each with its own memory; on CPUs only. A GPU measures many
+            configurations of a `GroupedModel` side by side by itself.
 
     Raises:
         ValueError: The model is in training mode or has parameters that its `storage_dtype` does not represent, or an
@@ -89,6 +96,11 @@ class Evaluator:
             )
         if workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
+        device = next(iter(inference_tensors(model).values())).device.type
+        if workers > 1 and device != "cpu":
+            raise ValueError(f"several workers are for CPUs, the model is on {device!r}: leave workers at 1")
+        # A processor that is wide is not filled by one form of a model.
+        self._side_by_side = device != "cpu" and isinstance(model, GroupedModel)
         require_storable(model)
         self.model = model
         self.utterances = tuple(utterances)
@@ -195,6 +207,9 @@ class Evaluator:
         return {key: measured for key, measured in found.items() if measured is not None}
 
     def _measure_all(self, configurations: Sequence[Mapping[str, int]]) -> Iterator[dict[str, Any]]:
+        if self._side_by_side:
+            groups = (configurations[start : start + _GROUP] for start in range(0, len(configurations), _GROUP))
+            return chain.from_iterable(map(self._measure_side_by_side, groups))
         several = self.workers > 1 and len(configurations) > 1
         return self._workers(configurations) if several else map(self._measure, configurations)
 
@@ -211,9 +226,24 @@ class Evaluator:
         )
 
     def _measure(self, configuration: Mapping[str, int]) -> dict[str, Any]:
-        model = compress(self.model, self.matrix_ranks(configuration), self.factorisation)
+        model = self._compressed(configuration)
         with _one_thread():
-            transcripts = self._recognise(model, configuration)
+            return self._counts(self._recognise(model, configuration))
+
+    def _measure_side_by_side(self, configurations: Sequence[Mapping[str, int]]) -> list[dict[str, Any]]:
+        forms = [self._compressed(configuration) for configuration in configurations]
+        waveforms = [utterance.waveform for utterance in self.utterances]
+        found: list[dict[int, Hypothesis]] = [{} for _ in forms]
+        for batch in in_batches([waveform.numel() for waveform in waveforms]):
+            hypotheses = self.model.recognise_side_by_side(forms, [waveforms[index] for index in batch])  # type: ignore[attr-defined]
+            for of_form, recognised in zip(found, hypotheses, strict=True):
+                of_form.update(zip(batch, recognised, strict=True))
+        return [self._counts([of_form[index] for index in range(len(waveforms))]) for of_form in found]
+
+    def _compressed(self, configuration: Mapping[str, int]) -> CompressibleModel:
+        return compress(self.model, self.matrix_ranks(configuration), self.factorisation)
+
+    def _counts(self, transcripts: Sequence[Hypothesis]) -> dict[str, Any]:
         edits, words = zip(
             *(
                 word_edits(reference, self.model.normalise(hypothesis.text))
@@ -262,7 +292,7 @@ class Evaluator:
     def _content(self) -> bytes:
         """Hash of all that a measurement depends on but the ranks."""
         tensors = inference_tensors(self.model)
-        # Other processors and other versions of torch round otherwise: their measurements are kept apart.
+        # Other kinds of processors and other versions of torch round otherwise: their measurements are kept apart.
         arithmetic = [_ARITHMETIC, BATCH, next(iter(tensors.values())).device.type, torch.__version__]
         parts = [
             json.dumps([*arithmetic, self.factorisation.key, self.model.architecture]).encode(),

@@ -54,7 +54,7 @@ class StageCache:
         return entry.state
 
     def put(self, key: object, state: State, seconds: float) -> None:
-        """Keep a state that took so long to compute from the beginning; it must not be changed any more."""
+        """Keep a state that took so long to compute; it must not be changed any more."""
         size = sum(part.element_size() * part.nelement() for part in state)
         if key in self._entries or size > self.limit:
             return
@@ -118,6 +118,7 @@ class StagedRecogniser:
                 self._beginnings[number] = model.begin(waveforms)
             state = self._beginnings[number]
         assert state is not None
+        # What an entry saves is the time since the one before it: that one may well be there still.
         started = time.perf_counter()
         for stage in range(done, len(choices)):
             state = model.advance(stage, state)

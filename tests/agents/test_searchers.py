@@ -164,6 +164,13 @@ def test_greedy_takes_the_cut_that_hurts_least():
     assert min(sizes) < 0.3
 
 
+@pytest.mark.parametrize("search", [GreedySearch, KnapsackSearch])
+def test_searches_that_reason_about_their_proposals_need_them_unchanged(search):
+    env = make_fake_env(constraint={"name": "clip", "budget": 0.5})
+    with pytest.raises(ValueError, match="use the constraint 'none' or 'check'"):
+        search(env).learn(100 * STEPS)
+
+
 def test_knapsack_is_exact_where_losses_add_up():
     """The fake model's losses are sums, so the best of a size is found as soon as every candidate has been measured."""
     layers = (linear("first", 40, 30), linear("second", 50, 40), linear("third", 60, 50))

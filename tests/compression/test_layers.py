@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shrinkml_env.compression import Layer, Matrix, canonical_ranks, matrix_ranks, split_layers
+from shrinkml_env.compression import Layer, Matrix, canonical_ranks, matrix_ranks, merge_layers, split_layers
 
 WIDE = Matrix("a.weight_ih", rows=8, columns=4, kind="lstm_ih")  # 32 numbers: rank 2 costs 24, rank 3 costs 36.
 SQUARE = Matrix("a.weight_hh", rows=8, columns=8, kind="lstm_hh")  # 64 numbers: rank 3 costs 48, rank 4 costs 64.
@@ -51,3 +51,11 @@ def test_matrix_ranks_take_layers_and_matrices():
 
 def test_split_layers_makes_each_matrix_a_layer():
     assert [layer.name for layer in split_layers(LAYERS)] == ["a.weight_ih", "a.weight_hh", "b.weight"]
+
+
+def test_blocks_come_in_forward_order():
+    third = Layer("c", "linear", (Matrix("c.weight", 6, 6, "linear"),))
+    blocks = merge_layers((*LAYERS, third), {"end": ["c"], "all the rest": ["b", "a"]})
+    assert [layer.name for layer in blocks] == ["all the rest", "end"]
+    assert [matrix.name for matrix in blocks[0].matrices] == ["a.weight_ih", "a.weight_hh", "b.weight"]
+    assert blocks[0].kind == "lstm"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from shrinkml_env import Utterance, compress, count_parameters, load_compressed, save_compressed
 from shrinkml_env.compression import compressed_parameters
 from shrinkml_env.evaluation import EvaluationCache, Evaluator, recognise_all
+from tests.asr.test_las import make_model
 from tests.models import TinyCTC, tones
 
 MODEL = TinyCTC()
@@ -201,3 +202,17 @@ def test_several_at_once_are_as_one_after_the_other(workers, tmp_path):
 def test_bad_number_of_workers():
     with pytest.raises(ValueError, match="workers must be at least 1"):
         Evaluator(MODEL, UTTERANCES, workers=0)
+
+
+def test_forms_side_by_side_are_measured_as_one_by_one():
+    model = make_model()
+    spoken = [Utterance(str(index), "s", wave, "set an alarm") for index, wave in enumerate(tones(4))]
+    one_by_one, side_by_side = Evaluator(model, spoken), Evaluator(model, spoken)
+    side_by_side._side_by_side = True  # as on a GPU
+    configurations = [{layer.name: min(1 + index, layer.max_rank) for layer in model.layers} for index in range(18)]
+    assert list(side_by_side.evaluate_many(configurations)) == list(one_by_one.evaluate_many(configurations))
+
+
+def test_workers_are_for_cpus():
+    with pytest.raises(ValueError, match="the model is on 'meta': leave workers at 1"):
+        Evaluator(copy.deepcopy(MODEL).to("meta"), UTTERANCES, workers=2)

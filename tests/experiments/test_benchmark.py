@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hydra import initialize_config_dir
@@ -74,3 +76,17 @@ def test_live_scores_need_the_random_agent():
         benchmark.ends(LIVE, [run])
     drawn = Run("random", "linear", 0, [0.1, 0.3, 0.2], [True] * 3, [0.1] * 3, [0.5] * 3)
     assert benchmark.ends(LIVE, [run, drawn]) == (0.2, 0.5)
+
+
+def test_other_options_are_other_runs(fake_table):
+    task = Task("tabular", "random", "linear", 3, 5)
+    assert benchmark.digest(task) == benchmark.digest(replace(task, seed=4))
+    for other in ({"agent": "tpe"}, {"reward": "amc"}, {"overrides": ("reward.size_weight=0.9",)}, {"env": "live"}):
+        assert benchmark.digest(replace(task, **other)) != benchmark.digest(task)
+
+
+def test_overrides_that_a_table_ignores_are_refused():
+    benchmark.require_effect("live", ["search_space=log"])
+    benchmark.require_effect("tabular", ["reward.size_weight=0.3"])
+    with pytest.raises(ValueError, match=r"'search_space.count=3' has no effect on a table"):
+        benchmark.require_effect("tabular", ["search_space.count=3"])

@@ -3,48 +3,18 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
-import soundfile
-from hydra import compose, initialize
 
 from experiments.search import search
-from experiments.validate import validate
-from shrinkml_env import save_compressed
+from experiments.validate import validate, validate_ranks
 from shrinkml_env.evaluation.ledger import read_ledger
-from tests.models import TinyCTC, tones
-
-
-@pytest.fixture
-def workplace(tmp_path):
-    """A saved model and three sets in LibriSpeech's layout, whose references the model half recognises."""
-    model = TinyCTC()
-    save_compressed(model, tmp_path / "model")
-    for seed, subset in enumerate(("proxy", "dev", "test")):
-        chapter = tmp_path / subset / "1" / "2"
-        chapter.mkdir(parents=True)
-        lines = []
-        for index, waveform in enumerate(tones(4, seed)):
-            soundfile.write(chapter / f"1-2-{index:04d}.flac", np.clip(waveform.numpy(), -1, 1), 16_000)
-            words = model.transcribe([waveform])[0].split()
-            lines.append(f"1-2-{index:04d} {' '.join(['word', *words[1:], 'more']).upper()}")
-        (chapter / "1-2.trans.txt").write_text("\n".join(lines) + "\n")
-    return tmp_path
-
-
-def configure(workplace, *overrides):
-    sets = [f"{name}={{root: {workplace}, subset: {name}}}" for name in ("proxy", "dev", "test")]
-    with initialize(version_base="1.3", config_path="../../conf"):
-        return compose(
-            "search",
-            [f"model.name={workplace / 'model'}", f"outputs={workplace / 'outputs'}", *sets, *overrides],
-        )
 
 
 @pytest.mark.parametrize(
     "overrides",
     [
         ["agent=ppo", "agent.n_steps=8", "agent.batch_size=8", "agent.n_epochs=1"],
+        ["agent=ppo", "num_envs=2", "workers=2", "agent.n_steps=8", "agent.batch_size=8", "agent.n_epochs=1"],
         ["agent=ddpg", "agent.learning_starts=8", "agent.batch_size=8"],
         ["agent=random", "reward=threshold"],
         ["agent=uniform", "action=discrete", "granularity=matrix"],
@@ -52,8 +22,8 @@ def configure(workplace, *overrides):
     ],
     ids=lambda overrides: overrides[0],
 )
-def test_a_search_leaves_a_validated_model(workplace, overrides, capsys):
-    directory = search(configure(workplace, "budget=6", "finalists=2", *overrides), "title")
+def test_a_search_leaves_a_validated_model(configure, overrides, capsys):
+    directory = search(configure("budget=6", "finalists=2", *overrides), "title")
     printed = capsys.readouterr().out
     record = json.loads((directory / "best.json").read_text())
     _, evaluations = read_ledger(directory / "evaluations.jsonl")
@@ -64,10 +34,11 @@ def test_a_search_leaves_a_validated_model(workplace, overrides, capsys):
     for name in ("config.yaml", "search.png", "report.html", "compressed/model.safetensors", "tensorboard"):
         assert (directory / name).exists(), name
     assert validate(directory) == []
+    assert validate_ranks(directory / "best.json") == []
 
 
-def test_a_killed_search_resumes_to_the_same_end(workplace):
-    config = configure(workplace, "agent=random", "budget=8", "finalists=2")
+def test_a_killed_search_resumes_to_the_same_end(configure):
+    config = configure("agent=random", "budget=8", "finalists=2")
     directory = search(config, "title")
     ledger, best = (directory / "evaluations.jsonl").read_bytes(), (directory / "best.json").read_bytes()
     # As a kill in the middle of a line leaves it.
@@ -87,8 +58,8 @@ def leaves(record, path=()):
     return [path]
 
 
-def test_validation_notices_every_wrong_number(workplace):
-    directory = search(configure(workplace, "agent=random", "budget=3", "finalists=1"), "title")
+def test_validation_notices_every_wrong_number(configure, tmp_path):
+    directory = search(configure("agent=random", "budget=3", "finalists=1"), "title")
     content = (directory / "best.json").read_text()
     numbers = [
         path for path in leaves(json.loads(content)) if path[0] in ("params", "file_bytes", "sets", "size_ratio")
@@ -103,13 +74,40 @@ def test_validation_notices_every_wrong_number(workplace):
         (directory / "best.json").write_text(json.dumps(record))
         assert [difference.split(":")[0] for difference in validate(directory)] == [".".join(path)]
     with pytest.raises(FileNotFoundError, match=r"best\.json"):
-        validate(workplace)
+        validate(tmp_path)
+    record = json.loads(content)
+    record["sets"]["test"]["edits_after"] += 1
+    (directory / "best.json").write_text(json.dumps(record))
+    (difference,) = validate_ranks(directory / "best.json")
+    assert difference.startswith("sets.test.edits_after: recorded")
+    del record["ranks"]
+    (directory / "best.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"best\.json lacks ranks"):
+        validate_ranks(directory / "best.json")
 
 
-def test_the_run_directory_follows_from_the_config(workplace):
+def test_the_run_directory_follows_from_the_config(configure):
     from experiments.run_directory import run_directory
 
-    first, again = (run_directory(configure(workplace, "seed=3"), "t") for _ in range(2))
-    other = run_directory(configure(workplace, "seed=4"), "t")
+    first, again = (run_directory(configure("seed=3"), "t") for _ in range(2))
+    other = run_directory(configure("seed=4"), "t")
     assert first == again
     assert first != other
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["agent=custom"], r"agent=custom needs .* agent\._target_=my\.module"),
+        (
+            ["agent=custom", "agent._target_=nowhere.Agent"],
+            r"agent\._target_=nowhere\.Agent .*No module named 'nowhere'",
+        ),
+        (["agent=custom", "agent._target_=agents.Agent"], r"agent\._target_=agents\.Agent .*no attribute 'Agent'"),
+        (["reward=custom", "reward._target_=agents"], r"reward\._target_=agents is not a class but a module"),
+    ],
+)
+def test_a_class_that_is_not_there_leaves_nothing_behind(configure, tmp_path, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        search(configure("budget=2", *overrides), "title")
+    assert not (tmp_path / "outputs").exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -24,6 +24,18 @@ LIMITS = Decoding(tokens_per_second=6.5)
 """As Moonshine's model card limits English; half as much again as Whisper writes of LibriSpeech's fastest speech."""
 
 
+@dataclass(frozen=True)
+class _Spelling:
+    """What a decoder is told of each utterance, and what it keeps of the tokens so far: None before the first."""
+
+    heard: Mapping[str, Tensor]
+    cache: Any = None
+
+    def select(self, rows: Tensor) -> _Spelling:
+        self.cache.batch_select_indices(rows)
+        return replace(self, heard={name: part[rows] for name, part in self.heard.items()})
+
+
 class HuggingFaceSeq2Seq(HuggingFaceModel):
     """A transformer that spells greedily.
 
@@ -31,8 +43,8 @@ class HuggingFaceSeq2Seq(HuggingFaceModel):
 
     Args:
         files: As `HuggingFaceModel`.
-        network: As `HuggingFaceModel`.
         decoding: The limits on each utterance's tokens; None for `LIMITS`.
+        network: As `HuggingFaceModel`.
 
     Attributes:
         decoding: As given.
@@ -107,26 +119,27 @@ class HuggingFaceSeq2Seq(HuggingFaceModel):
         lengths = torch.tensor([len(states) for states in encoded])
         states = pad_sequence(list(encoded), batch_first=True)
         device = states.device
-        heard: dict[str, Any] = {"encoder_hidden_states": states, "use_cache": True}
+        heard = {"encoder_hidden_states": states}
         if lengths.min() < lengths.max():
             heard["encoder_attention_mask"] = lengths_mask(lengths.to(device), states.shape[1])
         prompt = torch.tensor(self.prompt, device=device).expand(len(encoded), -1)
         never, not_first = (torch.tensor(part, dtype=torch.long, device=device) for part in self.suppressed)
         decoder, output = self.network.model.decoder, self.network.get_output_embeddings()
 
-        def step(cache: Any, previous: Tensor) -> tuple[Tensor, Any]:
-            tokens = prompt if cache is None else previous[:, None]
-            found = decoder(input_ids=tokens, past_key_values=cache, **heard)
+        def step(state: _Spelling, previous: Tensor) -> tuple[Tensor, _Spelling]:
+            first = state.cache is None
+            tokens = prompt if first else previous[:, None]
+            found = decoder(input_ids=tokens, past_key_values=state.cache, use_cache=True, **state.heard)
             logits = output(found.last_hidden_state[:, -1])
             logits[:, never] = -torch.inf
-            if cache is None:
+            if first:
                 logits[:, not_first] = -torch.inf
-            return logits, found.past_key_values
+            return logits, replace(state, cache=found.past_key_values)
 
         limits = torch.tensor([self._limit(samples) for samples in num_samples], device=device)
         return [
             Hypothesis(self.tokenizer.decode(tokens, skip_special_tokens=True).strip(), capped)
-            for tokens, capped in greedy_search(step, None, limits, self.end, self.decoding)
+            for tokens, capped in greedy_search(step, _Spelling(heard), limits, self.end, self.decoding)
         ]
 
     def _limit(self, num_samples: int) -> int:

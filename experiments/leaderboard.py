@@ -1,0 +1,127 @@
+"""The validated results, best first: ``python -m experiments.leaderboard [add=[RUN, ...]]``.
+
+Every submission is measured anew before the page is written; one that does not reproduce is refused. A submission is
+the ``best.json`` of a run on the embedded model and its sets. What counts is the test set, which no search sees.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from omegaconf import DictConfig
+
+from experiments.validate import validate_ranks
+from shrinkml_env.data import SHIPPED_SETS
+
+HEAD = (
+    "place",
+    "agent",
+    "reward function",
+    "evaluations",
+    "seed",
+    "size ratio",
+    "dev WER %",
+    "test WER %",
+    "score",
+    "submission",
+)
+
+PAGE = """# Leaderboard
+
+Compressed forms of `las_small` (test WER {original:.2f} %) that searches on the proxy set have found, without
+retraining. The score is the default reward's formula on **test**, -(e - e0) - {weight} s, which no search has seen. A
+row is a single run, no ranking of algorithms: for that see the [benchmark](benchmark.md).
+
+{table}
+
+Written by `python -m experiments.leaderboard`, which measures every submission in
+[leaderboard/](leaderboard) anew and refuses what does not reproduce. To submit a run of `experiments.search`:
+`python -m experiments.leaderboard add=[outputs/search/RUN]`, and commit what it changes.
+"""
+
+WEIGHT = 0.2
+
+
+def score(record: dict[str, Any]) -> float:
+    """-(e - e0) - 0.2 s on test."""
+    test = record["sets"]["test"]
+    return -(float(test["wer_after"]) - float(test["wer_before"])) - WEIGHT * float(record["size_ratio"])
+
+
+def refusals(path: Path) -> list[str]:
+    """Why a submission is refused, one line each; empty if it stands."""
+    record = json.loads(path.read_text())
+    if record.get("model") != "las_small":
+        return [f"the leaderboard is for the model las_small, not {record.get('model')}"]
+    for name, spec in record["utterances"].items():
+        if not isinstance(spec, str) or spec not in SHIPPED_SETS or (name != "proxy" and spec != name):
+            return [f"the leaderboard is for the shipped sets: {name} is {spec}"]
+    return validate_ranks(path)
+
+
+def page(submissions: Sequence[Path]) -> str:
+    """The leaderboard in Markdown."""
+    records = {path.stem: json.loads(path.read_text()) for path in submissions}
+    ordered = sorted(records, key=lambda name: -score(records[name]))
+    rows = []
+    for place, name in enumerate(ordered, start=1):
+        record, settings = records[name], records[name]["settings"]
+        rows.append(
+            (
+                str(place),
+                settings["agent"].partition("(")[0],
+                settings["reward"],
+                str(record["evaluations"]),
+                settings["seed"],
+                f"{record['size_ratio']:.3f}",
+                f"{100 * record['sets']['dev']['wer_after']:.2f}",
+                f"{100 * record['sets']['test']['wer_after']:.2f}",
+                f"{score(record):.4f}",
+                f"[{name}](leaderboard/{name}.json)",
+            )
+        )
+    lines = [HEAD, ["---"] * len(HEAD), *rows]
+    original = 100 * records[ordered[0]]["sets"]["test"]["wer_before"]
+    return PAGE.format(original=original, weight=WEIGHT, table="\n".join(f"| {' | '.join(line)} |" for line in lines))
+
+
+def submit(run: Path, submissions: Path) -> Path:
+    """Copy a run's result among the submissions.
+
+    Raises:
+        FileNotFoundError: The folder is not a finished run's.
+    """
+    source = run / "best.json"
+    if not source.is_file():
+        raise FileNotFoundError(f"{source} is missing: is {run} a finished run of experiments.search?")
+    submissions.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copyfile(source, submissions / f"{run.name}.json"))
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="leaderboard")
+def main(config: DictConfig) -> None:
+    """Exit status 1, and no new page, where a submission is refused; an added one is taken away again."""
+    torch.set_num_threads(1)
+    folder = Path(config.submissions)
+    added = [submit(Path(run), folder) for run in config.add]
+    paths = sorted(folder.glob("*.json"))
+    if not paths:
+        sys.exit(f"{folder} holds no submission: give add=[RUN]")
+    refused = {path: reasons for path in paths if (reasons := refusals(path))}
+    for path in set(added) & refused.keys():
+        path.unlink()
+    if refused:
+        sys.exit("\n".join(f"REFUSED {path.stem}: {reason}" for path, reasons in refused.items() for reason in reasons))
+    Path(config.page).write_text(page(paths))
+    print(f"{len(paths)} submissions reproduced: {config.page}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Settings of agents, by random search on the table: ``python -m experiments.tune [agents=[ppo,ddpg]] [workers=2]``.
+
+Every agent gets the same number of settings, each played on the same rewards and seeds, which are not those that
+`experiments.benchmark` reports; what counts is the mean score (see there) after the budget. Prints the best settings as
+overrides, beside the score of the present ones. The same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import hydra
+import numpy as np
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from experiments.benchmark import Task, ends, play
+from experiments.report import format_table
+from experiments.run_directory import plain, run_directory
+from experiments.statistics import anytime
+from shrinkml_env.evaluation.workers import Workers
+
+
+def settings(space: Mapping[str, Sequence[Any]], count: int, seed: int) -> list[tuple[str, ...]]:
+    """The present settings (no overrides), then at most `count` different ones drawn at random."""
+    rng = np.random.default_rng(seed)
+    total = int(np.prod([len(values) for values in space.values()]))
+    drawn: dict[tuple[str, ...], None] = {(): None}
+    while len(drawn) < 1 + min(count, total):
+        drawn[tuple(f"{key}={values[int(rng.integers(len(values)))]}" for key, values in space.items())] = None
+    return list(drawn)
+
+
+def final_score(task: Task) -> float:
+    """What a run ends at: 1 for the optimum, 0 for the table's median; -1 at least."""
+    run = play(task)
+    zero, one = ends(task, [])
+    floor = zero - (one - zero)
+    best = float(anytime(run.rewards, run.feasible, task.budget, floor)[-1])
+    return (max(floor, best) - zero) / (one - zero)
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="tune")
+def main(config: DictConfig) -> None:
+    """Play what is missing, then rank."""
+    directory = run_directory(config, "tune", besides=("workers", "agents"))
+    path = directory / "scores.json"
+    known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+    tasks: dict[str, Task] = {}
+    for agent in config.agents:
+        for setting in settings(plain(config.spaces[agent]), config.trials, config.seed):
+            for reward in plain(config.rewards):
+                for seed in config.seeds:
+                    name = " ".join([agent, *reward, str(seed), *setting])
+                    overrides = (*reward[1:], *setting)
+                    tasks[name] = Task("tabular", agent, reward[0].partition("=")[2], seed, config.budget, overrides)
+    missing = [name for name in tasks if name not in known]
+    workers = Workers(final_score, config.workers)
+    found = workers([tasks[name] for name in missing])
+    for name, score in zip(tqdm(missing, desc="runs", unit="run"), islice(found, len(missing)), strict=True):
+        known[name] = score
+        aside = path.with_suffix(".tmp")
+        aside.write_text(json.dumps(known, indent=0))
+        os.replace(aside, path)
+    workers.close()
+    rows = []
+    for agent in config.agents:
+        means = {}
+        for setting in settings(plain(config.spaces[agent]), config.trials, config.seed):
+            scores = [
+                known[" ".join([agent, *reward, str(seed), *setting])]
+                for reward in plain(config.rewards)
+                for seed in config.seeds
+            ]
+            means[setting] = float(np.mean(scores))
+        best = max(means, key=lambda setting: means[setting])
+        rows.append((agent, f"{means[()]:.3f}", f"{means[best]:.3f}", " ".join(best) or "the present ones"))
+    text = format_table(("agent", "present score", "best score", "best settings"), rows)
+    (directory / "best.txt").write_text(text + "\n")
+    print(text)
+    print(f"all scores: {path}")
+
+
+if __name__ == "__main__":
+    main()

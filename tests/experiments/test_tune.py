@@ -1,0 +1,49 @@
+import itertools
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from experiments.benchmark import CONF, Task, compose_search
+from experiments.tune import final_score, settings
+from tests.experiments.test_benchmark import fake_table  # noqa: F401 - a fixture
+
+
+def test_every_setting_once_and_the_present_one_first():
+    space = {"a": [1, 2], "b": [True, False]}
+    drawn = settings(space, 100, seed=0)
+    assert drawn[0] == ()
+    assert sorted(drawn[1:]) == sorted((f"a={a}", f"b={b}") for a, b in itertools.product(space["a"], space["b"]))
+    assert len(settings(space, 2, seed=0)) == 3
+    assert settings(space, 2, seed=0) == settings(space, 2, seed=0)
+
+
+def config():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return OmegaConf.to_container(compose("tune"), resolve=True)
+
+
+@pytest.mark.parametrize("agent", config()["agents"])
+def test_the_settings_are_those_of_the_agents_config(agent):
+    """Every override can be composed, and one without a plus is of something that is there."""
+    space = config()["spaces"][agent]
+    for setting in settings(space, 3, seed=1):
+        compose_search(Task("tabular", agent, "linear", 0, 5, setting))
+
+
+def test_the_reported_rewards_are_not_tuned_on():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        benchmark = compose("benchmark")
+    tuned = config()
+    assert not set(tuned["seeds"]) & set(range(benchmark.first_seed, benchmark.first_seed + benchmark.seeds))
+    for reward, *options in tuned["rewards"]:
+        name = reward.partition("=")[2]
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            default, changed = (compose("search", [reward, *extra]).reward for extra in ([], options))
+        assert name in benchmark.rewards
+        assert default != changed
+
+
+def test_scores_are_between_the_ends(fake_table):  # noqa: F811
+    assert final_score(Task("tabular", "random", "linear", 0, 48)) == pytest.approx(1.0)  # all of 4 * 3 * 4
+    assert -1 <= final_score(Task("tabular", "random", "linear", 0, 1)) < 1

@@ -1,0 +1,73 @@
+"""The examples of docs/your-own-agent.md, word for word."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from experiments.search import search
+from shrinkml_env.evaluation.ledger import read_ledger
+from tests.fake_evaluator import make_fake_env
+from tests.test_docs import blocks
+
+HILL_CLIMBER, LOCAL_SEARCH, TORCHRL = blocks("docs/your-own-agent.md")
+
+
+@pytest.mark.parametrize("code", [HILL_CLIMBER, TORCHRL])
+def test_is_short(code):
+    assert len([line for line in code.splitlines() if line.strip()]) <= 30
+
+
+@pytest.fixture
+def run(configure, tmp_path, monkeypatch):
+    """Runs a search with a class of a module that holds both examples; returns the configurations in order."""
+    (tmp_path / "my_agents.py").write_text(f"{HILL_CLIMBER}\n\n{LOCAL_SEARCH}")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_agents", raising=False)
+
+    def run_search(name, *overrides):
+        options = ["agent=custom", f"agent._target_=my_agents.{name}", "+agent.seed=${seed}", "budget=8", "finalists=1"]
+        directory = search(configure(*options, *overrides), "own")
+        assert (directory / "best.json").exists()
+        return [dict(evaluation.ranks) for evaluation in read_ledger(directory / "evaluations.jsonl")[1]]
+
+    return run_search
+
+
+def test_a_class_of_ones_own(run):
+    first = run("HillClimber", "seed=1")
+    assert 1 < len(first) <= 8
+    assert run("HillClimber", "seed=2") != first
+    assert run("HillClimber", "seed=1", "+agent.noise=0.7") != first
+
+
+def test_a_class_of_ones_own_learns_saves_and_loads(tmp_path):
+    names = {}
+    exec(HILL_CLIMBER, names)
+    env = make_fake_env()
+    agent = names["HillClimber"](env, seed=0).learn(400)
+    rewards = [trial.reward for trial in env.problem.history]
+    assert agent.best == max(rewards) > rewards[0]
+    agent.save(tmp_path / "agent.npy")
+    observation, _ = env.reset()
+    action, _ = names["HillClimber"].load(tmp_path / "agent.npy", env).predict(observation)
+    assert np.array_equal(action, agent.predict(observation)[0])
+    assert env.action_space.contains(action)
+
+
+def test_a_search_of_ones_own(run):
+    tried = run("LocalSearch", "seed=1")
+    assert len(tried) == 8
+    for number, ranks in enumerate(tried[1:], start=1):
+        changes = [sum(ranks[name] != earlier[name] for name in ranks) for earlier in tried[:number]]
+        assert min(changes) == 1
+
+
+def test_torchrl_learns_on_the_environment_directly():
+    pytest.importorskip("torchrl", reason="torchrl is not installed: pip install -c constraints.txt torchrl")
+    names = {}
+    exec(TORCHRL, names)
+    history = names["env"].unwrapped.problem.history
+    assert len(history) == 10  # two batches of five episodes
+    assert {int(state["step"]) for state in names["optimizer"].state.values()} == {2 * 10}
+    assert names["env"].unwrapped.problem.best.reward == max(trial.reward for trial in history)
