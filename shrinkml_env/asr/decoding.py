@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shrinkml_env.data.utterance import SAMPLE_RATE
 
-__all__ = ["DecoderState", "Decoding", "Step", "SupportsSelect", "beam_search", "greedy_search"]
+__all__ = ["DecoderState", "Decoding", "SearchState", "Step", "beam_search", "greedy_search"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +72,14 @@ _KEEP = 0.75
 """What has ended leaves the batch when no more than this share of it is left: copying a state takes time as well."""
 
 
-class SupportsSelect(Protocol):
-    """Where a decoder stands in each utterance of a batch: anything from which rows can be taken."""
+class SearchState(Protocol):
+    """Where a decoder stands in each utterance of a batch."""
 
     def select(self, rows: Tensor) -> Self:
-        """The state of these rows of the batch, in this order; the whole one is not used any more."""
+        """The state of these rows of the batch, in this order; this one is not used any more."""
 
 
-StateT = TypeVar("StateT", bound=SupportsSelect)
+StateT = TypeVar("StateT", bound=SearchState)
 
 Step = Callable[[StateT, Tensor], tuple[Tensor, StateT]]
 """(state, previous tokens (batch,)) -> logits (batch, vocabulary), next state."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Self
 
@@ -24,16 +24,23 @@ LIMITS = Decoding(tokens_per_second=6.5)
 """As Moonshine's model card limits English; half as much again as Whisper writes of LibriSpeech's fastest speech."""
 
 
-@dataclass(frozen=True)
-class _Spelling:
-    """What a decoder is told of each utterance, and what it keeps of the tokens so far: None before the first."""
+@dataclass
+class _State:
+    """Where the decoder stands.
 
-    heard: Mapping[str, Tensor]
+    Attributes:
+        heard: The decoder's arguments about the audio, utterances first.
+        cache: Keys and values of what has been written; None before the prompt.
+    """
+
+    heard: dict[str, Tensor]
     cache: Any = None
 
-    def select(self, rows: Tensor) -> _Spelling:
-        self.cache.batch_select_indices(rows)
-        return replace(self, heard={name: part[rows] for name, part in self.heard.items()})
+    def select(self, rows: Tensor) -> _State:
+        """See `SearchState`."""
+        if self.cache is not None:
+            self.cache.batch_select_indices(rows)
+        return _State({name: values[rows] for name, values in self.heard.items()}, self.cache)
 
 
 class HuggingFaceSeq2Seq(HuggingFaceModel):
@@ -126,7 +133,7 @@ class HuggingFaceSeq2Seq(HuggingFaceModel):
         never, not_first = (torch.tensor(part, dtype=torch.long, device=device) for part in self.suppressed)
         decoder, output = self.network.model.decoder, self.network.get_output_embeddings()
 
-        def step(state: _Spelling, previous: Tensor) -> tuple[Tensor, _Spelling]:
+        def step(state: _State, previous: Tensor) -> tuple[Tensor, _State]:
             first = state.cache is None
             tokens = prompt if first else previous[:, None]
             found = decoder(input_ids=tokens, past_key_values=state.cache, use_cache=True, **state.heard)
@@ -134,12 +141,12 @@ class HuggingFaceSeq2Seq(HuggingFaceModel):
             logits[:, never] = -torch.inf
             if first:
                 logits[:, not_first] = -torch.inf
-            return logits, replace(state, cache=found.past_key_values)
+            return logits, _State(state.heard, found.past_key_values)
 
         limits = torch.tensor([self._limit(samples) for samples in num_samples], device=device)
         return [
             Hypothesis(self.tokenizer.decode(tokens, skip_special_tokens=True).strip(), capped)
-            for tokens, capped in greedy_search(step, _Spelling(heard), limits, self.end, self.decoding)
+            for tokens, capped in greedy_search(step, _State(heard), limits, self.end, self.decoding)
         ]
 
     def _limit(self, num_samples: int) -> int:
