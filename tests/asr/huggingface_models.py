@@ -16,6 +16,12 @@ TEXTS = ["set an alarm for seven thirty", "call martin's sister", "play the quic
 LETTERS = " 'abcdefghijklmnopqrstuvwxyz"
 
 
+def _network(network_class: Any, config: Any) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return network_class(config)
+
+
 def _save(folder: Path, network: Any, *processors: Any, seed: int = 0) -> Path:
     """With larger weights than a fresh model has, so that the transcripts depend on what is heard."""
     generator = torch.Generator().manual_seed(seed)
@@ -67,7 +73,7 @@ def make_whisper(folder: Path, languages: tuple[str, ...] = ()) -> Path:
         suppress_tokens=None,
         begin_suppress_tokens=None,
     )
-    network = transformers.WhisperForConditionalGeneration(config)
+    network = _network(transformers.WhisperForConditionalGeneration, config)
     network.generation_config = transformers.GenerationConfig(
         decoder_start_token_id=ids["<|startoftranscript|>"],
         eos_token_id=ids["<|endoftext|>"],
@@ -85,7 +91,7 @@ def make_whisper(folder: Path, languages: tuple[str, ...] = ()) -> Path:
     return _save(folder, network, tokenizer, transformers.WhisperFeatureExtractor(feature_size=10, chunk_length=2))
 
 
-def make_speech2text(folder: Path) -> Path:
+def make_speech2text(folder: Path, **settings: Any) -> Path:
     """Sentencepiece, two subsampling convolutions over filter banks."""
     transformers = import_transformers()
     corpus = folder / "corpus.txt"
@@ -115,8 +121,9 @@ def make_speech2text(folder: Path) -> Path:
         bos_token_id=0,
         eos_token_id=2,
         decoder_start_token_id=2,
+        **settings,
     )
-    network = transformers.Speech2TextForConditionalGeneration(config)
+    network = _network(transformers.Speech2TextForConditionalGeneration, config)
     return _save(
         folder, network, tokenizer, transformers.Speech2TextFeatureExtractor(feature_size=20, num_mel_bins=20), seed=2
     )
@@ -147,7 +154,7 @@ def make_moonshine(folder: Path) -> Path:
         pad_token_id=ids["</s>"],
         decoder_start_token_id=ids["<s>"],
     )
-    network = transformers.MoonshineForConditionalGeneration(config)
+    network = _network(transformers.MoonshineForConditionalGeneration, config)
     return _save(folder, network, tokenizer, transformers.Wav2Vec2FeatureExtractor(do_normalize=False))
 
 
@@ -171,7 +178,7 @@ def make_ctc(folder: Path, kind: str, **settings: Any) -> Path:
         pad_token_id=0,
         **settings,
     )
-    network = getattr(transformers, f"{kind}ForCTC")(config)
+    network = _network(getattr(transformers, f"{kind}ForCTC"), config)
     tokenizer = transformers.Wav2Vec2CTCTokenizer(str(folder / "vocab.json"))
     return _save(folder, network, tokenizer, transformers.Wav2Vec2FeatureExtractor())
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from shrinkml_env.asr.huggingface.folder import LOCAL, import_transformers, read_folder, unpacked
 from shrinkml_env.asr.recogniser import Recogniser
-from shrinkml_env.compression import Layer, exact_storage_dtype, round_to_storage
+from shrinkml_env.compression import Layer, exact_storage_dtype
 from shrinkml_env.data.utterance import SAMPLE_RATE
 
 __all__ = ["HuggingFaceModel"]
@@ -77,10 +77,8 @@ class HuggingFaceModel(Recogniser):
                 f"{folder}: the weights lack {missing[0]!r} ({len(missing)} in all): was it fine-tuned to recognise"
                 " speech?"
             )
-        storage_dtype = exact_storage_dtype(network.parameters())
         model = cls(read_folder(folder), network=network, **options)
-        model.storage_dtype = storage_dtype
-        round_to_storage(model)  # The constructor may have merged parameters.
+        model.storage_dtype = exact_storage_dtype(model.parameters())
         rate = model.feature_extractor.sampling_rate
         if rate != SAMPLE_RATE:
             raise ValueError(f"{folder}: the model wants {rate} Hz; ShrinkML's waveforms have {SAMPLE_RATE} Hz")

@@ -50,8 +50,8 @@ class HuggingFaceSeq2Seq(HuggingFaceModel):
 
     Args:
         files: As `HuggingFaceModel`.
-        network: As `HuggingFaceModel`.
         decoding: The limits on each utterance's tokens; None for `LIMITS`.
+        network: As `HuggingFaceModel`.
 
     Attributes:
         decoding: As given.
