@@ -1,8 +1,9 @@
 """Which utterances stand for dev? ``python -m experiments.select_proxy [model.name=DIR]``.
 
 Measures compressed models on the whole proxy pool and on dev: some all over the search space, others within five points
-of the original's WER. With half of them, each method chooses proxy sets of several sizes; on the other half, never seen
-by any method, their fidelity is measured: how well the WER on the proxy set ranks and predicts the WER on dev. Writes
+of the original's WER. With some, each method chooses proxy sets of several sizes; on others, drawn independently and
+never seen by any method, their fidelity is measured: how well the WER on the proxy set ranks and predicts the WER on
+dev. Writes
 the sets (``METHOD-SIZE.txt``, for ``proxy={root: ..., subset: ..., ids: FILE}``), a table and a picture. What was
 measured is kept in the evaluation cache, so that a run that was stopped goes on.
 """
@@ -42,6 +43,12 @@ RANDOM_DRAWS = 20
 RESAMPLES = 1000
 """Of the configurations, for the 95 % intervals (percentile bootstrap)."""
 
+BLOCKS = {"broad": 1, "near": 10}
+"""Neighbours that are resampled together: those on a walk are alike."""
+
+TRIES = 1000
+"""Configurations that are drawn in vain before a search space is held to be exhausted."""
+
 
 class Measured(NamedTuple):
     """Compressed models on both sets.
@@ -77,36 +84,63 @@ def broad(space: SearchSpace, rng: np.random.Generator) -> Iterator[dict[str, in
 def near(
     space: SearchSpace, rng: np.random.Generator, is_near: Callable[[Mapping[str, int]], bool]
 ) -> Iterator[dict[str, int]]:
-    """A random walk from the original: another candidate for one layer at a time, never leaving the near."""
+    """A random walk from the original: another candidate for one layer at a time, never leaving the near.
+
+    Raises:
+        ValueError: It is stuck.
+    """
     here = {layer.name: layer.max_rank for layer in space.layers}
+    in_vain = 0
     while True:
         index = int(rng.integers(len(space.layers)))
         there = here | {space.layers[index].name: int(rng.choice(space.candidates[index]))}
         if there != here and is_near(there):
-            here = there
+            here, in_vain = there, 0
             yield here
+        in_vain += 1
+        if in_vain == TRIES:
+            raise ValueError(f"no other configuration of the search space loses at most {100 * NEAR:g} points of WER")
 
 
 def take(
     source: Iterator[dict[str, int]], count: int, known: set[tuple[int, ...]], bar: tqdm[Any]
 ) -> list[dict[str, int]]:
-    """The next `count` configurations that are not known yet."""
-    taken = []
+    """The next `count` configurations that are not known yet.
+
+    Raises:
+        ValueError: There are not so many.
+    """
+    taken: list[dict[str, int]] = []
+    in_vain = 0
     for ranks in source:
-        if tuple(ranks.values()) not in known:
-            known.add(tuple(ranks.values()))
-            taken.append(ranks)
-            bar.update()
+        if tuple(ranks.values()) in known:
+            in_vain += 1
+            if in_vain == TRIES:
+                raise ValueError(
+                    f"the search space seems to hold no more than {len(known)} configurations of this kind: give "
+                    "fewer configurations=, or a larger search_space="
+                )
+            continue
+        in_vain = 0
+        known.add(tuple(ranks.values()))
+        taken.append(ranks)
+        bar.update()
         if len(taken) == count:
             break
     return taken
 
 
-def fidelity(words: NDArray[np.int64], measured: Measured, subsets: Sequence[Sequence[int]], seed: int) -> Fidelity:
-    """Of several sets drawn by one method, on models that did not choose them."""
+def fidelity(
+    words: NDArray[np.int64], measured: Measured, subsets: Sequence[Sequence[int]], block: int, seed: int
+) -> Fidelity:
+    """Of several sets drawn by one method, on models that did not choose them, resampled in blocks of neighbours."""
     rng = np.random.default_rng(seed)
-    samples = [np.arange(len(measured.dev))]
-    samples += [rng.integers(len(measured.dev), size=len(measured.dev)) for _ in range(RESAMPLES // len(subsets))]
+    models = np.arange(len(measured.dev))
+    samples = [models]
+    for _ in range(RESAMPLES // len(subsets)):
+        starts = rng.integers(len(models), size=-(-len(models) // block))
+        # Circular blocks, so that every model is drawn equally often.
+        samples.append(np.concatenate([np.roll(models, -start)[:block] for start in starts])[: len(models)])
     values = np.empty((len(subsets), len(samples), 3))
     for number, subset in enumerate(subsets):
         rates = measured.edits[:, list(subset)].sum(1) / words[list(subset)].sum()
@@ -146,7 +180,7 @@ def select(config: DictConfig) -> Path:
             ids = [pool.utterances[index].id for index in subsets[0]]
             (directory / f"{method}-{size}.txt").write_text("\n".join(ids) + "\n")
             for kind in ("broad", "near"):
-                rows[kind, method, size] = fidelity(words, groups[kind, 1], subsets, config.seed)
+                rows[kind, method, size] = fidelity(words, groups[kind, 1], subsets, BLOCKS[kind], config.seed)
     head = ("configurations", "method", "utterances", "Kendall", "Spearman", "WER error, points")
     table = [
         (kind, method, str(size), _interval(row.kendall), _interval(row.spearman), _interval(row.error, 100))
@@ -163,28 +197,35 @@ def select(config: DictConfig) -> Path:
 def _measure(
     pool: Evaluator, dev: Evaluator, space: SearchSpace, count: int, seed: int
 ) -> dict[tuple[str, int], Measured]:
-    """(broad or near, 0 to choose with or 1 to check with) -> `count` models each, all different."""
+    """(broad or near, 0 to choose with or 1 to check with) -> `count` models each, all different.
+
+    The near ones of each use are half of a walk of its own: neighbours on a walk are alike.
+    """
     limit = dev.baseline.wer + NEAR
-    rngs = [np.random.default_rng((seed, number)) for number in range(3)]
+    broad_rng, *near_rngs, half_rng = (np.random.default_rng((seed, number)) for number in (0, 1, 3, 2))
     known: set[tuple[int, ...]] = set()
-    with tqdm(total=4 * count, desc="compressed models on dev", unit="model") as bar:
-        chosen = {
-            "broad": take(broad(space, rngs[0]), 2 * count, known, bar),
-            "near": take(near(space, rngs[1], lambda r: dev.evaluate(r).wer <= limit), 2 * count, known, bar),
-        }
+
+    def is_near(ranks: Mapping[str, int]) -> bool:
+        return dev.evaluate(ranks).wer <= limit
+
+    with tqdm(total=6 * count, desc="compressed models on dev", unit="model") as bar:
+        independent = take(broad(space, broad_rng), 2 * count, known, bar)
+        walks = [take(near(space, rng, is_near), 2 * count, known, bar) for rng in near_rngs]
+    order = half_rng.permutation(2 * count)
+    chosen: dict[tuple[str, int], list[dict[str, int]]] = {
+        ("broad", use): [independent[index] for index in np.sort(order[use * count :][:count])] for use in (0, 1)
+    }
+    for use, walk in enumerate(walks):
+        chosen["near", use] = [walk[index] for index in np.sort(half_rng.permutation(2 * count)[:count])]
     groups = {}
-    for kind, configurations in chosen.items():
-        # Neighbours on a walk are alike: both halves get their share of every part of it.
-        order = rngs[2].permutation(2 * count)
-        for half in (0, 1):
-            indices = np.sort(order[half * count :][:count])
-            measured: list[tuple[Evaluation, Evaluation]] = [
-                (pool.evaluate(configurations[index]), dev.evaluate(configurations[index]))
-                for index in tqdm(indices, desc=f"{kind}: pool and dev", unit="model")
-            ]
-            groups[kind, half] = Measured(
-                np.array([on_pool.edits for on_pool, _ in measured]), np.array([on_dev.wer for _, on_dev in measured])
-            )
+    for (kind, use), configurations in chosen.items():
+        measured: list[tuple[Evaluation, Evaluation]] = [
+            (pool.evaluate(ranks), dev.evaluate(ranks))
+            for ranks in tqdm(configurations, desc=f"{kind}: pool and dev", unit="model")
+        ]
+        groups[kind, use] = Measured(
+            np.array([on_pool.edits for on_pool, _ in measured]), np.array([on_dev.wer for _, on_dev in measured])
+        )
     return groups
 
 
