@@ -24,7 +24,7 @@ from shrinkml_env.asr.features import lengths_mask
 from shrinkml_env.asr.las import BidirectionalLSTM, EncoderLayer, LocationAwareAttention
 from shrinkml_env.compression import Factorisation, matrix_ranks
 
-__all__ = ["Careful", "Straightforward"]
+__all__ = ["Careful", "Straightforward", "spell"]
 
 BATCH = 32
 
@@ -87,6 +87,35 @@ class PlainAttention(nn.Module):
         return torch.softmax(energies.masked_fill(~mask, -torch.inf), dim=1)
 
 
+@torch.inference_mode()
+def spell(model: LAS, waveforms: Sequence[Tensor]) -> list[list[int]]:
+    """Units of each utterance of one batch, greedily, until all of them have ended or are at their limits."""
+    features = [model.features.one(waveform) for waveform in waveforms]
+    lengths = torch.tensor([len(feature) for feature in features])
+    encoded = nn.utils.rnn.pad_sequence(features, batch_first=True)
+    for layer in model.encoder.layers:
+        encoded, lengths = layer(encoded, lengths)
+    state = model.decoder.start(encoded, lengths)
+    limits = [model.decoding.token_limit(waveform.numel()) for waveform in waveforms]
+    spelled: list[list[int]] = [[] for _ in waveforms]
+    ended = [False] * len(waveforms)
+    units = torch.full((len(waveforms),), model.tokenizer.eos)
+    while not all(ended):
+        logits, state = model.decoder.step(state, units)
+        units = logits.argmax(1)
+        for index, unit in enumerate(units.tolist()):
+            if not ended[index]:
+                ended[index] = unit == model.tokenizer.eos or len(spelled[index]) + 1 == limits[index]
+                if unit != model.tokenizer.eos:
+                    spelled[index].append(unit)
+    return spelled
+
+
+def recognise(model: LAS, waveforms: Sequence[Tensor]) -> list[str]:
+    """Texts of one batch."""
+    return [model.normalise(model.tokenizer.decode(units)) for units in spell(model, waveforms)]
+
+
 class _Reference:
     def __init__(self, model: LAS, utterances: Sequence[Utterance]) -> None:
         self.model = model
@@ -136,7 +165,7 @@ class Straightforward(_Reference):
     def transcripts(self, ranks: Mapping[str, int]) -> list[str]:
         """See the module."""
         model = self.compressed(ranks)
-        return [model.recognise([utterance.waveform])[0].text for utterance in self.utterances]
+        return [recognise(model, [utterance.waveform])[0] for utterance in self.utterances]
 
 
 class Careful(_Reference):
@@ -161,6 +190,6 @@ class Careful(_Reference):
         found: dict[int, str] = {}
         for start in range(0, len(order), BATCH):
             batch = order[start : start + BATCH]
-            hypotheses = model.recognise([self.utterances[index].waveform for index in batch])
-            found.update(zip(batch, (hypothesis.text for hypothesis in hypotheses), strict=True))
+            texts = recognise(model, [self.utterances[index].waveform for index in batch])
+            found.update(zip(batch, texts, strict=True))
         return [found[index] for index in range(len(self.utterances))]

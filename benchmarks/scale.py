@@ -6,17 +6,23 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
 import torch
 
 mpl.use("Agg")
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from matplotlib import pyplot as plt
+from torch import nn
 from tqdm import tqdm
 
 from benchmarks.report import Section
-from shrinkml_env import CompressibleModel, Evaluator, load_model, load_utterances
+from shrinkml_env import CompressibleModel, Evaluator, count_parameters, load_model, load_utterances
 from shrinkml_env.asr import LAS, LASConfig
 from shrinkml_env.compression import SVD, round_to_storage
 from shrinkml_env.search_space import uniform_ranks
@@ -24,7 +30,6 @@ from shrinkml_env.search_space import uniform_ranks
 PICTURE = Path("docs/images/scale.png")
 SIZES = (9, 18, 36, 72, 144, 288)
 WORKERS = tuple(range(1, 1 + len(os.sched_getaffinity(0))))
-UNITS = (192, 384, 768, 1024)
 FRACTION = 0.5
 
 
@@ -43,28 +48,56 @@ def seconds(model: CompressibleModel, count: int, repeats: int = 3) -> float:
 
 
 def random_model(units: int) -> LAS:
-    """As las_small but wider, with random weights; at 1024 units as large as las_large."""
+    """As las_small but wider, with random weights."""
     small = load_model("las_small")
     assert isinstance(small, LAS)
-    torch.manual_seed(0)
-    sizes = LASConfig(
+    config = replace(
+        small.config,
         encoder_units=units,
-        time_reduction=small.config.time_reduction,
         attention_units=units,
         embedding_units=units // 2,
         decoder_units=units,
         readout_units=units,
     )
-    model = LAS(sizes, small.tokenizer, small.decoding).eval()
+    return _random(config, small)
+
+
+def random_large() -> LAS:
+    """las_large (conf/model/las_large.yaml) with random weights; units beyond las_small's vocabulary are silent."""
+    small = load_model("las_small")
+    assert isinstance(small, LAS)
+    with initialize_config_dir(str(Path("conf").resolve()), version_base="1.3"):
+        config = compose("train_asr", ["model=las_large"]).model
+    large = _random(instantiate(config.sizes), small)
+    decoder = large.decoder
+    decoder.embedding = nn.Embedding(config.vocabulary_size, decoder.embedding.embedding_dim)
+    decoder.output = nn.Linear(decoder.output.in_features, config.vocabulary_size)
+    with torch.no_grad():
+        decoder.output.bias[len(small.tokenizer) :] = -1e4
+    round_to_storage(large)
+    return large.eval()
+
+
+def _random(config: LASConfig, small: LAS) -> LAS:
+    torch.manual_seed(0)
+    model = LAS(config, small.tokenizer, small.decoding).eval()
     round_to_storage(model)
     return model
 
 
-def peak_megabytes(units: int) -> float:
+MODELS: dict[str, Callable[[], LAS]] = {
+    "192 (las_small's sizes)": partial(random_model, 192),
+    "384": partial(random_model, 384),
+    "768": partial(random_model, 768),
+    "1024 (las_large)": random_large,
+}
+
+
+def peak_megabytes(name: str) -> float:
     """Largest resident memory of a process that makes one evaluation on 72 utterances."""
     code = (
         "import resource; from benchmarks.scale import *; torch.set_num_threads(1); "
-        f"seconds(random_model({units}), 72, 1); "
+        f"seconds(MODELS[{name!r}](), 72, 1); "
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
     )
     return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
@@ -87,15 +120,15 @@ def measure() -> Section:
     torch.set_num_threads(1)
     small = load_model("las_small")
     by_count = {count: seconds(small, count) for count in tqdm(SIZES, desc="proxy sizes")}
-    by_units = {}
-    for units in tqdm(UNITS, desc="model sizes"):
-        model = random_model(units)
-        by_units[units] = (sum(p.numel() for p in model.parameters()), seconds(model, 72, 1), peak_megabytes(units))
+    by_model = {}
+    for name, make in tqdm(MODELS.items(), desc="model sizes"):
+        model = make()
+        by_model[name] = (count_parameters(model), seconds(model, 72, 1), peak_megabytes(name))
     by_workers = {workers: seconds_with(small, workers) for workers in tqdm(WORKERS, desc="workers")}
     figure, panels = plt.subplots(1, 3, figsize=(12, 3.6), constrained_layout=True)
     panels[0].loglog(list(by_count), list(by_count.values()), "o-")
     panels[0].set_xlabel("utterances, las_small")
-    panels[1].loglog([p / 1e6 for p, _, _ in by_units.values()], [s for _, s, _ in by_units.values()], "o-")
+    panels[1].loglog([p / 1e6 for p, _, _ in by_model.values()], [s for _, s, _ in by_model.values()], "o-")
     panels[1].set_xlabel("million parameters, 72 utterances")
     panels[2].plot(list(by_workers), [1 / value for value in by_workers.values()], "o-")
     panels[2].set_xlabel("workers, las_small")
@@ -123,8 +156,8 @@ def measure() -> Section:
             "model": (
                 ("encoder units", "parameters", "s", "peak memory of the process, MB"),
                 [
-                    (str(units), f"{parameters / 1e6:.1f} M", f"{value:.2f}", f"{memory:.0f}")
-                    for units, (parameters, value, memory) in by_units.items()
+                    (name, f"{parameters / 1e6:.1f} M", f"{value:.2f}", f"{memory:.0f}")
+                    for name, (parameters, value, memory) in by_model.items()
                 ],
             ),
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 from shrinkml_env.actions import ACTIONS, ActionKind
 from shrinkml_env.asr import load_model
+from shrinkml_env.compression import CompressibleModel
 from shrinkml_env.constraints import CONSTRAINTS, Constraint
 from shrinkml_env.data import load_utterances
 from shrinkml_env.env import ShrinkEnv
@@ -88,10 +90,13 @@ def resolve(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, expe
         if name is None:
             raise ValueError(f"{kind}: {dict(spec)!r} lacks 'name'; known names: {known}")
         raise ValueError(f"{kind}: no {kind} is named {name!r}; known names: {known}")
-    try:
-        return registry[name](**options)
-    except TypeError as error:
-        raise ValueError(f"{kind} {name!r} cannot be made with the options {options}: {error}") from error
+    valid = inspect.signature(registry[name]).parameters
+    unknown = sorted(set(options) - set(valid))
+    missing = [key for key, parameter in valid.items() if parameter.default is parameter.empty and key not in options]
+    if unknown or missing:
+        mistake = f"has no option {unknown[0]!r}" if unknown else f"needs the option {missing[0]!r}"
+        raise ValueError(f"{kind} {name!r} {mistake}; its options are {', '.join(valid) or 'none'}")
+    return registry[name](**options)
 
 
 def make_problem(
@@ -192,6 +197,11 @@ def assemble_env(
 def _load(model: Any, device: str) -> Any:
     if isinstance(model, str | os.PathLike):
         model = load_model(Path(model) if isinstance(model, os.PathLike) else model)
+    elif not isinstance(model, CompressibleModel):
+        raise ValueError(
+            f"model: must be a name, a path, or a CompressibleModel, got a {type(model).__name__}: see "
+            "docs/your-own-model.md"
+        )
     if next(model.parameters()).device.type != torch.device(device).type:
         model = copy.deepcopy(model).to(device)
     return model

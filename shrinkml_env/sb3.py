@@ -24,9 +24,16 @@ class ShrinkVecEnv(VecEnv):
 
     Args:
         envs: What ``gym.make_vec`` returns.
+
+    Raises:
+        ValueError: Its rewards are vectors, which Stable-Baselines3 does not know.
     """
 
     def __init__(self, envs: VectorShrinkEnv) -> None:
+        if envs.envs[0].problem.reward_space is not None:
+            raise ValueError(
+                "Stable-Baselines3 needs scalar rewards: wrap the single environment in MO-Gymnasium's LinearReward"
+            )
         self.envs = envs
         self._actions: Any = None
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
@@ -77,6 +84,10 @@ class ShrinkVecEnv(VecEnv):
         """Set an attribute of each environment."""
         for env in self._chosen(indices):
             setattr(env, attr_name, value)
+
+    def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
+        """What each environment renders; called by ``render("rgb_array")``."""
+        return self.envs.render()
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
         """Call a method of each environment, such as ``action_masks``."""

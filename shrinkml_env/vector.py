@@ -42,6 +42,8 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
         self.num_envs = num_envs
         # Copies of the outermost object only: the problem and all that hangs on it is the same.
         self.envs: tuple[ShrinkEnv, ...] = (env, *(copy.copy(env) for _ in range(num_envs - 1)))
+        for other in self.envs[1:]:
+            other._np_random = None
         self.render_mode = env.render_mode
         self.single_action_space, self.single_observation_space = env.action_space, env.observation_space
         self.action_space = batch_space(env.action_space, num_envs)
@@ -74,10 +76,21 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
         return self._batch(observations), infos
 
     def step(self, actions: Any) -> tuple[Any, NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """Decide the next layer of every episode. Raises what a single environment does."""
+        """Decide the next layer of every episode.
+
+        Raises:
+            ValueError: As `ShrinkEnv.step`; no episode has gone on.
+            BudgetExhausted: The configurations that are completed are more than the budget allows. What it allowed is
+                in the ledger; no episode has gone on.
+        """
         singles = list(iterate(self.action_space, actions))
         completed = (env.completed_by(action) for env, action in zip(self.envs, singles, strict=True))
-        self.envs[0].problem.prefetch([ranks for ranks in completed if ranks is not None])
+        wanted = [ranks for ranks in completed if ranks is not None]
+        problem = self.envs[0].problem
+        problem.prefetch(wanted)
+        # All of them before any episode goes on, so that at the budget's end all stand where they stood.
+        for ranks in wanted:
+            problem.evaluate(ranks)
         observations, rewards, terminated = [], [], []
         infos: dict[str, Any] = {}
         for index, (env, action) in enumerate(zip(self.envs, singles, strict=True)):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.reference import Careful, Straightforward
+from benchmarks.reference import Careful, Straightforward, spell
 from benchmarks.timing import Comparison, compare
 from shrinkml_env import Evaluator, Utterance, compress, load_model, load_utterances
 from shrinkml_env.asr.decoding import greedy_search
@@ -103,4 +103,4 @@ def test_the_embedded_models_transcripts_are_those_of_the_straightforward_way(se
 
 
 def units_of_each(model, utterances):
-    return [units_of(model, [utterance.waveform])[0] for utterance in utterances]
+    return [spell(model, [utterance.waveform])[0] for utterance in utterances]

@@ -43,10 +43,13 @@ def test_a_class_of_the_users_own():
 @pytest.mark.parametrize(("group", "name"), [(group, name) for group, names in GROUPS.items() for name in names])
 def test_every_file_makes_what_the_name_means(group, name):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("search", overrides=[f"{group}={name}"])[group]
+        needed = ["search_space.candidates={encoder.2:[16,32]}"] if name == "explicit" else []
+        config = compose("search", overrides=[f"{group}={name}", *needed])[group]
     kind = GROUPS[group][name]
     assert get_class(config._target_) is kind
     made = instantiate(config)
+    if name == "explicit":
+        assert made.candidates == {"encoder.2": [16, 32]}
     # Every option is written out, and has the default that it has in Python (a budget, or explicit ranks, have none).
     options = {} if kind.__init__ is object.__init__ else dict(inspect.signature(kind).parameters)
     assert set(config) - {"_target_"} == set(options)

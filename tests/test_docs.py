@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("docs/actions.md", "docs/constraints.md", "docs/rewards.md", "docs/your-own-reward.md")
+PAGES = ("docs/actions.md", "docs/constraints.md", "docs/observations.md", "docs/rewards.md", "docs/your-own-reward.md")
 
 
 def blocks(page):
@@ -28,6 +28,22 @@ def test_the_script_with_workers_runs(tmp_path):
     (code,) = blocks("docs/evaluation.md")
     (tmp_path / "script.py").write_text(code)
     subprocess.run([sys.executable, tmp_path / "script.py"], check=True)
+
+
+@pytest.mark.parametrize("page", ["docs/actions.md", "docs/observations.md"])
+def test_users_own_parts_play_an_episode(page):
+    names = {}
+    exec(blocks(page)[-1], names)
+    env = names["env"]
+    observation, _ = env.reset(seed=0)
+    ranks = {layer.name: layer.max_rank for layer in env.unwrapped.layers}
+    for action in env.unwrapped.actions_for(ranks):
+        assert observation in env.observation_space
+        assert action in env.action_space
+        observation, _, terminated, _, info = env.step(action)
+    assert terminated
+    assert info["ranks"] == ranks
+    assert info["size_ratio"] == 1
 
 
 def test_a_users_own_reward_is_used():

@@ -8,6 +8,7 @@ from shrinkml_env.evaluation import Ledger, default_cache_path
 from shrinkml_env.registration import make_env, resolve
 from shrinkml_env.rewards import REWARDS, Linear
 from tests.fake_evaluator import FakeEvaluator
+from tests.models import TinyCTC
 
 
 class Model(torch.nn.Linear):
@@ -49,7 +50,7 @@ def test_defaults(parts):
 
 
 def test_names_mappings_and_objects(parts, tmp_path):
-    model = Model()
+    model = TinyCTC()
     ledger = Ledger(budget=3)
     env = make_env(
         model=model,
@@ -86,24 +87,31 @@ def test_gym_make(parts):
             "no reward is named 'liner'; known names: absolute, accuracy, amc, .*vector",
         ),
         ({"reward": {"size_weight": 1}}, "lacks 'name'; known names: .*linear"),
-        ({"reward": {"name": "linear", "weight": 1}}, "reward 'linear' cannot be made with the options .*weight"),
+        ({"reward": {"name": "linear", "weight": 1}}, "'linear' has no option 'weight'; its options are size_weight"),
         (
             {"action": "binary"},
             "no action is named 'binary'; known names: continuous, delta, .*one_shot",
         ),
         ({"observation": "x"}, "no observation is named 'x'; known names: dict, features"),
-        ({"search_space": {"name": "full", "number": 3}}, "search_space 'full' cannot be made"),
+        ({"search_space": {"name": "full", "number": 3}}, "'full' has no option 'number'; its options are count"),
         ({"constraint": "budget"}, "no constraint is named 'budget'; known names: check, clip, decrement, mask, none"),
-        ({"constraint": {"name": "clip", "size": 0.5}}, "constraint 'clip' cannot be made with the options"),
+        (
+            {"constraint": {"name": "clip", "size": 0.5}},
+            "'clip' has no option 'size'; its options are budget, resource",
+        ),
         ({"constraint": {"name": "mask", "budget": 0.5}}, "have no masks: use the constraint 'clip', or discrete"),
         ({"shaping": "potential"}, "no shaping is named 'potential'; known names: activation_error, none"),
         ({"shaping": "activation_error", "reward": "vector"}, "a vector reward cannot be shaped"),
-        ({"ledger": {"file": "x"}}, "ledger .* cannot be made"),
+        ({"ledger": {"file": "x"}}, "ledger .* has no option 'file'; its options are path, budget"),
         ({"action": Discrete}, "action: must be .* a finished ActionKind, got the class Discrete: call it"),
         ({"reward": Linear}, "reward: must be .* a finished Callable, got the class Linear: call it"),
         ({"observation": 3}, "observation: must be .* a finished Observation, got 3"),
         ({"search_space": [1, 2]}, r"search_space: must be .* got \[1, 2\]"),
         ({"constraint": Linear(0.2)}, "constraint: must be .* a finished Constraint"),
+        ({"constraint": "clip"}, "constraint 'clip' needs the option 'budget'; its options are budget, resource"),
+        ({"action": {"name": "discrete", "count": 3}}, "action 'discrete' has no option 'count'; its options are none"),
+        ({"model": 3}, "model: must be a name, a path, or a CompressibleModel, got a int"),
+        ({"model": torch.nn.Linear(2, 2)}, "got a Linear: see docs/your-own-model.md"),
         ({"shaping": Discrete()}, "shaping: must be .* a finished Potential"),
     ],
 )

@@ -103,3 +103,34 @@ def test_agents_learn_on_it():
     agent = MaskablePPO("MlpPolicy", envs, n_steps=10, batch_size=10, n_epochs=1, gamma=1.0, seed=0)
     agent.learn(90, callback=NothingProjected())
     assert envs.env_method("action_masks", indices=[1])[0].sum() <= 25
+
+
+def test_at_the_budgets_end_all_episodes_stand_where_they_stood():
+    envs = make(2, "discrete", ledger=Ledger(budget=1))
+    envs.reset(seed=0)
+    for _ in range(STEPS - 1):
+        envs.step(np.array([0, 1]))
+    with pytest.raises(BudgetExhausted):
+        envs.step(np.array([0, 1]))
+    assert [len(env._info()["ranks"]) for env in envs.envs] == [STEPS - 1, STEPS - 1]
+    assert envs.envs[0].problem.ledger.count == 1
+
+
+def test_each_environment_has_its_own_randomness():
+    env = make_fake_env()
+    env.reset(seed=0)
+    envs = VectorShrinkEnv(env, 3)
+    assert len({id(single.np_random) for single in envs.envs}) == 3
+
+
+def test_what_stable_baselines_cannot_do():
+    with pytest.raises(ValueError, match=r"needs scalar rewards: .* LinearReward"):
+        ShrinkVecEnv(make(2, reward="vector"))
+
+
+def test_pictures_for_stable_baselines():
+    envs = ShrinkVecEnv(make(2, render_mode="rgb_array"))
+    envs.reset()
+    (first, second) = envs.get_images()
+    assert first.shape == second.shape
+    assert envs.render("rgb_array").dtype == np.uint8

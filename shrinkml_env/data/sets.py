@@ -52,7 +52,13 @@ def load_utterances(spec: UtteranceSpec) -> tuple[Utterance, ...]:
                 f"an utterance set needs the keys root and subset (and may have limit and ids), got {sorted(spec)}"
             )
         return tuple(SpeechFolder(**spec))
-    utterances = tuple(spec)
+    given: Any = spec
+    if not isinstance(given, Sequence) or not all(isinstance(utterance, Utterance) for utterance in given):
+        raise ValueError(
+            f"an utterance set must be a name ({', '.join(SHIPPED_SETS)}), a mapping with root and subset, or a "
+            f"sequence of Utterance, got {given!r}"
+        )
+    utterances: tuple[Utterance, ...] = tuple(given)
     if not utterances:
         raise ValueError("an utterance set needs at least one utterance")
     return utterances

@@ -111,3 +111,9 @@ def test_real_librispeech():
     assert len({u.speaker for u in utterances}) == 10
     assert all(u.waveform.abs().max() <= 1 and u.duration > 1 for u in utterances)
     assert len(SpeechFolder(LIBRISPEECH, "test-other")) == 100
+
+
+@pytest.mark.parametrize("spec", [3, [1, 2], None])
+def test_what_is_no_set_is_named(spec):
+    with pytest.raises(ValueError, match=r"must be a name \(proxy, .*\), a mapping .* or a sequence of Utterance, got"):
+        load_utterances(spec)
