@@ -30,6 +30,8 @@ from shrinkml_env.evaluation import (
 from shrinkml_env.problem import SearchProblem
 from shrinkml_env.registration import register_envs
 from shrinkml_env.search_space import SearchSpace
+from shrinkml_env.tabular import TabularEnv, VectorTabularEnv
+from shrinkml_env.vector import VectorShrinkEnv
 
 __all__ = [
     "BudgetExhausted",
@@ -44,7 +46,10 @@ __all__ = [
     "SearchProblem",
     "SearchSpace",
     "ShrinkEnv",
+    "TabularEnv",
     "Utterance",
+    "VectorShrinkEnv",
+    "VectorTabularEnv",
     "Workload",
     "compress",
     "count_parameters",

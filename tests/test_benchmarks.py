@@ -1,16 +1,13 @@
 """The references that the benchmarks compare with measure the same."""
 
-import itertools
-
 import jiwer
 import numpy as np
 import pytest
-import torch
 
 from benchmarks.reference import Careful, Straightforward, spell
 from benchmarks.timing import Comparison, compare
 from shrinkml_env import Evaluator, Utterance, compress, load_model, load_utterances
-from shrinkml_env.asr.decoding import greedy_search
+from tests.asr.near_ties import margin, units_of
 from tests.asr.test_las import MODEL
 from tests.models import tones
 
@@ -41,32 +38,6 @@ def test_ratios_are_paired():
     assert comparison.per({"fast": 1, "slow": 2}).times_faster("fast", than="slow") == (1.5, 1.0, 2.5)
 
 
-def units_of(model, waveforms):
-    """What greedy search finds in each utterance of one batch."""
-    with torch.inference_mode():
-        state = model.begin(waveforms)
-        for stage in range(len(model.stages)):
-            state = model.advance(stage, state)
-        limits = torch.tensor([model.decoding.token_limit(waveform.numel()) for waveform in waveforms])
-        found = greedy_search(
-            model.decoder.step, model.decoder.start(*state), limits, model.tokenizer.eos, model.decoding
-        )
-    return [units for units, _ in found]
-
-
-def margin(model, waveform, units):
-    """Between the best two log-probabilities of what follows these units."""
-    with torch.inference_mode():
-        state = model.begin([waveform])
-        for stage in range(len(model.stages)):
-            state = model.advance(stage, state)
-        state = model.decoder.start(*state)
-        for unit in [model.tokenizer.eos, *units]:
-            logits, state = model.decoder.step(state, torch.tensor([unit]))
-    first, second = logits.log_softmax(1)[0].topk(2).values.tolist()
-    return first - second
-
-
 @pytest.mark.parametrize("seed", range(8))
 def test_the_embedded_models_transcripts_are_those_of_the_straightforward_way(seed):
     """In batches of any size and order, unit by unit; only a near tie may fall the other way."""
@@ -90,11 +61,7 @@ def test_the_embedded_models_transcripts_are_those_of_the_straightforward_way(se
             for index, units in zip(batch, found, strict=True):
                 if units != expected[index]:
                     near_ties.add(index)
-                    pairs = itertools.takewhile(
-                        lambda pair: pair[0] == pair[1], zip(units, expected[index], strict=False)
-                    )
-                    common = [unit for unit, _ in pairs]
-                    assert margin(compressed, utterances[index].waveform, common) <= 1e-4
+                    assert margin(compressed, utterances[index].waveform, units, expected[index]) <= 1e-4
     evaluation = Evaluator(model, utterances).evaluate(ranks)
     for index, (utterance, units) in enumerate(zip(utterances, expected, strict=True)):
         counted = jiwer.process_words(model.normalise(utterance.text), model.normalise(model.tokenizer.decode(units)))

@@ -58,6 +58,13 @@ class GroupedLAS:
 
     def recognise(self, waveforms: Sequence[Tensor]) -> list[list[Hypothesis]]:
         """What each form recognises in one batch of waveforms: (forms, waveforms)."""
+        return [
+            [Hypothesis(normalise(self._model.tokenizer.decode(units)), capped) for units, capped in of_form]
+            for of_form in self.spell(waveforms)
+        ]
+
+    def spell(self, waveforms: Sequence[Tensor]) -> list[list[tuple[list[int], bool]]]:
+        """For each form and waveform the units, and whether the limit stopped them."""
         with torch.inference_mode():
             features, lengths = self._model.features(waveforms)
             states = features.expand(len(self._forms), *features.shape)
@@ -68,14 +75,7 @@ class GroupedLAS:
                 flat, lengths = layer.reduce(outputs.flatten(0, 1), lengths.repeat(len(self._forms)))
                 lengths = lengths[: features.shape[0]]
                 states = flat.view(len(self._forms), -1, *flat.shape[1:])
-            found = self._search(states, lengths, waveforms)
-        return [
-            [
-                Hypothesis(normalise(self._model.tokenizer.decode(units)), capped)
-                for units, capped in zip(*of_form, strict=True)
-            ]
-            for of_form in found
-        ]
+            return self._search(states, lengths, waveforms)
 
     def _stack(self, name: str) -> Tensor:
         """A parameter of all forms: (forms, m, n). A factored one is read as its product."""
@@ -109,7 +109,7 @@ class GroupedLAS:
 
     def _search(
         self, states: Tensor, lengths: Tensor, waveforms: Sequence[Tensor]
-    ) -> list[tuple[list[list[int]], list[bool]]]:
+    ) -> list[list[tuple[list[int], bool]]]:
         model, eos = self._model, self._model.tokenizer.eos
         forms, batch, time, _ = states.shape
         limits = torch.tensor([model.decoding.token_limit(w.numel()) for w in waveforms], device=states.device)
@@ -138,7 +138,7 @@ class GroupedLAS:
             if not alive.any():
                 break
         return [
-            ([[token for token in row if token != eos] for row in rows], [not done for done in of_form])
+            [([token for token in row if token != eos], not done) for row, done in zip(rows, of_form, strict=True)]
             for rows, of_form in zip(tokens.tolist(), ended.tolist(), strict=True)
         ]
 
