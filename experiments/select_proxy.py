@@ -11,6 +11,7 @@ measured is kept in the evaluation cache, so that a run that was stopped goes on
 from __future__ import annotations
 
 import csv
+import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +31,7 @@ from tqdm import tqdm
 
 from experiments.report import format_table
 from experiments.run_directory import plain, run_directory
-from shrinkml_env import Evaluation, EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
+from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
 from shrinkml_env.data.selection import SELECTIONS, Pool
 from shrinkml_env.search_space import SearchSpace
 
@@ -158,11 +159,14 @@ def fidelity(
 def select(config: DictConfig) -> Path:
     """Measure, choose, compare; returns the run's directory."""
     torch.set_num_threads(1)
-    directory = run_directory(config, Path(config.model.name).name)
+    for module in config.imports:
+        importlib.import_module(module)
+    directory = run_directory(config, Path(config.model.name).name, besides=("workers",))
     cache = EvaluationCache(default_cache_path())
-    model = load_model(config.model.name)
+    model: Any = load_model(config.model.name)
+    model = model.to(config.device)
     pool, dev = (
-        Evaluator(model, load_utterances(plain(config[name])), plain(config.granularity), cache)
+        Evaluator(model, load_utterances(plain(config[name])), plain(config.granularity), cache, workers=config.workers)
         for name in ("pool", "dev")
     )
     space: SearchSpace = instantiate(config.search_space)(pool.layers)
@@ -219,12 +223,12 @@ def _measure(
         chosen["near", use] = [walk[index] for index in np.sort(half_rng.permutation(2 * count)[:count])]
     groups = {}
     for (kind, use), configurations in chosen.items():
-        measured: list[tuple[Evaluation, Evaluation]] = [
-            (pool.evaluate(ranks), dev.evaluate(ranks))
-            for ranks in tqdm(configurations, desc=f"{kind}: pool and dev", unit="model")
-        ]
+        on_pool, on_dev = (
+            list(tqdm(evaluator.evaluate_many(configurations), f"{kind}: {name}", count, unit="model"))
+            for name, evaluator in (("pool", pool), ("dev", dev))
+        )
         groups[kind, use] = Measured(
-            np.array([on_pool.edits for on_pool, _ in measured]), np.array([on_dev.wer for _, on_dev in measured])
+            np.array([evaluation.edits for evaluation in on_pool]), np.array([evaluation.wer for evaluation in on_dev])
         )
     return groups
 

@@ -6,6 +6,7 @@ picture and ``sensitivity.json``, from which ``search_space=sensitivity search_s
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,6 +33,8 @@ HEAD = ("layer", "candidates", "r*", "fatal up to", "nothing lost from", "larges
 def sensitivity(config: DictConfig) -> Path:
     """Measure, write, print, draw; returns the run's directory."""
     torch.set_num_threads(1)
+    for module in config.imports:
+        importlib.import_module(module)
     directory = run_directory(config, Path(config.model.name).name)
     env = gym.make(
         "ShrinkML-v0",
@@ -39,6 +42,7 @@ def sensitivity(config: DictConfig) -> Path:
         proxy=plain(config.proxy),
         search_space=instantiate(config.search_space),
         granularity=plain(config.granularity),
+        device=config.device,
         cache=EvaluationCache(default_cache_path()),
         ledger=Ledger(directory / "evaluations.jsonl"),
     )
