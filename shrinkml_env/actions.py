@@ -196,8 +196,9 @@ class Discrete(ActionKind):
         if index == len(self.problem.layers):
             return np.ones(self._count, np.bool_)
         constraint = self.problem.constraint
-        allowed = constraint.allowed(ranks) if constraint.masks else len(self.problem.candidates[index])
-        return np.arange(self._count) < allowed
+        masks = np.zeros(self._count, np.bool_)
+        masks[: len(self.problem.candidates[index])] = constraint.allowed(ranks) if constraint.masks else True
+        return masks
 
 
 class OneShot(ActionKind):

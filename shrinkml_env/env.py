@@ -89,9 +89,9 @@ class ShrinkEnv(gym.Env[Any, Any]):
     | --- | --- | --- |
     | `"none"` | every configuration is feasible | |
     | `"check"` | nothing is changed, `info["feasible"]` tells whether the budget was met | `budget`, `resource="size"` or `"macs"` |
-    | `"clip"` | a rank is lowered as soon as the remaining layers would no longer fit | the same |
-    | `"mask"` | as `"clip"`, and what would be lowered is masked (discrete actions only) | the same |
-    | `"decrement"` | after the last decision all layers go down in turn until the budget is met | the same |
+    | `"clip"` | a rank is replaced as soon as the remaining layers would no longer fit, by a smaller one where one fits | the same |
+    | `"mask"` | as `"clip"`, and what would be replaced is masked (discrete actions only) | the same |
+    | `"decrement"` | after the last decision each layer in turn goes to its next cheaper candidate until the budget is met | the same |
 
     `budget` is the largest share of the original's parameters or multiply-adds. No episode ends above it with the last
     three, and `gym.make` raises `ValueError` if no configuration can meet it.

@@ -149,7 +149,7 @@ class Features(_FeatureGroups):
     | ``recurrent_share`` | share of its parameters in W_hh, the matrices between time steps |
     | ``break_even`` | r* over `max_rank` |
     | ``param_share`` | its matrices' share of the original's parameters |
-    | ``mac_share`` | share of the original's multiply-adds that its smallest candidate saves |
+    | ``mac_share`` | share of the original's multiply-adds that its smallest candidate saves; 0 if it saves none |
     | ``energy@1/16``, ``1/8``, ``1/4``, ``1/2``, ``1`` | share of the squared singular values kept at this fraction of r*, mean over its matrices |
     | ``loss@1/16``, ``1/8``, ``1/4``, ``1/2``, ``1`` | only with ``sensitivity=True``: WER lost at this fraction of r* with all other layers dense, at most 1; 0 if nothing is lost |
 
@@ -160,7 +160,7 @@ class Features(_FeatureGroups):
     | ``progress`` | layers decided, over all |
     | ``size_ratio`` | size ratio with the undecided layers dense |
     | ``smallest_size_ratio`` | size ratio with the undecided layers at their smallest candidates |
-    | ``slack`` | what the constraint leaves for the undecided layers above their smallest candidates, over the original's cost; 1 where there is none |
+    | ``slack`` | what the constraint leaves for the undecided layers above their cheapest candidates, over the original's cost; 1 where there is none |
     | ``previous_rank`` | rank over `max_rank` of the layer decided last; 1 before the first |
     | ``activation_error`` | only with ``activation_error=True``: relative error behind the layers decided so far (`ActivationError`), at most 1 |
     | ``decided:LAYER`` | for each layer: 1 if it is decided |
