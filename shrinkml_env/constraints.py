@@ -27,10 +27,10 @@ class Constraint(Part):
     """Decides which configurations an episode may end with.
 
     Attributes:
-        masks: Whether what is not allowed is also masked; then the actions must have masks.
+        needs_masks: Whether actions that have no masks are refused.
     """
 
-    masks: ClassVar[bool] = False
+    needs_masks: ClassVar[bool] = False
 
     def allowed(self, ranks: tuple[int, ...]) -> NDArray[np.bool_]:
         """Which of the next layer's candidates are allowed after these ranks of the first layers; by default all.
@@ -144,9 +144,9 @@ class Clip(_Enforced):
 
 
 class Mask(Clip):
-    """As `Clip`, and ``action_masks()`` is False for what would be replaced."""
+    """As `Clip`, for agents that keep to ``action_masks()``: only with actions that have masks."""
 
-    masks = True
+    needs_masks = True
 
 
 class Decrement(_Enforced):

@@ -45,8 +45,8 @@ class ShrinkEnv(gym.Env[Any, Any]):
     | `"delta"` | `Box(-1, 1, (1,), float32)` | added to the previous layer's place between its smallest candidate (0) and dense (1) |
     | `"one_shot"` | `MultiDiscrete([k1, k2, ...])` | the indices of all layers' candidates at once: the episode is a single step |
 
-    With discrete actions `action_masks()` says which candidates the next layer has and the constraint allows. Any other
-    index is legal all the same: it takes the nearest allowed rank, and `info["projected"]` is True. An action outside
+    With discrete actions `action_masks()` says which candidates the next layer has and the constraint allows at this
+    step (`"check"` and `"decrement"` allow all). Any other index is legal all the same: it takes the nearest allowed rank, and `info["projected"]` is True. An action outside
     the space raises `ValueError` and changes nothing: `step` may be called again with a good one.
 
     ## Observation Space
@@ -90,7 +90,7 @@ class ShrinkEnv(gym.Env[Any, Any]):
     | `"none"` | every configuration is feasible | |
     | `"check"` | nothing is changed, `info["feasible"]` tells whether the budget was met | `budget`, `resource="size"` or `"macs"` |
     | `"clip"` | a rank is replaced as soon as the remaining layers would no longer fit, by a smaller one where one fits | the same |
-    | `"mask"` | as `"clip"`, and what would be replaced is masked (discrete actions only) | the same |
+    | `"mask"` | as `"clip"`, for agents that keep to `action_masks()`: discrete actions only | the same |
     | `"decrement"` | after the last decision each layer in turn goes to its next cheaper candidate until the budget is met | the same |
 
     `budget` is the largest share of the original's parameters or multiply-adds. No episode ends above it with the last
@@ -166,15 +166,15 @@ class ShrinkEnv(gym.Env[Any, Any]):
             render_mode: None, ``"ansi"`` or ``"rgb_array"``.
 
         Raises:
-            ValueError: The render mode is unknown, or parts do not go together: a constraint that masks with actions
-                that have no masks, a vector reward with shaping.
+            ValueError: The render mode is unknown, or parts do not go together: a constraint that needs masks
+                with actions that have none, a vector reward with shaping.
         """
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode must be None or one of {self.metadata['render_modes']}, got {render_mode!r}")
-        if problem.constraint.masks and not hasattr(action, "masks"):
+        if problem.constraint.needs_masks and not hasattr(action, "masks"):
             raise ValueError(
-                f"the constraint masks actions, but those of {type(action).__name__} have no masks: use the constraint "
-                "'clip', or discrete actions"
+                f"the constraint needs masks, but the actions of {type(action).__name__} have no masks: use the "
+                "constraint 'clip', or discrete actions"
             )
         if problem.reward_space is not None and not isinstance(potential, NoPotential | None):
             raise ValueError("a vector reward cannot be shaped: leave out `shaping`")

@@ -196,8 +196,30 @@ def test_in_the_environment(action, name):
     assert env.problem.best.feasible or name == "check"
 
 
-def test_a_masked_index_takes_the_nearest_allowed_rank():
-    env = make_fake_env("discrete", constraint={"name": "mask", "budget": 0.3})
+@pytest.mark.parametrize("name", CONSTRAINTS)
+@given(data=st.data())
+@settings(deadline=None, max_examples=20)
+def test_masks_are_what_the_constraint_allows(name, data):
+    constraint = {"name": name} | ({} if name == "none" else {"budget": 0.3, "resource": "macs"})
+    env = make_fake_env("discrete", evaluator=EMBEDDINGS, constraint=constraint, search_space={"name": "full"})
+    env.reset()
+    for index, candidates in enumerate(env.problem.candidates):
+        action = data.draw(st.integers(0, 24))
+        masks = env.action_masks()
+        assert masks.shape == (25,)
+        assert masks.any()
+        assert not masks[len(candidates) :].any()
+        if name not in ("clip", "mask"):
+            assert masks[: len(candidates)].all()
+        *_, info = env.step(action)
+        if index < 4 or name != "decrement":
+            assert info["projected"] is (not masks[action])
+            assert masks[candidates.index(info["ranks"][info["layer"]])]
+
+
+@pytest.mark.parametrize("name", ["clip", "mask"])
+def test_a_masked_index_takes_the_nearest_allowed_rank(name):
+    env = make_fake_env("discrete", constraint={"name": name, "budget": 0.3})
     env.reset()
     env.step(0)
     masks = env.action_masks()  # "encoder.0" cannot be dense within 0.3
