@@ -11,7 +11,7 @@ import itertools
 import math
 from abc import abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -40,8 +40,11 @@ class Constraint(Part):
         return np.ones(len(self.problem.candidates[len(ranks)]), np.bool_)
 
     @abstractmethod
-    def feasible(self, ranks: tuple[int, ...]) -> bool:
-        """Whether a complete configuration meets the constraint."""
+    def feasible(self, ranks: Mapping[str, int]) -> bool:
+        """Whether a configuration meets the constraint: name of any of the evaluator's layers -> any rank it can have.
+
+        What `ranks` leaves out is dense.
+        """
 
     @abstractmethod
     def slack(self, ranks: tuple[int, ...]) -> float:
@@ -65,7 +68,7 @@ class Constraint(Part):
 class Unconstrained(Constraint):
     """Every configuration is feasible."""
 
-    def feasible(self, ranks: tuple[int, ...]) -> bool:
+    def feasible(self, ranks: Mapping[str, int]) -> bool:
         """True."""
         return True
 
@@ -94,11 +97,11 @@ class Budget(Constraint):
 
     def _prepare(self) -> None:
         layers, candidates = self.problem.layers, self.problem.candidates
-        evaluator = self.problem.evaluator
-        cost = {"size": evaluator.params, "macs": evaluator.macs}[self.resource]
-        self._original = cost({})
+        self._original = self._cost({})
         # The cost is a sum over the layers, so a candidate's part of it can be read off with the others dense.
-        alone = [[cost({layer.name: rank}) for rank in ranks] for layer, ranks in zip(layers, candidates, strict=True)]
+        alone = [
+            [self._cost({layer.name: rank}) for rank in ranks] for layer, ranks in zip(layers, candidates, strict=True)
+        ]
         self._extra = [
             {rank: value - min(costs) for rank, value in zip(ranks, costs, strict=True)}
             for ranks, costs in zip(candidates, alone, strict=True)
@@ -108,13 +111,17 @@ class Budget(Constraint):
         while self._limit / self._original > self.budget:
             self._limit -= 1
 
-    def feasible(self, ranks: tuple[int, ...]) -> bool:
+    def feasible(self, ranks: Mapping[str, int]) -> bool:
         """Whether the cost is at most the budget."""
-        return self._left(ranks) >= 0
+        return self._cost(ranks) <= self._limit
 
     def slack(self, ranks: tuple[int, ...]) -> float:
         """See `Constraint.slack`."""
         return max(0.0, self._left(ranks) / self._original)
+
+    def _cost(self, ranks: Mapping[str, int]) -> int:
+        evaluator = self.problem.evaluator
+        return evaluator.params(ranks) if self.resource == "size" else evaluator.macs(ranks)
 
     def _left(self, ranks: Sequence[int]) -> int:
         spent = sum(extra[rank] for extra, rank in zip(self._extra, ranks, strict=False))

@@ -254,13 +254,21 @@ class ShrinkEnv(gym.Env[Any, Any]):
         """The actions of one episode that replay a configuration.
 
         Args:
-            ranks: Layer name -> rank; what it leaves out is dense.
+            ranks: Name of any of the evaluator's layers -> rank; what it leaves out is dense.
 
         Raises:
-            ValueError: A layer is unknown or a rank is not a candidate.
+            ValueError: A layer is unknown, a rank is not a candidate, or a layer that is not decided is not dense.
         """
-        complete = canonical_ranks(self.layers, ranks)
-        checked = [self.problem.search_space.check(index, rank) for index, rank in enumerate(complete.values())]
+        complete = canonical_ranks(self.evaluator.layers, ranks)
+        checked = [
+            self.problem.search_space.check(index, complete.pop(layer.name)) for index, layer in enumerate(self.layers)
+        ]
+        for layer in self.evaluator.layers:
+            if complete.get(layer.name, layer.max_rank) != layer.max_rank:
+                raise ValueError(
+                    f"layer {layer.name!r} is not in the search space: it stays dense ({layer.max_rank}), and no "
+                    f"action gives it rank {complete[layer.name]}"
+                )
         return self.action.encode(tuple(checked))
 
     def render(self) -> str | NDArray[np.uint8] | None:
@@ -309,6 +317,6 @@ class ShrinkEnv(gym.Env[Any, Any]):
             "params": evaluation.params,
             "macs": evaluation.macs,
             "capped": evaluation.capped,
-            "feasible": self.problem.constraint.feasible(ranks),
+            "feasible": self.problem.is_feasible(self._named(ranks)),
             "reward_terms": terms,
         }

@@ -150,16 +150,22 @@ class SearchProblem:
         return getattr(self.reward_function, "space", None)
 
     def is_feasible(self, ranks: Mapping[str, int]) -> bool:
-        """Whether a configuration meets the constraint; costs nothing. What `ranks` leaves out is dense."""
-        complete = canonical_ranks(self.layers, ranks)
-        return self.constraint.feasible(tuple(complete.values()))
+        """Whether a configuration meets the constraint; costs nothing.
+
+        Args:
+            ranks: Name of any of the evaluator's layers -> rank, a candidate or not; what it leaves out is dense.
+
+        Raises:
+            ValueError: A layer is unknown or a rank out of range.
+        """
+        return self.constraint.feasible(canonical_ranks(self.evaluator.layers, ranks))
 
     @property
     def history(self) -> tuple[Trial, ...]:
         """The run's unique evaluations with their rewards, in the order of the first request."""
         for evaluation in self.ledger.evaluations[len(self._trials) :]:
-            ranks = {layer.name: evaluation.ranks[layer.name] for layer in self.layers}
-            self._trials.append(Trial(evaluation, *self.reward(evaluation), self.is_feasible(ranks)))
+            feasible = self.is_feasible(evaluation.ranks)
+            self._trials.append(Trial(evaluation, *self.reward(evaluation), feasible))
         return tuple(self._trials)
 
     @property

@@ -25,13 +25,16 @@ def bound(constraint, evaluator=EVALUATOR, space=SPACE):
     return make_problem(evaluator, constraint=constraint, search_space=space).constraint
 
 
+def named(ranks):
+    return {layer.name: rank for layer, rank in zip(SPACE.layers, ranks, strict=True)}
+
+
 def size(ranks):
-    return EVALUATOR.size_ratio({layer.name: rank for layer, rank in zip(SPACE.layers, ranks, strict=True)})
+    return EVALUATOR.size_ratio(named(ranks))
 
 
 def macs(ranks, evaluator=EVALUATOR):
-    named = {layer.name: rank for layer, rank in zip(SPACE.layers, ranks, strict=True)}
-    return evaluator.macs(named) / evaluator.macs({})
+    return evaluator.macs(named(ranks)) / evaluator.macs({})
 
 
 def macs_with_embeddings(ranks):
@@ -72,7 +75,7 @@ def test_no_episode_ends_over_budget(kind, name, data):
     ranks = play(constraint, wish)
     assert ranks == constraint.apply((), wish)  # the same all at once
     assert cost(ranks) <= budget
-    assert constraint.feasible(ranks)
+    assert constraint.feasible(named(ranks))
     assert all(rank in candidates for rank, candidates in zip(ranks, SPACE.candidates, strict=True))
     # Only an embedding may have to go up.
     several = 3 if name == "embeddings" else 5
@@ -85,7 +88,7 @@ def test_no_episode_ends_over_budget(kind, name, data):
 def test_check_changes_nothing_and_tells(budget, wish):
     constraint = bound(Budget(budget))
     assert play(constraint, wish) == wish
-    assert constraint.feasible(wish) == (size(wish) <= budget)
+    assert constraint.feasible(named(wish)) == (size(wish) <= budget)
 
 
 @pytest.mark.parametrize("name", COSTS)

@@ -159,6 +159,18 @@ def test_actions_for_partial_and_bad_ranks():
         env.actions_for({"nowhere": 4})
 
 
+def test_actions_for_knows_the_layers_that_are_not_decided():
+    space = {"name": "explicit", "candidates": {"output": [10, 20], "bridge": [2]}}
+    env = make_fake_env("discrete", search_space=space)
+    play(env, [0, 1])
+    assert env.actions_for(env.problem.best.ranks) == [0, 1]
+    assert env.actions_for({"encoder.0": 64, "gate": 1, "output": 10}) == [1, 0]
+    with pytest.raises(
+        ValueError, match=r"'encoder.0' is not in the search space: it stays dense \(64\), and no action"
+    ):
+        env.actions_for({"encoder.0": 4, "output": 10})
+
+
 @pytest.mark.parametrize("kind", SEQUENTIAL)
 def test_a_bad_action_leaves_the_episode_as_it_was(kind):
     env = make_fake_env(kind)
