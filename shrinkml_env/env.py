@@ -212,26 +212,27 @@ class ShrinkEnv(gym.Env[Any, Any]):
         """Begin an episode with every layer dense. `options` are not used."""
         super().reset(seed=seed)
         self._ranks, self._evaluation = (), None
-        return self.observation(self._ranks), self._info()
+        return self.observation(()), self._info(())
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Decide the next layer; with one-shot actions all of them.
 
         Raises:
-            ValueError: The action is not in the action space; the episode goes on unchanged.
+            ValueError: The action is not in the action space, or the reward is not finite; the episode is as it was.
             BudgetExhausted: This was the last layer, the configuration is new, and the ledger's budget is spent.
             ResetNeeded: The episode is over, or `reset` was never called.
         """
         ranks, projected = self._decide(action)
         terminated = len(ranks) == len(self.layers)
-        # These first: whatever fails must fail before anything has changed.
+        # All this first: whatever fails must fail before anything has changed.
         shaping = self.potential(ranks) - self.potential(self._ranks or ())
         observation = self.observation(ranks)
-        reward, outcome = self._measure(ranks) if terminated else (self._no_reward, {})
-        self._ranks = ranks  # only now: an action or a measurement that fails changes nothing
-        info = {"layer": self.layers[len(ranks) - 1].name, "projected": projected, **self._info(), **outcome}
+        evaluation = self.problem.evaluate(self._named(ranks)) if terminated else None
+        reward, outcome = (self._no_reward, {}) if evaluation is None else self.outcome(evaluation, ranks)
+        info = {"layer": self.layers[len(ranks) - 1].name, "projected": projected, **self._info(ranks), **outcome}
         if self.problem.reward_space is None:
             reward += shaping
+        self._ranks, self._evaluation = ranks, evaluation
         return observation, reward, terminated, False, info
 
     def completed_by(self, action: Any) -> dict[str, int] | None:
@@ -300,13 +301,9 @@ class ShrinkEnv(gym.Env[Any, Any]):
     def _named(self, ranks: tuple[int, ...]) -> dict[str, int]:
         return {layer.name: rank for layer, rank in zip(self.layers, ranks, strict=False)}
 
-    def _info(self) -> dict[str, Any]:
-        ranks = self._named(self._ranks or ())
-        return {"ranks": ranks, "size_ratio": self.problem.size(ranks)}
-
-    def _measure(self, ranks: tuple[int, ...]) -> tuple[Any, dict[str, Any]]:
-        self._evaluation = self.problem.evaluate(self._named(ranks))
-        return self.outcome(self._evaluation, ranks)
+    def _info(self, ranks: tuple[int, ...]) -> dict[str, Any]:
+        named = self._named(ranks)
+        return {"ranks": named, "size_ratio": self.problem.size(named)}
 
     def outcome(self, evaluation: Evaluation, ranks: tuple[int, ...]) -> tuple[Any, dict[str, Any]]:
         """The reward of a measured configuration, and what the last step's info tells of it."""

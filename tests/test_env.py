@@ -185,6 +185,16 @@ def test_a_bad_action_leaves_the_episode_as_it_was(kind):
     assert_same(results, undisturbed)
 
 
+def test_a_reward_that_fails_leaves_the_episode_as_it_was():
+    env = make_fake_env("discrete", render_mode="ansi", reward=lambda evaluation, baseline: float("nan"))
+    play(env, [3] * (STEPS - 1))
+    before = env.render()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="gave nan"):
+            env.step(3)
+        assert env.render() == before
+
+
 def test_step_needs_an_episode():
     env = make_fake_env("discrete")
     with pytest.raises(ResetNeeded, match=r"call reset\(\)"):
