@@ -60,7 +60,7 @@ class Constraint(Part):
         """
         for rank in wanted:
             candidates = self.problem.candidates[len(ranks)]
-            allowed = [choice for choice, fits in zip(candidates, self.allowed(ranks), strict=True) if fits]
+            allowed = [choice for choice, fits in zip(candidates, self.allowed(ranks).tolist(), strict=True) if fits]
             ranks = (*ranks, allowed[max(0, bisect_right(allowed, rank) - 1)])
         return ranks
 
@@ -172,9 +172,9 @@ class Decrement(_Enforced):
         while self._left(chosen) < 0:
             layer = next(layers)
             extra = self._extra[layer]
-            cheaper = [rank for rank in extra if extra[rank] < extra[chosen[layer]]]
-            # Of equally expensive ones the largest rank, which loses least.
-            chosen[layer] = max(cheaper, key=lambda rank, extra=extra: (extra[rank], rank), default=chosen[layer])
+            cheaper = [(cost, rank) for rank, cost in extra.items() if cost < extra[chosen[layer]]]
+            if cheaper:
+                _, chosen[layer] = max(cheaper)  # of equally expensive ones the largest rank, which loses least
         return tuple(chosen)
 
 
