@@ -302,8 +302,8 @@ class ShrinkEnv(gym.Env[Any, Any]):
         return {layer.name: rank for layer, rank in zip(self.layers, ranks, strict=False)}
 
     def _info(self, ranks: tuple[int, ...]) -> dict[str, Any]:
-        named = self._named(ranks)
-        return {"ranks": named, "size_ratio": self.problem.size(named)}
+        size_ratio = self.problem.params_after(ranks) / self.problem.baseline.params
+        return {"ranks": self._named(ranks), "size_ratio": size_ratio}
 
     def outcome(self, evaluation: Evaluation, ranks: tuple[int, ...]) -> tuple[Any, dict[str, Any]]:
         """The reward of a measured configuration, and what the last step's info tells of it."""

@@ -2,7 +2,10 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from shrinkml_env.compression import split_layers
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
 from shrinkml_env.problem import SearchProblem
 from shrinkml_env.registration import make_problem
@@ -11,8 +14,9 @@ from shrinkml_env.search_space import Full
 from tests.fake_evaluator import LAYERS, FakeEvaluator, linear
 
 
-def make(reward=None, ledger=None) -> SearchProblem:
-    return SearchProblem(FakeEvaluator(), Full()(LAYERS), reward or Linear(), ledger=ledger)
+def make(reward=None, ledger=None, split=False) -> SearchProblem:
+    layers = split_layers(LAYERS) if split else LAYERS
+    return SearchProblem(FakeEvaluator(layers), Full()(layers), reward or Linear(), ledger=ledger)
 
 
 def test_history_and_best():
@@ -108,3 +112,13 @@ def test_any_configuration_of_the_evaluator_is_judged(resource, space):
     assert problem.best.feasible
     with pytest.raises(ValueError, match="no layer is named 'nowhere'"):
         problem.is_feasible({"nowhere": 1})
+
+
+@given(data=st.data())
+def test_sizes_on_the_way_are_the_evaluators(data):
+    problem = make(split=data.draw(st.booleans()))
+    done = data.draw(st.integers(0, len(problem.layers)))
+    ranks = tuple(data.draw(st.sampled_from(candidates)) for candidates in problem.candidates[:done])
+    named = {layer.name: rank for layer, rank in zip(problem.layers, ranks, strict=False)}
+    assert problem.params_after(ranks) == problem.evaluator.params(named)
+    assert problem.params_after(ranks) / problem.baseline.params == problem.evaluator.size_ratio(named)
