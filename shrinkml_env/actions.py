@@ -162,8 +162,9 @@ class Energy(_Number):
 class Discrete(ActionKind):
     """The index of a candidate, from the smallest rank (0) to dense.
 
-    The space has as many actions as the layer with the most candidates. An index that a layer lacks is masked but
-    legal: it takes the nearest candidate, dense, and counts as projected.
+    The space has as many actions as the layer with the most candidates. An index that a layer lacks, or whose
+    candidate the constraint does not allow, is masked but legal. Here the first takes the nearest candidate, dense, and
+    counts as projected; the constraint sees to the second.
     """
 
     def _prepare(self) -> None:
@@ -188,16 +189,16 @@ class Discrete(ActionKind):
         return [candidates.index(rank) for candidates, rank in zip(self.problem.candidates, ranks, strict=True)]
 
     def masks(self, ranks: tuple[int, ...]) -> NDArray[np.bool_]:
-        """Shape (k,): True for the candidates that the next layer has and the constraint does not mask.
+        """Shape (k,): True for the candidates that the next layer has and the constraint allows.
 
         All True after the last layer.
         """
         index = len(ranks)
         if index == len(self.problem.layers):
             return np.ones(self._count, np.bool_)
-        constraint = self.problem.constraint
-        allowed = constraint.allowed(ranks) if constraint.masks else len(self.problem.candidates[index])
-        return np.arange(self._count) < allowed
+        masks = np.zeros(self._count, np.bool_)
+        masks[: len(self.problem.candidates[index])] = self.problem.constraint.allowed(ranks)
+        return masks
 
 
 class OneShot(ActionKind):

@@ -1,16 +1,22 @@
 """What a configuration may cost, and how a search is kept within it: one class a way, selected by name.
 
-A budget limits parameters or multiply-adds, as a share of the original's. Both grow with every rank, so that what a
-budget allows of a layer's candidates is always the smallest few.
+A budget limits parameters or multiply-adds, as a share of the original's. Both are sums over the layers. Parameters
+grow with every rank. Multiply-adds need not: looking a row up in a dense embedding costs nothing, in a factored one it
+costs something. So a layer's cheapest candidate is not always its smallest.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from shrinkml_env.part import Part
 
@@ -21,42 +27,48 @@ class Constraint(Part):
     """Decides which configurations an episode may end with.
 
     Attributes:
-        masks: Whether what is not allowed is also masked; then the actions must have masks.
+        needs_masks: Whether actions that have no masks are refused.
     """
 
-    masks: ClassVar[bool] = False
+    needs_masks: ClassVar[bool] = False
+
+    def allowed(self, ranks: tuple[int, ...]) -> NDArray[np.bool_]:
+        """Which of the next layer's candidates are allowed after these ranks of the first layers; by default all.
+
+        Shape (candidates,), in ascending order of rank; at least one is True.
+        """
+        return np.ones(len(self.problem.candidates[len(ranks)]), np.bool_)
 
     @abstractmethod
-    def allowed(self, ranks: tuple[int, ...]) -> int:
-        """How many of the next layer's candidates are allowed after these ranks, from the smallest; at least 1."""
+    def feasible(self, ranks: Mapping[str, int]) -> bool:
+        """Whether a configuration meets the constraint: name of any of the evaluator's layers -> any rank it can have.
 
-    @abstractmethod
-    def feasible(self, ranks: tuple[int, ...]) -> bool:
-        """Whether a complete configuration meets the constraint."""
+        What `ranks` leaves out is dense.
+        """
 
     @abstractmethod
     def slack(self, ranks: tuple[int, ...]) -> float:
-        """What the undecided layers may still cost above their smallest candidates.
+        """What the undecided layers may still cost above their cheapest candidates.
 
         A share of the original's cost, in [0, 1]; 0 as well if the budget can no longer be met, 1 if there is none.
         """
 
     def apply(self, ranks: tuple[int, ...], wanted: Sequence[int]) -> tuple[int, ...]:
-        """Append the wanted ranks of the next layers, each replaced by the largest one allowed if it is larger."""
+        """Append the wanted ranks of the next layers.
+
+        One that is not allowed is replaced by the largest allowed one below it; by the smallest if all are above it.
+        """
         for rank in wanted:
             candidates = self.problem.candidates[len(ranks)]
-            ranks = (*ranks, min(rank, candidates[self.allowed(ranks) - 1]))
+            allowed = [choice for choice, fits in zip(candidates, self.allowed(ranks).tolist(), strict=True) if fits]
+            ranks = (*ranks, allowed[max(0, bisect_right(allowed, rank) - 1)])
         return ranks
 
 
 class Unconstrained(Constraint):
     """Every configuration is feasible."""
 
-    def allowed(self, ranks: tuple[int, ...]) -> int:
-        """All of them."""
-        return len(self.problem.candidates[len(ranks)])
-
-    def feasible(self, ranks: tuple[int, ...]) -> bool:
+    def feasible(self, ranks: Mapping[str, int]) -> bool:
         """True."""
         return True
 
@@ -85,35 +97,35 @@ class Budget(Constraint):
 
     def _prepare(self) -> None:
         layers, candidates = self.problem.layers, self.problem.candidates
-        evaluator = self.problem.evaluator
-        cost = {"size": evaluator.params, "macs": evaluator.macs}[self.resource]
-        self._original = cost({})
+        self._original = self._cost({})
         # The cost is a sum over the layers, so a candidate's part of it can be read off with the others dense.
-        alone = [[cost({layer.name: rank}) for rank in ranks] for layer, ranks in zip(layers, candidates, strict=True)]
+        alone = [
+            [self._cost({layer.name: rank}) for rank in ranks] for layer, ranks in zip(layers, candidates, strict=True)
+        ]
         self._extra = [
-            {rank: value - costs[0] for rank, value in zip(ranks, costs, strict=True)}
+            {rank: value - min(costs) for rank, value in zip(ranks, costs, strict=True)}
             for ranks, costs in zip(candidates, alone, strict=True)
         ]
-        self._smallest = self._original - sum(self._original - costs[0] for costs in alone)
+        self._cheapest = self._original - sum(self._original - min(costs) for costs in alone)
         self._limit = math.floor(self.budget * self._original) + 1
         while self._limit / self._original > self.budget:
             self._limit -= 1
 
-    def allowed(self, ranks: tuple[int, ...]) -> int:
-        """All of them."""
-        return len(self.problem.candidates[len(ranks)])
-
-    def feasible(self, ranks: tuple[int, ...]) -> bool:
+    def feasible(self, ranks: Mapping[str, int]) -> bool:
         """Whether the cost is at most the budget."""
-        return self._left(ranks) >= 0
+        return self._cost(ranks) <= self._limit
 
     def slack(self, ranks: tuple[int, ...]) -> float:
         """See `Constraint.slack`."""
         return max(0.0, self._left(ranks) / self._original)
 
-    def _left(self, ranks: tuple[int, ...]) -> int:
+    def _cost(self, ranks: Mapping[str, int]) -> int:
+        evaluator = self.problem.evaluator
+        return evaluator.params(ranks) if self.resource == "size" else evaluator.macs(ranks)
+
+    def _left(self, ranks: Sequence[int]) -> int:
         spent = sum(extra[rank] for extra, rank in zip(self._extra, ranks, strict=False))
-        return self._limit - self._smallest - spent
+        return self._limit - self._cheapest - spent
 
 
 class _Enforced(Budget):
@@ -121,48 +133,49 @@ class _Enforced(Budget):
 
     def _prepare(self) -> None:
         super()._prepare()
-        if self._smallest > self._limit:
+        if self._cheapest > self._limit:
             raise ValueError(
                 f"constraint: no configuration costs at most {self.budget:g} of the original's {self.resource}; the "
-                f"smallest candidates cost {self._smallest / self._original:.4f}: raise the budget or give the search "
+                f"cheapest candidates cost {self._cheapest / self._original:.4f}: raise the budget or give the search "
                 "space smaller candidates"
             )
 
 
 class Clip(_Enforced):
-    """Lowers a rank as soon as it is chosen, so that the remaining layers still fit (AMC, arXiv 1802.03494)."""
+    """Replaces a rank as soon as it is chosen, so that the remaining layers still fit (AMC, arXiv 1802.03494)."""
 
-    def allowed(self, ranks: tuple[int, ...]) -> int:
-        """Those that leave enough for the other layers at their smallest candidates."""
-        left = self._left(ranks)
-        return max(1, sum(extra <= left for extra in self._extra[len(ranks)].values()))
+    def allowed(self, ranks: tuple[int, ...]) -> NDArray[np.bool_]:
+        """Those that leave enough for the other layers at their cheapest candidates."""
+        # The cheapest candidate costs 0 extra: it is allowed even after ranks that are over the budget already.
+        return np.array(list(self._extra[len(ranks)].values())) <= max(0, self._left(ranks))
 
 
 class Mask(Clip):
-    """As `Clip`, and ``action_masks()`` is False for what would be lowered."""
+    """As `Clip`, for agents that keep to ``action_masks()``: only with actions that have masks."""
 
-    masks = True
+    needs_masks = True
 
 
 class Decrement(_Enforced):
-    """Lets the episode choose freely, then lowers ranks until the budget is met (HAQ, arXiv 1811.08886).
+    """Lets the episode choose freely, then makes layers cheaper until the budget is met (HAQ, arXiv 1811.08886).
 
-    Round after round through the layers in forward order, each goes down by one candidate.
+    Round after round through the layers in forward order, each goes to its next cheaper candidate: one candidate down,
+    where costs grow with the rank.
     """
 
     def apply(self, ranks: tuple[int, ...], wanted: Sequence[int]) -> tuple[int, ...]:
         """As `Constraint.apply`, and after the last layer within the budget."""
-        ranks = super().apply(ranks, wanted)
-        offered = self.problem.candidates
-        if len(ranks) < len(offered):
-            return ranks
-        indices = [candidates.index(rank) for candidates, rank in zip(offered, ranks, strict=True)]
-        layer = 0
-        while not self.feasible(ranks):
-            indices[layer] = max(0, indices[layer] - 1)
-            ranks = tuple(candidates[index] for candidates, index in zip(offered, indices, strict=True))
-            layer = (layer + 1) % len(indices)
-        return ranks
+        chosen = list(super().apply(ranks, wanted))
+        if len(chosen) < len(self._extra):
+            return tuple(chosen)
+        layers = itertools.cycle(range(len(chosen)))
+        while self._left(chosen) < 0:
+            layer = next(layers)
+            extra = self._extra[layer]
+            cheaper = [(cost, rank) for rank, cost in extra.items() if cost < extra[chosen[layer]]]
+            if cheaper:
+                _, chosen[layer] = max(cheaper)  # of equally expensive ones the largest rank, which loses least
+        return tuple(chosen)
 
 
 CONSTRAINTS: dict[str, Callable[..., Constraint]] = {

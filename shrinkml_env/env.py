@@ -45,8 +45,8 @@ class ShrinkEnv(gym.Env[Any, Any]):
     | `"delta"` | `Box(-1, 1, (1,), float32)` | added to the previous layer's place between its smallest candidate (0) and dense (1) |
     | `"one_shot"` | `MultiDiscrete([k1, k2, ...])` | the indices of all layers' candidates at once: the episode is a single step |
 
-    With discrete actions `action_masks()` says which candidates the next layer has and the constraint allows. Any other
-    index is legal all the same: it takes the nearest allowed rank, and `info["projected"]` is True. An action outside
+    With discrete actions `action_masks()` says which candidates the next layer has and the constraint allows at this
+    step (`"check"` and `"decrement"` allow all). Any other index is legal all the same: it takes the nearest allowed rank, and `info["projected"]` is True. An action outside
     the space raises `ValueError` and changes nothing: `step` may be called again with a good one.
 
     ## Observation Space
@@ -89,9 +89,9 @@ class ShrinkEnv(gym.Env[Any, Any]):
     | --- | --- | --- |
     | `"none"` | every configuration is feasible | |
     | `"check"` | nothing is changed, `info["feasible"]` tells whether the budget was met | `budget`, `resource="size"` or `"macs"` |
-    | `"clip"` | a rank is lowered as soon as the remaining layers would no longer fit | the same |
-    | `"mask"` | as `"clip"`, and what would be lowered is masked (discrete actions only) | the same |
-    | `"decrement"` | after the last decision all layers go down in turn until the budget is met | the same |
+    | `"clip"` | a rank is replaced as soon as the remaining layers would no longer fit, by a smaller one where one fits | the same |
+    | `"mask"` | as `"clip"`, for agents that keep to `action_masks()`: discrete actions only | the same |
+    | `"decrement"` | after the last decision each layer in turn goes to its next cheaper candidate until the budget is met | the same |
 
     `budget` is the largest share of the original's parameters or multiply-adds. No episode ends above it with the last
     three, and `gym.make` raises `ValueError` if no configuration can meet it.
@@ -166,15 +166,15 @@ class ShrinkEnv(gym.Env[Any, Any]):
             render_mode: None, ``"ansi"`` or ``"rgb_array"``.
 
         Raises:
-            ValueError: The render mode is unknown, or parts do not go together: a constraint that masks with actions
-                that have no masks, a vector reward with shaping.
+            ValueError: The render mode is unknown, or parts do not go together: a constraint that needs masks
+                with actions that have none, a vector reward with shaping.
         """
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode must be None or one of {self.metadata['render_modes']}, got {render_mode!r}")
-        if problem.constraint.masks and not hasattr(action, "masks"):
+        if problem.constraint.needs_masks and not hasattr(action, "masks"):
             raise ValueError(
-                f"the constraint masks actions, but those of {type(action).__name__} have no masks: use the constraint "
-                "'clip', or discrete actions"
+                f"the constraint needs masks, but the actions of {type(action).__name__} have no masks: use the "
+                "constraint 'clip', or discrete actions"
             )
         if problem.reward_space is not None and not isinstance(potential, NoPotential | None):
             raise ValueError("a vector reward cannot be shaped: leave out `shaping`")
@@ -212,26 +212,27 @@ class ShrinkEnv(gym.Env[Any, Any]):
         """Begin an episode with every layer dense. `options` are not used."""
         super().reset(seed=seed)
         self._ranks, self._evaluation = (), None
-        return self.observation(self._ranks), self._info()
+        return self.observation(()), self._info(())
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Decide the next layer; with one-shot actions all of them.
 
         Raises:
-            ValueError: The action is not in the action space; the episode goes on unchanged.
+            ValueError: The action is not in the action space, or the reward is not finite; the episode is as it was.
             BudgetExhausted: This was the last layer, the configuration is new, and the ledger's budget is spent.
             ResetNeeded: The episode is over, or `reset` was never called.
         """
         ranks, projected = self._decide(action)
         terminated = len(ranks) == len(self.layers)
-        # These first: whatever fails must fail before anything has changed.
+        # All this first: whatever fails must fail before anything has changed.
         shaping = self.potential(ranks) - self.potential(self._ranks or ())
         observation = self.observation(ranks)
-        reward, outcome = self._measure(ranks) if terminated else (self._no_reward, {})
-        self._ranks = ranks  # only now: an action or a measurement that fails changes nothing
-        info = {"layer": self.layers[len(ranks) - 1].name, "projected": projected, **self._info(), **outcome}
+        evaluation = self.problem.evaluate(self._named(ranks)) if terminated else None
+        reward, outcome = (self._no_reward, {}) if evaluation is None else self.outcome(evaluation, ranks)
+        info = {"layer": self.layers[len(ranks) - 1].name, "projected": projected, **self._info(ranks), **outcome}
         if self.problem.reward_space is None:
             reward += shaping
+        self._ranks, self._evaluation = ranks, evaluation
         return observation, reward, terminated, False, info
 
     def completed_by(self, action: Any) -> dict[str, int] | None:
@@ -254,13 +255,21 @@ class ShrinkEnv(gym.Env[Any, Any]):
         """The actions of one episode that replay a configuration.
 
         Args:
-            ranks: Layer name -> rank; what it leaves out is dense.
+            ranks: Name of any of the evaluator's layers -> rank; what it leaves out is dense.
 
         Raises:
-            ValueError: A layer is unknown or a rank is not a candidate.
+            ValueError: A layer is unknown, a rank is not a candidate, or a layer that is not decided is not dense.
         """
-        complete = canonical_ranks(self.layers, ranks)
-        checked = [self.problem.search_space.check(index, rank) for index, rank in enumerate(complete.values())]
+        complete = canonical_ranks(self.evaluator.layers, ranks)
+        checked = [
+            self.problem.search_space.check(index, complete.pop(layer.name)) for index, layer in enumerate(self.layers)
+        ]
+        for layer in self.evaluator.layers:
+            if complete.get(layer.name, layer.max_rank) != layer.max_rank:
+                raise ValueError(
+                    f"layer {layer.name!r} is not in the search space: it stays dense ({layer.max_rank}), and no "
+                    f"action gives it rank {complete[layer.name]}"
+                )
         return self.action.encode(tuple(checked))
 
     def render(self) -> str | NDArray[np.uint8] | None:
@@ -292,13 +301,9 @@ class ShrinkEnv(gym.Env[Any, Any]):
     def _named(self, ranks: tuple[int, ...]) -> dict[str, int]:
         return {layer.name: rank for layer, rank in zip(self.layers, ranks, strict=False)}
 
-    def _info(self) -> dict[str, Any]:
-        ranks = self._named(self._ranks or ())
-        return {"ranks": ranks, "size_ratio": self.problem.size(ranks)}
-
-    def _measure(self, ranks: tuple[int, ...]) -> tuple[Any, dict[str, Any]]:
-        self._evaluation = self.problem.evaluate(self._named(ranks))
-        return self.outcome(self._evaluation, ranks)
+    def _info(self, ranks: tuple[int, ...]) -> dict[str, Any]:
+        size_ratio = self.problem.params_after(ranks) / self.problem.baseline.params
+        return {"ranks": self._named(ranks), "size_ratio": size_ratio}
 
     def outcome(self, evaluation: Evaluation, ranks: tuple[int, ...]) -> tuple[Any, dict[str, Any]]:
         """The reward of a measured configuration, and what the last step's info tells of it."""
@@ -309,6 +314,6 @@ class ShrinkEnv(gym.Env[Any, Any]):
             "params": evaluation.params,
             "macs": evaluation.macs,
             "capped": evaluation.capped,
-            "feasible": self.problem.constraint.feasible(ranks),
+            "feasible": self.problem.is_feasible(self._named(ranks)),
             "reward_terms": terms,
         }

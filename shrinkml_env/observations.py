@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from abc import abstractmethod
@@ -62,14 +63,15 @@ class _FeatureGroups(Observation):
         self._original = problem.baseline.params
         self._measured = Sensitivity.load(self.path) if self.sensitivity else None
         described = [self._describe(index) for index in range(len(layers))]
-        # One more row: after the last layer there is none to describe.
-        self._layer = np.zeros((len(layers) + 1, len(described[0])))
-        self._layer[:-1] = [list(features.values()) for features in described]
-        dense = np.array([layer.parameters(layer.max_rank) for layer in layers], dtype=np.float64)
+        dense = [layer.parameters(layer.max_rank) for layer in layers]
         smallest = [layer.parameters(ranks[0]) for layer, ranks in zip(layers, problem.candidates, strict=True)]
-        self._dense = dense
         # What the layers from the i-th on can still save; 0 after the last.
-        self._savings = np.append(np.cumsum((dense - smallest)[::-1])[::-1], 0.0)
+        self._savings = [sum(dense[index:]) - sum(smallest[index:]) for index in range(len(layers) + 1)]
+        # For each layer: candidate -> share of its matrices' parameters.
+        self._kept = [
+            {rank: layer.parameters(rank) / whole for rank in ranks}
+            for layer, ranks, whole in zip(layers, problem.candidates, dense, strict=True)
+        ]
         measured = ("activation_error",) if self.activation_error else ()
         self.groups = {
             "layer": tuple(described[0]),
@@ -77,31 +79,36 @@ class _FeatureGroups(Observation):
             "decided": tuple(f"decided:{layer.name}" for layer in layers),
             "kept": tuple(f"kept:{layer.name}" for layer in layers),
         }
+        ends = itertools.accumulate(map(len, self.groups.values()))
+        self._slices = {
+            name: slice(end - len(names), end) for (name, names), end in zip(self.groups.items(), ends, strict=True)
+        }
+        # A row for each number of decided layers, with all that follows from it; after the last layer there is none to
+        # describe.
+        self._rows = np.zeros((len(layers) + 1, self._slices["kept"].stop))
+        self._rows[:-1, self._slices["layer"]] = [list(features.values()) for features in described]
+        self._rows[:, self._slices["decided"]] = np.tri(len(layers) + 1, len(layers), -1)
 
-    def _features(self, ranks: tuple[int, ...]) -> dict[str, NDArray[np.float32]]:
-        layers = self.problem.layers
+    def _features(self, ranks: tuple[int, ...]) -> NDArray[np.float32]:
+        """All groups, one after the other."""
+        problem, layers = self.problem, self.problem.layers
         done = len(ranks)
-        stored = np.array([layer.parameters(rank) for layer, rank in zip(layers, ranks, strict=False)])
-        kept = np.zeros(len(layers))
-        kept[:done] = stored / self._dense[:done]
-        size = self._original - float(np.sum(self._dense[:done] - stored))
+        params = problem.params_after(ranks)
         episode = [
             done / len(layers),
-            size / self._original,
-            (size - self._savings[done]) / self._original,
-            self.problem.constraint.slack(ranks),
+            params / self._original,
+            (params - self._savings[done]) / self._original,
+            problem.constraint.slack(ranks),
             ranks[-1] / layers[done - 1].max_rank if done else 1.0,
         ]
         if self.activation_error:
             named = {layer.name: rank for layer, rank in zip(layers, ranks, strict=False)}
-            episode.append(self.problem.evaluator.activation_error(named))
-        groups = {
-            "layer": self._layer[done],
-            "episode": np.array(episode),
-            "decided": np.arange(len(layers)) < done,
-            "kept": kept,
-        }
-        return {name: np.clip(values, 0.0, 1.0).astype(np.float32) for name, values in groups.items()}
+            episode.append(problem.evaluator.activation_error(named))
+        features: NDArray[np.float64] = self._rows[done].copy()
+        features[self._slices["episode"]] = episode
+        start = self._slices["kept"].start
+        features[start : start + done] = [kept[rank] for kept, rank in zip(self._kept, ranks, strict=False)]
+        return features.clip(0.0, 1.0).astype(np.float32)
 
     def _describe(self, index: int) -> dict[str, float]:
         """The features of one layer, which no decision changes."""
@@ -149,7 +156,7 @@ class Features(_FeatureGroups):
     | ``recurrent_share`` | share of its parameters in W_hh, the matrices between time steps |
     | ``break_even`` | r* over `max_rank` |
     | ``param_share`` | its matrices' share of the original's parameters |
-    | ``mac_share`` | share of the original's multiply-adds that its smallest candidate saves |
+    | ``mac_share`` | share of the original's multiply-adds that its smallest candidate saves; 0 if it saves none |
     | ``energy@1/16``, ``1/8``, ``1/4``, ``1/2``, ``1`` | share of the squared singular values kept at this fraction of r*, mean over its matrices |
     | ``loss@1/16``, ``1/8``, ``1/4``, ``1/2``, ``1`` | only with ``sensitivity=True``: WER lost at this fraction of r* with all other layers dense, at most 1; 0 if nothing is lost |
 
@@ -160,7 +167,7 @@ class Features(_FeatureGroups):
     | ``progress`` | layers decided, over all |
     | ``size_ratio`` | size ratio with the undecided layers dense |
     | ``smallest_size_ratio`` | size ratio with the undecided layers at their smallest candidates |
-    | ``slack`` | what the constraint leaves for the undecided layers above their smallest candidates, over the original's cost; 1 where there is none |
+    | ``slack`` | what the constraint leaves for the undecided layers above their cheapest candidates, over the original's cost; 1 where there is none |
     | ``previous_rank`` | rank over `max_rank` of the layer decided last; 1 before the first |
     | ``activation_error`` | only with ``activation_error=True``: relative error behind the layers decided so far (`ActivationError`), at most 1 |
     | ``decided:LAYER`` | for each layer: 1 if it is decided |
@@ -182,7 +189,7 @@ class Features(_FeatureGroups):
 
     def __call__(self, ranks: tuple[int, ...]) -> NDArray[np.float32]:
         """Shape (len(names),)."""
-        return np.concatenate(list(self._features(ranks).values()))
+        return self._features(ranks)
 
 
 class FeatureDict(_FeatureGroups):
@@ -200,7 +207,8 @@ class FeatureDict(_FeatureGroups):
 
     def __call__(self, ranks: tuple[int, ...]) -> dict[str, NDArray[np.float32]]:
         """Group -> array of shape (len(groups[group]),)."""
-        return self._features(ranks)
+        features = self._features(ranks)
+        return {group: features[place] for group, place in self._slices.items()}
 
 
 OBSERVATIONS: dict[str, Callable[..., Observation]] = {"features": Features, "dict": FeatureDict}

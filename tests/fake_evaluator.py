@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -43,10 +44,19 @@ LAYERS = (
 
 
 class FakeEvaluator:
-    """Every layer below half its break-even rank adds edits, so that even the WER may exceed 1."""
+    """Every layer below half its break-even rank adds edits, so that even the WER may exceed 1.
 
-    def __init__(self, layers: tuple[Layer, ...] = LAYERS, base_edits: int = 20) -> None:
+    `lookups` (layer name -> rows looked up) makes an embedding of a layer: factored, each row costs rn multiply-adds.
+    """
+
+    def __init__(
+        self,
+        layers: tuple[Layer, ...] = LAYERS,
+        base_edits: int = 20,
+        lookups: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         self.layers = layers
+        self.lookups = dict(lookups)
         self.base_edits = base_edits
         self.measured: list[dict[str, int]] = []
         self.singular_values: Mapping[str, Tensor] = {
@@ -72,7 +82,14 @@ class FakeEvaluator:
         return self.params(ranks) / self.params({})
 
     def macs(self, ranks: Mapping[str, int]) -> int:
-        return OTHER_MACS + 100 * (self.params(ranks) - OTHER_PARAMS)
+        complete = canonical_ranks(self.layers, ranks)
+        looked_up = sum(
+            self.lookups.get(layer.name, 0) * matrix.columns * complete[layer.name]
+            for layer in self.layers
+            for matrix in layer.matrices
+            if matrix.is_factored(complete[layer.name])
+        )
+        return OTHER_MACS + 100 * (self.params(ranks) - OTHER_PARAMS) + looked_up
 
     def activation_error(self, ranks: Mapping[str, int]) -> float:
         """Grows with every layer that is cut, most for the last."""

@@ -159,6 +159,18 @@ def test_actions_for_partial_and_bad_ranks():
         env.actions_for({"nowhere": 4})
 
 
+def test_actions_for_knows_the_layers_that_are_not_decided():
+    space = {"name": "explicit", "candidates": {"output": [10, 20], "bridge": [2]}}
+    env = make_fake_env("discrete", search_space=space)
+    play(env, [0, 1])
+    assert env.actions_for(env.problem.best.ranks) == [0, 1]
+    assert env.actions_for({"encoder.0": 64, "gate": 1, "output": 10}) == [1, 0]
+    with pytest.raises(
+        ValueError, match=r"'encoder.0' is not in the search space: it stays dense \(64\), and no action"
+    ):
+        env.actions_for({"encoder.0": 4, "output": 10})
+
+
 @pytest.mark.parametrize("kind", SEQUENTIAL)
 def test_a_bad_action_leaves_the_episode_as_it_was(kind):
     env = make_fake_env(kind)
@@ -171,6 +183,16 @@ def test_a_bad_action_leaves_the_episode_as_it_was(kind):
                 env.step(bad)
         results.append(env.step(action))
     assert_same(results, undisturbed)
+
+
+def test_a_reward_that_fails_leaves_the_episode_as_it_was():
+    env = make_fake_env("discrete", render_mode="ansi", reward=lambda evaluation, baseline: float("nan"))
+    play(env, [3] * (STEPS - 1))
+    before = env.render()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="gave nan"):
+            env.step(3)
+        assert env.render() == before
 
 
 def test_step_needs_an_episode():

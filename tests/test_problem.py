@@ -2,16 +2,21 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from shrinkml_env.compression import split_layers
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
 from shrinkml_env.problem import SearchProblem
+from shrinkml_env.registration import make_problem
 from shrinkml_env.rewards import Linear, Vector
 from shrinkml_env.search_space import Full
 from tests.fake_evaluator import LAYERS, FakeEvaluator, linear
 
 
-def make(reward=None, ledger=None) -> SearchProblem:
-    return SearchProblem(FakeEvaluator(), Full()(LAYERS), reward or Linear(), ledger=ledger)
+def make(reward=None, ledger=None, split=False) -> SearchProblem:
+    layers = split_layers(LAYERS) if split else LAYERS
+    return SearchProblem(FakeEvaluator(layers), Full()(layers), reward or Linear(), ledger=ledger)
 
 
 def test_history_and_best():
@@ -84,3 +89,36 @@ def test_a_resumed_run_has_the_same_history(tmp_path):
             problem.evaluate({"output": rank})
         histories.append(problem.history)
     assert histories[0] == histories[1]
+
+
+@pytest.mark.parametrize("resource", ["size", "macs"])
+@pytest.mark.parametrize("space", ["full", {"name": "explicit", "candidates": {"output": [10], "bridge": [2]}}])
+def test_any_configuration_of_the_evaluator_is_judged(resource, space):
+    """Ranks that are no candidates, and layers that the search space leaves out, count for the budget as well."""
+    problem = make_problem(
+        FakeEvaluator(),
+        constraint={"name": "check", "budget": 0.95, "resource": resource},
+        reward="accuracy",
+        search_space=space,
+    )
+    configurations = [{"output": 4}, {"encoder.0": 50}, {"gate": 1, "bridge": 4}, {"encoder.1": 1, "output": 39}, {}]
+    for ranks in configurations:
+        evaluation = problem.evaluate(ranks)
+        share = {"size": evaluation.size_ratio, "macs": evaluation.macs / problem.baseline.macs}[resource]
+        trial = problem.history[-1]
+        assert trial.feasible is (share <= 0.95)
+        assert problem.is_feasible(ranks) is problem.is_feasible(trial.ranks) is trial.feasible
+    assert {trial.feasible for trial in problem.history} == {True, False}
+    assert problem.best.feasible
+    with pytest.raises(ValueError, match="no layer is named 'nowhere'"):
+        problem.is_feasible({"nowhere": 1})
+
+
+@given(data=st.data())
+def test_sizes_on_the_way_are_the_evaluators(data):
+    problem = make(split=data.draw(st.booleans()))
+    done = data.draw(st.integers(0, len(problem.layers)))
+    ranks = tuple(data.draw(st.sampled_from(candidates)) for candidates in problem.candidates[:done])
+    named = {layer.name: rank for layer, rank in zip(problem.layers, ranks, strict=False)}
+    assert problem.params_after(ranks) == problem.evaluator.params(named)
+    assert problem.params_after(ranks) / problem.baseline.params == problem.evaluator.size_ratio(named)
