@@ -167,7 +167,7 @@ def test_bad_options(budget):
         Clip(budget)
     with pytest.raises(ValueError, match="resource must be 'size' or 'macs'"):
         Clip(0.5, "bytes")
-    with pytest.raises(ValueError, match="constraint 'clip' cannot be made with the options"):
+    with pytest.raises(ValueError, match="constraint 'clip' needs the option 'budget'"):
         make_problem(EVALUATOR, constraint="clip")
 
 

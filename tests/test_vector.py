@@ -112,7 +112,7 @@ def test_at_the_budgets_end_all_episodes_stand_where_they_stood():
         envs.step(np.array([0, 1]))
     with pytest.raises(BudgetExhausted):
         envs.step(np.array([0, 1]))
-    assert [len(env._info()["ranks"]) for env in envs.envs] == [STEPS - 1, STEPS - 1]
+    assert [len(env._ranks) for env in envs.envs] == [STEPS - 1, STEPS - 1]
     assert envs.envs[0].problem.ledger.count == 1
 
 
