@@ -246,9 +246,7 @@ class ShrinkEnv(gym.Env[Any, Any]):
 
     def close(self) -> None:
         """End what the evaluator has started."""
-        close = getattr(self.evaluator, "close", None)
-        if close is not None:
-            close()
+        self.evaluator.close()
 
     def actions_for(self, ranks: Mapping[str, int]) -> Sequence[Any]:
         """The actions of one episode that replay a configuration.

@@ -118,6 +118,12 @@ class Evaluator:
         )
 
     @cached_property
+    def key(self) -> str:
+        """Hash of all that a measurement depends on but the ranks: what is measured, how, and what shares a rank."""
+        blocks = [[layer.name, [matrix.name for matrix in layer.matrices]] for layer in self.layers]
+        return _digest([self._content, json.dumps(blocks).encode()])
+
+    @cached_property
     def baseline(self) -> Evaluation:
         """The original."""
         return self.evaluate({})

@@ -15,7 +15,9 @@ from shrinkml_env.evaluation.result import Evaluation
 
 __all__ = ["BudgetExhausted", "Ledger", "SupportsEvaluate", "read_ledger"]
 
-_FORMAT = "shrinkml-ledger-1"
+_FORMAT = "shrinkml-ledger-2"
+
+_ANOTHER = "another model, utterance set, granularity, factorisation, decoder setting or version of torch"
 
 
 class BudgetExhausted(RuntimeError):  # noqa: N818 - the end of a budget is no error of the program
@@ -24,6 +26,10 @@ class BudgetExhausted(RuntimeError):  # noqa: N818 - the end of a budget is no e
 
 class SupportsEvaluate(Protocol):
     """What searches need of an `Evaluator`; ranks may be partial, and what they leave out is dense."""
+
+    @property
+    def key(self) -> str:
+        """Hash of all that a measurement depends on but the ranks; equal keys mean equal measurements."""
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -55,6 +61,9 @@ class SupportsEvaluate(Protocol):
     def activation_error(self, ranks: Mapping[str, int]) -> float:
         """Relative error of the activations behind the last layer named, at least 0; see `ActivationError`."""
 
+    def close(self) -> None:
+        """End what was started to measure; it starts again when it is needed."""
+
 
 class Ledger:
     """The unique evaluations of one run, in the order in which they were first asked for.
@@ -83,7 +92,7 @@ class Ledger:
             raise ValueError(f"the budget of evaluations must be at least 0 or None, got {budget}")
         self.path = None if path is None else Path(path)
         self.budget = budget
-        self._baseline: Evaluation | None = None
+        self._header: dict[str, Any] = {}  # says what is measured and how, once that is known
         self._stored: dict[tuple[int, ...], Evaluation] = {}
         self._requested: dict[tuple[int, ...], Evaluation] = {}
 
@@ -103,19 +112,18 @@ class Ledger:
         return tuple(self._requested.values())
 
     def attach(self, evaluator: SupportsEvaluate) -> None:
-        """Tie the ledger to what is measured (model and utterances), and read the file if there is one.
+        """Tie the ledger to what is measured and how (see `SupportsEvaluate.key`), and read the file if there is one.
 
         Raises:
-            ValueError: The file is damaged, is no ledger, or belongs to another model or utterance set; or this ledger
-                is in use for another one.
+            ValueError: The file is damaged, is no ledger, or records something else; or this ledger does.
         """
-        baseline = evaluator.baseline
-        if self._baseline is None:
+        if not self._header:
+            header = _header(evaluator)
             if self.path is not None and self.path.exists():
-                self._stored = {_key(evaluation): evaluation for evaluation in _read(self.path, baseline)}
-            self._baseline = baseline
-        elif self._baseline != baseline:
-            raise ValueError("this ledger already records another model or utterance set; give each run its own")
+                self._stored = {_ranks(evaluation): evaluation for evaluation in _read(self.path, header)}
+            self._header = header
+        elif self._header["key"] != evaluator.key:
+            raise ValueError(f"this ledger already records {_ANOTHER}; give each run its own")
 
     def evaluate(self, evaluator: SupportsEvaluate, ranks: Mapping[str, int]) -> Evaluation:
         """Measure a configuration, or repeat what is known of it.
@@ -153,17 +161,16 @@ class Ledger:
         new = [key for key in unique if key not in self._requested][: self.remaining]
         for evaluation in evaluator.evaluate_many([unique[key] for key in new if key not in self._stored]):
             self._append(evaluation)
-            self._stored[_key(evaluation)] = evaluation
+            self._stored[_ranks(evaluation)] = evaluation
 
     def _append(self, evaluation: Evaluation) -> None:
         if self.path is None:
             return
-        assert self._baseline is not None  # attach() has been called
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a+b") as file:
             whole = _whole_lines(file)
             file.truncate(whole)  # what follows the last newline was torn by a kill
-            records = [_to_json(evaluation)] if whole else [_header(self._baseline), _to_json(evaluation)]
+            records = [_to_json(evaluation)] if whole else [self._header, _to_json(evaluation)]
             file.write("".join(json.dumps(record) + "\n" for record in records).encode())
             file.flush()
             os.fsync(file.fileno())
@@ -187,15 +194,14 @@ def read_ledger(path: str | os.PathLike[str]) -> tuple[Evaluation, tuple[Evaluat
         baseline = _from_json(header["baseline"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a ledger of evaluations: {error}") from error
-    return baseline, _read(path, baseline)
+    return baseline, _read(path, header)
 
 
-def _read(path: Path, baseline: Evaluation) -> tuple[Evaluation, ...]:
-    """The evaluations in a file that must begin with the header of this baseline."""
+def _read(path: Path, header: dict[str, Any]) -> tuple[Evaluation, ...]:
+    """The evaluations in a file that must begin with this header."""
     content = path.read_bytes()
     lines = content.split(b"\n")
     torn = lines.pop()  # empty where the last line is whole
-    header = _header(baseline)
     if not lines:
         if json.dumps(header).encode().startswith(torn):
             return ()  # killed while the header was written
@@ -207,7 +213,8 @@ def _read(path: Path, baseline: Evaluation) -> tuple[Evaluation, ...]:
     if not isinstance(found, dict) or found.get("format") != _FORMAT:
         raise ValueError(f"{path} is not a ledger of evaluations ({_FORMAT}); give another path")
     if found != header:
-        raise ValueError(f"{path} records another model or utterance set; give another path, or remove the file")
+        raise ValueError(f"{path} records {_ANOTHER}; give another path, or remove the file")
+    baseline = _from_json(header["baseline"])
     evaluations = []
     for number, line in enumerate(lines[1:], start=2):
         try:
@@ -230,12 +237,12 @@ def _whole_lines(file: BinaryIO) -> int:
     return file.read().rfind(b"\n") + 1
 
 
-def _key(evaluation: Evaluation) -> tuple[int, ...]:
+def _ranks(evaluation: Evaluation) -> tuple[int, ...]:
     return tuple(evaluation.ranks.values())
 
 
-def _header(baseline: Evaluation) -> dict[str, Any]:
-    return {"format": _FORMAT, "baseline": _to_json(baseline)}
+def _header(evaluator: SupportsEvaluate) -> dict[str, Any]:
+    return {"format": _FORMAT, "key": evaluator.key, "baseline": _to_json(evaluator.baseline)}
 
 
 def _to_json(evaluation: Evaluation) -> dict[str, Any]:

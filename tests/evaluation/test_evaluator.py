@@ -199,6 +199,20 @@ def test_several_at_once_are_as_one_after_the_other(workers, tmp_path):
     evaluator.close()
 
 
+def test_key_says_what_is_measured_and_how():
+    same = [Evaluator(TinyCTC(), utterances(), memory=0, workers=2), pickle.loads(pickle.dumps(EVALUATOR))]
+    assert {evaluator.key for evaluator in same} == {EVALUATOR.key}
+    others = [
+        EVALUATOR,
+        Evaluator(TinyCTC(seed=1), UTTERANCES),
+        Evaluator(MODEL, UTTERANCES[:-1]),
+        Evaluator(MODEL, UTTERANCES, "matrix"),
+        Evaluator(MODEL, UTTERANCES, {"a": ["gru"]}),
+        Evaluator(MODEL, UTTERANCES, {"a": ["hidden"]}),
+    ]
+    assert len({evaluator.key for evaluator in others}) == len(others)
+
+
 def test_bad_number_of_workers():
     with pytest.raises(ValueError, match="workers must be at least 1"):
         Evaluator(MODEL, UTTERANCES, workers=0)

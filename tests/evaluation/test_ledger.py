@@ -115,6 +115,36 @@ def test_file_of_another_model_or_utterance_set(tmp_path):
         ledger.attach(FakeEvaluator(base_edits=21))
 
 
+def test_another_model_with_the_same_baseline(tmp_path):
+    """As a model that was trained further and makes as many errors as before."""
+
+    class Retrained(FakeEvaluator):
+        key = "other weights"
+
+    path = tmp_path / "evaluations.jsonl"
+    play(Ledger(path), FakeEvaluator())
+    assert Retrained().baseline == FakeEvaluator().baseline
+    with pytest.raises(ValueError, match=r"evaluations\.jsonl records another model"):
+        Ledger(path).attach(Retrained())
+    ledger = Ledger()
+    ledger.attach(FakeEvaluator())
+    with pytest.raises(ValueError, match="already records another model"):
+        ledger.attach(Retrained())
+
+
+def test_older_format(tmp_path):
+    path = tmp_path / "evaluations.jsonl"
+    play(Ledger(path), FakeEvaluator())
+    first, *rest = path.read_text().splitlines()
+    header = json.loads(first)
+    del header["key"]
+    path.write_text("\n".join([json.dumps({**header, "format": "shrinkml-ledger-1"}), *rest]) + "\n")
+    with pytest.raises(ValueError, match=r"evaluations\.jsonl is not a ledger of evaluations \(shrinkml-ledger-2\)"):
+        Ledger(path).attach(FakeEvaluator())
+    with pytest.raises(ValueError, match=r"evaluations\.jsonl is not a ledger"):
+        read_ledger(path)
+
+
 @pytest.mark.parametrize("damage", ["not json", "{}", "3", "missing layer"])
 def test_damaged_line_is_named(tmp_path, damage):
     path = tmp_path / "evaluations.jsonl"
