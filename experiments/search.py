@@ -72,6 +72,7 @@ class WatchedLedger(Ledger):
 
     def close(self) -> None:
         """The search is over."""
+        super().close()
         self._bar.close()
         self._log.close()
 

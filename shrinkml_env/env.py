@@ -245,8 +245,9 @@ class ShrinkEnv(gym.Env[Any, Any]):
         return self._named(ranks) if len(ranks) == len(self.layers) else None
 
     def close(self) -> None:
-        """End what the evaluator has started."""
+        """End what the evaluator has started, and let others write the ledger's file."""
         self.evaluator.close()
+        self.problem.ledger.close()
 
     def actions_for(self, ranks: Mapping[str, int]) -> Sequence[Any]:
         """The actions of one episode that replay a configuration.

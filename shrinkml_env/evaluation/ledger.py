@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from shrinkml_env.compression.layers import Layer, canonical_ranks
@@ -74,8 +75,14 @@ class Ledger:
     With a path, every evaluation is appended to that file before it is returned, so that a run killed at any moment
     loses nothing. To resume, start the run anew from its seed on the same file: what the file holds is answered from
     it, and is counted when the run asks for it again. A resumed run therefore ends exactly as an uninterrupted one, and
-    the file holds nothing twice. One process at a time may write a file; environments of one process may share a
-    ledger.
+    the file holds nothing twice.
+
+    From `attach` to `close` the ledger holds a lock on its file, ``PATH.lock``, so that no two ledgers write one file,
+    in one process or in several; the lock ends with the process at the latest. Copies and pickles do not carry it.
+
+    A budget is the ledger's: environments that are given one ledger share its budget, as those of
+    ``gym.make_vec("ShrinkML-v0", ledger=...)`` do. Environments that make a ledger each, as in Gymnasium's own vector
+    environments, have a budget each, and need a file each.
 
     Attributes:
         path: The file (JSON lines: a header, then one evaluation a line), or None to keep the record in memory only.
@@ -92,6 +99,7 @@ class Ledger:
             raise ValueError(f"the budget of evaluations must be at least 0 or None, got {budget}")
         self.path = None if path is None else Path(path)
         self.budget = budget
+        self._lock: FileLock | None = None
         self._header: dict[str, Any] = {}  # says what is measured and how, once that is known
         self._stored: dict[tuple[int, ...], Evaluation] = {}
         self._requested: dict[tuple[int, ...], Evaluation] = {}
@@ -115,15 +123,32 @@ class Ledger:
         """Tie the ledger to what is measured and how (see `SupportsEvaluate.key`), and read the file if there is one.
 
         Raises:
-            ValueError: The file is damaged, is no ledger, or records something else; or this ledger does.
+            ValueError: The file is damaged, is no ledger, or records something else; another ledger writes it; or this
+                ledger records something else.
         """
-        if not self._header:
-            header = _header(evaluator)
-            if self.path is not None and self.path.exists():
-                self._stored = {_ranks(evaluation): evaluation for evaluation in _read(self.path, header)}
-            self._header = header
-        elif self._header["key"] != evaluator.key:
+        if self._header and self._header["key"] != evaluator.key:
             raise ValueError(f"this ledger already records {_ANOTHER}; give each run its own")
+        if self.path is None or (self._lock is not None and self._lock.is_locked):
+            self._header = self._header or _header(evaluator)
+            return
+        header = _header(evaluator)
+        lock = _locked(self.path)
+        try:
+            if self.path.exists():
+                self._stored = {_ranks(evaluation): evaluation for evaluation in _read(self.path, header)}
+        except BaseException:
+            lock.release()
+            raise
+        self._lock, self._header = lock, header
+
+    def close(self) -> None:
+        """Let others write the file. What is known stays; the next use takes the file again, if it is free."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_lock": None}
 
     def evaluate(self, evaluator: SupportsEvaluate, ranks: Mapping[str, int]) -> Evaluation:
         """Measure a configuration, or repeat what is known of it.
@@ -166,10 +191,10 @@ class Ledger:
     def _append(self, evaluation: Evaluation) -> None:
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a+b") as file:
             whole = _whole_lines(file)
-            file.truncate(whole)  # what follows the last newline was torn by a kill
+            if whole < file.seek(0, os.SEEK_END):
+                file.truncate(whole)  # what follows the last newline was torn by a kill
             records = [_to_json(evaluation)] if whole else [self._header, _to_json(evaluation)]
             file.write("".join(json.dumps(record) + "\n" for record in records).encode())
             file.flush()
@@ -225,6 +250,20 @@ def _read(path: Path, header: dict[str, Any]) -> tuple[Evaluation, ...]:
             raise ValueError(f"{path}, line {number} is damaged ({error!r}); repair or remove the file") from error
         evaluations.append(evaluation)
     return tuple(evaluations)
+
+
+def _locked(path: Path) -> FileLock:
+    """Held from now on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(path.name + ".lock"), is_singleton=False, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(
+            f"{path}: another run is writing it, or another environment of this process; wait for its end or close it, "
+            "share one ledger, or give another path"
+        ) from error
+    return lock
 
 
 def _whole_lines(file: BinaryIO) -> int:

@@ -1,4 +1,8 @@
+import copy
 import json
+import pickle
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -90,6 +94,67 @@ def test_reading_leaves_a_torn_file_alone(tmp_path):
     assert [evaluation.ranks["output"] for evaluation in evaluations] == [5, 10, 20]
     Ledger(path).attach(FakeEvaluator())
     assert path.read_bytes() == torn
+
+
+def test_two_ledgers_never_write_one_file(tmp_path):
+    path = tmp_path / "new" / "evaluations.jsonl"
+    first, evaluator = Ledger(path), FakeEvaluator()
+    play(first, evaluator, RUN[:2])
+    content = path.read_bytes()
+    for second in (Ledger(path, budget=3), pickle.loads(pickle.dumps(first)), copy.deepcopy(first)):
+        with pytest.raises(ValueError, match=r"evaluations\.jsonl: another run is writing it"):
+            second.evaluate(evaluator, {"output": 20})
+    assert path.read_bytes() == content
+    first.attach(FakeEvaluator())  # the same one may do so again
+
+
+def test_a_closed_ledger_lets_others_write_and_takes_up_what_they_wrote(tmp_path):
+    path = tmp_path / "evaluations.jsonl"
+    first, second = Ledger(path), Ledger(path)
+    play(first, FakeEvaluator(), RUN[:2])
+    first.close()
+    play(second, FakeEvaluator())
+    second.close()
+    evaluator = FakeEvaluator()
+    assert play(first, evaluator) == play(Ledger(), FakeEvaluator())
+    assert not evaluator.measured
+    assert first.count == 4
+    first.close()
+    first.close()
+
+
+def test_what_cannot_be_read_is_not_held(tmp_path):
+    path = tmp_path / "evaluations.jsonl"
+    path.write_text("hello\n")
+    ledger = Ledger(path)
+    with pytest.raises(ValueError, match="not a ledger"):
+        ledger.attach(FakeEvaluator())
+    path.unlink()
+    play(Ledger(path), FakeEvaluator())
+
+
+HOLD = """
+import sys
+from shrinkml_env.evaluation.ledger import Ledger
+from tests.fake_evaluator import FakeEvaluator
+ledger = Ledger(sys.argv[1])
+ledger.evaluate(FakeEvaluator(), {"output": 5})
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_another_process_holds_the_file_until_it_is_killed(tmp_path):
+    path = tmp_path / "evaluations.jsonl"
+    command = [sys.executable, "-c", HOLD, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match=r"evaluations\.jsonl: another run is writing it"):
+            Ledger(path).attach(FakeEvaluator())
+        process.kill()
+    evaluator = FakeEvaluator()
+    play(Ledger(path), evaluator)
+    assert len(evaluator.measured) == 3  # what the other one measured was kept
 
 
 @pytest.mark.parametrize("content", ["hello", "hello\n", '{"a": 1}\n', "[]\n", '{"format": "other"}\n', "\x00\xff\n"])
