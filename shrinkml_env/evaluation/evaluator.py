@@ -111,7 +111,8 @@ class Evaluator:
         self.cache = cache
         self.memory = memory
         self.workers = workers
-        self.factorisation = SVD(model) if factorisation is None else factorisation
+        with _one_thread():
+            self.factorisation = SVD(model) if factorisation is None else factorisation
         self._references = [model.normalise(utterance.text) for utterance in self.utterances]
         for utterance, reference in zip(self.utterances, self._references, strict=True):
             if not reference:

@@ -157,6 +157,19 @@ def test_threads_of_the_caller_are_given_back():
     assert torch.get_num_threads() == 2
 
 
+def test_singular_vectors_are_computed_on_one_thread(monkeypatch):
+    decompose, threads = torch.linalg.svd, set()
+
+    def watched(*arguments, **options):
+        threads.add(torch.get_num_threads())
+        return decompose(*arguments, **options)
+
+    monkeypatch.setattr(torch.linalg, "svd", watched)
+    torch.set_num_threads(2)
+    Evaluator(MODEL, UTTERANCES)
+    assert (threads, torch.get_num_threads()) == ({1}, 2)
+
+
 def test_another_process_measures_the_same():
     code = (
         "from tests.evaluation.test_evaluator import *\n"
