@@ -148,6 +148,7 @@ def search(config: DictConfig, title: str) -> Path:
             plain(config.granularity),
             cache,
             proxy.factorisation,
+            memory=config.memory_mb * 2**20,
             workers=config.workers,
         )
         for name in ("dev", "test")

@@ -74,7 +74,7 @@ class Evaluator:
             mapping of blocks: name -> names of the layers that share a rank (see `merge_layers`).
         cache: Where measurements persist; None measures anew every time.
         factorisation: How matrices are factored; None is plain SVD.
-        memory: Bytes for the activations of a `StagedModel` that configurations share.
+        memory: Bytes for what configurations of a `StagedModel` share, features and activations; 0 keeps nothing.
         workers: Processes for `evaluate_many`, each with its own memory; on CPUs only. A GPU measures many
             configurations of a `GroupedModel` side by side by itself.
 
