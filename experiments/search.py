@@ -72,6 +72,7 @@ class WatchedLedger(Ledger):
 
     def close(self) -> None:
         """The search is over."""
+        super().close()
         self._bar.close()
         self._log.close()
 
@@ -147,6 +148,7 @@ def search(config: DictConfig, title: str) -> Path:
             plain(config.granularity),
             cache,
             proxy.factorisation,
+            memory=config.memory_mb * 2**20,
             workers=config.workers,
         )
         for name in ("dev", "test")

@@ -56,6 +56,7 @@ def sensitivity(config: DictConfig) -> Path:
             return evaluation
 
         measured = Sensitivity.measure(problem.layers, problem.candidates, evaluate)
+    env.close()
     measured.save(directory / "sensitivity.json")
     formed = Sensitive(directory / "sensitivity.json")
     print(format_table(HEAD, _rows(problem, measured, formed)))

@@ -138,7 +138,7 @@ class ShrinkEnv(gym.Env[Any, Any]):
     | `ledger` | `None` | record of the evaluations: `{"path": FILE, "budget": N}` keeps it in a file and limits it |
     | `cache` | `"default"` | where measurements persist: a file (see `default_cache_path`), or None for nowhere |
     | `workers` | `1` | processes that measure the configurations of a vector environment side by side |
-    | `memory_mb` | `256` | room for activations that configurations share |
+    | `memory_mb` | `256` | room for features and activations that configurations share |
     | `render_mode` | `None` | `"ansi"`: `render()` gives the decisions so far as a table; `"rgb_array"`: as a picture |
 
     ## Version History
@@ -246,10 +246,9 @@ class ShrinkEnv(gym.Env[Any, Any]):
         return self._named(ranks) if len(ranks) == len(self.layers) else None
 
     def close(self) -> None:
-        """End what the evaluator has started."""
-        close = getattr(self.evaluator, "close", None)
-        if close is not None:
-            close()
+        """End what the evaluator has started, and let others write the ledger's file."""
+        self.evaluator.close()
+        self.problem.ledger.close()
 
     def actions_for(self, ranks: Mapping[str, int]) -> Sequence[Any]:
         """The actions of one episode that replay a configuration.

@@ -155,7 +155,7 @@ def make_env(
             None for nowhere.
         ledger: A mapping of `Ledger`'s arguments ``path`` and ``budget``, a `Ledger`, or None.
         workers: Processes that measure the configurations of a vector environment side by side.
-        memory_mb: Room for activations that configurations share, in each process.
+        memory_mb: Room for features and activations that configurations share, in each process.
         render_mode: None, ``"ansi"`` or ``"rgb_array"``.
 
     Raises:

@@ -229,6 +229,11 @@ class TableEvaluator:
             name: torch.from_numpy(values) for name, values in table.singular_values.items()
         }
 
+    @property
+    def key(self) -> str:
+        """Hash of the table, and the set."""
+        return f"{self.table.content} {self.subset}"
+
     @cached_property
     def baseline(self) -> Evaluation:
         """The original."""
@@ -290,3 +295,6 @@ class TableEvaluator:
             NotImplementedError: Always.
         """
         raise NotImplementedError("a table holds no activations: use the live environment (see `live_kwargs`)")
+
+    def close(self) -> None:
+        """Nothing was started."""

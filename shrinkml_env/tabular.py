@@ -108,6 +108,10 @@ class TabularEnv(gym.Env[Any, Any]):
         """As `ShrinkEnv.actions_for`."""
         return self.twin.actions_for(ranks)
 
+    def close(self) -> None:
+        """As `ShrinkEnv.close`."""
+        self.twin.close()
+
     def render(self) -> Any:
         """As `ShrinkEnv.render`."""
         if self.render_mode is None:

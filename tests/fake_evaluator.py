@@ -66,6 +66,10 @@ class FakeEvaluator:
         }
         self.baseline = self._evaluation(canonical_ranks(layers, {}))
 
+    @property
+    def key(self) -> str:
+        return repr((self.layers, self.base_edits))
+
     def evaluate(self, ranks: Mapping[str, int]) -> Evaluation:
         complete = canonical_ranks(self.layers, ranks)
         self.measured.append(complete)
@@ -96,6 +100,9 @@ class FakeEvaluator:
         complete = canonical_ranks(self.layers, ranks)
         cut = [1 - complete[layer.name] / layer.max_rank for layer in self.layers if layer.name in ranks]
         return sum(cut) / 4 + (cut[-1] if cut else 0.0)
+
+    def close(self) -> None:
+        """Nothing was started."""
 
     def _evaluation(self, ranks: Mapping[str, int]) -> Evaluation:
         edits = [self.base_edits // 64 + (index < self.base_edits % 64) for index in range(64)]

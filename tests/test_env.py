@@ -350,6 +350,16 @@ def test_every_combination_runs_or_says_why_not(granularity, action, observation
         assert info["size_ratio"] <= 0.5 or constraint["name"] in ("none", "check")
 
 
+def test_environments_with_a_ledger_each_cannot_write_one_file(tmp_path):
+    """As in gym.vector.SyncVectorEnv; to close an environment lets go of the file."""
+    options = {"path": tmp_path / "evaluations.jsonl", "budget": 3}
+    env = make_fake_env(ledger=options)
+    with pytest.raises(ValueError, match=r"evaluations\.jsonl: another run is writing it, or another environment"):
+        make_fake_env(ledger=options)
+    env.close()
+    make_fake_env(ledger=options).close()
+
+
 def test_environments_may_share_a_ledger():
     ledger = Ledger()
     for action in (0, 10, 0):

@@ -88,6 +88,7 @@ def test_a_resumed_run_has_the_same_history(tmp_path):
         for rank in (39, 20, 1):
             problem.evaluate({"output": rank})
         histories.append(problem.history)
+        problem.ledger.close()
     assert histories[0] == histories[1]
 
 

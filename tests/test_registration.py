@@ -25,7 +25,11 @@ def parts(monkeypatch):
 
     def make_evaluator(model, utterances, granularity, cache, **limits):
         asked.update(
-            device=next(model.parameters()).device.type, utterances=utterances, granularity=granularity, cache=cache
+            device=next(model.parameters()).device.type,
+            utterances=utterances,
+            granularity=granularity,
+            cache=cache,
+            **limits,
         )
         return FakeEvaluator()
 
@@ -46,7 +50,13 @@ def test_defaults(parts):
     assert {len(candidates) for candidates in env.problem.candidates} <= set(range(2, 26))
     cache = parts.pop("cache")
     assert cache.path == default_cache_path()
-    assert parts == {"model": "las_small", "utterances": "proxy", "granularity": "layer", "device": "cpu"}
+    limits = {"workers": 1, "memory": 256 * 2**20}
+    assert parts == {"model": "las_small", "utterances": "proxy", "granularity": "layer", "device": "cpu", **limits}
+
+
+def test_workers_and_memory(parts):
+    make_env(workers=3, memory_mb=5)
+    assert (parts["workers"], parts["memory"]) == (3, 5 * 1024 * 1024)
 
 
 def test_names_mappings_and_objects(parts, tmp_path):

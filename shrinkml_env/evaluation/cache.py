@@ -21,7 +21,9 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS measurements "
     "(key TEXT PRIMARY KEY, value TEXT NOT NULL, subject TEXT NOT NULL, made REAL NOT NULL) WITHOUT ROWID"
 )
-_PATIENCE = 60.0
+_PATIENCE = (60.0, 600.0)
+"""Seconds to wait for another process at the first and the second try."""
+
 _LOCKS = 4096
 
 
@@ -50,9 +52,12 @@ class CacheSummary(NamedTuple):
 class EvaluationCache:
     """A key-value store in one SQLite file, safe for many processes at once and for a kill at any moment.
 
-    Uses SQLite's rollback journal (not its write-ahead log, which network file systems do not support); each entry is
-    one transaction. The file is opened at the first use in each process, so that a cache pickles. Beside it lies a
-    folder of lock files, which the operating system releases when a process dies.
+    Uses SQLite's rollback journal, not its write-ahead log, so that the file may lie on a network file system whose
+    POSIX locks work; each entry is one transaction. The file is opened at the first use in each process, so that a
+    cache pickles. Beside it lies a folder of lock files, which the operating system releases when a process dies.
+
+    Every use raises a ValueError if the file is something else, and a TimeoutError if other processes keep it locked
+    for many minutes.
 
     Args:
         path: The file; made when it is missing.
@@ -65,7 +70,7 @@ class EvaluationCache:
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The value stored under a key."""
-        row = self._open().execute("SELECT value FROM measurements WHERE key = ?", (key,)).fetchone()
+        row = self._execute("SELECT value FROM measurements WHERE key = ?", (key,)).fetchone()
         return None if row is None else json.loads(row[0])
 
     def put(self, key: str, value: dict[str, Any], subject: str = "") -> None:
@@ -76,9 +81,8 @@ class EvaluationCache:
             value: The measurement.
             subject: What was measured, for people.
         """
-        with self._open() as connection:
-            row = (key, json.dumps(value), subject, time.time())
-            connection.execute("INSERT OR IGNORE INTO measurements VALUES (?, ?, ?, ?)", row)
+        row = (key, json.dumps(value), subject, time.time())
+        self._execute("INSERT OR IGNORE INTO measurements VALUES (?, ?, ?, ?)", row)
 
     @contextmanager
     def exclusive(self, keys: Iterable[str]) -> Iterator[None]:
@@ -97,42 +101,58 @@ class EvaluationCache:
     def summary(self) -> list[CacheSummary]:
         """What the cache holds, by subject."""
         query = "SELECT subject, COUNT(*), MIN(made), MAX(made) FROM measurements GROUP BY subject ORDER BY MAX(made)"
-        return [CacheSummary(*row) for row in self._open().execute(query)]
+        return [CacheSummary(*row) for row in self._execute(query)]
 
     def prune(self, before: float = float("inf"), subject: str = "") -> int:
         """Delete measurements made before a time, of subjects that contain a text; returns how many."""
-        connection = self._open()
-        with connection:
-            deleted = connection.execute(
-                "DELETE FROM measurements WHERE made < ? AND instr(subject, ?)", (before, subject)
-            ).rowcount
-        connection.execute("VACUUM")
+        chosen = "made < ? AND instr(subject, ?)"
+        deleted = self._execute(f"DELETE FROM measurements WHERE {chosen}", (before, subject)).rowcount
+        self._execute("VACUUM")
         return deleted
 
     def export(self, file: TextIO) -> int:
         """Write everything as CSV (key, subject, made, value as JSON); returns the number of measurements."""
         writer = csv.writer(file)
         writer.writerow(("key", "subject", "made", "value"))
-        rows = self._open().execute("SELECT key, subject, made, value FROM measurements ORDER BY made, key").fetchall()
+        rows = self._execute("SELECT key, subject, made, value FROM measurements ORDER BY made, key").fetchall()
         writer.writerows(rows)
         return len(rows)
 
     def __len__(self) -> int:
-        return int(self._open().execute("SELECT COUNT(*) FROM measurements").fetchone()[0])
+        return int(self._execute("SELECT COUNT(*) FROM measurements").fetchone()[0])
 
-    def _open(self) -> sqlite3.Connection:
+    def _execute(self, statement: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        """One transaction, tried again if the file is busy for long: a finished measurement must not be lost."""
+        for patience in _PATIENCE:
+            try:
+                connection = self._open(patience)
+                with connection:
+                    return connection.execute(statement, values)
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error):
+                    raise
+                busy = error
+        raise TimeoutError(
+            f"{self.path}: other processes have kept the evaluation cache locked for {sum(_PATIENCE):.0f} s ({busy}); "
+            "nothing in it is damaged: try again when they are done, end the one that hangs, or set SHRINKML_CACHE"
+        ) from busy
+
+    def _open(self, patience: float) -> sqlite3.Connection:
         # A connection must not cross a fork.
         if self._connection is None or self._owner != os.getpid():
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                connection = sqlite3.connect(self.path, timeout=_PATIENCE, check_same_thread=False)
+                connection = sqlite3.connect(self.path, timeout=patience, check_same_thread=False)
                 with connection:
                     connection.execute(_SCHEMA)
             except (OSError, sqlite3.DatabaseError) as error:
+                if _is_busy(error):
+                    raise
                 raise ValueError(
                     f"{self.path}: cannot be used as an evaluation cache ({error}); delete it or set SHRINKML_CACHE"
                 ) from error
             self._connection, self._owner = connection, os.getpid()
+        self._connection.execute(f"PRAGMA busy_timeout = {round(1000 * patience)}")
         return self._connection
 
     def __getstate__(self) -> dict[str, Any]:
@@ -143,3 +163,9 @@ class EvaluationCache:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EvaluationCache:
         return EvaluationCache(self.path)
+
+
+def _is_busy(error: Exception) -> bool:
+    # The lower byte is the kind of error, the rest says more about it.
+    code = error.sqlite_errorcode & 0xFF if isinstance(error, sqlite3.OperationalError) else sqlite3.SQLITE_OK
+    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)

@@ -51,6 +51,9 @@ _ARITHMETIC = 2
 _GROUP = 16
 """Configurations that a GPU computes at once."""
 
+_TASKS = 8
+"""Configurations for each worker before all wait for the last one."""
+
 _ACTIVATION_UTTERANCES = 4
 """Utterances, spread over the set, on which activations are compared."""
 
@@ -71,7 +74,7 @@ class Evaluator:
             mapping of blocks: name -> names of the layers that share a rank (see `merge_layers`).
         cache: Where measurements persist; None measures anew every time.
         factorisation: How matrices are factored; None is plain SVD.
-        memory: Bytes for the activations of a `StagedModel` that configurations share.
+        memory: Bytes for what configurations of a `StagedModel` share, features and activations; 0 keeps nothing.
         workers: Processes for `evaluate_many`, each with its own memory; on CPUs only. A GPU measures many
             configurations of a `GroupedModel` side by side by itself.
 
@@ -108,7 +111,8 @@ class Evaluator:
         self.cache = cache
         self.memory = memory
         self.workers = workers
-        self.factorisation = SVD(model) if factorisation is None else factorisation
+        with _one_thread():
+            self.factorisation = SVD(model) if factorisation is None else factorisation
         self._references = [model.normalise(utterance.text) for utterance in self.utterances]
         for utterance, reference in zip(self.utterances, self._references, strict=True):
             if not reference:
@@ -116,6 +120,12 @@ class Evaluator:
         self.workload = model.workload(
             [utterance.waveform.numel() for utterance in self.utterances], [u.text for u in self.utterances]
         )
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of all that a measurement depends on but the ranks: what is measured, how, and what shares a rank."""
+        blocks = [[layer.name, [matrix.name for matrix in layer.matrices]] for layer in self.layers]
+        return _digest([self._content, json.dumps(blocks).encode()])
 
     @cached_property
     def baseline(self) -> Evaluation:
@@ -179,27 +189,54 @@ class Evaluator:
     def evaluate_many(self, configurations: Sequence[Mapping[str, int]]) -> Iterator[Evaluation]:
         """Measure several configurations, in their order; with several `workers` side by side.
 
+        Each comes as soon as it is measured, or the few that are measured together are. Nothing is measured before it
+        is asked for.
+
         Raises:
-            ValueError: As `evaluate`, before anything is measured.
+            ValueError: As `evaluate`, at once.
         """
         return self._each([canonical_ranks(self.layers, ranks) for ranks in configurations])
 
     def _each(self, configurations: Sequence[dict[str, int]]) -> Iterator[Evaluation]:
-        wanted = {self._key(configuration): configuration for configuration in configurations}
+        keys = [self._key(configuration) for configuration in configurations]
+        wanted = dict(zip(keys, configurations, strict=True))
+        known = {} if self.cache is None else self._recall(self.cache, wanted)
+        missing = {key: configuration for key, configuration in wanted.items() if key not in known}
+        measured = self._measure_missing(missing)
+        for key, configuration in zip(keys, configurations, strict=True):
+            if key not in known:
+                known[key] = next(measured)
+            yield self._evaluation(configuration, known[key])
+
+    def _measure_missing(self, missing: Mapping[str, Mapping[str, int]]) -> Iterator[dict[str, Any]]:
+        """In their order; what another process has stored meanwhile is not measured again."""
         if self.cache is None:
-            known = dict(zip(wanted, self._measure_all(list(wanted.values())), strict=True))
-        else:
-            known = self._recall(self.cache, wanted)
-            missing = [key for key in wanted if key not in known]
-            if missing:
-                with self.cache.exclusive(missing):
-                    known |= self._recall(self.cache, missing)
-                    missing = [key for key in missing if key not in known]
-                    measured = self._measure_all([wanted[key] for key in missing])
-                    for key, found in zip(missing, measured, strict=True):
-                        known[key] = found
-                        self.cache.put(key, found, self._subject)
-        return (self._evaluation(configuration, known[self._key(configuration)]) for configuration in configurations)
+            yield from self._measure_all(list(missing.values()))
+            return
+        keys, together = list(missing), self._together
+        for start in range(0, len(keys), together):
+            # No lock is held while the caller has the word: it may take its time, or ask for another configuration.
+            yield from self._measure_and_store(
+                self.cache, {key: missing[key] for key in keys[start : start + together]}
+            )
+
+    @property
+    def _together(self) -> int:
+        """Configurations that are locked and measured together: as few as keep the processors busy."""
+        if self._side_by_side:
+            return _GROUP
+        return 1 if self.workers == 1 else _TASKS * self.workers
+
+    def _measure_and_store(
+        self, cache: EvaluationCache, missing: Mapping[str, Mapping[str, int]]
+    ) -> list[dict[str, Any]]:
+        with cache.exclusive(missing):
+            known = self._recall(cache, missing)
+            still = [key for key in missing if key not in known]
+            for key, found in zip(still, self._measure_all([missing[key] for key in still]), strict=True):
+                known[key] = found
+                cache.put(key, found, self._subject)
+        return [known[key] for key in missing]
 
     @staticmethod
     def _recall(cache: EvaluationCache, keys: Iterable[str]) -> dict[str, dict[str, Any]]:

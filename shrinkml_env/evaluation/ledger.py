@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from shrinkml_env.compression.layers import Layer, canonical_ranks
@@ -15,7 +16,9 @@ from shrinkml_env.evaluation.result import Evaluation
 
 __all__ = ["BudgetExhausted", "Ledger", "SupportsEvaluate", "read_ledger"]
 
-_FORMAT = "shrinkml-ledger-1"
+_FORMAT = "shrinkml-ledger-2"
+
+_ANOTHER = "another model, utterance set, granularity, factorisation, decoder setting or version of torch"
 
 
 class BudgetExhausted(RuntimeError):  # noqa: N818 - the end of a budget is no error of the program
@@ -24,6 +27,10 @@ class BudgetExhausted(RuntimeError):  # noqa: N818 - the end of a budget is no e
 
 class SupportsEvaluate(Protocol):
     """What searches need of an `Evaluator`; ranks may be partial, and what they leave out is dense."""
+
+    @property
+    def key(self) -> str:
+        """Hash of all that a measurement depends on but the ranks; equal keys mean equal measurements."""
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -55,6 +62,9 @@ class SupportsEvaluate(Protocol):
     def activation_error(self, ranks: Mapping[str, int]) -> float:
         """Relative error of the activations behind the last layer named, at least 0; see `ActivationError`."""
 
+    def close(self) -> None:
+        """End what was started to measure; it starts again when it is needed."""
+
 
 class Ledger:
     """The unique evaluations of one run, in the order in which they were first asked for.
@@ -65,8 +75,14 @@ class Ledger:
     With a path, every evaluation is appended to that file before it is returned, so that a run killed at any moment
     loses nothing. To resume, start the run anew from its seed on the same file: what the file holds is answered from
     it, and is counted when the run asks for it again. A resumed run therefore ends exactly as an uninterrupted one, and
-    the file holds nothing twice. One process at a time may write a file; environments of one process may share a
-    ledger.
+    the file holds nothing twice.
+
+    From `attach` to `close` the ledger holds a lock on its file, ``PATH.lock``, so that no two ledgers write one file,
+    in one process or in several; the lock ends with the process at the latest. Copies and pickles do not carry it.
+
+    A budget is the ledger's: environments that are given one ledger share its budget, as those of
+    ``gym.make_vec("ShrinkML-v0", ledger=...)`` do. Environments that make a ledger each, as in Gymnasium's own vector
+    environments, have a budget each, and need a file each.
 
     Attributes:
         path: The file (JSON lines: a header, then one evaluation a line), or None to keep the record in memory only.
@@ -83,7 +99,8 @@ class Ledger:
             raise ValueError(f"the budget of evaluations must be at least 0 or None, got {budget}")
         self.path = None if path is None else Path(path)
         self.budget = budget
-        self._baseline: Evaluation | None = None
+        self._lock: FileLock | None = None
+        self._header: dict[str, Any] = {}  # says what is measured and how, once that is known
         self._stored: dict[tuple[int, ...], Evaluation] = {}
         self._requested: dict[tuple[int, ...], Evaluation] = {}
 
@@ -103,19 +120,35 @@ class Ledger:
         return tuple(self._requested.values())
 
     def attach(self, evaluator: SupportsEvaluate) -> None:
-        """Tie the ledger to what is measured (model and utterances), and read the file if there is one.
+        """Tie the ledger to what is measured and how (see `SupportsEvaluate.key`), and read the file if there is one.
 
         Raises:
-            ValueError: The file is damaged, is no ledger, or belongs to another model or utterance set; or this ledger
-                is in use for another one.
+            ValueError: The file is damaged, is no ledger, or records something else; another ledger writes it; or this
+                ledger records something else.
         """
-        baseline = evaluator.baseline
-        if self._baseline is None:
-            if self.path is not None and self.path.exists():
-                self._stored = {_key(evaluation): evaluation for evaluation in _read(self.path, baseline)}
-            self._baseline = baseline
-        elif self._baseline != baseline:
-            raise ValueError("this ledger already records another model or utterance set; give each run its own")
+        if self._header and self._header["key"] != evaluator.key:
+            raise ValueError(f"this ledger already records {_ANOTHER}; give each run its own")
+        if self.path is None or (self._lock is not None and self._lock.is_locked):
+            self._header = self._header or _header(evaluator)
+            return
+        header = _header(evaluator)
+        lock = _locked(self.path)
+        try:
+            if self.path.exists():
+                self._stored = {_ranks(evaluation): evaluation for evaluation in _read(self.path, header)}
+        except BaseException:
+            lock.release()
+            raise
+        self._lock, self._header = lock, header
+
+    def close(self) -> None:
+        """Let others write the file. What is known stays; the next use takes the file again, if it is free."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_lock": None}
 
     def evaluate(self, evaluator: SupportsEvaluate, ranks: Mapping[str, int]) -> Evaluation:
         """Measure a configuration, or repeat what is known of it.
@@ -153,17 +186,16 @@ class Ledger:
         new = [key for key in unique if key not in self._requested][: self.remaining]
         for evaluation in evaluator.evaluate_many([unique[key] for key in new if key not in self._stored]):
             self._append(evaluation)
-            self._stored[_key(evaluation)] = evaluation
+            self._stored[_ranks(evaluation)] = evaluation
 
     def _append(self, evaluation: Evaluation) -> None:
         if self.path is None:
             return
-        assert self._baseline is not None  # attach() has been called
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a+b") as file:
             whole = _whole_lines(file)
-            file.truncate(whole)  # what follows the last newline was torn by a kill
-            records = [_to_json(evaluation)] if whole else [_header(self._baseline), _to_json(evaluation)]
+            if whole < file.seek(0, os.SEEK_END):
+                file.truncate(whole)  # what follows the last newline was torn by a kill
+            records = [_to_json(evaluation)] if whole else [self._header, _to_json(evaluation)]
             file.write("".join(json.dumps(record) + "\n" for record in records).encode())
             file.flush()
             os.fsync(file.fileno())
@@ -187,15 +219,14 @@ def read_ledger(path: str | os.PathLike[str]) -> tuple[Evaluation, tuple[Evaluat
         baseline = _from_json(header["baseline"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a ledger of evaluations: {error}") from error
-    return baseline, _read(path, baseline)
+    return baseline, _read(path, header)
 
 
-def _read(path: Path, baseline: Evaluation) -> tuple[Evaluation, ...]:
-    """The evaluations in a file that must begin with the header of this baseline."""
+def _read(path: Path, header: dict[str, Any]) -> tuple[Evaluation, ...]:
+    """The evaluations in a file that must begin with this header."""
     content = path.read_bytes()
     lines = content.split(b"\n")
     torn = lines.pop()  # empty where the last line is whole
-    header = _header(baseline)
     if not lines:
         if json.dumps(header).encode().startswith(torn):
             return ()  # killed while the header was written
@@ -207,7 +238,8 @@ def _read(path: Path, baseline: Evaluation) -> tuple[Evaluation, ...]:
     if not isinstance(found, dict) or found.get("format") != _FORMAT:
         raise ValueError(f"{path} is not a ledger of evaluations ({_FORMAT}); give another path")
     if found != header:
-        raise ValueError(f"{path} records another model or utterance set; give another path, or remove the file")
+        raise ValueError(f"{path} records {_ANOTHER}; give another path, or remove the file")
+    baseline = _from_json(header["baseline"])
     evaluations = []
     for number, line in enumerate(lines[1:], start=2):
         try:
@@ -220,6 +252,20 @@ def _read(path: Path, baseline: Evaluation) -> tuple[Evaluation, ...]:
     return tuple(evaluations)
 
 
+def _locked(path: Path) -> FileLock:
+    """Held from now on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(path.name + ".lock"), is_singleton=False, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(
+            f"{path}: another run is writing it, or another environment of this process; wait for its end or close it, "
+            "share one ledger, or give another path"
+        ) from error
+    return lock
+
+
 def _whole_lines(file: BinaryIO) -> int:
     """The number of bytes up to and including the last newline."""
     size = file.seek(0, os.SEEK_END)
@@ -230,12 +276,12 @@ def _whole_lines(file: BinaryIO) -> int:
     return file.read().rfind(b"\n") + 1
 
 
-def _key(evaluation: Evaluation) -> tuple[int, ...]:
+def _ranks(evaluation: Evaluation) -> tuple[int, ...]:
     return tuple(evaluation.ranks.values())
 
 
-def _header(baseline: Evaluation) -> dict[str, Any]:
-    return {"format": _FORMAT, "baseline": _to_json(baseline)}
+def _header(evaluator: SupportsEvaluate) -> dict[str, Any]:
+    return {"format": _FORMAT, "key": evaluator.key, "baseline": _to_json(evaluator.baseline)}
 
 
 def _to_json(evaluation: Evaluation) -> dict[str, Any]:

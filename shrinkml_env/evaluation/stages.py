@@ -23,7 +23,7 @@ class _Entry(NamedTuple):
 
 
 class StageCache:
-    """What flows between the stages of a model, for the configurations met so far, within a limit of memory.
+    """What flows into a model's stages and between them, for the configurations met so far, within a limit of memory.
 
     When it is full, what has saved least for its size goes first: each entry's priority is its number of uses times its
     seconds per byte, above the priority of what was thrown out last, so that old entries give way in time
@@ -88,7 +88,6 @@ class StagedRecogniser:
         self._batches = in_batches([waveform.numel() for waveform in waveforms])
         names = {layer.name: layer for layer in model.layers}
         self._matrices = [[matrix.name for name in stage for matrix in names[name].matrices] for stage in model.stages]
-        self._beginnings: dict[int, State] = {}
         self.cache = StageCache(memory)
 
     def __call__(self, model: StagedModel, ranks: Mapping[str, int]) -> list[Hypothesis]:
@@ -111,15 +110,14 @@ class StagedRecogniser:
         self, model: StagedModel, number: int, waveforms: list[Tensor], choices: list[tuple[int | None, ...]]
     ) -> State:
         done = len(choices)
-        while done and (state := self.cache.get((number, *choices[:done]))) is None:
+        while (state := self.cache.get((number, *choices[:done]))) is None and done:
             done -= 1
-        if not done:
-            if number not in self._beginnings:
-                self._beginnings[number] = model.begin(waveforms)
-            state = self._beginnings[number]
-        assert state is not None
         # What an entry saves is the time since the one before it: that one may well be there still.
         started = time.perf_counter()
+        if state is None:
+            state = model.begin(waveforms)
+            self.cache.put((number,), state, time.perf_counter() - started)
+            started = time.perf_counter()
         for stage in range(done, len(choices)):
             state = model.advance(stage, state)
             self.cache.put((number, *choices[: stage + 1]), state, time.perf_counter() - started)

@@ -237,7 +237,9 @@ def test_a_killed_search_resumes_to_the_same_end(agent_class, tmp_path):
     for name, interrupted in [("whole", False), ("killed", True)]:
         path = tmp_path / name
         if interrupted:
-            agent_class(make_fake_env(ledger=Ledger(path)), seed=4).learn(3 * STEPS)
+            env = make_fake_env(ledger=Ledger(path))
+            agent_class(env, seed=4).learn(3 * STEPS)
+            env.close()  # a kill would have let go of the file
         env = make_fake_env(ledger=Ledger(path))
         agent_class(env, seed=4).learn(8 * STEPS)
         histories.append(env.problem.history)

@@ -5,11 +5,14 @@ import os
 import pickle
 import random
 import signal
+import sqlite3
+import threading
 import time
 
 import pytest
 
 from shrinkml_env.evaluation import EvaluationCache, default_cache_path
+from shrinkml_env.evaluation import cache as cache_module
 
 
 def test_remembers_across_objects(tmp_path):
@@ -38,6 +41,43 @@ def test_a_foreign_file_is_named(tmp_path):
     path.write_text("something else entirely, and long enough to be read as a header" * 10)
     with pytest.raises(ValueError, match=r"cache\.sqlite: cannot be used"):
         EvaluationCache(path).get("a")
+
+
+def _lock(path):
+    """As a process in the middle of a long transaction."""
+    connection = sqlite3.connect(path, check_same_thread=False)
+    connection.execute("BEGIN EXCLUSIVE")
+    return connection
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_busy_file_is_not_to_be_deleted(tmp_path, monkeypatch, opened):
+    monkeypatch.setattr(cache_module, "_PATIENCE", (0.01, 0.02))
+    path = tmp_path / "cache.sqlite"
+    EvaluationCache(path).put("a", {"edits": [1]})
+    cache = EvaluationCache(path)
+    if opened:
+        assert len(cache) == 1
+    other = _lock(path)
+    for use in (lambda: cache.put("b", {}), lambda: cache.get("a"), cache.summary):
+        with pytest.raises(TimeoutError, match=r"cache\.sqlite: other processes have kept .* locked") as caught:
+            use()
+        assert "delete" not in str(caught.value)
+    other.close()
+    cache.put("b", {})
+    assert len(cache) == 2
+
+
+def test_a_measurement_is_kept_though_the_file_was_busy_at_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_module, "_PATIENCE", (0.01, 20.0))
+    cache = EvaluationCache(tmp_path / "cache.sqlite")
+    cache.put("a", {})
+    other = _lock(cache.path)
+    timer = threading.Timer(0.3, other.close)
+    timer.start()
+    cache.put("b", {"edits": [2]})
+    timer.join()
+    assert cache.get("b") == {"edits": [2]}
 
 
 def test_default_path(monkeypatch, tmp_path):

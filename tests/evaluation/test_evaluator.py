@@ -2,6 +2,7 @@ import copy
 import pickle
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import jiwer
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shrinkml_env import Utterance, compress, count_parameters, load_compressed, save_compressed
-from shrinkml_env.compression import compressed_parameters
+from shrinkml_env.compression import compressed_parameters, in_batches
 from shrinkml_env.evaluation import EvaluationCache, Evaluator, recognise_all
 from tests.asr.test_las import make_model
 from tests.models import TinyCTC, tones
@@ -156,6 +157,19 @@ def test_threads_of_the_caller_are_given_back():
     assert torch.get_num_threads() == 2
 
 
+def test_singular_vectors_are_computed_on_one_thread(monkeypatch):
+    decompose, threads = torch.linalg.svd, set()
+
+    def watched(*arguments, **options):
+        threads.add(torch.get_num_threads())
+        return decompose(*arguments, **options)
+
+    monkeypatch.setattr(torch.linalg, "svd", watched)
+    torch.set_num_threads(2)
+    Evaluator(MODEL, UTTERANCES)
+    assert (threads, torch.get_num_threads()) == ({1}, 2)
+
+
 def test_another_process_measures_the_same():
     code = (
         "from tests.evaluation.test_evaluator import *\n"
@@ -197,6 +211,66 @@ def test_several_at_once_are_as_one_after_the_other(workers, tmp_path):
     evaluator.close()
     assert list(evaluator.evaluate_many(CONFIGURATIONS)) == expected
     evaluator.close()
+
+
+class Watched(EvaluationCache):
+    """Knows how many keys are locked now, and at most."""
+
+    locked = most = 0
+
+    @contextmanager
+    def exclusive(self, keys):
+        with super().exclusive(keys):
+            self.locked = len(keys)
+            self.most = max(self.most, self.locked)
+            yield
+        self.locked = 0
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_each_comes_as_soon_as_it_is_measured_and_no_lock_is_held_then(cached, tmp_path):
+    cache = Watched(tmp_path / "cache.sqlite") if cached else None
+    evaluator = Evaluator(Counting(), UTTERANCES, cache=cache)
+    before = Counting.batches
+    each = len(list(in_batches([utterance.waveform.numel() for utterance in UTTERANCES])))
+    found = evaluator.evaluate_many([{"gru": rank} for rank in range(1, 6)])
+    assert Counting.batches == before
+    for number in range(1, 4):
+        next(found)
+        assert Counting.batches == before + number * each
+        if cache is not None:
+            assert (cache.locked, cache.most, len(cache)) == (0, 1, number)
+    evaluator.evaluate({"gru": 4})  # of the same ones, in between
+    assert next(found) == EVALUATOR.evaluate({"gru": 4})
+    found.close()
+    if cache is not None:
+        assert len(cache) == 4
+
+
+def test_workers_lock_a_few_at_a_time(tmp_path):
+    cache = Watched(tmp_path / "cache.sqlite")
+    evaluator = Evaluator(MODEL, UTTERANCES, cache=cache, workers=2)
+    evaluator.evaluate({"gru": 2})
+    configurations = [{"gru": gru, "hidden": hidden} for gru in (1, 2, 3) for hidden in range(1, 11)]
+    found = evaluator.evaluate_many(configurations)
+    assert next(found) == EVALUATOR.evaluate(configurations[0])
+    assert (cache.locked, cache.most, len(cache)) == (0, 16, 17)
+    assert list(found) == [EVALUATOR.evaluate(ranks) for ranks in configurations[1:]]
+    evaluator.close()
+
+
+def test_key_says_what_is_measured_and_how():
+    same = [Evaluator(TinyCTC(), utterances(), memory=0, workers=2), pickle.loads(pickle.dumps(EVALUATOR))]
+    assert {evaluator.key for evaluator in same} == {EVALUATOR.key}
+    others = [
+        EVALUATOR,
+        Evaluator(TinyCTC(seed=1), UTTERANCES),
+        Evaluator(MODEL, UTTERANCES[:-1]),
+        Evaluator(MODEL, UTTERANCES, "matrix"),
+        Evaluator(MODEL, UTTERANCES, {"a": ["gru"]}),
+        Evaluator(MODEL, UTTERANCES, {"a": ["hidden"]}),
+    ]
+    assert len({evaluator.key for evaluator in others}) == len(others)
 
 
 def test_bad_number_of_workers():

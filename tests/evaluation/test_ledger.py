@@ -1,4 +1,8 @@
+import copy
 import json
+import pickle
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -92,6 +96,67 @@ def test_reading_leaves_a_torn_file_alone(tmp_path):
     assert path.read_bytes() == torn
 
 
+def test_two_ledgers_never_write_one_file(tmp_path):
+    path = tmp_path / "new" / "evaluations.jsonl"
+    first, evaluator = Ledger(path), FakeEvaluator()
+    play(first, evaluator, RUN[:2])
+    content = path.read_bytes()
+    for second in (Ledger(path, budget=3), pickle.loads(pickle.dumps(first)), copy.deepcopy(first)):
+        with pytest.raises(ValueError, match=r"evaluations\.jsonl: another run is writing it"):
+            second.evaluate(evaluator, {"output": 20})
+    assert path.read_bytes() == content
+    first.attach(FakeEvaluator())  # the same one may do so again
+
+
+def test_a_closed_ledger_lets_others_write_and_takes_up_what_they_wrote(tmp_path):
+    path = tmp_path / "evaluations.jsonl"
+    first, second = Ledger(path), Ledger(path)
+    play(first, FakeEvaluator(), RUN[:2])
+    first.close()
+    play(second, FakeEvaluator())
+    second.close()
+    evaluator = FakeEvaluator()
+    assert play(first, evaluator) == play(Ledger(), FakeEvaluator())
+    assert not evaluator.measured
+    assert first.count == 4
+    first.close()
+    first.close()
+
+
+def test_what_cannot_be_read_is_not_held(tmp_path):
+    path = tmp_path / "evaluations.jsonl"
+    path.write_text("hello\n")
+    ledger = Ledger(path)
+    with pytest.raises(ValueError, match="not a ledger"):
+        ledger.attach(FakeEvaluator())
+    path.unlink()
+    play(Ledger(path), FakeEvaluator())
+
+
+HOLD = """
+import sys
+from shrinkml_env.evaluation.ledger import Ledger
+from tests.fake_evaluator import FakeEvaluator
+ledger = Ledger(sys.argv[1])
+ledger.evaluate(FakeEvaluator(), {"output": 5})
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_another_process_holds_the_file_until_it_is_killed(tmp_path):
+    path = tmp_path / "evaluations.jsonl"
+    command = [sys.executable, "-c", HOLD, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match=r"evaluations\.jsonl: another run is writing it"):
+            Ledger(path).attach(FakeEvaluator())
+        process.kill()
+    evaluator = FakeEvaluator()
+    play(Ledger(path), evaluator)
+    assert len(evaluator.measured) == 3  # what the other one measured was kept
+
+
 @pytest.mark.parametrize("content", ["hello", "hello\n", '{"a": 1}\n', "[]\n", '{"format": "other"}\n', "\x00\xff\n"])
 def test_foreign_file(tmp_path, content):
     path = tmp_path / "notes.txt"
@@ -113,6 +178,36 @@ def test_file_of_another_model_or_utterance_set(tmp_path):
     ledger.attach(FakeEvaluator())
     with pytest.raises(ValueError, match="another model"):
         ledger.attach(FakeEvaluator(base_edits=21))
+
+
+def test_another_model_with_the_same_baseline(tmp_path):
+    """As a model that was trained further and makes as many errors as before."""
+
+    class Retrained(FakeEvaluator):
+        key = "other weights"
+
+    path = tmp_path / "evaluations.jsonl"
+    play(Ledger(path), FakeEvaluator())
+    assert Retrained().baseline == FakeEvaluator().baseline
+    with pytest.raises(ValueError, match=r"evaluations\.jsonl records another model"):
+        Ledger(path).attach(Retrained())
+    ledger = Ledger()
+    ledger.attach(FakeEvaluator())
+    with pytest.raises(ValueError, match="already records another model"):
+        ledger.attach(Retrained())
+
+
+def test_older_format(tmp_path):
+    path = tmp_path / "evaluations.jsonl"
+    play(Ledger(path), FakeEvaluator())
+    first, *rest = path.read_text().splitlines()
+    header = json.loads(first)
+    del header["key"]
+    path.write_text("\n".join([json.dumps({**header, "format": "shrinkml-ledger-1"}), *rest]) + "\n")
+    with pytest.raises(ValueError, match=r"evaluations\.jsonl is not a ledger of evaluations \(shrinkml-ledger-2\)"):
+        Ledger(path).attach(FakeEvaluator())
+    with pytest.raises(ValueError, match=r"evaluations\.jsonl is not a ledger"):
+        read_ledger(path)
 
 
 @pytest.mark.parametrize("damage", ["not json", "{}", "3", "missing layer"])

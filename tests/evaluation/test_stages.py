@@ -61,6 +61,27 @@ def test_what_is_shared_is_not_computed_again():
         assert advanced == expected, configuration
 
 
+def test_features_are_kept_where_there_is_room():
+    class Counting(type(MODEL)):
+        begun = 0
+
+        def begin(self, waveforms):
+            Counting.begun += 1
+            return super().begin(waveforms)
+
+    model = Counting(MODEL.config, MODEL.tokenizer, MODEL.decoding)
+    model.load_state_dict(MODEL.state_dict())
+    model.eval()
+    first = model.stages[0][0]
+    for memory, times in [(2**28, 1), (0, 2)]:
+        Counting.begun = 0
+        recognise = StagedRecogniser(model, WAVEFORMS, memory)
+        for rank in (1, 2):
+            recognise(compress(model, {first: rank}), matrix_ranks(model.layers, {first: rank}))
+        assert Counting.begun == times  # five waveforms are one batch
+    assert len(recognise.cache) == 0
+
+
 def test_what_saves_most_for_its_size_stays():
     cache = StageCache(limit=400)
     cache.put("slow", state(40), seconds=10.0)  # 160 bytes
