@@ -48,8 +48,8 @@ __all__ = ["Evaluator", "Granularity", "recognise_all"]
 _ARITHMETIC = 2
 """Raised whenever a change could change a transcript, so that older measurements are not taken for new ones."""
 
-_GROUP = 16
-"""Configurations that a GPU computes at once."""
+_GROUP = 8
+"""Configurations that a GPU computes at once: always so many, so that the arithmetic is always the same."""
 
 _TASKS = 8
 """Configurations for each worker before all wait for the last one."""
@@ -269,11 +269,12 @@ class Evaluator:
 
     def _measure_side_by_side(self, configurations: Sequence[Mapping[str, int]]) -> list[dict[str, Any]]:
         forms = [self._compressed(configuration) for configuration in configurations]
+        forms += forms[-1:] * (_GROUP - len(forms))
         waveforms = [utterance.waveform for utterance in self.utterances]
-        found: list[dict[int, Hypothesis]] = [{} for _ in forms]
+        found: list[dict[int, Hypothesis]] = [{} for _ in configurations]
         for batch in in_batches([waveform.numel() for waveform in waveforms]):
             hypotheses = self.model.recognise_side_by_side(forms, [waveforms[index] for index in batch])  # type: ignore[attr-defined]
-            for of_form, recognised in zip(found, hypotheses, strict=True):
+            for of_form, recognised in zip(found, hypotheses, strict=False):
                 of_form.update(zip(batch, recognised, strict=True))
         return [self._counts([of_form[index] for index in range(len(waveforms))]) for of_form in found]
 
@@ -331,6 +332,8 @@ class Evaluator:
         tensors = inference_tensors(self.model)
         # Other kinds of processors and other versions of torch round otherwise: their measurements are kept apart.
         arithmetic = [_ARITHMETIC, BATCH, next(iter(tensors.values())).device.type, torch.__version__]
+        if self._side_by_side:
+            arithmetic.append(_GROUP)
         parts = [
             json.dumps([*arithmetic, self.factorisation.key, self.model.architecture]).encode(),
             json.dumps(self.model.to_config(), sort_keys=True).encode(),
