@@ -7,6 +7,7 @@ the ``best.json`` of a run on the embedded model and its sets. What counts is th
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -42,7 +43,7 @@ row is a single run, no ranking of algorithms: for that see the [benchmark](benc
 {table}
 
 Written by `python -m experiments.leaderboard`, which measures every submission in
-[leaderboard/](leaderboard) anew and refuses what does not reproduce. To submit a run of `experiments.search`:
+[{folder}/]({folder}) anew and refuses what does not reproduce. To submit a run of `experiments.search`:
 `python -m experiments.leaderboard add=[outputs/search/RUN]`, and commit what it changes.
 """
 
@@ -66,8 +67,13 @@ def refusals(path: Path) -> list[str]:
     return validate_ranks(path)
 
 
-def page(submissions: Sequence[Path]) -> str:
-    """The leaderboard in Markdown."""
+def page(submissions: Sequence[Path], folder: str = "leaderboard") -> str:
+    """The leaderboard in Markdown.
+
+    Args:
+        submissions: The files.
+        folder: Where they are, seen from the page.
+    """
     records = {path.stem: json.loads(path.read_text()) for path in submissions}
     ordered = sorted(records, key=lambda name: -score(records[name]))
     rows = []
@@ -84,12 +90,14 @@ def page(submissions: Sequence[Path]) -> str:
                 f"{100 * record['sets']['dev']['wer_after']:.2f}",
                 f"{100 * record['sets']['test']['wer_after']:.2f}",
                 f"{score(record):.4f}",
-                f"[{name}](leaderboard/{name}.json)",
+                f"[{name}]({folder}/{name}.json)",
             )
         )
     lines = [HEAD, ["---"] * len(HEAD), *rows]
     original = 100 * records[ordered[0]]["sets"]["test"]["wer_before"]
-    return PAGE.format(original=original, weight=WEIGHT, table="\n".join(f"| {' | '.join(line)} |" for line in lines))
+    return PAGE.format(
+        folder=folder, original=original, weight=WEIGHT, table="\n".join(f"| {' | '.join(line)} |" for line in lines)
+    )
 
 
 def submit(run: Path, submissions: Path) -> Path:
@@ -112,6 +120,7 @@ def main(config: DictConfig) -> None:
     folder = Path(config.submissions)
     added = [submit(Path(run), folder) for run in config.add]
     paths = sorted(folder.glob("*.json"))
+    Path(config.page).parent.mkdir(parents=True, exist_ok=True)
     if not paths:
         sys.exit(f"{folder} holds no submission: give add=[RUN]")
     refused = {path: reasons for path in paths if (reasons := refusals(path))}
@@ -119,7 +128,8 @@ def main(config: DictConfig) -> None:
         path.unlink()
     if refused:
         sys.exit("\n".join(f"REFUSED {path.stem}: {reason}" for path, reasons in refused.items() for reason in reasons))
-    Path(config.page).write_text(page(paths))
+    target = Path(config.page)
+    target.write_text(page(paths, os.path.relpath(folder, target.parent)))
     print(f"{len(paths)} submissions reproduced: {config.page}")
 
 

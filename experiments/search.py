@@ -7,6 +7,7 @@ saved, and reported on test. Started again, the same command resumes: what was m
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import os
 import pkgutil
@@ -202,6 +203,19 @@ def _require_classes(config: DictConfig) -> None:
             raise ValueError(f"{group}._target_={target} cannot be imported: {error}; {where}") from error
         if not callable(found):
             raise ValueError(f"{group}._target_={target} is not a class but a {type(found).__name__}")
+        _require_options(group, config[group], found)
+
+
+def _require_options(group: str, part: DictConfig, found: Any) -> None:
+    """Raise a ValueError that names the options of a class if the config has others, or lacks one."""
+    parameters = inspect.signature(found).parameters
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    valid = ", ".join(name for name in parameters if name not in ("self", "env")) or "none"
+    for option in part:
+        if not str(option).startswith("_") and option not in parameters and not open_ended:
+            raise ValueError(f"{group}: {part._target_} has no option {option!r}; its options are {valid}")
+        if OmegaConf.is_missing(part, option):
+            raise ValueError(f"{group}: {part._target_} needs its option {option!r}: give {group}.{option!s}=...")
 
 
 def _choose(problem: SearchProblem, dev: Evaluator, finalists: int) -> Evaluation:

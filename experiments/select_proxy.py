@@ -152,7 +152,7 @@ def fidelity(
                 spearmanr(proxy, dev).statistic,
                 np.sqrt(np.mean((proxy - dev) ** 2)),
             )
-    low, high = np.quantile(values[:, 1:].reshape(-1, 3), [0.025, 0.975], axis=0)
+    low, high = np.nanquantile(values[:, 1:].reshape(-1, 3), [0.025, 0.975], axis=0)
     return Fidelity(*((float(m), float(a), float(b)) for m, a, b in zip(values[:, 0].mean(0), low, high, strict=True)))
 
 
@@ -175,9 +175,12 @@ def select(config: DictConfig) -> Path:
     voices = [utterance.speaker for utterance in pool.utterances]
     edits, target = (np.concatenate(parts) for parts in zip(groups["broad", 0], groups["near", 0], strict=True))
     choosing = Pool(edits, words, voices, target)
+    sizes = [size for size in config.sizes if size <= len(words)]
+    if len(sizes) < len(config.sizes):
+        print(f"the pool has {len(words)} utterances: larger sizes are left out")
     rows: dict[tuple[str, str, int], Fidelity] = {}
     for method, selection in SELECTIONS.items():
-        for size in tqdm([size for size in config.sizes if size <= len(words)], desc=f"{method}: fidelity"):
+        for size in tqdm(sizes, desc=f"{method}: fidelity"):
             draws = 1 if method == "ranking" else RANDOM_DRAWS
             seeds = range(config.seed, config.seed + draws)
             subsets = [selection(choosing, size, seed) for seed in seeds]

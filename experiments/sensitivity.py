@@ -82,7 +82,7 @@ def _rows(problem: SearchProblem, measured: Sensitivity, formed: Sensitive) -> l
                 str(layer.break_even),
                 str(max(fatal, default="-")),
                 str(min(lossless, default="dense")),
-                f"{100 * max(losses):.1f} points",
+                f"{100 * max(0.0, *losses):.1f} points",
             )
         )
     return rows

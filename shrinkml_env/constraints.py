@@ -90,7 +90,7 @@ class Budget(Constraint):
     resource: Literal["size", "macs"] = "size"
 
     def __post_init__(self) -> None:
-        if not 0 < self.budget <= 1:
+        if not isinstance(self.budget, int | float) or not 0 < self.budget <= 1:
             raise ValueError(f"the budget must be a share of the original in (0, 1], got {self.budget!r}")
         if self.resource not in ("size", "macs"):
             raise ValueError(f"resource must be 'size' or 'macs', got {self.resource!r}")

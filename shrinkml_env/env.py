@@ -139,7 +139,7 @@ class ShrinkEnv(gym.Env[Any, Any]):
     | `cache` | `"default"` | where measurements persist: a file (see `default_cache_path`), or None for nowhere |
     | `workers` | `1` | processes that measure the configurations of a vector environment side by side |
     | `memory_mb` | `256` | room for features and activations that configurations share |
-    | `render_mode` | `None` | `"ansi"`: `render()` gives the decisions so far as a table; `"rgb_array"`: as a picture |
+    | `render_mode` | `None` | `"ansi"`: `render()` gives the decisions so far as a table; `"rgb_array"`: as a picture; `gymnasium.wrappers.RecordVideo` makes a video of them (needs `pip install moviepy`) |
 
     ## Version History
 

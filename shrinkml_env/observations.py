@@ -54,6 +54,8 @@ class _FeatureGroups(Observation):
         sensitivity: bool = False,
         path: str | os.PathLike[str] | None = None,
     ) -> None:
+        if path is not None and not sensitivity:
+            raise ValueError("observation: `path` is the file of the sensitivity, which is off: give sensitivity=True")
         self.activation_error = activation_error
         self.sensitivity = sensitivity
         self.path = path

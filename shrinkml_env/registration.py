@@ -136,6 +136,7 @@ def make_env(
     workers: int = 1,
     memory_mb: int = 256,
     render_mode: str | None = None,
+    **unknown: Any,
 ) -> ShrinkEnv:
     """The entry point of ``gym.make("ShrinkML-v0", ...)``: everything by name, or as a finished object.
 
@@ -157,10 +158,14 @@ def make_env(
         workers: Processes that measure the configurations of a vector environment side by side.
         memory_mb: Room for features and activations that configurations share, in each process.
         render_mode: None, ``"ansi"`` or ``"rgb_array"``.
+        unknown: Anything else is a mistake.
 
     Raises:
-        ValueError: A name or an option is unknown, or parts do not go together.
+        ValueError: A name, an argument or an option is unknown, or parts do not go together.
     """
+    if unknown:
+        valid = ", ".join(name for name in inspect.signature(make_env).parameters if name != "unknown")
+        raise ValueError(f"ShrinkML-v0 has no argument {next(iter(unknown))!r}; its arguments are {valid}")
     model, cache = _load(model, device), _open(cache)
     memory = memory_mb * 2**20
     return assemble_env(
@@ -195,6 +200,8 @@ def assemble_env(
 
 
 def _load(model: Any, device: str) -> Any:
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r}: this torch finds no GPU; leave out `device`")
     if isinstance(model, str | os.PathLike):
         model = load_model(Path(model) if isinstance(model, os.PathLike) else model)
     elif not isinstance(model, CompressibleModel):

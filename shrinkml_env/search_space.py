@@ -135,6 +135,12 @@ class Explicit:
             ValueError: A layer is unknown, or a rank is out of range.
         """
         known = {layer.name: layer for layer in layers}
+        if not isinstance(self.candidates, Mapping) or not all(
+            isinstance(ranks, Sequence) and not isinstance(ranks, str) for ranks in self.candidates.values()
+        ):
+            raise ValueError(
+                f"search space 'explicit': candidates must be like {{'encoder.2': [16, 32]}}, got {self.candidates!r}"
+            )
         for name in self.candidates:
             if name not in known:
                 raise ValueError(f"search space: no layer is named {name!r}; the layers are {', '.join(known)}")
@@ -226,8 +232,8 @@ def _evenly(break_even: int, count: int) -> list[int]:
 
 
 def _require_count(name: str, count: int) -> None:
-    if count < 1:
-        raise ValueError(f"search space {name!r}: count must be at least 1, got {count}")
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(f"search space {name!r}: count must be a whole number of at least 1, got {count!r}")
 
 
 SEARCH_SPACES: dict[str, Callable[..., Callable[[Iterable[Layer]], SearchSpace]]] = {

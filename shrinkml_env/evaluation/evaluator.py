@@ -97,6 +97,8 @@ class Evaluator:
             raise ValueError(
                 "the model is in training mode, in which dropout makes every measurement another: call eval()"
             )
+        if memory < 0:
+            raise ValueError(f"the memory for activations must be at least 0 bytes, got {memory}")
         if workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
         device = next(iter(inference_tensors(model).values())).device.type

@@ -59,6 +59,12 @@ def test_what_does_not_reproduce_is_refused(tmp_path, monkeypatch):
     assert leaderboard.refusals(path) == ["sets.test.edits_after: recorded 1, measured 2"]
 
 
+def test_links_lead_from_the_page_to_the_submissions(tmp_path):
+    paths = write(tmp_path, one=record(0.1, 0.5))
+    assert "[one](leaderboard/one.json)" in leaderboard.page(paths)
+    assert "[one](../elsewhere/one.json)" in leaderboard.page(paths, "../elsewhere")
+
+
 def test_only_finished_runs_are_submitted(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"is missing: is .* a finished run"):
         leaderboard.submit(tmp_path, tmp_path / "submissions")
