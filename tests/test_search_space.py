@@ -73,7 +73,7 @@ def test_nothing_to_decide():
         Full()([linear("gate", 1, 40)])
     with pytest.raises(ValueError, match="'gate' cannot be made smaller"):
         SearchSpace((linear("gate", 1, 40),), ((1,),))
-    with pytest.raises(ValueError, match="count must be at least 1"):
+    with pytest.raises(ValueError, match="count must be a whole number of at least 1"):
         Full(0)(LAYERS)
 
 
