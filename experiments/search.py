@@ -232,7 +232,9 @@ def _choose(problem: SearchProblem, dev: Evaluator, finalists: int) -> Evaluatio
 def _label(part: DictConfig) -> str:
     """``Linear(size_weight=0.2)`` of a config group's choice."""
     options = ", ".join(
-        f"{name!s}={value}" for name, value in part.items() if name != "_target_" and not OmegaConf.is_config(value)
+        f"{name!s}={value}"
+        for name, value in part.items()
+        if not str(name).startswith("_") and not OmegaConf.is_config(value)
     )
     return f"{part._target_.rpartition('.')[2]}({options})"
 

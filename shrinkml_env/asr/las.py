@@ -22,6 +22,7 @@ from shrinkml_env.compression import (
     Workload,
     find_layers,
     recognise_in_batches,
+    recognise_in_stages,
     register_architecture,
 )
 
@@ -319,13 +320,7 @@ class LAS(nn.Module):
 
     def recognise(self, waveforms: Sequence[Tensor]) -> list[Hypothesis]:
         """Recognise one batch of waveforms, (samples,) each."""
-        if not waveforms:
-            return []
-        with torch.inference_mode():
-            state = self.begin(waveforms)
-            for stage in range(len(self.stages)):
-                state = self.advance(stage, state)
-            return self.finish(waveforms, state)
+        return recognise_in_stages(self, waveforms)
 
     @staticmethod
     def recognise_side_by_side(forms: Sequence[LAS], waveforms: Sequence[Tensor]) -> list[list[Hypothesis]]:

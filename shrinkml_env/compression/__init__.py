@@ -37,6 +37,7 @@ from shrinkml_env.compression.protocol import (
     Workload,
     in_batches,
     recognise_in_batches,
+    recognise_in_stages,
 )
 from shrinkml_env.compression.svd import SVD, Factorisation, Factors, kept_energy
 
@@ -71,6 +72,7 @@ __all__ = [
     "ranks_by_matrix",
     "ranks_of",
     "recognise_in_batches",
+    "recognise_in_stages",
     "register_architecture",
     "require_storable",
     "round_to_storage",

@@ -21,6 +21,7 @@ __all__ = [
     "Workload",
     "in_batches",
     "recognise_in_batches",
+    "recognise_in_stages",
 ]
 
 BATCH = 16
@@ -152,3 +153,14 @@ def recognise_in_batches(model: CompressibleModel, waveforms: Sequence[Tensor]) 
     for batch in in_batches([waveform.numel() for waveform in waveforms]):
         found.update(zip(batch, model.recognise([waveforms[index] for index in batch]), strict=True))
     return [found[index] for index in range(len(waveforms))]
+
+
+def recognise_in_stages(model: StagedModel, waveforms: Sequence[Tensor]) -> list[Hypothesis]:
+    """What a staged model recognises in one batch, through all of its stages."""
+    if not waveforms:
+        return []
+    with torch.inference_mode():
+        state = model.begin(waveforms)
+        for stage in range(len(model.stages)):
+            state = model.advance(stage, state)
+        return model.finish(waveforms, state)

@@ -10,14 +10,13 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from shrinkml_env.asr.decoding import Decoding
 from shrinkml_env.asr.huggingface.folder import import_transformers
 from shrinkml_env.asr.huggingface.seq2seq import HuggingFaceSeq2Seq
-from shrinkml_env.compression import Hypothesis, State, register_architecture
+from shrinkml_env.compression import Hypothesis, State, recognise_in_stages, register_architecture
 
 __all__ = ["HuggingFaceWhisper"]
 
@@ -100,13 +99,7 @@ class HuggingFaceWhisper(HuggingFaceSeq2Seq):
 
     def recognise(self, waveforms: Sequence[Tensor]) -> list[Hypothesis]:
         """Recognise one batch of waveforms, (samples,) each."""
-        if not waveforms:
-            return []
-        with torch.inference_mode():
-            state = self.begin(waveforms)
-            for stage in range(len(self.stages)):
-                state = self.advance(stage, state)
-            return self.finish(waveforms, state)
+        return recognise_in_stages(self, waveforms)
 
     def normalise(self, text: str) -> str:
         """As Whisper's tokenizer does: English spelling and numbers made uniform; other languages just lower case."""
