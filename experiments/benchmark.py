@@ -10,10 +10,8 @@ both are known; live, the best that any run has found and the median of the rand
 from __future__ import annotations
 
 import itertools
-import json
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -28,10 +26,10 @@ from matplotlib import pyplot as plt
 from tqdm import tqdm
 
 from experiments.report import format_table
+from experiments.resumable import results_of
 from experiments.run_directory import run_directory
-from experiments.runs import Run, Task, compose_search, digest, make_env, play
+from experiments.runs import Run, Task, compose_search, digest, make_env, play_as_json
 from experiments.statistics import anytime, difference, evaluations_to_reach, improvement, iqm, iqm_curve, profile
-from shrinkml_env.evaluation.workers import Workers
 from shrinkml_env.table import Table
 from shrinkml_env.tabular import TabularEnv
 
@@ -159,15 +157,7 @@ def main(config: DictConfig) -> None:
         name = f"{agent}-{reward}-{digest(first)}"
         for seed in range(config.first_seed, config.first_seed + config.seeds):
             tasks[folder / f"{name}-{seed}.json"] = replace(first, seed=seed)
-    missing = {path: task for path, task in tasks.items() if not path.exists()}
-    workers = Workers(play, config.workers)
-    finished = workers(list(missing.values()))
-    for path in tqdm(missing, desc="runs", unit="run"):
-        aside = path.with_suffix(".tmp")
-        aside.write_text(json.dumps(asdict(next(finished))))
-        os.replace(aside, path)
-    workers.close()
-    runs = [Run(**json.loads(path.read_text())) for path in tasks]
+    runs = [Run(**result) for result in results_of(tasks, play_as_json, config.workers)]
     write(directory, scores(runs, config), config)
     print(f"runs, table and pictures: {directory}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from experiments.search import steps_for
 from shrinkml_env import BudgetExhausted, Ledger, SearchProblem
 from shrinkml_env.table import Table
 
-__all__ = ["CONF", "Run", "Task", "compose_search", "digest", "make_env", "play", "spend"]
+__all__ = ["CONF", "Run", "Task", "compose_search", "digest", "make_env", "play", "play_as_json", "spend"]
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -72,6 +72,11 @@ def play(task: Task) -> Run:
         wer=[trial.evaluation.wer for trial in history],
         size_ratio=[trial.evaluation.size_ratio for trial in history],
     )
+
+
+def play_as_json(task: Task) -> dict[str, Any]:
+    """The arguments of a `Run`."""
+    return asdict(play(task))
 
 
 def spend(task: Task) -> SearchProblem:

@@ -8,10 +8,8 @@ command goes on where it was stopped.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +20,14 @@ from omegaconf import DictConfig
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
-from tqdm import tqdm
 
 from experiments.report import format_table
+from experiments.resumable import results_of
 from experiments.run_directory import plain, run_directory
 from experiments.runs import Task, compose_search, digest, spend
 from experiments.search import choose
 from experiments.statistics import Estimate, mean, wer_increase
 from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_utterances
-from shrinkml_env.evaluation.workers import Workers
 
 HEAD = (
     "size",
@@ -196,15 +193,7 @@ def main(config: DictConfig) -> None:
             name = f"{agent}-{size:g}-{digest(task)}"
             for seed in range(options.seeds):
                 searches[folder / f"{name}-{seed}.json"] = Search(replace(task, seed=seed), config.finalists)
-    missing = {path: search for path, search in searches.items() if not path.exists()}
-    workers = Workers(make, config.workers)
-    results = workers(list(missing.values()))
-    for path, result in zip(tqdm(missing, desc="searches", unit="search"), islice(results, len(missing)), strict=True):
-        aside = path.with_suffix(".tmp")
-        aside.write_text(json.dumps(result))
-        os.replace(aside, path)
-    workers.close()
-    found = [Found(**json.loads(path.read_text())) for path in searches]
+    found = [Found(**result) for result in results_of(searches, make, config.workers, "search")]
     text = format_table(HEAD, rows(found, config.by_hand))
     (directory / "table.txt").write_text(text + "\n")
     print(text)
