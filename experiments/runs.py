@@ -79,11 +79,16 @@ def play_as_json(task: Task) -> dict[str, Any]:
     return asdict(play(task))
 
 
-def spend(task: Task) -> SearchProblem:
-    """Let the agent spend its budget; what it has measured is in the problem's history."""
+def spend(task: Task, cache: Any = "default") -> SearchProblem:
+    """Let the agent spend its budget; what it has measured is in the problem's history.
+
+    Args:
+        task: The run.
+        cache: As in `shrinkml_env.registration.make_env`, for live runs.
+    """
     torch.set_num_threads(1)
     config = compose_search(task)
-    env = make_env(task, config)
+    env = make_env(task, config, cache)
     agent = instantiate(config.agent, env=env)
     with suppress(BudgetExhausted):
         agent.learn(total_timesteps=steps_for(env, task.budget))
@@ -109,7 +114,7 @@ def digest(task: Task) -> str:
     return hashlib.sha256(json.dumps([config, table], sort_keys=True).encode()).hexdigest()[:8]
 
 
-def make_env(task: Task, config: DictConfig) -> gym.Env[Any, Any]:
+def make_env(task: Task, config: DictConfig, cache: Any = "default") -> gym.Env[Any, Any]:
     """The environment of a run, on its own ledger."""
     parts: dict[str, Any] = {
         name: instantiate(config[name]) for name in ("action", "observation", "reward", "constraint")
@@ -124,6 +129,7 @@ def make_env(task: Task, config: DictConfig) -> gym.Env[Any, Any]:
         shaping=instantiate(config.shaping),
         search_space=instantiate(config.search_space),
         granularity=plain(config.granularity),
+        cache=cache,
         ledger=ledger,
         **parts,
     )
