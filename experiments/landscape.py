@@ -92,6 +92,7 @@ def draw(path: Path, table: Table) -> int:
     axes.step(size[front], 100 * wer[front], where="post", color="tab:red", label="Pareto front")
     axes.set_yscale("symlog", linthresh=10)
     axes.set_ylim(0, None)
+    axes.set_yticks([0, 2, 4, 6, 8, 10, 20, 50, 100])
     axes.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
     axes.set_xlabel("size ratio")
     axes.set_ylabel("WER on the proxy set, % (logarithmic above 10)")
