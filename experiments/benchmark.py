@@ -125,7 +125,7 @@ def require_effect(task_env: str, overrides: Sequence[str]) -> None:
     Raises:
         ValueError: An override is of something that a table fixes.
     """
-    fixed = ("model", "proxy", "granularity", "search_space", "shaping")
+    fixed = ("model", "proxy", "granularity", "search_space", "shaping", "factorisation")
     for override in overrides:
         if task_env == "tabular" and override.lstrip("+~").split("=")[0].split(".")[0] in fixed:
             raise ValueError(
@@ -147,6 +147,7 @@ def make_env(task: Task, config: DictConfig) -> gym.Env[Any, Any]:
         proxy=plain(config.proxy),
         shaping=instantiate(config.shaping),
         search_space=instantiate(config.search_space),
+        factorisation=instantiate(config.factorisation),
         granularity=plain(config.granularity),
         ledger=ledger,
         **parts,

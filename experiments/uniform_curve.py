@@ -1,4 +1,4 @@
-"""What uniform ranks cost: ``python -m experiments.uniform_curve [model.name=DIR] [set=test]``.
+"""What uniform ranks cost: ``python -m experiments.uniform_curve [model.name=DIR] [set=test] [factorisation=...]``.
 
 Every layer gets the same fraction of its break-even rank; at each size ratio, WER and word errors. This is the curve
 that a search has to beat, and where it starts to climb is where there is something to win.
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import hydra
 import torch
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
@@ -50,8 +51,12 @@ def uniform_ranks_of_size(
 def main(config: DictConfig) -> None:
     """Measure, print, draw."""
     torch.set_num_threads(1)
+    model = load_model(config.model.name)
     evaluator = Evaluator(
-        load_model(config.model.name), load_utterances(plain(config.set)), cache=EvaluationCache(default_cache_path())
+        model,
+        load_utterances(plain(config.set)),
+        cache=EvaluationCache(default_cache_path()),
+        factorisation=instantiate(config.factorisation)(model),
     )
     configurations: list[Mapping[str, int]] = [{}]
     configurations += [uniform_ranks_of_size(evaluator, size) for size in config.sizes]

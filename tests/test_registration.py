@@ -14,6 +14,9 @@ from tests.models import TinyCTC
 class Model(torch.nn.Linear):
     """Stands for a recogniser; the fake evaluator below looks at its device only."""
 
+    layers = ()
+    storage_dtype = torch.float32
+
     def __init__(self):
         super().__init__(1, 1)
 
@@ -23,12 +26,13 @@ def parts(monkeypatch):
     """Replaces what loads models and speech; the parts it was asked for are in the returned dict."""
     asked = {}
 
-    def make_evaluator(model, utterances, granularity, cache, **limits):
+    def make_evaluator(model, utterances, granularity, cache, factorisation, **limits):
         asked.update(
             device=next(model.parameters()).device.type,
             utterances=utterances,
             granularity=granularity,
             cache=cache,
+            factorisation=factorisation,
             **limits,
         )
         return FakeEvaluator()
@@ -50,6 +54,7 @@ def test_defaults(parts):
     assert {len(candidates) for candidates in env.problem.candidates} <= set(range(2, 26))
     cache = parts.pop("cache")
     assert cache.path == default_cache_path()
+    assert parts.pop("factorisation").key == "svd-float32"
     limits = {"workers": 1, "memory": 256 * 2**20}
     assert parts == {"model": "las_small", "utterances": "proxy", "granularity": "layer", "device": "cpu", **limits}
 

@@ -127,6 +127,11 @@ class Evaluator:
         blocks = [[layer.name, [matrix.name for matrix in layer.matrices]] for layer in self.layers]
         return digest([self._content, json.dumps(blocks).encode()])
 
+    @property
+    def factorisation_name(self) -> str:
+        """How matrices are factored."""
+        return self.factorisation.name
+
     @cached_property
     def baseline(self) -> Evaluation:
         """The original."""
