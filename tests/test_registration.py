@@ -4,11 +4,13 @@ import torch
 
 from shrinkml_env import registration
 from shrinkml_env.actions import Discrete
+from shrinkml_env.compression import SVD, ActivationAwareSVD
+from shrinkml_env.data import Utterance
 from shrinkml_env.evaluation import Ledger, default_cache_path
 from shrinkml_env.registration import make_env, resolve
 from shrinkml_env.rewards import REWARDS, Linear
 from tests.fake_evaluator import FakeEvaluator
-from tests.models import TinyCTC
+from tests.models import TinyCTC, tones
 
 
 class Model(torch.nn.Linear):
@@ -86,6 +88,18 @@ def test_names_mappings_and_objects(parts, tmp_path):
     assert (limited.problem.ledger.budget, parts["cache"].path.name) == (7, "cache.sqlite")
 
 
+def test_factorisations(parts):
+    model, speech = TinyCTC(), tones(2)
+    spoken = [Utterance(str(index), "speaker", waveform, "text") for index, waveform in enumerate(speech)]
+    spec = {"name": "activation_aware", "calibration": spoken, "damping": 0.1}
+    finished = ActivationAwareSVD(model, speech, 0.1)
+    for factorisation in spec, finished, lambda model: ActivationAwareSVD(model, speech, 0.1):
+        make_env(model=model, factorisation=factorisation)
+        assert parts["factorisation"].key == finished.key
+    make_env(model=model, factorisation=finished)
+    assert parts["factorisation"] is finished
+
+
 def test_gym_make(parts):
     env = gym.make("shrinkml_env:ShrinkML-v0", action="discrete", reward=lambda evaluation, baseline: 1.0)
     env.reset(seed=0)
@@ -125,6 +139,12 @@ def test_gym_make(parts):
         ({"constraint": Linear(0.2)}, "constraint: must be .* a finished Constraint"),
         ({"constraint": "clip"}, "constraint 'clip' needs the option 'budget'; its options are budget, resource"),
         ({"action": {"name": "discrete", "count": 3}}, "action 'discrete' has no option 'count'; its options are none"),
+        ({"factorisation": "svdd"}, "no factorisation is named 'svdd'; known names: activation_aware, svd"),
+        ({"factorisation": {"name": "svd", "damping": 1}}, "'svd' has no option 'damping'; its options are none"),
+        ({"factorisation": SVD}, "factorisation: must be .* a finished Callable, got the class SVD: call it"),
+        ({"factorisation": 3}, "factorisation: must be a name, a mapping .* got 3"),
+        ({"factorisation": {"name": "activation_aware", "calibration": "trian"}}, "no utterance set is named 'trian'"),
+        ({"factorisation": {"name": "activation_aware", "calibration": []}}, "at least one utterance"),
         ({"foo": 1}, "ShrinkML-v0 has no argument 'foo'; its arguments are model, proxy, action, .*render_mode"),
         ({"device": "cuda"}, "this torch finds no GPU"),
         ({"constraint": {"name": "clip", "budget": "0.4"}}, "must be a share of the original in .* got '0.4'"),
