@@ -5,6 +5,7 @@ from agents.controller import Controller
 from agents.curves import EnergyCurve, ProfileCurve, UniformRank
 from agents.greedy import GreedySearch
 from agents.knapsack import KnapsackSearch
+from agents.model_based import ModelBasedSearch
 from agents.optuna_search import OptunaSearch
 from agents.random_search import RandomSearch
 
@@ -14,6 +15,7 @@ __all__ = [
     "EnergyCurve",
     "GreedySearch",
     "KnapsackSearch",
+    "ModelBasedSearch",
     "OptunaSearch",
     "ProfileCurve",
     "RandomSearch",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import evaluation, overhead, scale, search
+from benchmarks import evaluation, overhead, scale, search, tabular
 
 PAGE = Path("docs/performance.md")
 
@@ -21,7 +21,7 @@ in turns in one run: median, and from the smallest to the largest round. Absolut
 
 def main() -> None:
     """Run, print, write."""
-    sections = [module.measure() for module in (evaluation, search, overhead, scale)]
+    sections = [module.measure() for module in (evaluation, search, overhead, scale, tabular)]
     for section in sections:
         section.print()
     cores = len(os.sched_getaffinity(0))

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -95,12 +95,13 @@ MODELS: dict[str, Callable[[], LAS]] = {
 
 def peak_megabytes(name: str) -> float:
     """Largest resident memory of a process that makes one evaluation on 72 utterances."""
+    # Not getrusage's ru_maxrss, in which a new process begins with what its parent had.
     code = (
-        "import resource; from benchmarks.scale import *; torch.set_num_threads(1); "
-        f"seconds(MODELS[{name!r}](), 72, 1); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        f"from benchmarks.scale import *; torch.set_num_threads(1); seconds(MODELS[{name!r}](), 72, 1); "
+        "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
     )
-    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    kilobytes = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    return float(kilobytes) / 1024
 
 
 def seconds_with(model: CompressibleModel, workers: int) -> float:
@@ -115,6 +116,28 @@ def seconds_with(model: CompressibleModel, workers: int) -> float:
     return spent / len(ranks)
 
 
+def draw(by_count: Mapping[int, float], by_size: Mapping[int, float], by_workers: Mapping[int, float]) -> None:
+    """Seconds of an evaluation by utterances, by parameters and by workers."""
+    figure, panels = plt.subplots(1, 3, figsize=(12, 3.6), constrained_layout=True)
+    panels[0].loglog(list(by_count), list(by_count.values()), "o-")
+    panels[0].set_xlabel("utterances, las_small")
+    panels[1].loglog([size / 1e6 for size in by_size], list(by_size.values()), "o-")
+    panels[1].set_xlabel("million parameters, 72 utterances")
+    panels[2].plot(list(by_workers), [1 / value for value in by_workers.values()], "o-")
+    panels[2].set_xlabel("workers, las_small")
+    panels[2].set_xticks(list(by_workers))
+    panels[2].set_ylim(0, None)
+    for axis in (panels[0].xaxis, panels[0].yaxis, panels[1].xaxis, panels[1].yaxis):
+        axis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+        axis.set_minor_formatter(mpl.ticker.NullFormatter())
+    for panel in panels:
+        panel.set_ylabel("evaluations a second" if panel is panels[2] else "seconds an evaluation")
+        panel.grid(alpha=0.3, which="both")
+    PICTURE.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(PICTURE, dpi=110)
+    plt.close(figure)
+
+
 def measure() -> Section:
     """Proxy size, model size, memory and workers."""
     torch.set_num_threads(1)
@@ -125,21 +148,7 @@ def measure() -> Section:
         model = make()
         by_model[name] = (count_parameters(model), seconds(model, 72, 1), peak_megabytes(name))
     by_workers = {workers: seconds_with(small, workers) for workers in tqdm(WORKERS, desc="workers")}
-    figure, panels = plt.subplots(1, 3, figsize=(12, 3.6), constrained_layout=True)
-    panels[0].loglog(list(by_count), list(by_count.values()), "o-")
-    panels[0].set_xlabel("utterances, las_small")
-    panels[1].loglog([p / 1e6 for p, _, _ in by_model.values()], [s for _, s, _ in by_model.values()], "o-")
-    panels[1].set_xlabel("million parameters, 72 utterances")
-    panels[2].plot(list(by_workers), [1 / value for value in by_workers.values()], "o-")
-    panels[2].set_xlabel("workers, las_small")
-    panels[2].set_xticks(list(by_workers))
-    panels[2].set_ylim(0, None)
-    for panel in panels:
-        panel.set_ylabel("evaluations a second" if panel is panels[2] else "seconds an evaluation")
-        panel.grid(alpha=0.3, which="both")
-    PICTURE.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(PICTURE, dpi=110)
-    plt.close(figure)
+    draw(by_count, {parameters: value for parameters, value, _ in by_model.values()}, by_workers)
     return Section(
         "Scale",
         f"One cold evaluation, one thread, uniform ranks at {FRACTION} of break-even; wider models have random weights "

@@ -9,114 +9,29 @@ both are known; live, the best that any run has found and the median of the rand
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any
 
-import gymnasium as gym
 import hydra
 import matplotlib as mpl
 import numpy as np
-import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.utils import instantiate
 from numpy.typing import NDArray
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 from tqdm import tqdm
 
 from experiments.report import format_table
-from experiments.run_directory import plain, run_directory
-from experiments.search import steps_for
+from experiments.resumable import results_of
+from experiments.run_directory import run_directory
+from experiments.runs import Run, Task, compose_search, digest, make_env, play_as_json
 from experiments.statistics import anytime, difference, evaluations_to_reach, improvement, iqm, iqm_curve, profile
-from shrinkml_env import BudgetExhausted, Ledger, SearchProblem
-from shrinkml_env.evaluation.workers import Workers
 from shrinkml_env.table import Table
 from shrinkml_env.tabular import TabularEnv
-
-CONF = Path(__file__).parents[1] / "conf"
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One run to make.
-
-    Attributes:
-        env: ``"tabular"`` or ``"live"``.
-        agent: Name in conf/agent.
-        reward: Name in conf/reward.
-        seed: Of the agent.
-        budget: Unique evaluations.
-        overrides: Of conf/search.yaml, besides.
-    """
-
-    env: str
-    agent: str
-    reward: str
-    seed: int
-    budget: int
-    overrides: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What became of a task: lists have one entry for each unique evaluation, in order."""
-
-    agent: str
-    reward: str
-    seed: int
-    rewards: list[float]
-    feasible: list[bool]
-    wer: list[float]
-    size_ratio: list[float]
-
-
-def play(task: Task) -> Run:
-    """Make a run."""
-    torch.set_num_threads(1)
-    config = compose_search(task)
-    env = make_env(task, config)
-    problem: SearchProblem = env.unwrapped.problem  # type: ignore[attr-defined]
-    agent = instantiate(config.agent, env=env)
-    with suppress(BudgetExhausted):
-        agent.learn(total_timesteps=steps_for(env, task.budget))
-    history = problem.history
-    return Run(
-        agent=task.agent,
-        reward=task.reward,
-        seed=task.seed,
-        rewards=[float(trial.reward) for trial in history],
-        feasible=[trial.feasible for trial in history],
-        wer=[trial.evaluation.wer for trial in history],
-        size_ratio=[trial.evaluation.size_ratio for trial in history],
-    )
-
-
-def compose_search(task: Task) -> DictConfig:
-    """What `experiments.search` would be given."""
-    # This program's own config is still there when the scores are made.
-    GlobalHydra.instance().clear()
-    overrides = [f"agent={task.agent}", f"reward={task.reward}", f"seed={task.seed}", *task.overrides]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("search", overrides=overrides)
-
-
-def digest(task: Task) -> str:
-    """Of all that a run depends on but its seed: another digest is another file."""
-    config = OmegaConf.to_container(compose_search(replace(task, seed=0)), resolve=True)
-    assert isinstance(config, dict)
-    del config["outputs"]
-    table = Table.load().content if task.env == "tabular" else ""
-    return hashlib.sha256(json.dumps([config, table], sort_keys=True).encode()).hexdigest()[:8]
 
 
 def require_effect(task_env: str, overrides: Sequence[str]) -> None:
@@ -133,37 +48,21 @@ def require_effect(task_env: str, overrides: Sequence[str]) -> None:
             )
 
 
-def make_env(task: Task, config: DictConfig) -> gym.Env[Any, Any]:
-    """The environment of a run, on its own ledger."""
-    parts: dict[str, Any] = {
-        name: instantiate(config[name]) for name in ("action", "observation", "reward", "constraint")
-    }
-    ledger = Ledger(budget=task.budget)
-    if task.env == "tabular":
-        return gym.make("ShrinkMLTabular-v0", **parts, ledger=ledger)
-    return gym.make(
-        "ShrinkML-v0",
-        model=config.model.name,
-        proxy=plain(config.proxy),
-        shaping=instantiate(config.shaping),
-        search_space=instantiate(config.search_space),
-        factorisation=instantiate(config.factorisation),
-        granularity=plain(config.granularity),
-        ledger=ledger,
-        **parts,
-    )
-
-
 def ends(task: Task, runs: Sequence[Run]) -> tuple[float, float]:
     """The rewards that score 0 and 1 in runs like this one."""
     if task.env == "tabular":
-        table = make_env(task, compose_search(task)).unwrapped
-        assert isinstance(table, TabularEnv)
-        return float(np.median(table.rewards)), table.optimum
+        return _ends_on_table(replace(task, agent="random", seed=0), Table.load().content)
     drawn = [value for run in runs if run.agent == "random" for value in run.rewards]
     if not drawn:
         raise ValueError("live scores are relative to the random agent: add it to agents=[...]")
     return float(np.median(drawn)), max(max(run.rewards) for run in runs)
+
+
+@cache
+def _ends_on_table(task: Task, content: str) -> tuple[float, float]:
+    table = make_env(task, compose_search(task)).unwrapped
+    assert isinstance(table, TabularEnv)
+    return float(np.median(table.rewards)), table.optimum
 
 
 def scores(runs: Sequence[Run], config: DictConfig) -> dict[str, NDArray[np.float64]]:
@@ -258,15 +157,7 @@ def main(config: DictConfig) -> None:
         name = f"{agent}-{reward}-{digest(first)}"
         for seed in range(config.first_seed, config.first_seed + config.seeds):
             tasks[folder / f"{name}-{seed}.json"] = replace(first, seed=seed)
-    missing = {path: task for path, task in tasks.items() if not path.exists()}
-    workers = Workers(play, config.workers)
-    finished = workers(list(missing.values()))
-    for path in tqdm(missing, desc="runs", unit="run"):
-        aside = path.with_suffix(".tmp")
-        aside.write_text(json.dumps(asdict(next(finished))))
-        os.replace(aside, path)
-    workers.close()
-    runs = [Run(**json.loads(path.read_text())) for path in tasks]
+    runs = [Run(**result) for result in results_of(tasks, play_as_json, config.workers)]
     write(directory, scores(runs, config), config)
     print(f"runs, table and pictures: {directory}")
 

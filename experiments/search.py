@@ -155,7 +155,7 @@ def search(config: DictConfig, title: str) -> Path:
         )
         for name in ("dev", "test")
     )
-    ranks = _choose(problem, dev, config.finalists).ranks
+    ranks = choose(problem, dev, config.finalists).ranks
     save_compressed(proxy.model, directory / "original")
     save_compressed(compress(proxy.model, proxy.matrix_ranks(ranks), proxy.factorisation), directory / "compressed")
     measured = {
@@ -225,7 +225,7 @@ def _require_options(group: str, part: DictConfig, found: Any) -> None:
             raise ValueError(f"{group}: {part._target_} needs its option {option!r}: give {group}.{option!s}=...")
 
 
-def _choose(problem: SearchProblem, dev: Evaluator, finalists: int) -> Evaluation:
+def choose(problem: SearchProblem, dev: Evaluator, finalists: int) -> Evaluation:
     """The configuration that is best on dev among the best on proxy, by the search's own reward."""
     if not problem.history:
         raise ValueError("the search has evaluated nothing: its agent finished no episode, or the budget is 0")

@@ -1,4 +1,4 @@
-"""From runs to claims: anytime curves, interquartile means with bootstrap intervals, and who beats whom.
+"""From runs to claims: anytime curves, means with bootstrap intervals, who beats whom, what a WER has lost.
 
 As rliable does it (Agarwal et al. 2021, arXiv 2108.13264): scores of several runs (seeds) on several tasks (rewards),
 stratified bootstrap over the runs of each task, 95 % percentile intervals.
@@ -12,10 +12,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.random import RandomState
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from rliable import library, metrics
+from scipy.stats import bootstrap
 
-__all__ = ["Estimate", "anytime", "difference", "evaluations_to_reach", "improvement", "iqm", "iqm_curve", "profile"]
+__all__ = [
+    "Estimate",
+    "anytime",
+    "difference",
+    "evaluations_to_reach",
+    "improvement",
+    "iqm",
+    "iqm_curve",
+    "mean",
+    "profile",
+    "wer_increase",
+]
 
 Scores = NDArray[np.float64]
 """(runs, tasks), or (runs, tasks, points) for curves."""
@@ -84,6 +96,48 @@ def improvement(one: Scores, other: Scores) -> Estimate:
 def profile(scores: Scores, thresholds: Sequence[float]) -> Scores:
     """Share of the runs above each threshold, (thresholds,)."""
     return np.array([float(np.mean(scores > threshold)) for threshold in thresholds])
+
+
+def mean(values: ArrayLike) -> Estimate:
+    """Of several seeds, with a percentile bootstrap interval over them; a single one has no width."""
+    sample = np.asarray(values, np.float64)
+    if len(sample) == 1:
+        return Estimate(float(sample[0]), float(sample[0]), float(sample[0]))
+    interval = bootstrap((sample,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=0).confidence_interval
+    return Estimate(float(sample.mean()), float(interval.low), float(interval.high))
+
+
+def wer_increase(edits: ArrayLike, edits_before: ArrayLike, words: ArrayLike, one_sided: bool = False) -> Estimate:
+    """How much higher a corpus WER is than another on the same utterances, with a paired bootstrap over them.
+
+    As Bisani and Ney 2004 (doi 10.1109/ICASSP.2004.1326009): utterances are drawn with replacement, with the errors of
+    both and their words.
+
+    Args:
+        edits: Word errors of each utterance.
+        edits_before: Those of what it is compared with.
+        words: Reference words of each utterance.
+        one_sided: The interval reaches from minus infinity to the limit that 95 % stay below.
+
+    Returns:
+        Fractions.
+    """
+    parts = np.asarray([edits, edits_before, words], np.float64)
+
+    def increase(after: Any, before: Any, reference: Any, axis: int) -> Any:
+        return (after - before).sum(axis) / reference.sum(axis)
+
+    interval = bootstrap(
+        tuple(parts),
+        increase,
+        paired=True,
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        alternative="less" if one_sided else "two-sided",
+        rng=0,
+    ).confidence_interval
+    return Estimate(float(increase(parts[0], parts[1], parts[2], 0)), float(interval.low), float(interval.high))
 
 
 def _estimate(scores: Any, function: Callable[..., Any]) -> list[Estimate]:

@@ -6,7 +6,8 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from experiments import benchmark
-from experiments.benchmark import Run, Task, play, scores, write
+from experiments.benchmark import scores, write
+from experiments.runs import CONF, Run, Task, compose_search, digest, play
 from tests.test_tabular import TABLE
 
 LIVE = Task("live", "random", "linear", 0, 5)
@@ -66,8 +67,8 @@ def test_scores_are_of_the_runs_own_reward(fake_table):
 
 
 def test_configs_are_composed_inside_a_hydra_program_too():
-    with initialize_config_dir(str(benchmark.CONF), version_base="1.3"):
-        assert benchmark.compose_search(LIVE).agent._target_ == "agents.RandomSearch"
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        assert compose_search(LIVE).agent._target_ == "agents.RandomSearch"
 
 
 def test_live_scores_need_the_random_agent():
@@ -80,9 +81,9 @@ def test_live_scores_need_the_random_agent():
 
 def test_other_options_are_other_runs(fake_table):
     task = Task("tabular", "random", "linear", 3, 5)
-    assert benchmark.digest(task) == benchmark.digest(replace(task, seed=4))
+    assert digest(task) == digest(replace(task, seed=4))
     for other in ({"agent": "tpe"}, {"reward": "amc"}, {"overrides": ("reward.size_weight=0.9",)}, {"env": "live"}):
-        assert benchmark.digest(replace(task, **other)) != benchmark.digest(task)
+        assert digest(replace(task, **other)) != digest(task)
 
 
 def test_overrides_that_a_table_ignores_are_refused():

@@ -4,7 +4,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import trim_mean
 
-from experiments.statistics import anytime, difference, evaluations_to_reach, improvement, iqm, iqm_curve, profile
+from experiments.statistics import (
+    anytime,
+    difference,
+    evaluations_to_reach,
+    improvement,
+    iqm,
+    iqm_curve,
+    mean,
+    profile,
+    wer_increase,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -58,3 +68,27 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
 
 def test_profile():
     assert profile(np.array([[0.1, 0.5], [0.9, 0.9]]), [0.0, 0.5, 0.95]).tolist() == [1.0, 0.5, 0.0]
+
+
+def test_a_mean_has_an_interval_of_its_seeds():
+    estimate = mean([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert estimate.value == 3
+    assert 1.5 < estimate.low < 2.5 < 3.5 < estimate.high < 4.5
+    assert mean([0.25]) == (0.25, 0.25, 0.25)
+
+
+def test_a_wer_increase_by_hand():
+    words, before = [10] * 400, [1] * 400
+    assert wer_increase(before, before, words) == (0, 0, 0)
+    # One more error in each second utterance: 5 %, with a standard error of 10 * 0.5 / sqrt(400) / 10 = 0.25 points.
+    after = [1 + index % 2 for index in range(400)]
+    both, one = wer_increase(after, before, words), wer_increase(after, before, words, one_sided=True)
+    assert both.value == one.value == pytest.approx(0.05)
+    assert both.low == pytest.approx(0.05 - 1.96 * 0.0025, abs=5e-4)
+    assert both.high == pytest.approx(0.05 + 1.96 * 0.0025, abs=5e-4)
+    assert one.low == -np.inf
+    assert one.high == pytest.approx(0.05 + 1.645 * 0.0025, abs=5e-4)
+    # Pairing matters: both have the same errors, in other utterances.
+    crossed = wer_increase(after, after[::-1], words)
+    assert crossed.value == 0
+    assert crossed.high == pytest.approx(1.96 * 0.005, abs=1e-3)

@@ -4,7 +4,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from experiments.benchmark import CONF, Task, compose_search
+from experiments.runs import CONF, Task, compose_search
 from experiments.tune import final_score, settings
 from tests.experiments.test_benchmark import fake_table  # noqa: F401 - a fixture
 

@@ -1,0 +1,174 @@
+"""Learning a model of the WER and planning with it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+from agents.episodic import EpisodicSearch, Outcome, Proposals
+from shrinkml_env import kept_energy
+
+__all__ = ["ModelBasedSearch"]
+
+Choice = tuple[int, ...]
+"""The place of each layer's rank among its candidates."""
+
+
+class ModelBasedSearch(EpisodicSearch):
+    """Learns what ranks do to the WER, and plays what would be best if one draw of what it believes were true.
+
+    A Gaussian process over the layers' spectral errors, sqrt(1 - kept energy), predicts log WER. Before each episode a
+    function is drawn from its posterior at many configurations (posterior sampling, Osband et al. 2013, arXiv
+    1306.0940). Their sizes need no prediction: the reward function itself is applied to the drawn WERs (a composite
+    objective, Astudillo and Frazier 2019, arXiv 1906.01537), and the best of them is played. No configuration is
+    played twice.
+
+    Args:
+        env: As in `EpisodicSearch`.
+        warm_up: Configurations that are drawn at random before the first plan; at least 2.
+        imagined: Configurations that each plan compares, at least 2: half of them drawn as in the warm-up, half of them
+            changed from the best ones so far.
+        elites: Of the best ones so far, how many are changed.
+        seed: The same seed gives the same search.
+
+    Raises:
+        ValueError: A number is out of range.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[Any, Any] | None = None,
+        warm_up: int = 5,
+        imagined: int = 1000,
+        elites: int = 5,
+        seed: int | None = None,
+    ) -> None:
+        for name, value, least in ("warm_up", warm_up, 2), ("imagined", imagined, 2), ("elites", elites, 1):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value!r}")
+        super().__init__(env, seed)
+        self.warm_up, self.imagined, self.elites = warm_up, imagined, elites
+
+    def search(self, problem: Any) -> Proposals:
+        """See `EpisodicSearch.search`; ends when it can think of nothing new."""
+        if problem.reward_space is not None:
+            raise ValueError("this search plans for one number, so it needs a scalar reward")
+        random = np.random.default_rng(self.seed)
+        imagination = _Imagination(problem)
+        counts = imagination.counts
+        # The original is known without being played.
+        known: dict[Choice, float] = {tuple(count - 1 for count in counts): problem.baseline.wer}
+        played: list[tuple[Outcome, Choice]] = []
+        while True:
+            warming_up = len(played) < self.warm_up
+            if warming_up:
+                pool = _draw(random, counts, self.imagined)
+            else:
+                best = sorted(played, key=lambda pair: (not pair[0].feasible, -pair[0].reward))[: self.elites]
+                pool = _draw(random, counts, self.imagined // 2)
+                pool += _change(random, counts, [choice for _, choice in best], self.imagined - len(pool))
+            pool = [choice for choice in dict.fromkeys(pool) if choice not in known]
+            if not pool:
+                return
+            if not warming_up:
+                pool = imagination.order(random, known, pool)
+            choice = next((choice for choice in pool if problem.is_feasible(imagination.ranks(choice))), pool[0])
+            outcome = yield imagination.ranks(choice)
+            # A constraint may have made something else of it: that is what has been measured.
+            measured = imagination.choice(outcome.ranks)
+            known[choice] = known[measured] = outcome.wer
+            played.append((outcome, measured))
+
+
+class _Imagination:
+    """What configurations would be worth."""
+
+    def __init__(self, problem: Any) -> None:
+        self._problem = problem
+        self.counts = [len(ranks) for ranks in problem.candidates]
+        values, original = problem.evaluator.singular_values, problem.baseline.macs
+        errors = [
+            np.sqrt([1 - kept_energy(layer, rank, values) for rank in ranks])
+            for layer, ranks in zip(problem.layers, problem.candidates, strict=True)
+        ]
+        self._errors = [error / max(float(error.max()), 1e-12) for error in errors]
+        # Multiply-adds are a sum over the layers.
+        self._saved_macs = [
+            [original - problem.evaluator.macs({layer.name: rank}) for rank in ranks]
+            for layer, ranks in zip(problem.layers, problem.candidates, strict=True)
+        ]
+
+    def order(self, random: np.random.Generator, known: Mapping[Choice, float], pool: Sequence[Choice]) -> list[Choice]:
+        """The pool by falling reward, under WERs that are drawn from what is believed."""
+        floor = 1 / sum(self._problem.baseline.words)
+        model = GaussianProcessRegressor(
+            ConstantKernel(1.0, (1e-2, 1e2)) * Matern(np.ones(len(self.counts)), (5e-2, 2e1), nu=2.5)
+            + WhiteKernel(1e-3, (1e-6, 1e-1)),
+            normalize_y=True,
+        )
+        with warnings.catch_warnings():
+            # A length scale at its bound is a layer that does not matter, or matters at once.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(self._features(known), np.log(np.maximum(floor, list(known.values()))))
+        mean, covariance = model.predict(self._features(pool), return_cov=True)
+        # As the model's own sample_y, whose decomposition takes many times as long as Cholesky's.
+        root = np.linalg.cholesky(covariance + 1e-8 * np.trace(covariance) / len(pool) * np.eye(len(pool)))
+        drawn = np.exp(mean + root @ random.standard_normal(len(pool)))
+        rewards = [self._reward(choice, wer) for choice, wer in zip(pool, drawn, strict=True)]
+        return [pool[index] for index in np.argsort(rewards, kind="stable")[::-1]]
+
+    def _features(self, choices: Iterable[Choice]) -> NDArray[np.float64]:
+        """The spectral error of every layer, over the largest that its candidates have: (configurations, layers)."""
+        return np.array(
+            [[error[place] for error, place in zip(self._errors, choice, strict=True)] for choice in choices]
+        )
+
+    def _reward(self, choice: Choice, wer: float) -> float:
+        baseline = self._problem.baseline
+        ranks = self.ranks(choice)
+        params = self._problem.params_after(tuple(ranks.values()))
+        words = sum(baseline.words)
+        evaluation = replace(
+            baseline,
+            ranks=ranks,
+            edits=(round(wer * words),),
+            words=(words,),
+            params=params,
+            size_ratio=params / baseline.params,
+            macs=baseline.macs - sum(saved[place] for saved, place in zip(self._saved_macs, choice, strict=True)),
+        )
+        return float(self._problem.reward_function(evaluation, baseline))
+
+    def ranks(self, choice: Choice) -> dict[str, int]:
+        """The configuration."""
+        layers, candidates = self._problem.layers, self._problem.candidates
+        return {layer.name: ranks[place] for layer, ranks, place in zip(layers, candidates, choice, strict=True)}
+
+    def choice(self, ranks: Mapping[str, int]) -> Choice:
+        """The other way round."""
+        layers, candidates = self._problem.layers, self._problem.candidates
+        return tuple(known.index(ranks[layer.name]) for layer, known in zip(layers, candidates, strict=True))
+
+
+def _draw(random: np.random.Generator, counts: Sequence[int], number: int) -> list[Choice]:
+    """Random configurations, each above a level of its own: from such that dare little to such that dare anything."""
+    floors = np.floor(random.random((number, 1)) * np.array(counts))
+    drawn = np.floor(floors + random.random((number, len(counts))) * (np.array(counts) - floors))
+    return [tuple(places) for places in drawn.astype(int).tolist()]
+
+
+def _change(random: np.random.Generator, counts: Sequence[int], best: Sequence[Choice], number: int) -> list[Choice]:
+    """Configurations that differ from one of these in two layers on average."""
+    base = np.array(best)[random.integers(len(best), size=number)]
+    other = np.floor(random.random(base.shape) * np.array(counts)).astype(int)
+    changed = np.where(random.random(base.shape) < 2 / len(counts), other, base)
+    return [tuple(places) for places in changed.tolist()]

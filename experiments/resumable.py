@@ -1,0 +1,40 @@
+"""Many results, each in a file: what is there already is not made again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from shrinkml_env.evaluation.workers import Workers
+
+__all__ = ["results_of"]
+
+Task = TypeVar("Task")
+
+
+def results_of(
+    tasks: Mapping[Path, Task], make: Callable[[Task], dict[str, Any]], workers: int = 1, unit: str = "run"
+) -> list[dict[str, Any]]:
+    """What `make` gives for each task, in their order, from the tasks' files where they are there.
+
+    Args:
+        tasks: File -> task; the folders must exist.
+        make: Gives JSON; pickled by its name.
+        workers: Processes, of one torch thread each.
+        unit: What the progress bar counts.
+    """
+    missing = {path: task for path, task in tasks.items() if not path.exists()}
+    pool: Workers[Task, dict[str, Any]] = Workers(make, workers)
+    results = pool(list(missing.values()))
+    for path, result in zip(tqdm(missing, desc=f"{unit}s", unit=unit), islice(results, len(missing)), strict=True):
+        aside = path.with_suffix(".tmp")
+        aside.write_text(json.dumps(result))
+        os.replace(aside, path)
+    pool.close()
+    return [json.loads(path.read_text()) for path in tasks]

@@ -1,0 +1,136 @@
+"""One search without a folder of its own: what `experiments.benchmark` and `experiments.tune` play by the hundred."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.run_directory import plain
+from experiments.search import steps_for
+from shrinkml_env import BudgetExhausted, Ledger, SearchProblem
+from shrinkml_env.table import Table
+
+__all__ = ["CONF", "Run", "Task", "compose_search", "digest", "make_env", "play", "play_as_json", "spend"]
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One run to make.
+
+    Attributes:
+        env: ``"tabular"`` or ``"live"``.
+        agent: Name in conf/agent.
+        reward: Name in conf/reward.
+        seed: Of the agent.
+        budget: Unique evaluations.
+        overrides: Of conf/search.yaml, besides.
+    """
+
+    env: str
+    agent: str
+    reward: str
+    seed: int
+    budget: int
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What became of a task: lists have one entry for each unique evaluation, in order."""
+
+    agent: str
+    reward: str
+    seed: int
+    rewards: list[float]
+    feasible: list[bool]
+    wer: list[float]
+    size_ratio: list[float]
+
+
+def play(task: Task) -> Run:
+    """Make a run."""
+    history = spend(task).history
+    return Run(
+        agent=task.agent,
+        reward=task.reward,
+        seed=task.seed,
+        rewards=[float(trial.reward) for trial in history],
+        feasible=[trial.feasible for trial in history],
+        wer=[trial.evaluation.wer for trial in history],
+        size_ratio=[trial.evaluation.size_ratio for trial in history],
+    )
+
+
+def play_as_json(task: Task) -> dict[str, Any]:
+    """The arguments of a `Run`."""
+    return asdict(play(task))
+
+
+def spend(task: Task, cache: Any = "default") -> SearchProblem:
+    """Let the agent spend its budget; what it has measured is in the problem's history.
+
+    Args:
+        task: The run.
+        cache: As in `shrinkml_env.registration.make_env`, for live runs.
+    """
+    torch.set_num_threads(1)
+    config = compose_search(task)
+    env = make_env(task, config, cache)
+    agent = instantiate(config.agent, env=env)
+    with suppress(BudgetExhausted):
+        agent.learn(total_timesteps=steps_for(env, task.budget))
+    problem: SearchProblem = env.unwrapped.problem  # type: ignore[attr-defined]
+    return problem
+
+
+def compose_search(task: Task) -> DictConfig:
+    """What `experiments.search` would be given."""
+    # This program's own config is still there when the scores are made.
+    GlobalHydra.instance().clear()
+    overrides = [f"agent={task.agent}", f"reward={task.reward}", f"seed={task.seed}", *task.overrides]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("search", overrides=overrides)
+
+
+def digest(task: Task) -> str:
+    """Of all that a run depends on but its seed: another digest is another file."""
+    config = OmegaConf.to_container(compose_search(replace(task, seed=0)), resolve=True)
+    assert isinstance(config, dict)
+    del config["outputs"]
+    table = Table.load().content if task.env == "tabular" else ""
+    return hashlib.sha256(json.dumps([config, table], sort_keys=True).encode()).hexdigest()[:8]
+
+
+def make_env(task: Task, config: DictConfig, cache: Any = "default") -> gym.Env[Any, Any]:
+    """The environment of a run, on its own ledger."""
+    parts: dict[str, Any] = {
+        name: instantiate(config[name]) for name in ("action", "observation", "reward", "constraint")
+    }
+    ledger = Ledger(budget=task.budget)
+    if task.env == "tabular":
+        return gym.make("ShrinkMLTabular-v0", **parts, ledger=ledger)
+    return gym.make(
+        "ShrinkML-v0",
+        model=config.model.name,
+        proxy=plain(config.proxy),
+        shaping=instantiate(config.shaping),
+        search_space=instantiate(config.search_space),
+        factorisation=instantiate(config.factorisation),
+        granularity=plain(config.granularity),
+        cache=cache,
+        ledger=ledger,
+        **parts,
+    )
