@@ -40,7 +40,7 @@ def require_effect(task_env: str, overrides: Sequence[str]) -> None:
     Raises:
         ValueError: An override is of something that a table fixes.
     """
-    fixed = ("model", "proxy", "granularity", "search_space", "shaping")
+    fixed = ("model", "proxy", "granularity", "search_space", "shaping", "factorisation")
     for override in overrides:
         if task_env == "tabular" and override.lstrip("+~").split("=")[0].split(".")[0] in fixed:
             raise ValueError(

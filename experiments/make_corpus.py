@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from shrinkml_env.data.synthetic.assets import fetch_assets
+from shrinkml_env.data.synthetic.calibration import CALIBRATION, copy_calibration
 from shrinkml_env.data.synthetic.corpus import focus, remove_others, synthesise, write_index
 from shrinkml_env.data.synthetic.engines import load_engine
 from shrinkml_env.data.synthetic.recipe import SUBSETS, Item, held_out_items, training_items
@@ -31,12 +32,8 @@ def _first_hours(items: list[Item], hours: float) -> list[Item]:
     return items
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="make_corpus")
-def main(config: DictConfig) -> None:
-    """Synthesise the chosen subsets: the held-out sets first, then training engine by engine."""
-    unknown = sorted(set(config.subsets) - set(SUBSETS))
-    if unknown:
-        raise ValueError(f"unknown subsets {unknown}: choose from {', '.join(SUBSETS)}")
+def make_subsets(config: DictConfig) -> None:
+    """The held-out sets first, then training engine by engine."""
     root, shipped_root = Path(config.root), Path(config.shipped_root)
     assets = fetch_assets(Path(config.assets_dir))
     held_out = held_out_items(config.utterances, config.seed)
@@ -73,6 +70,18 @@ def main(config: DictConfig) -> None:
             remove_others(root, kept)
             ids = focus(kept, config.focus_hours)
             (root / "train" / "focus.txt").write_text("\n".join(ids) + "\n")
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="make_corpus")
+def main(config: DictConfig) -> None:
+    """Synthesise the chosen subsets, and copy the calibration set from training."""
+    unknown = sorted(set(config.subsets) - {*SUBSETS, CALIBRATION})
+    if unknown:
+        raise ValueError(f"unknown subsets {unknown}: choose from {', '.join((*SUBSETS, CALIBRATION))}")
+    if set(config.subsets) != {CALIBRATION}:
+        make_subsets(config)
+    if CALIBRATION in config.subsets:
+        copy_calibration(Path(config.root), Path(config.shipped_root), config.calibration_utterances, config.seed)
 
 
 if __name__ == "__main__":

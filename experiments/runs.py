@@ -128,6 +128,7 @@ def make_env(task: Task, config: DictConfig, cache: Any = "default") -> gym.Env[
         proxy=plain(config.proxy),
         shaping=instantiate(config.shaping),
         search_space=instantiate(config.search_space),
+        factorisation=instantiate(config.factorisation),
         granularity=plain(config.granularity),
         cache=cache,
         ledger=ledger,

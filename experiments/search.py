@@ -45,7 +45,7 @@ from shrinkml_env.evaluation.ledger import SupportsEvaluate
 from shrinkml_env.sb3 import ShrinkVecEnv
 from shrinkml_env.search_space import uniform_ranks
 
-SETTINGS = ("agent", "action", "observation", "reward", "constraint", "shaping")
+SETTINGS = ("agent", "action", "observation", "reward", "constraint", "shaping", "factorisation")
 """The config groups that a report names."""
 
 CURVE_FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -115,6 +115,7 @@ def search(config: DictConfig, title: str) -> Path:
         "constraint": instantiate(config.constraint),
         "shaping": instantiate(config.shaping),
         "search_space": instantiate(config.search_space),
+        "factorisation": instantiate(config.factorisation),
         "granularity": plain(config.granularity),
         "device": config.device,
         "cache": cache,
@@ -183,7 +184,13 @@ def search(config: DictConfig, title: str) -> Path:
     ]
     write_report(directory, result, ledger.evaluations, curve)
     aside = directory / "best.json.tmp"
-    subject = {"model": config.model.name, "granularity": plain(config.granularity), "utterances": sets}
+    options = {name: value for name, value in plain(config.factorisation).items() if not name.startswith("_")}
+    subject = {
+        "model": config.model.name,
+        "factorisation": {"name": proxy.factorisation_name, **options},
+        "granularity": plain(config.granularity),
+        "utterances": sets,
+    }
     aside.write_text(json.dumps({**result.to_json(), **subject}, indent=2))
     os.replace(aside, directory / "best.json")
     print_result(result, directory)
@@ -192,7 +199,7 @@ def search(config: DictConfig, title: str) -> Path:
 
 def _require_classes(config: DictConfig) -> None:
     """Find out before anything is made whether the classes that the config names are there."""
-    for group in ("action", "observation", "reward", "constraint", "shaping", "search_space", "agent"):
+    for group in (*SETTINGS, "search_space"):
         if OmegaConf.is_missing(config[group], "_target_"):
             raise ValueError(f"{group}=custom needs the path of your class: {group}._target_=my.module.MyClass")
         target = config[group]._target_

@@ -1,4 +1,4 @@
-"""What compressing one layer costs: ``python -m experiments.sensitivity [model.name=DIR] [granularity=matrix]``.
+"""What compressing one layer costs: ``python -m experiments.sensitivity [model.name=DIR] [factorisation=...]``.
 
 Measures the WER on the proxy set with each layer at each of its candidate ranks, all others dense. Writes a
 picture and ``sensitivity.json``, from which ``search_space=sensitivity search_space.path=FILE`` forms its candidates.
@@ -41,6 +41,7 @@ def sensitivity(config: DictConfig) -> Path:
         model=config.model.name,
         proxy=plain(config.proxy),
         search_space=instantiate(config.search_space),
+        factorisation=instantiate(config.factorisation),
         granularity=plain(config.granularity),
         device=config.device,
         cache=EvaluationCache(default_cache_path()),
@@ -55,7 +56,8 @@ def sensitivity(config: DictConfig) -> Path:
             bar.update()
             return evaluation
 
-        measured = Sensitivity.measure(problem.layers, problem.candidates, evaluate)
+        used = problem.evaluator.factorisation_name
+        measured = Sensitivity.measure(problem.layers, problem.candidates, evaluate, used)
     env.close()
     measured.save(directory / "sensitivity.json")
     formed = Sensitive(directory / "sensitivity.json")

@@ -1,17 +1,20 @@
-"""What uniform ranks cost: ``python -m experiments.uniform_curve [model.name=DIR] [set=test]``.
+"""What uniform ranks cost: ``python -m experiments.uniform_curve [model.name=DIR] [set=test] [factorisation=...]``.
 
 Every layer gets the same fraction of its break-even rank; at each size ratio, WER and word errors. This is the curve
-that a search has to beat, and where it starts to climb is where there is something to win.
+that a search has to beat, and where it starts to climb is where there is something to win. ``dense=[PATTERN, ...]``
+leaves layers as they are: ``dense=[decoder.*]``.
 """
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import hydra
 import torch
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
@@ -50,11 +53,20 @@ def uniform_ranks_of_size(
 def main(config: DictConfig) -> None:
     """Measure, print, draw."""
     torch.set_num_threads(1)
+    model = load_model(config.model.name)
     evaluator = Evaluator(
-        load_model(config.model.name), load_utterances(plain(config.set)), cache=EvaluationCache(default_cache_path())
+        model,
+        load_utterances(plain(config.set)),
+        cache=EvaluationCache(default_cache_path()),
+        factorisation=instantiate(config.factorisation)(model),
     )
+    names = [layer.name for layer in evaluator.layers]
+    for pattern in config.dense:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(f"dense: no layer matches {pattern!r}; the layers are {', '.join(names)}")
+    names = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in config.dense)]
     configurations: list[Mapping[str, int]] = [{}]
-    configurations += [uniform_ranks_of_size(evaluator, size) for size in config.sizes]
+    configurations += [uniform_ranks_of_size(evaluator, size, names) for size in config.sizes]
     curve = [evaluator.evaluate(ranks) for ranks in tqdm(configurations, desc="uniform ranks", unit="evaluation")]
     head = ("size ratio", "parameters", "WER %", "word errors", "words")
     rows = [

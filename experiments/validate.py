@@ -22,6 +22,7 @@ from tqdm import tqdm
 from experiments.report import SetResult
 from shrinkml_env import Evaluator, count_parameters, load_compressed, load_model, load_utterances
 from shrinkml_env.evaluation import recognise_all, word_edits
+from shrinkml_env.registration import make_factorisation
 
 
 def validate(directory: Path) -> list[str]:
@@ -67,13 +68,15 @@ def validate_ranks(path: Path) -> list[str]:
         FileNotFoundError: There is no such file or model.
     """
     record = json.loads(path.read_text())
-    missing = {"model", "granularity", "utterances", "ranks", "params", "size_ratio", "sets"} - record.keys()
+    needed = {"model", "factorisation", "granularity", "utterances", "ranks", "params", "size_ratio", "sets"}
+    missing = needed - record.keys()
     if missing:
         raise ValueError(f"{path} lacks {', '.join(sorted(missing))}: it must be the best.json of a run")
     model = load_model(record["model"])
+    factorisation = make_factorisation(model, record["factorisation"])
     measured: dict[str, Any] = {"sets": {}}
     for name, spec in tqdm(record["utterances"].items(), desc="sets"):
-        evaluator = Evaluator(model, load_utterances(spec), record["granularity"])
+        evaluator = Evaluator(model, load_utterances(spec), record["granularity"], factorisation=factorisation)
         before, after = evaluator.baseline, evaluator.evaluate(record["ranks"])
         measured |= {"params": {"original": before.params, "compressed": after.params}, "size_ratio": after.size_ratio}
         result = SetResult.of(before, after)

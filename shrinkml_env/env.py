@@ -132,6 +132,7 @@ class ShrinkEnv(gym.Env[Any, Any]):
     | `reward` | `"linear"` | see Rewards |
     | `constraint` | `"none"` | see Constraints |
     | `shaping` | `"none"` | see Rewards |
+    | `factorisation` | `"svd"` | how matrices are factored: plain, or `"activation_aware"` (`shrinkml_env.factorisations`) |
     | `granularity` | `"layer"` | `"matrix"` decides every weight matrix by itself; a mapping, block name -> layer names, decides layers together |
     | `device` | `"cpu"` | where the recogniser runs; `"cuda"` measures a vector environment's configurations side by side |
     | `search_space` | `"full"` | the candidates; `{"name": "full", "count": 16}` for fewer |

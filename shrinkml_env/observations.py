@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from shrinkml_env.compression import kept_energy
 from shrinkml_env.part import Part
-from shrinkml_env.sensitivity import Sensitivity
+from shrinkml_env.sensitivity import Sensitivity, require_factorisation
 
 __all__ = ["OBSERVATIONS", "FeatureDict", "Features", "Observation"]
 
@@ -64,6 +64,8 @@ class _FeatureGroups(Observation):
         problem, layers = self.problem, self.problem.layers
         self._original = problem.baseline.params
         self._measured = Sensitivity.load(self.path) if self.sensitivity else None
+        if self._measured is not None:
+            require_factorisation(self._measured.factorisation, problem.evaluator.factorisation_name)
         described = [self._describe(index) for index in range(len(layers))]
         dense = [layer.parameters(layer.max_rank) for layer in layers]
         smallest = [layer.parameters(ranks[0]) for layer, ranks in zip(layers, problem.candidates, strict=True)]

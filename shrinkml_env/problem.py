@@ -15,6 +15,7 @@ from shrinkml_env.evaluation.ledger import Ledger, SupportsEvaluate
 from shrinkml_env.evaluation.result import Evaluation
 from shrinkml_env.rewards import RewardFunction
 from shrinkml_env.search_space import SearchSpace
+from shrinkml_env.sensitivity import require_factorisation
 
 __all__ = ["SearchProblem", "Trial"]
 
@@ -70,8 +71,8 @@ class SearchProblem:
             ledger: By default one without a file or a budget.
 
         Raises:
-            ValueError: The search space is not of this evaluator's layers, the constraint can't be met, or the
-                ledger's file is of another run.
+            ValueError: The search space is not of this evaluator's layers, or comes from the sensitivity to another
+                factorisation; the constraint can't be met, or the ledger's file is of another run.
         """
         known = set(evaluator.layers)
         for layer in search_space.layers:
@@ -80,6 +81,7 @@ class SearchProblem:
                     f"search space: layer {layer.name!r} is not one of the evaluator's; make both from the same model "
                     "and granularity"
                 )
+        require_factorisation(search_space.factorisation, evaluator.factorisation_name)
         if getattr(reward, "space", None) is not None and not hasattr(reward, "terms"):
             raise ValueError(f"the vector reward {reward!r} needs a method `terms` that names its parts")
         if not callable(reward):

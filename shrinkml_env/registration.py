@@ -14,20 +14,21 @@ import torch
 
 from shrinkml_env.actions import ACTIONS, ActionKind
 from shrinkml_env.asr import load_model
-from shrinkml_env.compression import CompressibleModel
+from shrinkml_env.compression import CompressibleModel, Factorisation
 from shrinkml_env.constraints import CONSTRAINTS, Constraint
 from shrinkml_env.data import load_utterances
 from shrinkml_env.env import ShrinkEnv
 from shrinkml_env.evaluation import EvaluationCache, Evaluator, Ledger, default_cache_path
 from shrinkml_env.evaluation.evaluator import Granularity
 from shrinkml_env.evaluation.ledger import SupportsEvaluate
+from shrinkml_env.factorisations import FACTORISATIONS
 from shrinkml_env.observations import OBSERVATIONS, Observation
 from shrinkml_env.problem import SearchProblem
 from shrinkml_env.rewards import REWARDS
 from shrinkml_env.search_space import SEARCH_SPACES, SearchSpace
 from shrinkml_env.shaping import POTENTIALS, Potential
 
-__all__ = ["VARIANTS", "assemble_env", "make_env", "make_problem", "register_envs", "resolve"]
+__all__ = ["VARIANTS", "assemble_env", "make_env", "make_factorisation", "make_problem", "register_envs", "resolve"]
 
 T = TypeVar("T")
 
@@ -99,6 +100,13 @@ def resolve(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, expe
     return registry[name](**options)
 
 
+def make_factorisation(model: CompressibleModel, spec: Any = "svd") -> Factorisation:
+    """The factorisation of a model, given as in `make_env`."""
+    if isinstance(spec, Factorisation):
+        return spec
+    return resolve("factorisation", FACTORISATIONS, spec, Callable)(model)
+
+
 def make_problem(
     evaluator: SupportsEvaluate,
     reward: Any = "linear",
@@ -128,6 +136,7 @@ def make_env(
     reward: Any = "linear",
     constraint: Any = "none",
     shaping: Any = "none",
+    factorisation: Any = "svd",
     granularity: Granularity = "layer",
     device: str = "cpu",
     search_space: Any = "full",
@@ -148,6 +157,8 @@ def make_env(
         reward: The same of `shrinkml_env.rewards.REWARDS`, or a callable of (evaluation, baseline).
         constraint: The same of `shrinkml_env.constraints.CONSTRAINTS`, or a `Constraint`.
         shaping: The same of `shrinkml_env.shaping.POTENTIALS`, or a `Potential`.
+        factorisation: The same of `shrinkml_env.factorisations.FACTORISATIONS`, a callable of the model, or a
+            `Factorisation` that was made for it.
         granularity: ``"layer"``, ``"matrix"``, or blocks of layers (see `Evaluator`).
         device: Where the recogniser runs.
         search_space: The same of `shrinkml_env.search_space.SEARCH_SPACES`, a callable of the model's layers, or a
@@ -167,9 +178,17 @@ def make_env(
         valid = ", ".join(name for name in inspect.signature(make_env).parameters if name != "unknown")
         raise ValueError(f"ShrinkML-v0 has no argument {next(iter(unknown))!r}; its arguments are {valid}")
     model, cache = _load(model, device), _open(cache)
-    memory = memory_mb * 2**20
+    utterances = load_utterances(proxy)
     return assemble_env(
-        Evaluator(model, load_utterances(proxy), granularity, cache, memory=memory, workers=workers),
+        Evaluator(
+            model,
+            utterances,
+            granularity,
+            cache,
+            make_factorisation(model, factorisation),
+            memory=memory_mb * 2**20,
+            workers=workers,
+        ),
         action=action,
         observation=observation,
         reward=reward,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,6 +22,8 @@ class SearchSpace:
     Attributes:
         layers: The layers to decide, in forward order, each with a break-even rank of at least 1.
         candidates: For each of them its ranks, ascending, the last one being `Layer.max_rank`, that is, dense.
+        factorisation: The method with which the sensitivity was measured that the candidates come from; None if they
+            come from none.
 
     Raises:
         ValueError: There is no layer, a layer cannot be made smaller, or its candidates are not as described.
@@ -29,6 +31,7 @@ class SearchSpace:
 
     layers: tuple[Layer, ...]
     candidates: tuple[tuple[int, ...], ...]
+    factorisation: str | None = None
 
     def __post_init__(self) -> None:
         if not self.layers:
@@ -189,7 +192,8 @@ class Sensitive:
             ValueError: The file is no sensitivity, or lacks a layer.
         """
         sensitivity = Sensitivity.load(self.path)
-        return _form(layers, lambda layer: self._candidates(layer, sensitivity))
+        space = _form(layers, lambda layer: self._candidates(layer, sensitivity))
+        return replace(space, factorisation=sensitivity.factorisation)
 
     def _candidates(self, layer: Layer, sensitivity: Sensitivity) -> list[int]:
         ranks, losses = sensitivity.losses(layer)

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from shrinkml_env.compression.layers import Layer
 from shrinkml_env.evaluation.result import Evaluation
 
-__all__ = ["LayerCurve", "Sensitivity"]
+__all__ = ["LayerCurve", "Sensitivity", "require_factorisation"]
 
-_FORMAT = "shrinkml-sensitivity-2"
+_FORMAT = "shrinkml-sensitivity-3"
 
 
 class LayerCurve(NamedTuple):
@@ -40,10 +40,12 @@ class Sensitivity:
     Attributes:
         baseline_wer: Of the original, a fraction.
         curves: Layer name -> what was measured of it.
+        factorisation: Name of the method with which it was measured.
     """
 
     baseline_wer: float
     curves: Mapping[str, LayerCurve]
+    factorisation: str = "svd"
 
     @classmethod
     def measure(
@@ -51,6 +53,7 @@ class Sensitivity:
         layers: Iterable[Layer],
         candidates: Iterable[Iterable[int]],
         evaluate: Callable[[Mapping[str, int]], Evaluation],
+        factorisation: str = "svd",
     ) -> Self:
         """Evaluate every layer at each of its candidates; dense is measured once for all.
 
@@ -58,6 +61,7 @@ class Sensitivity:
             layers: Those to measure.
             candidates: For each of them its ranks, dense among them or not.
             evaluate: Ranks (what they leave out is dense) -> measurement; each call is a unique evaluation.
+            factorisation: How it compresses.
         """
         curves = {
             layer.name: LayerCurve(
@@ -66,7 +70,7 @@ class Sensitivity:
             )
             for layer, ranks in zip(layers, candidates, strict=True)
         }
-        return cls(evaluate({}).wer, curves)
+        return cls(evaluate({}).wer, curves, factorisation)
 
     def losses(self, layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """The measured ranks of a layer, ascending, and the WER that each loses against the original.
@@ -87,7 +91,12 @@ class Sensitivity:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as JSON."""
         curves = {name: curve._asdict() for name, curve in self.curves.items()}
-        content = {"format": _FORMAT, "baseline_wer": self.baseline_wer, "curves": curves}
+        content = {
+            "format": _FORMAT,
+            "factorisation": self.factorisation,
+            "baseline_wer": self.baseline_wer,
+            "curves": curves,
+        }
         Path(path).write_text(json.dumps(content, indent=1) + "\n")
 
     @classmethod
@@ -111,8 +120,26 @@ class Sensitivity:
                 )
                 for name, curve in content["curves"].items()
             }
-            return cls(float(content["baseline_wer"]), curves)
+            return cls(float(content["baseline_wer"]), curves, str(content["factorisation"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{file} is no sensitivity (python -m experiments.sensitivity writes one): {error}"
             ) from error
+
+
+def require_factorisation(measured: str | None, used: str) -> None:
+    """Check that a sensitivity says something about how a model is factored.
+
+    Args:
+        measured: The factorisation that the sensitivity was measured with; None if there is no sensitivity.
+        used: The model's.
+
+    Raises:
+        ValueError: They differ.
+    """
+    if measured not in (None, used):
+        raise ValueError(
+            f"the sensitivity was measured with factorisation {measured!r}, the model is factored by {used!r}: run "
+            f"python -m experiments.sensitivity factorisation={used} for this model and granularity and give its file "
+            "as `path`"
+        )

@@ -219,6 +219,8 @@ class TableEvaluator:
         subset: One of `SETS`.
     """
 
+    factorisation_name = "svd"
+
     def __init__(self, table: Table, subset: str = "proxy") -> None:
         if subset not in table.edits:
             raise ValueError(f"the table holds no set {subset!r}; it has {', '.join(table.edits)}")

@@ -49,6 +49,8 @@ class FakeEvaluator:
     `lookups` (layer name -> rows looked up) makes an embedding of a layer: factored, each row costs rn multiply-adds.
     """
 
+    factorisation_name = "svd"
+
     def __init__(
         self,
         layers: tuple[Layer, ...] = LAYERS,

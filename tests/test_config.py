@@ -11,6 +11,7 @@ from hydra.utils import get_class, instantiate
 from shrinkml_env.actions import ACTIONS
 from shrinkml_env.constraints import CONSTRAINTS
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
+from shrinkml_env.factorisations import FACTORISATIONS
 from shrinkml_env.observations import OBSERVATIONS
 from shrinkml_env.rewards import REWARDS, Harmonic
 from shrinkml_env.search_space import SEARCH_SPACES
@@ -25,6 +26,7 @@ GROUPS = {
     "constraint": CONSTRAINTS,
     "shaping": POTENTIALS,
     "search_space": SEARCH_SPACES,
+    "factorisation": FACTORISATIONS,
 }
 
 

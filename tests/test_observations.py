@@ -115,6 +115,9 @@ def test_sensitivity_is_shown_when_asked_for(tmp_path):
     # A quarter of 39 is 9.75, between 0.5 at 5 and 0.1 at 10; a sixteenth, 2.4, is above 1; at 39 nothing is lost.
     assert shown["loss@1/4"] == pytest.approx(0.5 - 0.4 * 4.75 / 5)
     assert (shown["loss@1/16"], shown["loss@1"]) == (1.0, 0.0)
+    Sensitivity(0.03, curves, "activation_aware").save(tmp_path / "other.json")
+    with pytest.raises(ValueError, match=r"measured with factorisation 'activation_aware', .* by 'svd'"):
+        Features(sensitivity=True, path=tmp_path / "other.json").bind(PROBLEM)
     Sensitivity(0.03, {}).save(tmp_path / "other.json")
     with pytest.raises(ValueError, match="its sensitivity was not measured"):
         Features(sensitivity=True, path=tmp_path / "other.json").bind(PROBLEM)

@@ -4,15 +4,20 @@ import torch
 
 from shrinkml_env import registration
 from shrinkml_env.actions import Discrete
+from shrinkml_env.compression import SVD, ActivationAwareSVD
+from shrinkml_env.data import Utterance
 from shrinkml_env.evaluation import Ledger, default_cache_path
 from shrinkml_env.registration import make_env, resolve
 from shrinkml_env.rewards import REWARDS, Linear
 from tests.fake_evaluator import FakeEvaluator
-from tests.models import TinyCTC
+from tests.models import TinyCTC, tones
 
 
 class Model(torch.nn.Linear):
     """Stands for a recogniser; the fake evaluator below looks at its device only."""
+
+    layers = ()
+    storage_dtype = torch.float32
 
     def __init__(self):
         super().__init__(1, 1)
@@ -23,12 +28,13 @@ def parts(monkeypatch):
     """Replaces what loads models and speech; the parts it was asked for are in the returned dict."""
     asked = {}
 
-    def make_evaluator(model, utterances, granularity, cache, **limits):
+    def make_evaluator(model, utterances, granularity, cache, factorisation, **limits):
         asked.update(
             device=next(model.parameters()).device.type,
             utterances=utterances,
             granularity=granularity,
             cache=cache,
+            factorisation=factorisation,
             **limits,
         )
         return FakeEvaluator()
@@ -50,6 +56,7 @@ def test_defaults(parts):
     assert {len(candidates) for candidates in env.problem.candidates} <= set(range(2, 26))
     cache = parts.pop("cache")
     assert cache.path == default_cache_path()
+    assert parts.pop("factorisation").key == "svd-float32"
     limits = {"workers": 1, "memory": 256 * 2**20}
     assert parts == {"model": "las_small", "utterances": "proxy", "granularity": "layer", "device": "cpu", **limits}
 
@@ -79,6 +86,18 @@ def test_names_mappings_and_objects(parts, tmp_path):
     assert parts["cache"] is None
     limited = make_env(ledger={"path": tmp_path / "evaluations.jsonl", "budget": 7}, cache=tmp_path / "cache.sqlite")
     assert (limited.problem.ledger.budget, parts["cache"].path.name) == (7, "cache.sqlite")
+
+
+def test_factorisations(parts):
+    model, speech = TinyCTC(), tones(2)
+    spoken = [Utterance(str(index), "speaker", waveform, "text") for index, waveform in enumerate(speech)]
+    spec = {"name": "activation_aware", "calibration": spoken, "damping": 0.1}
+    finished = ActivationAwareSVD(model, speech, 0.1)
+    for factorisation in spec, finished, lambda model: ActivationAwareSVD(model, speech, 0.1):
+        make_env(model=model, factorisation=factorisation)
+        assert parts["factorisation"].key == finished.key
+    make_env(model=model, factorisation=finished)
+    assert parts["factorisation"] is finished
 
 
 def test_gym_make(parts):
@@ -120,6 +139,12 @@ def test_gym_make(parts):
         ({"constraint": Linear(0.2)}, "constraint: must be .* a finished Constraint"),
         ({"constraint": "clip"}, "constraint 'clip' needs the option 'budget'; its options are budget, resource"),
         ({"action": {"name": "discrete", "count": 3}}, "action 'discrete' has no option 'count'; its options are none"),
+        ({"factorisation": "svdd"}, "no factorisation is named 'svdd'; known names: activation_aware, svd"),
+        ({"factorisation": {"name": "svd", "damping": 1}}, "'svd' has no option 'damping'; its options are none"),
+        ({"factorisation": SVD}, "factorisation: must be .* a finished Callable, got the class SVD: call it"),
+        ({"factorisation": 3}, "factorisation: must be a name, a mapping .* got 3"),
+        ({"factorisation": {"name": "activation_aware", "calibration": "trian"}}, "no utterance set is named 'trian'"),
+        ({"factorisation": {"name": "activation_aware", "calibration": []}}, "at least one utterance"),
         ({"foo": 1}, "ShrinkML-v0 has no argument 'foo'; its arguments are model, proxy, action, .*render_mode"),
         ({"device": "cuda"}, "this torch finds no GPU"),
         ({"constraint": {"name": "clip", "budget": "0.4"}}, "must be a share of the original in .* got '0.4'"),

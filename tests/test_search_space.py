@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -156,6 +157,22 @@ def test_sensitive_space_obeys_its_description(tmp_path_factory, curve, count, m
     assert 1 <= len(ranks) - 1 <= count
     assert min(ranks) > max(fatal, default=0)
     assert ranks[-2] <= max(curve)
+
+
+def test_a_sensitivity_to_another_factorisation_is_refused(measured):
+    class Aware(FakeEvaluator):
+        factorisation_name = "activation_aware"
+
+    layers = (OUTPUT,)
+    assert make_problem(FakeEvaluator(layers), search_space=Sensitive(measured)).search_space.factorisation == "svd"
+    assert make_problem(Aware(layers), search_space="full").search_space.factorisation is None
+    message = r"measured with factorisation 'svd', .* by 'activation_aware': run .*sensitivity factorisation=act"
+    with pytest.raises(ValueError, match=message):
+        make_problem(Aware(layers), search_space=Sensitive(measured))
+    replace(MEASURED, factorisation="activation_aware").save(measured)
+    make_problem(Aware(layers), search_space=Sensitive(measured))
+    with pytest.raises(ValueError, match=r"measured with factorisation 'activation_aware', .* by 'svd'"):
+        make_problem(FakeEvaluator(layers), search_space=Sensitive(measured))
 
 
 def test_a_layer_that_was_not_measured(measured):

@@ -1,5 +1,7 @@
 """Low-rank compression: what can be factored, how, what it costs, and how the result is kept on disk."""
 
+from shrinkml_env.compression.activation_aware import ActivationAwareSVD
+from shrinkml_env.compression.calibration import second_moments
 from shrinkml_env.compression.checkpoint import (
     architectures,
     exact_storage_dtype,
@@ -44,6 +46,7 @@ from shrinkml_env.compression.svd import SVD, Factorisation, Factors, kept_energ
 __all__ = [
     "BATCH",
     "SVD",
+    "ActivationAwareSVD",
     "CompressibleModel",
     "Factorisation",
     "Factors",
@@ -77,5 +80,6 @@ __all__ = [
     "require_storable",
     "round_to_storage",
     "save_compressed",
+    "second_moments",
     "split_layers",
 ]

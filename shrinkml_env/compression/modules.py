@@ -6,14 +6,15 @@ To support another module type, write its `LowRank` class and enter it in `LOW_R
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
-from torch.nn.utils.rnn import PackedSequence
+from torch.nn.utils.rnn import PackedSequence, unpack_sequence
 
 from shrinkml_env.compression.layers import Matrix
 from shrinkml_env.compression.svd import Factors
@@ -61,6 +62,21 @@ class LowRank(nn.Module, ABC):
     @abstractmethod
     def matrix_kinds(module: Any) -> dict[str, str]:
         """Parameter name -> `Matrix.kind`, of what can be factored in a module to be replaced; order of application."""
+
+    @staticmethod
+    @abstractmethod
+    def matrix_inputs(module: Any, call: Mapping[str, Any], output: Any) -> dict[str, Tensor]:
+        """What one call of a module to be replaced has multiplied its matrices with.
+
+        Args:
+            module: In evaluation mode, of a type that this class replaces.
+            call: The arguments of `forward` that were given, by name.
+            output: What it returned.
+
+        Returns:
+            Parameter name (of the module, or of one below that it computes without calling it) -> the vectors,
+            (positions, n); of an embedding the rows that were looked up, (positions,) integers.
+        """
 
     def __init__(self, module: nn.Module, factors: Mapping[str, Factors]) -> None:
         super().__init__()
@@ -146,6 +162,11 @@ class LowRankLinear(LowRank):
         """See `LowRank.matrix_kinds`."""
         return {"weight": "linear"}
 
+    @staticmethod
+    def matrix_inputs(module: nn.Linear, call: Mapping[str, Any], output: Tensor) -> dict[str, Tensor]:
+        """See `LowRank.matrix_inputs`."""
+        return {"weight": _vectors(call["input"])}
+
     def forward(self, input: Tensor) -> Tensor:
         """As `nn.Linear`: (..., n) -> (..., m)."""
         return F.linear(F.linear(input, self._factor("weight", "v")), self._factor("weight", "u"), self.bias)
@@ -164,6 +185,11 @@ class LowRankEmbedding(LowRank):
     def matrix_kinds(module: nn.Embedding) -> dict[str, str]:
         """See `LowRank.matrix_kinds`; one that rescales its rows at look-up (`max_norm`) stays dense."""
         return {"weight": "embedding"} if module.max_norm is None else {}
+
+    @staticmethod
+    def matrix_inputs(module: nn.Embedding, call: Mapping[str, Any], output: Tensor) -> dict[str, Tensor]:
+        """See `LowRank.matrix_inputs`."""
+        return {"weight": call["input"].reshape(-1)}
 
     def forward(self, input: Tensor) -> Tensor:
         """As `nn.Embedding`: (...) integers -> (..., dimension)."""
@@ -188,6 +214,23 @@ class LowRankMultiheadAttention(LowRank):
             return {}
         names = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
         return {name: "linear" for name in names if getattr(module, name) is not None}
+
+    @staticmethod
+    def matrix_inputs(module: nn.MultiheadAttention, call: Mapping[str, Any], output: Any) -> dict[str, Tensor]:
+        """See `LowRank.matrix_inputs`.
+
+        One matrix for queries, keys and values counts all that its three parts are multiplied with. The output
+        projection is computed without a call of it.
+        """
+        query, key, value = (_vectors(call[name]) for name in ("query", "key", "value"))
+        inputs = {"q_proj_weight": query, "k_proj_weight": key, "v_proj_weight": value}
+        if module.in_proj_weight is not None:
+            same = call["query"] is call["key"] is call["value"]
+            inputs = {"in_proj_weight": query if same else torch.cat([query, key, value])}
+        attention = LowRankMultiheadAttention(module, {})
+        attention.out_proj = nn.Identity()
+        attended, _ = attention(**{**call, "need_weights": False})
+        return {**inputs, "out_proj.weight": _vectors(attended)}
 
     def forward(
         self,
@@ -254,6 +297,9 @@ class LowRankMultiheadAttention(LowRank):
             hidden = _once(lambda part: F.linear(part, self._factor("in_proj_weight", "v")), *inputs)
             parts = zip(hidden, self._factor("in_proj_weight", "u").chunk(3), biases, strict=True)
             return [F.linear(*part) for part in parts]
+        if self.in_proj_weight is not None:
+            weights = self.in_proj_weight.chunk(3)
+            return [F.linear(*part) for part in zip(inputs, weights, biases, strict=True)]
         projected = []
         for name, part, bias in zip(("q_proj_weight", "k_proj_weight", "v_proj_weight"), inputs, biases, strict=True):
             if name in self.ranks:
@@ -262,6 +308,12 @@ class LowRankMultiheadAttention(LowRank):
                 weight = getattr(self, name)
             projected.append(F.linear(part, weight, bias))
         return projected
+
+
+def _vectors(inputs: Tensor) -> Tensor:
+    """(..., n) -> (positions, n)."""
+    parts = inputs.unbind() if inputs.is_nested else [inputs]
+    return torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
 
 
 def _once(function: Callable[[Tensor], Tensor], *inputs: Tensor) -> list[Tensor]:
@@ -287,6 +339,15 @@ class LowRankConv1d(LowRank):
     def matrix_kinds(module: nn.Conv1d) -> dict[str, str]:
         """See `LowRank.matrix_kinds`; grouped convolutions and padding other than with zeros stay dense."""
         return {"weight": "conv"} if module.groups == 1 and module.padding_mode == "zeros" else {}
+
+    @staticmethod
+    def matrix_inputs(module: nn.Conv1d, call: Mapping[str, Any], output: Tensor) -> dict[str, Tensor]:
+        """See `LowRank.matrix_inputs`: the windows that the kernel sees, zeros of the padding included."""
+        inputs = F.pad(call["input"], module._reversed_padding_repeated_twice)
+        windows = inputs.unfold(-1, module.dilation[0] * (module.kernel_size[0] - 1) + 1, module.stride[0])
+        # (..., in, time, window) -> (..., time, in, kernel)
+        seen = windows[..., :: module.dilation[0]].transpose(-3, -2)
+        return {"weight": seen.reshape(-1, module.in_channels * module.kernel_size[0])}
 
     def forward(self, input: Tensor) -> Tensor:
         """As `nn.Conv1d`: (batch, in, time) or (in, time)."""
@@ -364,6 +425,70 @@ def _rnn_kinds(kind: str, module: nn.RNNBase) -> dict[str, str]:
     }
 
 
+def _rnn_inputs(module: nn.RNNBase, call: Mapping[str, Any], output: Any) -> dict[str, Tensor]:
+    """What enters each layer, and its states before each step, in both directions.
+
+    The states between stacked layers are computed anew, since the module does not return them.
+    """
+    found: dict[str, list[Tensor]] = defaultdict(list)
+    directions = 1 + module.bidirectional
+    for index, (inputs, outputs) in enumerate(
+        zip(_sequences(module, call["input"]), _sequences(module, output[0]), strict=True)
+    ):
+        start = _start(call.get("hx"), index)
+        for layer in range(module.num_layers):
+            own = slice(layer * directions, (layer + 1) * directions)
+            before = None if start is None else tuple(part[own] for part in start)
+            states = outputs if layer == module.num_layers - 1 else _run_layer(module, layer, inputs, before)
+            for direction, after in enumerate(states.chunk(directions, dim=1)):
+                first = after.new_zeros(1, after.shape[1]) if before is None else before[0][direction, None]
+                shifted = torch.cat([after[1:], first] if direction else [first, after[:-1]])
+                name = f"l{layer}_reverse" if direction else f"l{layer}"
+                found[f"weight_ih_{name}"].append(inputs)
+                found[f"weight_hh_{name}"].append(shifted)
+            inputs = states
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def _sequences(module: nn.RNNBase, batch: Any) -> Sequence[Tensor]:
+    """(time, size) of each sequence in what a recurrent module takes or returns."""
+    if isinstance(batch, PackedSequence):
+        return unpack_sequence(batch)
+    if batch.dim() == 2:
+        return [batch]
+    return tuple(batch.unbind(0 if module.batch_first else 1))
+
+
+def _start(hx: Any, index: int) -> tuple[Tensor, ...] | None:
+    """A sequence's initial states: (layers * directions, units) each."""
+    if hx is None:
+        return None
+    return tuple(part if part.dim() == 2 else part[:, index] for part in (hx if isinstance(hx, tuple) else (hx,)))
+
+
+def _run_layer(module: nn.RNNBase, layer: int, inputs: Tensor, start: tuple[Tensor, ...] | None) -> Tensor:
+    """One of several stacked layers: (time, size) -> (time, directions * units)."""
+    lstm = isinstance(module, nn.LSTM)
+    kernel = (nn.LSTM if lstm else nn.GRU)(
+        inputs.shape[1], module.hidden_size, bias=module.bias, bidirectional=module.bidirectional, device="meta"
+    )
+    weights: dict[str, Tensor] = {
+        name.replace(f"_l{layer}", "_l0"): weight
+        for name, weight in module.named_parameters()
+        if name.removesuffix("_reverse").endswith(f"_l{layer}")
+    }
+    hx = start if start is None or lstm else start[0]
+    states: Tensor = torch.func.functional_call(kernel, weights, (inputs, hx))[0]
+    return states
+
+
+def _cell_inputs(module: nn.RNNCellBase, call: Mapping[str, Any], output: Any) -> dict[str, Tensor]:
+    """What enters a cell, and its state before."""
+    inputs, hx = _vectors(call["input"]), call.get("hx")
+    state = inputs.new_zeros(len(inputs), module.hidden_size) if hx is None else hx
+    return {"weight_ih": inputs, "weight_hh": _vectors(state[0] if isinstance(state, tuple) else state)}
+
+
 class LowRankLSTM(_LowRankRecurrent):
     """`nn.LSTM` with factored W_ih or W_hh, of any number of layers and directions."""
 
@@ -375,6 +500,11 @@ class LowRankLSTM(_LowRankRecurrent):
     def matrix_kinds(module: nn.LSTM) -> dict[str, str]:
         """See `LowRank.matrix_kinds`; an LSTM with `proj_size` stays dense."""
         return _rnn_kinds("lstm", module)
+
+    @staticmethod
+    def matrix_inputs(module: nn.LSTM, call: Mapping[str, Any], output: Any) -> dict[str, Tensor]:
+        """See `LowRank.matrix_inputs`."""
+        return _rnn_inputs(module, call, output)
 
 
 class LowRankGRU(_LowRankRecurrent):
@@ -389,6 +519,11 @@ class LowRankGRU(_LowRankRecurrent):
         """See `LowRank.matrix_kinds`."""
         return _rnn_kinds("gru", module)
 
+    @staticmethod
+    def matrix_inputs(module: nn.GRU, call: Mapping[str, Any], output: Any) -> dict[str, Tensor]:
+        """See `LowRank.matrix_inputs`."""
+        return _rnn_inputs(module, call, output)
+
 
 class LowRankLSTMCell(_LowRankRecurrent):
     """`nn.LSTMCell` with factored W_ih or W_hh."""
@@ -402,6 +537,11 @@ class LowRankLSTMCell(_LowRankRecurrent):
         """See `LowRank.matrix_kinds`."""
         return {"weight_ih": "lstm_ih", "weight_hh": "lstm_hh"}
 
+    @staticmethod
+    def matrix_inputs(module: nn.LSTMCell, call: Mapping[str, Any], output: Any) -> dict[str, Tensor]:
+        """See `LowRank.matrix_inputs`."""
+        return _cell_inputs(module, call, output)
+
 
 class LowRankGRUCell(_LowRankRecurrent):
     """`nn.GRUCell` with factored W_ih or W_hh."""
@@ -414,6 +554,11 @@ class LowRankGRUCell(_LowRankRecurrent):
     def matrix_kinds(module: nn.GRUCell) -> dict[str, str]:
         """See `LowRank.matrix_kinds`."""
         return {"weight_ih": "gru_ih", "weight_hh": "gru_hh"}
+
+    @staticmethod
+    def matrix_inputs(module: nn.GRUCell, call: Mapping[str, Any], output: Any) -> dict[str, Tensor]:
+        """See `LowRank.matrix_inputs`."""
+        return _cell_inputs(module, call, output)
 
 
 LOW_RANK_MODULES: dict[type[nn.Module], type[LowRank]] = {

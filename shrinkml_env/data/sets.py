@@ -22,6 +22,7 @@ SHIPPED_SETS: dict[str, dict[str, Any]] = {
     "proxy-random": {"subset": "proxy-pool", "ids": _ASSETS / "proxy" / "random.txt"},
     "proxy-stratified": {"subset": "proxy-pool", "ids": _ASSETS / "proxy" / "stratified.txt"},
     "proxy-pool": {"subset": "proxy-pool"},
+    "calibration": {"subset": "calibration"},
     "dev": {"subset": "dev"},
     "test": {"subset": "test"},
 }

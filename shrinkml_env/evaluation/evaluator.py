@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from itertools import chain
 from typing import Any, Literal
@@ -35,6 +33,7 @@ from shrinkml_env.compression import (
     require_storable,
     split_layers,
 )
+from shrinkml_env.compression.canonical import content_bytes, digest, one_thread
 from shrinkml_env.data.utterance import Utterance
 from shrinkml_env.evaluation.activations import ActivationError
 from shrinkml_env.evaluation.cache import EvaluationCache
@@ -113,8 +112,7 @@ class Evaluator:
         self.cache = cache
         self.memory = memory
         self.workers = workers
-        with _one_thread():
-            self.factorisation = SVD(model) if factorisation is None else factorisation
+        self.factorisation = SVD(model) if factorisation is None else factorisation
         self._references = [model.normalise(utterance.text) for utterance in self.utterances]
         for utterance, reference in zip(self.utterances, self._references, strict=True):
             if not reference:
@@ -127,7 +125,12 @@ class Evaluator:
     def key(self) -> str:
         """Hash of all that a measurement depends on but the ranks: what is measured, how, and what shares a rank."""
         blocks = [[layer.name, [matrix.name for matrix in layer.matrices]] for layer in self.layers]
-        return _digest([self._content, json.dumps(blocks).encode()])
+        return digest([self._content, json.dumps(blocks).encode()])
+
+    @property
+    def factorisation_name(self) -> str:
+        """How matrices are factored."""
+        return self.factorisation.name
 
     @cached_property
     def baseline(self) -> Evaluation:
@@ -169,7 +172,7 @@ class Evaluator:
 
         See `ActivationError`; costs a little time, and no evaluation.
         """
-        with _one_thread():
+        with one_thread():
             return self._activation_error(ranks)
 
     @cached_property
@@ -266,7 +269,7 @@ class Evaluator:
 
     def _measure(self, configuration: Mapping[str, int]) -> dict[str, Any]:
         model = self._compressed(configuration)
-        with _one_thread():
+        with one_thread():
             return self._counts(self._recognise(model, configuration))
 
     def _measure_side_by_side(self, configurations: Sequence[Mapping[str, int]]) -> list[dict[str, Any]]:
@@ -326,7 +329,7 @@ class Evaluator:
 
     def _key(self, configuration: Mapping[str, int]) -> str:
         chosen = matrix_ranks(self.model.layers, self.matrix_ranks(configuration))
-        return _digest([self._content, json.dumps(chosen, sort_keys=True).encode()])
+        return digest([self._content, json.dumps(chosen, sort_keys=True).encode()])
 
     @cached_property
     def _content(self) -> bytes:
@@ -342,10 +345,10 @@ class Evaluator:
             json.dumps(dict(self.model.decoder_settings), sort_keys=True).encode(),
         ]
         for name in sorted(tensors):
-            parts += [name.encode(), _bytes(tensors[name])]
+            parts += [name.encode(), content_bytes(tensors[name])]
         for utterance, reference in zip(self.utterances, self._references, strict=True):
-            parts += [reference.encode(), _bytes(utterance.waveform)]
-        return bytes.fromhex(_digest(parts))
+            parts += [reference.encode(), content_bytes(utterance.waveform)]
+        return bytes.fromhex(digest(parts))
 
 
 def _grouped(layers: tuple[Layer, ...], granularity: Granularity) -> tuple[Layer, ...]:
@@ -358,28 +361,5 @@ def _grouped(layers: tuple[Layer, ...], granularity: Granularity) -> tuple[Layer
 
 def recognise_all(model: CompressibleModel, utterances: Sequence[Utterance]) -> list[Hypothesis]:
     """What a model makes of utterances, in their order, by the canonical arithmetic: one thread, batches by length."""
-    with _one_thread():
+    with one_thread():
         return recognise_in_batches(model, [utterance.waveform for utterance in utterances])
-
-
-def _digest(parts: list[bytes]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
-    return digest.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    content = tensor.detach().cpu().contiguous()
-    return f"{content.dtype} {tuple(content.shape)} ".encode() + content.view(-1).view(torch.uint8).numpy().tobytes()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -37,6 +37,10 @@ class SupportsEvaluate(Protocol):
         """The model's layers at the chosen granularity, in forward order."""
 
     @property
+    def factorisation_name(self) -> str:
+        """How matrices are factored: `Factorisation.name`."""
+
+    @property
     def baseline(self) -> Evaluation:
         """The original model, all layers dense."""
 

@@ -21,12 +21,14 @@ from shrinkml_env import CompressibleModel, Evaluator, Utterance, encoder_parame
 from shrinkml_env.asr import Decoding
 from shrinkml_env.asr.huggingface.folder import import_transformers, unpacked
 from shrinkml_env.compression import (
+    ActivationAwareSVD,
     StagedModel,
     compress,
     count_macs,
     count_parameters,
     ranks_of,
     save_compressed,
+    second_moments,
 )
 from shrinkml_env.evaluation import EvaluationCache
 from tests.models import tones
@@ -432,3 +434,13 @@ def test_only_known_files_are_unpacked():
 def test_beams_are_refused(models):
     with pytest.raises(ValueError, match="beam_size must be 1"):
         type(models["whisper"])(models["whisper"].files, Decoding(beam_size=2))
+
+
+def test_calibration_sees_every_matrix(models, name):
+    """And recognises as before; a matrix that was not seen would be warned about."""
+    model = models[name]
+    before = model.transcribe(waveforms()[:2])
+    found = ActivationAwareSVD(model, waveforms()[:2])
+    names = {matrix.name for layer in model.layers for matrix in layer.matrices}
+    assert set(second_moments(model, waveforms()[:2])) == set(found.singular_values) == names
+    assert model.transcribe(waveforms()[:2]) == before

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from shrinkml_env.asr import LAS, Decoding, LASConfig, Tokenizer
 from shrinkml_env.asr.las import BidirectionalLSTM
 from shrinkml_env.compression import (
+    ActivationAwareSVD,
     CompressibleModel,
     compress,
     count_parameters,
     load_compressed,
     round_to_storage,
     save_compressed,
+    second_moments,
 )
 
 TEXTS = ["set an alarm for seven thirty", "call martin's sister", "play the quick brown fox", "jazz vow"] * 10
@@ -223,3 +225,13 @@ def test_unpickles_in_a_fresh_process(tmp_path):
     (tmp_path / "model.pickle").write_bytes(pickle.dumps(MODEL))
     code = f"import pickle; print(type(pickle.load(open({str(tmp_path / 'model.pickle')!r}, 'rb'))).__name__)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "LAS\n"
+
+
+def test_calibration_sees_every_matrix():
+    """And recognises as before; a matrix that was not seen would be warned about."""
+    model = make_model(beam_size=2)
+    before = model.transcribe(noise(16_000, 9_000))
+    found = ActivationAwareSVD(model, noise(16_000, 9_000))
+    names = {matrix.name for layer in model.layers for matrix in layer.matrices}
+    assert set(second_moments(model, noise(16_000, 9_000))) == set(found.singular_values) == names
+    assert model.transcribe(noise(16_000, 9_000)) == before

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from shrinkml_env import CompressibleModel, compress, count_parameters, encoder_parameters, load_model, save_compressed
 from shrinkml_env.asr import TorchaudioCTC
-from shrinkml_env.compression import count_macs, load_compressed, ranks_of
+from shrinkml_env.compression import ActivationAwareSVD, count_macs, load_compressed, ranks_of, second_moments
 from shrinkml_env.torchaudio_compat import import_torchaudio
 from tests.models import tones
 
@@ -111,3 +111,13 @@ def test_multiply_adds_by_hand_and_by_torch(ranks):
 def test_other_pipelines(name):
     with pytest.raises(ValueError, match=rf"torchaudio:{name}: there is an adapter for .*WAV2VEC2_ASR_BASE_960H"):
         load_model(f"torchaudio:{name}")
+
+
+def test_calibration_sees_every_matrix(pipeline):
+    """And recognises as before; a matrix that was not seen would be warned about."""
+    model = load_model("torchaudio:TINY_ASR")
+    before = model.transcribe(tones(2))
+    found = ActivationAwareSVD(model, tones(2))
+    names = {matrix.name for layer in model.layers for matrix in layer.matrices}
+    assert set(second_moments(model, tones(2))) == set(found.singular_values) == names
+    assert model.transcribe(tones(2)) == before

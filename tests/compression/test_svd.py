@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -30,6 +30,7 @@ def matrix(rows: int, columns: int, seed: int) -> torch.Tensor:
 
 
 @given(st.integers(3, 24), st.integers(3, 24), st.integers(0, 99), st.data())
+@settings(deadline=None)
 def test_squared_error_is_the_sum_of_the_dropped_squares(rows, columns, seed, data):
     weight = matrix(rows, columns, seed)
     svd = SVD(OneMatrix(weight))

@@ -1,0 +1,133 @@
+"""What a model's matrices are multiplied with when it recognises speech."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from shrinkml_env.compression.canonical import one_thread
+from shrinkml_env.compression.modules import LOW_RANK_MODULES, module_matrices
+from shrinkml_env.compression.protocol import CompressibleModel
+from shrinkml_env.compression.svd import weights_of
+
+__all__ = ["second_moments"]
+
+
+_TOGETHER = 512
+"""Vectors that are multiplied together: a decoder's come one by one."""
+
+
+class _Seen:
+    """Sums over everything that one matrix has been multiplied with.
+
+    Attributes:
+        products: Sum of x x^T, float64, (columns, columns); None if there was no x.
+        positions: Number of x.
+        lookups: How often each row was looked up, float64, (rows,); None if none was.
+    """
+
+    def __init__(self) -> None:
+        self.products: Tensor | None = None
+        self.positions = 0
+        self.lookups: Tensor | None = None
+        self._waiting: list[Tensor] = []
+        self._num_waiting = 0
+
+    def add(self, inputs: Tensor, rows: int) -> None:
+        """Vectors, (positions, columns), or integers: rows that were looked up, (positions,)."""
+        if not inputs.is_floating_point():
+            counts = torch.bincount(inputs, minlength=rows).double()
+            self.lookups = counts if self.lookups is None else self.lookups + counts
+            return
+        # A copy: the model may write over its activations.
+        self._waiting.append(inputs.to(torch.float64, copy=True))
+        self._num_waiting += len(inputs)
+        if self._num_waiting >= _TOGETHER:
+            self._multiply()
+
+    def _multiply(self) -> None:
+        vectors = torch.cat(self._waiting)
+        products = vectors.T @ vectors
+        self.products = products if self.products is None else self.products + products
+        self.positions += len(vectors)
+        self._waiting.clear()
+        self._num_waiting = 0
+
+    def moment(self) -> Tensor | None:
+        """See `second_moments`."""
+        if self._num_waiting:
+            self._multiply()
+        if self.products is None:
+            # Add-one smoothing: a word that the calibration speech lacks will be said all the same.
+            return None if self.lookups is None else ((self.lookups + 1) / (self.lookups + 1).sum()).cpu()
+        moment = self.products / self.positions
+        if self.lookups is not None:
+            moment += torch.eye(len(moment)).to(moment) * self.lookups.sum() / (len(self.lookups) * self.positions)
+        return moment.cpu()
+
+
+def second_moments(
+    model: CompressibleModel, waveforms: Sequence[Tensor], matrices: Iterable[str] | None = None
+) -> dict[str, Tensor]:
+    """E[x x^T], not centred, of the vectors x that each matrix is multiplied with, while a model recognises speech.
+
+    A matrix that is looked up (an embedding) is multiplied with one-hot vectors from the left; their moment is
+    diagonal and holds the frequencies of the rows, which are estimated with add-one smoothing.
+
+    One that serves both ways (tied embedding and output layers) has output vectors x on the right and one-hot vectors
+    on the left. No pair of factors is known to minimise the sum of both squared errors, but one does if all rows are
+    looked up equally often: a look-up's expected squared error is then that of a product with white x of variance
+    1 / rows. So I / rows is added for each look-up, and the row frequencies are left out: the output layer uses every
+    row at every step, a look-up uses one.
+
+    The waveforms are recognised one at a time, without padding, on one thread.
+
+    Args:
+        model: An uncompressed model in evaluation mode; not changed.
+        waveforms: 1-D float32 samples at 16 kHz.
+        matrices: Names of the matrices to look at; None for all of the model's layers.
+
+    Returns:
+        Matrix name -> float64 on the CPU: (columns, columns); or (rows,) for one that is only looked up. A matrix that
+        was not used, or only by code that does not call its module, is left out.
+
+    Raises:
+        ValueError: The model is in training mode, or a name is not a matrix of it.
+    """
+    network = cast(nn.Module, model)
+    if network.training:
+        raise ValueError("the model is in training mode, in which dropout changes what its matrices see: call eval()")
+    wanted = {id(weight): (matrix, _Seen()) for matrix, weight in weights_of(model, matrices)}
+
+    def watch(module: nn.Module) -> Callable[..., None]:
+        matrix_inputs = LOW_RANK_MODULES[type(module)].matrix_inputs
+        signature = inspect.signature(module.forward)
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
+            inputs = matrix_inputs(module, signature.bind(*args, **kwargs).arguments, output)
+            for name, seen in inputs.items():
+                matrix, sums = wanted.get(id(module.get_parameter(name)), (None, None))
+                if matrix is not None and sums is not None:
+                    sums.add(seen, matrix.rows)
+
+        return hook
+
+    handles: list[RemovableHandle] = [
+        module.register_forward_hook(watch(module), with_kwargs=True)
+        for module in network.modules()
+        if module_matrices(module)
+    ]
+    try:
+        with one_thread():
+            for waveform in waveforms:
+                model.recognise([waveform])
+            moments = {matrix.name: sums.moment() for matrix, sums in wanted.values()}
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: moment for name, moment in moments.items() if moment is not None}

@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import math
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from shrinkml_env.compression import (
+    SVD,
+    ActivationAwareSVD,
+    Factorisation,
+    compress,
+    find_layers,
+    load_compressed,
+    save_compressed,
+)
+from tests.models import TinyCTC, tones
+
+SIZES = st.integers(3, 16)
+
+
+class OneMatrix(nn.Module):
+    """y = W x, or a look-up in W; what it "recognises" are batches of x, or of rows."""
+
+    storage_dtype = torch.float32
+
+    def __init__(self, weight: Tensor, kind: type[nn.Module] = nn.Linear) -> None:
+        super().__init__()
+        self.linear = nn.Linear(*reversed(weight.shape), bias=False) if kind is nn.Linear else kind(*weight.shape)
+        self.linear.weight.data = weight
+        self.eval()
+
+    @property
+    def layers(self):
+        return find_layers(self)
+
+    def recognise(self, waveforms):
+        with torch.inference_mode():
+            for inputs in waveforms:
+                self.linear(inputs)
+
+
+def matrix(rows: int, columns: int, seed: int) -> Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+
+
+def uneven(positions: int, size: int, seed: int) -> Tensor:
+    """Correlated inputs, of which a few directions carry most."""
+    return matrix(positions, size, seed) * 2.0 ** -torch.arange(size) @ matrix(size, size, seed + 1)
+
+
+def damped(inputs: Tensor, damping: float) -> Tensor:
+    """As the formula says, up to its scale."""
+    second = inputs.double().T @ inputs.double() / len(inputs)
+    return second + damping * second.trace() / len(second) * torch.eye(len(second), dtype=torch.float64)
+
+
+def error(weight: Tensor, factorisation: Factorisation, rank: int, moment: Tensor) -> float:
+    """Expected squared error of the outputs."""
+    u, v = factorisation.factors("linear.weight", rank)
+    lost = weight.double() - u.double() @ v.double()
+    return float((lost @ moment @ lost.T).trace())
+
+
+def aware(weight: Tensor, inputs: Tensor, damping: float = 0.01) -> ActivationAwareSVD:
+    return ActivationAwareSVD(OneMatrix(weight), [inputs], damping)
+
+
+@given(SIZES, SIZES, st.integers(1, 40), st.integers(0, 99), st.sampled_from([1e-6, 0.01, 1.0]), st.data())
+@settings(deadline=None)
+def test_never_worse_than_the_plain_svd_at_any_rank(rows, columns, positions, seed, damping, data):
+    """Even where there are fewer inputs than columns, so that their moment is singular."""
+    weight, inputs = matrix(rows, columns, seed), uneven(positions, columns, seed + 1)
+    moment = damped(inputs, damping)
+    rank = data.draw(st.integers(1, min(rows, columns)))
+    plain, whitened = SVD(OneMatrix(weight)), aware(weight, inputs, damping)
+    total = float((weight.double() @ moment @ weight.double().T).trace())
+    assert error(weight, whitened, rank, moment) <= error(weight, plain, rank, moment) + 1e-6 * total
+
+
+@given(SIZES, SIZES, st.integers(0, 99), st.data())
+@settings(deadline=None)
+def test_the_error_is_the_sum_of_the_dropped_squares(rows, columns, seed, data):
+    weight, inputs = matrix(rows, columns, seed), uneven(50, columns, seed + 1)
+    rank = data.draw(st.integers(1, min(rows, columns)))
+    whitened = aware(weight, inputs)
+    energy = whitened.singular_values["linear.weight"].square()
+    moment = damped(inputs, 0.01)
+    lost, total = error(weight, whitened, rank, moment), float((weight.double() @ moment @ weight.double().T).trace())
+    assert lost / total == pytest.approx(float(energy[rank:].sum() / energy.sum()), abs=1e-6)
+
+
+@given(SIZES, SIZES, st.integers(1, 40), st.integers(0, 99))
+@settings(deadline=None)
+def test_full_rank_gives_the_matrix_back(rows, columns, positions, seed):
+    weight = matrix(rows, columns, seed)
+    u, v = aware(weight, uneven(positions, columns, seed + 1)).factors("linear.weight", min(rows, columns))
+    torch.testing.assert_close(u @ v, weight, rtol=1e-4, atol=1e-4)
+
+
+@given(SIZES, SIZES, st.integers(0, 99), st.floats(0.1, 10))
+@settings(deadline=None)
+def test_white_inputs_give_the_plain_svd(rows, columns, seed, scale):
+    weight = matrix(rows, columns, seed)
+    plain, whitened = SVD(OneMatrix(weight)), aware(weight, scale * torch.eye(columns))
+    rank = min(rows, columns)
+    found, expected = whitened.factors("linear.weight", rank), plain.factors("linear.weight", rank)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(whitened.singular_values, plain.singular_values, rtol=1e-6, atol=1e-6)
+
+
+@given(SIZES, SIZES, st.integers(0, 99), st.integers(-30, 30))
+@settings(deadline=None)
+def test_scaling_the_inputs_changes_nothing(rows, columns, seed, exponent):
+    """By a power of two, which rounds nothing."""
+    weight, inputs = matrix(rows, columns, seed), uneven(20, columns, seed + 1)
+    first, second = aware(weight, inputs), aware(weight, 2.0**exponent * inputs)
+    assert all(map(torch.equal, first.factors("linear.weight", 3), second.factors("linear.weight", 3)))
+
+
+def test_inputs_that_are_always_zero_give_the_plain_svd():
+    weight = matrix(7, 5, 0)
+    plain, whitened = SVD(OneMatrix(weight)), aware(weight, torch.zeros(3, 5))
+    assert all(map(torch.equal, whitened.factors("linear.weight", 3), plain.factors("linear.weight", 3)))
+
+
+def test_a_large_damping_gives_the_plain_svd():
+    weight, inputs = matrix(7, 5, 0), uneven(20, 5, 1)
+    plain, whitened = SVD(OneMatrix(weight)), aware(weight, inputs, 1e9)
+    found, expected = whitened.factors("linear.weight", 3), plain.factors("linear.weight", 3)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_the_inputs_do_not_have_is_given_up_first():
+    """Two inputs of four are never seen: rank 2 keeps what the others do, whatever the matrix."""
+    weight = torch.cat([0.1 * matrix(6, 2, 0), 10 * matrix(6, 2, 1)], dim=1)
+    inputs = torch.cat([matrix(30, 2, 2), torch.zeros(30, 2)], dim=1)
+    u, v = aware(weight, inputs, 1e-9).factors("linear.weight", 2)
+    assert ((u @ v)[:, :2] - weight[:, :2]).norm() < 0.01 * weight[:, :2].norm()
+    u, v = SVD(OneMatrix(weight)).factors("linear.weight", 2)
+    assert ((u @ v)[:, :2] - weight[:, :2]).norm() > 0.5 * weight[:, :2].norm()
+
+
+@given(st.integers(4, 16), SIZES, st.integers(0, 99), st.data())
+@settings(deadline=None)
+def test_embeddings_keep_what_is_said_most(tokens, columns, seed, data):
+    weight = matrix(tokens, columns, seed)
+    said = torch.randint(0, (tokens + 1) // 2, (60,), generator=torch.Generator().manual_seed(seed))
+    rank = data.draw(st.integers(1, min(tokens, columns)))
+    plain, whitened = (
+        SVD(OneMatrix(weight, nn.Embedding)),
+        ActivationAwareSVD(OneMatrix(weight, nn.Embedding), [said]),
+    )
+    often = (torch.bincount(said, minlength=tokens) + 1).double() / (60 + tokens)
+    often += 0.01 / tokens
+
+    def lost(factorisation: Factorisation) -> float:
+        u, v = factorisation.factors("linear.weight", rank)
+        return float((often * (weight.double() - u.double() @ v.double()).square().sum(1)).sum())
+
+    assert lost(whitened) <= lost(plain) + 1e-6
+    energy = whitened.singular_values["linear.weight"].square()
+    total = float((often * weight.double().square().sum(1)).sum())
+    assert lost(whitened) / total == pytest.approx(float(energy[rank:].sum() / energy.sum()), abs=1e-5)
+
+
+@given(st.floats(-12, 9), st.floats(-4, 4))
+@settings(deadline=None)
+def test_the_factors_share_the_load(weight_exponent, input_exponent):
+    """So that float16 holds both, whatever the scales: a column of U is as long as its row of V."""
+    weight = 2**weight_exponent * matrix(12, 8, 0)
+    model = OneMatrix(weight.half().float())
+    model.storage_dtype = torch.float16
+    inputs = uneven(30, 8, 1) * 10.0 ** (input_exponent * torch.linspace(-1, 1, 8))
+    u, v = ActivationAwareSVD(model, [inputs]).factors("linear.weight", 8)
+    assert torch.equal(u, u.half().float())
+    assert torch.equal(v, v.half().float())
+    torch.testing.assert_close(u.norm(dim=0), v.norm(dim=1), rtol=2e-2, atol=1e-6)
+    torch.testing.assert_close(u @ v, weight, rtol=0, atol=2e-2 * float(weight.abs().max()))
+
+
+def test_less_error_behind_every_matrix_of_a_model():
+    """On speech that the factorisation has not seen."""
+    model, calibration = TinyCTC(), tones(8, seed=1)
+    ranks = {layer.name: max(1, layer.break_even // 2) for layer in model.layers}
+    whitened = ActivationAwareSVD(model, calibration)
+    for layer in model.layers:
+        lost = [
+            sum(
+                (compress(model, {layer.name: ranks[layer.name]}, f).logits(waveform) - model.logits(waveform)).norm()
+                for waveform in tones(4, seed=2)
+            )
+            for f in (SVD(model), whitened)
+        ]
+        assert lost[1] < lost[0], layer.name
+
+
+def test_saved_and_loaded(tmp_path):
+    model = TinyCTC()
+    small = compress(model, {"hidden": 5, "gru": 6}, ActivationAwareSVD(model, tones(3)))
+    save_compressed(small, tmp_path)
+    assert load_compressed(tmp_path).transcribe(tones(2, 5)) == small.transcribe(tones(2, 5))
+
+
+def test_key_holds_the_method_its_options_and_the_speech():
+    model, speech = TinyCTC(), tones(2)
+    found: Factorisation = ActivationAwareSVD(model, speech)
+    assert isinstance(found, Factorisation)
+    assert found.name == "activation_aware"
+    assert found.key.startswith("activation_aware-float16-0.01-")
+    assert (
+        ActivationAwareSVD(model, [waveform.clone() for waveform in speech], 0.01, ["hidden.weight"]).key == found.key
+    )
+    others = [
+        ActivationAwareSVD(model, speech, 0.02, []),
+        ActivationAwareSVD(model, speech[:1], 0.01, []),
+        ActivationAwareSVD(model, [speech[0], speech[1] + 1e-6], 0.01, []),
+        SVD(model),
+    ]
+    assert len({found.key, *(other.key for other in others)}) == 5
+    again = pickle.loads(pickle.dumps(found))
+    assert all(map(torch.equal, again.factors("gru.weight_ih_l0", 3), found.factors("gru.weight_ih_l0", 3)))
+
+
+def test_a_matrix_that_no_speech_uses_is_factored_plainly():
+    model = OneMatrix(matrix(7, 5, 0))
+    model.other = nn.Linear(6, 9)
+    with pytest.warns(UserWarning, match=r"does not use other\.weight: plain SVD"):
+        found = ActivationAwareSVD(model, [uneven(9, 5, 0)])
+    assert all(map(torch.equal, found.factors("other.weight", 4), SVD(model).factors("other.weight", 4)))
+
+
+def test_errors_say_what_is_wrong():
+    model, speech = TinyCTC(), tones(1)
+    with pytest.raises(ValueError, match="there is no waveform"):
+        ActivationAwareSVD(model, [])
+    for damping in 0.0, -1.0, 1e-12, math.inf, math.nan:
+        with pytest.raises(ValueError, match="damping must be a number of at least 1e-09"):
+            ActivationAwareSVD(model, speech, damping)
+    with pytest.raises(ValueError, match=r"'nothing\.weight'"):
+        ActivationAwareSVD(model, speech, matrices=["nothing.weight"])
+    with pytest.raises(ValueError, match=r"'linear\.weight': what the calibration speech .* NaN"):
+        aware(matrix(4, 4, 0), torch.full((2, 4), torch.nan))
