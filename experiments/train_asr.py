@@ -39,8 +39,8 @@ def train(config: DictConfig) -> Path:
     dev_set = load_utterances(data["dev"])
     torch.manual_seed(config.training.seed)
     model = _make_model(config, train_set)
-    augmentation, settings = (instantiate(config[part], _convert_="all") for part in ("augmentation", "training"))
-    trainer = Trainer(model, train_set, dev_set, augmentation, settings, directory, config.device)
+    parts = [instantiate(config[part], _convert_="all") for part in ("augmentation", "objective", "training")]
+    trainer = Trainer(model, train_set, dev_set, *parts, directory, config.device)
     if first:
         hours = sum(train_set.num_samples) / SAMPLE_RATE / 3600
         parameters = sum(parameter.numel() for parameter in model.parameters())
