@@ -83,8 +83,8 @@ def finetune(config: DictConfig) -> Path:
             "before": before,
             "after": _measure_all(model, sets, "after"),
         }
-        _write(directory / RESULT, result)
-        _print(result, directory)
+        write_json(directory / RESULT, result)
+        print_result(result, directory)
     if distributed.is_initialized():
         distributed.barrier()  # Whoever goes on from here finds everything.
     return directory
@@ -142,21 +142,29 @@ def _measure_seed(directory: Path, model: LAS, sets: Mapping[str, tuple[Utteranc
         if not name.startswith(model.training_only):
             digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
     if not path.exists():
-        _write(path, {"digest": digest.hexdigest(), "measured": _measure_all(model, sets, "before")})
-    known = json.loads(path.read_text())
+        write_json(path, {"digest": digest.hexdigest(), "measured": _measure_all(model, sets, "before")})
+    known = read_json(path)
     if known["digest"] != digest.hexdigest():
         raise ValueError(f"{directory} was begun with another seed model of this name: remove it to begin anew")
     measured: dict[str, Any] = known["measured"]
     return measured
 
 
-def _write(path: Path, content: Mapping[str, Any]) -> None:
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote."""
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """A file that is either complete or not there."""
     aside = path.with_suffix(".tmp")
     aside.write_text(json.dumps(content, indent=1))
     os.replace(aside, path)
 
 
-def _print(result: Mapping[str, Any], directory: Path) -> None:
+def print_result(result: Mapping[str, Any], directory: Path) -> None:
+    """The outcome on the terminal."""
     rows = [
         (f"{name} WER", f"{100 * result['before'][name]['wer']:.2f} %", f"{100 * result['after'][name]['wer']:.2f} %")
         for name in SETS

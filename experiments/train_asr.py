@@ -29,8 +29,10 @@ def train(config: DictConfig) -> Path:
     train_set, sets = load_speech(config.data, "dev")
     torch.manual_seed(config.training.seed)
     model = _make_model(config, train_set)
-    parts = [instantiate(config[part], _convert_="all") for part in ("augmentation", "objective", "training")]
-    trainer = Trainer(model, train_set, sets["dev"], *parts, directory, config.device)
+    augmentation, objective, settings = (
+        instantiate(config[part], _convert_="all") for part in ("augmentation", "objective", "training")
+    )
+    trainer = Trainer(model, train_set, sets["dev"], augmentation, objective, settings, directory, config.device)
     if is_first():
         hours = sum(train_set.num_samples) / SAMPLE_RATE / 3600
         parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 from omegaconf import DictConfig
@@ -20,7 +21,8 @@ __all__ = ["is_first", "load_speech", "training_processes"]
 def training_processes(device: str) -> Iterator[None]:
     """One of the processes that torchrun has started, if it has, with the others at hand."""
     if distributed.is_torchelastic_launched():
-        distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+        # The first process may measure or search for long while the others wait.
+        distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(days=1))
         if device == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     yield
