@@ -56,7 +56,7 @@ class _Curve(EpisodicSearch):
             raise ValueError(
                 f"the smallest model on this curve has {problem.size(at(lower)):.3f} of the original's size"
             )
-        while (upper - lower) * self._resolution(problem) > 0.5:
+        for _ in range(40):  # Two layers' steps may lie close together, but not as close as 2^-40.
             middle = (lower + upper) / 2
             lower, upper = (middle, upper) if problem.size(at(middle)) <= size_ratio else (lower, middle)
         return at(lower)
