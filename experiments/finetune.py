@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,8 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import distributed
-from tqdm import tqdm
 
 from experiments.measure import measure
-from experiments.report import format_table
 from experiments.run_directory import plain, run_directory
 from experiments.training import is_first, load_speech, training_processes
 from shrinkml_env import Utterance, count_parameters, load_model, save_compressed
@@ -54,7 +52,7 @@ def finetune(config: DictConfig) -> Path:
     if (directory / RESULT).exists():
         print(f"has ended already: {directory}")
         return directory
-    before = _measure_seed(directory, model, sets) if is_first() else {}
+    before = _measure_seed(directory, model, sets["dev"]) if is_first() else {}
     augmentation, settings = (instantiate(config[part], _convert_="all") for part in ("augmentation", "training"))
     trainer = Trainer(model, train_set, sets["dev"], augmentation, objective, settings, directory, config.device)
     parameters = {"original": count_parameters(original), "model": count_parameters(model)}
@@ -80,8 +78,8 @@ def finetune(config: DictConfig) -> Path:
                 "seconds": trainer.seconds,
                 "processes": trainer.world,
             },
-            "before": before,
-            "after": _measure_all(model, sets, "after"),
+            "before": {"dev": before},
+            "after": {name: measure(model, sets[name]).to_json() for name in SETS},
         }
         write_json(directory / RESULT, result)
         print_result(result, directory)
@@ -125,13 +123,8 @@ def _objective(config: DictConfig) -> Objective:
     return objective
 
 
-def _measure_all(model: LAS, sets: Mapping[str, tuple[Utterance, ...]], when: str) -> dict[str, Any]:
-    bar = tqdm(sets.items(), desc=f"WER {when}", unit="set")
-    return {name: measure(model, utterances).to_json() for name, utterances in bar}
-
-
-def _measure_seed(directory: Path, model: LAS, sets: Mapping[str, tuple[Utterance, ...]]) -> dict[str, Any]:
-    """What the seed model makes of the sets, measured once in a run.
+def _measure_seed(directory: Path, model: LAS, dev: Sequence[Utterance]) -> dict[str, Any]:
+    """What the seed model makes of the dev set, measured once in a run.
 
     Raises:
         ValueError: The run began with another model.
@@ -142,11 +135,11 @@ def _measure_seed(directory: Path, model: LAS, sets: Mapping[str, tuple[Utteranc
         if not name.startswith(model.training_only):
             digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
     if not path.exists():
-        write_json(path, {"digest": digest.hexdigest(), "measured": _measure_all(model, sets, "before")})
+        write_json(path, {"digest": digest.hexdigest(), "dev": measure(model, dev).to_json()})
     known = read_json(path)
     if known["digest"] != digest.hexdigest():
         raise ValueError(f"{directory} was begun with another seed model of this name: remove it to begin anew")
-    measured: dict[str, Any] = known["measured"]
+    measured: dict[str, Any] = known["dev"]
     return measured
 
 
@@ -165,11 +158,9 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def print_result(result: Mapping[str, Any], directory: Path) -> None:
     """The outcome on the terminal."""
-    rows = [
-        (f"{name} WER", f"{100 * result['before'][name]['wer']:.2f} %", f"{100 * result['after'][name]['wer']:.2f} %")
-        for name in SETS
-    ]
-    print(format_table(("", "before", "after"), rows))
+    dev, after = result["before"]["dev"], result["after"]
+    print(f"dev WER {100 * dev['wer']:.2f} % before, {100 * after['dev']['wer']:.2f} % after fine-tuning")
+    print(f"test WER {100 * after['test']['wer']:.2f} %")
     training = result["training"]
     print(
         f"size ratio {result['size_ratio']:.3f} ({1 / result['size_ratio']:.1f}x smaller), "

@@ -13,10 +13,7 @@ from omegaconf import DictConfig
 
 from experiments.report import format_table
 
-TRAINED = (
-    *("run", "size ratio", "utterances", "seconds"),
-    *(f"{name} WER % {when}" for name in ("dev", "test") for when in ("before", "after")),
-)
+TRAINED = ("run", "size ratio", "utterances", "seconds", "dev WER % before", "dev WER % after", "test WER % after")
 HEAD = ("run", "reward function", "evaluations", "proxy reward", "size ratio", "proxy WER %", "dev WER %", "test WER %")
 
 
@@ -48,7 +45,8 @@ def trained_rows(runs: Path) -> list[tuple[str, ...]]:
     for path in sorted(runs.glob("*/result.json")):
         record = json.loads(path.read_text())
         training = record["training"]
-        rates = [f"{100 * record[when][name]['wer']:.2f}" for name in ("dev", "test") for when in ("before", "after")]
+        measured = (record["before"]["dev"], record["after"]["dev"], record["after"]["test"])
+        rates = [f"{100 * found['wer']:.2f}" for found in measured]
         size = f"{record['size_ratio']:.3f}"
         table.append((path.parent.name, size, f"{training['utterances']}", f"{training['seconds']:.0f}", *rates))
     return table

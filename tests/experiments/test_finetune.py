@@ -82,7 +82,7 @@ def test_leaves_a_better_model_of_the_same_ranks(configure, seed_model, original
     assert result["training"].items() >= {"epochs": 20.5, "utterances": 21 * 9, "steps": 21, "processes": 1}.items()
     assert result["training"]["seconds"] > 0
     assert result["config"]["seed_model"] == str(seed_model)
-    for when, name in itertools.product(("before", "after"), ("dev", "test")):
+    for when, name in ("before", "dev"), ("after", "dev"), ("after", "test"):
         measured = result[when][name]
         assert measured["wer"] == sum(measured["edits"]) / sum(measured["words"])
         assert measured["words"] == [2] * 9
