@@ -67,9 +67,9 @@ def make(config: DictConfig, title: str) -> Path:
     """Ranks, model, word errors; returns the run's directory."""
     torch.set_num_threads(1)
     model = load_model(config.model.name)
-    directory = run_directory(config, title)
     sets = {name: plain(config[name]) for name in SETS}
     ranks = ranks_of_size(model, config.agent, config.size, sets["proxy"])
+    directory = run_directory(config, title)
     compressed = compress(model, ranks)
     save_compressed(model, directory / "original")
     save_compressed(compressed, directory / "compressed")

@@ -207,9 +207,8 @@ class Trainer:
         done = sum(self.epoch_steps[: self.epoch]) + self.step
         log = str(self.directory / "tensorboard")
         writer = SummaryWriter(log, purge_step=done) if self.rank == 0 else None
-        with tqdm(
-            total=sum(self.epoch_steps), initial=done, desc="train", disable=self.rank > 0, smoothing=0.05
-        ) as bar:
+        silent = self.rank > 0 or bool(os.environ.get("TQDM_DISABLE"))
+        with tqdm(total=sum(self.epoch_steps), initial=done, desc="train", disable=silent, smoothing=0.05) as bar:
             while self.epoch < len(self.epoch_steps):
                 for losses in self._train_epoch():
                     bar.update()
