@@ -76,6 +76,7 @@ def finetune(config: DictConfig) -> Path:
                 "steps": sum(trainer.epoch_steps),
                 "utterances": trainer.utterances,
                 "seconds": trainer.seconds,
+                "cpu_seconds": trainer.cpu_seconds,
                 "processes": trainer.world,
             },
             "before": {"dev": before},
@@ -164,7 +165,7 @@ def print_result(result: Mapping[str, Any], directory: Path) -> None:
     training = result["training"]
     print(
         f"size ratio {result['size_ratio']:.3f} ({1 / result['size_ratio']:.1f}x smaller), "
-        f"{training['utterances']:,} utterances in {training['seconds']:.0f} s"
+        f"{training['utterances']:,} utterances in {training['seconds']:.0f} s ({training['cpu_seconds']:.0f} s of CPU)"
     )
     print(f"model and {RESULT}: {directory}")
 

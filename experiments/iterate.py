@@ -67,7 +67,7 @@ def iterate(config: DictConfig) -> Path:
             "config": plain(config),
             "training": {
                 key: sum(stage["training"][key] for stage in results)
-                for key in ("epochs", "steps", "utterances", "seconds")
+                for key in ("epochs", "steps", "utterances", "seconds", "cpu_seconds")
             },
             "stages": [{key: value for key, value in stage.items() if key != "config"} for stage in results],
         }

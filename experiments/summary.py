@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from experiments.report import format_table
 
-TRAINED = ("run", "size ratio", "utterances", "seconds", "dev WER % before", "dev WER % after", "test WER % after")
+TRAINED = ("run", "size ratio", "utterances", "CPU s", "dev WER % before", "dev WER % after", "test WER % after")
 HEAD = ("run", "reward function", "evaluations", "proxy reward", "size ratio", "proxy WER %", "dev WER %", "test WER %")
 
 
@@ -48,7 +48,7 @@ def trained_rows(runs: Path) -> list[tuple[str, ...]]:
         measured = (record["before"]["dev"], record["after"]["dev"], record["after"]["test"])
         rates = [f"{100 * found['wer']:.2f}" for found in measured]
         size = f"{record['size_ratio']:.3f}"
-        table.append((path.parent.name, size, f"{training['utterances']}", f"{training['seconds']:.0f}", *rates))
+        table.append((path.parent.name, size, f"{training['utterances']}", f"{training['cpu_seconds']:.0f}", *rates))
     return table
 
 

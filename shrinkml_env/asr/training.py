@@ -152,6 +152,7 @@ class Trainer:
 
     Attributes:
         seconds: That the steps so far have taken, also before a resumption; measurements in between do not count.
+        cpu_seconds: The processor's share of them in this process, which other work on the machine hardly changes.
 
     Raises:
         ValueError: The directory's checkpoint belongs to other data, another tokenizer, model or number of processes.
@@ -198,7 +199,7 @@ class Trainer:
         )
         self.epoch = 0
         self.step = 0
-        self.seconds = 0.0
+        self.seconds = self.cpu_seconds = 0.0
         directory.mkdir(parents=True, exist_ok=True)
         self._resume()
 
@@ -247,17 +248,18 @@ class Trainer:
         self.model.train()
         batches = self._batches(self.epoch)
         remaining = torch.utils.data.Subset(batches, range(self.step, self.epoch_steps[self.epoch]))
-        begun = time.perf_counter()
+        begun = time.perf_counter(), time.process_time()
         for batch in DataLoader(remaining, batch_size=None, num_workers=self.settings.workers):
             # Every step has its own seed, so that a resumed run draws the same dropout as an uninterrupted one.
             torch.manual_seed(hash((self.settings.seed, self.epoch, self.step, self.rank)))
             losses = self._train_batch(batch)
             self.step += 1
-            self.seconds += time.perf_counter() - begun
+            self.seconds += time.perf_counter() - begun[0]
+            self.cpu_seconds += time.process_time() - begun[1]
             if self.rank == 0 and self.step % self.settings.checkpoint_steps == 0:
                 self._save_checkpoint()
             yield losses
-            begun = time.perf_counter()
+            begun = time.perf_counter(), time.process_time()
 
     def _train_batch(self, batch: _Batch) -> dict[str, float]:
         lesson = self._lesson(batch)
@@ -301,7 +303,7 @@ class Trainer:
             "scheduler": self.scheduler.state_dict(),
             "epoch": self.epoch,
             "step": self.step,
-            "seconds": self.seconds,
+            "seconds": (self.seconds, self.cpu_seconds),
             "fingerprint": self._fingerprint(),
         }
         target = self.directory / CHECKPOINT
@@ -328,7 +330,8 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.seconds, self.cpu_seconds = state["seconds"]
 
 
 def _rank_and_world() -> tuple[int, int]:

@@ -81,6 +81,7 @@ def test_leaves_a_better_model_of_the_same_ranks(configure, seed_model, original
     assert result["file_bytes"] == (directory / "model" / "model.safetensors").stat().st_size
     assert result["training"].items() >= {"epochs": 20.5, "utterances": 21 * 9, "steps": 21, "processes": 1}.items()
     assert result["training"]["seconds"] > 0
+    assert result["training"]["cpu_seconds"] > 0
     assert result["config"]["seed_model"] == str(seed_model)
     for when, name in ("before", "dev"), ("after", "dev"), ("after", "test"):
         measured = result[when][name]
@@ -114,6 +115,7 @@ def test_a_killed_run_resumes_to_the_same_model(configure, seed_model, tmp_path,
     results = [json.loads((directory / "result.json").read_text()) for directory in (whole, resumed)]
     for result in results:
         assert result["training"].pop("seconds") > 0
+        assert result["training"].pop("cpu_seconds") > 0
         del result["config"]["outputs"]
     assert results[0] == results[1]
 
