@@ -47,6 +47,10 @@ class SetResult:
         """A fraction."""
         return self.edits_after / self.words
 
+    def to_json(self) -> dict[str, Any]:
+        """All of it, with both WERs."""
+        return {**asdict(self), "wer_before": self.wer_before, "wer_after": self.wer_after}
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -89,10 +93,7 @@ class Result:
             "params": {"original": self.params[0], "compressed": self.params[1]},
             "file_bytes": {"original": self.file_bytes[0], "compressed": self.file_bytes[1]},
             "evaluations": self.evaluations,
-            "sets": {
-                name: {**asdict(measured), "wer_before": measured.wer_before, "wer_after": measured.wer_after}
-                for name, measured in self.sets.items()
-            },
+            "sets": {name: measured.to_json() for name, measured in self.sets.items()},
         }
 
     def layer_rows(self) -> list[tuple[str, str, str, str]]:

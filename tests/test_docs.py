@@ -13,6 +13,7 @@ PAGES = (
     "docs/actions.md",
     "docs/constraints.md",
     "docs/factorisations.md",
+    "docs/fine-tuning.md",
     "docs/observations.md",
     "docs/rewards.md",
     "docs/your-own-reward.md",
