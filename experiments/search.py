@@ -13,6 +13,7 @@ import os
 import pkgutil
 from collections.abc import Mapping
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from tqdm import tqdm
 
 from experiments.report import Result, SetResult, print_result, write_report
 from experiments.run_directory import plain, run_directory
+from experiments.statistics import wer_change
 from shrinkml_env import (
     BudgetExhausted,
     Evaluation,
@@ -86,8 +88,35 @@ def steps_for(env: Any, budget: int) -> int:
     return 20 * budget * len(env.unwrapped.actions_for({}))
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search has to show.
+
+    Attributes:
+        result: The outcome.
+        history: Every configuration that the search measured on the proxy set.
+        uniform: The uniform-rank curve on the proxy set.
+    """
+
+    result: Result
+    history: tuple[Evaluation, ...]
+    uniform: list[Evaluation]
+
+
 def search(config: DictConfig, title: str) -> Path:
     """One run; returns its directory.
+
+    Raises:
+        ValueError: See `find`.
+    """
+    check(config)
+    directory = run_directory(config, title, besides=("workers", "memory_mb"))
+    conclude(config, directory, find(config, directory, title))
+    return directory
+
+
+def check(config: DictConfig) -> None:
+    """Find out what is wrong with a config before anything is made.
 
     Raises:
         ValueError: A number in the config is out of range, or the reward is a vector.
@@ -95,14 +124,21 @@ def search(config: DictConfig, title: str) -> Path:
     for key in ("budget", "finalists", "num_envs"):
         if config[key] < 1:
             raise ValueError(f"{key} must be at least 1, got {config[key]}")
-    # One core a process: two busy threads on two busy cores are far slower than one.
-    torch.set_num_threads(1)
     for module in config.imports:
         importlib.import_module(module)
     _require_classes(config)
     if getattr(instantiate(config.reward), "space", None) is not None:
         raise ValueError("a search has one best configuration, so it needs a scalar reward: not reward=vector")
-    directory = run_directory(config, title, besides=("workers", "memory_mb"))
+
+
+def find(config: DictConfig, directory: Path, title: str) -> Found:
+    """Search, choose, save the original and the compressed model, measure them; or go on with what is there.
+
+    Raises:
+        ValueError: A part of the config does not fit the model or the data.
+    """
+    # One core a process: two busy threads on two busy cores are far slower than one.
+    torch.set_num_threads(1)
     sets = {name: plain(config[name]) for name in ("proxy", "dev", "test")}
     cache = EvaluationCache(default_cache_path())
     ledger = WatchedLedger(directory, config.budget)
@@ -132,16 +168,7 @@ def search(config: DictConfig, title: str) -> Path:
     problem: SearchProblem = single.problem
     proxy = problem.evaluator
     assert isinstance(proxy, Evaluator)
-    space = problem.search_space
-    print(f"search space: {len(space.layers)} layers, {space.size:.1e} configurations")
-    agent = instantiate(config.agent, env=env)
-    if isinstance(agent, BaseAlgorithm):
-        agent.set_logger(configure(str(directory / "tensorboard"), ["tensorboard"]))
-    # Exhausting the budget is how most searches end.
-    with suppress(BudgetExhausted), closing(env), closing(ledger):
-        agent.learn(total_timesteps=steps_for(single, config.budget))
-    agent.save(directory / "agent")
-
+    # Before the search, so that whatever is wrong with these sets loses no work.
     dev, test = (
         Evaluator(
             proxy.model,
@@ -154,6 +181,16 @@ def search(config: DictConfig, title: str) -> Path:
         )
         for name in ("dev", "test")
     )
+    space = problem.search_space
+    print(f"search space: {len(space.layers)} layers, {space.size:.1e} configurations")
+    agent = instantiate(config.agent, env=env)
+    if isinstance(agent, BaseAlgorithm):
+        agent.set_logger(configure(str(directory / "tensorboard"), ["tensorboard"]))
+    # Exhausting the budget is how most searches end.
+    with suppress(BudgetExhausted), closing(env), closing(ledger):
+        agent.learn(total_timesteps=steps_for(single, config.budget))
+    agent.save(directory / "agent")
+
     ranks = _choose(problem, dev, config.finalists).ranks
     save_compressed(proxy.model, directory / "original")
     save_compressed(compress(proxy.model, proxy.matrix_ranks(ranks), proxy.factorisation), directory / "compressed")
@@ -176,18 +213,27 @@ def search(config: DictConfig, title: str) -> Path:
         sets={name: SetResult.of(*pair) for name, pair in measured.items()},
         rewards={name: float(problem.reward_function(after, before)) for name, (before, after) in measured.items()},
         evaluations=ledger.count,
+        wer_change=wer_change(*measured["test"]),
     )
     curve = [
         proxy.evaluate(uniform_ranks(problem.layers, fraction))
         for fraction in tqdm(CURVE_FRACTIONS, desc="uniform-rank curve", unit="evaluation")
     ]
-    write_report(directory, result, ledger.evaluations, curve)
+    return Found(result, ledger.evaluations, curve)
+
+
+def conclude(config: DictConfig, directory: Path, found: Found) -> None:
+    """Write the report and ``best.json``, which says that the run is finished, and tell the outcome."""
+    write_report(directory, found.result, found.history, found.uniform)
     aside = directory / "best.json.tmp"
-    subject = {"model": config.model.name, "granularity": plain(config.granularity), "utterances": sets}
-    aside.write_text(json.dumps({**result.to_json(), **subject}, indent=2))
+    subject = {
+        "model": config.model.name,
+        "granularity": plain(config.granularity),
+        "utterances": {name: plain(config[name]) for name in ("proxy", "dev", "test")},
+    }
+    aside.write_text(json.dumps({**found.result.to_json(), **subject}, indent=2))
     os.replace(aside, directory / "best.json")
-    print_result(result, directory)
-    return directory
+    print_result(found.result, directory)
 
 
 def _require_classes(config: DictConfig) -> None:

@@ -1,4 +1,4 @@
-"""From runs to claims: anytime curves, interquartile means with bootstrap intervals, and who beats whom.
+"""From runs to claims: anytime curves, interquartile means with bootstrap intervals, who beats whom, what WER is lost.
 
 As rliable does it (Agarwal et al. 2021, arXiv 2108.13264): scores of several runs (seeds) on several tasks (rewards),
 stratified bootstrap over the runs of each task, 95 % percentile intervals.
@@ -14,8 +14,21 @@ import numpy as np
 from numpy.random import RandomState
 from numpy.typing import NDArray
 from rliable import library, metrics
+from scipy.stats import bootstrap
 
-__all__ = ["Estimate", "anytime", "difference", "evaluations_to_reach", "improvement", "iqm", "iqm_curve", "profile"]
+from shrinkml_env import Evaluation
+
+__all__ = [
+    "Estimate",
+    "anytime",
+    "difference",
+    "evaluations_to_reach",
+    "improvement",
+    "iqm",
+    "iqm_curve",
+    "profile",
+    "wer_change",
+]
 
 Scores = NDArray[np.float64]
 """(runs, tasks), or (runs, tasks, points) for curves."""
@@ -84,6 +97,31 @@ def improvement(one: Scores, other: Scores) -> Estimate:
 def profile(scores: Scores, thresholds: Sequence[float]) -> Scores:
     """Share of the runs above each threshold, (thresholds,)."""
     return np.array([float(np.mean(scores > threshold)) for threshold in thresholds])
+
+
+def wer_change(before: Evaluation, after: Evaluation) -> Estimate:
+    """By how much the WER grew, a fraction: the utterances are resampled, each with its errors before and after.
+
+    The paired bootstrap of Bisani and Ney 2004 (https://doi.org/10.1109/ICASSP.2004.1326009), percentile interval. It
+    says how the models would differ on other utterances of the same speakers.
+
+    Args:
+        before: On a set of utterances.
+        after: On the same.
+    """
+    counts = np.array(after.edits), np.array(before.edits), np.array(before.words)
+
+    def change(after: Scores, before: Scores, words: Scores, axis: int = 0) -> Scores:
+        grown: Scores = (after.sum(axis) - before.sum(axis)) / words.sum(axis)
+        return grown
+
+    value = float(change(*counts))
+    if len(before.words) < 2:
+        return Estimate(value, float("nan"), float("nan"))
+    interval = bootstrap(
+        counts, change, paired=True, vectorized=True, method="percentile", random_state=np.random.default_rng(0)
+    ).confidence_interval
+    return Estimate(value, float(interval.low), float(interval.high))
 
 
 def _estimate(scores: Any, function: Callable[..., Any]) -> list[Estimate]:

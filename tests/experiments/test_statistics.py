@@ -4,7 +4,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import trim_mean
 
-from experiments.statistics import anytime, difference, evaluations_to_reach, improvement, iqm, iqm_curve, profile
+from experiments.statistics import (
+    anytime,
+    difference,
+    evaluations_to_reach,
+    improvement,
+    iqm,
+    iqm_curve,
+    profile,
+    wer_change,
+)
+from shrinkml_env import Evaluation
 
 RNG = np.random.default_rng(0)
 
@@ -58,3 +68,29 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
 
 def test_profile():
     assert profile(np.array([[0.1, 0.5], [0.9, 0.9]]), [0.0, 0.5, 0.95]).tolist() == [1.0, 0.5, 0.0]
+
+
+def measured(edits, words):
+    return Evaluation({}, tuple(edits), tuple(words), params=1, size_ratio=1.0, macs=1, capped=0)
+
+
+def test_wer_change_is_paired():
+    rng = np.random.default_rng(0)
+    words = rng.integers(5, 15, 400)
+    errors = rng.integers(0, 5, 400)
+    before = measured(errors, words)
+    # One more error in each utterance: between utterances nothing differs but their length.
+    after = measured(errors + 1, words)
+    change = wer_change(before, after)
+    assert change.value == pytest.approx(400 / words.sum())
+    # Delta method for the ratio 400 / words: its relative error is that of the mean length.
+    spread = change.value * words.std() / words.mean() / np.sqrt(400)
+    assert change.high - change.low == pytest.approx(2 * 1.96 * spread, rel=0.05)
+    assert wer_change(before, before) == (0, 0, 0)
+    assert wer_change(before, after) == change
+
+
+def test_no_interval_from_one_utterance():
+    change = wer_change(measured([1], [4]), measured([2], [4]))
+    assert change.value == 0.25
+    assert np.isnan([change.low, change.high]).all()
