@@ -28,6 +28,7 @@ from stable_baselines3.common.logger import configure
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from experiments.fetch import fetch
 from experiments.report import Result, SetResult, print_result, write_report
 from experiments.run_directory import plain, run_directory
 from experiments.statistics import wer_change
@@ -139,7 +140,10 @@ def find(config: DictConfig, directory: Path, title: str) -> Found:
     """
     # One core a process: two busy threads on two busy cores are far slower than one.
     torch.set_num_threads(1)
+    fetch(config, "proxy", "dev", "test")
     sets = {name: plain(config[name]) for name in ("proxy", "dev", "test")}
+    # All are read before the search, so that whatever is wrong with them loses no work.
+    loaded = {name: load_utterances(sets[name]) for name in ("dev", "test")}
     cache = EvaluationCache(default_cache_path())
     ledger = WatchedLedger(directory, config.budget)
     arguments = {
@@ -168,11 +172,10 @@ def find(config: DictConfig, directory: Path, title: str) -> Found:
     problem: SearchProblem = single.problem
     proxy = problem.evaluator
     assert isinstance(proxy, Evaluator)
-    # Before the search, so that whatever is wrong with these sets loses no work.
     dev, test = (
         Evaluator(
             proxy.model,
-            load_utterances(sets[name]),
+            loaded[name],
             plain(config.granularity),
             cache,
             proxy.factorisation,

@@ -15,6 +15,7 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from experiments.fetch import fetch
 from experiments.report import draw_uniform_curve, format_table
 from experiments.run_directory import plain, run_directory
 from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
@@ -50,6 +51,7 @@ def uniform_ranks_of_size(
 def main(config: DictConfig) -> None:
     """Measure, print, draw."""
     torch.set_num_threads(1)
+    fetch(config, "set")
     evaluator = Evaluator(
         load_model(config.model.name), load_utterances(plain(config.set)), cache=EvaluationCache(default_cache_path())
     )

@@ -154,21 +154,35 @@ class SpeechFolder(Sequence[Utterance]):
         return tuple(_num_samples(entry.path) for entry in self._entries)
 
 
-def download_librispeech(root: str | Path, subset: str) -> None:
-    """Fetch and unpack one of LibriSpeech's own subsets into ``root/LibriSpeech``, through torchaudio's data set class.
+def download_librispeech(root: str | Path, subset: str | Sequence[str]) -> None:
+    """Fetch and unpack LibriSpeech's own subsets into ``root/LibriSpeech``, through torchaudio's data set class.
 
     What is there already is not fetched again. Needs a network.
+
+    Raises:
+        ValueError: LibriSpeech has no such subset.
+        OSError: One cannot be fetched.
     """
     from shrinkml_env.torchaudio_compat import import_torchaudio
 
-    Path(root).mkdir(parents=True, exist_ok=True)
-    import_torchaudio().datasets.LIBRISPEECH(str(root), url=subset, download=True)
+    for name in [subset] if isinstance(subset, str) else subset:
+        if _find_subset(Path(root), name) is not None:
+            continue
+        Path(root).mkdir(parents=True, exist_ok=True)
+        try:
+            import_torchaudio().datasets.LIBRISPEECH(str(root), url=name, download=True)
+        except OSError as error:
+            raise OSError(f"LibriSpeech's {name} cannot be fetched into {root}: {error}") from error
+
+
+def _find_subset(root: Path, subset: str) -> Path | None:
+    return next((folder for folder in (root / subset, root / "LibriSpeech" / subset) if folder.is_dir()), None)
 
 
 def _subset_folder(root: Path, subset: str) -> Path:
-    for folder in (root / subset, root / "LibriSpeech" / subset):
-        if folder.is_dir():
-            return folder
+    folder = _find_subset(root, subset)
+    if folder is not None:
+        return folder
     raise FileNotFoundError(
         f"no subset {subset!r} in {root} or {root / 'LibriSpeech'}: give the folder that holds LibriSpeech's subsets, "
         "or its parent"
