@@ -87,14 +87,16 @@ class _Batches(Dataset[_Batch]):
         self._random_splits = settings.random_splits
         rank, world = _rank_and_world()
         rng = np.random.default_rng(self._seed)
-        lengths = np.array(data.num_samples, dtype=np.float64)
+        lengths = data.num_samples
         # Noise on the lengths makes other neighbours every epoch.
-        order = np.argsort(lengths * rng.uniform(0.9, 1.1, len(lengths)))
+        order = np.argsort(np.array(lengths) * rng.uniform(0.9, 1.1, len(lengths)))
         batches: list[list[int]] = [[]]
+        longest = 0
         for index in order.tolist():
-            longest = max(lengths[i] for i in [*batches[-1], index])
+            longest = max(longest, lengths[index])
             if longest * (len(batches[-1]) + 1) > settings.batch_seconds * SAMPLE_RATE and batches[-1]:
                 batches.append([])
+                longest = lengths[index]
             batches[-1].append(index)
         # Neighbours in length go to different processes, so that nobody waits; a last, incomplete round is left out.
         rounds = [batches[start : start + world] for start in range(0, len(batches) - world + 1, world)]
