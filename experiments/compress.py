@@ -7,8 +7,8 @@ again, the same command resumes.
 
 from __future__ import annotations
 
-import importlib
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -24,7 +24,7 @@ from omegaconf import DictConfig, open_dict
 from experiments.report import Result
 from experiments.run_directory import run_directory
 from experiments.search import check, conclude, find
-from shrinkml_env import CompressibleModel, Utterance, load_model
+from shrinkml_env import CompressibleModel, Utterance, load_model, load_utterances
 from shrinkml_env.asr.zoo import SHIPPED_MODELS
 from shrinkml_env.data import SpeechFolder
 from shrinkml_env.data.split import split, spread
@@ -42,17 +42,19 @@ class Job:
 
     Attributes:
         title: Of the folder.
-        overrides: Of conf/search.yaml.
+        search: Config of the search, but for its sets.
         parts: Part -> ids of its utterances; empty for the embedded sets.
         folder: The data, if it is not the embedded.
         data_note: What was split how, for people.
+        seconds: That the original takes for the proxy set.
     """
 
     title: str
-    overrides: list[str]
+    search: DictConfig
     parts: dict[str, list[str]]
     folder: Path | None
     data_note: str
+    seconds: float
 
 
 def prepare(config: DictConfig) -> Job:
@@ -63,43 +65,41 @@ def prepare(config: DictConfig) -> Job:
         FileNotFoundError: There is no such model or data.
         ImportError: A package is not installed, or a module of `imports` not there.
     """
-    overrides = goal_overrides(config)
-    for module in config.imports:
-        importlib.import_module(module)
+    for name, limit in config.utterances.items():
+        if limit < 1:
+            raise ValueError(f"utterances.{name!s} must be at least 1, got {limit}")
+    search = compose_search(config)
     title = f"{Path(config.model.rpartition(':')[2]).name}-{goal(config).replace('=', '-')}"
-    model = load_model(config.model)
+    model: Any = load_model(config.model)
+    model = model.to(config.device)
     if config.data is None:
         if config.model not in SHIPPED_MODELS:
             raise ValueError("data=FOLDER is missing: the embedded speech is for las_small, other models need theirs")
         note = "The speech is the embedded one, which is synthetic: it says nothing about people's voices."
-        return Job(title, overrides, {}, None, note)
+        return Job(title, search, {}, None, note, require_recognition(model, load_utterances("proxy")))
     folder = data_folder(config.data)
     parts = {
         name: spread(indices, folder.speakers, config.utterances[name], config.seed)
         for name, indices in split(folder.speakers, config.seed).items()
     }
-    for name, indices in parts.items():
-        utterances = [folder[index] for index in indices]
-        require_spelling(model, utterances, config.data)
-        if name == "proxy":
-            require_recognition(model, utterances)
+    for indices in parts.values():
+        require_spelling(model, [folder[index] for index in indices], config.data)
+    seconds = require_recognition(model, [folder[index] for index in parts["proxy"]])
     ids = {name: [folder.ids[index] for index in indices] for name, indices in parts.items()}
-    return Job(title, overrides, ids, folder.folder, describe(folder, parts))
+    return Job(title, search, ids, folder.folder, describe(folder, parts), seconds)
 
 
 def compress(config: DictConfig, job: Job) -> Path:
     """Make one model smaller; returns its folder."""
     directory = run_directory(config, job.title, besides=("workers", "memory_mb"))
-    sets: dict[str, Any] = {name: name for name in ("proxy", "dev", "test")}
     for name, ids in job.parts.items():
         assert job.folder is not None
         path = directory / f"{name}.txt"
         path.write_text("".join(f"{utterance_id}\n" for utterance_id in ids), encoding="utf-8")
-        sets[name] = {"root": str(job.folder.parent), "subset": job.folder.name, "ids": str(path)}
-    search_config = compose_search(config, sets, job.overrides)
-    found = find(search_config, directory, f"{config.model}, {goal(config)}")
+        job.search[name] = {"root": str(job.folder.parent), "subset": job.folder.name, "ids": str(path)}
+    found = find(job.search, directory, f"{config.model}, {goal(config)}")
     result = replace(found.result, notes=(verdict(config, found.result), job.data_note))
-    conclude(search_config, directory, replace(found, result=result))
+    conclude(job.search, directory, replace(found, result=result))
     return directory
 
 
@@ -177,13 +177,18 @@ def require_spelling(model: CompressibleModel, utterances: Sequence[Utterance], 
             )
 
 
-def require_recognition(model: CompressibleModel, utterances: Sequence[Utterance]) -> None:
+def require_recognition(model: CompressibleModel, utterances: Sequence[Utterance]) -> float:
     """Check that the original recognises anything at all, before hours are spent on making it smaller.
+
+    Returns:
+        Seconds that it takes.
 
     Raises:
         ValueError: It does not.
     """
+    begun = time.perf_counter()
     hypotheses = recognise_all(model, utterances)
+    seconds = time.perf_counter() - begun
     pairs = [(model.normalise(u.text), model.normalise(h.text)) for u, h in zip(utterances, hypotheses, strict=True)]
     edits, words = (sum(column) for column in zip(*(word_edits(*pair) for pair in pairs), strict=True))
     if edits > HOPELESS * words:
@@ -192,21 +197,20 @@ def require_recognition(model: CompressibleModel, utterances: Sequence[Utterance
             f"the original model gets {100 * edits / words:.0f} % of the words wrong: are data and transcripts what it "
             f"was trained for? {utterances[0].id} says {reference!r}, the model {hypothesis!r}"
         )
+    return seconds
 
 
-def compose_search(config: DictConfig, sets: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
-    """The config of the search: ``experiments.search`` with the same settings does the same."""
+def compose_search(config: DictConfig) -> DictConfig:
+    """The config of the search, on the embedded sets: ``experiments.search`` with the same settings does the same."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        search_config = compose("search", overrides=[*overrides, *config.overrides])
-    with open_dict(search_config):
-        search_config.model = {"name": config.model}
-        for key in ("budget", "seed", "device", "workers", "memory_mb", "imports"):
-            search_config[key] = config[key]
-        for name, spec in sets.items():
-            search_config[name] = spec
-    check(search_config)
-    return search_config
+        search = compose("search", overrides=[*goal_overrides(config), *config.overrides])
+    with open_dict(search):
+        search.model = {"name": config.model}
+    for key in ("budget", "seed", "device", "workers", "memory_mb", "imports"):
+        search[key] = config[key]
+    check(search)
+    return search
 
 
 def verdict(config: DictConfig, result: Result) -> str:
@@ -235,6 +239,10 @@ def main(config: DictConfig) -> None:
     except (ValueError, OSError, ImportError) as error:
         sys.exit(str(error))
     print(job.data_note)
+    minutes = config.budget * job.seconds / 60
+    print(
+        f"Proxy set: {job.seconds:.1f} s with the original, so about {minutes:.0f} minutes for {config.budget} models."
+    )
     compress(config, job)
 
 
