@@ -25,12 +25,44 @@ class _Curve(EpisodicSearch):
 
     def search(self, problem: Any) -> Proposals:
         """See `EpisodicSearch.search`."""
+        self._prepare(problem)
         tried: set[tuple[int, ...]] = set()
         for level in fractions(self._resolution(problem)):
             ranks = {layer.name: self._rank(problem, index, level) for index, layer in enumerate(problem.layers)}
             if tuple(ranks.values()) not in tried:
                 tried.add(tuple(ranks.values()))
                 yield ranks
+
+    def ranks_of_size(self, problem: Any, size_ratio: float) -> dict[str, int]:
+        """The curve's largest configuration of at most a size; measures nothing.
+
+        Args:
+            problem: A `SearchProblem`.
+            size_ratio: In (0, 1].
+
+        Raises:
+            ValueError: Even the smallest configuration is larger.
+        """
+
+        def at(level: float) -> dict[str, int]:
+            return {layer.name: self._rank(problem, index, level) for index, layer in enumerate(problem.layers)}
+
+        self._prepare(problem)
+        # Ranks never fall as the level rises, so the size doesn't either.
+        lower, upper = 0.0, 1.0
+        if problem.size(at(upper)) <= size_ratio:
+            return at(upper)
+        if problem.size(at(lower)) > size_ratio:
+            raise ValueError(
+                f"the smallest model on this curve has {problem.size(at(lower)):.3f} of the original's size"
+            )
+        for _ in range(40):  # Two layers' steps may lie close together, but not as close as 2^-40.
+            middle = (lower + upper) / 2
+            lower, upper = (middle, upper) if problem.size(at(middle)) <= size_ratio else (lower, middle)
+        return at(lower)
+
+    def _prepare(self, problem: Any) -> None:
+        """What `_rank` needs to know of a problem."""
 
     @abstractmethod
     def _rank(self, problem: Any, index: int, level: float) -> int:
@@ -52,14 +84,12 @@ class UniformRank(_Curve):
 class EnergyCurve(_Curve):
     """Gives every layer the smallest candidate that keeps one share of its spectral energy (`kept_energy`)."""
 
-    def search(self, problem: Any) -> Proposals:
-        """See `EpisodicSearch.search`."""
+    def _prepare(self, problem: Any) -> None:
         values = problem.evaluator.singular_values
         self._energies = [
             [kept_energy(layer, rank, values) for rank in ranks[:-1]]
             for layer, ranks in zip(problem.layers, problem.candidates, strict=True)
         ]
-        yield from super().search(problem)
 
     def _rank(self, problem: Any, index: int, level: float) -> int:
         return int(problem.candidates[index][bisect_left(self._energies[index], level)])

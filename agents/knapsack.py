@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -35,22 +36,12 @@ class KnapsackSearch(EpisodicSearch):
 
     def search(self, problem: Any) -> Proposals:
         """See `EpisodicSearch.search`."""
-        original = problem.baseline.wer
-        losses: list[NDArray[np.float64]] = []
-        for layer, ranks in zip(problem.layers, problem.candidates, strict=True):
-            # Dense loses nothing and costs no measurement.
-            places = np.unique(np.linspace(0, len(ranks) - 2, self.points).round().astype(int))
-            measured = []
-            for place in places:
-                alone = {other.name: other.max_rank for other in problem.layers} | {layer.name: ranks[place]}
-                outcome = yield alone
-                require_unchanged(outcome, alone)
-                measured.append(max(0.0, outcome.wer - original))
-            losses.append(np.interp(np.arange(len(ranks)), [*places, len(ranks) - 1], [*measured, 0.0]))
-        sizes = [
-            np.array([problem.size({layer.name: rank}) for rank in ranks])
-            for layer, ranks in zip(problem.layers, problem.candidates, strict=True)
-        ]
+        measured: dict[tuple[int, int], float] = {}
+        for index, place, alone in self._single(problem):
+            outcome = yield alone
+            require_unchanged(outcome, alone)
+            measured[index, place] = outcome.wer
+        losses, sizes = self._losses(problem, measured), self._sizes(problem)
         smallest = 1.0 - sum(1.0 - float(size[0]) for size in sizes)
         tried = set()
         steps = 1
@@ -61,10 +52,59 @@ class KnapsackSearch(EpisodicSearch):
                 choice = self._solve(losses, sizes, limit)
                 if choice not in tried:
                     tried.add(choice)
-                    yield {
-                        layer.name: ranks[place]
-                        for layer, ranks, place in zip(problem.layers, problem.candidates, choice, strict=True)
-                    }
+                    yield self._ranks(problem, choice)
+
+    def ranks_of_size(self, problem: Any, size_ratio: float) -> dict[str, int]:
+        """The configuration with the least sum of losses of at most a size; measures single layers alone.
+
+        Args:
+            problem: A `SearchProblem`.
+            size_ratio: In (0, 1].
+
+        Raises:
+            ValueError: Even the smallest configuration is larger.
+        """
+        smallest = problem.size(
+            {layer.name: ranks[0] for layer, ranks in zip(problem.layers, problem.candidates, strict=True)}
+        )
+        if smallest > size_ratio:
+            raise ValueError(f"the smallest configuration has {smallest:.3f} of the original's size")
+        measured = {(index, place): problem.evaluate(ranks).wer for index, place, ranks in self._single(problem)}
+        return self._ranks(problem, self._solve(self._losses(problem, measured), self._sizes(problem), size_ratio))
+
+    def _places(self, count: int) -> list[int]:
+        """Which of so many candidates below dense are measured."""
+        return [int(place) for place in np.unique(np.linspace(0, count - 1, self.points).round())]
+
+    def _single(self, problem: Any) -> Iterator[tuple[int, int, dict[str, int]]]:
+        """Layer, place among its candidates, and the configuration in which it alone is not dense."""
+        dense = {layer.name: layer.max_rank for layer in problem.layers}
+        for index, (layer, ranks) in enumerate(zip(problem.layers, problem.candidates, strict=True)):
+            for place in self._places(len(ranks) - 1):
+                yield index, place, {**dense, layer.name: ranks[place]}
+
+    def _losses(self, problem: Any, measured: Mapping[tuple[int, int], float]) -> list[NDArray[np.float64]]:
+        """For each layer the WER that each candidate loses; dense loses nothing."""
+        losses = []
+        for index, ranks in enumerate(problem.candidates):
+            places = self._places(len(ranks) - 1)
+            known = [max(0.0, measured[index, place] - problem.baseline.wer) for place in places]
+            losses.append(np.interp(np.arange(len(ranks)), [*places, len(ranks) - 1], [*known, 0.0]))
+        return losses
+
+    @staticmethod
+    def _sizes(problem: Any) -> list[NDArray[np.float64]]:
+        return [
+            np.array([problem.size({layer.name: rank}) for rank in ranks])
+            for layer, ranks in zip(problem.layers, problem.candidates, strict=True)
+        ]
+
+    @staticmethod
+    def _ranks(problem: Any, choice: tuple[int, ...]) -> dict[str, int]:
+        return {
+            layer.name: ranks[place]
+            for layer, ranks, place in zip(problem.layers, problem.candidates, choice, strict=True)
+        }
 
     @staticmethod
     def _solve(losses: list[NDArray[np.float64]], sizes: list[NDArray[np.float64]], limit: float) -> tuple[int, ...]:

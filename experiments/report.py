@@ -48,6 +48,10 @@ class SetResult:
         """A fraction."""
         return self.edits_after / self.words
 
+    def to_json(self) -> dict[str, Any]:
+        """All of it, with both WERs."""
+        return {**asdict(self), "wer_before": self.wer_before, "wer_after": self.wer_after}
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -95,10 +99,7 @@ class Result:
             "file_bytes": {"original": self.file_bytes[0], "compressed": self.file_bytes[1]},
             "evaluations": self.evaluations,
             "wer_change": self.wer_change._asdict(),
-            "sets": {
-                name: {**asdict(measured), "wer_before": measured.wer_before, "wer_after": measured.wer_after}
-                for name, measured in self.sets.items()
-            },
+            "sets": {name: measured.to_json() for name, measured in self.sets.items()},
         }
 
     def _points(self) -> list[float]:

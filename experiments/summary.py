@@ -1,4 +1,7 @@
-"""What finished searches found, side by side: ``python -m experiments.summary [outputs=outputs/search]``."""
+"""What finished runs found, side by side: ``python -m experiments.summary [outputs=outputs/search]``.
+
+Of searches, or of fine-tunings: ``outputs=outputs/finetune``, ``outputs=outputs/iterate``.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from omegaconf import DictConfig
 
 from experiments.report import format_table
 
+TRAINED = ("run", "size ratio", "utterances", "seconds", "dev WER % before", "dev WER % after", "test WER % after")
 HEAD = ("run", "reward function", "evaluations", "proxy reward", "size ratio", "proxy WER %", "dev WER %", "test WER %")
 
 
@@ -35,10 +39,25 @@ def rows(runs: Path) -> list[tuple[str, ...]]:
     return list(dict.fromkeys(table))
 
 
+def trained_rows(runs: Path) -> list[tuple[str, ...]]:
+    """Every finished fine-tuning, by name."""
+    table = []
+    for path in sorted(runs.glob("*/result.json")):
+        record = json.loads(path.read_text())
+        training = record["training"]
+        measured = (record["before"]["dev"], record["after"]["dev"], record["after"]["test"])
+        rates = [f"{100 * found['wer']:.2f}" for found in measured]
+        size = f"{record['size_ratio']:.3f}"
+        table.append((path.parent.name, size, f"{training['utterances']}", f"{training['seconds']:.0f}", *rates))
+    return table
+
+
 @hydra.main(version_base="1.3", config_path="../conf", config_name="summary")
 def main(config: DictConfig) -> None:
     """Print the table."""
-    print(format_table(HEAD, rows(Path(config.outputs))))
+    runs = Path(config.outputs)
+    trained = trained_rows(runs)
+    print(format_table(TRAINED, trained) if trained else format_table(HEAD, rows(runs)))
 
 
 if __name__ == "__main__":

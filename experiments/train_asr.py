@@ -5,49 +5,41 @@ Resumes where it was stopped. Several processes: ``torchrun --nproc-per-node N -
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import hydra
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, distributed
+from omegaconf import DictConfig
+from torch import Tensor
 
 from experiments.run_directory import run_directory
+from experiments.training import is_first, load_speech, training_processes
 from shrinkml_env import load_model, save_compressed
 from shrinkml_env.asr import LAS, Tokenizer
 from shrinkml_env.asr.training import CHECKPOINT, Trainer
 from shrinkml_env.compression import round_to_storage
-from shrinkml_env.data import SAMPLE_RATE, SpeechFolder, download_librispeech, load_utterances
+from shrinkml_env.data import SAMPLE_RATE, SpeechFolder
 
 
 def train(config: DictConfig) -> Path:
     """Data, model, training, saved model; returns the run's directory."""
     torch.set_num_threads(config.threads)
     directory = run_directory(config, f"{Path(config.model.name).name}-{config.training.seed}")
-    first = not distributed.is_initialized() or distributed.get_rank() == 0
-    data = OmegaConf.to_container(config.data, resolve=True)
-    assert isinstance(data, dict)
-    if data["download"]:
-        if first:
-            for part in (data["train"], data["dev"]):
-                download_librispeech(part["root"], part["subset"])
-        if distributed.is_initialized():
-            distributed.barrier()
-    train_set = SpeechFolder(**data["train"])
-    dev_set = load_utterances(data["dev"])
+    train_set, sets = load_speech(config.data, "dev")
     torch.manual_seed(config.training.seed)
     model = _make_model(config, train_set)
-    augmentation, settings = (instantiate(config[part], _convert_="all") for part in ("augmentation", "training"))
-    trainer = Trainer(model, train_set, dev_set, augmentation, settings, directory, config.device)
-    if first:
+    augmentation, objective, settings = (
+        instantiate(config[part], _convert_="all") for part in ("augmentation", "objective", "training")
+    )
+    trainer = Trainer(model, train_set, sets["dev"], augmentation, objective, settings, directory, config.device)
+    if is_first():
         hours = sum(train_set.num_samples) / SAMPLE_RATE / 3600
         parameters = sum(parameter.numel() for parameter in model.parameters())
         print(f"{len(train_set)} utterances, {hours:.1f} hours; {parameters:,} parameters, the CTC head included")
         print(f"run directory: {directory}")
     trainer.run()
-    if first:
+    if is_first():
         model.cpu().eval()
         round_to_storage(model)
         save_compressed(model, directory / "model")
@@ -84,13 +76,8 @@ def _earlier(start_from: str) -> tuple[Tokenizer, dict[str, Tensor]]:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train_asr")
 def main(config: DictConfig) -> None:
     """One process of one training."""
-    if distributed.is_torchelastic_launched():
-        distributed.init_process_group("nccl" if config.device == "cuda" else "gloo")
-        if config.device == "cuda":
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    train(config)
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
+    with training_processes(config.device):
+        train(config)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from experiments.measure import measure
 from experiments.report import SetResult
 from shrinkml_env import Evaluator, count_parameters, load_compressed, load_model, load_utterances
-from shrinkml_env.evaluation import recognise_all, word_edits
 
 
 def validate(directory: Path) -> list[str]:
@@ -45,14 +44,10 @@ def validate(directory: Path) -> list[str]:
         utterances = load_utterances(spec)
         result: dict[str, Any] = {"utterances": len(utterances)}
         for when, model in zip(("before", "after"), models.values(), strict=True):
-            hypotheses = recognise_all(model, utterances)
-            counts = [
-                word_edits(model.normalise(utterance.text), model.normalise(hypothesis.text))
-                for utterance, hypothesis in zip(utterances, hypotheses, strict=True)
-            ]
-            edits, words = (sum(column) for column in zip(*counts, strict=True))
+            found = measure(model, utterances)
+            edits, words = sum(found.edits), sum(found.words)
             result |= {f"edits_{when}": edits, "words": words, f"wer_{when}": edits / words}
-            result[f"capped_{when}"] = sum(hypothesis.capped for hypothesis in hypotheses)
+            result[f"capped_{when}"] = found.capped
         measured["sets"][name] = result
         print(f"{name}: WER {100 * result['wer_before']:.2f} % before, {100 * result['wer_after']:.2f} % after")
     recorded = {key: record[key] for key in measured}
@@ -77,7 +72,7 @@ def validate_ranks(path: Path) -> list[str]:
         before, after = evaluator.baseline, evaluator.evaluate(record["ranks"])
         measured |= {"params": {"original": before.params, "compressed": after.params}, "size_ratio": after.size_ratio}
         result = SetResult.of(before, after)
-        measured["sets"][name] = {**asdict(result), "wer_before": result.wer_before, "wer_after": result.wer_after}
+        measured["sets"][name] = result.to_json()
         print(f"{name}: WER {100 * result.wer_before:.2f} % before, {100 * result.wer_after:.2f} % after")
     recorded = {key: record[key] for key in measured}
     return [f"{key}: recorded {was}, measured {now}" for key, was, now in _differences(recorded, measured)]

@@ -31,10 +31,9 @@ def private_cache(tmp_path, monkeypatch):
 TONES = {"low": 300, "high": 2500, "mid": 1000}
 
 
-@pytest.fixture
-def corpus(tmp_path):
+def make_corpus(root):
     """Nine sentences of two words, each word a tone of 0.3 s between pauses."""
-    chapter = tmp_path / "train" / "1" / "2"
+    chapter = root / "train" / "1" / "2"
     chapter.mkdir(parents=True)
     rng = np.random.default_rng(0)
     lines = []
@@ -46,4 +45,9 @@ def corpus(tmp_path):
         soundfile.write(chapter / f"1-2-{index:04d}.flac", samples, 16_000)
         lines.append(f"1-2-{index:04d} {' '.join(words).upper()}")
     (chapter / "1-2.trans.txt").write_text("\n".join(lines) + "\n")
-    return SpeechFolder(tmp_path, "train")
+    return SpeechFolder(root, "train")
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return make_corpus(tmp_path)

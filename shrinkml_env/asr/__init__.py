@@ -3,6 +3,7 @@
 from shrinkml_env.asr.augment import Augmentation
 from shrinkml_env.asr.decoding import Decoding
 from shrinkml_env.asr.las import LAS, LASConfig
+from shrinkml_env.asr.objectives import Distillation, JointCTCAttention
 from shrinkml_env.asr.recogniser import Recogniser
 from shrinkml_env.asr.tokenizer import Tokenizer
 from shrinkml_env.asr.torchaudio_models import TorchaudioCTC
@@ -13,6 +14,8 @@ __all__ = [
     "SHIPPED_MODELS",
     "Augmentation",
     "Decoding",
+    "Distillation",
+    "JointCTCAttention",
     "LASConfig",
     "Recogniser",
     "Tokenizer",

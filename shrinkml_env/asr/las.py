@@ -266,9 +266,7 @@ class LAS(nn.Module):
         """How transcripts are searched for."""
         return asdict(self.decoding)
 
-    def forward(
-        self, features: Tensor, lengths: Tensor, previous: Tensor, targets: Tensor, target_lengths: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, lengths: Tensor, previous: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Teacher-forced training pass.
 
         Args:
@@ -276,12 +274,10 @@ class LAS(nn.Module):
             lengths: Frames of each utterance, (batch,).
             previous: What the decoder is told to have said before each of the targets and the end of sentence,
                 (batch, units + 1); an end of sentence comes first.
-            targets: Subwords without end of sentence, (batch, units), padded with it.
-            target_lengths: Subwords of each utterance, (batch,).
 
         Returns:
-            Attention logits (batch, units + 1, vocabulary) for the targets and the end of sentence, and the mean CTC
-            loss per target unit.
+            Attention logits (batch, units + 1, vocabulary) for the targets and the end of sentence, the encoder's
+            states (batch, time, 2 * encoder_units), and the time steps of each utterance (batch,).
         """
         encoded, lengths = self.encoder(features, lengths)
         state = self.decoder.start(encoded, lengths)
@@ -289,10 +285,7 @@ class LAS(nn.Module):
         for units in previous.unbind(1):
             step, state = self.decoder.step(state, units)
             logits.append(step)
-        scores = self.ctc(encoded).float().log_softmax(2).transpose(0, 1)
-        blank = len(self.tokenizer)
-        ctc = functional.ctc_loss(scores, targets, lengths, target_lengths, blank=blank, zero_infinity=True)
-        return torch.stack(logits, dim=1), ctc
+        return torch.stack(logits, dim=1), encoded, lengths
 
     @property
     def stages(self) -> tuple[tuple[str, ...], ...]:

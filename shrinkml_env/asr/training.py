@@ -1,10 +1,12 @@
-"""Joint CTC/attention training, on one device or several (torchrun)."""
+"""Training of LAS models, compressed or not, on one device or several (torchrun)."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,8 @@ from tqdm import tqdm
 
 from shrinkml_env.asr.augment import Augmentation, spec_augment
 from shrinkml_env.asr.las import LAS
+from shrinkml_env.asr.objectives import IGNORED, Lesson, Objective, Outputs
+from shrinkml_env.compression.discovery import has_prefix
 from shrinkml_env.data.librispeech import SpeechFolder
 from shrinkml_env.data.utterance import SAMPLE_RATE, Utterance
 
@@ -35,13 +39,11 @@ class TrainingSettings:
     """How to train.
 
     Attributes:
-        epochs: Passes over the training set.
+        epochs: Passes over the training set; of the last one a part, where this is not whole.
         batch_seconds: Audio in one batch of one process.
         learning_rate: Peak of the one-cycle schedule (Smith and Topin 2018, arXiv 1708.07120).
         warm_up: Share of the steps before the peak.
         weight_decay: AdamW's.
-        ctc_weight: Weight of the CTC loss; the attention loss has the rest.
-        label_smoothing: Of the attention loss.
         random_splits: Probability with which a subword is split in two (see `Tokenizer.encode_at_random`).
         random_history: Share of the previous subwords that the decoder is told wrong, so that it listens instead of
             guessing what usually follows.
@@ -52,13 +54,11 @@ class TrainingSettings:
         workers: Processes of each process that read and augment; 0 does it in between, best with one core a process.
     """
 
-    epochs: int = 12
+    epochs: float = 12
     batch_seconds: float = 80.0
     learning_rate: float = 2e-3
     warm_up: float = 0.2
     weight_decay: float = 1e-2
-    ctc_weight: float = 0.3
-    label_smoothing: float = 0.1
     random_splits: float = 0.1
     random_history: float = 0.1
     clip: float = 5.0
@@ -66,6 +66,10 @@ class TrainingSettings:
     seed: int = 0
     checkpoint_steps: int = 100
     workers: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.epochs > 0:
+            raise ValueError(f"epochs must be above 0, got {self.epochs}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,8 @@ class _Batches(Dataset[_Batch]):
         rounds = [batches[start : start + world] for start in range(0, len(batches) - world + 1, world)]
         rng.shuffle(rounds)
         self._batches = [batch_round[rank] for batch_round in rounds]
+        self.seen = [sum(len(batch) for batch in batch_round) for batch_round in rounds]
+        """Utterances in each step, of all processes."""
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -117,20 +123,40 @@ class _Batches(Dataset[_Batch]):
         return _Batch(waveforms, targets)
 
 
+class _Taught(nn.Module):
+    """A model and its loss as one module, which is what several processes share the gradients of."""
+
+    def __init__(self, model: LAS, objective: Objective) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+
+    def forward(self, *lesson: Tensor) -> dict[str, Tensor]:
+        taught = Lesson(*lesson)
+        outputs = Outputs(*self.model(taught.features, taught.lengths, taught.previous))
+        return self.objective(self.model, taught, outputs)
+
+
 class Trainer:
     """Trains a model in a run directory and resumes from it.
+
+    Low-rank modules are trained as they are: their factors are the parameters, and the ranks stay.
 
     Args:
         model: With random or earlier weights.
         train: Training set.
         dev: Utterances whose WER is measured after every epoch.
         augmentation: Of the training waveforms.
+        objective: What is minimised.
         settings: How.
         directory: Holds the checkpoint and the TensorBoard log; the caller saves the model.
         device: ``"cpu"`` or ``"cuda"``.
 
+    Attributes:
+        seconds: That the steps so far have taken, also before a resumption; measurements in between do not count.
+
     Raises:
-        ValueError: The directory's checkpoint belongs to other data, another tokenizer or number of processes.
+        ValueError: The directory's checkpoint belongs to other data, another tokenizer, model or number of processes.
     """
 
     def __init__(
@@ -139,6 +165,7 @@ class Trainer:
         train: SpeechFolder,
         dev: Sequence[Utterance],
         augmentation: Augmentation,
+        objective: Objective,
         settings: TrainingSettings,
         directory: Path,
         device: str = "cpu",
@@ -151,12 +178,20 @@ class Trainer:
         self.directory = directory
         self.device = torch.device(device)
         self.rank, self.world = _rank_and_world()
-        self.wrapped: nn.Module = nn.parallel.DistributedDataParallel(self.model) if self.world > 1 else self.model
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(not has_prefix(name, objective.idle))
+        taught = _Taught(self.model, objective)
+        self.taught: nn.Module = nn.parallel.DistributedDataParallel(taught) if self.world > 1 else taught
         self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+            [parameter for parameter in model.parameters() if parameter.requires_grad],
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
         )
         # Every epoch draws other batches, and may need one more or less.
-        self.epoch_steps = [len(self._batches(epoch)) for epoch in range(settings.epochs)]
+        self.epoch_steps = [
+            max(1, round(len(self._batches(epoch)) * min(1.0, settings.epochs - epoch)))
+            for epoch in range(math.ceil(settings.epochs))
+        ]
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer,
             max_lr=settings.learning_rate,
@@ -165,6 +200,7 @@ class Trainer:
         )
         self.epoch = 0
         self.step = 0
+        self.seconds = 0.0
         directory.mkdir(parents=True, exist_ok=True)
         self._resume()
 
@@ -176,7 +212,7 @@ class Trainer:
         with tqdm(
             total=sum(self.epoch_steps), initial=done, desc="train", disable=self.rank > 0, smoothing=0.05
         ) as bar:
-            while self.epoch < self.settings.epochs:
+            while self.epoch < len(self.epoch_steps):
                 for losses in self._train_epoch():
                     bar.update()
                     if writer is not None:
@@ -191,6 +227,12 @@ class Trainer:
                     bar.write(f"epoch {self.epoch}: dev WER {100 * error_rate:.2f} %")
                     writer.add_scalar("dev/wer", error_rate, done)
                     writer.flush()
+
+    @property
+    def utterances(self) -> int:
+        """Utterances that the steps so far have taught, repetitions included, in all processes."""
+        steps = [*self.epoch_steps[: self.epoch], self.step]
+        return sum(sum(self._batches(epoch).seen[:count]) for epoch, count in enumerate(steps))
 
     def dev_wer(self) -> float:
         """Corpus WER of greedy search on the dev set, a fraction."""
@@ -207,17 +249,37 @@ class Trainer:
     def _train_epoch(self) -> Iterator[dict[str, float]]:
         self.model.train()
         batches = self._batches(self.epoch)
-        remaining = torch.utils.data.Subset(batches, range(self.step, len(batches)))
+        remaining = torch.utils.data.Subset(batches, range(self.step, self.epoch_steps[self.epoch]))
+        begun = time.perf_counter()
         for batch in DataLoader(remaining, batch_size=None, num_workers=self.settings.workers):
             # Every step has its own seed, so that a resumed run draws the same dropout as an uninterrupted one.
             torch.manual_seed(hash((self.settings.seed, self.epoch, self.step, self.rank)))
             losses = self._train_batch(batch)
             self.step += 1
+            self.seconds += time.perf_counter() - begun
             if self.rank == 0 and self.step % self.settings.checkpoint_steps == 0:
                 self._save_checkpoint()
             yield losses
+            begun = time.perf_counter()
 
     def _train_batch(self, batch: _Batch) -> dict[str, float]:
+        lesson = self._lesson(batch)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
+            losses = self.taught(*lesson)
+        self.optimizer.zero_grad()
+        losses["loss"].backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        # One batch with an overflow must not spoil the weights; the norm is of the processes' mean, so all agree.
+        if norm.isfinite():
+            self.optimizer.step()
+        self.scheduler.step()
+        return {
+            **{name: loss.item() for name, loss in losses.items()},
+            "gradient_norm": norm.item(),
+            "learning_rate": self.scheduler.get_last_lr()[0],
+        }
+
+    def _lesson(self, batch: _Batch) -> Lesson:
         features, lengths = self.model.features(batch.waveforms)
         features = spec_augment(features, lengths)
         eos = self.model.tokenizer.eos
@@ -227,31 +289,12 @@ class Trainer:
         ).to(self.device)
         # Labels: the units, one end of sentence, and nothing behind it.
         position = torch.arange(targets.shape[1] + 1, device=self.device)
-        labels = functional.pad(targets, (0, 1), value=eos).masked_fill(position > target_lengths[:, None], -100)
+        labels = functional.pad(targets, (0, 1), value=eos).masked_fill(position > target_lengths[:, None], IGNORED)
         previous = functional.pad(targets, (1, 0), value=eos)
         wrong = torch.rand(targets.shape, device=self.device) < self.settings.random_history
         guesses = torch.randint(len(self.model.tokenizer), targets.shape, device=self.device)
         previous[:, 1:] = torch.where(wrong, guesses, targets)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
-            logits, ctc = self.wrapped(features, lengths, previous, targets, target_lengths)
-            attention = functional.cross_entropy(
-                logits.flatten(0, 1).float(), labels.flatten(), label_smoothing=self.settings.label_smoothing
-            )
-            loss = (1 - self.settings.ctc_weight) * attention + self.settings.ctc_weight * ctc
-        self.optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
-        # One batch with an overflow must not spoil the weights; the norm is of the processes' mean, so all agree.
-        if norm.isfinite():
-            self.optimizer.step()
-        self.scheduler.step()
-        return {
-            "loss": loss.item(),
-            "attention": attention.item(),
-            "ctc": ctc.item(),
-            "gradient_norm": norm.item(),
-            "learning_rate": self.scheduler.get_last_lr()[0],
-        }
+        return Lesson(features, lengths, targets, target_lengths, previous, labels)
 
     def _save_checkpoint(self) -> None:
         state: dict[str, Any] = {
@@ -261,6 +304,7 @@ class Trainer:
             "scheduler": self.scheduler.state_dict(),
             "epoch": self.epoch,
             "step": self.step,
+            "seconds": self.seconds,
             "fingerprint": self._fingerprint(),
         }
         target = self.directory / CHECKPOINT
@@ -269,7 +313,9 @@ class Trainer:
 
     def _fingerprint(self) -> str:
         """Of all that decides what step number N is and what the units mean."""
-        content = [self.model.tokenizer.to_text(), self.train_set.texts, self.train_set.num_samples, self.epoch_steps]
+        sizes = {name: list(parameter.shape) for name, parameter in self.model.named_parameters()}
+        data = [self.train_set.texts, self.train_set.num_samples, self.epoch_steps]
+        content = [self.model.tokenizer.to_text(), sizes, *data]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def _resume(self) -> None:
@@ -279,13 +325,13 @@ class Trainer:
         state = torch.load(path, map_location=self.device, weights_only=True)
         if state["fingerprint"] != self._fingerprint():
             raise ValueError(
-                f"{path} belongs to another training set, tokenizer or number of processes: resume with those, or "
-                "remove it to begin anew"
+                f"{path} belongs to another training set, model or number of processes: resume with those, or remove "
+                "it to begin anew"
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        self.epoch, self.step = state["epoch"], state["step"]
+        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
 
 
 def _rank_and_world() -> tuple[int, int]:

@@ -17,6 +17,7 @@ from shrinkml_env.compression.counting import (
     encoder_parameters,
     inference_tensors,
 )
+from shrinkml_env.compression.decompress import decompress
 from shrinkml_env.compression.discovery import find_layers, ranks_of
 from shrinkml_env.compression.layers import (
     Layer,
@@ -60,6 +61,7 @@ __all__ = [
     "compressed_parameters",
     "count_macs",
     "count_parameters",
+    "decompress",
     "encoder_parameters",
     "exact_storage_dtype",
     "find_layers",

@@ -74,9 +74,15 @@ def round_to_storage(model: CompressibleModel) -> None:
     """Round a model's parameters, in place, to what its `storage_dtype` represents.
 
     To be called after training and before anything is measured, so that what is measured is what is saved.
+
+    Raises:
+        ValueError: A parameter is not finite, or lies outside the format's range.
     """
-    for tensor in inference_tensors(model).values():
-        tensor.copy_(tensor.to(_stored_dtype(tensor, model.storage_dtype)))
+    for name, tensor in inference_tensors(model).items():
+        stored = tensor.to(_stored_dtype(tensor, model.storage_dtype))
+        if not stored.isfinite().all():
+            raise ValueError(f"parameter {name!r} holds NaN, infinity or values beyond the range of {stored.dtype}")
+        tensor.copy_(stored)
 
 
 def require_storable(model: CompressibleModel) -> None:

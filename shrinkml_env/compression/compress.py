@@ -35,7 +35,7 @@ def compress(model: ModelT, ranks: Mapping[str, int], factorisation: Factorisati
         ValueError: The model is compressed already, a name is unknown, or a rank is out of range.
     """
     if ranks_of(model):
-        raise ValueError("this model is compressed already: compress the original instead")
+        raise ValueError("this model is compressed already: compress the original, or decompress(model)")
     factored = matrix_ranks(model.layers, ranks)
     if factorisation is None:
         factorisation = SVD(model, factored)

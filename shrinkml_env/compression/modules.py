@@ -107,6 +107,10 @@ class LowRank(nn.Module, ABC):
         """The settings and ranks, for `repr`."""
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in (*self.settings, "ranks"))
 
+    def shape(self, name: str) -> torch.Size:
+        """The shape of the replaced module's parameter that is held as factors."""
+        return self._shapes[name]
+
     def _factor(self, name: str, suffix: str) -> Tensor:
         factor = self._parameters[f"{name}_{suffix}"]
         assert factor is not None

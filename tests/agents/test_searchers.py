@@ -146,6 +146,40 @@ def test_profile_curve_by_hand():
     assert tried == [[14, 64, 51, 5, 64], [7, 64, 26, 2, 39]]
 
 
+@pytest.mark.parametrize("agent", [UniformRank(), EnergyCurve(), ProfileCurve(profile={"encoder.*": 2, "output": 9})])
+@pytest.mark.parametrize("size", [0.25, 0.4, 0.61, 0.8, 1.0])
+def test_the_largest_of_a_curve_that_fits(agent, size):
+    evaluator = FakeEvaluator()
+    problem = make_fake_env(evaluator=evaluator).problem
+    ranks = agent.ranks_of_size(problem, size)
+    assert evaluator.measured == []
+    curve = [dict(proposal) for proposal in agent.search(problem)]
+    assert max(problem.size(other) for other in curve if problem.size(other) <= size) <= problem.size(ranks) <= size
+    with pytest.raises(ValueError, match=r"smallest model on this curve has 0\."):
+        agent.ranks_of_size(problem, 0.05)
+
+
+@pytest.mark.parametrize("size", [0.3, 0.5, 0.9])
+def test_the_knapsack_of_a_size_is_the_best_sum_of_that_size(size):
+    problem = make_fake_env().problem
+    ranks = KnapsackSearch(points=1000).ranks_of_size(problem, size)
+    assert problem.size(ranks) <= size
+    losses = {
+        (layer.name, rank): max(0.0, problem.evaluate({layer.name: rank}).wer - problem.baseline.wer)
+        for layer, candidates in zip(problem.layers, problem.candidates, strict=True)
+        for rank in candidates
+    }
+    best = sum(losses[pair] for pair in ranks.items())
+    # No change of two layers loses less without growing beyond the size.
+    for (one, first), (two, second) in itertools.permutations(zip(problem.layers, problem.candidates, strict=True), 2):
+        for higher, lower in itertools.product(first, second):
+            other = {**ranks, one.name: higher, two.name: lower}
+            if problem.size(other) <= size:
+                assert sum(losses[pair] for pair in other.items()) >= best - 1e-9
+    with pytest.raises(ValueError, match=r"smallest configuration has 0\."):
+        KnapsackSearch().ranks_of_size(problem, 0.05)
+
+
 def test_greedy_takes_the_cut_that_hurts_least():
     evaluator = FakeEvaluator((LAYERS[-1], LAYERS[2]))
     env = make_fake_env(evaluator=evaluator, search_space={"name": "full", "count": 8})

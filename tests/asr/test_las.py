@@ -205,10 +205,12 @@ def test_training_pass_predicts_what_decoding_steps_do():
     targets = torch.tensor([[5, 6, 7], [8, 9, MODEL.tokenizer.eos]])
     with torch.inference_mode():
         previous = torch.nn.functional.pad(targets, (1, 0), value=MODEL.tokenizer.eos)
-        logits, ctc = MODEL(features, lengths, previous, targets, torch.tensor([3, 2]))
+        logits, encoded, times = MODEL(features, lengths, previous)
         assert logits.shape == (2, 4, 60)
-        assert ctc > 0
-        state = MODEL.decoder.start(*MODEL.encoder(features, lengths))
+        expected = MODEL.encoder(features, lengths)
+        assert torch.equal(encoded, expected[0])
+        assert torch.equal(times, expected[1])
+        state = MODEL.decoder.start(encoded, times)
         for position, previous in enumerate(torch.tensor([[1, 1], [5, 8], [6, 9]])):
             step, state = MODEL.decoder.step(state, previous)
             assert torch.allclose(step, logits[:, position], atol=1e-6)

@@ -1,10 +1,28 @@
+import copy
 import itertools
 
 import pytest
 import torch
 
-from shrinkml_env.asr import LAS, Augmentation, Decoding, LASConfig, Tokenizer, training
+from shrinkml_env.asr import (
+    LAS,
+    Augmentation,
+    Decoding,
+    Distillation,
+    JointCTCAttention,
+    LASConfig,
+    Tokenizer,
+    training,
+)
 from shrinkml_env.asr.training import Trainer, TrainingSettings
+from shrinkml_env.compression import (
+    compress,
+    decompress,
+    load_compressed,
+    ranks_of,
+    round_to_storage,
+    save_compressed,
+)
 from shrinkml_env.data import SpeechFolder
 from tests.conftest import LIBRISPEECH
 
@@ -14,18 +32,26 @@ SIZES = LASConfig(
 )  # fmt: skip
 
 
-def make_trainer(corpus, directory, augmentation=None, vocabulary=14, **settings):
+PLAIN = Augmentation(speeds=(1.0,), reverberation=0.0, noise=0.0)
+
+
+def make_model(corpus, vocabulary=14):
     torch.manual_seed(0)
-    model = LAS(SIZES, Tokenizer.train(corpus.texts, vocabulary), Decoding())
-    plain = Augmentation(speeds=(1.0,), reverberation=0.0, noise=0.0)
+    return LAS(SIZES, Tokenizer.train(corpus.texts, vocabulary), Decoding())
+
+
+def make_trainer(corpus, directory, augmentation=PLAIN, model=None, objective=None, **settings):
     options = {"epochs": 2, "batch_seconds": 2.0, "checkpoint_steps": 1, **settings}
-    return Trainer(model, corpus, list(corpus), augmentation or plain, TrainingSettings(**options), directory)
+    return Trainer(
+        model or make_model(corpus), corpus, list(corpus), augmentation, objective or JointCTCAttention(),
+        TrainingSettings(**options), directory,
+    )  # fmt: skip
 
 
 def test_learns_to_tell_tones_apart(corpus, tmp_path):
     trainer = make_trainer(
-        corpus, tmp_path / "run", epochs=120, batch_seconds=20.0, learning_rate=1e-2, label_smoothing=0.0,
-        checkpoint_steps=1000,
+        corpus, tmp_path / "run", epochs=120, batch_seconds=20.0, learning_rate=1e-2, checkpoint_steps=1000,
+        objective=JointCTCAttention(label_smoothing=0.0),
     )  # fmt: skip
     before = trainer.dev_wer()
     trainer.run()
@@ -33,8 +59,15 @@ def test_learns_to_tell_tones_apart(corpus, tmp_path):
     assert list((tmp_path / "run" / "tensorboard").iterdir())
 
 
-def test_a_killed_training_resumes_to_the_same_weights(corpus, tmp_path):
-    whole = make_trainer(corpus, tmp_path / "whole", Augmentation())
+@pytest.mark.parametrize("ranks", [{}, {"encoder.1": 6, "decoder.lstm": 4}])
+def test_a_killed_training_resumes_to_the_same_weights(corpus, tmp_path, ranks):
+    def make(directory, augmentation):
+        teacher = make_model(corpus)
+        objective = Distillation(teacher, JointCTCAttention(0.0)) if ranks else JointCTCAttention()
+        model = copy.deepcopy(compress(teacher, ranks))
+        return make_trainer(corpus, tmp_path / directory, augmentation, model, objective)
+
+    whole = make("whole", Augmentation())
     whole.run()
 
     calls = itertools.count()
@@ -45,12 +78,67 @@ def test_a_killed_training_resumes_to_the_same_weights(corpus, tmp_path):
         return Augmentation()(waveform, generator)
 
     with pytest.raises(KeyboardInterrupt):
-        make_trainer(corpus, tmp_path / "killed", killed).run()
-    resumed = make_trainer(corpus, tmp_path / "killed", Augmentation())
+        make("killed", killed).run()
+    resumed = make("killed", Augmentation())
     assert (resumed.epoch, resumed.step) != (0, 0)
+    assert resumed.seconds > 0
     resumed.run()
+    assert resumed.utterances == whole.utterances
     for name, parameter in whole.model.state_dict().items():
         assert torch.equal(parameter, resumed.model.state_dict()[name]), name
+
+
+def test_half_an_epoch_takes_half_the_steps(corpus, tmp_path):
+    whole = make_trainer(corpus, tmp_path / "whole", epochs=2)
+    part = make_trainer(corpus, tmp_path / "part", epochs=1.5)
+    assert part.epoch_steps == [whole.epoch_steps[0], round(whole.epoch_steps[1] / 2)]
+    assert part.utterances == 0
+    whole.run()
+    part.run()
+    assert (part.epoch, part.step) == (2, 0)
+    assert whole.utterances == 2 * len(corpus)
+    assert len(corpus) < part.utterances < 2 * len(corpus)
+    assert part.seconds > 0
+
+
+RANKS = {"encoder.0": 5, "encoder.1": 6, "decoder.lstm": 4, "decoder.output": 5}
+
+
+def test_factors_are_trained_and_the_ranks_stay(corpus, tmp_path):
+    dense = make_model(corpus)
+    model = copy.deepcopy(compress(dense, RANKS))
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    make_trainer(corpus, tmp_path, model=model, objective=JointCTCAttention(0.0), epochs=1).run()
+    assert ranks_of(model) == ranks_of(compress(dense, RANKS))
+    factors = [name for name in before if name.endswith(("_u", "_v"))]
+    assert len(factors) == 2 * len(ranks_of(model)) == 2 * (4 + 4 + 2 + 1)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(before[name], parameter) == name.startswith("ctc."), name
+        assert parameter.isfinite().all()
+    model.eval()
+    round_to_storage(model)
+    save_compressed(model, tmp_path / "model")
+    waveforms = [utterance.waveform for utterance in corpus]
+    assert load_compressed(tmp_path / "model").transcribe(waveforms) == model.transcribe(waveforms)
+
+
+def test_factors_have_the_gradients_of_their_product(corpus, tmp_path):
+    """The chain rule by hand: W = U V, so dL/dU = dL/dW V^T and dL/dV = U^T dL/dW."""
+    model = copy.deepcopy(compress(make_model(corpus), RANKS))
+    dense = decompress(model)
+    gradients = []
+    for name, each in ("factored", model), ("dense", dense):
+        trainer = make_trainer(corpus, tmp_path / name, model=each.eval(), bfloat16=False)
+        torch.manual_seed(0)
+        lesson = trainer._lesson(trainer._batches(0)[0])
+        trainer.taught(*lesson)["loss"].backward()
+        gradients.append({name: parameter.grad for name, parameter in each.named_parameters()})
+    factored, whole = gradients
+    for name in ranks_of(model):
+        u, v = (model.get_parameter(f"{name}_{suffix}").detach() for suffix in "uv")
+        torch.testing.assert_close(factored[f"{name}_u"], whole[name] @ v.T, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(factored[f"{name}_v"], u.T @ whole[name], rtol=1e-3, atol=1e-5)
+        assert factored[f"{name}_u"].any()
 
 
 def test_another_training_sets_checkpoint_is_refused(corpus, tmp_path):
@@ -58,6 +146,13 @@ def test_another_training_sets_checkpoint_is_refused(corpus, tmp_path):
     smaller = SpeechFolder(corpus.folder.parent, "train", limit=8)
     with pytest.raises(ValueError, match=r"checkpoint\.pt belongs to another training set"):
         make_trainer(smaller, tmp_path / "run", epochs=1)
+    with pytest.raises(ValueError, match="training set, model or number of processes"):
+        make_trainer(corpus, tmp_path / "run", model=compress(make_model(corpus), {"encoder.0": 4}), epochs=1)
+
+
+def test_no_training_without_an_epoch():
+    with pytest.raises(ValueError, match="epochs must be above 0"):
+        TrainingSettings(epochs=0)
 
 
 def test_two_processes_share_every_epochs_batches(corpus, tmp_path, monkeypatch):
@@ -76,8 +171,8 @@ def test_two_processes_share_every_epochs_batches(corpus, tmp_path, monkeypatch)
 
 @pytest.mark.skipif(not LIBRISPEECH.is_dir(), reason=f"the LibriSpeech sample is not in {LIBRISPEECH}")
 def test_a_step_on_real_librispeech(tmp_path):
-    trainer = make_trainer(SpeechFolder(LIBRISPEECH, "test-other", limit=4), tmp_path, Augmentation(), 30, epochs=1,
-                           batch_seconds=30.0)  # fmt: skip
+    speech = SpeechFolder(LIBRISPEECH, "test-other", limit=4)
+    trainer = make_trainer(speech, tmp_path, Augmentation(), make_model(speech, 30), epochs=1, batch_seconds=30.0)
     weights = trainer.model.decoder.output.weight.detach().clone()
     trainer.run()
     assert not torch.equal(weights, trainer.model.decoder.output.weight)

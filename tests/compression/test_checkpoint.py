@@ -236,3 +236,12 @@ def test_ranks_that_do_not_match_the_tensors(saved):
     file.write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"model\.safetensors: tensor 'front\.weight_u' must be"):
         load_compressed(saved)
+
+
+@pytest.mark.parametrize("value", [70_000.0, float("nan")])
+def test_what_the_format_cannot_hold_is_not_rounded(value):
+    model = TinyCTC()
+    with torch.no_grad():
+        model.output.bias[2] = value
+    with pytest.raises(ValueError, match=r"output\.bias.*beyond the range of torch\.float16"):
+        round_to_storage(model)

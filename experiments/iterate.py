@@ -1,0 +1,115 @@
+"""Compress a little, fine-tune, compress again: ``python -m experiments.iterate sizes=[0.6,0.4,0.25]``.
+
+Each stage makes a dense model of the last one's factors, truncates it to the next size and fine-tunes it with its share
+of ``training.epochs`` (the idea of arXiv 2008.02897). Sizes are always those of the first original. ``sizes=[0.25]`` is
+the same in one shot, with the same training. Ranks come from a rule (``agent=`` uniform, energy, profile or knapsack)
+or, with ``'search=["agent=ppo","budget=100"]'``, from a search at each stage. Resumes where it was stopped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+from torch import distributed
+
+from experiments.finetune import RESULT, finetune, load_las, print_result, read_json, write_json
+from experiments.run_directory import plain, run_directory
+from experiments.search import search
+from experiments.seed_model import ranks_of_size
+from experiments.training import is_first, training_processes
+from shrinkml_env import compress, decompress, load_compressed, save_compressed
+from shrinkml_env.asr import LAS
+from shrinkml_env.compression import ranks_of, round_to_storage
+
+CONF = Path(__file__).parents[1] / "conf"
+
+OWN = ("sizes", "shares", "agent", "search", "proxy", "seed")
+"""Keys that fine-tuning does not have."""
+
+
+def iterate(config: DictConfig) -> Path:
+    """All stages; returns the run's directory.
+
+    Raises:
+        ValueError: The sizes do not fall, or there is not one share of the training for each.
+    """
+    torch.set_num_threads(config.threads)
+    sizes = [float(size) for size in config.sizes]
+    shares = [1.0] * len(sizes) if config.shares is None else [float(share) for share in config.shares]
+    if not sizes or sizes != sorted(set(sizes), reverse=True) or not 0 < sizes[-1] <= sizes[0] <= 1:
+        raise ValueError(f"sizes must fall from stage to stage, in (0, 1], got {sizes}")
+    if len(shares) != len(sizes) or min(shares) <= 0:
+        raise ValueError(f"shares must be {len(sizes)} numbers above 0, one for each size, got {shares}")
+    directory = run_directory(config, f"{'-'.join(f'{size:g}' for size in sizes)}-{config.seed}")
+    model, results = config.original, []
+    for number, (size, share) in enumerate(zip(sizes, shares, strict=True), start=1):
+        stage = directory / f"stage-{number}"
+        if is_first() and not (stage / "seed" / "config.json").exists():
+            save_compressed(_compressed(config, load_las(model), size, stage), stage / "seed")
+        if distributed.is_initialized():
+            distributed.barrier()
+        part = OmegaConf.masked_copy(config, [str(key) for key in config if key not in OWN])
+        epochs = config.training.epochs * share / sum(shares)
+        part.merge_with({"seed_model": str(stage / "seed"), "outputs": str(stage), "training": {"epochs": epochs}})
+        run = finetune(part)
+        model = str(run / "model")
+        results.append(read_json(run / RESULT))
+    if is_first():
+        save_compressed(load_compressed(model), directory / "model")
+        result: dict[str, Any] = {
+            **results[-1],
+            "config": plain(config),
+            "training": {
+                key: sum(stage["training"][key] for stage in results)
+                for key in ("epochs", "steps", "utterances", "seconds")
+            },
+            "stages": [{key: value for key, value in stage.items() if key != "config"} for stage in results],
+        }
+        write_json(directory / RESULT, result)
+        print_result(result, directory)
+    return directory
+
+
+def _compressed(config: DictConfig, model: LAS, size: float, stage: Path) -> LAS:
+    """A model of at most a size, from the original or from what the last stage made."""
+    if ranks_of(model):
+        storage_dtype = model.storage_dtype
+        model = decompress(model)
+        # What the next factors are made of need not be known better than what they are rounded to.
+        model.storage_dtype = storage_dtype
+        round_to_storage(model)
+    if config.search is None:
+        return compress(model, ranks_of_size(model, config.agent, size, plain(config.proxy)))
+    save_compressed(model, stage / "dense")
+    sets = {"proxy": plain(config.proxy), "dev": plain(config.data.dev), "test": plain(config.data.test)}
+    found = search(_search_config([*config.search, f"model.name={stage / 'dense'}"], size, stage, sets), "search")
+    return load_las(str(found / "compressed"))
+
+
+def _search_config(overrides: list[str], size: float, stage: Path, sets: dict[str, Any]) -> DictConfig:
+    """Of the lowest WER at a size, unless the overrides say otherwise."""
+    GlobalHydra.instance().clear()  # This program's own config has been read.
+    wanted = ["reward=accuracy", "constraint=clip", f"outputs={stage}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("search", overrides=[*wanted, *overrides])
+    OmegaConf.set_struct(config, False)
+    config.merge_with({"constraint": {"budget": size}})
+    config.update(sets)
+    return config
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="iterate")
+def main(config: DictConfig) -> None:
+    """One process of all stages."""
+    with training_processes(config.device):
+        iterate(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Make a seed model by a rule, without a search: ``python -m experiments.seed_model agent=profile size=0.2``.
+
+A rule is an agent that can say which ranks it gives a model of a wanted size: ``uniform``, ``energy`` and ``profile``
+measure nothing for it, ``knapsack`` measures single layers on the proxy set. The run directory holds the model, and a
+``best.json`` for `experiments.validate`. For ranks found by a search at that size:
+``python -m experiments.search agent=ppo reward=accuracy constraint=clip constraint.budget=0.2``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from experiments.report import SetResult, format_table
+from experiments.run_directory import plain, run_directory
+from shrinkml_env import (
+    CompressibleModel,
+    EvaluationCache,
+    Evaluator,
+    SearchProblem,
+    compress,
+    default_cache_path,
+    load_model,
+    load_utterances,
+    save_compressed,
+)
+from shrinkml_env.rewards import Accuracy
+from shrinkml_env.search_space import Full
+
+SETS = ("proxy", "dev", "test")
+
+
+def ranks_of_size(model: CompressibleModel, agent: DictConfig, size: float, proxy: Any) -> dict[str, int]:
+    """The ranks by which a rule makes a model of at most a size ratio, chosen among all ranks that there are.
+
+    Args:
+        model: To be compressed.
+        agent: Config of the rule.
+        size: Parameters, over the model's.
+        proxy: What a rule that measures measures on.
+
+    Raises:
+        ValueError: The agent is no rule, or cannot make the model so small.
+    """
+    if not hasattr(pkgutil.resolve_name(agent._target_), "ranks_of_size"):
+        raise ValueError(
+            f"{agent._target_} is a search, not a rule like uniform, energy, profile and knapsack: give it a size by "
+            "python -m experiments.search reward=accuracy constraint=clip constraint.budget=SIZE"
+        )
+    evaluator = Evaluator(model, load_utterances(proxy), cache=EvaluationCache(default_cache_path()))
+    every_rank = Full(max(layer.break_even for layer in evaluator.layers))(evaluator.layers)
+    ranks: dict[str, int] = instantiate(agent).ranks_of_size(SearchProblem(evaluator, every_rank, Accuracy()), size)
+    return ranks
+
+
+def make(config: DictConfig, title: str) -> Path:
+    """Ranks, model, word errors; returns the run's directory."""
+    torch.set_num_threads(1)
+    model = load_model(config.model.name)
+    directory = run_directory(config, title)
+    sets = {name: plain(config[name]) for name in SETS}
+    ranks = ranks_of_size(model, config.agent, config.size, sets["proxy"])
+    compressed = compress(model, ranks)
+    save_compressed(model, directory / "original")
+    save_compressed(compressed, directory / "compressed")
+    results = {}
+    for name, spec in tqdm(sets.items(), desc="WER", unit="set"):
+        evaluator = Evaluator(model, load_utterances(spec), cache=EvaluationCache(default_cache_path()))
+        before, after = evaluator.baseline, evaluator.evaluate(ranks)
+        results[name] = SetResult.of(before, after)
+    record = {
+        "settings": {"rule": title},
+        "model": config.model.name,
+        "granularity": "layer",
+        "utterances": sets,
+        "ranks": ranks,
+        "size_ratio": after.size_ratio,
+        "params": {"original": before.params, "compressed": after.params},
+        "file_bytes": {
+            name: (directory / name / "model.safetensors").stat().st_size for name in ("original", "compressed")
+        },
+        "sets": {name: result.to_json() for name, result in results.items()},
+    }
+    aside = directory / "best.json.tmp"
+    aside.write_text(json.dumps(record, indent=2))
+    os.replace(aside, directory / "best.json")
+    rows = [
+        (f"{name} WER", f"{100 * result.wer_before:.2f} %", f"{100 * result.wer_after:.2f} %")
+        for name, result in results.items()
+    ]
+    print(format_table(("", "original", "compressed"), rows))
+    print(f"size ratio {after.size_ratio:.3f} ({1 / after.size_ratio:.1f}x smaller)")
+    print(f"fine-tune it: python -m experiments.finetune seed_model={directory}")
+    return directory
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="seed_model")
+def main(config: DictConfig) -> None:
+    """One model; Hydra's multirun makes many."""
+    make(config, f"{HydraConfig.get().runtime.choices['agent']}-{config.size:g}")
+
+
+if __name__ == "__main__":
+    main()

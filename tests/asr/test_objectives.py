@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from shrinkml_env.asr import Distillation, JointCTCAttention, Tokenizer
+from shrinkml_env.asr.objectives import IGNORED, Lesson, Outputs
+from tests.asr.test_las import make_model, noise
+
+MODEL = make_model()
+
+
+class Speaker(torch.nn.Module):
+    """Gives the same logits whatever it hears."""
+
+    def __init__(self, logits, tokenizer=MODEL.tokenizer):
+        super().__init__()
+        self.logits, self.tokenizer = logits, tokenizer
+
+    def forward(self, features, lengths, previous):
+        return Outputs(self.logits, torch.zeros(0), lengths)
+
+
+def lesson_of(labels):
+    nothing = torch.zeros(0)
+    return Lesson(nothing, nothing, nothing, nothing, nothing, torch.tensor(labels))
+
+
+def real_lesson(model):
+    features, lengths = model.features(noise(9000, 7000))
+    eos = model.tokenizer.eos
+    targets = torch.tensor([[5, 6, 7], [8, 9, eos]])
+    previous = torch.nn.functional.pad(targets, (1, 0), value=eos)
+    labels = torch.tensor([[5, 6, 7, eos], [8, 9, eos, IGNORED]])
+    return Lesson(features, lengths, targets, torch.tensor([3, 2]), previous, labels)
+
+
+# Two units; probabilities 1/2, 1/2 and 3/4, 1/4, and a last place that does not count.
+STUDENT = torch.tensor([[[0.0, 0.0], [math.log(3), 0.0], [9.0, 0.0]]])
+LESSON = lesson_of([[0, 1, IGNORED]])
+
+
+def test_cross_entropy_by_hand():
+    losses = JointCTCAttention(ctc_weight=0.0, label_smoothing=0.0)(MODEL, LESSON, Speaker(STUDENT)(None, None, None))
+    assert losses.keys() == {"loss", "attention"}
+    assert losses["loss"].item() == pytest.approx((math.log(2) + math.log(4)) / 2)
+    # A share of 0.2 goes to both units alike: 0.9 for the right one, 0.1 for the other.
+    losses = JointCTCAttention(ctc_weight=0.0, label_smoothing=0.2)(MODEL, LESSON, Speaker(STUDENT)(None, None, None))
+    expected = (math.log(2) + 0.9 * math.log(4) + 0.1 * math.log(4 / 3)) / 2
+    assert losses["loss"].item() == pytest.approx(expected)
+
+
+def test_ctc_has_its_share():
+    lesson = real_lesson(MODEL)
+    with torch.no_grad():
+        outputs = Outputs(*MODEL(lesson.features, lesson.lengths, lesson.previous))
+        losses = {weight: JointCTCAttention(weight)(MODEL, lesson, outputs) for weight in (0.0, 0.25, 1.0)}
+    attention, ctc = losses[0.0]["loss"], losses[1.0]["loss"]
+    assert losses[0.25]["loss"].item() == pytest.approx(0.75 * attention.item() + 0.25 * ctc.item())
+    # Every alignment of an untrained head is about as likely as any other: -log p is near that of one path in all.
+    assert 0 < ctc < lesson.features.shape[1] * math.log(61)
+    assert JointCTCAttention(0.0).idle == ("ctc",)
+    assert JointCTCAttention(0.25).idle == ()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_a_student_that_is_the_teacher_has_nothing_to_learn(temperature):
+    student = make_model()
+    student.load_state_dict(MODEL.state_dict())
+    lesson = real_lesson(student)
+    objective = Distillation(MODEL, JointCTCAttention(0.0), weight=1.0, temperature=temperature)
+    losses = objective(student, lesson, Outputs(*student(lesson.features, lesson.lengths, lesson.previous)))
+    assert losses["loss"].item() == pytest.approx(0, abs=1e-6)
+    losses["loss"].backward()
+    assert all(p.grad is None or p.grad.abs().max() < 1e-6 for p in student.parameters())
+    with torch.no_grad():
+        student.decoder.output.bias[3] += 1
+    losses = objective(student, lesson, Outputs(*student(lesson.features, lesson.lengths, lesson.previous)))
+    assert losses["divergence"] > 1e-4
+    losses["loss"].backward()
+    assert student.decoder.output.bias.grad.any()
+    assert all(parameter.grad is None for parameter in MODEL.parameters())
+
+
+def test_divergence_by_hand():
+    # The teacher: 3/4, 1/4 where the student has 1/2, 1/2, then the same as the student.
+    teacher = Speaker(torch.tensor([[[math.log(3), 0.0], [math.log(3), 0.0], [0.0, 7.0]]]))
+    hard = JointCTCAttention(0.0, 0.0)
+    cross_entropy = (math.log(2) + math.log(4)) / 2
+    divergence = (0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)) / 2
+    losses = Distillation(teacher, hard, weight=0.3)(MODEL, LESSON, Speaker(STUDENT)(None, None, None))
+    assert losses["divergence"].item() == pytest.approx(divergence)
+    assert losses["loss"].item() == pytest.approx(0.7 * cross_entropy + 0.3 * divergence)
+    # At temperature T the teacher's odds of 3 : 1 become 3 ** (1 / T) : 1.
+    odds = math.sqrt(3)
+    p = odds / (1 + odds)
+    divergence = (p * math.log(2 * p) + (1 - p) * math.log(2 * (1 - p))) / 2
+    losses = Distillation(teacher, hard, 1.0, temperature=2.0)(MODEL, LESSON, Speaker(STUDENT)(None, None, None))
+    assert losses["loss"].item() == pytest.approx(4 * divergence)
+
+
+def test_bad_requests():
+    for weight in -0.1, 1.1:
+        with pytest.raises(ValueError, match="ctc_weight must be in"):
+            JointCTCAttention(ctc_weight=weight)
+        with pytest.raises(ValueError, match="weight must be in"):
+            Distillation(MODEL, JointCTCAttention(), weight=weight)
+    with pytest.raises(ValueError, match="temperature must be above 0"):
+        Distillation(MODEL, JointCTCAttention(), temperature=0)
+    other = Speaker(STUDENT, Tokenizer.train(["call the cat", "late in the hall"], 12))
+    with pytest.raises(ValueError, match="same subwords"):
+        Distillation(other, JointCTCAttention(0.0))(MODEL, LESSON, Speaker(STUDENT)(None, None, None))

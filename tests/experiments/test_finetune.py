@@ -1,0 +1,223 @@
+"""Fine-tuning, seed models and iteration on a tiny LAS model that half hears three tones."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from hydra import compose, initialize
+
+from experiments.finetune import finetune, model_in
+from experiments.iterate import iterate
+from experiments.seed_model import make
+from experiments.summary import trained_rows
+from experiments.validate import validate, validate_ranks
+from shrinkml_env import compress, count_parameters, load_model, save_compressed
+from shrinkml_env.asr import Augmentation, JointCTCAttention
+from shrinkml_env.asr.training import Trainer, TrainingSettings
+from shrinkml_env.compression import ranks_of, round_to_storage
+from tests.asr.test_training import PLAIN, make_model
+from tests.conftest import make_corpus
+from tests.models import TinyCTC
+
+RANKS = {"encoder.0": 5, "encoder.1": 6, "decoder.lstm": 4}
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory):
+    return make_corpus(tmp_path_factory.mktemp("tones"))
+
+
+@pytest.fixture(scope="module")
+def original(tones):
+    """The folder of a model that has learned a little."""
+    torch.set_num_threads(1)
+    model, folder = make_model(tones), tones.folder.parent
+    settings = TrainingSettings(epochs=40, batch_seconds=20.0, learning_rate=1e-2)
+    Trainer(model, tones, tones[:1], PLAIN, JointCTCAttention(), settings, folder / "training").run()
+    round_to_storage(model.eval())
+    save_compressed(model, folder / "original")
+    return folder / "original"
+
+
+@pytest.fixture
+def configure(tones, original, tmp_path):
+    """Composes a config on the tones, with runs below `tmp_path`."""
+    speech = f"{{root: {tones.folder.parent}, subset: train}}"
+    sets = {
+        "finetune": [f"data.{name}={speech}" for name in ("train", "dev", "test")],
+        "seed_model": [f"{name}={speech}" for name in ("proxy", "dev", "test")],
+    }
+    sets["iterate"] = [*sets["finetune"], f"proxy={speech}"]
+
+    def compose_config(name, *overrides):
+        common = ["data=synthetic", f"original={original}", "training.batch_seconds=2.0", "training.epochs=2"]
+        common = [f"model.name={original}"] if name == "seed_model" else common
+        with initialize(version_base="1.3", config_path="../../conf"):
+            return compose(name, [*common, *sets[name], f"outputs={tmp_path / name}", *overrides])
+
+    return compose_config
+
+
+@pytest.fixture
+def seed_model(original, tmp_path):
+    save_compressed(compress(load_model(original), RANKS), tmp_path / "small")
+    return tmp_path / "small"
+
+
+@pytest.mark.parametrize("distillation", ["none", "original"])
+def test_leaves_a_better_model_of_the_same_ranks(configure, seed_model, original, distillation, capsys):
+    options = (f"distillation={distillation}", "training.epochs=20.5", "training.batch_seconds=20")
+    config = configure("finetune", f"seed_model={seed_model}", "training.learning_rate=5e-3", *options)
+    directory = finetune(config)
+    result = json.loads((directory / "result.json").read_text())
+    model = load_model(directory / "model")
+    assert result["ranks"] == ranks_of(model) == ranks_of(load_model(seed_model))
+    assert result["params"] == {"original": count_parameters(load_model(original)), "model": count_parameters(model)}
+    assert result["size_ratio"] == result["params"]["model"] / result["params"]["original"] < 1
+    assert result["file_bytes"] == (directory / "model" / "model.safetensors").stat().st_size
+    assert result["training"].items() >= {"epochs": 20.5, "utterances": 21 * 9, "steps": 21, "processes": 1}.items()
+    assert result["training"]["seconds"] > 0
+    assert result["config"]["seed_model"] == str(seed_model)
+    for when, name in ("before", "dev"), ("after", "dev"), ("after", "test"):
+        measured = result[when][name]
+        assert measured["wer"] == sum(measured["edits"]) / sum(measured["words"])
+        assert measured["words"] == [2] * 9
+    assert result["after"]["dev"]["wer"] < result["before"]["dev"]["wer"]
+    for name in ("config.yaml", "seed.json", "checkpoint.pt", "tensorboard"):
+        assert (directory / name).exists(), name
+    assert f"{100 * result['after']['test']['wer']:.2f} %" in capsys.readouterr().out
+    assert finetune(config) == directory
+    assert "has ended already" in capsys.readouterr().out
+
+
+def test_a_killed_run_resumes_to_the_same_model(configure, seed_model, tmp_path, monkeypatch):
+    options = (f"seed_model={seed_model}", "distillation=original", "+training.checkpoint_steps=1")
+    whole = finetune(configure("finetune", *options, f"outputs={tmp_path / 'whole'}"))
+    hear, calls = Augmentation.__call__, itertools.count()
+
+    def killed(self, waveform, generator):
+        if next(calls) == 12:
+            raise KeyboardInterrupt
+        return hear(self, waveform, generator)
+
+    config = configure("finetune", *options)
+    monkeypatch.setattr(Augmentation, "__call__", killed)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config)
+    monkeypatch.setattr(Augmentation, "__call__", hear)
+    resumed = finetune(config)
+    assert (whole / "model" / "model.safetensors").read_bytes() == (resumed / "model/model.safetensors").read_bytes()
+    results = [json.loads((directory / "result.json").read_text()) for directory in (whole, resumed)]
+    for result in results:
+        assert result["training"].pop("seconds") > 0
+        del result["config"]["outputs"]
+    assert results[0] == results[1]
+
+
+def test_a_dense_model_trains_on(configure, original):
+    directory = finetune(configure("finetune", f"seed_model={original}", "training.epochs=1"))
+    result = json.loads((directory / "result.json").read_text())
+    assert (result["size_ratio"], result["ranks"]) == (1.0, {})
+    before, after = load_model(original), load_model(directory / "model")
+    assert not torch.equal(before.decoder.output.weight, after.decoder.output.weight)
+
+
+def test_another_seed_model_of_the_same_name_is_refused(configure, seed_model, original):
+    config = configure("finetune", f"seed_model={seed_model}", "training.epochs=1")
+    directory = finetune(config)
+    (directory / "result.json").unlink()
+    save_compressed(compress(load_model(original), {"encoder.0": 3}), seed_model)
+    with pytest.raises(ValueError, match="begun with another seed model"):
+        finetune(config)
+
+
+def test_where_models_are(tmp_path, configure, seed_model):
+    assert model_in("las_small") == "las_small"
+    assert model_in(str(seed_model)) == str(seed_model)
+    run = make(configure("seed_model", "agent=uniform", "size=0.5"), "title")
+    assert model_in(str(run)) == str(run / "compressed")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "config.yaml").touch()
+    with pytest.raises(FileNotFoundError, match="has not made its model yet"):
+        model_in(str(tmp_path / "begun"))
+    save_compressed(TinyCTC(), tmp_path / "other")
+    with pytest.raises(ValueError, match="holds a TinyCTC: only LAS"):
+        finetune(configure("finetune", f"seed_model={tmp_path / 'other'}"))
+
+
+@pytest.mark.parametrize("agent", ["uniform", "energy", "profile", "knapsack"])
+def test_every_rule_makes_a_seed_model_of_the_size(configure, agent):
+    directory = make(configure("seed_model", f"agent={agent}", "size=0.5"), "title")
+    record = json.loads((directory / "best.json").read_text())
+    model = load_model(directory / "compressed")
+    # The knapsack leaves out what loses nothing on these few words.
+    assert (0.2 if agent == "knapsack" else 0.45) < record["size_ratio"] <= 0.5
+    assert record["params"]["compressed"] == count_parameters(model)
+    assert validate(directory) == []
+    assert validate_ranks(directory / "best.json") == []
+
+
+def test_a_search_is_no_rule_and_has_its_own_command(configure):
+    with pytest.raises(ValueError, match=r"agents\.RandomSearch is a search.*constraint\.budget=SIZE"):
+        make(configure("seed_model", "agent=random", "size=0.5"), "title")
+    with pytest.raises(ValueError, match="smallest model on this curve"):
+        make(configure("seed_model", "agent=uniform", "size=0.01"), "title")
+
+
+@pytest.mark.parametrize("ranks", [[], ["search=['agent=random','budget=4','finalists=1']"]], ids=["rule", "search"])
+def test_iterates_down_to_the_last_size(configure, original, ranks):
+    config = configure("iterate", "sizes=[0.7,0.4]", "shares=[1,3]", "agent=uniform", *ranks)
+    directory = iterate(config)
+    result = json.loads((directory / "result.json").read_text())
+    first, last = result["stages"]
+    assert first["size_ratio"] <= 0.7
+    assert last["size_ratio"] <= 0.4
+    assert [stage["training"]["epochs"] for stage in (first, last)] == [0.5, 1.5]
+    assert result["training"]["utterances"] == sum(stage["training"]["utterances"] for stage in result["stages"])
+    assert result["training"]["epochs"] == 2
+    assert result["size_ratio"] == count_parameters(load_model(directory / "model")) / count_parameters(
+        load_model(original)
+    )
+    assert result["after"] == last["after"]
+    # The second stage begins where the first one ended: its seed is cut from what that one trained.
+    model = load_model(next(directory.glob("stage-1/*-plain-*/model")))
+    seed = load_model(directory / "stage-2" / "seed")
+    assert torch.equal(model.decoder.lstm.bias_ih, seed.decoder.lstm.bias_ih)
+    assert not torch.equal(model.decoder.lstm.bias_ih, load_model(original).decoder.lstm.bias_ih)
+    before = (directory / "result.json").read_bytes()
+    (directory / "result.json").unlink()
+    assert iterate(config) == directory
+    assert (directory / "result.json").read_bytes() == before
+
+
+def test_bad_stages(configure):
+    for sizes in "[0.4,0.7]", "[1.2,0.4]", "[]", "[0.4,0.4]", "[0.4,0.0]":
+        with pytest.raises(ValueError, match="sizes must fall"):
+            iterate(configure("iterate", f"sizes={sizes}"))
+    with pytest.raises(ValueError, match="shares must be 2 numbers"):
+        iterate(configure("iterate", "sizes=[0.7,0.4]", "shares=[1]"))
+
+
+def test_from_the_command_line_in_two_processes(tones, original, seed_model, tmp_path):
+    speech = f"{{root: {tones.folder.parent}, subset: train}}"
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+        *("-m", "experiments.finetune", f"seed_model={seed_model}", f"original={original}", "distillation=original"),
+        *("data=synthetic", *(f"data.{name}={speech}" for name in ("train", "dev", "test"))),
+        *("training.batch_seconds=2.0", "training.epochs=1", f"outputs={tmp_path / 'runs'}"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    output = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert output.returncode == 0, output.stderr
+    (path,) = (tmp_path / "runs").glob("small-distilled-0-*/result.json")
+    result = json.loads(path.read_text())
+    assert result["training"]["processes"] == 2
+    assert 0 < result["training"]["utterances"] <= 9
+    assert str(path.parent) in output.stdout
+    table = trained_rows(tmp_path / "runs")
+    assert table[0][0] == path.parent.name
+    assert f"{100 * result['after']['test']['wer']:.2f}" in table[0]
