@@ -29,6 +29,7 @@ from shrinkml_env.asr.zoo import SHIPPED_MODELS
 from shrinkml_env.data import SpeechFolder
 from shrinkml_env.data.split import split, spread
 from shrinkml_env.evaluation import recognise_all, word_edits
+from shrinkml_env.search_space import Full
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -72,6 +73,7 @@ def prepare(config: DictConfig) -> Job:
     title = f"{Path(config.model.rpartition(':')[2]).name}-{goal(config).replace('=', '-')}"
     model: Any = load_model(config.model)
     model = model.to(config.device)
+    suit(search, len(Full()(model.layers).layers), config.target_size)
     if config.data is None:
         if config.model not in SHIPPED_MODELS:
             raise ValueError("data=FOLDER is missing: the embedded speech is for las_small, other models need theirs")
@@ -125,8 +127,26 @@ def goal_overrides(config: DictConfig) -> list[str]:
     """Of conf/search.yaml, what suits the goal; docs/compress-your-model.md tells why."""
     name, _, value = goal(config).partition("=")
     if name == "target_size":
-        return ["agent=tpe", "reward=accuracy", "constraint=clip", f"constraint.budget={value}", "finalists=20"]
-    return ["agent=tpe", "reward=soft_threshold", f"reward.tolerance={float(value) / 100}", "finalists=20"]
+        return ["agent=knapsack", "reward=accuracy", "constraint=check", f"constraint.budget={value}", "finalists=20"]
+    return ["agent=knapsack", "reward=soft_threshold", f"reward.tolerance={float(value) / 100}", "finalists=20"]
+
+
+def suit(search: DictConfig, layers: int, target_size: float | None) -> None:
+    """Fit the knapsack to the budget and the goal: half of the evaluations for single layers, the rest near the target.
+
+    Raises:
+        ValueError: The budget is too small to measure each layer once.
+    """
+    if search.agent._target_ != "agents.KnapsackSearch":
+        return
+    if search.budget < 2 * layers:
+        raise ValueError(
+            f"budget={search.budget} is too small for a model of {layers} layers: at least {2 * layers}, or another "
+            'agent, which will find less: overrides=["agent=tpe","constraint=clip"]'
+        )
+    search.agent.points = min(search.agent.points, search.budget // (2 * layers))
+    if target_size is not None:
+        search.agent.sizes = [0.8 * target_size, target_size]
 
 
 def data_folder(data: str) -> SpeechFolder:
