@@ -19,7 +19,7 @@ import hydra
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiments.report import Result
 from experiments.run_directory import run_directory
@@ -80,15 +80,16 @@ def prepare(config: DictConfig) -> Job:
         note = "The speech is the embedded one, which is synthetic: it says nothing about people's voices."
         return Job(title, search, {}, None, note, require_recognition(model, load_utterances("proxy")))
     folder = data_folder(config.data)
+    speakers, ids = folder.speakers, folder.ids
     parts = {
-        name: spread(indices, folder.speakers, config.utterances[name], config.seed)
-        for name, indices in split(folder.speakers, config.seed).items()
+        name: spread(indices, speakers, config.utterances[name], config.seed)
+        for name, indices in split(speakers, config.seed).items()
     }
     for indices in parts.values():
         require_spelling(model, [folder[index] for index in indices], config.data)
     seconds = require_recognition(model, [folder[index] for index in parts["proxy"]])
-    ids = {name: [folder.ids[index] for index in indices] for name, indices in parts.items()}
-    return Job(title, search, ids, folder.folder, describe(folder, parts), seconds)
+    named = {name: [ids[index] for index in indices] for name, indices in parts.items()}
+    return Job(title, search, named, folder.folder, describe(folder, parts), seconds)
 
 
 def compress(config: DictConfig, job: Job) -> Path:
@@ -99,6 +100,7 @@ def compress(config: DictConfig, job: Job) -> Path:
         path = directory / f"{name}.txt"
         path.write_text("".join(f"{utterance_id}\n" for utterance_id in ids), encoding="utf-8")
         job.search[name] = {"root": str(job.folder.parent), "subset": job.folder.name, "ids": str(path)}
+    OmegaConf.save(job.search, directory / "search.yaml", resolve=True)
     found = find(job.search, directory, f"{config.model}, {goal(config)}")
     result = replace(found.result, notes=(verdict(config, found.result), job.data_note))
     conclude(job.search, directory, replace(found, result=result))
@@ -128,7 +130,11 @@ def goal_overrides(config: DictConfig) -> list[str]:
     name, _, value = goal(config).partition("=")
     if name == "target_size":
         return ["agent=knapsack", "reward=accuracy", "constraint=check", f"constraint.budget={value}", "finalists=20"]
-    return ["agent=knapsack", "reward=soft_threshold", f"reward.tolerance={float(value) / 100}", "finalists=20"]
+    tolerance = float(value) / 100
+    return [
+        *("agent=knapsack", "reward=soft_threshold", f"reward.tolerance={tolerance}", "reward.kappa=1000"),
+        "finalists=60",
+    ]
 
 
 def suit(search: DictConfig, layers: int, target_size: float | None) -> None:
@@ -161,7 +167,8 @@ def data_folder(data: str) -> SpeechFolder:
 
 def describe(folder: SpeechFolder, parts: Mapping[str, Sequence[int]]) -> str:
     """What was split how, and what is held out."""
-    voices = {name: {folder.speakers[index] for index in indices} for name, indices in parts.items()}
+    speakers = folder.speakers
+    voices = {name: {speakers[index] for index in indices} for name, indices in parts.items()}
     sizes = ", ".join(
         f"{name} has {len(indices)} utterances of {len(voices[name])} speaker{'s' * (len(voices[name]) > 1)}"
         for name, indices in parts.items()

@@ -161,6 +161,7 @@ def test_data_that_the_model_does_not_understand(configure, data):
         (["target_size=0.5", "data=null"], "data=FOLDER is missing"),
         (["target_size=0.5", "data=nowhere"], "data=nowhere: no such folder"),
         (["target_size=0.5", "model=nowhere"], "'nowhere' is neither a shipped model"),
+        (["target_size=0.5", "budget=7"], "budget=7 is too small for a model of 4 layers: at least 8"),
         (["target_size=0.5", "budget=0"], "budget must be at least 1"),
         (["target_size=0.5", "utterances.dev=0"], r"utterances\.dev must be at least 1"),
         (["target_size=0.5", "overrides=['reward=vector']"], "scalar reward"),
@@ -190,7 +191,7 @@ def test_as_it_is_typed(data):
     command = [sys.executable, "-m", "experiments.compress", f"model={data.parent / 'model'}", f"data={data}"]
     wrong = subprocess.run([*command, "target_size=2"], capture_output=True, text=True, check=False)
     assert (wrong.returncode, wrong.stderr) == (1, "target_size must be between 0 and 1: a share, got 2\n")
-    options = ["imports=[tests.models]", "target_size=0.6", "budget=4", f"outputs={data.parent / 'outputs'}"]
+    options = ["imports=[tests.models]", "target_size=0.6", "budget=8", f"outputs={data.parent / 'outputs'}"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (directory,) = (data.parent / "outputs").iterdir()
