@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -25,34 +25,56 @@ class KnapsackSearch(EpisodicSearch):
     Args:
         env: As in `EpisodicSearch`.
         points: Candidates below dense that are measured of each layer.
+        sizes: Range of the size ratios, as far as the candidates allow them. Below 1 the upper end comes first.
         seed: Nothing is random.
     """
 
-    def __init__(self, env: gym.Env[Any, Any] | None = None, points: int = 6, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        env: gym.Env[Any, Any] | None = None,
+        points: int = 6,
+        sizes: Sequence[float] = (0.0, 1.0),
+        seed: int | None = None,
+    ) -> None:
         if points < 1:
             raise ValueError(f"at least one candidate of each layer must be measured, got points={points!r}")
+        if len(sizes) != 2 or not 0 <= sizes[0] < sizes[1] <= 1:
+            raise ValueError(f"sizes must be a range within [0, 1], got {list(sizes)}")
         super().__init__(env, seed)
         self.points = points
+        self.sizes = sizes
 
     def search(self, problem: Any) -> Proposals:
-        """See `EpisodicSearch.search`."""
+        """See `EpisodicSearch.search`.
+
+        Raises:
+            ValueError: Even the smallest configuration is larger than the range of sizes.
+        """
+        smallest, (low, high) = self._smallest(problem), self.sizes
+        if smallest > high:
+            raise ValueError(f"the smallest configuration has {smallest:.3f} of the original's size, not {high:g}")
         measured: dict[tuple[int, int], float] = {}
         for index, place, alone in self._single(problem):
             outcome = yield alone
             require_unchanged(outcome, alone)
             measured[index, place] = outcome.wer
         losses, sizes = self._losses(problem, measured), self._sizes(problem)
-        smallest = 1.0 - sum(1.0 - float(size[0]) for size in sizes)
         tried = set()
+        for fraction in self._fractions():
+            low = max(low, smallest)
+            choice = self._solve(losses, sizes, low + (high - low) * fraction)
+            if choice not in tried:
+                tried.add(choice)
+                yield self._ranks(problem, choice)
+
+    def _fractions(self) -> Iterator[float]:
+        """Of the range of sizes: 1 if that says anything, then from coarse to fine."""
+        if self.sizes[1] < 1:
+            yield 1.0
         steps = 1
         while steps <= 4096:
             steps *= 2
-            for numerator in range(1, steps, 2):
-                limit = smallest + (1.0 - smallest) * numerator / steps
-                choice = self._solve(losses, sizes, limit)
-                if choice not in tried:
-                    tried.add(choice)
-                    yield self._ranks(problem, choice)
+            yield from (numerator / steps for numerator in range(1, steps, 2))
 
     def ranks_of_size(self, problem: Any, size_ratio: float) -> dict[str, int]:
         """The configuration with the least sum of losses of at most a size; measures single layers alone.
@@ -64,13 +86,17 @@ class KnapsackSearch(EpisodicSearch):
         Raises:
             ValueError: Even the smallest configuration is larger.
         """
-        smallest = problem.size(
-            {layer.name: ranks[0] for layer, ranks in zip(problem.layers, problem.candidates, strict=True)}
-        )
+        smallest = self._smallest(problem)
         if smallest > size_ratio:
             raise ValueError(f"the smallest configuration has {smallest:.3f} of the original's size")
         measured = {(index, place): problem.evaluate(ranks).wer for index, place, ranks in self._single(problem)}
         return self._ranks(problem, self._solve(self._losses(problem, measured), self._sizes(problem), size_ratio))
+
+    @staticmethod
+    def _smallest(problem: Any) -> float:
+        """The size ratio with every layer at its smallest candidate."""
+        ranks = {layer.name: ranks[0] for layer, ranks in zip(problem.layers, problem.candidates, strict=True)}
+        return float(problem.size(ranks))
 
     def _places(self, count: int) -> list[int]:
         """Which of so many candidates below dense are measured."""

@@ -14,6 +14,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
+from experiments.statistics import Estimate
 from shrinkml_env import Evaluation, Layer
 
 __all__ = ["Result", "SetResult", "draw_uniform_curve", "format_table", "print_result", "write_report"]
@@ -66,6 +67,8 @@ class Result:
         sets: Name -> word errors.
         rewards: Name -> reward of the compressed model on the set.
         evaluations: Unique evaluations that the search used.
+        wer_increase: On test, a fraction, with its interval.
+        notes: What else there is to say, a sentence or two each.
     """
 
     title: str
@@ -77,6 +80,8 @@ class Result:
     sets: dict[str, SetResult]
     rewards: dict[str, float]
     evaluations: int
+    wer_increase: Estimate
+    notes: tuple[str, ...] = ()
 
     @property
     def size_ratio(self) -> float:
@@ -93,8 +98,12 @@ class Result:
             "params": {"original": self.params[0], "compressed": self.params[1]},
             "file_bytes": {"original": self.file_bytes[0], "compressed": self.file_bytes[1]},
             "evaluations": self.evaluations,
+            "wer_increase": self.wer_increase._asdict(),
             "sets": {name: measured.to_json() for name, measured in self.sets.items()},
         }
+
+    def _points(self) -> list[float]:
+        return [100 * value for value in self.wer_increase]
 
     def layer_rows(self) -> list[tuple[str, str, str, str]]:
         """Name, shapes, rank, share of parameters kept."""
@@ -118,6 +127,7 @@ class Result:
                 (f"{name} WER", f"{100 * measured.wer_before:.2f} %", f"{100 * measured.wer_after:.2f} %")
                 for name, measured in self.sets.items()
             ),
+            ("test WER, points more, 95 % interval", "", "{:+.2f} [{:+.2f}, {:+.2f}]".format(*self._points())),
             (
                 "hit the token limit, utterances",
                 str(sum(measured.capped_before for measured in self.sets.values())),
@@ -158,6 +168,8 @@ def print_result(result: Result, directory: Path) -> None:
         f"{result.title}: size ratio {result.size_ratio:.3f} ({1 / result.size_ratio:.1f}x smaller) "
         f"after {result.evaluations} evaluations"
     )
+    for note in result.notes:
+        print(note)
     print(f"model, measurements and report: {directory}")
     print(f"check the saved model anew:     python -m experiments.validate run={directory}")
 
@@ -237,6 +249,8 @@ th:first-child, td:first-child { text-align: left } th { border-bottom: 2px soli
 <p>Size ratio <b>{{ "%.3f" | format(result.size_ratio) }}</b>
 ({{ "%.1f" | format(1 / result.size_ratio) }} times smaller) after {{ result.evaluations }} evaluations on the proxy
 set. The search saw the proxy set alone; the configuration was chosen on dev; test is what to quote.</p>
+{% for note in result.notes %}<p>{{ note }}</p>
+{% endfor -%}
 <table><tr><th>model</th><th>original</th><th>compressed</th></tr>
 {% for row in result.model_rows() %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table>

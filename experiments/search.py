@@ -13,6 +13,7 @@ import os
 import pkgutil
 from collections.abc import Mapping
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ from stable_baselines3.common.logger import configure
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from experiments.fetch import fetch
 from experiments.report import Result, SetResult, print_result, write_report
 from experiments.run_directory import plain, run_directory
+from experiments.statistics import wer_increase
 from shrinkml_env import (
     BudgetExhausted,
     Evaluation,
@@ -86,8 +89,37 @@ def steps_for(env: Any, budget: int) -> int:
     return 20 * budget * len(env.unwrapped.actions_for({}))
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search has to show.
+
+    Attributes:
+        result: The outcome.
+        history: Every configuration that the search measured on the proxy set.
+        uniform: The uniform-rank curve on the proxy set.
+        factorisation: The name of the one that was used.
+    """
+
+    result: Result
+    history: tuple[Evaluation, ...]
+    uniform: list[Evaluation]
+    factorisation: str
+
+
 def search(config: DictConfig, title: str) -> Path:
     """One run; returns its directory.
+
+    Raises:
+        ValueError: See `find`.
+    """
+    check(config)
+    directory = run_directory(config, title, besides=("workers", "memory_mb"))
+    conclude(config, directory, find(config, directory, title))
+    return directory
+
+
+def check(config: DictConfig) -> None:
+    """Find out what is wrong with a config before anything is made.
 
     Raises:
         ValueError: A number in the config is out of range, or the reward is a vector.
@@ -95,15 +127,25 @@ def search(config: DictConfig, title: str) -> Path:
     for key in ("budget", "finalists", "num_envs"):
         if config[key] < 1:
             raise ValueError(f"{key} must be at least 1, got {config[key]}")
-    # One core a process: two busy threads on two busy cores are far slower than one.
-    torch.set_num_threads(1)
     for module in config.imports:
         importlib.import_module(module)
     _require_classes(config)
     if getattr(instantiate(config.reward), "space", None) is not None:
         raise ValueError("a search has one best configuration, so it needs a scalar reward: not reward=vector")
-    directory = run_directory(config, title, besides=("workers", "memory_mb"))
+
+
+def find(config: DictConfig, directory: Path, title: str) -> Found:
+    """Search, choose, save the original and the compressed model, measure them; or go on with what is there.
+
+    Raises:
+        ValueError: A part of the config does not fit the model or the data.
+    """
+    # One core a process: two busy threads on two busy cores are far slower than one.
+    torch.set_num_threads(1)
+    fetch(config, "proxy", "dev", "test")
     sets = {name: plain(config[name]) for name in ("proxy", "dev", "test")}
+    # All are read before the search, so that whatever is wrong with them loses no work.
+    loaded = {name: load_utterances(sets[name]) for name in ("dev", "test")}
     cache = EvaluationCache(default_cache_path())
     ledger = WatchedLedger(directory, config.budget)
     arguments = {
@@ -133,6 +175,18 @@ def search(config: DictConfig, title: str) -> Path:
     problem: SearchProblem = single.problem
     proxy = problem.evaluator
     assert isinstance(proxy, Evaluator)
+    dev, test = (
+        Evaluator(
+            proxy.model,
+            loaded[name],
+            plain(config.granularity),
+            cache,
+            proxy.factorisation,
+            memory=config.memory_mb * 2**20,
+            workers=config.workers,
+        )
+        for name in ("dev", "test")
+    )
     space = problem.search_space
     print(f"search space: {len(space.layers)} layers, {space.size:.1e} configurations")
     agent = instantiate(config.agent, env=env)
@@ -143,18 +197,6 @@ def search(config: DictConfig, title: str) -> Path:
         agent.learn(total_timesteps=steps_for(single, config.budget))
     agent.save(directory / "agent")
 
-    dev, test = (
-        Evaluator(
-            proxy.model,
-            load_utterances(sets[name]),
-            plain(config.granularity),
-            cache,
-            proxy.factorisation,
-            memory=config.memory_mb * 2**20,
-            workers=config.workers,
-        )
-        for name in ("dev", "test")
-    )
     ranks = choose(problem, dev, config.finalists).ranks
     save_compressed(proxy.model, directory / "original")
     save_compressed(compress(proxy.model, proxy.matrix_ranks(ranks), proxy.factorisation), directory / "compressed")
@@ -177,24 +219,29 @@ def search(config: DictConfig, title: str) -> Path:
         sets={name: SetResult.of(*pair) for name, pair in measured.items()},
         rewards={name: float(problem.reward_function(after, before)) for name, (before, after) in measured.items()},
         evaluations=ledger.count,
+        wer_increase=wer_increase(measured["test"][1].edits, measured["test"][0].edits, measured["test"][0].words),
     )
     curve = [
         proxy.evaluate(uniform_ranks(problem.layers, fraction))
         for fraction in tqdm(CURVE_FRACTIONS, desc="uniform-rank curve", unit="evaluation")
     ]
-    write_report(directory, result, ledger.evaluations, curve)
+    return Found(result, ledger.evaluations, curve, proxy.factorisation_name)
+
+
+def conclude(config: DictConfig, directory: Path, found: Found) -> None:
+    """Write the report and ``best.json``, which says that the run is finished, and tell the outcome."""
+    write_report(directory, found.result, found.history, found.uniform)
     aside = directory / "best.json.tmp"
     options = {name: value for name, value in plain(config.factorisation).items() if not name.startswith("_")}
     subject = {
         "model": config.model.name,
-        "factorisation": {"name": proxy.factorisation_name, **options},
+        "factorisation": {"name": found.factorisation, **options},
         "granularity": plain(config.granularity),
-        "utterances": sets,
+        "utterances": {name: plain(config[name]) for name in ("proxy", "dev", "test")},
     }
-    aside.write_text(json.dumps({**result.to_json(), **subject}, indent=2))
+    aside.write_text(json.dumps({**found.result.to_json(), **subject}, indent=2))
     os.replace(aside, directory / "best.json")
-    print_result(result, directory)
-    return directory
+    print_result(found.result, directory)
 
 
 def _require_classes(config: DictConfig) -> None:

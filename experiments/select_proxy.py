@@ -29,6 +29,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from tqdm import tqdm
 
+from experiments.fetch import fetch
 from experiments.report import format_table
 from experiments.run_directory import plain, run_directory
 from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
@@ -161,6 +162,7 @@ def select(config: DictConfig) -> Path:
     torch.set_num_threads(1)
     for module in config.imports:
         importlib.import_module(module)
+    fetch(config, "pool", "dev")
     directory = run_directory(config, Path(config.model.name).name, besides=("workers",))
     cache = EvaluationCache(default_cache_path())
     model: Any = load_model(config.model.name)

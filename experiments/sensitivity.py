@@ -21,6 +21,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from tqdm import tqdm
 
+from experiments.fetch import fetch
 from experiments.report import format_table
 from experiments.run_directory import plain, run_directory
 from shrinkml_env import Evaluation, EvaluationCache, Ledger, SearchProblem, default_cache_path
@@ -35,6 +36,7 @@ def sensitivity(config: DictConfig) -> Path:
     torch.set_num_threads(1)
     for module in config.imports:
         importlib.import_module(module)
+    fetch(config, "proxy")
     directory = run_directory(config, Path(config.model.name).name)
     env = gym.make(
         "ShrinkML-v0",

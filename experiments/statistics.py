@@ -120,13 +120,16 @@ def wer_increase(edits: ArrayLike, edits_before: ArrayLike, words: ArrayLike, on
         one_sided: The interval reaches from minus infinity to the limit that 95 % stay below.
 
     Returns:
-        Fractions.
+        Fractions; without an interval (NaN) where there is only one utterance.
     """
     parts = np.asarray([edits, edits_before, words], np.float64)
 
     def increase(after: Any, before: Any, reference: Any, axis: int) -> Any:
         return (after - before).sum(axis) / reference.sum(axis)
 
+    value = float(increase(parts[0], parts[1], parts[2], 0))
+    if parts.shape[1] < 2:
+        return Estimate(value, float("nan"), float("nan"))
     interval = bootstrap(
         tuple(parts),
         increase,
@@ -137,7 +140,7 @@ def wer_increase(edits: ArrayLike, edits_before: ArrayLike, words: ArrayLike, on
         alternative="less" if one_sided else "two-sided",
         rng=0,
     ).confidence_interval
-    return Estimate(float(increase(parts[0], parts[1], parts[2], 0)), float(interval.low), float(interval.high))
+    return Estimate(value, float(interval.low), float(interval.high))
 
 
 def _estimate(scores: Any, function: Callable[..., Any]) -> list[Estimate]:

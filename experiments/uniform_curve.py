@@ -18,6 +18,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from experiments.fetch import fetch
 from experiments.report import draw_uniform_curve, format_table
 from experiments.run_directory import plain, run_directory
 from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
@@ -53,6 +54,7 @@ def uniform_ranks_of_size(
 def main(config: DictConfig) -> None:
     """Measure, print, draw."""
     torch.set_num_threads(1)
+    fetch(config, "set")
     model = load_model(config.model.name)
     evaluator = Evaluator(
         model,

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, instantiate
+from omegaconf import OmegaConf
 
+from experiments.run_directory import plain
 from shrinkml_env.actions import ACTIONS
 from shrinkml_env.constraints import CONSTRAINTS
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
@@ -80,3 +82,24 @@ def test_the_command_line_has_the_last_word_on_actions():
         config = compose("search", overrides=["agent=dqn", "action=one_shot"])
     assert config.action._target_.endswith("OneShot")
     assert config.agent._target_.endswith("DQN")
+
+
+@pytest.mark.parametrize(
+    ("command", "key", "embedded"),
+    [
+        ("search", "proxy", "proxy"),
+        ("sensitivity", "proxy", "proxy"),
+        ("select_proxy", "pool", "proxy-pool"),
+        ("uniform_curve", "set", "test"),
+        ("train_asr", "data.train", {"root": "data/corpus", "subset": "train"}),
+    ],
+)
+def test_a_data_set_is_named_in_one_way(command, key, embedded):
+    choice = ["data=librispeech", "data.root=/data", "data.subset=[a,b]", "data.dev.limit=3"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        configs = [compose(command), compose(command, choice)]
+    found = [plain(OmegaConf.select(config, key)) for config in configs]
+    limit = {"limit": 72} if key == "proxy" else {}
+    assert found == [embedded, {"root": "/data", "subset": ["a", "b"], **limit}]
+    if "dev" in configs[1]:
+        assert plain(configs[1].dev) == {"root": "/data", "subset": "dev-clean", "limit": 3}

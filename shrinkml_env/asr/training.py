@@ -8,7 +8,9 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ class TrainingSettings:
     Attributes:
         epochs: Passes over the training set; of the last one a part, where this is not whole.
         batch_seconds: Audio in one batch of one process.
+        accumulate: Batches of each process whose gradients make one step: 4 on one GPU see what 1 on four sees.
         learning_rate: Peak of the one-cycle schedule (Smith and Topin 2018, arXiv 1708.07120).
         warm_up: Share of the steps before the peak.
         weight_decay: AdamW's.
@@ -56,6 +59,7 @@ class TrainingSettings:
 
     epochs: float = 12
     batch_seconds: float = 80.0
+    accumulate: int = 1
     learning_rate: float = 2e-3
     warm_up: float = 0.2
     weight_decay: float = 1e-2
@@ -70,6 +74,8 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         if not self.epochs > 0:
             raise ValueError(f"epochs must be above 0, got {self.epochs}")
+        if self.accumulate < 1:
+            raise ValueError(f"accumulate must be at least 1, got {self.accumulate}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +84,8 @@ class _Batch:
     targets: list[list[int]]
 
 
-class _Batches(Dataset[_Batch]):
-    """One epoch's batches of one process: of similar length, in random order, the same in every run."""
+class _Batches(Dataset[list[_Batch]]):
+    """One epoch's batches of one process, step by step: of similar length, in random order, the same in every run."""
 
     def __init__(
         self, data: SpeechFolder, model: LAS, augmentation: Augmentation, settings: TrainingSettings, epoch: int
@@ -91,28 +97,39 @@ class _Batches(Dataset[_Batch]):
         self._random_splits = settings.random_splits
         rank, world = _rank_and_world()
         rng = np.random.default_rng(self._seed)
-        lengths = np.array(data.num_samples, dtype=np.float64)
+        lengths = data.num_samples
         # Noise on the lengths makes other neighbours every epoch.
-        order = np.argsort(lengths * rng.uniform(0.9, 1.1, len(lengths)))
+        order = np.argsort(np.array(lengths) * rng.uniform(0.9, 1.1, len(lengths)))
         batches: list[list[int]] = [[]]
+        longest = 0
         for index in order.tolist():
-            longest = max(lengths[i] for i in [*batches[-1], index])
+            longest = max(longest, lengths[index])
             if longest * (len(batches[-1]) + 1) > settings.batch_seconds * SAMPLE_RATE and batches[-1]:
                 batches.append([])
+                longest = lengths[index]
             batches[-1].append(index)
         # Neighbours in length go to different processes, so that nobody waits; a last, incomplete round is left out.
-        rounds = [batches[start : start + world] for start in range(0, len(batches) - world + 1, world)]
+        together = world * settings.accumulate
+        rounds = [batches[start : start + together] for start in range(0, len(batches) - together + 1, together)]
         rng.shuffle(rounds)
-        self._batches = [batch_round[rank] for batch_round in rounds]
+        if not rounds:
+            raise ValueError(
+                f"{len(lengths)} utterances make {len(batches)} batches, fewer than the {together} that {world} "
+                f"process(es) need for one step: set training.batch_seconds below {settings.batch_seconds:g}"
+            )
+        self._steps = [batch_round[rank::world] for batch_round in rounds]
         self.seen = [sum(len(batch) for batch in batch_round) for batch_round in rounds]
         """Utterances in each step, of all processes."""
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return len(self._steps)
 
-    def __getitem__(self, number: int) -> _Batch:
+    def __getitem__(self, number: int) -> list[_Batch]:
+        return [self._read(batch) for batch in self._steps[number]]
+
+    def _read(self, batch: Sequence[int]) -> _Batch:
         waveforms, targets = [], []
-        for index in self._batches[number]:
+        for index in batch:
             utterance = self._data[index]
             state = np.random.SeedSequence((*self._seed, index)).generate_state(1, np.uint64)
             generator = torch.Generator().manual_seed(int(state[0]))
@@ -249,10 +266,10 @@ class Trainer:
         batches = self._batches(self.epoch)
         remaining = torch.utils.data.Subset(batches, range(self.step, self.epoch_steps[self.epoch]))
         begun = time.perf_counter(), time.process_time()
-        for batch in DataLoader(remaining, batch_size=None, num_workers=self.settings.workers):
+        for batches_of_step in DataLoader(remaining, batch_size=None, num_workers=self.settings.workers):
             # Every step has its own seed, so that a resumed run draws the same dropout as an uninterrupted one.
             torch.manual_seed(hash((self.settings.seed, self.epoch, self.step, self.rank)))
-            losses = self._train_batch(batch)
+            losses = self._train_step(batches_of_step)
             self.step += 1
             self.seconds += time.perf_counter() - begun[0]
             self.cpu_seconds += time.process_time() - begun[1]
@@ -261,22 +278,33 @@ class Trainer:
             yield losses
             begun = time.perf_counter(), time.process_time()
 
-    def _train_batch(self, batch: _Batch) -> dict[str, float]:
-        lesson = self._lesson(batch)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
-            losses = self.taught(*lesson)
+    def _train_step(self, batches: Sequence[_Batch]) -> dict[str, float]:
         self.optimizer.zero_grad()
-        losses["loss"].backward()
+        means: dict[str, float] = {}
+        for number, batch in enumerate(batches, start=1):
+            lesson = self._lesson(batch)
+            # The processes add their gradients up once a step.
+            with nullcontext() if number == len(batches) else self._alone():
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
+                    losses = self.taught(*lesson)
+                (losses["loss"] / len(batches)).backward()
+            for name, loss in losses.items():
+                means[name] = means.get(name, 0.0) + loss.item() / len(batches)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         # One batch with an overflow must not spoil the weights; the norm is of the processes' mean, so all agree.
         if norm.isfinite():
             self.optimizer.step()
         self.scheduler.step()
         return {
-            **{name: loss.item() for name, loss in losses.items()},
+            **means,
             "gradient_norm": norm.item(),
-            "learning_rate": self.scheduler.get_last_lr()[0],
+            "learning_rate": float(self.scheduler.get_last_lr()[0]),
         }
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """In which a process keeps its gradients to itself."""
+        taught = self.taught
+        return taught.no_sync() if isinstance(taught, nn.parallel.DistributedDataParallel) else nullcontext()
 
     def _lesson(self, batch: _Batch) -> Lesson:
         features, lengths = self.model.features(batch.waveforms)
@@ -304,12 +332,13 @@ class Trainer:
             "epoch": self.epoch,
             "step": self.step,
             "seconds": (self.seconds, self.cpu_seconds),
-            "fingerprint": self._fingerprint(),
+            "fingerprint": self._fingerprint,
         }
         target = self.directory / CHECKPOINT
         torch.save(state, target.with_suffix(".tmp"))
         os.replace(target.with_suffix(".tmp"), target)
 
+    @cached_property
     def _fingerprint(self) -> str:
         """Of all that decides what step number N is and what the units mean."""
         sizes = {name: list(parameter.shape) for name, parameter in self.model.named_parameters()}
@@ -322,7 +351,7 @@ class Trainer:
         if not path.exists():
             return
         state = torch.load(path, map_location=self.device, weights_only=True)
-        if state["fingerprint"] != self._fingerprint():
+        if state["fingerprint"] != self._fingerprint:
             raise ValueError(
                 f"{path} belongs to another training set, model or number of processes: resume with those, or remove "
                 "it to begin anew"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -42,4 +43,14 @@ def load_model(name_or_path: str | Path) -> CompressibleModel:
             f"{str(name_or_path)!r} is neither a shipped model ({', '.join(SHIPPED_MODELS)}) nor a model's folder"
             " (nor does it begin with 'hf:' or 'torchaudio:')"
         )
+    if _is_huggingface(Path(name_or_path)):
+        raise ValueError(f"{name_or_path} is the folder of a model of Hugging Face's: name it hf:{name_or_path}")
     return load_compressed(Path(name_or_path))
+
+
+def _is_huggingface(folder: Path) -> bool:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and "model_type" in config

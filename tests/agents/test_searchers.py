@@ -232,6 +232,23 @@ def test_knapsack_is_exact_where_losses_add_up():
         assert trial.evaluation.wer == pytest.approx(best)
 
 
+def test_knapsack_keeps_to_its_sizes_and_begins_at_the_largest():
+    env = make_fake_env()
+    KnapsackSearch(env, points=2, sizes=(0.3, 0.6)).learn(200 * STEPS)
+    singles = sum(min(2, len(ranks) - 1) for ranks in env.problem.candidates)
+    proposals = env.problem.history[singles:]
+    assert len(proposals) > 5
+    assert all(trial.evaluation.size_ratio <= 0.6 for trial in proposals)
+    first = KnapsackSearch(points=2).ranks_of_size(make_fake_env().problem, 0.6)
+    assert first.items() <= proposals[0].ranks.items()
+    unbound = make_fake_env()
+    KnapsackSearch(unbound, points=2).learn(200 * STEPS)
+    smallest = [min(t.evaluation.size_ratio for t in e.problem.history[singles:]) for e in (env, unbound)]
+    assert smallest[0] > smallest[1]
+    with pytest.raises(ValueError, match=r"the smallest configuration has 0\.\d+ of the original's size, not 0\.01"):
+        KnapsackSearch(make_fake_env(), sizes=(0.0, 0.01)).learn(STEPS)
+
+
 @pytest.mark.parametrize(
     "sampler",
     [
@@ -284,12 +301,14 @@ def test_a_model_based_search_plans_within_the_budget():
         lambda: ModelBasedSearch(elites=0),
         lambda: GreedySearch(step=0),
         lambda: KnapsackSearch(points=0),
+        lambda: KnapsackSearch(sizes=(0.5, 0.4)),
+        lambda: KnapsackSearch(sizes=(0.5, 1.1)),
         lambda: OptunaSearch(objectives=("speed",)),
         lambda: OptunaSearch(objectives=()),
     ],
 )
 def test_bad_options(make):
-    with pytest.raises(ValueError, match=r"step|candidate|objectives|at least"):
+    with pytest.raises(ValueError, match=r"step|candidate|sizes|objectives|at least"):
         make()
 
 

@@ -130,7 +130,7 @@ def test_factors_have_the_gradients_of_their_product(corpus, tmp_path):
     for name, each in ("factored", model), ("dense", dense):
         trainer = make_trainer(corpus, tmp_path / name, model=each.eval(), bfloat16=False)
         torch.manual_seed(0)
-        lesson = trainer._lesson(trainer._batches(0)[0])
+        lesson = trainer._lesson(trainer._batches(0)[0][0])
         trainer.taught(*lesson)["loss"].backward()
         gradients.append({name: parameter.grad for name, parameter in each.named_parameters()})
     factored, whole = gradients
@@ -153,6 +153,8 @@ def test_another_training_sets_checkpoint_is_refused(corpus, tmp_path):
 def test_no_training_without_an_epoch():
     with pytest.raises(ValueError, match="epochs must be above 0"):
         TrainingSettings(epochs=0)
+    with pytest.raises(ValueError, match="accumulate must be at least 1"):
+        TrainingSettings(accumulate=0)
 
 
 def test_two_processes_share_every_epochs_batches(corpus, tmp_path, monkeypatch):
@@ -163,10 +165,35 @@ def test_two_processes_share_every_epochs_batches(corpus, tmp_path, monkeypatch)
         monkeypatch.setattr(training, "_rank_and_world", lambda rank=rank: (rank, 2))
         parts.append(trainer._batches(0))
     assert len(parts[0]) == len(parts[1]) == len(alone) // 2
-    utterances = [index for part in parts for batch in part._batches for index in batch]
+    batches = [batch for part in parts for step in part._steps for batch in step]
+    utterances = [index for batch in batches for index in batch]
     assert len(utterances) == len(set(utterances))
     longest = max(corpus.num_samples)
-    assert all(len(batch) * longest <= 2.5 * 16_000 for part in parts for batch in part._batches)
+    assert all(len(batch) * longest <= 2.5 * 16_000 for batch in batches)
+    # One process that accumulates two batches takes the steps of two processes.
+    monkeypatch.setattr(training, "_rank_and_world", lambda: (0, 1))
+    accumulated = make_trainer(corpus, tmp_path / "accumulated", batch_seconds=2.5, accumulate=2)._batches(0)
+    assert accumulated._steps == [[*one, *other] for one, other in zip(*(part._steps for part in parts), strict=True)]
+    assert accumulated.seen == parts[0].seen
+
+
+def test_too_few_utterances_for_a_step(corpus, tmp_path):
+    with pytest.raises(ValueError, match=r"9 utterances make 1 batches, fewer than the 2 that .* below 50"):
+        make_trainer(corpus, tmp_path, batch_seconds=50, accumulate=2)
+
+
+def test_accumulated_gradients_are_the_mean_of_their_batches(corpus, tmp_path):
+    trainer = make_trainer(corpus, tmp_path, batch_seconds=2.5, accumulate=3, bfloat16=False, clip=1e9)
+    trainer.model.eval()
+    batches = trainer._batches(0)[0]
+    assert len(batches) == 3
+    parameters = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
+    torch.manual_seed(0)
+    each = [torch.autograd.grad(trainer.taught(*trainer._lesson(batch))["loss"], parameters) for batch in batches]
+    torch.manual_seed(0)
+    trainer._train_step(batches)
+    for parameter, *gradients in zip(parameters, *each, strict=True):
+        torch.testing.assert_close(parameter.grad, sum(gradients) / 3, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.skipif(not LIBRISPEECH.is_dir(), reason=f"the LibriSpeech sample is not in {LIBRISPEECH}")

@@ -1,3 +1,4 @@
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 import soundfile
 import torch
 
-from shrinkml_env.data import SHIPPED_SETS, SpeechFolder, Utterance, load_utterances
+from shrinkml_env.data import SHIPPED_SETS, SpeechFolder, Utterance, download_librispeech, load_utterances
 from tests.conftest import LIBRISPEECH
 
 
@@ -117,3 +118,45 @@ def test_real_librispeech():
 def test_what_is_no_set_is_named(spec):
     with pytest.raises(ValueError, match=r"must be a name \(proxy, .*\), a mapping .* or a sequence of Utterance, got"):
         load_utterances(spec)
+
+
+def test_several_subsets_are_one_set(corpus):
+    shutil.copytree(corpus / "LibriSpeech" / "dev-tiny" / "100", corpus / "LibriSpeech" / "dev-more" / "101")
+    for path in (corpus / "LibriSpeech" / "dev-more").glob("*/*/*"):
+        path.rename(path.with_name(path.name.replace("100-", "101-")))
+    (transcript,) = (corpus / "LibriSpeech" / "dev-more").glob("*/*/*.txt")
+    transcript.write_text(transcript.read_text().replace("100-", "101-"))
+    both = SpeechFolder(corpus, ["dev-tiny", "dev-more"])
+    assert both.ids == ("100-5-0000", "101-5-0000", *SpeechFolder(corpus, "dev-tiny").ids[1:])
+    assert both.speakers[:2] == ("100", "101")
+    assert both[1].text == "SPEAKER 100 LINE 0"
+    with pytest.raises(ValueError, match=r"dev-tiny.*100-5-0000\.flac has the same id"):
+        SpeechFolder(corpus, ["dev-tiny", "dev-tiny"])
+    with pytest.raises(FileNotFoundError, match="dev-none"):
+        SpeechFolder(corpus, ["dev-tiny", "dev-none"])
+
+
+def test_wav_files_and_empty_lines(corpus):
+    chapter = corpus / "LibriSpeech" / "dev-tiny" / "100" / "5"
+    samples, rate = soundfile.read(chapter / "100-5-0000.flac")
+    soundfile.write(chapter / "100-5-0000.wav", samples, rate)
+    (chapter / "100-5-0000.flac").unlink()
+    transcript = chapter / "100-5.trans.txt"
+    transcript.write_text("\ufeff" + transcript.read_text().replace("\n", "\r\n") + "\r\n", encoding="utf-8")
+    assert SpeechFolder(corpus, "dev-tiny")[0].text == "SPEAKER 100 LINE 0"
+
+
+def test_lengths_come_from_headers_that_fit(corpus):
+    path = corpus / "LibriSpeech" / "dev-tiny" / "12" / "5" / "12-5-0001.flac"
+    soundfile.write(path, np.zeros(800, dtype=np.float32), 44_100)
+    with pytest.raises(ValueError, match=r"12-5-0001\.flac: needs mono audio at 16000 Hz, .* at 44100 Hz; ffmpeg"):
+        _ = SpeechFolder(corpus, "dev-tiny").num_samples
+
+
+def test_what_is_there_is_not_downloaded(corpus):
+    before = sorted(corpus.rglob("*"))
+    download_librispeech(corpus, "dev-tiny")
+    download_librispeech(corpus / "LibriSpeech", ["dev-tiny"])
+    assert sorted(corpus.rglob("*")) == before
+    with pytest.raises(ValueError, match="train-clean-360"):
+        download_librispeech(corpus, "dev-none")

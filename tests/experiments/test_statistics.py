@@ -92,3 +92,9 @@ def test_a_wer_increase_by_hand():
     crossed = wer_increase(after, after[::-1], words)
     assert crossed.value == 0
     assert crossed.high == pytest.approx(1.96 * 0.005, abs=1e-3)
+
+
+def test_no_interval_from_one_utterance():
+    change = wer_increase([2], [1], [4])
+    assert change.value == 0.25
+    assert np.isnan([change.low, change.high]).all()

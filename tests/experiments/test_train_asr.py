@@ -7,6 +7,7 @@ import torch
 
 from shrinkml_env import load_model
 from shrinkml_env.asr.training import CHECKPOINT
+from tests.conftest import LIBRISPEECH
 
 TINY = (
     "model.name=tones",
@@ -35,6 +36,31 @@ def test_trains_and_saves_a_model_that_loads(corpus, tmp_path, launcher):
     (model,) = (tmp_path / "runs").glob("tones-0-*/model")
     assert str(model) in output.stdout
     assert len(load_model(model).transcribe([corpus[0].waveform])) == 1
+
+
+@pytest.mark.skipif(not LIBRISPEECH.is_dir(), reason=f"the LibriSpeech sample is not in {LIBRISPEECH}")
+def test_the_recipe_on_real_librispeech_in_two_processes(tmp_path):
+    # The recipe with a tiny model: two steps an epoch for each process.
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+        *("-m", "experiments.train_asr", "recipe=librispeech_960", f"data.root={LIBRISPEECH.parent}"),
+        *("data.subset=[test-other]", "+data.train.limit=20", "data.dev.subset=test-other", "data.dev.limit=2"),
+        *(*TINY, "model.vocabulary_size=60", "training.epochs=1", "training.batch_seconds=50", "training.workers=1"),
+        f"outputs={tmp_path / 'runs'}",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    first = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert first.returncode == 0, first.stderr
+    assert "20 utterances" in first.stdout
+    (run,) = (tmp_path / "runs").iterdir()
+    state = torch.load(run / CHECKPOINT, weights_only=True)
+    assert (state["epoch"], state["step"]) == (1, 0)
+    assert len(load_model(run / "model").transcribe([torch.zeros(16_000)])) == 1
+    # Started again it finds its checkpoint, and nothing is left to do.
+    again = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert again.returncode == 0, again.stderr
+    assert torch.load(run / CHECKPOINT, weights_only=True)["step"] == 0
+    assert "epoch 1" not in again.stderr
 
 
 def train(corpus, outputs, *options):

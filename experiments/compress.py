@@ -1,0 +1,277 @@
+"""Make a model smaller: ``python -m experiments.compress model=MODEL data=FOLDER target_size=0.5``.
+
+Or ``max_wer_increase=0.5``, in points. Splits the data by speaker, checks that the model and the data go together,
+searches with the settings that suit the goal, and leaves the compressed model and a report in one folder. Started
+again, the same command resumes.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from experiments.report import Result
+from experiments.run_directory import run_directory
+from experiments.search import check, conclude, find
+from shrinkml_env import CompressibleModel, Utterance, load_model, load_utterances
+from shrinkml_env.asr.zoo import SHIPPED_MODELS
+from shrinkml_env.data import SpeechFolder
+from shrinkml_env.data.split import split, spread
+from shrinkml_env.evaluation import recognise_all, word_edits
+from shrinkml_env.search_space import Full
+
+CONF = Path(__file__).parents[1] / "conf"
+
+HOPELESS = 0.8
+"""WER of an original that shows that model and transcripts do not go together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is wanted, checked.
+
+    Attributes:
+        title: Of the folder.
+        search: Config of the search, but for its sets.
+        parts: Part -> ids of its utterances; empty for the embedded sets.
+        folder: The data, if it is not the embedded.
+        data_note: What was split how, for people.
+        seconds: That the original takes for the proxy set.
+    """
+
+    title: str
+    search: DictConfig
+    parts: dict[str, list[str]]
+    folder: Path | None
+    data_note: str
+    seconds: float
+
+
+def prepare(config: DictConfig) -> Job:
+    """Look at the goal, the model and every audio file that will be used. Writes nothing.
+
+    Raises:
+        ValueError: The goal, the model, the data or their combination is wrong.
+        FileNotFoundError: There is no such model or data.
+        ImportError: A package is not installed, or a module of `imports` not there.
+    """
+    for name, limit in config.utterances.items():
+        if limit < 1:
+            raise ValueError(f"utterances.{name!s} must be at least 1, got {limit}")
+    search = compose_search(config)
+    title = f"{Path(config.model.rpartition(':')[2]).name}-{goal(config).replace('=', '-')}"
+    model: Any = load_model(config.model)
+    model = model.to(config.device)
+    suit(search, len(Full()(model.layers).layers), config.target_size)
+    if config.data is None:
+        if config.model not in SHIPPED_MODELS:
+            raise ValueError("data=FOLDER is missing: the embedded speech is for las_small, other models need theirs")
+        note = "The speech is the embedded one, which is synthetic: it says nothing about people's voices."
+        return Job(title, search, {}, None, note, require_recognition(model, load_utterances("proxy")))
+    folder = data_folder(config.data)
+    speakers, ids = folder.speakers, folder.ids
+    parts = {
+        name: spread(indices, speakers, config.utterances[name], config.seed)
+        for name, indices in split(speakers, config.seed).items()
+    }
+    for indices in parts.values():
+        require_spelling(model, [folder[index] for index in indices], config.data)
+    seconds = require_recognition(model, [folder[index] for index in parts["proxy"]])
+    named = {name: [ids[index] for index in indices] for name, indices in parts.items()}
+    return Job(title, search, named, folder.folder, describe(folder, parts), seconds)
+
+
+def compress(config: DictConfig, job: Job) -> Path:
+    """Make one model smaller; returns its folder."""
+    directory = run_directory(config, job.title, besides=("workers", "memory_mb"))
+    for name, ids in job.parts.items():
+        assert job.folder is not None
+        path = directory / f"{name}.txt"
+        path.write_text("".join(f"{utterance_id}\n" for utterance_id in ids), encoding="utf-8")
+        job.search[name] = {"root": str(job.folder.parent), "subset": job.folder.name, "ids": str(path)}
+    OmegaConf.save(job.search, directory / "search.yaml", resolve=True)
+    found = find(job.search, directory, f"{config.model}, {goal(config)}")
+    result = replace(found.result, notes=(verdict(config, found.result), job.data_note))
+    conclude(job.search, directory, replace(found, result=result))
+    return directory
+
+
+def goal(config: DictConfig) -> str:
+    """``target_size=0.5`` or ``max_wer_increase=0.5``.
+
+    Raises:
+        ValueError: None or both are given, or one is out of range.
+    """
+    given = {name: config[name] for name in ("target_size", "max_wer_increase") if config[name] is not None}
+    if len(given) != 1:
+        raise ValueError(
+            "say what is wanted, one of target_size=0.5 (of the parameters) and max_wer_increase=0.5 (points of WER)"
+        )
+    ((name, value),) = given.items()
+    if not isinstance(value, int | float) or value <= 0 or (name == "target_size" and value >= 1):
+        wanted = "between 0 and 1: a share" if name == "target_size" else "above 0: in points of WER"
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+    return f"{name}={value:g}"
+
+
+def goal_overrides(config: DictConfig) -> list[str]:
+    """Of conf/search.yaml, what suits the goal; docs/compress-your-model.md tells why."""
+    name, _, value = goal(config).partition("=")
+    if name == "target_size":
+        return ["agent=knapsack", "reward=accuracy", "constraint=check", f"constraint.budget={value}", "finalists=20"]
+    tolerance = float(value) / 100
+    return [
+        *("agent=knapsack", "reward=soft_threshold", f"reward.tolerance={tolerance}", "reward.kappa=1000"),
+        "finalists=60",
+    ]
+
+
+def suit(search: DictConfig, layers: int, target_size: float | None) -> None:
+    """Fit the knapsack to the budget and the goal: half of the evaluations for single layers, the rest near the target.
+
+    Raises:
+        ValueError: The budget is too small to measure each layer once.
+    """
+    if search.agent._target_ != "agents.KnapsackSearch":
+        return
+    if search.budget < 2 * layers:
+        raise ValueError(
+            f"budget={search.budget} is too small for a model of {layers} layers: at least {2 * layers}, or another "
+            'agent, which will find less: overrides=["agent=tpe","constraint=clip"]'
+        )
+    search.agent.points = min(search.agent.points, search.budget // (2 * layers))
+    if target_size is not None:
+        search.agent.sizes = [0.8 * target_size, target_size]
+
+
+def data_folder(data: str) -> SpeechFolder:
+    """The data set, its lists read and its files' headers checked."""
+    path = Path(data)
+    if not path.is_dir():
+        raise FileNotFoundError(f"data={data}: no such folder")
+    folder = SpeechFolder(path.absolute().parent, path.absolute().name)
+    _ = folder.num_samples
+    return folder
+
+
+def describe(folder: SpeechFolder, parts: Mapping[str, Sequence[int]]) -> str:
+    """What was split how, and what is held out."""
+    speakers = folder.speakers
+    voices = {name: {speakers[index] for index in indices} for name, indices in parts.items()}
+    sizes = ", ".join(
+        f"{name} has {len(indices)} utterances of {len(voices[name])} speaker{'s' * (len(voices[name]) > 1)}"
+        for name, indices in parts.items()
+    )
+    if voices["test"] & (voices["proxy"] | voices["dev"]):
+        held_out = "There are too few speakers to hold any out: the result is for these voices, on other sentences."
+    elif voices["proxy"] & voices["dev"]:
+        held_out = "No voice of test is in another part; proxy and dev share theirs."
+    else:
+        held_out = "No voice is in two parts."
+    used = sum(len(indices) for indices in parts.values())
+    return f"Of {len(folder)} utterances in {folder.folder}, {used} are used: {sizes}. {held_out}"
+
+
+def require_spelling(model: CompressibleModel, utterances: Sequence[Utterance], where: str) -> None:
+    """Check that the model can write what the transcripts hold.
+
+    Raises:
+        ValueError: A transcript has a letter or digit that the model's text normaliser drops, or no word at all.
+    """
+
+    @cache
+    def dropped(character: str) -> bool:
+        return character.isalnum() and not model.normalise(character)
+
+    for utterance in utterances:
+        unknown = [character for character in utterance.text if dropped(character)]
+        if unknown or not model.normalise(utterance.text):
+            lacks = f"{unknown[0]!r} is no letter of this model" if unknown else "no word of it is left"
+            raise ValueError(
+                f"{where}, transcript of {utterance.id}: {lacks}: {utterance.text!r}; spell it as the model does, or "
+                "take data in its language"
+            )
+
+
+def require_recognition(model: CompressibleModel, utterances: Sequence[Utterance]) -> float:
+    """Check that the original recognises anything at all, before hours are spent on making it smaller.
+
+    Returns:
+        Seconds that it takes.
+
+    Raises:
+        ValueError: It does not.
+    """
+    begun = time.perf_counter()
+    hypotheses = recognise_all(model, utterances)
+    seconds = time.perf_counter() - begun
+    pairs = [(model.normalise(u.text), model.normalise(h.text)) for u, h in zip(utterances, hypotheses, strict=True)]
+    edits, words = (sum(column) for column in zip(*(word_edits(*pair) for pair in pairs), strict=True))
+    if edits > HOPELESS * words:
+        reference, hypothesis = pairs[0]
+        raise ValueError(
+            f"the original model gets {100 * edits / words:.0f} % of the words wrong: are data and transcripts what it "
+            f"was trained for? {utterances[0].id} says {reference!r}, the model {hypothesis!r}"
+        )
+    return seconds
+
+
+def compose_search(config: DictConfig) -> DictConfig:
+    """The config of the search, on the embedded sets: ``experiments.search`` with the same settings does the same."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        search = compose("search", overrides=[*goal_overrides(config), *config.overrides])
+    with open_dict(search):
+        search.model = {"name": config.model}
+    for key in ("budget", "seed", "device", "workers", "memory_mb", "imports"):
+        search[key] = config[key]
+    check(search)
+    return search
+
+
+def verdict(config: DictConfig, result: Result) -> str:
+    """Whether what was asked for is reached, and how sure that is."""
+    if config.target_size is not None:
+        reached = result.size_ratio <= config.target_size
+        return f"Asked for at most {config.target_size:g} of the size: {'reached' if reached else 'NOT REACHED'}."
+    low, high = 100 * result.wer_increase.low, 100 * result.wer_increase.high
+    allowed = config.max_wer_increase
+    if result.wer_increase.value * 100 > allowed:
+        found = "NOT REACHED on test"
+    else:
+        found = "reached on test" if high <= allowed else "reached on test, but not for certain"
+    return (
+        f"Asked for at most {allowed:g} points of WER more: {found}, where the 95 % interval is "
+        f"[{low:+.2f}, {high:+.2f}]."
+    )
+
+
+@hydra.main(version_base="1.3", config_path="../conf/compress", config_name="compress")
+def main(config: DictConfig) -> None:
+    """One model."""
+    torch.set_num_threads(1)
+    try:
+        job = prepare(config)
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(str(error))
+    print(job.data_note)
+    minutes = config.budget * job.seconds / 60
+    print(
+        f"Proxy set: {job.seconds:.1f} s with the original, so about {minutes:.0f} minutes for {config.budget} models."
+    )
+    compress(config, job)
+
+
+if __name__ == "__main__":
+    main()

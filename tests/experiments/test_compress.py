@@ -1,0 +1,198 @@
+"""The engineer's command on a small recogniser of another architecture, and every mistake that can be made with it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hydra import compose, initialize_config_dir
+
+from experiments.compress import compress, prepare
+from experiments.validate import validate
+from shrinkml_env import load_compressed, save_compressed
+from shrinkml_env.compression import count_parameters
+from tests.models import TinyCTC, tones
+
+CONF = Path(__file__).parents[2] / "conf" / "compress"
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Four speakers with three utterances each, of which the model gets most words right."""
+    model = TinyCTC()
+    save_compressed(model, tmp_path / "model")
+    for speaker in ("11", "12", "13", "14"):
+        chapter = tmp_path / "speech" / speaker / "5"
+        chapter.mkdir(parents=True)
+        lines = []
+        for number, waveform in enumerate(tones(3, int(speaker))):
+            soundfile.write(chapter / f"{speaker}-5-{number:04d}.flac", np.clip(waveform.numpy(), -1, 1), 16_000)
+            (text,) = model.transcribe([waveform])
+            lines.append(f"{speaker}-5-{number:04d} {text.upper()} MORE")
+        (chapter / f"{speaker}-5.trans.txt").write_text("\n".join(lines) + "\n")
+    return tmp_path / "speech"
+
+
+@pytest.fixture
+def configure(data):
+    def compose_compress(*overrides):
+        common = [f"model={data.parent / 'model'}", f"data={data}", f"outputs={data.parent / 'outputs'}", "budget=8"]
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose("compress", [*common, *overrides])
+
+    return compose_compress
+
+
+@pytest.mark.parametrize("goal", ["target_size=0.6", "max_wer_increase=30"])
+def test_leaves_a_smaller_model_and_what_it_costs(configure, goal, capsys):
+    config = configure(goal)
+    job = prepare(config)
+    directory = compress(config, job)
+    printed = capsys.readouterr().out
+    record = json.loads((directory / "best.json").read_text())
+    small, original = load_compressed(directory / "compressed"), load_compressed(directory / "original")
+    ratio = count_parameters(small) / count_parameters(original)
+    assert record["size_ratio"] == ratio < 1
+    if goal.startswith("target"):
+        assert ratio <= 0.6
+        assert "Asked for at most 0.6 of the size: reached." in printed
+    else:
+        assert "Asked for at most 30 points of WER more: " in printed
+    assert "No voice is in two parts" in printed
+    test = record["sets"]["test"]
+    assert record["wer_increase"]["value"] == pytest.approx(test["wer_after"] - test["wer_before"])
+    assert record["wer_increase"]["low"] <= record["wer_increase"]["value"] <= record["wer_increase"]["high"]
+    assert "95 % interval" in (directory / "report.html").read_text()
+    parts = [set((directory / f"{name}.txt").read_text().split()) for name in ("proxy", "dev", "test")]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 12
+    voices = [{name.partition("-")[0] for name in part} for part in parts]
+    assert sum(map(len, voices)) == 4
+    assert validate(directory) == []
+    # The same command finds the folder again, and what is in it.
+    (directory / "best.json").unlink()
+    assert compress(config, prepare(config)) == directory
+    assert json.loads((directory / "best.json").read_text()) == record
+
+
+def test_settings_of_the_search_can_be_changed(configure):
+    config = configure("target_size=0.6", "overrides=['agent=random','granularity=matrix']")
+    directory = compress(config, prepare(config))
+    assert len(json.loads((directory / "best.json").read_text())["ranks"]) > 4
+
+
+def write(path, samples, rate=16_000):
+    path.unlink()
+    soundfile.write(path, samples, rate)
+
+
+def replace_audio(samples, rate=16_000):
+    return lambda chapter: write(chapter / "12-5-0001.flac", samples, rate)
+
+
+def replace_line(line):
+    def change(chapter):
+        path = chapter / "12-5.trans.txt"
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join([lines[0], line, *lines[2:]]) + "\n")
+
+    return change
+
+
+def wav_with_nan(chapter):
+    (chapter / "12-5-0001.flac").unlink()
+    soundfile.write(chapter / "12-5-0001.wav", np.full(8000, np.nan, np.float32), 16_000, subtype="FLOAT")
+
+
+def empty_wav(chapter):
+    (chapter / "12-5-0001.flac").unlink()
+    soundfile.write(chapter / "12-5-0001.wav", np.zeros(0), 16_000)
+
+
+NOISE = 0.1 * np.random.default_rng(0).standard_normal((8000, 2))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (lambda chapter: (chapter / "12-5-0001.flac").write_bytes(b"x" * 99), r"12-5-0001\.flac: not a readable"),
+        (lambda chapter: os.truncate(chapter / "12-5-0001.flac", 9000), r"12-5-0001\.flac: not a readable"),
+        (wav_with_nan, r"12-5-0001\.wav: holds samples that are NaN"),
+        (empty_wav, r"12-5-0001\.wav: holds no sample"),
+        (replace_audio(NOISE), r"12-5-0001\.flac: needs mono audio at 16000 Hz, has 2 channel\(s\) at 16000 Hz"),
+        (replace_audio(NOISE[:, 0], 44_100), r"12-5-0001\.flac: needs mono audio .* has 1 channel\(s\) at 44100 Hz"),
+        (replace_line("12-5-0001"), r"12-5\.trans\.txt, line 2: expected an utterance id and its text"),
+        (replace_line("12-5-0001 ..."), r"transcript of 12-5-0001: no word of it is left: '\.\.\.'"),
+        (replace_line("12-5-0001 CAFÉ"), r"transcript of 12-5-0001: 'É' is no letter of this model"),
+        (replace_line("12-5-0000 AGAIN"), r"12-5\.trans\.txt, line 2: '12-5-0000' is listed twice"),
+        (replace_line("12-5-0007 MORE"), r"12-5-0007\.flac: listed in 12-5\.trans\.txt, line 2, but missing"),
+        (lambda chapter: (chapter / "12-5-0001.flac").unlink(), r"12-5-0001\.flac: listed in .* but missing"),
+        (replace_line(""), r"12-5-0001\.flac: no \*\.trans\.txt beside it says what is spoken"),
+        (lambda chapter: (chapter / "12-5.trans.txt").unlink(), r"12-5-0000\.flac: no \*\.trans\.txt beside it"),
+        (lambda chapter: (chapter / "12-5.trans.txt").write_bytes(b"12-5-0000 \xff\n"), r"12-5\.trans\.txt: not a"),
+    ],
+)
+def test_bad_data_is_named_and_nothing_left_behind(configure, data, mistake, message):
+    mistake(data / "12" / "5")
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        prepare(configure("target_size=0.5"))
+    assert not (data.parent / "outputs").exists()
+
+
+def test_data_that_the_model_does_not_understand(configure, data):
+    for transcript in data.glob("*/*/*.trans.txt"):
+        ids = [line.partition(" ")[0] for line in transcript.read_text().splitlines()]
+        transcript.write_text("".join(f"{name} WAT IS DIT VOOR TAAL\n" for name in ids))
+    with pytest.raises(ValueError, match=r"the original model gets \d+ % of the words wrong.*'wat is dit voor taal'"):
+        prepare(configure("target_size=0.5"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "say what is wanted"),
+        (["target_size=0.5", "max_wer_increase=1"], "say what is wanted"),
+        (["target_size=50"], "target_size must be between 0 and 1: a share, got 50"),
+        (["max_wer_increase=half"], "max_wer_increase must be above 0: in points of WER, got 'half'"),
+        (["target_size=0.5", "data=null"], "data=FOLDER is missing"),
+        (["target_size=0.5", "data=nowhere"], "data=nowhere: no such folder"),
+        (["target_size=0.5", "model=nowhere"], "'nowhere' is neither a shipped model"),
+        (["target_size=0.5", "budget=7"], "budget=7 is too small for a model of 4 layers: at least 8"),
+        (["target_size=0.5", "budget=0"], "budget must be at least 1"),
+        (["target_size=0.5", "utterances.dev=0"], r"utterances\.dev must be at least 1"),
+        (["target_size=0.5", "overrides=['reward=vector']"], "scalar reward"),
+    ],
+)
+def test_what_is_asked_for_makes_sense(configure, overrides, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        prepare(configure(*overrides))
+
+
+def test_the_folder_above_and_another_librarys_model(configure, data):
+    with pytest.raises(ValueError, match=r"no utterance in it; .* did you mean one of speech in it"):
+        prepare(configure("target_size=0.5", f"data={data.parent}"))
+    (data.parent / "model" / "config.json").write_text('{"model_type": "whisper"}')
+    with pytest.raises(ValueError, match=r"model of Hugging Face's: name it hf:.*model"):
+        prepare(configure("target_size=0.5"))
+
+
+@pytest.mark.parametrize(("speakers", "note"), [(1, "too few speakers"), (2, "No voice of test is in another part")])
+def test_few_speakers(configure, data, speakers, note):
+    for speaker in ("14", "13", "12")[: 4 - speakers]:
+        shutil.rmtree(data / speaker)
+    assert note in prepare(configure("target_size=0.5")).data_note
+
+
+def test_as_it_is_typed(data):
+    command = [sys.executable, "-m", "experiments.compress", f"model={data.parent / 'model'}", f"data={data}"]
+    wrong = subprocess.run([*command, "target_size=2"], capture_output=True, text=True, check=False)
+    assert (wrong.returncode, wrong.stderr) == (1, "target_size must be between 0 and 1: a share, got 2\n")
+    options = ["imports=[tests.models]", "target_size=0.6", "budget=8", f"outputs={data.parent / 'outputs'}"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (directory,) = (data.parent / "outputs").iterdir()
+    assert f"model, measurements and report: {directory}" in done.stdout
