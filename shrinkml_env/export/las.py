@@ -61,7 +61,7 @@ def _parameter(module: nn.Module, name: str) -> Tensor:
 
 
 def _in_order(values: Tensor, order: Sequence[int] | None) -> Tensor:
-    return values if order is None else values.unflatten(0, (4, -1))[list(order)].flatten(0, 1)
+    return values if order is None else torch.cat([values.chunk(4)[gate] for gate in order])
 
 
 class ScanLSTM(nn.Module):
@@ -109,7 +109,20 @@ class ScanLSTM(nn.Module):
 
 
 class OnnxLSTM(nn.Module):
-    """A `BidirectionalLSTM` as two LSTM operators of ONNX; it computes nothing but when exported.
+    """A `BidirectionalLSTM` as two LSTM operators of ONNX; it computes nothing but when exported."""
+
+    def __init__(self, source: BidirectionalLSTM) -> None:
+        super().__init__()
+        self.ahead = _OnnxDirection(source.forward_lstm, "forward")
+        self.behind = _OnnxDirection(source.backward_lstm, "reverse")
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(time, size) -> (time, 2 * units)."""
+        return torch.cat([self.ahead(inputs), self.behind(inputs)], dim=1)
+
+
+class _OnnxDirection(nn.Module):
+    """One operator.
 
     A factored W_ih is a product before the operator. A factored W_hh stays factored in the file; its product is one of
     constants, which onnxruntime computes once, when it loads the file.
@@ -118,38 +131,26 @@ class OnnxLSTM(nn.Module):
     ORDER = (0, 3, 1, 2)
     """ONNX's gates, input, output, forget, cell, in torch's order."""
 
-    def __init__(self, source: BidirectionalLSTM) -> None:
+    def __init__(self, source: nn.Module, direction: str) -> None:
         super().__init__()
-        ways = (source.forward_lstm, source.backward_lstm)
-        self.inputs, self.recurrent = (
-            nn.ModuleList(Product(way, name, self.ORDER) for way in ways) for name in ("weight_ih_l0", "weight_hh_l0")
-        )
-        self.bias = nn.ParameterList(
-            nn.Parameter(
-                torch.cat([_in_order(_parameter(way, name), self.ORDER) for name in ("bias_ih_l0", "bias_hh_l0")]),
-                False,
-            )
-            for way in ways
-        )
+        self.inputs, self.recurrent = (Product(source, f"weight_{part}_l0", self.ORDER) for part in ("ih", "hh"))
+        bias = [_in_order(_parameter(source, f"bias_{part}_l0"), self.ORDER) for part in ("ih", "hh")]
+        self.bias = nn.Parameter(torch.cat(bias), requires_grad=False)
+        self.direction = direction
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(time, size) -> (time, 2 * units)."""
-        outputs = []
-        for direction, product, recurrent, bias in zip(
-            ("forward", "reverse"), self.inputs, self.recurrent, self.bias, strict=True
-        ):
-            weights = [weight[None] for weight in (product.left, recurrent.dense(), bias)]
-            units = len(bias) // 8
-            found = torch.onnx.ops.symbolic(
-                "LSTM",
-                [product.reduce(inputs)[:, None], *weights],
-                {"hidden_size": units, "direction": direction},
-                dtype=inputs.dtype,
-                shape=(inputs.shape[0], 1, 1, units),
-                version=14,
-            )
-            outputs.append(found[:, 0, 0])
-        return torch.cat(outputs, dim=1)
+        """(time, size) -> (time, units)."""
+        units = len(self.bias) // 8
+        weights = [weight[None] for weight in (self.inputs.left, self.recurrent.dense(), self.bias)]
+        outputs = torch.onnx.ops.symbolic(
+            "LSTM",
+            [self.inputs.reduce(inputs)[:, None], *weights],
+            {"hidden_size": units, "direction": self.direction},
+            dtype=inputs.dtype,
+            shape=(inputs.shape[0], 1, 1, units),
+            version=14,
+        )
+        return outputs[:, 0, 0]
 
 
 class EncoderProgram(nn.Module):

@@ -21,13 +21,16 @@ class LowRank(nn.Module):
 
     weight_u: Tensor
     weight_v: Tensor
+    stride: Any
+    padding: Any
+    dilation: Any
 
     def __init__(self, module: Any, rank: int) -> None:
         super().__init__()
         self.shape = module.weight.shape
         for name in "in_features", "out_features", "embedding_dim", "num_embeddings", "stride", "padding", "dilation":
             setattr(self, name, getattr(module, name, None))
-        like = {"dtype": module.weight.dtype, "device": module.weight.device}
+        like: Any = {"dtype": module.weight.dtype, "device": module.weight.device}
         self.weight_u = nn.Parameter(torch.zeros(len(module.weight), rank, **like))
         self.weight_v = nn.Parameter(torch.zeros(rank, module.weight[0].numel(), **like))
         self.bias = getattr(module, "bias", None)
@@ -64,37 +67,41 @@ class LowRankConv1d(LowRank):
         return functional.conv1d(hidden, self.weight_u.unsqueeze(-1), self.bias)
 
 
-FORMS = {nn.Linear: LowRankLinear, nn.Embedding: LowRankEmbedding, nn.Conv1d: LowRankConv1d}
+FORMS: dict[type[nn.Module], type[LowRank]] = {
+    nn.Linear: LowRankLinear,
+    nn.Embedding: LowRankEmbedding,
+    nn.Conv1d: LowRankConv1d,
+}
 
 
-class Compressed:
+class Compressed(nn.Module):
     """To be derived from before one of transformers' models; ``config.shrinkml_ranks``: module -> rank."""
 
     _keys_to_ignore_on_load_missing = ("masked_spec_embed",)  # Of use in training only; not kept.
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
-        self: Any
-        for module in list(self.modules()):
+        model: Any = self
+        for module in list(model.modules()):
             for name in list(getattr(module, "parametrizations", ())):  # Weight normalisation is multiplied out.
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)
         for path, rank in config.shrinkml_ranks.items():
-            module = self.get_submodule(path)
-            self.set_submodule(path, FORMS[type(module)](module, rank))
-        self._tied_weights_keys = {
+            module = model.get_submodule(path)
+            model.set_submodule(path, FORMS[type(module)](module, rank))
+        model._tied_weights_keys = {
             f"{tied}{part}": f"{source}{part}"
-            for tied, source in (self._tied_weights_keys or {}).items()
+            for tied, source in (model._tied_weights_keys or {}).items()
             for part in (("_u", "_v") if tied.removesuffix(".weight") in config.shrinkml_ranks else ("",))
         }
-        self.post_init()
+        model.post_init()
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """As transformers' own."""
-        kwargs.setdefault("variant", VARIANT)
-        return super().from_pretrained(*args, **kwargs)
+        parent: Any = super()
+        return parent.from_pretrained(*args, **{"variant": VARIANT, **kwargs})
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """As transformers' own."""
-        kwargs.setdefault("variant", VARIANT)
-        super().save_pretrained(*args, **kwargs)
+        parent: Any = super()
+        parent.save_pretrained(*args, **{"variant": VARIANT, **kwargs})

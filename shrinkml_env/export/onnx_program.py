@@ -74,7 +74,7 @@ def _store_exactly(model: Any) -> None:
         dtype = exact_storage_dtype([weight])
         if dtype == torch.float32:
             continue
-        stored = ir.Value(name=f"{name}_stored", const_value=ir.tensor(weight.to(dtype)))
+        stored: Any = ir.Value(name=f"{name}_stored", const_value=ir.tensor(weight.to(dtype)))
         cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT})
         value.replace_all_uses_with(cast.outputs[0])
         del graph.initializers[name]
