@@ -415,12 +415,12 @@ class _LowRankLSTMBase(_LowRankRecurrent):
         name = next(matrix.name for matrix in self.matrices if matrix.kind.endswith(part))
         if name in self.ranks:
             return F.linear(F.linear(inputs, self._factor(name, "v")), self._factor(name, "u"), bias)
-        return F.linear(inputs, self._parameters[name], bias)
+        return F.linear(inputs, getattr(self, name), bias)
 
     def _input_gates(self, inputs: Tensor) -> Tensor:
         """What the gates hear: (..., input size) -> (..., 4 units), both biases included."""
-        biases = [self._parameters[name] for name in self._names if name.startswith("bias")]
-        return self._apply_matrix("_ih", inputs, sum(biases) if biases else None)
+        biases = [getattr(self, name) for name in self._names if name.startswith("bias")]
+        return self._apply_matrix("_ih", inputs, sum(biases[1:], biases[0]) if biases else None)
 
     def _step(self, gates: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
         """One step of a batch: hidden and cell state, (batch, units) each."""

@@ -144,8 +144,9 @@ def test_the_fastest_form_is_chosen(monkeypatch, slow):
     forward = LowRankLinear.forward
 
     def slower(self, input):
-        if self.form == slow:
-            time.sleep(0.002)
+        started = time.thread_time()
+        while self.form == slow and time.thread_time() < started + 0.002:
+            pass
         return forward(self, input)
 
     monkeypatch.setattr(LowRankLinear, "forward", slower)
@@ -156,21 +157,20 @@ def test_the_fastest_form_is_chosen(monkeypatch, slow):
 
 
 def test_calls_are_weighted_by_how_often_their_shapes_come(monkeypatch):
-    """Once with 50 rows, ten times with 2: what is fast on the few rows wins."""
+    """The fastest call of each shape counts, as often as the usual form was called with it."""
     module = factored(nn.Linear(6, 7))
-    seconds = {(50, "factored"): 0.001, (50, "merged"): 0.004, (2, "factored"): 0.002, (2, "merged"): 0.001}
-
-    def timed(module, call):
-        return {form: seconds[len(call.args[0]), form] for form in module.forms}
-
-    monkeypatch.setattr(inference, "_seconds", timed)
-    with inference._recorded({"": module}) as calls:
-        module(random(50, 6))
-        for _ in range(10):
-            module(random(2, 6))
-    assert sorted(call.count for call in calls[""].values()) == [1, 10]
-    assert inference._fastest(module, list(calls[""].values())) == "merged"
+    now = iter([0.0, 5.0, 5.0, 7.0, 7.0, 10.0, 10.0, 11.0])
+    monkeypatch.setattr(inference.time, "thread_time", lambda: next(now))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    timer = inference._Timer({"path": module})
+    with timer.running():
+        for rows in (50, 2, 2, 50):
+            module(random(rows, 6))
+    few, many = sorted(timer.counts["path"], key=lambda shapes: "50" in shapes)
+    assert timer.counts["path"] == {few: 2, many: 2}
+    assert timer.seconds("path", {few: 10, many: 1}) == 10 * 2.0 + 1.0
     assert not module._forward_pre_hooks
+    assert not module._forward_hooks
 
 
 def test_a_module_that_was_not_called_keeps_its_usual_form():

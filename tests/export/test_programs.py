@@ -1,10 +1,12 @@
 """LAS models as torch.export programs and ONNX graphs."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 import wave
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -224,3 +226,17 @@ def test_a_missing_package_is_named(compressed, utterances, tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ImportError, match=r"format=onnx needs the package onnxscript: pip install 'shrinkml-env\[exp"):
         export_model(compressed, tmp_path / "out", "onnx", utterances)
+
+
+def test_the_documentation_runs(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("onnxscript")
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
+    first, second, _ = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    names = {}
+    exec(first, names)
+    exec(second, names)
+    capsys.readouterr()
+    utterance = names["load_utterances"]("dev")[2]
+    assert names["transcriber"](utterance.waveform.numpy()) == names["small"].transcribe([utterance.waveform])[0] != ""
