@@ -15,6 +15,7 @@ from shrinkml_env.compression import (
     encoder_parameters,
     kept_energy,
     load_compressed,
+    optimise_for_inference,
     register_architecture,
     save_compressed,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "load_compressed",
     "load_model",
     "load_utterances",
+    "optimise_for_inference",
     "register_architecture",
     "save_compressed",
 ]

@@ -10,14 +10,22 @@ from torch import Tensor, nn
 from shrinkml_env.data.utterance import SAMPLE_RATE
 from shrinkml_env.torchaudio_compat import import_torchaudio
 
-__all__ = ["HOP", "LogMel", "lengths_mask", "num_frames"]
+__all__ = ["FFT", "FLOOR", "HOP", "MIN_STD", "WINDOW", "LogMel", "lengths_mask", "num_frames"]
 
 HOP = SAMPLE_RATE // 100
 """Samples between two frames: 10 ms."""
 
-_WINDOW = SAMPLE_RATE // 40
-_FFT = 512
-_FLOOR = 1e-6
+WINDOW = SAMPLE_RATE // 40
+"""Samples that one frame sees: 25 ms."""
+
+FFT = 512
+"""Samples of the Fourier transform; the window stands in their middle."""
+
+FLOOR = 1e-6
+"""Added to energies before their logarithm."""
+
+MIN_STD = 1e-3
+"""Added to standard deviations before dividing by them."""
 
 
 def num_frames(num_samples: int) -> int:
@@ -39,9 +47,9 @@ class LogMel(nn.Module):
     def __init__(self, channels: int = 80) -> None:
         super().__init__()
         filters = import_torchaudio().functional.melscale_fbanks(
-            _FFT // 2 + 1, 20.0, SAMPLE_RATE / 2, channels, SAMPLE_RATE
+            FFT // 2 + 1, 20.0, SAMPLE_RATE / 2, channels, SAMPLE_RATE
         )
-        self.register_buffer("window", torch.hann_window(_WINDOW), persistent=False)
+        self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
         self.register_buffer("filters", filters, persistent=False)
 
     window: Tensor
@@ -52,13 +60,13 @@ class LogMel(nn.Module):
         """(samples,) -> (frames, channels)."""
         waveform = waveform.to(self.window.device)
         # The STFT mirrors the edges, for which a waveform must be longer than half a window.
-        if waveform.numel() <= _FFT // 2:
-            waveform = nn.functional.pad(waveform, (0, _FFT // 2 + 1 - waveform.numel()))
+        if waveform.numel() <= FFT // 2:
+            waveform = nn.functional.pad(waveform, (0, FFT // 2 + 1 - waveform.numel()))
         spectrogram = import_torchaudio().functional.spectrogram
-        power = spectrogram(waveform, 0, self.window, _FFT, HOP, _WINDOW, 2.0, False)
-        energies = torch.log(power.T @ self.filters + _FLOOR)
+        power = spectrogram(waveform, 0, self.window, FFT, HOP, WINDOW, 2.0, False)
+        energies = torch.log(power.T @ self.filters + FLOOR)
         std, mean = torch.std_mean(energies, dim=0, correction=0)
-        return (energies - mean) / (std + 1e-3)
+        return (energies - mean) / (std + MIN_STD)
 
     def forward(self, waveforms: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Waveforms -> zero-padded features (batch, frames, channels) and their lengths (batch,)."""

@@ -114,6 +114,16 @@ class Tokenizer:
             for piece in pieces
         ]
 
+    @cached_property
+    def pieces(self) -> tuple[str, ...]:
+        """What each unit adds to a normalised text, spaces included."""
+        return tuple(
+            "" if self._processor.is_control(unit)
+            else " " if self._processor.is_unknown(unit)
+            else self._processor.id_to_piece(unit).replace("\u2581", " ")
+            for unit in range(len(self))
+        )  # fmt: skip
+
     def decode(self, units: Sequence[int]) -> str:
         """Text of the units."""
         return str(self._processor.decode(list(units)))

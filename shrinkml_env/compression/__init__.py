@@ -21,6 +21,7 @@ from shrinkml_env.compression.counting import (
 )
 from shrinkml_env.compression.decompress import decompress
 from shrinkml_env.compression.discovery import find_layers, ranks_of
+from shrinkml_env.compression.inference import optimise_for_inference
 from shrinkml_env.compression.layers import (
     Layer,
     Matrix,
@@ -74,6 +75,7 @@ __all__ = [
     "load_compressed",
     "matrix_ranks",
     "merge_layers",
+    "optimise_for_inference",
     "ranks_by_matrix",
     "ranks_of",
     "recognise_in_batches",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from shrinkml_env.compression.svd import Factors
 
 __all__ = [
     "LOW_RANK_MODULES",
+    "Form",
     "LowRank",
     "LowRankConv1d",
     "LowRankEmbedding",
@@ -33,6 +34,11 @@ __all__ = [
     "module_kind",
     "module_matrices",
 ]
+
+
+Form = Literal["factored", "merged", "stepwise"]
+"""How a `LowRank` module computes: with its factors; with their products, as the original does; with the factors of an
+LSTM's W_hh as well, in a loop over time instead of a kernel."""
 
 
 class LowRank(nn.Module, ABC):
@@ -50,6 +56,7 @@ class LowRank(nn.Module, ABC):
     Attributes:
         matrices: The replaced module's matrices, named by parameter.
         ranks: Parameter name -> rank, of the factored ones.
+        form: One of `forms`, chosen by `optimise_for_inference`; no part of the state either.
     """
 
     kind: ClassVar[str]
@@ -83,6 +90,7 @@ class LowRank(nn.Module, ABC):
         self.training = module.training
         self.matrices = module_matrices(module)
         self.ranks: dict[str, int] = {}
+        self.form: Form = "factored"
         self._shapes: dict[str, torch.Size] = {}
         self._cache: dict[str, tuple[object, Any]] = {}
         for name in self.settings:
@@ -106,6 +114,11 @@ class LowRank(nn.Module, ABC):
                 if not isinstance(factor, nn.Parameter):
                     factor = nn.Parameter(factor.to(parameter.device, parameter.dtype), parameter.requires_grad)
                 self.register_parameter(f"{name}_{suffix}", factor)
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """All ways in which this module can compute the same up to rounding, the usual one first."""
+        return "factored", "merged"
 
     def __getattr__(self, name: str) -> Any:
         if name in self.__dict__.get("ranks", ()):
@@ -173,6 +186,8 @@ class LowRankLinear(LowRank):
 
     def forward(self, input: Tensor) -> Tensor:
         """As `nn.Linear`: (..., n) -> (..., m)."""
+        if self.form == "merged":
+            return F.linear(input, self.weight, self.bias)
         return F.linear(F.linear(input, self._factor("weight", "v")), self._factor("weight", "u"), self.bias)
 
 
@@ -197,6 +212,8 @@ class LowRankEmbedding(LowRank):
 
     def forward(self, input: Tensor) -> Tensor:
         """As `nn.Embedding`: (...) integers -> (..., dimension)."""
+        if self.form == "merged":
+            return F.embedding(input, self.weight, self.padding_idx)
         return F.embedding(input, self._factor("weight", "u"), self.padding_idx) @ self._factor("weight", "v")
 
 
@@ -297,6 +314,11 @@ class LowRankMultiheadAttention(LowRank):
     def _project(self, *inputs: Tensor) -> list[Tensor]:
         """Queries, keys and values, (batch, time, embed_dim) each."""
         biases = [None] * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+        if self.form == "merged":
+            names = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+            same = "in_proj_weight" in self.ranks
+            weights = self.in_proj_weight.chunk(3) if same else [getattr(self, name) for name in names]
+            return [F.linear(*part) for part in zip(inputs, weights, biases, strict=True)]
         if "in_proj_weight" in self.ranks:
             hidden = _once(lambda part: F.linear(part, self._factor("in_proj_weight", "v")), *inputs)
             parts = zip(hidden, self._factor("in_proj_weight", "u").chunk(3), biases, strict=True)
@@ -355,6 +377,8 @@ class LowRankConv1d(LowRank):
 
     def forward(self, input: Tensor) -> Tensor:
         """As `nn.Conv1d`: (batch, in, time) or (in, time)."""
+        if self.form == "merged":
+            return F.conv1d(input, self.weight, self.bias, self.stride, self.padding, self.dilation)
         reduce = self._factor("weight", "v").view(-1, *self._shapes["weight"][1:])
         expand = self._factor("weight", "u").unsqueeze(-1)
         hidden = F.conv1d(input, reduce, None, self.stride, self.padding, self.dilation)
@@ -366,8 +390,8 @@ class _LowRankRecurrent(LowRank):
 
     Where there is just one input matrix (a cell; one layer, one direction) and it is factored, the inputs are
     projected with V and the kernel's input matrix is U. All other factored matrices are multiplied back before the
-    kernel runs: a fused kernel over a dense W_hh is faster than a loop over time steps with two thin ones. The kernel
-    is no submodule: nothing dense enters the state or the parameter count. Gradients reach U and V.
+    kernel runs: a fused kernel over a dense W_hh mostly is faster than a loop over time steps with two thin ones. The
+    kernel is no submodule: nothing dense enters the state or the parameter count. Gradients reach U and V.
     """
 
     replaced: ClassVar[type[nn.Module]]
@@ -376,7 +400,17 @@ class _LowRankRecurrent(LowRank):
         super().__init__(module, factors)
         self._names = [name for name, _ in module.named_parameters(recurse=False)]
         inputs = [matrix.name for matrix in self.matrices if matrix.kind.endswith("_ih")]
-        self._projected = inputs[0] if len(inputs) == 1 and inputs[0] in self.ranks else None
+        self._single_input = inputs[0] if len(inputs) == 1 else None
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """Merged is another form only where the input matrix is single and factored."""
+        return ("factored", "merged") if self._single_input in self.ranks else ("factored",)
+
+    @property
+    def _projected(self) -> str | None:
+        """The parameter with whose V the inputs are projected."""
+        return self._single_input if self._single_input in self.ranks and self.form != "merged" else None
 
     def _kernel_weights(self) -> dict[str, Tensor]:
         weights = {name: self._product(name) if name in self.ranks else self._parameters[name] for name in self._names}
@@ -411,7 +445,7 @@ class _LowRankRecurrent(LowRank):
         if self._wants_gradient():
             kernel = self._empty_kernel().train(self.training)
             return torch.func.functional_call(kernel, self._kernel_weights(), (input, hx))
-        return self._cached("kernel", self._frozen_kernel).train(self.training)(input, hx)
+        return self._cached(f"kernel, {self.form}", self._frozen_kernel).train(self.training)(input, hx)
 
 
 _RNN_SETTINGS = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
@@ -493,10 +527,40 @@ def _cell_inputs(module: nn.RNNCellBase, call: Mapping[str, Any], output: Any) -
     return {"weight_ih": inputs, "weight_hh": _vectors(state[0] if isinstance(state, tuple) else state)}
 
 
-class LowRankLSTM(_LowRankRecurrent):
-    """`nn.LSTM` with factored W_ih or W_hh, of any number of layers and directions."""
+class _LowRankLSTMBase(_LowRankRecurrent):
+    """The LSTM's arithmetic outside a kernel, for one layer in one direction."""
 
     kind = "lstm"
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """Stepwise where the one recurrent matrix is factored."""
+        recurrent = [matrix.name for matrix in self.matrices if matrix.kind.endswith("_hh")]
+        stepwise = self._single_input is not None and recurrent[0] in self.ranks
+        return (*super().forms, "stepwise") if stepwise else super().forms
+
+    def _apply_matrix(self, part: str, inputs: Tensor, bias: Tensor | None) -> Tensor:
+        """(..., n) -> (..., 4 units) by `weight_{part}` as it is held."""
+        name = next(matrix.name for matrix in self.matrices if matrix.kind.endswith(part))
+        if name in self.ranks:
+            return F.linear(F.linear(inputs, self._factor(name, "v")), self._factor(name, "u"), bias)
+        return F.linear(inputs, getattr(self, name), bias)
+
+    def _input_gates(self, inputs: Tensor) -> Tensor:
+        """What the gates hear: (..., input size) -> (..., 4 units), both biases included."""
+        biases = [getattr(self, name) for name in self._names if name.startswith("bias")]
+        return self._apply_matrix("_ih", inputs, sum(biases[1:], biases[0]) if biases else None)
+
+    def _step(self, gates: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of a batch: hidden and cell state, (batch, units) each."""
+        into, forget, new, out = (gates + self._apply_matrix("_hh", hidden, None)).chunk(4, dim=1)
+        cell = torch.sigmoid(forget) * cell + torch.sigmoid(into) * torch.tanh(new)
+        return torch.sigmoid(out) * torch.tanh(cell), cell
+
+
+class LowRankLSTM(_LowRankLSTMBase):
+    """`nn.LSTM` with factored W_ih or W_hh, of any number of layers and directions."""
+
     settings = _RNN_SETTINGS
     replaced = nn.LSTM
 
@@ -509,6 +573,25 @@ class LowRankLSTM(_LowRankRecurrent):
     def matrix_inputs(module: nn.LSTM, call: Mapping[str, Any], output: Any) -> dict[str, Tensor]:
         """See `LowRank.matrix_inputs`."""
         return _rnn_inputs(module, call, output)
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        """See `_LowRankRecurrent.forward`; packed sequences always go to the kernel."""
+        if self.form != "stepwise" or isinstance(input, PackedSequence):
+            return super().forward(input, hx)
+        batched = input.dim() == 3
+        time = 1 if batched and self.batch_first else 0
+        gates = self._input_gates(input if batched else input[:, None])
+        zeros = gates.new_zeros(gates.shape[1 - time], self.hidden_size)
+        # (1, batch, units) or, without a batch, (1, units).
+        hidden, cell = (zeros, zeros) if hx is None else (state.reshape(-1, self.hidden_size) for state in hx)
+        outputs = []
+        for heard in gates.unbind(time):
+            hidden, cell = self._step(heard, hidden, cell)
+            outputs.append(hidden)
+        output = torch.stack(outputs, dim=time)
+        if batched:
+            return output, (hidden[None], cell[None])
+        return output[:, 0], (hidden, cell)
 
 
 class LowRankGRU(_LowRankRecurrent):
@@ -529,10 +612,9 @@ class LowRankGRU(_LowRankRecurrent):
         return _rnn_inputs(module, call, output)
 
 
-class LowRankLSTMCell(_LowRankRecurrent):
+class LowRankLSTMCell(_LowRankLSTMBase):
     """`nn.LSTMCell` with factored W_ih or W_hh."""
 
-    kind = "lstm"
     settings = _CELL_SETTINGS
     replaced = nn.LSTMCell
 
@@ -545,6 +627,14 @@ class LowRankLSTMCell(_LowRankRecurrent):
     def matrix_inputs(module: nn.LSTMCell, call: Mapping[str, Any], output: Any) -> dict[str, Tensor]:
         """See `LowRank.matrix_inputs`."""
         return _cell_inputs(module, call, output)
+
+    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """As `nn.LSTMCell`: (batch, input size) or (input size,)."""
+        if self.form != "stepwise" or input.dim() == 1:
+            found: tuple[Tensor, Tensor] = super().forward(input, hx)
+            return found
+        zeros = input.new_zeros(len(input), self.hidden_size)
+        return self._step(self._input_gates(input), *((zeros, zeros) if hx is None else hx))
 
 
 class LowRankGRUCell(_LowRankRecurrent):

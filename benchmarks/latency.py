@@ -1,0 +1,204 @@
+"""Speed of compressed models against their originals: ``python -m benchmarks.latency [MODEL ...]``.
+
+A model is las_small, las_large (random weights) or hf:FOLDER. Original and compressed model are saved, loaded again in
+processes of their own, and timed in turns: CPU time of one thread. Both write four tokens a second, whatever they
+hear, so that they have the same to do.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import string
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch import Tensor
+from tqdm import trange
+
+from benchmarks.report import Section, spread
+from benchmarks.timing import Comparison
+from shrinkml_env import (
+    CompressibleModel,
+    compress,
+    load_compressed,
+    load_model,
+    load_utterances,
+    optimise_for_inference,
+    save_compressed,
+)
+from shrinkml_env.asr import LAS, Decoding, Tokenizer
+from shrinkml_env.asr.huggingface import HuggingFaceSeq2Seq
+from shrinkml_env.compression import Factors, compressed_parameters, count_parameters, round_to_storage
+from shrinkml_env.search_space import uniform_ranks
+
+SIZES = (0.8, 0.65, 0.5, 0.35, 0.2)
+BATCHES = {"latency": 1, "throughput": 16}
+"""Utterances that are recognised together."""
+
+ROUNDS = 5
+TOKENS_PER_SECOND = 4.0
+
+
+class RandomFactors:
+    """Factors of the right shapes: nothing else matters for speed, and no large matrix is decomposed.
+
+    Args:
+        model: The original.
+    """
+
+    name = key = "random"
+    singular_values: Mapping[str, Tensor] = {}
+
+    def __init__(self, model: CompressibleModel) -> None:
+        self._shapes = {m.name: (m.rows, m.columns) for layer in model.layers for m in layer.matrices}
+
+    def factors(self, matrix: str, rank: int) -> Factors:
+        """See `Factorisation.factors`."""
+        rows, columns = self._shapes[matrix]
+        u, v = torch.randn(rows, rank) / rank**0.5, torch.randn(rank, columns) / columns**0.5
+        return Factors(u.half().float(), v.half().float())
+
+
+def ranks_of_size(model: CompressibleModel, size: float) -> dict[str, int]:
+    """The largest uniform fraction of the break-even ranks that makes the model no larger than so much of itself."""
+    whole = count_parameters(model)
+    fractions = [number / 1000 for number in range(1001)]
+    fitting = [f for f in fractions if compressed_parameters(model, uniform_ranks(model.layers, f)) <= size * whole]
+    return uniform_ranks(model.layers, fitting[-1])
+
+
+def random_large() -> LAS:
+    """las_large (conf/model/las_large.yaml) with random weights, over pieces of random words."""
+    with initialize_config_dir(str(Path("conf").resolve()), version_base="1.3"):
+        config = compose("train_asr", ["model=las_large"]).model
+    generator = random.Random(0)
+    words = ["".join(generator.choices(string.ascii_lowercase, k=generator.randint(2, 8))) for _ in range(40_000)]
+    torch.manual_seed(0)
+    tokenizer = Tokenizer.train([" ".join(words)], config.vocabulary_size)
+    model = LAS(instantiate(config.sizes), tokenizer, Decoding()).eval()
+    round_to_storage(model)
+    return model
+
+
+def speak_on(model: CompressibleModel) -> None:
+    """Make a model write until its limit, `TOKENS_PER_SECOND`."""
+    if isinstance(model, LAS):
+        with torch.no_grad():
+            model.decoder.output.bias[model.tokenizer.eos] = -1e9
+    elif isinstance(model, HuggingFaceSeq2Seq):
+        model.generation.suppress_tokens = [*model.suppressed[0], model.end]
+    else:
+        raise SystemExit(f"{type(model).__name__} does not write token by token")
+    model.decoding = Decoding(tokens_per_second=TOKENS_PER_SECOND, tokens_base=0)
+
+
+def serve(connection: Connection, folder: Path) -> None:
+    """Load a model and recognise what is asked for: (batch, whether in the forms chosen for it) -> seconds."""
+    torch.set_num_threads(1)
+    model: Any = load_compressed(folder)
+    speak_on(model)
+    spoken = [utterance.waveform for utterance in load_utterances("dev")[: max(BATCHES.values())]]
+    batches = {name: spoken[:size] for name, size in BATCHES.items()}
+    usual = {path: "factored" for path, part in model.named_modules() if hasattr(part, "forms")}
+    forms: dict[tuple[str, bool], Mapping[str, Any]] = {(name, False): usual for name in batches}
+    forms |= {(name, True): optimise_for_inference(model, waveforms) for name, waveforms in batches.items()}
+    connection.send(forms)
+    while (asked := connection.recv()) is not None:
+        for path, form in forms[asked].items():
+            model.get_submodule(path).form = form
+        started = time.process_time()
+        model.recognise(batches[asked[0]])
+        connection.send(time.process_time() - started)
+
+
+def in_turns(ways: Mapping[str, Callable[[], float]], label: str) -> Comparison:
+    """The seconds that each way gives, after a round that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in trange(ROUNDS + 1, desc=label, unit="round"):
+        for name, way in ways.items():
+            spent = way()
+            if number:
+                seconds[name].append(spent)
+    return Comparison(seconds)
+
+
+class Contender:
+    """A saved model in a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(theirs, folder))
+        self._process.start()
+        self.forms: Mapping[tuple[str, bool], Mapping[str, str]] = self._connection.recv()
+
+    def run(self, batch: str, optimised: bool) -> float:
+        """Recognise one batch; returns the seconds."""
+        self._connection.send((batch, optimised))
+        return float(self._connection.recv())
+
+    def close(self) -> None:
+        """End the process."""
+        self._connection.send(None)
+        self._process.join()
+
+
+def measure(name: str) -> Section:
+    """One model, at all sizes."""
+    original = MODELS[name]() if name in MODELS else load_model(name)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        save_compressed(original, Path(folder) / "original")
+        dense = Contender(Path(folder) / "original")
+        for size in SIZES:
+            small = compress(original, ranks_of_size(original, size), RandomFactors(original))
+            save_compressed(small, Path(folder) / "small")
+            contender = Contender(Path(folder) / "small")
+            for batch in BATCHES:
+                ways: dict[str, Callable[[], float]] = {
+                    "original": partial(dense.run, batch, False),
+                    "as loaded": partial(contender.run, batch, False),
+                    "optimised": partial(contender.run, batch, True),
+                }
+                found = in_turns(ways, f"{name}, {size}, {batch}")
+                chosen = list(contender.forms[batch, True].values())
+                rows.append(
+                    (
+                        f"{count_parameters(small) / count_parameters(original):.2f}",
+                        batch,
+                        f"{found.median('original'):.3f}",
+                        *(spread(found.times_faster(way, than="original")) for way in ("as loaded", "optimised")),
+                        ", ".join(f"{chosen.count(form)} {form}" for form in sorted(set(chosen))),
+                    )
+                )
+            contender.close()
+        dense.close()
+    head = ("size ratio", "", "original, s", "as loaded, faster by", "optimised, faster by", "modules")
+    return Section(
+        f"Speed of {name}",
+        f"Uniform ranks, CPU time of one thread; {BATCHES['throughput']} utterances together (throughput) or one"
+        f" (latency); {ROUNDS} rounds in turns: median, and from the smallest to the largest ratio.",
+        {"speed": (head, rows)},
+    )
+
+
+MODELS: dict[str, Callable[[], CompressibleModel]] = {
+    "las_small": partial(load_model, "las_small"),
+    "las_large": random_large,
+}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for model_name in sys.argv[1:] or MODELS:
+        measure(model_name).print()

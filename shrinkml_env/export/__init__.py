@@ -1,0 +1,87 @@
+"""Models in other formats, for use without ShrinkML."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from shrinkml_env.compression import CompressibleModel, load_compressed, save_compressed
+from shrinkml_env.data.utterance import Utterance
+from shrinkml_env.export.check import check_programs, check_texts
+from shrinkml_env.export.huggingface_folder import read_huggingface, write_huggingface
+from shrinkml_env.export.onnx_program import write_onnx
+from shrinkml_env.export.torch_program import write_torch
+
+__all__ = ["FORMATS", "Format", "export_model"]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How models are written in one format.
+
+    Attributes:
+        write: Writes a model's files into an existing folder.
+        check: Compares the model with what is in the folder, as `export_model`.
+    """
+
+    write: Callable[[CompressibleModel, Path], None]
+    check: Callable[[CompressibleModel, Path, Iterable[Utterance]], list[str]]
+
+
+def _check_safetensors(model: CompressibleModel, folder: Path, utterances: Iterable[Utterance]) -> list[str]:
+    return check_texts(model, load_compressed(folder), utterances)
+
+
+def _check_huggingface(model: CompressibleModel, folder: Path, utterances: Iterable[Utterance]) -> list[str]:
+    return check_texts(model, read_huggingface(model, folder), utterances)
+
+
+FORMATS = {
+    "safetensors": Format(save_compressed, _check_safetensors),
+    "torch": Format(write_torch, check_programs),
+    "onnx": Format(write_onnx, check_programs),
+    "huggingface": Format(write_huggingface, _check_huggingface),
+}
+"""By name."""
+
+
+def export_model(
+    model: CompressibleModel, path: str | os.PathLike[str], format_name: str, utterances: Iterable[Utterance]
+) -> list[str]:
+    """Write a model in another format, load it as its users will, and check that it recognises the same.
+
+    The folder appears when the check is passed, not before.
+
+    Args:
+        model: Compressed or not, on the CPU.
+        path: A folder that does not exist yet.
+        format_name: One of `FORMATS`.
+        utterances: On which the two are compared.
+
+    Returns:
+        The ids of the utterances in which rounding decided otherwise between two units that are almost equally
+        probable; everywhere else the transcripts are the same.
+
+    Raises:
+        FileExistsError: The folder exists.
+        ImportError: A package that the format needs is not installed.
+        ValueError: There is no such format, the model has none, or what was exported recognises something else.
+    """
+    if format_name not in FORMATS:
+        raise ValueError(f"there is no format {format_name!r}; the formats are {', '.join(FORMATS)}")
+    folder = Path(path)
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists: delete it, or choose another folder")
+    # Beside it, so that it can be moved; the name is one that Python can import from, as transformers does.
+    aside = folder.with_name(f"unchecked_{os.getpid()}_{folder.name}")
+    aside.mkdir(parents=True)
+    try:
+        FORMATS[format_name].write(model, aside)
+        near_ties = FORMATS[format_name].check(model, aside, utterances)
+        aside.replace(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return near_ties

@@ -1,0 +1,254 @@
+"""A LAS model as two programs: from samples to the encoder's states, and one step of the decoder.
+
+They compute what the model does for one utterance, without padding, and hold the factors that it holds. All of it
+exports with dynamic lengths, as torch's STFT, `nn.LSTM` and pooling do not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch._higher_order_ops.scan import scan
+from torch.nn import functional
+
+from shrinkml_env.asr.features import FFT, FLOOR, HOP, MIN_STD, WINDOW, LogMel
+from shrinkml_env.asr.las import LAS, BidirectionalLSTM
+from shrinkml_env.compression.modules import LowRank
+
+__all__ = ["DecoderStep", "EncoderProgram", "OnnxLSTM", "ScanLSTM", "min_samples"]
+
+
+def min_samples(model: LAS) -> int:
+    """Shorter waveforms are to be padded with zeros: the encoder needs two states, as all that exports."""
+    return max(FFT // 2 + 1, HOP * math.prod(model.config.time_reduction))
+
+
+class Product(nn.Module):
+    """A matrix as a module holds it, dense or as two factors: x -> W x.
+
+    Args:
+        module: An `nn.LSTM` or `nn.LSTMCell`, or what replaces it.
+        name: Of the parameter.
+        order: In which order the gates are wanted, each a fourth of the rows; None leaves torch's.
+    """
+
+    def __init__(self, module: nn.Module, name: str, order: Sequence[int] | None = None) -> None:
+        super().__init__()
+        factored = isinstance(module, LowRank) and name in module.ranks
+        left = _in_order(_parameter(module, f"{name}_u" if factored else name), order)
+        self.left = nn.Parameter(left, requires_grad=False)
+        self.right = nn.Parameter(_parameter(module, f"{name}_v"), requires_grad=False) if factored else None
+
+    def reduce(self, inputs: Tensor) -> Tensor:
+        """What `left` is multiplied with: (..., n) -> (..., r), or the inputs themselves."""
+        return inputs if self.right is None else functional.linear(inputs, self.right)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(..., n) -> (..., m)."""
+        return functional.linear(self.reduce(inputs), self.left)
+
+    def dense(self) -> Tensor:
+        """W, (m, n)."""
+        return self.left if self.right is None else self.left @ self.right
+
+
+def _parameter(module: nn.Module, name: str) -> Tensor:
+    return cast(Tensor, module._parameters[name]).detach().clone()
+
+
+def _in_order(values: Tensor, order: Sequence[int] | None) -> Tensor:
+    return values if order is None else torch.cat([values.chunk(4)[gate] for gate in order])
+
+
+class ScanLSTM(nn.Module):
+    """A `BidirectionalLSTM` as torch's scan over time, with both directions in the same products."""
+
+    def __init__(self, source: BidirectionalLSTM) -> None:
+        super().__init__()
+        ways = (source.forward_lstm, source.backward_lstm)
+        self.inputs = nn.ModuleList(Product(way, "weight_ih_l0") for way in ways)
+        bias = [_parameter(way, "bias_ih_l0") + _parameter(way, "bias_hh_l0") for way in ways]
+        self.bias = nn.Parameter(torch.stack(bias), requires_grad=False)
+        recurrent = [Product(way, "weight_hh_l0") for way in ways]
+        rights = [product.right for product in recurrent if product.right is not None]
+        if len(rights) == len(ways):
+            # Where the directions' ranks differ, columns and rows of zeros are added: they change no product.
+            rank = max(len(right) for right in rights)
+            lefts = [functional.pad(product.left, (0, rank - product.left.shape[1])) for product in recurrent]
+            factors = [[functional.pad(right, (0, 0, 0, rank - len(right))) for right in rights], lefts]
+        else:
+            factors = [[product.dense() for product in recurrent]]
+        # As a batched product of rows takes them, in the order in which they are applied: (2, n, r) and (2, r, m).
+        self.recurrent = nn.ParameterList(
+            nn.Parameter(torch.stack(pair).mT.contiguous(), requires_grad=False) for pair in factors
+        )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(time, size) -> (time, 2 * units)."""
+        ahead, behind = (product(part) for product, part in zip(self.inputs, (inputs, inputs.flip(0)), strict=True))
+        gates = torch.stack([ahead, behind], dim=1) + self.bias
+        products = list(self.recurrent)
+
+        def step(state: list[Tensor], gates: Tensor) -> tuple[list[Tensor], Tensor]:
+            hidden, cell = state
+            recurrent = hidden[:, None]
+            for matrix in products:
+                recurrent = torch.bmm(recurrent, matrix)
+            into, forget, new, out = (gates + recurrent[:, 0]).chunk(4, dim=1)
+            cell = torch.sigmoid(forget) * cell + torch.sigmoid(into) * torch.tanh(new)
+            hidden = torch.sigmoid(out) * torch.tanh(cell)
+            return [hidden, cell], hidden.clone()
+
+        start = gates.new_zeros(2, gates.shape[2] // 4)
+        _, outputs = scan(step, [start, start.clone()], gates)
+        return torch.cat([outputs[:, 0], outputs[:, 1].flip(0)], dim=1)
+
+
+class OnnxLSTM(nn.Module):
+    """A `BidirectionalLSTM` as two LSTM operators of ONNX; it computes nothing but when exported."""
+
+    def __init__(self, source: BidirectionalLSTM) -> None:
+        super().__init__()
+        self.ahead = _OnnxDirection(source.forward_lstm, "forward")
+        self.behind = _OnnxDirection(source.backward_lstm, "reverse")
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(time, size) -> (time, 2 * units)."""
+        return torch.cat([self.ahead(inputs), self.behind(inputs)], dim=1)
+
+
+class _OnnxDirection(nn.Module):
+    """One operator.
+
+    A factored W_ih is a product before the operator. A factored W_hh stays factored in the file; its product is one of
+    constants, which onnxruntime computes once, when it loads the file.
+    """
+
+    ORDER = (0, 3, 1, 2)
+    """ONNX's gates, input, output, forget, cell, in torch's order."""
+
+    def __init__(self, source: nn.Module, direction: str) -> None:
+        super().__init__()
+        self.inputs, self.recurrent = (Product(source, f"weight_{part}_l0", self.ORDER) for part in ("ih", "hh"))
+        bias = [_in_order(_parameter(source, f"bias_{part}_l0"), self.ORDER) for part in ("ih", "hh")]
+        self.bias = nn.Parameter(torch.cat(bias), requires_grad=False)
+        self.direction = direction
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(time, size) -> (time, units)."""
+        units = len(self.bias) // 8
+        weights = [weight[None] for weight in (self.inputs.left, self.recurrent.dense(), self.bias)]
+        outputs = torch.onnx.ops.symbolic(
+            "LSTM",
+            [self.inputs.reduce(inputs)[:, None], *weights],
+            {"hidden_size": units, "direction": self.direction},
+            dtype=inputs.dtype,
+            shape=(inputs.shape[0], 1, 1, units),
+            version=14,
+        )
+        return outputs[:, 0, 0]
+
+
+class EncoderProgram(nn.Module):
+    """From the samples of one utterance to what the decoder attends to.
+
+    Args:
+        model: The model.
+        lstm: What stands for each `BidirectionalLSTM`.
+    """
+
+    def __init__(self, model: LAS, lstm: Callable[[BidirectionalLSTM], nn.Module]) -> None:
+        super().__init__()
+        self.features = Features(model.features)
+        layers: Any = model.encoder.layers
+        self.lstms = nn.ModuleList(lstm(layer.lstm) for layer in layers)
+        self.norms = nn.ModuleList(layer.norm for layer in layers)
+        self.factors = model.config.time_reduction
+        self.key = model.decoder.attention.key
+
+    def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
+        """(samples,) at 16 kHz -> values (time, 2 * units) and keys (time, attention units)."""
+        states = self.features(waveform)
+        for lstm, norm, factor in zip(self.lstms, self.norms, self.factors, strict=True):
+            states = norm(lstm(states))
+            if factor > 1:
+                size = states.shape[0]
+                windows = factor * torch.arange((size + factor - 1) // factor)[:, None] + torch.arange(factor)
+                # The last frame again where the last window is not full: it changes no maximum.
+                states = states[windows.clamp(max=size - 1)].amax(1)
+        return states, self.key(states)
+
+
+class Features(nn.Module):
+    """As `LogMel`, up to rounding."""
+
+    def __init__(self, source: LogMel) -> None:
+        super().__init__()
+        self.register_buffer("window", source.window.clone())
+        self.register_buffer("filters", source.filters.clone())
+
+    window: Tensor
+    filters: Tensor
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """(samples,), at least `min_samples` -> (frames, channels)."""
+        # Where the window stands among the transform's samples changes the phase only.
+        padded = functional.pad(waveform[None], (WINDOW // 2, WINDOW // 2), mode="reflect")[0]
+        spectrum = torch.fft.rfft(padded.unfold(0, WINDOW, HOP) * self.window, n=FFT)
+        energies = torch.log(torch.view_as_real(spectrum).square().sum(-1) @ self.filters + FLOOR)
+        centred = energies - energies.mean(0, keepdim=True)
+        return centred / (centred.square().mean(0, keepdim=True).sqrt() + MIN_STD)
+
+
+class DecoderStep(nn.Module):
+    """One step of the decoder, for any number of hypotheses about one utterance."""
+
+    def __init__(self, model: LAS) -> None:
+        super().__init__()
+        decoder = model.decoder
+        self.embedding, self.readout, self.output = decoder.embedding, decoder.readout, decoder.output
+        attention = decoder.attention
+        self.query, self.location, self.energy = attention.query, attention.location, attention.energy
+        self.inputs, self.recurrent = (Product(decoder.lstm, name) for name in ("weight_ih", "weight_hh"))
+        bias = _parameter(decoder.lstm, "bias_ih") + _parameter(decoder.lstm, "bias_hh")
+        self.bias = nn.Parameter(bias, requires_grad=False)
+
+    def forward(
+        self,
+        previous: Tensor,
+        values: Tensor,
+        keys: Tensor,
+        hidden: Tensor,
+        cell: Tensor,
+        context: Tensor,
+        history: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Previous units and state -> logits of the next units, and the state after it.
+
+        Args:
+            previous: (rows,).
+            values: (time, values), as `EncoderProgram` gives them.
+            keys: (time, keys), likewise.
+            hidden: (rows, units); zeros before the first unit, as all that follow.
+            cell: (rows, units).
+            context: (rows, values).
+            history: (rows, time).
+
+        Returns:
+            Logits (rows, vocabulary); hidden, cell, context and history.
+        """
+        inputs = torch.cat([self.embedding(previous), context], dim=1)
+        gates = self.inputs(inputs) + self.recurrent(hidden) + self.bias
+        into, forget, new, out = gates.chunk(4, dim=1)
+        cell = torch.sigmoid(forget) * cell + torch.sigmoid(into) * torch.tanh(new)
+        hidden = torch.sigmoid(out) * torch.tanh(cell)
+        located = self.location(history[:, None]).transpose(1, 2)
+        energies = self.energy(torch.tanh(self.query(hidden)[:, None] + keys + located)).squeeze(2)
+        weights = torch.softmax(energies, dim=1)
+        context = weights @ values
+        readout = torch.tanh(self.readout(torch.cat([hidden, context], dim=1)))
+        return self.output(readout), hidden, cell, context, history + weights

@@ -1,0 +1,93 @@
+"""What the formats `torch` and `onnx` share: tracing, and what lies beside the programs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from shrinkml_env.asr.las import LAS, BidirectionalLSTM
+from shrinkml_env.compression import CompressibleModel
+from shrinkml_env.data.utterance import SAMPLE_RATE
+from shrinkml_env.export import transcribe
+from shrinkml_env.export.las import DecoderStep, EncoderProgram, min_samples
+
+__all__ = ["quiet", "require_las", "traced_decoder", "traced_encoder", "write_companions"]
+
+
+def require_las(model: CompressibleModel) -> LAS:
+    """The model as a `LAS`.
+
+    Raises:
+        ValueError: It is another.
+    """
+    if not isinstance(model, LAS):
+        raise ValueError(
+            f"only LAS models can be exported to torch.export and ONNX, this is {model.architecture!r}: use"
+            " format=safetensors, or format=huggingface for a model of Hugging Face's transformers"
+        )
+    return model
+
+
+@torch.no_grad()
+def traced_encoder(model: LAS, lstm: Callable[[BidirectionalLSTM], nn.Module]) -> ExportedProgram:
+    """`EncoderProgram` for waveforms of any length from `min_samples`."""
+    samples = Dim("samples", min=min_samples(model))
+    waveform = torch.zeros(SAMPLE_RATE)
+    return torch.export.export(EncoderProgram(model, lstm).eval(), (waveform,), dynamic_shapes=({0: samples},))
+
+
+@torch.no_grad()
+def traced_decoder(model: LAS) -> ExportedProgram:
+    """`DecoderStep` for any number of rows and any length."""
+    rows, time = Dim("rows"), Dim("time")
+    hidden, cell, context = (torch.zeros(2, size) for size in _state_sizes(model))
+    units = model.config.attention_units
+    arguments = (
+        torch.zeros(2, dtype=torch.long), torch.zeros(7, context.shape[1]), torch.zeros(7, units),
+        hidden, cell, context, torch.zeros(2, 7),
+    )  # fmt: skip
+    shapes = ({0: rows}, {0: time}, {0: time}, {0: rows}, {0: rows}, {0: rows}, {0: rows, 1: time})
+    return torch.export.export(DecoderStep(model).eval(), arguments, dynamic_shapes=shapes)
+
+
+def _state_sizes(model: LAS) -> tuple[int, int, int]:
+    """Of hidden state, cell and context."""
+    return model.config.decoder_units, model.config.decoder_units, 2 * model.config.encoder_units
+
+
+def write_companions(model: LAS, folder: Path) -> None:
+    """`recogniser.json`, all that is to be known besides the programs, and `transcribe.py`."""
+    settings: dict[str, Any] = {
+        "sample_rate": SAMPLE_RATE,
+        "min_samples": min_samples(model),
+        "end": model.tokenizer.eos,
+        "tokens_base": model.decoding.tokens_base,
+        "tokens_per_second": model.decoding.tokens_per_second,
+        "state": _state_sizes(model),
+        "units": model.tokenizer.pieces,
+    }
+    (folder / "recogniser.json").write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    shutil.copyfile(transcribe.__file__, folder / "transcribe.py")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without torch's remarks on its own insides."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

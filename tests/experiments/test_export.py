@@ -1,0 +1,44 @@
+"""The command that exports, on a search's run and on a saved model."""
+
+import subprocess
+import sys
+
+import pytest
+
+from experiments.export import export
+from experiments.search import search
+from shrinkml_env import load_compressed
+from tests.models import TinyCTC, tones
+
+
+@pytest.fixture
+def run(configure):
+    return search(configure("agent=random", "budget=2", "finalists=1"), "title")
+
+
+def test_a_run_and_a_models_folder_are_exported(run, tmp_path, capsys):
+    first = export(run, "safetensors")
+    assert first == run / "export" / "safetensors"
+    printed = capsys.readouterr().out
+    assert "The same transcripts of 4 of 4 utterances." in printed
+    assert str(first / "model.safetensors") in printed
+    proxy = {"root": str(tmp_path), "subset": "proxy", "limit": 2}
+    second = export(run / "compressed", "safetensors", tmp_path / "out", proxy)
+    assert "2 of 2 utterances" in capsys.readouterr().out
+    expected = load_compressed(run / "compressed").transcribe(tones())
+    for folder in first, second:
+        assert load_compressed(folder).transcribe(tones()) == expected
+
+
+def test_what_is_no_run_is_an_error_of_one_line(run, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere is neither a finished run"):
+        export(tmp_path / "nowhere", "onnx")
+    assert TinyCTC.architecture == "tiny_ctc"
+    command = [sys.executable, "-m", "experiments.export", "imports=[tests.models]", "format=onnx"]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode == 1
+    assert found.stderr.strip().startswith("give run=DIR, a run of experiments.search")
+    found = subprocess.run([*command, f"run={run / 'compressed'}"], capture_output=True, text=True)
+    assert found.returncode == 1
+    assert found.stderr.strip().splitlines()[-1].startswith("only LAS models can be exported")
+    assert "Traceback" not in found.stderr
