@@ -15,6 +15,7 @@ import hydra
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import distributed
 
@@ -23,13 +24,22 @@ from experiments.run_directory import plain, run_directory
 from experiments.search import search
 from experiments.seed_model import ranks_of_size
 from experiments.training import is_first, training_processes
-from shrinkml_env import compress, decompress, load_compressed, save_compressed
+from shrinkml_env import (
+    EvaluationCache,
+    Evaluator,
+    compress,
+    decompress,
+    default_cache_path,
+    load_compressed,
+    load_utterances,
+    save_compressed,
+)
 from shrinkml_env.asr import LAS
 from shrinkml_env.compression import ranks_of, round_to_storage
 
 CONF = Path(__file__).parents[1] / "conf"
 
-OWN = ("sizes", "shares", "agent", "search", "proxy", "seed")
+OWN = ("sizes", "shares", "agent", "factorisation", "search", "proxy", "seed")
 """Keys that fine-tuning does not have."""
 
 
@@ -85,7 +95,9 @@ def _compressed(config: DictConfig, model: LAS, size: float, stage: Path) -> LAS
         model.storage_dtype = storage_dtype
         round_to_storage(model)
     if config.search is None:
-        return compress(model, ranks_of_size(model, config.agent, size, plain(config.proxy)))
+        factorisation, cache = instantiate(config.factorisation)(model), EvaluationCache(default_cache_path())
+        evaluator = Evaluator(model, load_utterances(plain(config.proxy)), cache=cache, factorisation=factorisation)
+        return compress(model, ranks_of_size(evaluator, config.agent, size), factorisation)
     save_compressed(model, stage / "dense")
     sets = {"proxy": plain(config.proxy), "dev": plain(config.data.dev), "test": plain(config.data.test)}
     found = search(_search_config([*config.search, f"model.name={stage / 'dense'}"], size, stage, sets), "search")

@@ -97,13 +97,13 @@ class Found:
         result: The outcome.
         history: Every configuration that the search measured on the proxy set.
         uniform: The uniform-rank curve on the proxy set.
-        factorisation: The name of the one that was used.
+        factorisation: See `describe_factorisation`.
     """
 
     result: Result
     history: tuple[Evaluation, ...]
     uniform: list[Evaluation]
-    factorisation: str
+    factorisation: dict[str, Any]
 
 
 def search(config: DictConfig, title: str) -> Path:
@@ -225,23 +225,28 @@ def find(config: DictConfig, directory: Path, title: str) -> Found:
         proxy.evaluate(uniform_ranks(problem.layers, fraction))
         for fraction in tqdm(CURVE_FRACTIONS, desc="uniform-rank curve", unit="evaluation")
     ]
-    return Found(result, ledger.evaluations, curve, proxy.factorisation_name)
+    return Found(result, ledger.evaluations, curve, describe_factorisation(config.factorisation, proxy))
 
 
 def conclude(config: DictConfig, directory: Path, found: Found) -> None:
     """Write the report and ``best.json``, which says that the run is finished, and tell the outcome."""
     write_report(directory, found.result, found.history, found.uniform)
     aside = directory / "best.json.tmp"
-    options = {name: value for name, value in plain(config.factorisation).items() if not name.startswith("_")}
     subject = {
         "model": config.model.name,
-        "factorisation": {"name": found.factorisation, **options},
+        "factorisation": found.factorisation,
         "granularity": plain(config.granularity),
         "utterances": {name: plain(config[name]) for name in ("proxy", "dev", "test")},
     }
     aside.write_text(json.dumps({**found.result.to_json(), **subject}, indent=2))
     os.replace(aside, directory / "best.json")
     print_result(found.result, directory)
+
+
+def describe_factorisation(part: DictConfig, evaluator: Evaluator) -> dict[str, Any]:
+    """What `shrinkml_env.registration.make_factorisation` makes it of again: its name and its options."""
+    options = {name: value for name, value in plain(part).items() if not name.startswith("_")}
+    return {"name": evaluator.factorisation_name, **options}
 
 
 def _require_classes(config: DictConfig) -> None:

@@ -12,7 +12,6 @@ import json
 import os
 import pkgutil
 from pathlib import Path
-from typing import Any
 
 import hydra
 import torch
@@ -23,8 +22,8 @@ from tqdm import tqdm
 
 from experiments.report import SetResult, format_table
 from experiments.run_directory import plain, run_directory
+from experiments.search import describe_factorisation
 from shrinkml_env import (
-    CompressibleModel,
     EvaluationCache,
     Evaluator,
     SearchProblem,
@@ -40,14 +39,13 @@ from shrinkml_env.search_space import Full
 SETS = ("proxy", "dev", "test")
 
 
-def ranks_of_size(model: CompressibleModel, agent: DictConfig, size: float, proxy: Any) -> dict[str, int]:
+def ranks_of_size(evaluator: Evaluator, agent: DictConfig, size: float) -> dict[str, int]:
     """The ranks by which a rule makes a model of at most a size ratio, chosen among all ranks that there are.
 
     Args:
-        model: To be compressed.
+        evaluator: Of the model to be compressed, on what a rule that measures is to measure on.
         agent: Config of the rule.
         size: Parameters, over the model's.
-        proxy: What a rule that measures measures on.
 
     Raises:
         ValueError: The agent is no rule, or cannot make the model so small.
@@ -57,7 +55,6 @@ def ranks_of_size(model: CompressibleModel, agent: DictConfig, size: float, prox
             f"{agent._target_} is a search, not a rule like uniform, energy, profile and knapsack: give it a size by "
             "python -m experiments.search reward=accuracy constraint=clip constraint.budget=SIZE"
         )
-    evaluator = Evaluator(model, load_utterances(proxy), cache=EvaluationCache(default_cache_path()))
     every_rank = Full(max(layer.break_even for layer in evaluator.layers))(evaluator.layers)
     ranks: dict[str, int] = instantiate(agent).ranks_of_size(SearchProblem(evaluator, every_rank, Accuracy()), size)
     return ranks
@@ -68,19 +65,24 @@ def make(config: DictConfig, title: str) -> Path:
     torch.set_num_threads(1)
     model = load_model(config.model.name)
     sets = {name: plain(config[name]) for name in SETS}
-    ranks = ranks_of_size(model, config.agent, config.size, sets["proxy"])
+    factorisation, cache = instantiate(config.factorisation)(model), EvaluationCache(default_cache_path())
+    evaluators = {
+        name: Evaluator(model, load_utterances(spec), cache=cache, factorisation=factorisation)
+        for name, spec in sets.items()
+    }
+    ranks = ranks_of_size(evaluators["proxy"], config.agent, config.size)
     directory = run_directory(config, title)
-    compressed = compress(model, ranks)
+    compressed = compress(model, ranks, factorisation)
     save_compressed(model, directory / "original")
     save_compressed(compressed, directory / "compressed")
     results = {}
-    for name, spec in tqdm(sets.items(), desc="WER", unit="set"):
-        evaluator = Evaluator(model, load_utterances(spec), cache=EvaluationCache(default_cache_path()))
+    for name, evaluator in tqdm(evaluators.items(), desc="WER", unit="set"):
         before, after = evaluator.baseline, evaluator.evaluate(ranks)
         results[name] = SetResult.of(before, after)
     record = {
         "settings": {"rule": title},
         "model": config.model.name,
+        "factorisation": describe_factorisation(config.factorisation, evaluators["proxy"]),
         "granularity": "layer",
         "utterances": sets,
         "ranks": ranks,
