@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("docs/actions.md", "docs/constraints.md", "docs/observations.md", "docs/rewards.md", "docs/your-own-reward.md")
+PAGES = (
+    "docs/actions.md",
+    "docs/constraints.md",
+    "docs/observations.md",
+    "docs/rewards.md",
+    "docs/speed.md",
+    "docs/your-own-reward.md",
+)
 
 
 def blocks(page):
