@@ -16,6 +16,7 @@ PAGES = (
     "docs/fine-tuning.md",
     "docs/observations.md",
     "docs/rewards.md",
+    "docs/speed.md",
     "docs/your-own-reward.md",
 )
 
