@@ -16,6 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.agent import make_agent
 from experiments.run_directory import plain
 from experiments.search import steps_for
 from shrinkml_env import BudgetExhausted, Ledger, SearchProblem
@@ -89,7 +90,7 @@ def spend(task: Task, cache: Any = "default") -> SearchProblem:
     torch.set_num_threads(1)
     config = compose_search(task)
     env = make_env(task, config, cache)
-    agent = instantiate(config.agent, env=env)
+    agent = make_agent(config.agent, env)
     with suppress(BudgetExhausted):
         agent.learn(total_timesteps=steps_for(env, task.budget))
     problem: SearchProblem = env.unwrapped.problem  # type: ignore[attr-defined]

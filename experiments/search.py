@@ -28,6 +28,7 @@ from stable_baselines3.common.logger import configure
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from experiments.agent import episode_steps, make_agent
 from experiments.fetch import fetch
 from experiments.report import Result, SetResult, print_result, write_report
 from experiments.run_directory import plain, run_directory
@@ -86,7 +87,7 @@ def steps_for(env: Any, budget: int) -> int:
 
     An agent that repeats itself costs no evaluations.
     """
-    return 20 * budget * len(env.unwrapped.actions_for({}))
+    return 20 * budget * episode_steps(env)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +190,7 @@ def find(config: DictConfig, directory: Path, title: str) -> Found:
     )
     space = problem.search_space
     print(f"search space: {len(space.layers)} layers, {space.size:.1e} configurations")
-    agent = instantiate(config.agent, env=env)
+    agent = make_agent(config.agent, env, single)
     if isinstance(agent, BaseAlgorithm):
         agent.set_logger(configure(str(directory / "tensorboard"), ["tensorboard"]))
     # Exhausting the budget is how most searches end.

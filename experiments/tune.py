@@ -16,7 +16,7 @@ from typing import Any
 
 import hydra
 import numpy as np
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from experiments.benchmark import ends
@@ -48,6 +48,13 @@ def final_score(task: Task) -> float:
     return (max(floor, best) - zero) / (one - zero)
 
 
+def _space(config: DictConfig, agent: str) -> dict[str, list[Any]]:
+    """Override -> values; what they refer to is known when the agent is made."""
+    space = OmegaConf.to_container(config.spaces[agent], resolve=False)
+    assert isinstance(space, dict)
+    return {str(key): list(values) for key, values in space.items()}
+
+
 @hydra.main(version_base="1.3", config_path="../conf", config_name="tune")
 def main(config: DictConfig) -> None:
     """Play what is missing, then rank."""
@@ -56,7 +63,7 @@ def main(config: DictConfig) -> None:
     known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
     tasks: dict[str, Task] = {}
     for agent in config.agents:
-        for setting in settings(plain(config.spaces[agent]), config.trials, config.seed):
+        for setting in settings(_space(config, agent), config.trials, config.seed):
             for reward in plain(config.rewards):
                 for seed in config.seeds:
                     name = " ".join([agent, *reward, str(seed), *setting])
@@ -74,7 +81,7 @@ def main(config: DictConfig) -> None:
     rows = []
     for agent in config.agents:
         means = {}
-        for setting in settings(plain(config.spaces[agent]), config.trials, config.seed):
+        for setting in settings(_space(config, agent), config.trials, config.seed):
             scores = [
                 known[" ".join([agent, *reward, str(seed), *setting])]
                 for reward in plain(config.rewards)

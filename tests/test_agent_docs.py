@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
+from experiments.agent import make_agent
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
 from tests.fake_evaluator import make_fake_env
 from tests.test_config import AGENTS, CONF
@@ -73,7 +74,7 @@ def test_the_overview_knows_which_actions_an_agent_takes(name):
             config = compose("search", overrides=[f"agent={name}", f"action={action}"])
         env = make_fake_env(instantiate(config.action), ledger=Ledger(budget=5))
         with suppress(InstantiationException, ValueError):
-            agent = instantiate(config.agent, env=env)
+            agent = make_agent(config.agent, env)
             with suppress(BudgetExhausted):
                 agent.learn(total_timesteps=1)
             taken.append(action)

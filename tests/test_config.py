@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
+from experiments.agent import make_agent
 from experiments.run_directory import plain
 from shrinkml_env.actions import ACTIONS
 from shrinkml_env.constraints import CONSTRAINTS
@@ -71,7 +72,7 @@ def test_every_agent_searches(name):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("search", overrides=[f"agent={name}", "seed=3"])
     env = make_fake_env(instantiate(config.action), ledger=Ledger(budget=50))
-    agent = instantiate(config.agent, env=env)
+    agent = make_agent(config.agent, env)
     with suppress(BudgetExhausted):
         agent.learn(total_timesteps=240)
     assert env.problem.ledger.count > 10

@@ -20,7 +20,7 @@ def test_every_setting_once_and_the_present_one_first():
 
 def config():
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.to_container(compose("tune"), resolve=True)
+        return OmegaConf.to_container(compose("tune"))
 
 
 @pytest.mark.parametrize("agent", config()["agents"])

@@ -1,0 +1,46 @@
+"""Agents from configs, whose numbers of steps may be written as numbers of episodes: ``n_steps: ${episodes:5}``.
+
+Stable-Baselines3 counts steps. How many make an episode depends on the model and the kind of actions, which a config
+does not know.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+__all__ = ["episode_steps", "make_agent"]
+
+_STEPS: ContextVar[int | None] = ContextVar("steps of an episode", default=None)
+
+
+def _episodes(number: int) -> int | str:
+    """Steps while an agent is made, and words before its environment is known."""
+    steps = _STEPS.get()
+    return f"{number} episodes" if steps is None else number * steps
+
+
+OmegaConf.register_new_resolver("episodes", _episodes, replace=True)
+
+
+def episode_steps(env: Any) -> int:
+    """Steps of every episode of a ShrinkML environment."""
+    return len(env.unwrapped.actions_for({}))
+
+
+def make_agent(part: DictConfig, env: Any, single: Any = None) -> Any:
+    """The agent of a config.
+
+    Args:
+        part: With ``_target_``, and what it takes besides the environment.
+        env: What the agent plays.
+        single: One environment of it, where `env` is several.
+    """
+    token = _STEPS.set(episode_steps(env if single is None else single))
+    try:
+        return instantiate(part, env=env)
+    finally:
+        _STEPS.reset(token)

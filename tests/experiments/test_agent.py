@@ -1,0 +1,33 @@
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from experiments.agent import episode_steps, make_agent
+from experiments.runs import CONF
+from tests.fake_evaluator import make_fake_env
+
+
+def agent_of(*overrides):
+    """The agent and its environment, which has five layers."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("search", overrides=list(overrides))
+    env = make_fake_env(instantiate(config.action))
+    return make_agent(config.agent, env), env, config
+
+
+def test_episodes_are_as_long_as_the_model_is_deep():
+    agent, env, config = agent_of("agent=ppo", "agent.n_steps=${episodes:8}", "agent.batch_size=${episodes:4}")
+    assert episode_steps(env) == 5
+    assert (agent.n_steps, agent.batch_size) == (40, 20)
+    # A config that is only written down says it in words.
+    assert OmegaConf.to_container(config, resolve=True)["agent"]["n_steps"] == "8 episodes"
+
+
+def test_one_shot_episodes_have_one_step():
+    agent, env, _ = agent_of("agent=ppo", "action=one_shot")
+    assert episode_steps(env) == 1
+    assert agent.n_steps == agent.batch_size == 5
+
+
+def test_plain_numbers_are_steps():
+    assert agent_of("agent=ppo", "agent.n_steps=14", "agent.batch_size=7")[0].n_steps == 14
