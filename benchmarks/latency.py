@@ -82,9 +82,9 @@ def random_large() -> LAS:
     with initialize_config_dir(str(Path("conf").resolve()), version_base="1.3"):
         config = compose("train_asr", ["model=las_large"]).model
     generator = random.Random(0)
-    words = ["".join(generator.choices(string.ascii_lowercase, k=generator.randint(2, 8))) for _ in range(40_000)]
+    words = ("".join(generator.choices(string.ascii_lowercase, k=generator.randint(2, 8))) for _ in range(40_000))
     torch.manual_seed(0)
-    tokenizer = Tokenizer.train([" ".join(words)], config.vocabulary_size)
+    tokenizer = Tokenizer.train(words, config.vocabulary_size)
     model = LAS(instantiate(config.sizes), tokenizer, Decoding()).eval()
     round_to_storage(model)
     return model
