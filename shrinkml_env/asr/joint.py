@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from shrinkml_env.asr.features import num_frames
 from shrinkml_env.asr.las import LAS, BidirectionalLSTM, Encoder, LASConfig, max_pool_time, take_frames
-from shrinkml_env.compression import Layer, Workload, find_layers, ranks_of, register_architecture
+from shrinkml_env.compression import CompressibleModel, Layer, Workload, find_layers, ranks_of, register_architecture
 from shrinkml_env.compression.modules import LOW_RANK_MODULES, Form, LowRank
 
 __all__ = ["JointEncoder", "JointEncoderLayer", "JointLAS", "LowRankJointEncoderLayer"]
@@ -37,6 +37,9 @@ class _EncoderLayer(nn.Module):
 
     units: int
     time_reduction: int
+    bias_ih: Tensor
+    bias_hh: Tensor
+    norm: nn.Module
 
     def project(self, name: str, inputs: Tensor) -> Tensor:
         """V x, or x of a dense matrix: (..., n) -> (..., r or n)."""
@@ -149,7 +152,7 @@ class LowRankJointEncoderLayer(LowRank, _EncoderLayer):
         return kinds | {f"weight_{direction}": "lstm_hh" for direction in DIRECTIONS}
 
     @staticmethod
-    def matrix_inputs(module: JointEncoderLayer, call: Mapping[str, Any], output: Any) -> dict[str, Tensor]:
+    def matrix_inputs(module: Any, call: Mapping[str, Any], output: Any) -> dict[str, Tensor]:
         """See `LowRank.matrix_inputs`: the states before each step, and the outputs where a next layer reads them.
 
         The states are computed anew, since the module does not return them.
@@ -223,11 +226,12 @@ class JointEncoder(Encoder):
         layers: Any = self.layers
         own, before = layers[index], layers[index - 1]
         rows = 4 * own.units
-        weight_ih = (
-            torch.cat([getattr(before, f"weight_{d}")[rows:] for d in DIRECTIONS], dim=1) if index else own.weight_ih
-        )
-        weight_hh = [getattr(own, f"weight_{direction}")[:rows] for direction in DIRECTIONS]
-        return list(zip(weight_ih.chunk(2), weight_hh, (own.bias_ih + own.bias_hh).chunk(2), strict=True))
+        recurrent = [getattr(own, f"weight_{direction}")[:rows] for direction in DIRECTIONS]
+        if index:
+            weight_ih = torch.cat([getattr(before, f"weight_{direction}")[rows:] for direction in DIRECTIONS], dim=1)
+        else:
+            weight_ih = own.weight_ih
+        return list(zip(weight_ih.chunk(2), recurrent, (own.bias_ih + own.bias_hh).chunk(2), strict=True))
 
 
 @register_architecture("las_joint")
@@ -242,14 +246,14 @@ class JointLAS(LAS):
     encoder_class = JointEncoder
 
     @classmethod
-    def from_las(cls, model: LAS) -> Self:
+    def from_las(cls, model: CompressibleModel) -> Self:
         """A copy of a dense model, re-arranged.
 
         Raises:
             ValueError: It is no `LAS`, or compressed.
         """
-        if not isinstance(model, LAS) or isinstance(model, JointLAS):
-            raise ValueError(f"only LAS models can be re-arranged, this is a {type(model).__name__}")
+        if not isinstance(model, LAS) or model.architecture != LAS.architecture:
+            raise ValueError(f"joint factorisation is for models of architecture 'las', this is {model.architecture!r}")
         if ranks_of(model):
             raise ValueError("this model is compressed already: take the original, or decompress(model)")
         joint = cls(model.config, model.tokenizer, model.decoding)
@@ -308,7 +312,8 @@ class JointLAS(LAS):
 
 def _stacked(model: LAS) -> dict[str, Tensor]:
     """The LSTM parameters of a `LAS` model's encoder as those of a `JointEncoder`."""
-    lstms = [[layer.lstm.forward_lstm, layer.lstm.backward_lstm] for layer in model.encoder.layers]
+    layers: Any = model.encoder.layers
+    lstms = [[layer.lstm.forward_lstm, layer.lstm.backward_lstm] for layer in layers]
     found = {"encoder.layers.0.weight_ih": torch.cat([lstm.weight_ih_l0 for lstm in lstms[0]])}
     for index, (own, readers) in enumerate(zip(lstms, [*lstms[1:], []], strict=True)):
         path = f"encoder.layers.{index}"

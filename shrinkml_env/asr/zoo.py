@@ -9,7 +9,6 @@ from pathlib import Path
 
 from shrinkml_env.asr.huggingface import load_huggingface
 from shrinkml_env.asr.joint import JointLAS
-from shrinkml_env.asr.las import LAS
 from shrinkml_env.asr.torchaudio_models import load_torchaudio
 from shrinkml_env.compression import CompressibleModel, load_compressed
 
@@ -20,10 +19,7 @@ SHIPPED_MODELS = ("las_small",)
 
 
 def _load_joint(name: str) -> JointLAS:
-    model = load_model(name)
-    if not isinstance(model, LAS):
-        raise ValueError(f"joint:{name}: only LAS models can be re-arranged, this is {model.architecture!r}")
-    return JointLAS.from_las(model)
+    return JointLAS.from_las(load_model(name))
 
 
 _PREFIXES: dict[str, Callable[[str], CompressibleModel]] = {
