@@ -189,10 +189,11 @@ class LowRankJointEncoderLayer(LowRank, _EncoderLayer):
 
     def recurrent(self, name: str) -> Tensor:
         """W_hh, (4 units, units): the first rows of W."""
-        rows = super().recurrent(name)
         if name not in self.ranks:
-            return rows
-        product: Tensor = self._cached(f"{name}, recurrent", lambda: rows @ self._factor(name, "v"))
+            return super().recurrent(name)
+        product: Tensor = self._cached(
+            f"{name}, recurrent", lambda: self._factor(name, "u")[: 4 * self.units] @ self._factor(name, "v")
+        )
         return product
 
 

@@ -25,6 +25,7 @@ from shrinkml_env.compression import (
     decompress,
     load_compressed,
     matrix_ranks,
+    optimise_for_inference,
     ranks_of,
     recognise_in_batches,
     save_compressed,
@@ -168,6 +169,14 @@ def test_copies():
     compressed = compress(JOINT, {"encoder.0": 3})
     for other in (copy.deepcopy(compressed), pickle.loads(pickle.dumps(compressed))):
         assert torch.equal(encoded(other), encoded(compressed))
+
+
+def test_optimised_for_inference():
+    compressed = compress(JOINT, {"encoder.0": 3, "decoder.readout": 4})
+    expected = compressed.recognise(WAVEFORMS)
+    found = optimise_for_inference(compressed, WAVEFORMS)
+    assert found["encoder.layers.0"] == "factored"
+    assert compressed.recognise(WAVEFORMS) == expected
 
 
 def test_a_changed_factor_counts():
