@@ -2,7 +2,7 @@
 
 Every layer gets the same fraction of its break-even rank; at each size ratio, WER and word errors. This is the curve
 that a search has to beat, and where it starts to climb is where there is something to win. ``dense=[PATTERN, ...]``
-leaves layers as they are: ``dense=[decoder.*]``.
+leaves layers as they are: ``dense=[decoder.*]``. With ``granularity=matrix`` matrices take the place of layers.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ def main(config: DictConfig) -> None:
     evaluator = Evaluator(
         model,
         load_utterances(plain(config.set)),
+        plain(config.granularity),
         cache=EvaluationCache(default_cache_path()),
         factorisation=instantiate(config.factorisation)(model),
     )

@@ -2,6 +2,7 @@
 
 from shrinkml_env.asr.augment import Augmentation
 from shrinkml_env.asr.decoding import Decoding
+from shrinkml_env.asr.joint import JointLAS
 from shrinkml_env.asr.las import LAS, LASConfig
 from shrinkml_env.asr.objectives import Distillation, JointCTCAttention
 from shrinkml_env.asr.recogniser import Recogniser
@@ -16,6 +17,7 @@ __all__ = [
     "Decoding",
     "Distillation",
     "JointCTCAttention",
+    "JointLAS",
     "LASConfig",
     "Recogniser",
     "Tokenizer",

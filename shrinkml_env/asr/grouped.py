@@ -84,11 +84,12 @@ class GroupedLAS:
 
     def _scan_weights(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         """Both directions of an encoder layer, one behind the other: (2 * forms, 4 * units, ...)."""
-        names = [f"encoder.layers.{index}.lstm.{way}_lstm" for way in ("forward", "backward")]
-        inputs, recurrent = (
-            torch.cat([self._stack(f"{name}.weight_{part}_l0") for name in names]) for part in ("ih", "hh")
+        found = [form.encoder.lstm_weights(index) for form in self._forms]
+        # W_ih, W_hh and bias, of each direction, of each form.
+        inputs, recurrent, bias = (
+            torch.stack([of_form[direction][part].detach() for direction in range(2) for of_form in found])
+            for part in range(3)
         )
-        bias = torch.cat([self._stack(f"{name}.bias_ih_l0") + self._stack(f"{name}.bias_hh_l0") for name in names])
         return inputs, recurrent, bias
 
     def _scan(self, index: int, states: Tensor, lengths: Tensor) -> Tensor:

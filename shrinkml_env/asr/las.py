@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -84,8 +84,8 @@ class BidirectionalLSTM(nn.Module):
         """(batch, time, input_size) -> (batch, time, 2 * units); what stands behind an utterance's end is arbitrary."""
         reverse = self.reversal(lengths, inputs.shape[1])
         ahead, _ = self.forward_lstm(inputs)
-        behind, _ = self.backward_lstm(_take(inputs, reverse))
-        return torch.cat([ahead, _take(behind, reverse)], dim=2)
+        behind, _ = self.backward_lstm(take_frames(inputs, reverse))
+        return torch.cat([ahead, take_frames(behind, reverse)], dim=2)
 
     @staticmethod
     def reversal(lengths: Tensor, size: int) -> Tensor:
@@ -95,7 +95,7 @@ class BidirectionalLSTM(nn.Module):
         return torch.where(time < lengths[:, None], lengths[:, None] - 1 - time, time)
 
 
-def _take(inputs: Tensor, index: Tensor) -> Tensor:
+def take_frames(inputs: Tensor, index: Tensor) -> Tensor:
     """Frames of each utterance, (batch, time, size) by (batch, time)."""
     batch, time, size = inputs.shape
     # Whole rows of one large matrix: several times faster on CPUs than a gather, which looks up every number.
@@ -123,17 +123,24 @@ class EncoderLayer(nn.Module):
 
     def reduce(self, outputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """What follows the LSTM: (batch, time, 2 * units) -> (batch, reduced time, 2 * units) and the new lengths."""
-        outputs = self.norm(outputs)
-        if self.time_reduction > 1:
-            padding = ~lengths_mask(lengths, outputs.shape[1])[:, :, None]
-            # Far below anything normalised, but finite: some windows hold nothing but padding.
-            outputs = outputs.masked_fill_(padding, _LOWEST)
-            missing = -outputs.shape[1] % self.time_reduction
-            if missing:
-                outputs = functional.pad(outputs, (0, 0, 0, missing), value=_LOWEST)
-            outputs = outputs.view(len(outputs), -1, self.time_reduction, outputs.shape[2]).amax(2)
-            lengths = -(-lengths // self.time_reduction)
-        return outputs, lengths
+        return max_pool_time(self.norm(outputs), lengths, self.time_reduction)
+
+
+def max_pool_time(outputs: Tensor, lengths: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+    """Largest values of each `factor` frames, for (batch, time, size) of these lengths; and the new lengths.
+
+    Writes to `outputs`.
+    """
+    if factor > 1:
+        padding = ~lengths_mask(lengths, outputs.shape[1])[:, :, None]
+        # Far below anything normalised, but finite: some windows hold nothing but padding.
+        outputs = outputs.masked_fill_(padding, _LOWEST)
+        missing = -outputs.shape[1] % factor
+        if missing:
+            outputs = functional.pad(outputs, (0, 0, 0, missing), value=_LOWEST)
+        outputs = outputs.view(len(outputs), -1, factor, outputs.shape[2]).amax(2)
+        lengths = -(-lengths // factor)
+    return outputs, lengths
 
 
 class Encoder(nn.Module):
@@ -141,17 +148,30 @@ class Encoder(nn.Module):
 
     def __init__(self, config: LASConfig) -> None:
         super().__init__()
+        self.layers = nn.ModuleList(self.make_layers(config))
+        self.dropout = nn.Dropout(config.dropout)
+
+    @staticmethod
+    def make_layers(config: LASConfig) -> list[nn.Module]:
+        """With random weights."""
         sizes = [config.mel_channels] + [2 * config.encoder_units] * (len(config.time_reduction) - 1)
-        self.layers = nn.ModuleList(
+        return [
             EncoderLayer(size, config.encoder_units, factor)
             for size, factor in zip(sizes, config.time_reduction, strict=True)
-        )
-        self.dropout = nn.Dropout(config.dropout)
+        ]
 
     def advance(self, index: int, states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """One layer: (batch, time, size) -> (batch, reduced time, 2 * units), and the new lengths (batch,)."""
         states, lengths = self.layers[index](states, lengths)
         return self.dropout(states), lengths
+
+    def lstm_weights(self, index: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Of one layer: W_ih, W_hh and the sum of both biases, of the forward and of the backward LSTM."""
+        lstm: Any = self.layers[index].lstm
+        return [
+            (part.weight_ih_l0, part.weight_hh_l0, part.bias_ih_l0 + part.bias_hh_l0)
+            for part in (lstm.forward_lstm, lstm.backward_lstm)
+        ]
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, frames, channels) -> (batch, time, 2 * units), (batch,)."""
@@ -237,6 +257,7 @@ class LAS(nn.Module):
     storage_dtype = torch.float16
     training_only = ("ctc.",)
     encoder_path = "encoder"
+    encoder_class: ClassVar[type[Encoder]] = Encoder
 
     def __init__(self, config: LASConfig, tokenizer: Tokenizer, decoding: Decoding) -> None:
         super().__init__()
@@ -244,7 +265,7 @@ class LAS(nn.Module):
         self.tokenizer = tokenizer
         self.decoding = decoding
         self.features = LogMel(config.mel_channels)
-        self.encoder = Encoder(config)
+        self.encoder = self.encoder_class(config)
         self.decoder = Decoder(config, len(tokenizer))
         # One unit more than the tokenizer has: CTC's blank.
         self.ctc = nn.Linear(2 * config.encoder_units, len(tokenizer) + 1)
@@ -365,7 +386,7 @@ class LAS(nn.Module):
         }
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> LAS:
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
         """A model with random weights, in evaluation mode."""
         return cls(
             LASConfig(**config["model"]), Tokenizer.from_text(config["tokenizer"]), Decoding(**config["decoding"])

@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from shrinkml_env.asr.huggingface import load_huggingface
+from shrinkml_env.asr.joint import JointLAS
 from shrinkml_env.asr.torchaudio_models import load_torchaudio
 from shrinkml_env.compression import CompressibleModel, load_compressed
 
@@ -16,7 +17,16 @@ __all__ = ["SHIPPED_MODELS", "load_model"]
 SHIPPED_MODELS = ("las_small",)
 """Names of the models that come with the package."""
 
-_LIBRARIES: dict[str, Callable[[str], CompressibleModel]] = {"hf:": load_huggingface, "torchaudio:": load_torchaudio}
+
+def _load_joint(name: str) -> JointLAS:
+    return JointLAS.from_las(load_model(name))
+
+
+_PREFIXES: dict[str, Callable[[str], CompressibleModel]] = {
+    "hf:": load_huggingface,
+    "joint:": _load_joint,
+    "torchaudio:": load_torchaudio,
+}
 """Prefix of a name -> what loads the rest of it."""
 
 
@@ -26,14 +36,15 @@ def load_model(name_or_path: str | Path) -> CompressibleModel:
     Args:
         name_or_path: One of `SHIPPED_MODELS`; the folder of a saved model, compressed or not; ``"hf:FOLDER"`` or
             ``"hf:ORG/NAME"`` for a model of Hugging Face's transformers; ``"torchaudio:NAME"`` for one of torchaudio's
-            pipelines.
+            pipelines; ``"joint:"`` and the name or folder of an uncompressed LAS model for its re-arrangement for joint
+            factorisation (`JointLAS`).
 
     Raises:
         FileNotFoundError: None of these.
         ImportError: A package for such models is not installed.
         ValueError: The folder's files are not a model, or not one of a supported kind.
     """
-    for prefix, load in _LIBRARIES.items():
+    for prefix, load in _PREFIXES.items():
         if isinstance(name_or_path, str) and name_or_path.startswith(prefix):
             return load(name_or_path.removeprefix(prefix))
     if name_or_path in SHIPPED_MODELS:
@@ -41,7 +52,7 @@ def load_model(name_or_path: str | Path) -> CompressibleModel:
     if not Path(name_or_path).is_dir():
         raise FileNotFoundError(
             f"{str(name_or_path)!r} is neither a shipped model ({', '.join(SHIPPED_MODELS)}) nor a model's folder"
-            " (nor does it begin with 'hf:' or 'torchaudio:')"
+            f" (nor does it begin with one of {', '.join(_PREFIXES)})"
         )
     if _is_huggingface(Path(name_or_path)):
         raise ValueError(f"{name_or_path} is the folder of a model of Hugging Face's: name it hf:{name_or_path}")

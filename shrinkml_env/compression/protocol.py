@@ -48,8 +48,8 @@ class Workload:
     Attributes:
         positions: Matrix name -> number of vectors that the matrix is multiplied with.
         other_macs: Multiply-adds that no rank changes (attention, matrices that belong to no layer).
-        lookups: Matrix name -> number of its rows that are looked up, where it is an embedding: for nothing while it is
-            dense, for r n multiply-adds each where it is factored.
+        lookups: Matrix name -> number of products with its right factor alone, r n multiply-adds each where it is
+            factored and nothing while it is dense: the rows of an embedding that are looked up.
     """
 
     positions: Mapping[str, int]

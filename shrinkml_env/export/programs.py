@@ -30,7 +30,7 @@ def require_las(model: CompressibleModel) -> LAS:
     Raises:
         ValueError: It is another.
     """
-    if not isinstance(model, LAS):
+    if not isinstance(model, LAS) or model.architecture != LAS.architecture:
         raise ValueError(
             f"only LAS models can be exported to torch.export and ONNX, this is {model.architecture!r}: use"
             " format=safetensors, or format=huggingface for a model of Hugging Face's transformers"

@@ -68,6 +68,18 @@ def seed_model(original, tmp_path):
     return tmp_path / "small"
 
 
+def test_a_jointly_factored_model(configure, original, tmp_path):
+    ranks = {"encoder.0": 6, "encoder.1.recurrent": 5, "decoder.lstm": 4}
+    seed_model = compress(load_model(f"joint:{original}"), ranks)
+    save_compressed(seed_model, tmp_path / "small")
+    directory = finetune(configure("finetune", f"seed_model={tmp_path / 'small'}", "distillation=original"))
+    model = load_model(directory / "model")
+    assert ranks_of(model) == ranks_of(seed_model)
+    for before, after in zip(seed_model.encoder.layers, model.encoder.layers, strict=True):
+        assert not torch.equal(before.weight_forward_u, after.weight_forward_u)
+        assert not torch.equal(before.weight_forward_v, after.weight_forward_v)
+
+
 @pytest.mark.parametrize("distillation", ["none", "original"])
 def test_leaves_a_better_model_of_the_same_ranks(configure, seed_model, original, distillation, capsys):
     options = (f"distillation={distillation}", "training.epochs=20.5", "training.batch_seconds=20")
