@@ -85,7 +85,7 @@ def save_compressed(model: CompressibleModel, path: str | os.PathLike[str]) -> N
         if storage.scales is not None:
             tensors[_scales_of(name)] = storage.scales
     quantised = list(int8_scales(model))
-    config = {
+    config: dict[str, Any] = {
         "format_version": 2 if quantised else 1,
         "architecture": model.architecture,
         "config": model.to_config(),
