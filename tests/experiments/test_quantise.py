@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize
 
-from experiments.finetune import model_in
+from experiments.export import export
+from experiments.finetune import load_las, model_in
 from experiments.quantise import make
 from experiments.validate import validate
-from shrinkml_env import compress, load_compressed, quantise, save_compressed
+from shrinkml_env import compress, load_compressed, load_model, quantise, save_compressed
+from shrinkml_env.compression import int8_scales
 from tests.experiments.workplace import make_workplace
 from tests.models import TinyCTC, tones
 
@@ -61,6 +63,8 @@ def test_a_run_and_what_is_quantised_already(configure, tmp_path):
     assert model_in(str(folder)) == str(folder / "compressed")
     with pytest.raises(ValueError, match="is quantised already"):
         make(configure(folder))
+    exported = load_compressed(export(folder, "safetensors"))
+    assert list(int8_scales(exported)) == list(int8_scales(load_compressed(folder / "compressed")))
 
 
 def test_errors_have_one_line(tmp_path):
@@ -70,3 +74,9 @@ def test_errors_have_one_line(tmp_path):
     assert found.stderr.startswith("'nowhere' is neither a shipped model")
     assert len(found.stderr.splitlines()) == 1
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_quantised_model_is_not_trained(tmp_path):
+    save_compressed(quantise(load_model("las_small")), tmp_path / "int8")
+    with pytest.raises(ValueError, match="int8 is quantised: train the model that it was made from"):
+        load_las(str(tmp_path / "int8"))
