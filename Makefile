@@ -37,5 +37,5 @@ $(VENV)/experiments: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/dev: $(VENV)/experiments
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e .[experiments,export,hf,sweeps,dev]
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e .[experiments,export,hf,quantise,sweeps,dev]
 	touch $@

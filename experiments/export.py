@@ -31,7 +31,8 @@ def export(run: Path, format_name: str, out: Path | None = None, utterances: Any
         run: The run directory or the model's folder.
         format_name: See `shrinkml_env.export.FORMATS`.
         out: The folder to be made; by default ``export/FORMAT`` in the run directory.
-        utterances: On which the transcripts are compared; None takes the run's own proxy set, or the default one.
+        utterances: On which the transcripts are compared; None takes the run's own proxy set, its dev set where it
+            has none (`experiments.quantise`), or the default one.
 
     Returns:
         The folder.
@@ -43,7 +44,8 @@ def export(run: Path, format_name: str, out: Path | None = None, utterances: Any
     folder, record = run, run / "best.json"
     if record.is_file():
         folder = run / "compressed"
-        utterances = json.loads(record.read_text())["utterances"]["proxy"] if utterances is None else utterances
+        sets = json.loads(record.read_text())["utterances"]
+        utterances = sets.get("proxy", sets["dev"]) if utterances is None else utterances
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{run} is neither a finished run of experiments.search nor a saved model's folder")
     model = load_compressed(folder)

@@ -28,7 +28,7 @@ from shrinkml_env import Utterance, count_parameters, load_model, save_compresse
 from shrinkml_env.asr import LAS, Distillation
 from shrinkml_env.asr.objectives import Objective
 from shrinkml_env.asr.training import Trainer
-from shrinkml_env.compression import ranks_of, round_to_storage
+from shrinkml_env.compression import int8_scales, ranks_of, round_to_storage
 from shrinkml_env.data import SAMPLE_RATE
 
 SETS = ("dev", "test")
@@ -108,11 +108,13 @@ def load_las(name_or_path: str) -> LAS:
     """A model that can be trained here.
 
     Raises:
-        ValueError: It is of another kind.
+        ValueError: It is of another kind, or quantised.
     """
     model = load_model(name_or_path)
     if not isinstance(model, LAS):
         raise ValueError(f"{name_or_path} holds a {type(model).__name__}: only LAS models are trained here")
+    if int8_scales(model):
+        raise ValueError(f"{name_or_path} is quantised: train the model that it was made from, and quantise the result")
     return model
 
 

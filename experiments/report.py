@@ -14,6 +14,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
+from experiments.measure import Measured
 from experiments.statistics import Estimate
 from shrinkml_env import Evaluation, Layer
 
@@ -32,7 +33,7 @@ class SetResult:
     capped_after: int
 
     @classmethod
-    def of(cls, before: Evaluation, after: Evaluation) -> SetResult:
+    def of(cls, before: Evaluation | Measured, after: Evaluation | Measured) -> SetResult:
         """From two measurements on the same set."""
         return cls(
             len(before.words), sum(before.words), sum(before.edits), sum(after.edits), before.capped, after.capped

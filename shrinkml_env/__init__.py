@@ -16,6 +16,7 @@ from shrinkml_env.compression import (
     kept_energy,
     load_compressed,
     optimise_for_inference,
+    quantise,
     register_architecture,
     save_compressed,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "load_model",
     "load_utterances",
     "optimise_for_inference",
+    "quantise",
     "register_architecture",
     "save_compressed",
 ]

@@ -25,6 +25,15 @@ def blocks(page):
     return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
 
 
+def test_quantisation(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torchao")
+    (code,) = blocks("docs/quantisation.md")
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert len(capsys.readouterr().out.split()) > 3
+    assert (tmp_path / "outputs" / "int8" / "model.safetensors").stat().st_size < 6_000_000
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_runs(page):
     found = blocks(page)

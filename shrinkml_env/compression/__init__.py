@@ -4,11 +4,8 @@ from shrinkml_env.compression.activation_aware import ActivationAwareSVD
 from shrinkml_env.compression.calibration import second_moments
 from shrinkml_env.compression.checkpoint import (
     architectures,
-    exact_storage_dtype,
     load_compressed,
     register_architecture,
-    require_storable,
-    round_to_storage,
     save_compressed,
 )
 from shrinkml_env.compression.compress import compress
@@ -43,6 +40,8 @@ from shrinkml_env.compression.protocol import (
     recognise_in_batches,
     recognise_in_stages,
 )
+from shrinkml_env.compression.quantise import quantise
+from shrinkml_env.compression.storage import exact_storage_dtype, int8_scales, require_storable, round_to_storage
 from shrinkml_env.compression.svd import SVD, Factorisation, Factors, kept_energy
 
 __all__ = [
@@ -71,11 +70,13 @@ __all__ = [
     "find_layers",
     "in_batches",
     "inference_tensors",
+    "int8_scales",
     "kept_energy",
     "load_compressed",
     "matrix_ranks",
     "merge_layers",
     "optimise_for_inference",
+    "quantise",
     "ranks_by_matrix",
     "ranks_of",
     "recognise_in_batches",

@@ -4,37 +4,43 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import nn
 
 from shrinkml_env.compression.compress import replace_matrices
 from shrinkml_env.compression.counting import inference_tensors
 from shrinkml_env.compression.discovery import ranks_of
 from shrinkml_env.compression.layers import matrix_ranks
 from shrinkml_env.compression.protocol import CompressibleModel
+from shrinkml_env.compression.storage import (
+    INT8_MAX,
+    Storage,
+    int8_scales,
+    require_storable,
+    set_int8_scales,
+    storages,
+)
 from shrinkml_env.compression.svd import Factors
 
 __all__ = [
     "architectures",
-    "exact_storage_dtype",
     "load_compressed",
     "register_architecture",
-    "require_storable",
-    "round_to_storage",
     "save_compressed",
 ]
 
-FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
 TENSOR_FILE = "model.safetensors"
 STORAGE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 CONFIG_TYPES = {"format_version": int, "architecture": str, "config": dict, "ranks": dict, "storage_dtype": str}
+FORMATS = {1: CONFIG_TYPES, 2: CONFIG_TYPES | {"int8": list}}
+"""Format version -> keys of `config.json` and their types. Version 2 is that of quantised models."""
 
 architectures: dict[str, type[CompressibleModel]] = {}
 """Architecture name -> class, as `register_architecture` fills it."""
@@ -60,74 +66,34 @@ def register_architecture(name: str) -> Callable[[ClassT], ClassT]:
     return register
 
 
-def exact_storage_dtype(tensors: Iterable[Tensor]) -> torch.dtype:
-    """The smallest number format, of those that a file may have, that represents all tensors exactly."""
-    tensors = list(tensors)
-    for dtype in (torch.float16, torch.bfloat16):
-        if all(torch.equal(tensor.to(dtype).to(tensor.dtype), tensor) for tensor in tensors):
-            return dtype
-    return torch.float32
-
-
-@torch.no_grad()
-def round_to_storage(model: CompressibleModel) -> None:
-    """Round a model's parameters, in place, to what its `storage_dtype` represents.
-
-    To be called after training and before anything is measured, so that what is measured is what is saved.
-
-    Raises:
-        ValueError: A parameter is not finite, or lies outside the format's range.
-    """
-    for name, tensor in inference_tensors(model).items():
-        stored = tensor.to(_stored_dtype(tensor, model.storage_dtype))
-        if not stored.isfinite().all():
-            raise ValueError(f"parameter {name!r} holds NaN, infinity or values beyond the range of {stored.dtype}")
-        tensor.copy_(stored)
-
-
-def require_storable(model: CompressibleModel) -> None:
-    """Check that a saved file would hold exactly this model.
-
-    Raises:
-        ValueError: The model's `storage_dtype` does not represent a parameter exactly.
-    """
-    for name, tensor in inference_tensors(model).items():
-        stored = tensor.to(_stored_dtype(tensor, model.storage_dtype))
-        if not torch.equal(stored.to(tensor.dtype), tensor):
-            raise ValueError(
-                f"parameter {name!r} holds values that {model.storage_dtype} does not represent exactly: call"
-                " round_to_storage(model), then measure and save it"
-            )
-
-
-def _stored_dtype(tensor: Tensor, storage_dtype: torch.dtype) -> torch.dtype:
-    """Floating-point parameters are stored in `storage_dtype`, buffers as they are."""
-    return storage_dtype if isinstance(tensor, nn.Parameter) and tensor.is_floating_point() else tensor.dtype
-
-
 def save_compressed(model: CompressibleModel, path: str | os.PathLike[str]) -> None:
     """Write a model, compressed or not, to a directory, in place of a model that is there.
 
-    The tensors that inference does not use are left out. `config.json` is written last: without it the directory is
+    The tensors that inference does not use are left out. A matrix `NAME` that is stored in int8 has its scales in
+    `NAME.scale`. `config.json` is written last: without it the directory is
     not a model, so one that was being written when the process died is never mistaken for one.
 
     Raises:
-        ValueError: The model's class is not registered, or `storage_dtype` does not represent a parameter exactly.
+        ValueError: The model's class is not registered, or its number formats do not represent a parameter exactly.
     """
     if architectures.get(model.architecture) is not type(model):
         raise ValueError(f"{type(model).__name__} is not registered: decorate it with @register_architecture(name)")
     require_storable(model)
     tensors = {}
-    for name, tensor in inference_tensors(model).items():
-        tensor_dtype = _stored_dtype(tensor, model.storage_dtype)
-        tensors[name] = tensor.detach().to("cpu", tensor_dtype, copy=True, memory_format=torch.contiguous_format)
-    config = {
-        "format_version": FORMAT_VERSION,
+    for name, (tensor, storage) in storages(model).items():
+        tensors[name] = storage.encode(tensor.detach().cpu()).clone(memory_format=torch.contiguous_format)
+        if storage.scales is not None:
+            tensors[_scales_of(name)] = storage.scales
+    quantised = list(int8_scales(model))
+    config: dict[str, Any] = {
+        "format_version": 2 if quantised else 1,
         "architecture": model.architecture,
         "config": model.to_config(),
         "ranks": ranks_of(model),
         "storage_dtype": str(model.storage_dtype).removeprefix("torch."),
     }
+    if quantised:
+        config["int8"] = quantised
     config_bytes = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
     directory = Path(path)
     directory.mkdir(parents=True, exist_ok=True)
@@ -162,10 +128,11 @@ def load_compressed(path: str | os.PathLike[str]) -> CompressibleModel:
         if not file.is_file():
             raise FileNotFoundError(f"{file}: no such file; a saved model is a directory with this file in it")
     config = _read_config(config_file)
-    storage_dtype = STORAGE_DTYPES[config["storage_dtype"]]
     model = _build(config, config_file)
-    model.storage_dtype = storage_dtype
-    _load_tensors(model, tensor_file)
+    model.storage_dtype = STORAGE_DTYPES[config["storage_dtype"]]
+    quantised = config.get("int8", [])
+    _require_matrices(model, quantised, config_file)
+    _load_tensors(model, quantised, tensor_file)
     cast(nn.Module, model).eval()
     return model
 
@@ -177,15 +144,17 @@ def _read_config(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file}: not JSON: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{file}: not a JSON object")
-    if config.get("format_version") != FORMAT_VERSION:
-        raise ValueError(f"{file}: key 'format_version' must be {FORMAT_VERSION}, got {config.get('format_version')!r}")
-    for key, expected in CONFIG_TYPES.items():
+    version = config.get("format_version")
+    if type(version) is not int or version not in FORMATS:
+        raise ValueError(f"{file}: key 'format_version' must be {' or '.join(map(str, FORMATS))}, got {version!r}")
+    types = FORMATS[version]
+    for key, expected in types.items():
         if key not in config:
             raise ValueError(f"{file}: key {key!r} is missing")
         if type(config[key]) is not expected:
             raise ValueError(f"{file}: key {key!r} must be of type {expected.__name__}, got {config[key]!r}")
     for key in config:
-        if key not in CONFIG_TYPES:
+        if key not in types:
             raise ValueError(f"{file}: unknown key {key!r}")
     for key, choices in ("architecture", architectures), ("storage_dtype", STORAGE_DTYPES):
         if config[key] not in choices:
@@ -218,21 +187,47 @@ def _build(config: dict[str, Any], file: Path) -> CompressibleModel:
     )
 
 
+def _require_matrices(model: CompressibleModel, names: Sequence[Any], file: Path) -> None:
+    """Check the names of what is to be stored in int8."""
+    tensors = inference_tensors(model)
+    matrices = {n for n, tensor in tensors.items() if isinstance(tensor, nn.Parameter) and tensor.dim() >= 2}
+    for index, name in enumerate(names):
+        if not isinstance(name, str) or name not in matrices or name in names[:index]:
+            raise ValueError(f"{file}: key 'int8': {name!r} is not a matrix of this model, or is named twice")
+
+
 @torch.no_grad()
-def _load_tensors(model: CompressibleModel, file: Path) -> None:
+def _load_tensors(model: CompressibleModel, quantised: Sequence[str], file: Path) -> None:
+    """Fill a model with a file's values, and give it the scales of the matrices that are stored in int8."""
     try:
         tensors = load(file.read_bytes())
     except SafetensorError as error:
         raise ValueError(f"{file}: not a complete safetensors file: {error}") from error
-    expected = inference_tensors(model)
+    set_int8_scales(model, {name: torch.ones(len(inference_tensors(model)[name])) for name in quantised})
+    targets = storages(model)
+    expected = {name: (storage.dtype, tensor.shape) for name, (tensor, storage) in targets.items()}
+    expected |= {_scales_of(name): (torch.float32, scales.shape) for name, scales in int8_scales(model).items()}
     for name in tensors:
         if name not in expected:
             raise ValueError(f"{file}: unexpected tensor {name!r}: the architecture at these ranks has none")
-    for name, target in expected.items():
+    for name, (dtype, shape) in expected.items():
         if name not in tensors:
             raise ValueError(f"{file}: tensor {name!r} is missing")
-        tensor, dtype = tensors[name], _stored_dtype(target, model.storage_dtype)
-        if tensor.shape != target.shape or tensor.dtype != dtype:
+        tensor = tensors[name]
+        if tensor.shape != shape or tensor.dtype != dtype:
             found = f"{tensor.dtype} {tuple(tensor.shape)}"
-            raise ValueError(f"{file}: tensor {name!r} must be {dtype} {tuple(target.shape)}, got {found}")
-        target.copy_(tensor)
+            raise ValueError(f"{file}: tensor {name!r} must be {dtype} {tuple(shape)}, got {found}")
+    scales = {name: tensors[_scales_of(name)] for name in quantised}
+    for name, column in scales.items():
+        if not (column.isfinite() & (column > 0)).all():
+            raise ValueError(f"{file}: tensor {_scales_of(name)!r} must hold finite numbers above 0")
+        if (tensors[name] < -INT8_MAX).any():
+            raise ValueError(f"{file}: tensor {name!r} must hold numbers in -{INT8_MAX}..{INT8_MAX}")
+    set_int8_scales(model, scales)
+    for name, (target, storage) in targets.items():
+        target.copy_(Storage(storage.dtype, scales.get(name)).decode(tensors[name]))
+
+
+def _scales_of(name: str) -> str:
+    """The tensor that holds a quantised matrix's scales; no module can hold one of this name besides `name`."""
+    return f"{name}.scale"

@@ -12,6 +12,7 @@ from shrinkml_env.compression.discovery import ranks_of
 from shrinkml_env.compression.layers import matrix_ranks
 from shrinkml_env.compression.modules import LOW_RANK_MODULES, module_matrices
 from shrinkml_env.compression.protocol import CompressibleModel
+from shrinkml_env.compression.storage import int8_scales
 from shrinkml_env.compression.svd import SVD, Factorisation, Factors
 
 __all__ = ["compress", "replace_matrices"]
@@ -32,10 +33,12 @@ def compress(model: ModelT, ranks: Mapping[str, int], factorisation: Factorisati
         factorisation: Prepared for this model; None makes a plain truncated SVD of what is needed.
 
     Raises:
-        ValueError: The model is compressed already, a name is unknown, or a rank is out of range.
+        ValueError: The model is compressed or quantised already, a name is unknown, or a rank is out of range.
     """
     if ranks_of(model):
         raise ValueError("this model is compressed already: compress the original, or decompress(model)")
+    if int8_scales(model):
+        raise ValueError("this model is quantised: compress the one that it was made from, and quantise the result")
     factored = matrix_ranks(model.layers, ranks)
     if factorisation is None:
         factorisation = SVD(model, factored)

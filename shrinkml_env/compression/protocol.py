@@ -70,7 +70,8 @@ class CompressibleModel(Protocol):
     """Name under which `register_architecture` knows the class; written into saved files."""
 
     storage_dtype: torch.dtype
-    """The number format of the saved file; factors are rounded to it before anything is measured."""
+    """The number format of the saved file, but for what `quantise` stores in int8; factors are rounded to it before
+    anything is measured."""
 
     @property
     def training_only(self) -> tuple[str, ...]:

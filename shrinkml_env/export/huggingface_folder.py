@@ -13,7 +13,7 @@ from torch import nn
 
 from shrinkml_env.asr.huggingface import HuggingFaceModel
 from shrinkml_env.asr.huggingface.folder import import_transformers, unpacked
-from shrinkml_env.compression import CompressibleModel, inference_tensors
+from shrinkml_env.compression import CompressibleModel, inference_tensors, int8_scales
 from shrinkml_env.compression.modules import LowRank
 from shrinkml_env.export import modeling_shrinkml
 
@@ -41,9 +41,11 @@ def write_huggingface(model: CompressibleModel, folder: Path) -> None:
     """Write the folder's files into an existing folder.
 
     Raises:
-        ValueError: Not one of the adapters to Hugging Face's models.
+        ValueError: Not one of the adapters to Hugging Face's models, or quantised.
     """
     model = _require_huggingface(model)
+    if int8_scales(model):
+        raise ValueError("format=huggingface has no int8: export the model that this one was quantised from")
     network: nn.Module = model.network
     ranks = {}
     for path, module in network.named_modules(remove_duplicate=False):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from shrinkml_env import Utterance, compress, count_parameters, load_model
+from shrinkml_env import Utterance, compress, count_parameters, load_model, quantise
 from shrinkml_env.export import export_model
 from tests.asr.huggingface_models import MAKERS
 from tests.models import tones
@@ -85,3 +85,11 @@ def test_without_its_code_transformers_finds_no_weights_rather_than_wrong_ones(t
     export_model(model, tmp_path / "out", "huggingface", UTTERANCES[:1])
     with pytest.raises(OSError, match=r"no file named model\.safetensors"):
         transformers.WhisperForConditionalGeneration.from_pretrained(tmp_path / "out", local_files_only=True)
+
+
+def test_int8_is_refused(tmp_path):
+    pytest.importorskip("torchao")
+    model = quantise(make_compressed(tmp_path / "model", "whisper"))
+    with pytest.raises(ValueError, match="format=huggingface has no int8: export the model that"):
+        export_model(model, tmp_path / "out", "huggingface", UTTERANCES)
+    assert not (tmp_path / "out").exists()

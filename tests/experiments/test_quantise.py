@@ -1,0 +1,82 @@
+"""The command that quantises, on saved models and runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize
+
+from experiments.export import export
+from experiments.finetune import load_las, model_in
+from experiments.quantise import make
+from experiments.validate import validate
+from shrinkml_env import compress, load_compressed, load_model, quantise, save_compressed
+from shrinkml_env.compression import int8_scales
+from tests.experiments.workplace import make_workplace
+from tests.models import TinyCTC, tones
+
+pytest.importorskip("torchao")
+
+
+@pytest.fixture
+def configure(tmp_path):
+    """Composes the command's config, with the sets of a workplace."""
+    _, _, *sets = make_workplace(tmp_path, TinyCTC())
+
+    def compose_quantise(model: Path):
+        with initialize(version_base="1.3", config_path="../../conf/quantise"):
+            return compose("quantise", [f"model={model}", f"outputs={tmp_path / 'outputs'}", *sets])
+
+    return compose_quantise
+
+
+def test_a_saved_model(configure, tmp_path, capsys):
+    original = compress(TinyCTC(), {"gru": 12})
+    save_compressed(original, tmp_path / "seed")
+    folder = make(configure(tmp_path / "seed"))
+    expected = quantise(original).transcribe(tones())
+    assert load_compressed(folder / "compressed").transcribe(tones()) == expected
+    record = json.loads((folder / "best.json").read_text())
+    files = {name: (folder / name / "model.safetensors").stat().st_size for name in ("original", "compressed")}
+    assert record["file_bytes"] == files
+    assert files["compressed"] < files["original"]
+    assert record["size_ratio"] == 1
+    assert validate(folder) == []
+    for name in "dev", "test":
+        low, value, high = (record["wer_increase"][name][key] for key in ("low", "value", "high"))
+        assert low <= value <= high
+        found = record["sets"][name]
+        assert value == pytest.approx(found["wer_after"] - found["wer_before"])
+    printed = capsys.readouterr().out
+    assert f"{files['compressed']:,}" in printed
+    assert str(folder / "compressed") in printed
+    assert make(configure(tmp_path / "seed")) == folder
+
+
+def test_a_run_and_what_is_quantised_already(configure, tmp_path):
+    save_compressed(TinyCTC(), tmp_path / "run" / "compressed")
+    folder = make(configure(tmp_path / "run"))
+    assert model_in(str(folder)) == str(folder / "compressed")
+    with pytest.raises(ValueError, match="is quantised already"):
+        make(configure(folder))
+    exported = load_compressed(export(folder, "safetensors"))
+    assert list(int8_scales(exported)) == list(int8_scales(load_compressed(folder / "compressed")))
+
+
+def test_errors_have_one_line(tmp_path):
+    command = [sys.executable, "-m", "experiments.quantise", f"outputs={tmp_path / 'outputs'}"]
+    found = subprocess.run([*command, "model=nowhere"], capture_output=True, text=True)
+    assert found.returncode == 1
+    assert found.stderr.startswith("'nowhere' is neither a shipped model")
+    assert len(found.stderr.splitlines()) == 1
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_quantised_model_is_not_trained(tmp_path):
+    save_compressed(quantise(load_model("las_small")), tmp_path / "int8")
+    with pytest.raises(ValueError, match="int8 is quantised: train the model that it was made from"):
+        load_las(str(tmp_path / "int8"))
