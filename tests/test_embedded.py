@@ -160,7 +160,16 @@ def run_experiment(name, *arguments):
 
 def test_search_and_validation_from_the_command_line(tmp_path):
     sets = [f"{name}={few}" for name, few in FEW.items()]
-    run_experiment("search", "-m", "agent=random,uniform", "budget=2", "finalists=1", f"outputs={tmp_path}", *sets)
+    run_experiment(
+        "search",
+        "-m",
+        "agent=random,uniform",
+        "budget=2",
+        "finalists=1",
+        f"outputs={tmp_path}",
+        f"hydra.sweep.dir={tmp_path}",
+        *sets,
+    )
     directories = sorted(path.parent for path in tmp_path.glob("*/best.json"))
     assert [directory.name[:8] for directory in directories] == ["random-l", "uniform-"]
     assert "every recorded number was measured again" in run_experiment("validate", f"run={directories[0]}")
