@@ -25,10 +25,9 @@ from tqdm import tqdm
 
 from experiments.report import format_table
 from experiments.resumable import results_of
-from experiments.run_directory import plain, run_directory
-from experiments.runs import Task, compose_search, digest, spend
+from experiments.run_directory import run_directory
+from experiments.runs import Task, compose_search, digest, evaluator_on, spend
 from experiments.statistics import mean
-from shrinkml_env import EvaluationCache, Evaluator, SearchProblem, default_cache_path, load_utterances
 
 HEAD = (
     "variant",
@@ -76,19 +75,13 @@ def make(variant: Variant) -> dict[str, Any]:
     problem = spend(variant.task, cache=None)
     seconds = time.perf_counter() - started
     config = compose_search(variant.task)
-    dev, test = (_measuring(problem, plain(config[name]), plain(config.granularity)) for name in ("dev", "test"))
+    dev, test = (evaluator_on(problem, config, name) for name in ("dev", "test"))
     rewards = []
     for point in variant.points:
         best = max(problem.history[:point], key=lambda trial: (trial.feasible, trial.reward))
         rewards.append(float(problem.reward_function(dev.evaluate(best.ranks), dev.baseline)))
     final = test.evaluate(best.ranks)
     return asdict(Outcome(rewards, final.wer, final.size_ratio, seconds, problem.ledger.count))
-
-
-def _measuring(problem: SearchProblem, spec: Any, granularity: Any) -> Evaluator:
-    proxy: Any = problem.evaluator
-    cache = EvaluationCache(default_cache_path())
-    return Evaluator(proxy.model, load_utterances(spec), granularity, cache, proxy.factorisation)
 
 
 def rows(

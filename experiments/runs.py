@@ -19,10 +19,29 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.agent import make_agent
 from experiments.run_directory import plain
 from experiments.search import steps_for
-from shrinkml_env import BudgetExhausted, Ledger, SearchProblem
+from shrinkml_env import (
+    BudgetExhausted,
+    EvaluationCache,
+    Evaluator,
+    Ledger,
+    SearchProblem,
+    default_cache_path,
+    load_utterances,
+)
 from shrinkml_env.table import Table
 
-__all__ = ["CONF", "Run", "Task", "compose_search", "digest", "make_env", "play", "play_as_json", "spend"]
+__all__ = [
+    "CONF",
+    "Run",
+    "Task",
+    "compose_search",
+    "digest",
+    "evaluator_on",
+    "make_env",
+    "play",
+    "play_as_json",
+    "spend",
+]
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -95,6 +114,15 @@ def spend(task: Task, cache: Any = "default") -> SearchProblem:
         agent.learn(total_timesteps=steps_for(env, task.budget))
     problem: SearchProblem = env.unwrapped.problem  # type: ignore[attr-defined]
     return problem
+
+
+def evaluator_on(problem: SearchProblem, config: DictConfig, name: str) -> Evaluator:
+    """Of the same model and factors as a live run's, on another of the config's sets: ``"dev"`` or ``"test"``."""
+    proxy = problem.evaluator
+    assert isinstance(proxy, Evaluator)
+    cache = EvaluationCache(default_cache_path())
+    utterances = load_utterances(plain(config[name]))
+    return Evaluator(proxy.model, utterances, plain(config.granularity), cache, proxy.factorisation)
 
 
 def compose_search(task: Task) -> DictConfig:

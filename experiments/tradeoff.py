@@ -7,7 +7,6 @@ command goes on where it was stopped.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,11 +22,10 @@ from matplotlib import pyplot as plt
 
 from experiments.report import format_table
 from experiments.resumable import results_of
-from experiments.run_directory import plain, run_directory
-from experiments.runs import Task, compose_search, digest, spend
+from experiments.run_directory import run_directory
+from experiments.runs import Task, compose_search, digest, evaluator_on, spend
 from experiments.search import choose
 from experiments.statistics import Estimate, mean, wer_increase
-from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_utterances
 
 HEAD = (
     "size",
@@ -88,9 +86,8 @@ def make(search: Search) -> dict[str, Any]:
     """A search, and what dev chooses from it, as JSON."""
     task = search.task
     problem = spend(task)
-    assert isinstance(problem.evaluator, Evaluator)
     config = compose_search(task)
-    dev, test = (_measuring(problem.evaluator, json.dumps(plain(config[name]))) for name in ("dev", "test"))
+    dev, test = (evaluator_on(problem, config, name) for name in ("dev", "test"))
     on_dev = choose(problem, dev, search.finalists)
     on_test = test.evaluate(on_dev.ranks)
     found = Found(
@@ -107,12 +104,6 @@ def make(search: Search) -> dict[str, Any]:
         words=on_test.words,
     )
     return asdict(found)
-
-
-def _measuring(proxy: Evaluator, spec: str) -> Evaluator:
-    """The same model and factors on another set."""
-    cache = EvaluationCache(default_cache_path())
-    return Evaluator(proxy.model, load_utterances(json.loads(spec)), "layer", cache, proxy.factorisation)
 
 
 def chosen(found: Sequence[Found]) -> Found:

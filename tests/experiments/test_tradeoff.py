@@ -2,6 +2,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 import shrinkml_env
 from experiments.runs import Task
 from experiments.tradeoff import Found, Search, chosen, draw, make, rows
@@ -40,14 +42,22 @@ def test_a_picture(tmp_path):
     assert (tmp_path / "tradeoff.png").stat().st_size > 10_000
 
 
-def test_a_search_keeps_its_size(tmp_path, monkeypatch):
+@pytest.mark.parametrize("granularity", ["layer", "matrix"])
+def test_a_search_keeps_its_size(tmp_path, monkeypatch, granularity):
     monkeypatch.setenv("SHRINKML_CACHE", str(tmp_path / "cache.sqlite"))
     speech = Path(shrinkml_env.__file__).parent / "assets" / "speech"
     sets = [
         f"{name}={{root: {speech}, subset: dev, limit: {limit}}}"
         for name, limit in (("proxy", 2), ("dev", 2), ("test", 3))
     ]
-    task = Task("live", "random", "accuracy", 3, 2, ("constraint=clip", "constraint.budget=0.5", *sets))
+    task = Task(
+        "live",
+        "random",
+        "accuracy",
+        3,
+        2,
+        ("constraint=clip", "constraint.budget=0.5", f"granularity={granularity}", *sets),
+    )
     result = Found(**json.loads(json.dumps(make(Search(task, finalists=1)))))
     assert (result.agent, result.size, result.seed, result.evaluations) == ("random", 0.5, 3, 2)
     assert result.size_ratio <= 0.5
