@@ -9,8 +9,6 @@ it was stopped; the run directory follows from the config and holds the model an
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from omegaconf import DictConfig
 from torch import distributed
 
 from experiments.measure import measure
-from experiments.run_directory import plain, run_directory
+from experiments.run_directory import plain, read_json, run_directory, write_json
 from experiments.training import is_first, load_speech, training_processes
 from shrinkml_env import Utterance, count_parameters, load_model, save_compressed
 from shrinkml_env.asr import LAS, Distillation
@@ -144,19 +142,6 @@ def _measure_seed(directory: Path, model: LAS, dev: Sequence[Utterance]) -> dict
         raise ValueError(f"{directory} was begun with another seed model of this name: remove it to begin anew")
     measured: dict[str, Any] = known["dev"]
     return measured
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """What `write_json` wrote."""
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """A file that is either complete or not there."""
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(content, indent=1))
-    os.replace(aside, path)
 
 
 def print_result(result: Mapping[str, Any], directory: Path) -> None:

@@ -19,8 +19,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import distributed
 
-from experiments.finetune import RESULT, finetune, load_las, print_result, read_json, write_json
-from experiments.run_directory import plain, run_directory
+from experiments.finetune import RESULT, finetune, load_las, print_result
+from experiments.run_directory import plain, read_json, run_directory, write_json
 from experiments.search import search
 from experiments.seed_model import ranks_of_size
 from experiments.training import is_first, training_processes

@@ -8,8 +8,6 @@ docs/quantisation.md.
 from __future__ import annotations
 
 import importlib
-import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from tqdm import tqdm
 from experiments.finetune import model_in
 from experiments.measure import measure
 from experiments.report import SetResult, format_table
-from experiments.run_directory import plain, run_directory
+from experiments.run_directory import plain, run_directory, write_json
 from experiments.statistics import wer_increase
 from shrinkml_env import count_parameters, load_model, load_utterances, quantise, save_compressed
 from shrinkml_env.compression import int8_scales, ranks_of
@@ -69,9 +67,7 @@ def make(config: DictConfig) -> Path:
         "wer_increase": {name: increase._asdict() for name, increase in increases.items()},
         "sets": {name: result.to_json() for name, result in results.items()},
     }
-    aside = directory / "best.json.tmp"
-    aside.write_text(json.dumps(record, indent=2))
-    os.replace(aside, directory / "best.json")
+    write_json(directory / "best.json", record)
     print(format_table(("", "before", "int8", "points more, 95 % interval"), rows))
     print(f"{len(int8_scales(quantised))} matrices in int8; the model: {directory / 'compressed'}")
     return directory

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from experiments.run_directory import read_json, write_json
 from shrinkml_env.evaluation.workers import Workers
 
 __all__ = ["results_of"]
@@ -33,8 +32,6 @@ def results_of(
     pool: Workers[Task, dict[str, Any]] = Workers(make, workers)
     results = pool(list(missing.values()))
     for path, result in zip(tqdm(missing, desc=f"{unit}s", unit=unit), islice(results, len(missing)), strict=True):
-        aside = path.with_suffix(".tmp")
-        aside.write_text(json.dumps(result))
-        os.replace(aside, path)
+        write_json(path, result)
     pool.close()
-    return [json.loads(path.read_text()) for path in tasks]
+    return [read_json(path) for path in tasks]

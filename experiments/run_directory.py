@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["plain", "run_directory"]
+__all__ = ["plain", "read_json", "run_directory", "write_json"]
 
 
 def run_directory(config: DictConfig, title: str, besides: Sequence[str] = ()) -> Path:
@@ -35,6 +35,19 @@ def run_directory(config: DictConfig, title: str, besides: Sequence[str] = ()) -
     OmegaConf.save(config, aside, resolve=True)
     os.replace(aside, folder / "config.yaml")
     return folder
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """A file that is either complete or not there."""
+    aside = path.with_suffix(".tmp")
+    aside.write_text(json.dumps(content, indent=2))
+    os.replace(aside, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote."""
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
 
 
 def plain(spec: Any) -> Any:

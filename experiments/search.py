@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
-import os
 import pkgutil
 from collections.abc import Mapping
 from contextlib import closing, suppress
@@ -31,7 +29,7 @@ from tqdm import tqdm
 from experiments.agent import episode_steps, make_agent
 from experiments.fetch import fetch
 from experiments.report import Result, SetResult, print_result, write_report
-from experiments.run_directory import plain, run_directory
+from experiments.run_directory import plain, run_directory, write_json
 from experiments.statistics import wer_increase
 from shrinkml_env import (
     BudgetExhausted,
@@ -232,15 +230,13 @@ def find(config: DictConfig, directory: Path, title: str) -> Found:
 def conclude(config: DictConfig, directory: Path, found: Found) -> None:
     """Write the report and ``best.json``, which says that the run is finished, and tell the outcome."""
     write_report(directory, found.result, found.history, found.uniform)
-    aside = directory / "best.json.tmp"
     subject = {
         "model": config.model.name,
         "factorisation": found.factorisation,
         "granularity": plain(config.granularity),
         "utterances": {name: plain(config[name]) for name in ("proxy", "dev", "test")},
     }
-    aside.write_text(json.dumps({**found.result.to_json(), **subject}, indent=2))
-    os.replace(aside, directory / "best.json")
+    write_json(directory / "best.json", {**found.result.to_json(), **subject})
     print_result(found.result, directory)
 
 

@@ -8,8 +8,6 @@ measure nothing for it, ``knapsack`` measures single layers on the proxy set. Th
 
 from __future__ import annotations
 
-import json
-import os
 import pkgutil
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from experiments.report import SetResult, format_table
-from experiments.run_directory import plain, run_directory
+from experiments.run_directory import plain, run_directory, write_json
 from experiments.search import describe_factorisation
 from shrinkml_env import (
     EvaluationCache,
@@ -93,9 +91,7 @@ def make(config: DictConfig, title: str) -> Path:
         },
         "sets": {name: result.to_json() for name, result in results.items()},
     }
-    aside = directory / "best.json.tmp"
-    aside.write_text(json.dumps(record, indent=2))
-    os.replace(aside, directory / "best.json")
+    write_json(directory / "best.json", record)
     rows = [
         (f"{name} WER", f"{100 * result.wer_before:.2f} %", f"{100 * result.wer_after:.2f} %")
         for name, result in results.items()

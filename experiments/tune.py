@@ -7,8 +7,6 @@ overrides, beside the score of the present ones. The same command goes on where 
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -21,7 +19,7 @@ from tqdm import tqdm
 
 from experiments.benchmark import ends
 from experiments.report import format_table
-from experiments.run_directory import plain, run_directory
+from experiments.run_directory import plain, read_json, run_directory, write_json
 from experiments.runs import Task, play
 from experiments.statistics import anytime
 from shrinkml_env.evaluation.workers import Workers
@@ -60,7 +58,7 @@ def main(config: DictConfig) -> None:
     """Play what is missing, then rank."""
     directory = run_directory(config, "tune", besides=("workers", "agents"))
     path = directory / "scores.json"
-    known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+    known: dict[str, float] = read_json(path) if path.exists() else {}
     tasks: dict[str, Task] = {}
     for agent in config.agents:
         for setting in settings(_space(config, agent), config.trials, config.seed):
@@ -74,9 +72,7 @@ def main(config: DictConfig) -> None:
     found = workers([tasks[name] for name in missing])
     for name, score in zip(tqdm(missing, desc="runs", unit="run"), islice(found, len(missing)), strict=True):
         known[name] = score
-        aside = path.with_suffix(".tmp")
-        aside.write_text(json.dumps(known, indent=0))
-        os.replace(aside, path)
+        write_json(path, known)
     workers.close()
     rows = []
     for agent in config.agents:
