@@ -14,6 +14,8 @@ from agents.episodic import EpisodicSearch, Proposals, require_unchanged
 
 __all__ = ["KnapsackSearch"]
 
+_HALVINGS = 13  # of the range of sizes: steps of 0.012 %
+
 
 class KnapsackSearch(EpisodicSearch):
     """Takes the WER that a configuration loses for the sum of what its layers lose alone.
@@ -59,22 +61,34 @@ class KnapsackSearch(EpisodicSearch):
             require_unchanged(outcome, alone)
             measured[index, place] = outcome.wer
         losses, sizes = self._losses(problem, measured), self._sizes(problem)
-        tried = set()
-        for fraction in self._fractions():
-            low = max(low, smallest)
-            choice = self._solve(losses, sizes, low + (high - low) * fraction)
-            if choice not in tried:
-                tried.add(choice)
-                yield self._ranks(problem, choice)
+        low = max(low, smallest)
+        yield from (self._ranks(problem, choice) for choice in self._front(losses, sizes, low, high))
 
-    def _fractions(self) -> Iterator[float]:
-        """Of the range of sizes: 1 if that says anything, then from coarse to fine."""
-        if self.sizes[1] < 1:
-            yield 1.0
-        steps = 1
-        while steps <= 4096:
-            steps *= 2
-            yield from (numerator / steps for numerator in range(1, steps, 2))
+    @classmethod
+    def _front(
+        cls, losses: list[NDArray[np.float64]], sizes: list[NDArray[np.float64]], low: float, high: float
+    ) -> Iterator[tuple[int, ...]]:
+        """The choices for a range of sizes, each once: its upper end if below 1, then from coarse to fine."""
+        ends = {0.0: cls._solve(losses, sizes, low), 1.0: cls._solve(losses, sizes, high)}
+        tried = set()
+        if high < 1:
+            tried.add(ends[1.0])
+            yield ends[1.0]
+        intervals = [(0.0, 1.0)]
+        for _ in range(_HALVINGS):
+            halves = []
+            for left, right in intervals:
+                middle = (left + right) / 2
+                # What is best for two sizes is best for any between them.
+                choice = ends[left]
+                if choice != ends[right]:
+                    choice = cls._solve(losses, sizes, low + (high - low) * middle)
+                    halves += [(left, middle), (middle, right)]
+                ends[middle] = choice
+                if choice not in tried:
+                    tried.add(choice)
+                    yield choice
+            intervals = halves
 
     def ranks_of_size(self, problem: Any, size_ratio: float) -> dict[str, int]:
         """The configuration with the least sum of losses of at most a size; measures single layers alone.

@@ -230,6 +230,9 @@ def test_knapsack_is_exact_where_losses_add_up():
     for trial in found:
         best = min(wer for size, wer in front.items() if size <= trial.evaluation.size_ratio + 1e-12)
         assert trial.evaluation.wer == pytest.approx(best)
+    best_so_far = itertools.accumulate((front[size] for size in sorted(front)), min)
+    whole = sum(after < before - 1e-9 for before, after in itertools.pairwise(best_so_far)) + 1
+    assert len({round(trial.evaluation.wer, 9) for trial in found}) == whole
 
 
 def test_knapsack_keeps_to_its_sizes_and_begins_at_the_largest():
