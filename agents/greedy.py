@@ -22,15 +22,16 @@ class GreedySearch(EpisodicSearch):
 
     Args:
         env: As in `EpisodicSearch`.
-        step: Share of the original's parameters that a round saves.
+        evaluations: How many it takes to use the model up: of L layers each round saves the share L / evaluations of
+            the original's parameters. Any budget below leaves as large a share of the model as of the evaluations.
         seed: Nothing is random.
     """
 
-    def __init__(self, env: gym.Env[Any, Any] | None = None, step: float = 0.04, seed: int | None = None) -> None:
-        if not 0 < step < 1:
-            raise ValueError(f"the step must be a share in (0, 1), got {step!r}")
+    def __init__(self, env: gym.Env[Any, Any] | None = None, evaluations: int = 350, seed: int | None = None) -> None:
+        if evaluations < 1:
+            raise ValueError(f"at least one evaluation must be spent, got evaluations={evaluations!r}")
         super().__init__(env, seed)
-        self.step = step
+        self.evaluations = evaluations
 
     def search(self, problem: Any) -> Proposals:
         """See `EpisodicSearch.search`."""
@@ -53,8 +54,8 @@ class GreedySearch(EpisodicSearch):
     def _cut(self, problem: Any, here: Mapping[str, int], index: int) -> dict[str, int] | None:
         """The largest candidate of one layer that saves enough; None if even the smallest does not."""
         name = problem.layers[index].name
-        # Rounding must not ask for a little more than the step.
-        target = problem.size(here) - self.step + 1e-9
+        # Rounding must not ask for a little more than the share.
+        target = problem.size(here) - len(problem.layers) / self.evaluations + 1e-9
         for rank in reversed(problem.candidates[index]):
             if rank < here[name] and problem.size({**here, name: rank}) <= target:
                 return {**here, name: rank}

@@ -12,6 +12,8 @@ from agents.episodic import EpisodicSearch, Proposals
 
 __all__ = ["OptunaSearch"]
 
+_PATIENCE = 100  # proposals in a row that were made before
+
 _DIRECTIONS = {
     "reward": optuna.study.StudyDirection.MAXIMIZE,
     "wer": optuna.study.StudyDirection.MINIMIZE,
@@ -21,6 +23,8 @@ _DIRECTIONS = {
 
 class OptunaSearch(EpisodicSearch):
     """Lets a sampler of Optuna choose the index of each layer's candidate.
+
+    Ends when the sampler has come to nothing but repetitions: some learn more slowly from each of them.
 
     Args:
         env: As in `EpisodicSearch`.
@@ -50,10 +54,18 @@ class OptunaSearch(EpisodicSearch):
         study = optuna.create_study(
             directions=[_DIRECTIONS[objective] for objective in self.objectives], sampler=self.sampler
         )
-        while True:
+        made: set[tuple[int, ...]] = set()
+        repeated = 0
+        while repeated < _PATIENCE:
             trial = study.ask()
-            outcome = yield {
-                layer.name: ranks[trial.suggest_int(layer.name, 0, len(ranks) - 1)]
+            places = tuple(
+                trial.suggest_int(layer.name, 0, len(ranks) - 1)
                 for layer, ranks in zip(problem.layers, problem.candidates, strict=True)
+            )
+            repeated = repeated + 1 if places in made else 0
+            made.add(places)
+            outcome = yield {
+                layer.name: ranks[place]
+                for layer, ranks, place in zip(problem.layers, problem.candidates, places, strict=True)
             }
             study.tell(trial, [getattr(outcome, objective) for objective in self.objectives])

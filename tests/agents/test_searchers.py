@@ -193,7 +193,7 @@ def test_the_knapsack_of_a_size_is_the_best_sum_of_that_size(size):
 def test_greedy_takes_the_cut_that_hurts_least():
     evaluator = FakeEvaluator((LAYERS[-1], LAYERS[2]))
     env = make_fake_env(evaluator=evaluator, search_space={"name": "full", "count": 8})
-    GreedySearch(env, step=0.1).learn(100 * 2)
+    GreedySearch(env, evaluations=20).learn(100 * 2)
     history = env.problem.history
     # 500 + 6400 + 28672 numbers; a tenth is 3558. "output" (164 a rank) saves that much at rank 15 of the candidates
     # 5, 10, 15, ..., 39, and "encoder.1" (304 and 320 a rank) at rank 38 of 6, 13, 19, 26, 32, 38, 45, 51.
@@ -272,6 +272,17 @@ def test_optuna_beats_chance(sampler):
     assert np.mean(late) > np.mean([trial.reward for trial in random.problem.history])
 
 
+def test_a_sampler_that_only_repeats_itself_ends():
+    class Smallest(optuna.samplers.RandomSampler):
+        def sample_independent(self, study, trial, param_name, param_distribution):
+            return param_distribution.low
+
+    env = make_fake_env()
+    agent = OptunaSearch(env, Smallest()).learn(1000 * STEPS)
+    assert len(env.problem.history) == 1
+    assert agent.num_timesteps == 101 * STEPS
+
+
 def test_a_model_of_the_wer_is_worth_having():
     """After 25 evaluations it has found more than random search after four times as many, whatever the seed."""
     for seed in range(3):
@@ -302,7 +313,7 @@ def test_a_model_based_search_plans_within_the_budget():
         lambda: ModelBasedSearch(warm_up=1),
         lambda: ModelBasedSearch(imagined=1),
         lambda: ModelBasedSearch(elites=0),
-        lambda: GreedySearch(step=0),
+        lambda: GreedySearch(evaluations=0),
         lambda: KnapsackSearch(points=0),
         lambda: KnapsackSearch(sizes=(0.5, 0.4)),
         lambda: KnapsackSearch(sizes=(0.5, 1.1)),
