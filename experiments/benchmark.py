@@ -5,6 +5,7 @@ command goes on where it was stopped. A table and pictures compare the agents in
 
 A score is 1 - the normalised regret: 1 for the best configuration that there is, 0 for a middling one. On the table
 both are known; live, the best that any run has found and the median of the random agent's evaluations stand for them.
+The hypervolume, up to the middling WER and the original's size, is a share of that of all these configurations.
 """
 
 from __future__ import annotations
@@ -25,11 +26,22 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from tqdm import tqdm
 
+from experiments.landscape import wer_and_size
 from experiments.report import format_table
 from experiments.resumable import results_of
 from experiments.run_directory import run_directory
 from experiments.runs import Run, Task, compose_search, digest, make_env, play_as_json
-from experiments.statistics import anytime, difference, evaluations_to_reach, improvement, iqm, iqm_curve, profile
+from experiments.statistics import (
+    anytime,
+    difference,
+    evaluations_to_reach,
+    hypervolume,
+    hypervolumes,
+    improvement,
+    iqm,
+    iqm_curve,
+    profile,
+)
 from shrinkml_env.table import Table
 from shrinkml_env.tabular import TabularEnv
 
@@ -85,58 +97,100 @@ def scores(runs: Sequence[Run], config: DictConfig) -> dict[str, NDArray[np.floa
     return {agent: np.array(values).transpose(1, 0, 2) for agent, values in curves.items()}
 
 
-def write(directory: Path, results: Mapping[str, NDArray[np.float64]], config: DictConfig) -> None:
+def fronts(runs: Sequence[Run], config: DictConfig) -> dict[str, NDArray[np.float64]]:
+    """Agent -> anytime shares of the whole hypervolume, (seeds, rewards, evaluations)."""
+    if config.env == "tabular":
+        table = Table.load()
+        all_wer, all_size = (values.tolist() for values in wer_and_size(table))
+        middling = float(np.median(all_wer))
+    else:
+        all_wer = [wer for run in runs for wer in run.wer]
+        all_size = [size for run in runs for size in run.size_ratio]
+        middling = float(np.median([wer for run in runs if run.agent == "random" for wer in run.wer]))
+    whole = hypervolume(all_wer, all_size, middling)
+    chosen = {(run.agent, run.reward, run.seed): run for run in runs}
+    seeds = sorted({run.seed for run in runs})
+    curves = {}
+    for agent in config.agents:
+        of_agent = [[chosen[agent, reward, seed] for reward in config.rewards] for seed in seeds]
+        curves[agent] = np.array(
+            [[hypervolumes(run.wer, run.size_ratio, config.budget, middling) for run in line] for line in of_agent]
+        )
+    return {agent: curve / whole for agent, curve in curves.items()}
+
+
+def write(
+    directory: Path,
+    results: Mapping[str, NDArray[np.float64]],
+    shares: Mapping[str, NDArray[np.float64]],
+    budget: int,
+) -> None:
     """The table (printed as well) and the pictures."""
     final = {agent: values[:, :, -1] for agent, values in results.items()}
     order = sorted(final, key=lambda agent: -iqm(final[agent]).value)
     rows = []
-    for place, agent in enumerate(order):
-        within = [evaluations_to_reach(curve, 0.99) for curve in results[agent].reshape(-1, config.budget)]
+    for place, agent in enumerate(tqdm(order, desc="intervals", unit="agent")):
+        within = [evaluations_to_reach(curve, 0.99) for curve in results[agent].reshape(-1, budget)]
         reached = [count for count in within if count is not None]
-        below = difference(final[order[place]], final[order[place + 1]]) if place + 1 < len(order) else None
         rows.append(
             (
                 agent,
                 str(iqm(final[agent])),
                 f"{len(reached)} of {len(within)}",
                 f"{np.median(reached):.0f}" if reached else "",
-                "" if below is None else "yes" if below.low > 0 else "no",
+                str(iqm(shares[agent][:, :, -1])),
+                _beaten(final, order[place:]),
             )
         )
-    head = ("agent", "score (IQM, 95 %)", "runs within 1 %", "after (median)", "beats the next")
+    head = ("agent", "score (IQM, 95 %)", "runs within 1 %", "after (median)", "hypervolume (IQM, 95 %)", "beats")
     text = format_table(head, rows)
     (directory / "table.txt").write_text(text + "\n")
     print(text)
-    _draw(directory, results, order, config.budget)
+    _draw(directory, results, shares, order)
 
 
-def _draw(directory: Path, results: Mapping[str, NDArray[np.float64]], order: Sequence[str], budget: int) -> None:
-    figure, panels = plt.subplots(1, 3, figsize=(15, 4.8), constrained_layout=True)
+def _beaten(final: Mapping[str, NDArray[np.float64]], order: Sequence[str]) -> str:
+    """From which one on the first agent beats all that follow it."""
+    agent, *others = order
+    beaten = list(itertools.takewhile(lambda other: difference(final[agent], final[other]).low > 0, reversed(others)))
+    return f"{beaten[-1]}{' and below' * (len(beaten) > 1)}" if beaten else ""
+
+
+def _draw(
+    directory: Path,
+    results: Mapping[str, NDArray[np.float64]],
+    shares: Mapping[str, NDArray[np.float64]],
+    order: Sequence[str],
+) -> None:
+    budget = results[order[0]].shape[-1]
+    figure, panels = plt.subplots(2, 2, figsize=(13, 10), constrained_layout=True)
+    panels = panels.ravel()
     colours = dict(zip(order, mpl.colormaps["tab20"](np.linspace(0, 1, len(order))), strict=True))
     points = np.unique(np.geomspace(1, budget, 24).astype(int)) - 1
     thresholds = np.linspace(-0.5, 1, 61)
     for agent in order:
-        curve = iqm_curve(results[agent], points.tolist())
-        values, low, high = np.array(curve).T
-        panels[0].plot(points + 1, values, color=colours[agent], label=agent)
-        panels[0].fill_between(points + 1, low, high, color=colours[agent], alpha=0.15)
-        panels[1].plot(thresholds, profile(results[agent][:, :, -1], thresholds.tolist()), color=colours[agent])
-    panels[0].set_xscale("log")
+        for panel, curves, label in ((panels[0], results, agent), (panels[1], shares, None)):
+            values, low, high = np.array(iqm_curve(curves[agent], points.tolist())).T
+            panel.plot(points + 1, values, color=colours[agent], label=label)
+            panel.fill_between(points + 1, low, high, color=colours[agent], alpha=0.15)
+        panels[2].plot(thresholds, profile(results[agent][:, :, -1], thresholds.tolist()), color=colours[agent])
+    for panel, name in zip(panels, ("best score so far", "hypervolume so far"), strict=False):
+        panel.set_xscale("log")
+        panel.set_xlabel("unique evaluations")
+        panel.set_ylabel(f"{name} (IQM, 95 %)")
     panels[0].set_ylim(-1, 1.02)
-    panels[0].set_xlabel("unique evaluations")
-    panels[0].set_ylabel("best score so far (IQM, 95 %)")
-    panels[1].set_xlabel("score after the last evaluation")
-    panels[1].set_ylabel("share of the runs above it")
+    panels[2].set_xlabel("score after the last evaluation")
+    panels[2].set_ylabel("share of the runs above it")
     best = results[order[0]][:, :, -1]
     for row, agent in enumerate(order[1:]):
         chance = improvement(best, results[agent][:, :, -1])
-        panels[2].plot([chance.low, chance.high], [row, row], color=colours[agent], linewidth=6, alpha=0.5)
-        panels[2].plot(chance.value, row, "k|", markersize=14)
-    panels[2].axvline(0.5, color="black", linewidth=0.8, linestyle="--")
-    panels[2].set_yticks(range(len(order) - 1), order[1:])
-    panels[2].invert_yaxis()
-    panels[2].set_xlim(0, 1)
-    panels[2].set_xlabel(f"probability that {order[0]} is better")
+        panels[3].plot([chance.low, chance.high], [row, row], color=colours[agent], linewidth=6, alpha=0.5)
+        panels[3].plot(chance.value, row, "k|", markersize=14)
+    panels[3].axvline(0.5, color="black", linewidth=0.8, linestyle="--")
+    panels[3].set_yticks(range(len(order) - 1), order[1:])
+    panels[3].invert_yaxis()
+    panels[3].set_xlim(0, 1)
+    panels[3].set_xlabel(f"probability that {order[0]} is better")
     for panel in panels:
         panel.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=9, frameon=False)
@@ -158,7 +212,7 @@ def main(config: DictConfig) -> None:
         for seed in range(config.first_seed, config.first_seed + config.seeds):
             tasks[folder / f"{name}-{seed}.json"] = replace(first, seed=seed)
     runs = [Run(**result) for result in results_of(tasks, play_as_json, config.workers)]
-    write(directory, scores(runs, config), config)
+    write(directory, scores(runs, config), fronts(runs, config), config.budget)
     print(f"runs, table and pictures: {directory}")
 
 

@@ -49,6 +49,13 @@ def local_optima(values: NDArray[np.float64]) -> int:
     return int(best.sum())
 
 
+def wer_and_size(table: Table) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """WER on proxy, a fraction, and size ratio of every configuration, (configurations,) each."""
+    evaluator = table.evaluator()
+    wer: NDArray[np.float64] = table.edits["proxy"] / table.words["proxy"]
+    return wer, np.array([evaluator.size_ratio(ranks) for ranks in table.configurations()])
+
+
 def pareto_front(wer: NDArray[np.float64], size: NDArray[np.float64]) -> NDArray[np.int64]:
     """The configurations that no other one beats in one without losing in the other, by increasing size."""
     order = np.lexsort((wer, size))
@@ -83,9 +90,7 @@ def _row(name: str, table: Table, dev: TabularEnv, proxy: TabularEnv) -> tuple[s
 
 def draw(path: Path, table: Table) -> int:
     """WER and size of all configurations; returns the length of the Pareto front."""
-    evaluator = table.evaluator()
-    wer = table.edits["proxy"] / table.words["proxy"]
-    size = np.array([evaluator.size_ratio(ranks) for ranks in table.configurations()])
+    wer, size = wer_and_size(table)
     front = pareto_front(wer, size)
     figure, axes = plt.subplots(figsize=(7.5, 4.5), constrained_layout=True)
     axes.scatter(size, 100 * wer, s=2, alpha=0.2, linewidths=0, color="tab:blue", label="every configuration")

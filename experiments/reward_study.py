@@ -20,7 +20,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from tqdm import tqdm
 
-from experiments.landscape import pareto_front
+from experiments.landscape import pareto_front, wer_and_size
 from experiments.report import format_table
 from experiments.resumable import results_of
 from experiments.run_directory import plain, run_directory
@@ -109,10 +109,7 @@ def row(setting: Setting, best: Point, agent: str, runs: Sequence[Run], allowed:
 
 def draw(path: Path, best: Mapping[Setting, Point], runs: Mapping[tuple[Setting, str], Sequence[Run]]) -> None:
     """One panel for each reward: the front, the best for each value of its option, and what the agents end at."""
-    table = Table.load()
-    evaluator = table.evaluator()
-    wer = table.edits["proxy"] / table.words["proxy"]
-    size = np.array([evaluator.size_ratio(ranks) for ranks in table.configurations()])
+    wer, size = wer_and_size(Table.load())
     front = pareto_front(wer, size)
     rewards = list(dict.fromkeys(setting.reward for setting in best))
     columns = 4

@@ -21,6 +21,8 @@ __all__ = [
     "anytime",
     "difference",
     "evaluations_to_reach",
+    "hypervolume",
+    "hypervolumes",
     "improvement",
     "iqm",
     "iqm_curve",
@@ -62,6 +64,28 @@ def anytime(rewards: Sequence[float], feasible: Sequence[bool], points: int, wor
             reached = max(reached, rewards[index])
         best[index] = reached
     return best
+
+
+def hypervolume(wer: ArrayLike, size: ArrayLike, reference: float) -> float:
+    """The area that configurations dominate, up to a reference WER and the size 1 (Zitzler and Thiele 1998).
+
+    Args:
+        wer: Of each configuration.
+        size: Size ratio of each.
+        reference: WER.
+    """
+    errors, sizes = np.asarray(wer, np.float64), np.asarray(size, np.float64)
+    inside = (errors < reference) & (sizes < 1)
+    order = np.lexsort((errors[inside], sizes[inside]))
+    lowest = np.minimum.accumulate(errors[inside][order])
+    widths = np.diff(sizes[inside][order], append=1.0)
+    return float(np.sum(widths * (reference - lowest)))
+
+
+def hypervolumes(wer: Sequence[float], size: Sequence[float], points: int, reference: float) -> Scores:
+    """The hypervolume after each unique evaluation, (points,); a run that ended earlier keeps what it had."""
+    counts = np.minimum(np.arange(1, points + 1), len(wer))
+    return np.array([hypervolume(wer[:count], size[:count], reference) for count in counts])
 
 
 def evaluations_to_reach(curve: Scores, score: float) -> int | None:

@@ -6,8 +6,10 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from experiments import benchmark
-from experiments.benchmark import scores, write
+from experiments.benchmark import fronts, scores, write
+from experiments.landscape import wer_and_size
 from experiments.runs import CONF, Run, Task, compose_search, digest, play
+from experiments.statistics import hypervolume
 from tests.test_tabular import TABLE
 
 LIVE = Task("live", "random", "linear", 0, 5)
@@ -20,11 +22,12 @@ def fake_table(monkeypatch):
 
 
 @pytest.mark.parametrize("agent", ["random", "tpe", "ppo", "dqn"])
-def test_a_run_is_played_to_its_budget(fake_table, agent):
+def test_a_run_is_played_to_its_budget_or_until_it_repeats_itself(fake_table, agent):
     task = Task("tabular", agent, "linear", seed=1, budget=20)
     run = play(task)
     assert (run.agent, run.reward, run.seed) == (agent, "linear", 1)
-    assert len(run.rewards) == len(run.feasible) == len(run.wer) == len(run.size_ratio) == 20
+    assert len(run.rewards) == len(run.feasible) == len(run.wer) == len(run.size_ratio)
+    assert len(run.wer) == 20 if agent in ("random", "tpe") else 10 < len(run.wer) <= 20
     assert play(task) == run
 
 
@@ -51,10 +54,30 @@ def test_scores_and_table(fake_table, tmp_path, capsys):
     assert results["perfect"].shape == (10, 2, 5)
     assert results["perfect"][0, 0] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert results["random"][3, 1] == pytest.approx([-1, 0, 0, 0, 0])  # cut at -1, and nothing new at the end
-    write(tmp_path, results, config)
+    shares = fronts(runs, config)
+    assert shares["random"].shape == (10, 2, 5)
+    write(tmp_path, results, shares, config.budget)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2].split() == ["perfect", "1.000", "[1.000,", "1.000]", "20", "of", "20", "5", "yes"]
+    assert lines[2].split() == "perfect 1.000 [1.000, 1.000] 20 of 20 5 0.000 [0.000, 0.000] random".split()
     assert (tmp_path / "benchmark.png").stat().st_size > 10_000
+
+
+def test_shares_of_the_hypervolume(fake_table):
+    wer, size = wer_and_size(TABLE)
+    middling = float(np.median(wer))
+    settings = {"agents": ["all", "random"], "rewards": ["linear"], "budget": len(wer), "overrides": []}
+    everything = Run("all", "linear", 0, [0.0] * len(wer), [True] * len(wer), wer.tolist(), size.tolist())
+    half = int(np.argmin(np.abs(size - 0.5) + wer))
+    single = Run("random", "linear", 0, [0.0], [True], [float(wer[half])], [float(size[half])])
+    share = fronts([everything, single], OmegaConf.create({"env": "tabular", **settings}))
+    assert share["all"][0, 0, -1] == pytest.approx(1)
+    whole = hypervolume(wer, size, middling)
+    by_hand = max(0, middling - wer[half]) * (1 - size[half]) / whole
+    assert share["random"][0, 0] == pytest.approx(np.full(len(wer), by_hand))
+    live = fronts([everything, single], OmegaConf.create({"env": "live", **settings}))
+    # The random agent's only configuration is the middling one here, and what is not better than it counts nothing.
+    assert live["all"][0, 0, -1] == pytest.approx(1)
+    assert live["random"][0, 0, -1] == 0
 
 
 def test_scores_are_of_the_runs_own_reward(fake_table):

@@ -8,6 +8,8 @@ from experiments.statistics import (
     anytime,
     difference,
     evaluations_to_reach,
+    hypervolume,
+    hypervolumes,
     improvement,
     iqm,
     iqm_curve,
@@ -30,6 +32,24 @@ def test_anytime_never_falls(rewards, points):
     curve = anytime(rewards, [True] * len(rewards), points, worst=-2)
     assert (np.diff(curve) >= 0).all()
     assert curve[-1] == max(rewards[:points])
+
+
+def test_hypervolume_by_hand():
+    # Up to a WER of 0.5: 0.4 wide and 0.1 high from size 0.2 to 0.6, then 0.4 high up to 1.
+    wer, size = [0.4, 0.1, 0.3, 0.6, 0.05], [0.2, 0.6, 0.7, 0.1, 1.0]
+    assert hypervolume(wer, size, 0.5) == pytest.approx(0.4 * 0.1 + 0.4 * 0.4)
+    assert hypervolumes(wer, size, 6, 0.5) == pytest.approx([0.8 * 0.1, *[0.2] * 5])
+    assert hypervolume([0.6], [0.5], 0.5) == hypervolume([], [], 0.5) == 0
+
+
+points = st.tuples(st.integers(0, 20), st.integers(0, 20))
+
+
+@given(st.lists(points, max_size=12))
+def test_hypervolume_counts_the_cells_that_are_dominated(chosen):
+    cells = sum(any(e <= x and s <= y for e, s in chosen) for x in range(20) for y in range(20))
+    wer, size = ([point[axis] / 20 for point in chosen] for axis in (0, 1))
+    assert hypervolume(wer, size, 1.0) == pytest.approx(cells / 400)
 
 
 def test_evaluations_to_reach():
