@@ -58,7 +58,7 @@ def test_scores_and_table(fake_table, tmp_path, capsys):
     assert shares["random"].shape == (10, 2, 5)
     write(tmp_path, results, shares, config.budget)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2].split() == "perfect 1.000 [1.000, 1.000] 20 of 20 5 0.000 [0.000, 0.000] random".split()
+    assert " ".join(lines[2].split()) == "perfect 1.000 [1.000, 1.000] 20 of 20 5 0.000 [0.000, 0.000] random"
     assert (tmp_path / "benchmark.png").stat().st_size > 10_000
 
 
