@@ -1,12 +1,13 @@
 """Make a model smaller: ``python -m experiments.compress model=MODEL data=FOLDER target_size=0.5``.
 
 Or ``max_wer_increase=0.5``, in points. Splits the data by speaker, checks that the model and the data go together,
-searches with the settings that suit the goal, and leaves the compressed model and a report in one folder. Started
-again, the same command resumes.
+searches with the settings that suit the goal, with ``finetune=FOLDER`` trains what was found on more speech, and leaves
+the compressed model and a report in one folder. Started again, the same command resumes.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,9 +22,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from experiments.report import Result
-from experiments.run_directory import run_directory
+from experiments.finetune import RESULT, finetune, load_las
+from experiments.measure import measure
+from experiments.report import Result, SetResult
+from experiments.run_directory import read_json, run_directory
 from experiments.search import check, conclude, find
+from experiments.statistics import wer_increase
 from shrinkml_env import CompressibleModel, Utterance, load_model, load_utterances
 from shrinkml_env.asr.zoo import SHIPPED_MODELS
 from shrinkml_env.data import SpeechFolder
@@ -47,6 +51,7 @@ class Job:
         parts: Part -> ids of its utterances; empty for the embedded sets.
         folder: The data, if it is not the embedded.
         data_note: What was split how, for people.
+        training: Config of the fine-tuning, but for its models and sets; None without one.
         seconds: That the original takes for the proxy set.
     """
 
@@ -55,6 +60,7 @@ class Job:
     parts: dict[str, list[str]]
     folder: Path | None
     data_note: str
+    training: DictConfig | None
     seconds: float
 
 
@@ -74,11 +80,12 @@ def prepare(config: DictConfig) -> Job:
     model: Any = load_model(config.model)
     model = model.to(config.device)
     suit(search, len(Full()(model.layers).layers), config.target_size)
+    training = None if config.finetune is None else compose_training(config, model)
     if config.data is None:
         if config.model not in SHIPPED_MODELS:
             raise ValueError("data=FOLDER is missing: the embedded speech is for las_small, other models need theirs")
         note = "The speech is the embedded one, which is synthetic: it says nothing about people's voices."
-        return Job(title, search, {}, None, note, require_recognition(model, load_utterances("proxy")))
+        return Job(title, search, {}, None, note, training, require_recognition(model, load_utterances("proxy")))
     folder = data_folder(config.data)
     speakers, ids = folder.speakers, folder.ids
     parts = {
@@ -86,10 +93,10 @@ def prepare(config: DictConfig) -> Job:
         for name, indices in split(speakers, config.seed).items()
     }
     for indices in parts.values():
-        require_spelling(model, [folder[index] for index in indices], config.data)
+        require_spelling(model, [(folder[index].id, folder[index].text) for index in indices], config.data)
     seconds = require_recognition(model, [folder[index] for index in parts["proxy"]])
     named = {name: [ids[index] for index in indices] for name, indices in parts.items()}
-    return Job(title, search, named, folder.folder, describe(folder, parts), seconds)
+    return Job(title, search, named, folder.folder, describe(folder, parts), training, seconds)
 
 
 def compress(config: DictConfig, job: Job) -> Path:
@@ -102,9 +109,45 @@ def compress(config: DictConfig, job: Job) -> Path:
         job.search[name] = {"root": str(job.folder.parent), "subset": job.folder.name, "ids": str(path)}
     OmegaConf.save(job.search, directory / "search.yaml", resolve=True)
     found = find(job.search, directory, f"{config.model}, {goal(config)}")
-    result = replace(found.result, notes=(verdict(config, found.result), job.data_note))
+    result, notes = found.result, [job.data_note]
+    if job.training is not None:
+        result, note = fine_tune(job.training, job.search, directory, result)
+        notes.append(note)
+    result = replace(result, notes=(verdict(config, result), *notes))
     conclude(job.search, directory, replace(found, result=result))
     return directory
+
+
+def fine_tune(training: DictConfig, search: DictConfig, directory: Path, result: Result) -> tuple[Result, str]:
+    """Train the compressed model on, and keep the outcome if it is better on dev.
+
+    Returns:
+        The result, and what has happened, for people.
+    """
+    truncated = directory / "truncated"
+    shutil.copytree(directory / "compressed", truncated, dirs_exist_ok=True)
+    training = training.copy()
+    training.merge_with({"seed_model": str(truncated), "original": str(directory / "original")})
+    training.merge_with({"outputs": str(directory / "finetune")})
+    for name in ("dev", "test"):
+        training.data[name] = search[name]
+    run = finetune(training)
+    outcome = read_json(run / RESULT)
+    before, after = (outcome[when]["dev"]["wer"] for when in ("before", "after"))
+    told = f"Trained on {training.data.train.root}/{training.data.train.subset}, {training.training.epochs:g} times: "
+    told += f"{100 * before:.2f} % WER on dev before, {100 * after:.2f} % after"
+    if after >= before:
+        return result, f"{told}, so the model is left as it was."
+    shutil.copytree(run / "model", directory / "compressed", dirs_exist_ok=True)
+    models = [load_model(str(directory / name)) for name in ("original", "compressed")]
+    sets, increase = {}, result.wer_increase
+    for name in result.sets:
+        original, trained = (measure(model, load_utterances(search[name])) for model in models)
+        sets[name] = SetResult.of(original, trained)
+        if name == "test":
+            increase = wer_increase(trained.edits, original.edits, original.words)
+    # The search's rewards are of another model now.
+    return replace(result, sets=sets, rewards={}, wer_increase=increase), f"{told}."
 
 
 def goal(config: DictConfig) -> str:
@@ -183,8 +226,8 @@ def describe(folder: SpeechFolder, parts: Mapping[str, Sequence[int]]) -> str:
     return f"Of {len(folder)} utterances in {folder.folder}, {used} are used: {sizes}. {held_out}"
 
 
-def require_spelling(model: CompressibleModel, utterances: Sequence[Utterance], where: str) -> None:
-    """Check that the model can write what the transcripts hold.
+def require_spelling(model: CompressibleModel, transcripts: Sequence[tuple[str, str]], where: str) -> None:
+    """Check that the model can write what the transcripts, (utterance id, text), hold.
 
     Raises:
         ValueError: A transcript has a letter or digit that the model's text normaliser drops, or no word at all.
@@ -194,12 +237,12 @@ def require_spelling(model: CompressibleModel, utterances: Sequence[Utterance], 
     def dropped(character: str) -> bool:
         return character.isalnum() and not model.normalise(character)
 
-    for utterance in utterances:
-        unknown = [character for character in utterance.text if dropped(character)]
-        if unknown or not model.normalise(utterance.text):
+    for utterance_id, text in transcripts:
+        unknown = [character for character in text if dropped(character)]
+        if unknown or not model.normalise(text):
             lacks = f"{unknown[0]!r} is no letter of this model" if unknown else "no word of it is left"
             raise ValueError(
-                f"{where}, transcript of {utterance.id}: {lacks}: {utterance.text!r}; spell it as the model does, or "
+                f"{where}, transcript of {utterance_id}: {lacks}: {text!r}; spell it as the model does, or "
                 "take data in its language"
             )
 
@@ -238,6 +281,26 @@ def compose_search(config: DictConfig) -> DictConfig:
         search[key] = config[key]
     check(search)
     return search
+
+
+def compose_training(config: DictConfig, model: CompressibleModel) -> DictConfig:
+    """The config of the fine-tuning, but for its models, and the sets it is measured on.
+
+    Raises:
+        ValueError: Models like this one are not trained here, or the speech is that of `data`, or misspelt.
+        FileNotFoundError: There is no such speech.
+    """
+    load_las(config.model)
+    speech = data_folder(config.finetune)
+    if config.data is not None and Path(config.data).resolve() == Path(config.finetune).resolve():
+        raise ValueError(f"finetune={config.finetune} is data as well: what is measured must not be trained on")
+    require_spelling(model, list(zip(speech.ids, speech.texts, strict=True)), config.finetune)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        training = compose("finetune", overrides=["distillation=original", *config.finetune_overrides])
+    training.data.train = {"root": str(speech.folder.parent), "subset": speech.folder.name}
+    training.device = config.device
+    return training
 
 
 def verdict(config: DictConfig, result: Result) -> str:

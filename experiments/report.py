@@ -66,7 +66,7 @@ class Result:
         params: Parameters.
         file_bytes: Of the saved tensors.
         sets: Name -> word errors.
-        rewards: Name -> reward of the compressed model on the set.
+        rewards: Name -> reward of the compressed model on the set; empty if it was trained after the search.
         evaluations: Unique evaluations that the search used.
         wer_increase: On test, a fraction, with its interval.
         notes: What else there is to say, a sentence or two each.

@@ -34,7 +34,9 @@ def rows(runs: Path) -> list[tuple[str, ...]]:
         )
         table += [("original", "", "", "", "1.000", *original)]
         reward, spent = record["settings"]["reward"], str(record["evaluations"])
-        table += [(name, reward, spent, f"{record['rewards']['proxy']:.4f}", f"{record['size_ratio']:.3f}", *found)]
+        # A model that was trained after its search has none.
+        scored = f"{record['rewards']['proxy']:.4f}" if record["rewards"] else ""
+        table += [(name, reward, spent, scored, f"{record['size_ratio']:.3f}", *found)]
     # One line for the original; more only if the runs are not of the same one.
     return list(dict.fromkeys(table))
 

@@ -208,11 +208,13 @@ class Trainer:
             max(1, round(len(self._batches(epoch)) * min(1.0, settings.epochs - epoch)))
             for epoch in range(math.ceil(settings.epochs))
         ]
+        steps = sum(self.epoch_steps)
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer,
             max_lr=settings.learning_rate,
-            total_steps=sum(self.epoch_steps),
-            pct_start=settings.warm_up,
+            total_steps=steps,
+            # Of a rise in exactly one step the scheduler takes the slope, 0 / 0.
+            pct_start=0.0 if settings.warm_up * steps == 1 else settings.warm_up,
         )
         self.epoch = 0
         self.step = 0

@@ -101,6 +101,17 @@ def test_half_an_epoch_takes_half_the_steps(corpus, tmp_path):
     assert part.seconds > 0
 
 
+def test_a_rise_in_one_step(corpus, tmp_path):
+    """torch's scheduler divides by zero there."""
+    trainer = make_trainer(corpus, tmp_path, epochs=4, batch_seconds=20.0, warm_up=0.25, learning_rate=1e-2)
+    assert trainer.epoch_steps == [1] * 4
+    rates = []
+    trainer.optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+    trainer.run()
+    assert rates == sorted(rates, reverse=True)
+    assert 5e-3 < rates[0] <= 1e-2
+
+
 RANKS = {"encoder.0": 5, "encoder.1": 6, "decoder.lstm": 4, "decoder.output": 5}
 
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -10,10 +11,11 @@ import pytest
 import torch
 from hydra import compose, initialize
 
+from experiments import compress as compress_command
 from experiments.finetune import finetune, model_in
 from experiments.iterate import iterate
 from experiments.seed_model import make
-from experiments.summary import trained_rows
+from experiments.summary import rows, trained_rows
 from experiments.validate import validate, validate_ranks
 from shrinkml_env import compress, count_parameters, load_model, save_compressed
 from shrinkml_env.asr import Augmentation, JointCTCAttention
@@ -105,6 +107,54 @@ def test_leaves_a_better_model_of_the_same_ranks(configure, seed_model, original
     assert f"{100 * result['after']['test']['wer']:.2f} %" in capsys.readouterr().out
     assert finetune(config) == directory
     assert "has ended already" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def hearing(tones, original):
+    """The folder of a model that has learned more."""
+    model, folder = load_model(original), tones.folder.parent / "longer"
+    settings = TrainingSettings(epochs=60, batch_seconds=20.0, learning_rate=5e-3)
+    Trainer(model, tones, tones[:1], PLAIN, JointCTCAttention(ctc_weight=0.0), settings, folder / "training").run()
+    round_to_storage(model.eval())
+    save_compressed(model, folder / "model")
+    return folder / "model"
+
+
+@pytest.mark.parametrize("rate", ["5e-3", "1e-9"])
+def test_the_engineers_command_trains_what_it_has_found(tones, hearing, tmp_path, rate, capsys):
+    for speaker in "34567":
+        chapter = shutil.copytree(tones.folder / "1" / "2", tmp_path / "data" / speaker / "2")
+        for path in chapter.glob("1-*"):
+            path.rename(path.with_name(f"{speaker}{path.name[1:]}"))
+        lines = (chapter / f"{speaker}-2.trans.txt").read_text().replace("1-2-", f"{speaker}-2-")
+        (chapter / f"{speaker}-2.trans.txt").write_text(lines)
+    data, other = tmp_path / "data", tones.folder
+    settings = ["training.epochs=20", "training.batch_seconds=20", f"training.learning_rate={rate}"]
+    goal = [f"model={hearing}", f"data={data}", "target_size=0.35", "budget=30", f"outputs={tmp_path / 'out'}"]
+    with initialize(version_base="1.3", config_path="../../conf/compress"):
+        config = compose("compress", [*goal, f"finetune={other}", f"finetune_overrides={settings}".replace("'", '"')])
+        bad = compose("compress", [*goal, f"finetune={data}"])
+    directory = compress_command.compress(config, compress_command.prepare(config))
+    told = capsys.readouterr().out
+    record = json.loads((directory / "best.json").read_text())
+    truncated, final = (load_model(directory / name) for name in ("truncated", "compressed"))
+    assert ranks_of(final) == ranks_of(truncated)
+    assert validate(directory) == []
+    trained = not torch.equal(truncated.decoder.output.weight, final.decoder.output.weight)
+    if rate == "5e-3":
+        assert trained
+        test = record["sets"]["test"]
+        assert record["wer_increase"]["value"] == pytest.approx(test["wer_after"] - test["wer_before"])
+        assert f"Trained on {other}, 20 times" in told
+        assert rows(directory.parent)
+    else:
+        assert not trained
+        assert "so the model is left as it was." in told
+        assert record["rewards"]
+    assert compress_command.compress(config, compress_command.prepare(config)) == directory
+    assert json.loads((directory / "best.json").read_text()) == record
+    with pytest.raises(ValueError, match="what is measured must not be trained on"):
+        compress_command.prepare(bad)
 
 
 def test_a_killed_run_resumes_to_the_same_model(configure, seed_model, tmp_path, monkeypatch):
