@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, Generic, TypeVar
@@ -18,7 +20,7 @@ _function: Callable[[Any], Any]
 
 
 class Workers(Generic[Task, Answer]):
-    """Processes that each hold a function and answer tasks; they start at the first one.
+    """Processes that each hold a function and answer tasks; they start at the first one and end with this process.
 
     Args:
         function: Pickled to every process once, with all that it holds.
@@ -42,6 +44,15 @@ def _begin(function: Callable[[Any], Any]) -> None:
     global _function
     _function = function
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A process that is killed cannot end its children, which would go on with what nobody waits for."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _answer(task: Any) -> Any:
