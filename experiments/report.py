@@ -20,6 +20,8 @@ from shrinkml_env import Evaluation, Layer
 
 __all__ = ["Result", "SetResult", "draw_uniform_curve", "format_table", "print_result", "write_report"]
 
+_MODELS = ("original", "compressed")
+
 
 @dataclass(frozen=True, slots=True)
 class SetResult:
@@ -64,6 +66,7 @@ class Result:
         layers: In forward order.
         ranks: Layer name -> rank.
         params: Parameters.
+        encoder_params: Those of the encoder alone, if the model says what that is.
         file_bytes: Of the saved tensors.
         sets: Name -> word errors.
         rewards: Name -> reward of the compressed model on the set; empty if it was trained after the search.
@@ -77,6 +80,7 @@ class Result:
     layers: tuple[Layer, ...]
     ranks: dict[str, int]
     params: tuple[int, int]
+    encoder_params: tuple[int, int] | None
     file_bytes: tuple[int, int]
     sets: dict[str, SetResult]
     rewards: dict[str, float]
@@ -96,12 +100,19 @@ class Result:
             "ranks": self.ranks,
             "rewards": self.rewards,
             "size_ratio": self.size_ratio,
-            "params": {"original": self.params[0], "compressed": self.params[1]},
-            "file_bytes": {"original": self.file_bytes[0], "compressed": self.file_bytes[1]},
+            "params": dict(zip(_MODELS, self.params, strict=True)),
+            "encoder_params": self.encoder_params and dict(zip(_MODELS, self.encoder_params, strict=True)),
+            "file_bytes": dict(zip(_MODELS, self.file_bytes, strict=True)),
             "evaluations": self.evaluations,
             "wer_increase": self.wer_increase._asdict(),
             "sets": {name: measured.to_json() for name, measured in self.sets.items()},
         }
+
+    def _encoder_rows(self) -> list[tuple[str, str, str]]:
+        if self.encoder_params is None:
+            return []
+        original, compressed = self.encoder_params
+        return [("of the encoder", f"{original:,}", f"{compressed:,} ({compressed / original:.3f})")]
 
     def _points(self) -> list[float]:
         return [100 * value for value in self.wer_increase]
@@ -123,6 +134,7 @@ class Result:
         original, compressed = self.params
         return [
             ("parameters", f"{original:,}", f"{compressed:,}"),
+            *self._encoder_rows(),
             ("file", f"{self.file_bytes[0] / 1e6:.2f} MB", f"{self.file_bytes[1] / 1e6:.2f} MB"),
             *(
                 (f"{name} WER", f"{100 * measured.wer_before:.2f} %", f"{100 * measured.wer_after:.2f} %")

@@ -33,6 +33,7 @@ from experiments.run_directory import plain, run_directory, write_json
 from experiments.statistics import wer_increase
 from shrinkml_env import (
     BudgetExhausted,
+    CompressibleModel,
     Evaluation,
     EvaluationCache,
     Evaluator,
@@ -40,6 +41,7 @@ from shrinkml_env import (
     SearchProblem,
     compress,
     default_cache_path,
+    encoder_parameters,
     load_utterances,
     save_compressed,
 )
@@ -197,8 +199,9 @@ def find(config: DictConfig, directory: Path, title: str) -> Found:
     agent.save(directory / "agent")
 
     ranks = choose(problem, dev, config.finalists).ranks
+    compressed = compress(proxy.model, proxy.matrix_ranks(ranks), proxy.factorisation)
     save_compressed(proxy.model, directory / "original")
-    save_compressed(compress(proxy.model, proxy.matrix_ranks(ranks), proxy.factorisation), directory / "compressed")
+    save_compressed(compressed, directory / "compressed")
     measured = {
         name: (evaluator.baseline, evaluator.evaluate(ranks))
         for name, evaluator in tqdm({"proxy": proxy, "dev": dev, "test": test}.items(), desc="chosen on every set")
@@ -214,6 +217,7 @@ def find(config: DictConfig, directory: Path, title: str) -> Found:
         layers=problem.layers,
         ranks=dict(ranks),
         params=(proxy.baseline.params, proxy.params(ranks)),
+        encoder_params=_encoder_params(proxy.model, compressed),
         file_bytes=(_file_bytes(directory / "original"), _file_bytes(directory / "compressed")),
         sets={name: SetResult.of(*pair) for name, pair in measured.items()},
         rewards={name: float(problem.reward_function(after, before)) for name, (before, after) in measured.items()},
@@ -225,6 +229,14 @@ def find(config: DictConfig, directory: Path, title: str) -> Found:
         for fraction in tqdm(CURVE_FRACTIONS, desc="uniform-rank curve", unit="evaluation")
     ]
     return Found(result, ledger.evaluations, curve, describe_factorisation(config.factorisation, proxy))
+
+
+def _encoder_params(original: CompressibleModel, compressed: CompressibleModel) -> tuple[int, int] | None:
+    """If the model says which module it is."""
+    try:
+        return encoder_parameters(original), encoder_parameters(compressed)
+    except ValueError:
+        return None
 
 
 def conclude(config: DictConfig, directory: Path, found: Found) -> None:

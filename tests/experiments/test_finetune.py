@@ -17,7 +17,7 @@ from experiments.iterate import iterate
 from experiments.seed_model import make
 from experiments.summary import rows, trained_rows
 from experiments.validate import validate, validate_ranks
-from shrinkml_env import compress, count_parameters, load_model, save_compressed
+from shrinkml_env import compress, count_parameters, encoder_parameters, load_model, save_compressed
 from shrinkml_env.asr import Augmentation, JointCTCAttention
 from shrinkml_env.asr.training import Trainer, TrainingSettings
 from shrinkml_env.compression import ranks_of, round_to_storage
@@ -139,6 +139,8 @@ def test_the_engineers_command_trains_what_it_has_found(tones, hearing, tmp_path
     record = json.loads((directory / "best.json").read_text())
     truncated, final = (load_model(directory / name) for name in ("truncated", "compressed"))
     assert ranks_of(final) == ranks_of(truncated)
+    assert record["encoder_params"]["compressed"] == encoder_parameters(final)
+    assert f"{encoder_parameters(final):,}" in told
     assert validate(directory) == []
     trained = not torch.equal(truncated.decoder.output.weight, final.decoder.output.weight)
     if rate == "5e-3":

@@ -29,6 +29,7 @@ def test_a_search_leaves_a_validated_model(configure, overrides, capsys):
     _, evaluations = read_ledger(directory / "evaluations.jsonl")
     assert record["evaluations"] == len(evaluations) <= 6
     assert record["ranks"] in [dict(evaluation.ranks) for evaluation in evaluations]
+    assert record["encoder_params"] is None  # This model does not say what its encoder is.
     assert str(directory) in printed
     assert f"{100 * record['sets']['test']['wer_after']:.2f} %" in printed
     for name in ("config.yaml", "search.png", "report.html", "compressed/model.safetensors", "tensorboard"):
