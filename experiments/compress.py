@@ -107,6 +107,9 @@ def compress(config: DictConfig, job: Job) -> Path:
         path = directory / f"{name}.txt"
         path.write_text("".join(f"{utterance_id}\n" for utterance_id in ids), encoding="utf-8")
         job.search[name] = {"root": str(job.folder.parent), "subset": job.folder.name, "ids": str(path)}
+    if job.parts and job.search.factorisation.get("calibration") == "calibration":
+        # The embedded speech is for the embedded model; this may be heard as well as any other that is not reported.
+        job.search.factorisation.calibration = job.search.proxy
     OmegaConf.save(job.search, directory / "search.yaml", resolve=True)
     found = find(job.search, directory, f"{config.model}, {goal(config)}")
     result, notes = found.result, [job.data_note]
@@ -172,12 +175,11 @@ def goal_overrides(config: DictConfig) -> list[str]:
     """Of conf/search.yaml, what suits the goal; docs/compress-your-model.md tells why."""
     name, _, value = goal(config).partition("=")
     if name == "target_size":
-        return ["agent=knapsack", "reward=accuracy", "constraint=check", f"constraint.budget={value}", "finalists=20"]
-    tolerance = float(value) / 100
-    return [
-        *("agent=knapsack", "reward=soft_threshold", f"reward.tolerance={tolerance}", "reward.kappa=1000"),
-        "finalists=60",
-    ]
+        fitting = ["reward=accuracy", "constraint=check", f"constraint.budget={value}", "finalists=20"]
+    else:
+        tolerance = float(value) / 100
+        fitting = ["reward=soft_threshold", f"reward.tolerance={tolerance}", "reward.kappa=1000", "finalists=60"]
+    return ["agent=knapsack", "factorisation=activation_aware", *fitting]
 
 
 def suit(search: DictConfig, layers: int, target_size: float | None) -> None:

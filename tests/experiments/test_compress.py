@@ -72,6 +72,8 @@ def test_leaves_a_smaller_model_and_what_it_costs(configure, goal, capsys):
     assert sum(map(len, parts)) == len(set.union(*parts)) == 12
     voices = [{name.partition("-")[0] for name in part} for part in parts]
     assert sum(map(len, voices)) == 4
+    assert record["factorisation"]["name"] == "activation_aware"
+    assert record["factorisation"]["calibration"] == record["utterances"]["proxy"]
     assert validate(directory) == []
     # The same command finds the folder again, and what is in it.
     (directory / "best.json").unlink()
@@ -80,9 +82,11 @@ def test_leaves_a_smaller_model_and_what_it_costs(configure, goal, capsys):
 
 
 def test_settings_of_the_search_can_be_changed(configure):
-    config = configure("target_size=0.6", "overrides=['agent=random','granularity=matrix']")
+    config = configure("target_size=0.6", "overrides=['agent=random','granularity=matrix','factorisation=svd']")
     directory = compress(config, prepare(config))
-    assert len(json.loads((directory / "best.json").read_text())["ranks"]) > 4
+    record = json.loads((directory / "best.json").read_text())
+    assert len(record["ranks"]) > 4
+    assert record["factorisation"] == {"name": "svd"}
 
 
 def write(path, samples, rate=16_000):
