@@ -1,0 +1,287 @@
+"""LSTMs and GRUs with factored matrices."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.nn.utils.rnn import PackedSequence, unpack_sequence
+
+from shrinkml_env.compression.modules.base import Form, LowRank, vectors
+from shrinkml_env.compression.svd import Factors
+
+__all__ = ["LowRankGRU", "LowRankGRUCell", "LowRankLSTM", "LowRankLSTMCell"]
+
+
+class _LowRankRecurrent(LowRank):
+    """What LSTM, GRU and their cells share: a kernel of the original type that computes with fewer numbers.
+
+    Where there is just one input matrix (a cell; one layer, one direction) and it is factored, the inputs are
+    projected with V and the kernel's input matrix is U. All other factored matrices are multiplied back before the
+    kernel runs: a fused kernel over a dense W_hh mostly is faster than a loop over time steps with two thin ones. The
+    kernel is no submodule: nothing dense enters the state or the parameter count. Gradients reach U and V.
+    """
+
+    replaced: ClassVar[type[nn.Module]]
+
+    def __init__(self, module: nn.Module, factors: Mapping[str, Factors]) -> None:
+        super().__init__(module, factors)
+        self._names = [name for name, _ in module.named_parameters(recurse=False)]
+        inputs = [matrix.name for matrix in self.matrices if matrix.kind.endswith("_ih")]
+        self._single_input = inputs[0] if len(inputs) == 1 else None
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """Merged is another form only where the input matrix is single and factored."""
+        return ("factored", "merged") if self._single_input in self.ranks else ("factored",)
+
+    @property
+    def _projected(self) -> str | None:
+        """The parameter with whose V the inputs are projected."""
+        return self._single_input if self._single_input in self.ranks and self.form != "merged" else None
+
+    def _kernel_weights(self) -> dict[str, Tensor]:
+        weights = {name: self._product(name) if name in self.ranks else self._parameters[name] for name in self._names}
+        if self._projected is not None:
+            weights[self._projected] = self._factor(self._projected, "u")
+        return {name: weight for name, weight in weights.items() if weight is not None}
+
+    def _empty_kernel(self) -> nn.Module:
+        settings = {name: getattr(self, name) for name in self.settings}
+        if self._projected is not None:
+            settings["input_size"] = self.ranks[self._projected]
+        if settings.get("num_layers") == 1:
+            settings["dropout"] = 0.0  # It has no effect there but a warning.
+        return self.replaced(**settings, device="meta")
+
+    def _frozen_kernel(self) -> nn.Module:
+        kernel = self._empty_kernel().requires_grad_(False)
+        weights = {name: weight.detach() for name, weight in self._kernel_weights().items()}
+        kernel.load_state_dict(weights, assign=True)
+        if isinstance(kernel, nn.RNNBase):
+            kernel.flatten_parameters()
+        return kernel
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        """Takes and returns what the replaced module does, padded, unbatched and packed sequences included."""
+        if self._projected is not None:
+            v = self._factor(self._projected, "v")
+            if isinstance(input, PackedSequence):
+                input = input._replace(data=F.linear(input.data, v))
+            else:
+                input = F.linear(input, v)
+        if self._wants_gradient():
+            kernel = self._empty_kernel().train(self.training)
+            return torch.func.functional_call(kernel, self._kernel_weights(), (input, hx))
+        return self._cached(f"kernel, {self.form}", self._frozen_kernel).train(self.training)(input, hx)
+
+
+_RNN_SETTINGS = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
+_CELL_SETTINGS = ("input_size", "hidden_size", "bias")
+
+
+def _rnn_kinds(kind: str, module: nn.RNNBase) -> dict[str, str]:
+    if module.proj_size:
+        return {}
+    return {
+        f"weight_{part}_l{layer}{suffix}": f"{kind}_{part}"
+        for layer in range(module.num_layers)
+        for suffix in ("", "_reverse")[: 1 + module.bidirectional]
+        for part in ("ih", "hh")
+    }
+
+
+def _rnn_inputs(module: nn.RNNBase, call: Mapping[str, Any], output: Any) -> dict[str, Tensor]:
+    """What enters each layer, and its states before each step, in both directions.
+
+    The states between stacked layers are computed anew, since the module does not return them.
+    """
+    found: dict[str, list[Tensor]] = defaultdict(list)
+    directions = 1 + module.bidirectional
+    for index, (inputs, outputs) in enumerate(
+        zip(_sequences(module, call["input"]), _sequences(module, output[0]), strict=True)
+    ):
+        start = _start(call.get("hx"), index)
+        for layer in range(module.num_layers):
+            own = slice(layer * directions, (layer + 1) * directions)
+            before = None if start is None else tuple(part[own] for part in start)
+            states = outputs if layer == module.num_layers - 1 else _run_layer(module, layer, inputs, before)
+            for direction, after in enumerate(states.chunk(directions, dim=1)):
+                first = after.new_zeros(1, after.shape[1]) if before is None else before[0][direction, None]
+                shifted = torch.cat([after[1:], first] if direction else [first, after[:-1]])
+                name = f"l{layer}_reverse" if direction else f"l{layer}"
+                found[f"weight_ih_{name}"].append(inputs)
+                found[f"weight_hh_{name}"].append(shifted)
+            inputs = states
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def _sequences(module: nn.RNNBase, batch: Any) -> Sequence[Tensor]:
+    """(time, size) of each sequence in what a recurrent module takes or returns."""
+    if isinstance(batch, PackedSequence):
+        return unpack_sequence(batch)
+    if batch.dim() == 2:
+        return [batch]
+    return tuple(batch.unbind(0 if module.batch_first else 1))
+
+
+def _start(hx: Any, index: int) -> tuple[Tensor, ...] | None:
+    """A sequence's initial states: (layers * directions, units) each."""
+    if hx is None:
+        return None
+    return tuple(part if part.dim() == 2 else part[:, index] for part in (hx if isinstance(hx, tuple) else (hx,)))
+
+
+def _run_layer(module: nn.RNNBase, layer: int, inputs: Tensor, start: tuple[Tensor, ...] | None) -> Tensor:
+    """One of several stacked layers: (time, size) -> (time, directions * units)."""
+    lstm = isinstance(module, nn.LSTM)
+    kernel = (nn.LSTM if lstm else nn.GRU)(
+        inputs.shape[1], module.hidden_size, bias=module.bias, bidirectional=module.bidirectional, device="meta"
+    )
+    weights: dict[str, Tensor] = {
+        name.replace(f"_l{layer}", "_l0"): weight
+        for name, weight in module.named_parameters()
+        if name.removesuffix("_reverse").endswith(f"_l{layer}")
+    }
+    hx = start if start is None or lstm else start[0]
+    states: Tensor = torch.func.functional_call(kernel, weights, (inputs, hx))[0]
+    return states
+
+
+def _cell_inputs(module: nn.RNNCellBase, call: Mapping[str, Any], output: Any) -> dict[str, Tensor]:
+    """What enters a cell, and its state before."""
+    inputs, hx = vectors(call["input"]), call.get("hx")
+    state = inputs.new_zeros(len(inputs), module.hidden_size) if hx is None else hx
+    return {"weight_ih": inputs, "weight_hh": vectors(state[0] if isinstance(state, tuple) else state)}
+
+
+class _LowRankLSTMBase(_LowRankRecurrent):
+    """The LSTM's arithmetic outside a kernel, for one layer in one direction."""
+
+    kind = "lstm"
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """Stepwise where the one recurrent matrix is factored."""
+        recurrent = [matrix.name for matrix in self.matrices if matrix.kind.endswith("_hh")]
+        stepwise = self._single_input is not None and recurrent[0] in self.ranks
+        return (*super().forms, "stepwise") if stepwise else super().forms
+
+    def _apply_matrix(self, part: str, inputs: Tensor, bias: Tensor | None) -> Tensor:
+        """(..., n) -> (..., 4 units) by `weight_{part}` as it is held."""
+        name = next(matrix.name for matrix in self.matrices if matrix.kind.endswith(part))
+        if name in self.ranks:
+            return F.linear(F.linear(inputs, self._factor(name, "v")), self._factor(name, "u"), bias)
+        return F.linear(inputs, getattr(self, name), bias)
+
+    def _input_gates(self, inputs: Tensor) -> Tensor:
+        """What the gates hear: (..., input size) -> (..., 4 units), both biases included."""
+        biases = [getattr(self, name) for name in self._names if name.startswith("bias")]
+        return self._apply_matrix("_ih", inputs, sum(biases[1:], biases[0]) if biases else None)
+
+    def _step(self, gates: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of a batch: hidden and cell state, (batch, units) each."""
+        into, forget, new, out = (gates + self._apply_matrix("_hh", hidden, None)).chunk(4, dim=1)
+        cell = torch.sigmoid(forget) * cell + torch.sigmoid(into) * torch.tanh(new)
+        return torch.sigmoid(out) * torch.tanh(cell), cell
+
+
+class LowRankLSTM(_LowRankLSTMBase):
+    """`nn.LSTM` with factored W_ih or W_hh, of any number of layers and directions."""
+
+    settings = _RNN_SETTINGS
+    replaced = nn.LSTM
+
+    @staticmethod
+    def matrix_kinds(module: nn.LSTM) -> dict[str, str]:
+        """See `LowRank.matrix_kinds`; an LSTM with `proj_size` stays dense."""
+        return _rnn_kinds("lstm", module)
+
+    @staticmethod
+    def matrix_inputs(module: nn.LSTM, call: Mapping[str, Any], output: Any) -> dict[str, Tensor]:
+        """See `LowRank.matrix_inputs`."""
+        return _rnn_inputs(module, call, output)
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        """See `_LowRankRecurrent.forward`; packed sequences always go to the kernel."""
+        if self.form != "stepwise" or isinstance(input, PackedSequence):
+            return super().forward(input, hx)
+        batched = input.dim() == 3
+        time = 1 if batched and self.batch_first else 0
+        gates = self._input_gates(input if batched else input[:, None])
+        zeros = gates.new_zeros(gates.shape[1 - time], self.hidden_size)
+        # (1, batch, units) or, without a batch, (1, units).
+        hidden, cell = (zeros, zeros) if hx is None else (state.reshape(-1, self.hidden_size) for state in hx)
+        outputs = []
+        for heard in gates.unbind(time):
+            hidden, cell = self._step(heard, hidden, cell)
+            outputs.append(hidden)
+        output = torch.stack(outputs, dim=time)
+        if batched:
+            return output, (hidden[None], cell[None])
+        return output[:, 0], (hidden, cell)
+
+
+class LowRankGRU(_LowRankRecurrent):
+    """`nn.GRU` with factored W_ih or W_hh, of any number of layers and directions."""
+
+    kind = "gru"
+    settings = _RNN_SETTINGS
+    replaced = nn.GRU
+
+    @staticmethod
+    def matrix_kinds(module: nn.GRU) -> dict[str, str]:
+        """See `LowRank.matrix_kinds`."""
+        return _rnn_kinds("gru", module)
+
+    @staticmethod
+    def matrix_inputs(module: nn.GRU, call: Mapping[str, Any], output: Any) -> dict[str, Tensor]:
+        """See `LowRank.matrix_inputs`."""
+        return _rnn_inputs(module, call, output)
+
+
+class LowRankLSTMCell(_LowRankLSTMBase):
+    """`nn.LSTMCell` with factored W_ih or W_hh."""
+
+    settings = _CELL_SETTINGS
+    replaced = nn.LSTMCell
+
+    @staticmethod
+    def matrix_kinds(module: nn.LSTMCell) -> dict[str, str]:
+        """See `LowRank.matrix_kinds`."""
+        return {"weight_ih": "lstm_ih", "weight_hh": "lstm_hh"}
+
+    @staticmethod
+    def matrix_inputs(module: nn.LSTMCell, call: Mapping[str, Any], output: Any) -> dict[str, Tensor]:
+        """See `LowRank.matrix_inputs`."""
+        return _cell_inputs(module, call, output)
+
+    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """As `nn.LSTMCell`: (batch, input size) or (input size,)."""
+        if self.form != "stepwise" or input.dim() == 1:
+            found: tuple[Tensor, Tensor] = super().forward(input, hx)
+            return found
+        zeros = input.new_zeros(len(input), self.hidden_size)
+        return self._step(self._input_gates(input), *((zeros, zeros) if hx is None else hx))
+
+
+class LowRankGRUCell(_LowRankRecurrent):
+    """`nn.GRUCell` with factored W_ih or W_hh."""
+
+    kind = "gru"
+    settings = _CELL_SETTINGS
+    replaced = nn.GRUCell
+
+    @staticmethod
+    def matrix_kinds(module: nn.GRUCell) -> dict[str, str]:
+        """See `LowRank.matrix_kinds`."""
+        return {"weight_ih": "gru_ih", "weight_hh": "gru_hh"}
+
+    @staticmethod
+    def matrix_inputs(module: nn.GRUCell, call: Mapping[str, Any], output: Any) -> dict[str, Tensor]:
+        """See `LowRank.matrix_inputs`."""
+        return _cell_inputs(module, call, output)
