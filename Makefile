@@ -6,7 +6,7 @@ RUN = $(VENV)/bin/python -m
 .PHONY: demo test lint types unit bench wheel clean
 
 demo: $(VENV)/experiments  ## Compress the embedded recogniser and show the result.
-	$(RUN) experiments.search agent=ppo budget=100
+	$(RUN) experiments.search agent=model_based budget=100
 
 test: lint types unit  ## Everything that must pass before a change lands.
 
