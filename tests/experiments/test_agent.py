@@ -26,7 +26,7 @@ def test_episodes_are_as_long_as_the_model_is_deep():
 def test_one_shot_episodes_have_one_step():
     agent, env, _ = agent_of("agent=ppo", "action=one_shot")
     assert episode_steps(env) == 1
-    assert agent.n_steps == agent.batch_size == 5
+    assert agent.n_steps == agent.batch_size == 8
 
 
 def test_plain_numbers_are_steps():
