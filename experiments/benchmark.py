@@ -98,7 +98,10 @@ def scores(runs: Sequence[Run], config: DictConfig) -> dict[str, NDArray[np.floa
 
 
 def fronts(runs: Sequence[Run], config: DictConfig) -> dict[str, NDArray[np.float64]]:
-    """Agent -> anytime shares of the whole hypervolume, (seeds, rewards, evaluations)."""
+    """Agent -> anytime shares of the whole hypervolume, (seeds, rewards, evaluations).
+
+    Size and WER are what counts here, so configurations that a constraint forbids are in it too.
+    """
     if config.env == "tabular":
         table = Table.load()
         all_wer, all_size = (values.tolist() for values in wer_and_size(table))
@@ -123,14 +126,13 @@ def write(
     directory: Path,
     results: Mapping[str, NDArray[np.float64]],
     shares: Mapping[str, NDArray[np.float64]],
-    budget: int,
 ) -> None:
     """The table (printed as well) and the pictures."""
     final = {agent: values[:, :, -1] for agent, values in results.items()}
     order = sorted(final, key=lambda agent: -iqm(final[agent]).value)
     rows = []
     for place, agent in enumerate(tqdm(order, desc="intervals", unit="agent")):
-        within = [evaluations_to_reach(curve, 0.99) for curve in results[agent].reshape(-1, budget)]
+        within = [evaluations_to_reach(curve, 0.99) for curve in np.concatenate(results[agent])]
         reached = [count for count in within if count is not None]
         rows.append(
             (
@@ -212,7 +214,7 @@ def main(config: DictConfig) -> None:
         for seed in range(config.first_seed, config.first_seed + config.seeds):
             tasks[folder / f"{name}-{seed}.json"] = replace(first, seed=seed)
     runs = [Run(**result) for result in results_of(tasks, play_as_json, config.workers)]
-    write(directory, scores(runs, config), fronts(runs, config), config.budget)
+    write(directory, scores(runs, config), fronts(runs, config))
     print(f"runs, table and pictures: {directory}")
 
 

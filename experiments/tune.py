@@ -20,7 +20,7 @@ from tqdm import tqdm
 from experiments.benchmark import ends
 from experiments.report import format_table
 from experiments.run_directory import plain, read_json, run_directory, write_json
-from experiments.runs import Task, play
+from experiments.runs import Task, digest, play
 from experiments.statistics import anytime
 from shrinkml_env.evaluation.workers import Workers
 
@@ -53,20 +53,34 @@ def _space(config: DictConfig, agent: str) -> dict[str, list[Any]]:
     return {str(key): list(values) for key, values in space.items()}
 
 
+def trials(config: DictConfig, agent: str) -> dict[tuple[str, ...], list[Task]]:
+    """Setting -> what it is played on."""
+    return {
+        setting: [
+            Task("tabular", agent, name.partition("=")[2], seed, config.budget, (*options, *setting))
+            for name, *options in plain(config.rewards)
+            for seed in config.seeds
+        ]
+        for setting in settings(_space(config, agent), config.trials, config.seed)
+    }
+
+
+def name_of(task: Task) -> str:
+    """What a score is kept under: another default of the agent is another name."""
+    return " ".join([task.agent, task.reward, str(task.seed), *task.overrides, digest(task)])
+
+
 @hydra.main(version_base="1.3", config_path="../conf", config_name="tune")
 def main(config: DictConfig) -> None:
     """Play what is missing, then rank."""
     directory = run_directory(config, "tune", besides=("workers", "agents"))
     path = directory / "scores.json"
     known: dict[str, float] = read_json(path) if path.exists() else {}
-    tasks: dict[str, Task] = {}
-    for agent in config.agents:
-        for setting in settings(_space(config, agent), config.trials, config.seed):
-            for reward in plain(config.rewards):
-                for seed in config.seeds:
-                    name = " ".join([agent, *reward, str(seed), *setting])
-                    overrides = (*reward[1:], *setting)
-                    tasks[name] = Task("tabular", agent, reward[0].partition("=")[2], seed, config.budget, overrides)
+    played = {
+        agent: {setting: {name_of(task): task for task in tasks} for setting, tasks in trials(config, agent).items()}
+        for agent in tqdm(config.agents, desc="configs", unit="agent")
+    }
+    tasks = {name: task for of_agent in played.values() for named in of_agent.values() for name, task in named.items()}
     missing = [name for name in tasks if name not in known]
     workers = Workers(final_score, config.workers)
     found = workers([tasks[name] for name in missing])
@@ -75,15 +89,8 @@ def main(config: DictConfig) -> None:
         write_json(path, known)
     workers.close()
     rows = []
-    for agent in config.agents:
-        means = {}
-        for setting in settings(_space(config, agent), config.trials, config.seed):
-            scores = [
-                known[" ".join([agent, *reward, str(seed), *setting])]
-                for reward in plain(config.rewards)
-                for seed in config.seeds
-            ]
-            means[setting] = float(np.mean(scores))
+    for agent, of_agent in played.items():
+        means = {setting: float(np.mean([known[name] for name in scored])) for setting, scored in of_agent.items()}
         best = max(means, key=lambda setting: means[setting])
         rows.append((agent, f"{means[()]:.3f}", f"{means[best]:.3f}", " ".join(best) or "the present ones"))
     text = format_table(("agent", "present score", "best score", "best settings"), rows)

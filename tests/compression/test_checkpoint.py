@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from shrinkml_env.compression import (
     compress,
@@ -17,6 +17,7 @@ from shrinkml_env.compression import (
     round_to_storage,
     save_compressed,
 )
+from tests.compression.files import put_tensor
 from tests.models import Everything, TinyCTC, tones
 
 RANKS = {"front": 9, "gru": 5, "output": 3}
@@ -220,13 +221,7 @@ def test_truncated_tensors(saved, size):
     ],
 )
 def test_tensors_that_do_not_fit(saved, name, tensor, message):
-    file = saved / "model.safetensors"
-    tensors = load_file(file)
-    if tensor is None:
-        del tensors[name]
-    else:
-        tensors[name] = tensor
-    save_file(tensors, file)
+    put_tensor(saved, name, tensor)
     with pytest.raises(ValueError, match=rf"model\.safetensors: .*{message}"):
         load_compressed(saved)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from shrinkml_env.compression import (
@@ -23,6 +23,7 @@ from shrinkml_env.compression import (
     round_to_storage,
     save_compressed,
 )
+from tests.compression.files import put_tensor
 from tests.models import Everything, TinyCTC, tones
 
 pytest.importorskip("torchao")
@@ -249,13 +250,7 @@ def test_missing_key(saved):
     ],
 )
 def test_tensors_that_do_not_fit(saved, name, tensor, message):
-    file = saved / "model.safetensors"
-    tensors = load_file(file)
-    if tensor is None:
-        del tensors[name]
-    else:
-        tensors[name] = tensor
-    save_file(tensors, file)
+    put_tensor(saved, name, tensor)
     with pytest.raises(ValueError, match=rf"model\.safetensors: .*{message}"):
         load_compressed(saved)
 

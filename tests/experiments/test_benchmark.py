@@ -56,7 +56,7 @@ def test_scores_and_table(fake_table, tmp_path, capsys):
     assert results["random"][3, 1] == pytest.approx([-1, 0, 0, 0, 0])  # cut at -1, and nothing new at the end
     shares = fronts(runs, config)
     assert shares["random"].shape == (10, 2, 5)
-    write(tmp_path, results, shares, config.budget)
+    write(tmp_path, results, shares)
     lines = capsys.readouterr().out.splitlines()
     assert " ".join(lines[2].split()) == "perfect 1.000 [1.000, 1.000] 20 of 20 5 0.000 [0.000, 0.000] random"
     assert (tmp_path / "benchmark.png").stat().st_size > 10_000

@@ -1,11 +1,12 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from experiments.runs import CONF, Task, compose_search
-from experiments.tune import final_score, settings
+from experiments.tune import final_score, name_of, settings, trials
 from tests.experiments.test_benchmark import fake_table  # noqa: F401 - a fixture
 
 
@@ -47,3 +48,35 @@ def test_the_reported_rewards_are_not_tuned_on():
 def test_scores_are_between_the_ends(fake_table):  # noqa: F811
     assert final_score(Task("tabular", "random", "linear", 0, 48)) == pytest.approx(1.0)  # all of 4 * 3 * 4
     assert -1 <= final_score(Task("tabular", "random", "linear", 0, 1)) < 1
+
+
+def test_every_setting_meets_the_same_rewards_and_seeds():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        played = trials(compose("tune", ["trials=2"]), "knapsack")
+    assert next(iter(played)) == ()
+    assert len(played) == 3
+    for setting, tasks in played.items():
+        assert [(task.reward, task.seed, task.overrides) for task in tasks] == [
+            (reward, seed, (option, *setting))
+            for reward, option in [
+                ("linear", "reward.size_weight=0.5"),
+                ("harmonic", "reward.beta=0.5"),
+                ("soft_threshold", "reward.kappa=4"),
+            ]
+            for seed in (1000, 1001)
+        ]
+
+
+def test_a_score_is_kept_under_all_that_it_depends_on(monkeypatch):
+    """Two agents' defaults must not share one, though nothing but the defaults differs."""
+    task = Task("tabular", "knapsack", "linear", 1000, 100)
+    name = name_of(task)
+    assert name_of(replace(task, seed=1001)) != name
+
+    def with_other_defaults(task):
+        config = compose_search(task)
+        config.agent.points = 99
+        return config
+
+    monkeypatch.setattr("experiments.runs.compose_search", with_other_defaults)
+    assert name_of(task) != name
