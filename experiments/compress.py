@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -80,11 +80,13 @@ def prepare(config: DictConfig) -> Job:
     model: Any = load_model(config.model)
     model = model.to(config.device)
     suit(search, len(Full()(model.layers).layers), config.target_size)
-    training = None if config.finetune is None else compose_training(config, model)
+    speech = None if config.finetune is None else data_folder(config.finetune)
+    training = None if speech is None else compose_training(config, model, speech)
     if config.data is None:
         if config.model not in SHIPPED_MODELS:
             raise ValueError("data=FOLDER is missing: the embedded speech is for las_small, other models need theirs")
         note = "The speech is the embedded one, which is synthetic: it says nothing about people's voices."
+        note += heard(speech, {utterance.speaker for utterance in load_utterances("test")})
         return Job(title, search, {}, None, note, training, require_recognition(model, load_utterances("proxy")))
     folder = data_folder(config.data)
     speakers, ids = folder.speakers, folder.ids
@@ -96,7 +98,8 @@ def prepare(config: DictConfig) -> Job:
         require_spelling(model, [(folder[index].id, folder[index].text) for index in indices], config.data)
     seconds = require_recognition(model, [folder[index] for index in parts["proxy"]])
     named = {name: [ids[index] for index in indices] for name, indices in parts.items()}
-    return Job(title, search, named, folder.folder, describe(folder, parts), training, seconds)
+    note = describe(folder, parts) + heard(speech, {speakers[index] for index in parts["test"]})
+    return Job(title, search, named, folder.folder, note, training, seconds)
 
 
 def compress(config: DictConfig, job: Job) -> Path:
@@ -228,6 +231,19 @@ def describe(folder: SpeechFolder, parts: Mapping[str, Sequence[int]]) -> str:
     return f"Of {len(folder)} utterances in {folder.folder}, {used} are used: {sizes}. {held_out}"
 
 
+def heard(speech: SpeechFolder | None, test: Set[str]) -> str:
+    """Which speakers of test, if any, are in the training speech, going by their names."""
+    if speech is None:
+        return ""
+    known = sorted(test & set(speech.speakers))
+    if not known:
+        return " No speaker of test is in the speech that is trained on."
+    return (
+        f" {len(known)} of test's {len(test)} speakers are, by name, in the speech that is trained on "
+        f"({known[0]} for one): the result is for known voices."
+    )
+
+
 def require_spelling(model: CompressibleModel, transcripts: Sequence[tuple[str, str]], where: str) -> None:
     """Check that the model can write what the transcripts, (utterance id, text), hold.
 
@@ -285,15 +301,13 @@ def compose_search(config: DictConfig) -> DictConfig:
     return search
 
 
-def compose_training(config: DictConfig, model: CompressibleModel) -> DictConfig:
+def compose_training(config: DictConfig, model: CompressibleModel, speech: SpeechFolder) -> DictConfig:
     """The config of the fine-tuning, but for its models, and the sets it is measured on.
 
     Raises:
         ValueError: Models like this one are not trained here, or the speech is that of `data`, or misspelt.
-        FileNotFoundError: There is no such speech.
     """
     load_las(config.model)
-    speech = data_folder(config.finetune)
     if config.data is not None and Path(config.data).resolve() == Path(config.finetune).resolve():
         raise ValueError(f"finetune={config.finetune} is data as well: what is measured must not be trained on")
     require_spelling(model, list(zip(speech.ids, speech.texts, strict=True)), config.finetune)

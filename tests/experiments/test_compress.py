@@ -12,10 +12,11 @@ import pytest
 import soundfile
 from hydra import compose, initialize_config_dir
 
-from experiments.compress import compress, prepare
+from experiments.compress import compress, heard, prepare
 from experiments.validate import validate
 from shrinkml_env import load_compressed, save_compressed
 from shrinkml_env.compression import count_parameters
+from shrinkml_env.data import SpeechFolder
 from tests.models import TinyCTC, tones
 
 CONF = Path(__file__).parents[2] / "conf" / "compress"
@@ -200,3 +201,10 @@ def test_as_it_is_typed(data):
     assert done.returncode == 0, done.stderr
     (directory,) = (data.parent / "outputs").iterdir()
     assert f"model, measurements and report: {directory}" in done.stdout
+
+
+def test_speakers_of_test_that_are_trained_on_are_told(data):
+    speech = SpeechFolder(data.parent, data.name)
+    assert heard(None, {"11"}) == ""
+    assert heard(speech, {"21", "22"}) == " No speaker of test is in the speech that is trained on."
+    assert heard(speech, {"21", "13", "11"}).startswith(" 2 of test's 3 speakers are, by name, in the speech")

@@ -141,6 +141,7 @@ def test_the_engineers_command_trains_what_it_has_found(tones, hearing, tmp_path
     assert ranks_of(final) == ranks_of(truncated)
     assert record["encoder_params"]["compressed"] == encoder_parameters(final)
     assert f"{encoder_parameters(final):,}" in told
+    assert "No speaker of test is in the speech that is trained on." in told
     assert validate(directory) == []
     trained = not torch.equal(truncated.decoder.output.weight, final.decoder.output.weight)
     if rate == "5e-3":
