@@ -79,7 +79,7 @@ def prepare(config: DictConfig) -> Job:
     title = f"{Path(config.model.rpartition(':')[2]).name}-{goal(config).replace('=', '-')}"
     model: Any = load_model(config.model)
     model = model.to(config.device)
-    suit(search, len(Full()(model.layers).layers), config.target_size)
+    suit(search, len(Full()(model.layers).layers))
     speech = None if config.finetune is None else data_folder(config.finetune)
     training = None if speech is None else compose_training(config, model, speech)
     if config.data is None:
@@ -178,15 +178,14 @@ def goal_overrides(config: DictConfig) -> list[str]:
     """Of conf/search.yaml, what suits the goal; docs/compress-your-model.md tells why."""
     name, _, value = goal(config).partition("=")
     if name == "target_size":
-        fitting = ["reward=accuracy", "constraint=check", f"constraint.budget={value}", "finalists=20"]
-    else:
-        tolerance = float(value) / 100
-        fitting = ["reward=soft_threshold", f"reward.tolerance={tolerance}", "reward.kappa=1000", "finalists=60"]
-    return ["agent=knapsack", "factorisation=activation_aware", *fitting]
+        fitting = ["agent=model_based", "reward=accuracy", "constraint=check", f"constraint.budget={value}"]
+        return ["factorisation=activation_aware", *fitting, "finalists=20"]
+    rule = ["reward=soft_threshold", f"reward.tolerance={float(value) / 100}", "reward.kappa=1000"]
+    return ["factorisation=activation_aware", "agent=knapsack", *rule, "finalists=60"]
 
 
-def suit(search: DictConfig, layers: int, target_size: float | None) -> None:
-    """Fit the knapsack to the budget and the goal: half of the evaluations for single layers, the rest near the target.
+def suit(search: DictConfig, layers: int) -> None:
+    """Fit the knapsack to the budget: half of the evaluations for single layers, the rest for combinations.
 
     Raises:
         ValueError: The budget is too small to measure each layer once.
@@ -196,11 +195,9 @@ def suit(search: DictConfig, layers: int, target_size: float | None) -> None:
     if search.budget < 2 * layers:
         raise ValueError(
             f"budget={search.budget} is too small for a model of {layers} layers: at least {2 * layers}, or another "
-            'agent, which will find less: overrides=["agent=tpe","constraint=clip"]'
+            'agent: overrides=["agent=model_based"]'
         )
     search.agent.points = min(search.agent.points, search.budget // (2 * layers))
-    if target_size is not None:
-        search.agent.sizes = [0.8 * target_size, target_size]
 
 
 def data_folder(data: str) -> SpeechFolder:
