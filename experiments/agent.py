@@ -41,6 +41,7 @@ def make_agent(part: DictConfig, env: Any, single: Any = None) -> Any:
     """
     token = _STEPS.set(episode_steps(env if single is None else single))
     try:
-        return instantiate(part, env=env)
+        # Agents look for real dicts and lists, in `policy_kwargs.net_arch` for one.
+        return instantiate(part, env=env, _convert_="all")
     finally:
         _STEPS.reset(token)

@@ -31,3 +31,10 @@ def test_one_shot_episodes_have_one_step():
 
 def test_plain_numbers_are_steps():
     assert agent_of("agent=ppo", "agent.n_steps=14", "agent.batch_size=7")[0].n_steps == 14
+
+
+def test_networks_of_ones_own():
+    agent, _, _ = agent_of("agent=sac", "+agent.policy_kwargs.net_arch={pi: [8], qf: [16, 4]}")
+    assert agent.policy_kwargs["net_arch"] == {"pi": [8], "qf": [16, 4]}
+    assert type(agent.policy_kwargs["net_arch"]) is dict
+    assert [layer.out_features for layer in agent.critic.qf0 if hasattr(layer, "out_features")] == [16, 4, 1]
