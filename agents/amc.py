@@ -88,8 +88,9 @@ class AMC(DDPG):
             self._episodes_at_start = self._episode_num
         assert self._last_obs is not None
         wanted, _ = self.predict(self._last_obs, deterministic=True)
-        mean = self.policy.scale_action(wanted)
-        width = self.noise * self.noise_decay ** (self._episode_num - self._episodes_at_start)
+        mean = self.policy.scale_action(wanted).astype(np.float64)
+        # Thousands of episodes later still wider than rounding.
+        width = max(1e-3, self.noise * self.noise_decay ** (self._episode_num - self._episodes_at_start))
         # Numpy's global generator is the one that Stable-Baselines3 seeds.
         bounds = (-1 - mean) / width, (1 - mean) / width
         drawn = truncnorm.rvs(*bounds, loc=mean, scale=width, size=mean.shape).astype(np.float32)

@@ -53,6 +53,16 @@ def test_the_noise_shrinks():
     assert drawn.std() < 0.5 * 0.5**6
 
 
+def test_a_saturated_actor_still_acts_when_the_noise_is_gone():
+    env = make_fake_env()
+    agent = AMC("MlpPolicy", env, learning_starts=10, gamma=1.0, noise_decay=0.5, seed=0).learn(4 * STEPS)
+    agent.actor.mu[-2].bias.data.fill_(30)
+    agent._episode_num = 10_000
+    drawn = np.concatenate([agent._sample_action(0)[1] for _ in range(200)])
+    assert (drawn <= 1).all()
+    assert (drawn > 0.99).all()
+
+
 def test_learns_the_same_for_the_same_seed_saves_and_loads(tmp_path):
     runs = []
     for seed in (1, 1, 2):
