@@ -2,7 +2,7 @@
 
 A model is las_small, las_large (random weights) or hf:FOLDER. Original and compressed model are saved, loaded again in
 processes of their own, and timed in turns: CPU time of one thread. Both write four tokens a second, whatever they
-hear, so that they have the same to do.
+hear, so that they have the same to do. LAS models are timed once more as ONNX programs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import string
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,7 +25,7 @@ from hydra.utils import instantiate
 from torch import Tensor
 from tqdm import trange
 
-from benchmarks.report import Section, spread
+from benchmarks.report import Section, Table, spread
 from benchmarks.timing import Comparison
 from shrinkml_env import (
     CompressibleModel,
@@ -39,6 +39,8 @@ from shrinkml_env import (
 from shrinkml_env.asr import LAS, Decoding, Tokenizer
 from shrinkml_env.asr.huggingface import HuggingFaceSeq2Seq
 from shrinkml_env.compression import Factors, compressed_parameters, count_parameters, round_to_storage
+from shrinkml_env.export import export_model
+from shrinkml_env.export.transcribe import Transcriber
 from shrinkml_env.search_space import uniform_ranks
 
 SIZES = (0.8, 0.65, 0.5, 0.35, 0.2)
@@ -47,6 +49,9 @@ BATCHES = {"latency": 1, "throughput": 16}
 
 ROUNDS = 5
 TOKENS_PER_SECOND = 4.0
+
+HEAD = ("size ratio", "", "original, s", "as loaded, faster by", "optimised, faster by", "modules")
+ONNX_HEAD = ("size ratio", "original, s", "compressed, faster by")
 
 
 class RandomFactors:
@@ -121,6 +126,17 @@ def serve(connection: Connection, folder: Path) -> None:
         connection.send(time.process_time() - started)
 
 
+def serve_onnx(connection: Connection, folder: Path) -> None:
+    """Load ONNX programs and recognise the utterance of the latency, again and again -> seconds."""
+    transcribe = Transcriber(folder, threads=1)
+    waveform = load_utterances("dev")[0].waveform.numpy()
+    connection.send(None)
+    while connection.recv() is not None:
+        started = time.process_time()
+        transcribe.units(waveform)
+        connection.send(time.process_time() - started)
+
+
 def in_turns(ways: Mapping[str, Callable[[], float]], label: str) -> Comparison:
     """The seconds that each way gives, after a round that does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -133,18 +149,22 @@ def in_turns(ways: Mapping[str, Callable[[], float]], label: str) -> Comparison:
 
 
 class Contender:
-    """A saved model in a process of its own."""
+    """A saved model in a process of its own.
 
-    def __init__(self, folder: Path) -> None:
+    Attributes:
+        first: What its server tells when it is ready.
+    """
+
+    def __init__(self, server: Callable[[Connection, Path], None], folder: Path) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, folder))
+        self._process = context.Process(target=server, args=(theirs, folder))
         self._process.start()
-        self.forms: Mapping[tuple[str, bool], Mapping[str, str]] = self._connection.recv()
+        self.first: Any = self._connection.recv()
 
-    def run(self, batch: str, optimised: bool) -> float:
-        """Recognise one batch; returns the seconds."""
-        self._connection.send((batch, optimised))
+    def run(self, *asked: Any) -> float:
+        """Have the server recognise something; returns the seconds."""
+        self._connection.send(asked)
         return float(self._connection.recv())
 
     def close(self) -> None:
@@ -156,14 +176,33 @@ class Contender:
 def measure(name: str) -> Section:
     """One model, at all sizes."""
     original = MODELS[name]() if name in MODELS else load_model(name)
-    rows = []
+    tables: dict[str, Table] = {"speed": (HEAD, rows_as_loaded(name, original))}
+    if isinstance(original, LAS):
+        tables["speed as ONNX programs"] = (ONNX_HEAD, rows_as_onnx(name, original))
+    return Section(
+        f"Speed of {name}",
+        f"Uniform ranks, CPU time of one thread; {BATCHES['throughput']} utterances together (throughput) or one"
+        f" (latency, and as ONNX programs); {ROUNDS} rounds in turns: median, and the smallest and largest ratio.",
+        tables,
+    )
+
+
+def smaller(original: CompressibleModel) -> Iterator[tuple[str, Any]]:
+    """The model at every size: its size ratio as text, and itself."""
+    for size in SIZES:
+        small = compress(original, ranks_of_size(original, size), RandomFactors(original))
+        yield f"{count_parameters(small) / count_parameters(original):.2f}", small
+
+
+def rows_as_loaded(name: str, original: CompressibleModel) -> list[tuple[str, ...]]:
+    """In torch, both as loaded and with the forms chosen by measurement."""
+    rows: list[tuple[str, ...]] = []
     with tempfile.TemporaryDirectory() as folder:
         save_compressed(original, Path(folder) / "original")
-        dense = Contender(Path(folder) / "original")
-        for size in SIZES:
-            small = compress(original, ranks_of_size(original, size), RandomFactors(original))
+        dense = Contender(serve, Path(folder) / "original")
+        for size, small in smaller(original):
             save_compressed(small, Path(folder) / "small")
-            contender = Contender(Path(folder) / "small")
+            contender = Contender(serve, Path(folder) / "small")
             for batch in BATCHES:
                 ways: dict[str, Callable[[], float]] = {
                     "original": partial(dense.run, batch, False),
@@ -171,10 +210,10 @@ def measure(name: str) -> Section:
                     "optimised": partial(contender.run, batch, True),
                 }
                 found = in_turns(ways, f"{name}, {size}, {batch}")
-                chosen = list(contender.forms[batch, True].values())
+                chosen = list(contender.first[batch, True].values())
                 rows.append(
                     (
-                        f"{count_parameters(small) / count_parameters(original):.2f}",
+                        size,
                         batch,
                         f"{found.median('original'):.3f}",
                         *(spread(found.times_faster(way, than="original")) for way in ("as loaded", "optimised")),
@@ -183,13 +222,25 @@ def measure(name: str) -> Section:
                 )
             contender.close()
         dense.close()
-    head = ("size ratio", "", "original, s", "as loaded, faster by", "optimised, faster by", "modules")
-    return Section(
-        f"Speed of {name}",
-        f"Uniform ranks, CPU time of one thread; {BATCHES['throughput']} utterances together (throughput) or one"
-        f" (latency); {ROUNDS} rounds in turns: median, and from the smallest to the largest ratio.",
-        {"speed": (head, rows)},
-    )
+    return rows
+
+
+def rows_as_onnx(name: str, original: LAS) -> list[tuple[str, ...]]:
+    """Exported, both the original and the compressed model."""
+    rows: list[tuple[str, ...]] = []
+    speak_on(original)
+    with tempfile.TemporaryDirectory() as folder:
+        export_model(original, Path(folder) / "original", "onnx", [])
+        dense = Contender(serve_onnx, Path(folder) / "original")
+        for size, small in smaller(original):
+            export_model(small, Path(folder) / size, "onnx", [])
+            contender = Contender(serve_onnx, Path(folder) / size)
+            found = in_turns({"original": dense.run, "compressed": contender.run}, f"{name}, {size}, ONNX")
+            faster = spread(found.times_faster("compressed", than="original"))
+            rows.append((size, f"{found.median('original'):.3f}", faster))
+            contender.close()
+        dense.close()
+    return rows
 
 
 MODELS: dict[str, Callable[[], CompressibleModel]] = {

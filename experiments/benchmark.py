@@ -50,24 +50,40 @@ def require_effect(task_env: str, overrides: Sequence[str]) -> None:
     """Refuse what would be ignored.
 
     Raises:
-        ValueError: An override is of something that a table fixes.
+        ValueError: An override is of something that a table or the benchmark itself sets.
     """
-    fixed = ("model", "proxy", "granularity", "search_space", "shaping", "factorisation")
+    ours = ("agent", "reward", "seed", "budget", "finalists", "num_envs", "workers", "memory_mb", "device", "outputs")
+    fixed = ("model", "data", "proxy", "dev", "test", "granularity", "search_space", "shaping", "factorisation")
     for override in overrides:
-        if task_env == "tabular" and override.lstrip("+~").split("=")[0].split(".")[0] in fixed:
+        key = override.lstrip("+~").split("=")[0]
+        if key in ours:
+            raise ValueError(f"overrides: {override!r} has no effect: the benchmark sets {key}")
+        if task_env == "tabular" and key.split(".")[0] in fixed:
             raise ValueError(
                 f"overrides: {override!r} has no effect on a table, which fixes {', '.join(fixed)}: env=live"
             )
 
 
 def ends(task: Task, runs: Sequence[Run]) -> tuple[float, float]:
-    """The rewards that score 0 and 1 in runs like this one."""
+    """The rewards that score 0 and 1 in runs like this one.
+
+    Raises:
+        ValueError: There is no scale: live without the random agent, or nothing feasible is better than middling.
+    """
     if task.env == "tabular":
-        return _ends_on_table(replace(task, agent="random", seed=0), Table.load().content)
-    drawn = [value for run in runs if run.agent == "random" for value in run.rewards]
-    if not drawn:
-        raise ValueError("live scores are relative to the random agent: add it to agents=[...]")
-    return float(np.median(drawn)), max(max(run.rewards) for run in runs)
+        zero, one = _ends_on_table(replace(task, agent="random", seed=0), Table.load().content)
+    else:
+        drawn = [value for run in runs if run.agent == "random" for value in run.rewards]
+        if not drawn:
+            raise ValueError("live scores are relative to the random agent: add it to agents=[...]")
+        feasible = [value for run in runs for value, meets in zip(run.rewards, run.feasible, strict=True) if meets]
+        zero, one = float(np.median(drawn)), max(feasible, default=-np.inf)
+    if one <= zero:
+        raise ValueError(
+            f"reward {task.reward}: nothing that meets the constraint is better than a middling configuration, so "
+            "there is no score: allow more"
+        )
+    return zero, one
 
 
 @cache
@@ -144,7 +160,7 @@ def write(
                 _beaten(final, order[place:]),
             )
         )
-    head = ("agent", "score (IQM, 95 %)", "runs within 1 %", "after (median)", "hypervolume (IQM, 95 %)", "beats")
+    head = ("agent", "score (IQM, 95 %)", "runs within 1 %", "after (their median)", "hypervolume (IQM, 95 %)", "beats")
     text = format_table(head, rows)
     (directory / "table.txt").write_text(text + "\n")
     print(text)
@@ -167,15 +183,17 @@ def _draw(
     budget = results[order[0]].shape[-1]
     figure, panels = plt.subplots(2, 2, figsize=(13, 10), constrained_layout=True)
     panels = panels.ravel()
-    colours = dict(zip(order, mpl.colormaps["tab20"](np.linspace(0, 1, len(order))), strict=True))
+    colours = {agent: mpl.colormaps["tab10"](place % 10) for place, agent in enumerate(order)}
+    lines = {agent: ("-", "--", ":")[place // 10 % 3] for place, agent in enumerate(order)}
     points = np.unique(np.geomspace(1, budget, 24).astype(int)) - 1
     thresholds = np.linspace(-0.5, 1, 61)
     for agent in order:
         for panel, curves, label in ((panels[0], results, agent), (panels[1], shares, None)):
             values, low, high = np.array(iqm_curve(curves[agent], points.tolist())).T
-            panel.plot(points + 1, values, color=colours[agent], label=label)
+            panel.plot(points + 1, values, lines[agent], color=colours[agent], label=label)
             panel.fill_between(points + 1, low, high, color=colours[agent], alpha=0.15)
-        panels[2].plot(thresholds, profile(results[agent][:, :, -1], thresholds.tolist()), color=colours[agent])
+        above = profile(results[agent][:, :, -1], thresholds.tolist())
+        panels[2].plot(thresholds, above, lines[agent], color=colours[agent])
     for panel, name in zip(panels, ("best score so far", "hypervolume so far"), strict=False):
         panel.set_xscale("log")
         panel.set_xlabel("unique evaluations")

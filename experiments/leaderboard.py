@@ -61,9 +61,10 @@ def refusals(path: Path) -> list[str]:
     record = json.loads(path.read_text())
     if record.get("model") != "las_small":
         return [f"the leaderboard is for the model las_small, not {record.get('model')}"]
+    proxies = [name for name, shipped in SHIPPED_SETS.items() if shipped["subset"] == "proxy-pool"]
     for name, spec in record["utterances"].items():
-        if not isinstance(spec, str) or spec not in SHIPPED_SETS or (name != "proxy" and spec != name):
-            return [f"the leaderboard is for the shipped sets: {name} is {spec}"]
+        if spec not in (proxies if name == "proxy" else [name]):
+            return [f"the leaderboard is for the shipped sets, each for its purpose: {name} is {spec}"]
     return validate_ranks(path)
 
 
@@ -82,7 +83,7 @@ def page(submissions: Sequence[Path], folder: str = "leaderboard") -> str:
         rows.append(
             (
                 str(place),
-                settings["agent"].partition("(")[0],
+                record["title"].partition("-")[0],
                 settings["reward"],
                 str(record["evaluations"]),
                 settings["seed"],
@@ -100,8 +101,8 @@ def page(submissions: Sequence[Path], folder: str = "leaderboard") -> str:
     )
 
 
-def submit(run: Path, submissions: Path) -> Path:
-    """Copy a run's result among the submissions.
+def result_of(run: Path) -> Path:
+    """What a run submits.
 
     Raises:
         FileNotFoundError: The folder is not a finished run's.
@@ -109,28 +110,27 @@ def submit(run: Path, submissions: Path) -> Path:
     source = run / "best.json"
     if not source.is_file():
         raise FileNotFoundError(f"{source} is missing: is {run} a finished run of experiments.search?")
-    submissions.mkdir(parents=True, exist_ok=True)
-    return Path(shutil.copyfile(source, submissions / f"{run.name}.json"))
+    return source
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="leaderboard")
 def main(config: DictConfig) -> None:
-    """Exit status 1, and no new page, where a submission is refused; an added one is taken away again."""
+    """Exit status 1, and nothing is changed, where a submission is refused."""
     torch.set_num_threads(1)
-    folder = Path(config.submissions)
-    added = [submit(Path(run), folder) for run in config.add]
-    paths = sorted(folder.glob("*.json"))
-    Path(config.page).parent.mkdir(parents=True, exist_ok=True)
-    if not paths:
+    folder, target = Path(config.submissions), Path(config.page)
+    added = {folder / f"{Path(run).name}.json": result_of(Path(run)) for run in config.add}
+    submitted = {path: path for path in sorted(folder.glob("*.json"))} | added
+    if not submitted:
         sys.exit(f"{folder} holds no submission: give add=[RUN]")
-    refused = {path: reasons for path in paths if (reasons := refusals(path))}
-    for path in set(added) & refused.keys():
-        path.unlink()
+    refused = {path: reasons for path, source in submitted.items() if (reasons := refusals(source))}
     if refused:
         sys.exit("\n".join(f"REFUSED {path.stem}: {reason}" for path, reasons in refused.items() for reason in reasons))
-    target = Path(config.page)
-    target.write_text(page(paths, os.path.relpath(folder, target.parent)))
-    print(f"{len(paths)} submissions reproduced: {config.page}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, source in added.items():
+        shutil.copyfile(source, path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(page(sorted(submitted), os.path.relpath(folder, target.parent)))
+    print(f"{len(submitted)} submissions reproduced: {config.page}")
 
 
 if __name__ == "__main__":

@@ -96,6 +96,7 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """What ``best.json`` holds and validation compares with."""
         return {
+            "title": self.title,
             "settings": self.settings,
             "ranks": self.ranks,
             "rewards": self.rewards,

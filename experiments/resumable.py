@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,10 +29,15 @@ def results_of(
         workers: Processes, of one torch thread each.
         unit: What the progress bar counts.
     """
-    missing = {path: task for path, task in tasks.items() if not path.exists()}
-    pool: Workers[Task, dict[str, Any]] = Workers(make, workers)
-    results = pool(list(missing.values()))
-    for path, result in zip(tqdm(missing, desc=f"{unit}s", unit=unit), islice(results, len(missing)), strict=True):
-        write_json(path, result)
+    missing = [(path, task) for path, task in tasks.items() if not path.exists()]
+    # The worker writes: an answer that waits for an earlier one would be lost with this process.
+    pool: Workers[tuple[Path, Task], None] = Workers(partial(_write, make), workers)
+    for _ in tqdm(islice(pool(missing), len(missing)), total=len(missing), desc=f"{unit}s", unit=unit):
+        pass
     pool.close()
     return [read_json(path) for path in tasks]
+
+
+def _write(make: Callable[[Task], dict[str, Any]], item: tuple[Path, Task]) -> None:
+    path, task = item
+    write_json(path, make(task))

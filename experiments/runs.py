@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -108,6 +109,8 @@ def spend(task: Task, cache: Any = "default") -> SearchProblem:
     """
     torch.set_num_threads(1)
     config = compose_search(task)
+    for module in config.imports:
+        importlib.import_module(module)
     env = make_env(task, config, cache)
     agent = make_agent(config.agent, env)
     with suppress(BudgetExhausted):
@@ -135,7 +138,7 @@ def compose_search(task: Task) -> DictConfig:
 
 
 def digest(task: Task) -> str:
-    """Of all that a run depends on but its seed: another digest is another file."""
+    """Of all that a run depends on but its seed and its budget: another digest is another file."""
     config = OmegaConf.to_container(compose_search(replace(task, seed=0)), resolve=True)
     assert isinstance(config, dict)
     del config["outputs"]

@@ -297,14 +297,12 @@ def choose(problem: SearchProblem, dev: Evaluator, finalists: int) -> Evaluation
     return max(measured, key=lambda evaluation: float(problem.reward_function(evaluation, dev.baseline)))
 
 
-def _label(part: DictConfig) -> str:
-    """``Linear(size_weight=0.2)`` of a config group's choice."""
-    options = ", ".join(
-        f"{name!s}={value}"
-        for name, value in part.items()
-        if not str(name).startswith("_") and not OmegaConf.is_config(value)
-    )
-    return f"{part._target_.rpartition('.')[2]}({options})"
+def _label(part: Any) -> str:
+    """``Linear(size_weight=0.2)`` of a config group's choice; what is nested likewise."""
+    if not OmegaConf.is_dict(part):
+        return str(part)
+    options = ", ".join(f"{name!s}={_label(value)}" for name, value in part.items() if not str(name).startswith("_"))
+    return f"{part._target_.rpartition('.')[2]}({options})" if "_target_" in part else f"{{{options}}}"
 
 
 def _file_bytes(folder: Path) -> int:

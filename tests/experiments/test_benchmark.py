@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hydra import initialize_config_dir
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from experiments import benchmark
@@ -111,6 +111,40 @@ def test_other_options_are_other_runs(fake_table):
 
 def test_overrides_that_a_table_ignores_are_refused():
     benchmark.require_effect("live", ["search_space=log"])
+    benchmark.require_effect("tabular", ["reward.size_weight=0.3", "agent.learning_rate=0"])
+    for override in ("seed=5", "num_envs=4", "device=cuda", "agent=ppo"):
+        with pytest.raises(ValueError, match="has no effect: the benchmark sets"):
+            benchmark.require_effect("live", [override])
     benchmark.require_effect("tabular", ["reward.size_weight=0.3"])
     with pytest.raises(ValueError, match=r"'search_space.count=3' has no effect on a table"):
         benchmark.require_effect("tabular", ["search_space.count=3"])
+
+
+def test_scores_need_something_feasible_that_is_better_than_the_middle(fake_table):
+    drawn = Run("random", "linear", 0, [0.1, 0.3, 0.2], [True, False, True], [0.1] * 3, [0.5] * 3)
+    found = Run("ppo", "linear", 0, [0.9, 0.4], [False, True], [0.1] * 2, [0.5] * 2)
+    assert benchmark.ends(LIVE, [drawn, found]) == (0.2, 0.4)
+    with pytest.raises(ValueError, match="reward linear: nothing that meets the constraint is better"):
+        benchmark.ends(LIVE, [drawn])
+    tight = ("constraint=check", "constraint.budget=0.26")
+    with pytest.raises(ValueError, match="reward accuracy: nothing that meets the constraint is better"):
+        benchmark.ends(Task("tabular", "random", "accuracy", 0, 5, tight), [])
+
+
+def test_the_command_goes_on_where_it_was_stopped(tmp_path, capsys):
+    """On the shipped table."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        overrides = ["agents=[uniform,random]", "rewards=[linear]", "seeds=2", "budget=4", f"outputs={tmp_path}"]
+        config = compose("benchmark", overrides)
+    benchmark.main.__wrapped__(config)
+    (directory,) = tmp_path.iterdir()
+    runs = {path: path.stat().st_mtime_ns for path in (directory / "runs").iterdir()}
+    assert len(runs) == 4
+    assert {line.split()[0] for line in (directory / "table.txt").read_text().splitlines()[2:]} == {"uniform", "random"}
+    stopped, *others = sorted(runs)
+    stopped.unlink()
+    table = (directory / "table.txt").read_text()
+    benchmark.main.__wrapped__(config)
+    assert {path: path.stat().st_mtime_ns for path in others} == {path: runs[path] for path in others}
+    assert stopped.exists()
+    assert (directory / "table.txt").read_text() == table

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from omegaconf import OmegaConf
 
 from experiments import leaderboard
 
@@ -8,6 +9,7 @@ from experiments import leaderboard
 def record(test_wer, size, **changes):
     measured = {"wer_before": 0.05, "wer_after": test_wer}
     return {
+        "title": "ppo-linear-0",
         "model": "las_small",
         "utterances": {"proxy": "proxy", "dev": "dev", "test": "test"},
         "settings": {"agent": "PPO(gamma=1.0)", "reward": "Linear(size_weight=0.2)", "seed": "0"},
@@ -36,7 +38,7 @@ def test_the_page_is_ordered_by_the_score_on_test(tmp_path):
         ("2", "0.300", "-0.1000"),
         ("3", "0.800", "-0.1600"),
     ]
-    assert cells[0][1] == "PPO"
+    assert cells[0][1] == "ppo"
 
 
 @pytest.mark.parametrize(
@@ -44,6 +46,7 @@ def test_the_page_is_ordered_by_the_score_on_test(tmp_path):
     [
         ({"model": "/tmp/mine"}, "for the model las_small, not /tmp/mine"),
         ({"utterances": {"proxy": "proxy", "dev": "test", "test": "test"}}, "dev is test"),
+        ({"utterances": {"proxy": "test", "dev": "dev", "test": "test"}}, "proxy is test"),
         ({"utterances": {"proxy": {"root": "x", "subset": "y"}, "dev": "dev", "test": "test"}}, "shipped sets"),
     ],
 )
@@ -65,6 +68,41 @@ def test_links_lead_from_the_page_to_the_submissions(tmp_path):
     assert "[one](../elsewhere/one.json)" in leaderboard.page(paths, "../elsewhere")
 
 
-def test_only_finished_runs_are_submitted(tmp_path):
+@pytest.fixture
+def shared(tmp_path, monkeypatch):
+    """A leaderboard with one submission, and how to call the command for it."""
+    folder = tmp_path / "leaderboard"
+    folder.mkdir()
+    write(folder, old=record(0.1, 0.5))
+    monkeypatch.setattr(leaderboard, "validate_ranks", lambda path: [])
+    paths = {"submissions": str(folder), "page": str(tmp_path / "leaderboard.md")}
+
+    def call(*runs):
+        return leaderboard.main.__wrapped__(OmegaConf.create({**paths, "add": [str(run) for run in runs]}))
+
+    return folder, call
+
+
+def test_a_run_is_added_once_it_reproduces(shared, tmp_path):
+    folder, call = shared
+    run = tmp_path / "ppo-linear-3"
+    run.mkdir()
+    (run / "best.json").write_text(json.dumps(record(0.06, 0.4, title="ppo-linear-3")))
+    call(run)
+    assert sorted(path.name for path in folder.iterdir()) == ["old.json", "ppo-linear-3.json"]
+    assert "[ppo-linear-3](leaderboard/ppo-linear-3.json)" in (tmp_path / "leaderboard.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["old", "new"])
+def test_a_refused_run_changes_nothing(shared, tmp_path, name):
+    folder, call = shared
+    before = (folder / "old.json").read_text()
+    run = tmp_path / name
+    run.mkdir()
+    (run / "best.json").write_text(json.dumps(record(0.01, 0.1, model="/tmp/mine")))
+    with pytest.raises(SystemExit, match=f"REFUSED {name}: the leaderboard is for the model las_small"):
+        call(run)
     with pytest.raises(FileNotFoundError, match=r"is missing: is .* a finished run"):
-        leaderboard.submit(tmp_path, tmp_path / "submissions")
+        call(run, tmp_path / "nowhere")
+    assert [path.read_text() for path in folder.iterdir()] == [before]
+    assert not (tmp_path / "leaderboard.md").exists()
