@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from agents.episodic import Callback
+from agents.episodic import Callback, require_one_environment
 
 __all__ = ["Controller"]
 
@@ -72,6 +72,7 @@ class Controller:
 
     Raises:
         ValueError: The environment's spaces are of other kinds.
+        TypeError: It is no environment, or several in one.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Controller:
         entropy_weight: float = 1e-3,
         seed: int | None = None,
     ) -> None:
+        require_one_environment(self, env)
         self.env = env
         self.settings: dict[str, Any] = {
             "units": units,

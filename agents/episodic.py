@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-__all__ = ["Callback", "EpisodicSearch", "Outcome", "Proposals", "require_unchanged"]
+__all__ = ["Callback", "EpisodicSearch", "Outcome", "Proposals", "require_one_environment", "require_unchanged"]
 
 Callback = Callable[[dict[str, Any], dict[str, Any]], bool]
 """Stable-Baselines3's functional callback: called with (locals, globals) after each step; False ends `learn`."""
@@ -68,11 +68,7 @@ class EpisodicSearch(ABC):
         Raises:
             TypeError: It is something else, such as several environments in one.
         """
-        if env is not None and not isinstance(env, gym.Env):
-            raise TypeError(
-                f"{type(self).__name__} plays one environment, got a {type(env).__name__}: for several (num_envs) take "
-                "an agent of Stable-Baselines3"
-            )
+        require_one_environment(self, env)
         self.env = env
         self.seed = seed
         self.num_timesteps = 0
@@ -224,6 +220,19 @@ class EpisodicSearch(ABC):
             if callback is not None and callback(locals(), globals()) is False:
                 return False
         return True
+
+
+def require_one_environment(agent: object, env: Any) -> None:
+    """For agents that play one episode at a time.
+
+    Raises:
+        TypeError: It is something else, such as several environments in one.
+    """
+    if env is not None and not isinstance(env, gym.Env):
+        raise TypeError(
+            f"{type(agent).__name__} plays one environment, got a {type(env).__name__}: for several (num_envs) take an "
+            "agent of Stable-Baselines3"
+        )
 
 
 def require_unchanged(outcome: Outcome, proposal: Mapping[str, int]) -> None:

@@ -26,11 +26,11 @@ Choice = tuple[int, ...]
 class ModelBasedSearch(EpisodicSearch):
     """Learns what ranks do to the WER, and plays what would be best if one draw of what it believes were true.
 
-    A Gaussian process over the layers' spectral errors, sqrt(1 - kept energy), predicts log WER. Before each episode a
-    function is drawn from its posterior at many configurations (posterior sampling, Osband et al. 2013, arXiv
-    1306.0940). Their sizes need no prediction: the reward function itself is applied to the drawn WERs (a composite
-    objective, Astudillo and Frazier 2019, arXiv 1906.01537), and the best of them is played. No configuration is
-    played twice.
+    A Gaussian process over the layers' spectral errors, sqrt(1 - kept energy), predicts log WER. Before each episode
+    WERs of many configurations are drawn from its posterior, together with the noise that it has fitted (posterior
+    sampling, Osband et al. 2013, arXiv 1306.0940). Their sizes need no prediction: the reward function itself is
+    applied to the drawn WERs (a composite objective, Astudillo and Frazier 2019, arXiv 1906.01537), and the best of
+    them is played. No configuration is played twice.
 
     Args:
         env: As in `EpisodicSearch`.

@@ -93,13 +93,24 @@ def _ends_on_table(task: Task, content: str) -> tuple[float, float]:
     return float(np.median(table.rewards)), table.optimum
 
 
-def scores(runs: Sequence[Run], config: DictConfig) -> dict[str, NDArray[np.float64]]:
+def scales(runs: Sequence[Run], config: DictConfig) -> dict[str, tuple[float, float]]:
+    """Reward function -> see `ends`."""
+    return {
+        reward: ends(
+            Task(config.env, "random", reward, 0, config.budget, tuple(config.overrides)),
+            [run for run in runs if run.reward == reward],
+        )
+        for reward in config.rewards
+    }
+
+
+def scores(
+    runs: Sequence[Run], config: DictConfig, scales: Mapping[str, tuple[float, float]]
+) -> dict[str, NDArray[np.float64]]:
     """Agent -> anytime scores, (seeds, rewards, evaluations)."""
     curves: dict[str, list[list[NDArray[np.float64]]]] = {agent: [] for agent in config.agents}
-    for reward in config.rewards:
+    for reward, (zero, one) in scales.items():
         of_reward = [run for run in runs if run.reward == reward]
-        task = Task(config.env, "random", reward, 0, config.budget, tuple(config.overrides))
-        zero, one = ends(task, of_reward)
         for agent in config.agents:
             chosen = sorted((run for run in of_reward if run.agent == agent), key=lambda run: run.seed)
             # A hard punishment may lie far below a middling configuration: one number for "nothing yet".
@@ -142,6 +153,7 @@ def write(
     directory: Path,
     results: Mapping[str, NDArray[np.float64]],
     shares: Mapping[str, NDArray[np.float64]],
+    scales: Mapping[str, tuple[float, float]],
 ) -> None:
     """The table (printed as well) and the pictures."""
     final = {agent: values[:, :, -1] for agent, values in results.items()}
@@ -161,7 +173,8 @@ def write(
             )
         )
     head = ("agent", "score (IQM, 95 %)", "runs within 1 %", "after (their median)", "hypervolume (IQM, 95 %)", "beats")
-    text = format_table(head, rows)
+    lines = [f"{reward}: score 0 is a reward of {zero:.4f}, 1 of {one:.4f}" for reward, (zero, one) in scales.items()]
+    text = "\n".join([format_table(head, rows), "", *lines])
     (directory / "table.txt").write_text(text + "\n")
     print(text)
     _draw(directory, results, shares, order)
@@ -232,7 +245,8 @@ def main(config: DictConfig) -> None:
         for seed in range(config.first_seed, config.first_seed + config.seeds):
             tasks[folder / f"{name}-{seed}.json"] = replace(first, seed=seed)
     runs = [Run(**result) for result in results_of(tasks, play_as_json, config.workers)]
-    write(directory, scores(runs, config), fronts(runs, config))
+    scale = scales(runs, config)
+    write(directory, scores(runs, config, scale), fronts(runs, config), scale)
     print(f"runs, table and pictures: {directory}")
 
 

@@ -1,3 +1,4 @@
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -122,3 +123,8 @@ def test_other_spaces_are_refused():
         Controller(make(observation="dict"))
     with pytest.raises(RuntimeError, match="no environment"):
         Controller().learn(1)
+
+
+def test_several_environments_are_refused():
+    with pytest.raises(TypeError, match="Controller plays one environment, got a SyncVectorEnv"):
+        Controller(gym.vector.SyncVectorEnv([make]))

@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from experiments import benchmark
-from experiments.benchmark import fronts, scores, write
+from experiments.benchmark import fronts, scales, scores, write
 from experiments.landscape import wer_and_size
 from experiments.runs import CONF, Run, Task, compose_search, digest, play
 from experiments.statistics import hypervolume
@@ -50,15 +50,18 @@ def test_scores_and_table(fake_table, tmp_path, capsys):
             found = np.linspace(zero, one, 6)[1:]
             runs.append(Run("perfect", reward, seed, found.tolist(), [True] * 5, [0.0] * 5, [1.0] * 5))
             runs.append(Run("random", reward, seed, [zero - 9, zero], [True] * 2, [0.0] * 2, [1.0] * 2))
-    results = scores(runs, config)
+    scale = scales(runs, config)
+    results = scores(runs, config, scale)
     assert results["perfect"].shape == (10, 2, 5)
     assert results["perfect"][0, 0] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert results["random"][3, 1] == pytest.approx([-1, 0, 0, 0, 0])  # cut at -1, and nothing new at the end
     shares = fronts(runs, config)
     assert shares["random"].shape == (10, 2, 5)
-    write(tmp_path, results, shares)
+    write(tmp_path, results, shares, scale)
     lines = capsys.readouterr().out.splitlines()
     assert " ".join(lines[2].split()) == "perfect 1.000 [1.000, 1.000] 20 of 20 5 0.000 [0.000, 0.000] random"
+    zero, one = scale["linear"]
+    assert f"linear: score 0 is a reward of {zero:.4f}, 1 of {one:.4f}" in lines
     assert (tmp_path / "benchmark.png").stat().st_size > 10_000
 
 
@@ -140,10 +143,12 @@ def test_the_command_goes_on_where_it_was_stopped(tmp_path, capsys):
     (directory,) = tmp_path.iterdir()
     runs = {path: path.stat().st_mtime_ns for path in (directory / "runs").iterdir()}
     assert len(runs) == 4
-    assert {line.split()[0] for line in (directory / "table.txt").read_text().splitlines()[2:]} == {"uniform", "random"}
+    assert {line.split()[0] for line in (directory / "table.txt").read_text().splitlines()[2:4]} == {
+        "uniform",
+        "random",
+    }
     stopped, *others = sorted(runs)
     stopped.unlink()
-    table = (directory / "table.txt").read_text()
     benchmark.main.__wrapped__(config)
     assert {path: path.stat().st_mtime_ns for path in others} == {path: runs[path] for path in others}
     assert stopped.exists()
