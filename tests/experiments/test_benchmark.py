@@ -143,7 +143,8 @@ def test_the_command_goes_on_where_it_was_stopped(tmp_path, capsys):
     (directory,) = tmp_path.iterdir()
     runs = {path: path.stat().st_mtime_ns for path in (directory / "runs").iterdir()}
     assert len(runs) == 4
-    assert {line.split()[0] for line in (directory / "table.txt").read_text().splitlines()[2:4]} == {
+    table = (directory / "table.txt").read_text()
+    assert {line.split()[0] for line in table.splitlines()[2:4]} == {
         "uniform",
         "random",
     }
