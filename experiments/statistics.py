@@ -6,12 +6,10 @@ stratified bootstrap over the runs of each task, 95 % percentile intervals.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.random import RandomState
 from numpy.typing import ArrayLike, NDArray
 from rliable import library, metrics
 from scipy.stats import bootstrap, trim_mean
@@ -167,12 +165,15 @@ def wer_increase(edits: ArrayLike, edits_before: ArrayLike, words: ArrayLike, on
 
 
 def _estimate(scores: Any, function: Callable[..., Any]) -> list[Estimate]:
-    with warnings.catch_warnings():
-        # rliable hands its seed to arch in a way that arch will drop one day.
-        warnings.simplefilter("ignore", FutureWarning)
+    # rliable resamples by numpy's global generator.
+    before = np.random.get_state()  # noqa: NPY002
+    np.random.seed(0)  # noqa: NPY002
+    try:
         found: tuple[Mapping[str, Any], Mapping[str, Any]] = library.get_interval_estimates(
-            {"agent": scores}, function, reps=RESAMPLES, random_state=RandomState(0)
+            {"agent": scores}, function, reps=RESAMPLES
         )
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
     points, intervals = (np.asarray(part["agent"]) for part in found)
     return [
         Estimate(float(point), float(low), float(high)) for point, low, high in zip(points, *intervals, strict=True)

@@ -68,6 +68,16 @@ def test_iqm_is_the_mean_of_the_middle_half():
     assert [point.value for point in curve] == pytest.approx([found.value, found.value + 1])
 
 
+def test_intervals_are_the_same_each_time_and_disturb_nobody():
+    scores = RNG.normal(size=(10, 2))
+    np.random.seed(5)  # noqa: NPY002
+    drawn = np.random.random()  # noqa: NPY002
+    np.random.seed(5)  # noqa: NPY002
+    assert iqm(scores) == iqm(scores)
+    assert difference(scores, scores + 1) == difference(scores, scores + 1)
+    assert np.random.random() == drawn  # noqa: NPY002
+
+
 def test_a_difference_excludes_zero_only_where_there_is_one():
     scores = RNG.normal(size=(10, 5))
     clear = difference(scores + 3, RNG.normal(size=(10, 5)))
