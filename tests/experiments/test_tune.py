@@ -3,11 +3,14 @@ from dataclasses import replace
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from experiments.agent import make_agent
 from experiments.runs import CONF, Task, compose_search
 from experiments.tune import final_score, name_of, settings, trials
 from tests.experiments.test_benchmark import fake_table  # noqa: F401 - a fixture
+from tests.fake_evaluator import make_fake_env
 
 
 def test_every_setting_once_and_the_present_one_first():
@@ -26,10 +29,11 @@ def config():
 
 @pytest.mark.parametrize("agent", config()["agents"])
 def test_the_settings_are_those_of_the_agents_config(agent):
-    """Every override can be composed, and one without a plus is of something that is there."""
+    """Every override can be composed, and made into an agent; one without a plus is of something that is there."""
     space = config()["spaces"][agent]
     for setting in settings(space, 3, seed=1):
-        compose_search(Task("tabular", agent, "linear", 0, 5, setting))
+        composed = compose_search(Task("tabular", agent, "linear", 0, 5, setting))
+        make_agent(composed.agent, make_fake_env(instantiate(composed.action)))
 
 
 def test_the_reported_rewards_are_not_tuned_on():
