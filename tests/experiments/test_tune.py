@@ -27,7 +27,7 @@ def config():
         return OmegaConf.to_container(compose("tune"))
 
 
-@pytest.mark.filterwarnings("ignore:Argument ``deterministic_objective`` is an experimental feature")
+@pytest.mark.filterwarnings("ignore")  # Samplers warn of experimental and of deprecated options.
 @pytest.mark.parametrize("agent", config()["agents"])
 def test_the_settings_are_those_of_the_agents_config(agent):
     """Every override can be composed, and made into an agent; one without a plus is of something that is there."""
