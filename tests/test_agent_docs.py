@@ -42,7 +42,7 @@ def options(config, path=""):
     """Dotted name -> value of what a config sets, without classes and the seed that all share."""
     found = {}
     for key, value in config.items():
-        if key in ("_target_", "_convert_") or value == "${seed}":
+        if key == "_target_" or value == "${seed}":
             continue
         nested = isinstance(value, dict) and "_target_" in value
         found |= options(value, f"{path}{key}.") if nested else {f"{path}{key}": value}
