@@ -5,15 +5,17 @@
 #   CORES=2 EPOCHS=1 sh docs/results/retraining.sh data.train.root=data/corpus
 # The arguments are overrides for every training. Tables: python -m experiments.summary outputs=outputs/study/finetune
 set -eu
-: "${CORES:=1}" "${EPOCHS:=1}" "${SIZES:=0.333 0.2 0.125}" "${AGENTS:=ppo}" "${RULES:=uniform energy profile knapsack}" "${BUDGET:=200}"
+: "${CORES:=1}" "${EPOCHS:=1}" "${SIZES:=0.333 0.2 0.125}" "${AGENTS:=model_based}" "${RULES:=uniform profile knapsack}" "${BUDGET:=200}"
 export TQDM_DISABLE=1 OMP_NUM_THREADS=1
 study=outputs/study
 many() { xargs -P "$CORES" -L 1 python -m "$@"; }
 
 # Seed models: by a search, by rules.
 for size in $SIZES; do for agent in $AGENTS; do
-    echo "agent=$agent constraint.budget=$size outputs=$study/seeds/$size"
-done; done | many experiments.search reward=accuracy constraint=clip "budget=$BUDGET" seed=0
+    # The model-based agent keeps to the size by itself; the actions of others are clipped.
+    [ "$agent" = model_based ] && constraint=check || constraint=clip
+    echo "agent=$agent constraint=$constraint constraint.budget=$size outputs=$study/seeds/$size"
+done; done | many experiments.search reward=accuracy "budget=$BUDGET" seed=0
 for size in $SIZES; do for rule in $RULES; do
     echo "agent=$rule size=$size outputs=$study/seeds/$size"
 done; done | many experiments.seed_model
