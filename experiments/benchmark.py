@@ -45,6 +45,9 @@ from experiments.statistics import (
 from shrinkml_env.table import Table
 from shrinkml_env.tabular import TabularEnv
 
+LEAST_REGRET = 1e-3
+"""That the pictures show."""
+
 
 def require_effect(task_env: str, overrides: Sequence[str]) -> None:
     """Refuse what would be ignored.
@@ -199,21 +202,25 @@ def _draw(
     colours = {agent: mpl.colormaps["tab10"](place % 10) for place, agent in enumerate(order)}
     lines = {agent: ("-", "--", ":")[place // 10 % 3] for place, agent in enumerate(order)}
     points = np.unique(np.geomspace(1, budget, 24).astype(int)) - 1
-    thresholds = np.linspace(-0.5, 1, 61)
+    regrets = np.geomspace(LEAST_REGRET, 1, 61)
     for agent in order:
-        for panel, curves, label in ((panels[0], results, agent), (panels[1], shares, None)):
+        # Most agents come close to the best: only a logarithm tells them apart.
+        regret = {agent: 1 - results[agent]}
+        for panel, curves, label in ((panels[0], regret, agent), (panels[1], shares, None)):
             values, low, high = np.array(iqm_curve(curves[agent], points.tolist())).T
             panel.plot(points + 1, values, lines[agent], color=colours[agent], label=label)
             panel.fill_between(points + 1, low, high, color=colours[agent], alpha=0.15)
-        above = profile(results[agent][:, :, -1], thresholds.tolist())
-        panels[2].plot(thresholds, above, lines[agent], color=colours[agent])
-    for panel, name in zip(panels, ("best score so far", "hypervolume so far"), strict=False):
+        below = profile(results[agent][:, :, -1], (1 - regrets).tolist())
+        panels[2].plot(regrets, below, lines[agent], color=colours[agent])
+    for panel, name in zip(panels, ("normalised regret so far", "hypervolume so far"), strict=False):
         panel.set_xscale("log")
         panel.set_xlabel("unique evaluations")
         panel.set_ylabel(f"{name} (IQM, 95 %)")
-    panels[0].set_ylim(-1, 1.02)
-    panels[2].set_xlabel("score after the last evaluation")
-    panels[2].set_ylabel("share of the runs above it")
+    panels[0].set_yscale("log")
+    panels[0].set_ylim(LEAST_REGRET, 2)
+    panels[2].set_xscale("log")
+    panels[2].set_xlabel("normalised regret after the last evaluation")
+    panels[2].set_ylabel("share of the runs below it")
     best = results[order[0]][:, :, -1]
     for row, agent in enumerate(order[1:]):
         chance = improvement(best, results[agent][:, :, -1])
