@@ -74,7 +74,7 @@ def ends(task: Task, runs: Sequence[Run]) -> tuple[float, float]:
         ValueError: There is no scale: live without the random agent, or nothing feasible is better than middling.
     """
     if task.env == "tabular":
-        zero, one = _ends_on_table(replace(task, agent="random", seed=0), Table.load().content)
+        zero, one = _ends_on_table(replace(task, seed=0), Table.load().content)
     else:
         drawn = [value for run in runs if run.agent == "random" for value in run.rewards]
         if not drawn:
@@ -100,7 +100,7 @@ def scales(runs: Sequence[Run], config: DictConfig) -> dict[str, tuple[float, fl
     """Reward function -> see `ends`."""
     return {
         reward: ends(
-            Task(config.env, "random", reward, 0, config.budget, tuple(config.overrides)),
+            Task(config.env, config.agents[0], reward, 0, config.budget, tuple(config.overrides)),
             [run for run in runs if run.reward == reward],
         )
         for reward in config.rewards

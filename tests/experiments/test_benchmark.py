@@ -92,6 +92,13 @@ def test_scores_are_of_the_runs_own_reward(fake_table):
     assert heavy[1] < plain[1]
 
 
+def test_overrides_may_be_of_an_agents_options(fake_table):
+    settings = {"env": "tabular", "agents": ["sac"], "rewards": ["linear"], "budget": 5}
+    overrides = ["agent.learning_starts=1000000"]
+    changed, unchanged = (OmegaConf.create({**settings, "overrides": given}) for given in (overrides, []))
+    assert benchmark.scales([], changed) == benchmark.scales([], unchanged)
+
+
 def test_configs_are_composed_inside_a_hydra_program_too():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         assert compose_search(LIVE).agent._target_ == "agents.RandomSearch"
