@@ -22,7 +22,7 @@ from torch import distributed
 from experiments.finetune import RESULT, finetune, load_las, print_result
 from experiments.run_directory import plain, read_json, run_directory, write_json
 from experiments.search import search
-from experiments.seed_model import ranks_of_size
+from experiments.seed_model import every_rank, ranks_of_size
 from experiments.training import is_first, training_processes
 from shrinkml_env import (
     EvaluationCache,
@@ -97,7 +97,7 @@ def _compressed(config: DictConfig, model: LAS, size: float, stage: Path) -> LAS
     if config.search is None:
         factorisation, cache = instantiate(config.factorisation)(model), EvaluationCache(default_cache_path())
         evaluator = Evaluator(model, load_utterances(plain(config.proxy)), cache=cache, factorisation=factorisation)
-        return compress(model, ranks_of_size(evaluator, config.agent, size), factorisation)
+        return compress(model, ranks_of_size(every_rank(evaluator), config.agent, size), factorisation)
     save_compressed(model, stage / "dense")
     sets = {"proxy": plain(config.proxy), "dev": plain(config.data.dev), "test": plain(config.data.test)}
     found = search(_search_config([*config.search, f"model.name={stage / 'dense'}"], size, stage, sets), "search")

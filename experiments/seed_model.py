@@ -37,11 +37,17 @@ from shrinkml_env.search_space import Full
 SETS = ("proxy", "dev", "test")
 
 
-def ranks_of_size(evaluator: Evaluator, agent: DictConfig, size: float) -> dict[str, int]:
-    """The ranks by which a rule makes a model of at most a size ratio, chosen among all ranks that there are.
+def every_rank(evaluator: Evaluator) -> SearchProblem:
+    """The lowest WER on an evaluator's utterances, among all ranks that there are: what rules choose from."""
+    space = Full(max(layer.break_even for layer in evaluator.layers))
+    return SearchProblem(evaluator, space(evaluator.layers), Accuracy())
+
+
+def ranks_of_size(problem: SearchProblem, agent: DictConfig, size: float) -> dict[str, int]:
+    """The ranks by which a rule makes a model of at most a size ratio.
 
     Args:
-        evaluator: Of the model to be compressed, on what a rule that measures is to measure on.
+        problem: Holds the ranks to choose from, and measures for a rule that does.
         agent: Config of the rule.
         size: Parameters, over the model's.
 
@@ -53,8 +59,7 @@ def ranks_of_size(evaluator: Evaluator, agent: DictConfig, size: float) -> dict[
             f"{agent._target_} is a search, not a rule like uniform, energy, profile and knapsack: give it a size by "
             "python -m experiments.search reward=accuracy constraint=clip constraint.budget=SIZE"
         )
-    every_rank = Full(max(layer.break_even for layer in evaluator.layers))(evaluator.layers)
-    ranks: dict[str, int] = instantiate(agent).ranks_of_size(SearchProblem(evaluator, every_rank, Accuracy()), size)
+    ranks: dict[str, int] = instantiate(agent).ranks_of_size(problem, size)
     return ranks
 
 
@@ -68,7 +73,7 @@ def make(config: DictConfig, title: str) -> Path:
         name: Evaluator(model, load_utterances(spec), cache=cache, factorisation=factorisation)
         for name, spec in sets.items()
     }
-    ranks = ranks_of_size(evaluators["proxy"], config.agent, config.size)
+    ranks = ranks_of_size(every_rank(evaluators["proxy"]), config.agent, config.size)
     directory = run_directory(config, title)
     compressed = compress(model, ranks, factorisation)
     save_compressed(model, directory / "original")

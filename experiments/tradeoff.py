@@ -1,8 +1,8 @@
 """WER against size, agent by agent: ``python -m experiments.tradeoff [sizes=[0.5,0.4]] [workers=2]``.
 
-For every size each agent searches for the least WER on proxy within it (``reward=accuracy``); among its best
-configurations, and among its seeds, dev chooses; test is reported. Every search is written to a file, and the same
-command goes on where it was stopped.
+For every size each agent searches for the least WER on proxy within it (``reward=accuracy``), and each rule gives the
+largest model within it; among a search's best configurations, and among an agent's seeds, dev chooses; test is
+reported. Everything found is written to a file, and the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -23,32 +23,54 @@ from matplotlib import pyplot as plt
 from experiments.report import format_table
 from experiments.resumable import results_of
 from experiments.run_directory import run_directory
-from experiments.runs import Task, compose_search, digest, evaluator_on, spend
+from experiments.runs import Task, compose_search, digest, evaluator_on, make_env, spend
 from experiments.search import choose
+from experiments.seed_model import every_rank, ranks_of_size
 from experiments.statistics import Estimate, mean, wer_increase
 
 HEAD = (
     "size",
     "agent",
-    "seeds: test WER % (mean, 95 %)",
-    "size ratio",
+    "kept it",
+    "mean of the seeds: test WER %",
+    "more than by hand",
+    "best on dev: size ratio",
     "test WER %",
-    "more than the original (below, 95 %)",
-    "more than the best by hand (95 %)",
+    "more than the original (below)",
+    "more than by hand",
 )
+"""With 95 % intervals: of the mean over seeds, else over utterances."""
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """One search to make."""
+    """One search to make.
+
+    Attributes:
+        task: Keeps to a size.
+        finalists: How many configurations are measured on dev.
+    """
 
     task: Task
     finalists: int
 
 
 @dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule to follow.
+
+    Attributes:
+        task: With the rule as its agent.
+        size: That the model is to have at most.
+    """
+
+    task: Task
+    size: float
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
-    """What became of it: the configuration that dev chose.
+    """What became of it: the configuration that dev chose, or the rule's.
 
     Attributes:
         agent: Name in conf/agent.
@@ -56,7 +78,7 @@ class Found:
         seed: Of the agent.
         ranks: Layer name -> rank.
         size_ratio: At most `size`, but where the agent has found nothing so small.
-        evaluations: Unique evaluations that the search used.
+        evaluations: Unique evaluations on proxy that were used.
         proxy_wer: A fraction.
         dev_wer: A fraction.
         edits: Word errors of each test utterance.
@@ -82,23 +104,32 @@ class Found:
         return sum(self.edits) / sum(self.words)
 
 
-def make(search: Search) -> dict[str, Any]:
-    """A search, and what dev chooses from it, as JSON."""
-    task = search.task
-    problem = spend(task)
+def make(wanted: Search | Rule) -> dict[str, Any]:
+    """A `Found`, as JSON."""
+    task = wanted.task
     config = compose_search(task)
-    dev, test = (evaluator_on(problem, config, name) for name in ("dev", "test"))
-    on_dev = choose(problem, dev, search.finalists)
-    on_test = test.evaluate(on_dev.ranks)
+    if isinstance(wanted, Rule):
+        size = wanted.size
+        env = make_env(task, config)
+        problem = every_rank(env.unwrapped.problem.evaluator)  # type: ignore[attr-defined]
+        ranks: Mapping[str, int] = ranks_of_size(problem, config.agent, size)
+        dev = evaluator_on(problem, config, "dev")
+    else:
+        size = float(config.constraint.budget)
+        problem = spend(task)
+        dev = evaluator_on(problem, config, "dev")
+        ranks = choose(problem, dev, wanted.finalists).ranks
+    test = evaluator_on(problem, config, "test")
+    on_test = test.evaluate(ranks)
     found = Found(
         agent=task.agent,
-        size=float(config.constraint.budget),
+        size=size,
         seed=task.seed,
-        ranks=dict(on_dev.ranks),
-        size_ratio=on_dev.size_ratio,
+        ranks=dict(ranks),
+        size_ratio=on_test.size_ratio,
         evaluations=problem.ledger.count,
-        proxy_wer=problem.evaluator.evaluate(on_dev.ranks).wer,
-        dev_wer=on_dev.wer,
+        proxy_wer=problem.evaluator.evaluate(ranks).wer,
+        dev_wer=dev.evaluate(ranks).wer,
         edits=on_test.edits,
         edits_before=test.baseline.edits,
         words=on_test.words,
@@ -107,37 +138,46 @@ def make(search: Search) -> dict[str, Any]:
 
 
 def chosen(found: Sequence[Found]) -> Found:
-    """The search of several seeds that is best on dev; of equals the smaller model."""
+    """The one of several that is best on dev; of equals the smaller model."""
     return min(found, key=lambda search: (search.dev_wer, search.size_ratio, search.seed))
 
 
 def rows(found: Sequence[Found], by_hand: Sequence[str]) -> list[tuple[str, ...]]:
-    """The table's, size by size, in `found`'s order of agents; without searches that found nothing small enough."""
+    """The table's, size by size, in `found`'s order of agents."""
     table: list[tuple[str, ...]] = []
-    kept = [search for search in found if search.size_ratio <= search.size]
     for size in dict.fromkeys(search.size for search in found):
-        of_size = {
-            agent: [search for search in kept if (search.size, search.agent) == (size, agent)]
-            for agent in dict.fromkeys(search.agent for search in kept)
-        }
-        best = {agent: chosen(searches) for agent, searches in of_size.items() if searches}
-        hand = min((best[agent] for agent in by_hand if agent in best), key=lambda search: search.dev_wer, default=None)
-        for agent, search in best.items():
-            seeds = mean([100 * each.test_wer for each in of_size[agent]])
-            lost = wer_increase(search.edits, search.edits_before, search.words, one_sided=True)
-            beside = "" if hand is None else _points(wer_increase(search.edits, hand.edits, search.words))
-            table.append(
-                (
-                    f"{size:g}",
-                    agent,
-                    f"{seeds.value:.2f} [{seeds.low:.2f}, {seeds.high:.2f}] of {len(of_size[agent])}",
-                    f"{search.size_ratio:.3f}",
-                    f"{100 * search.test_wer:.2f}",
-                    f"{100 * lost.value:+.2f} ({100 * lost.high:+.2f})",
-                    "" if agent in by_hand else beside,
-                )
-            )
+        of_size = [search for search in found if search.size == size]
+        hand = [search for search in of_size if search.agent in by_hand and search.size_ratio <= size]
+        rival = chosen(hand) if hand else None
+        for agent in dict.fromkeys(search.agent for search in of_size):
+            seeds = [search for search in of_size if search.agent == agent]
+            kept = [search for search in seeds if search.size_ratio <= size]
+            best = chosen(kept) if kept else None
+            name = f"{agent} (by hand)" if rival and agent == rival.agent else agent
+            count = f"{len(kept)} of {len(seeds)}"
+            table.append((f"{size:g}", name, count, *_measured(kept, best, None if agent in by_hand else rival)))
     return table
+
+
+def _measured(kept: Sequence[Found], best: Found | None, rival: Found | None) -> tuple[str, ...]:
+    """The rest of a row."""
+    if best is None:
+        return ("",) * 6
+    seeds = mean([100 * search.test_wer for search in kept])
+    lost = wer_increase(best.edits, best.edits_before, best.words, one_sided=True)
+    beside_mean = beside = ""
+    if rival is not None:
+        average = np.mean([search.edits for search in kept], axis=0)
+        beside_mean = _points(wer_increase(average, rival.edits, best.words))
+        beside = _points(wer_increase(best.edits, rival.edits, best.words))
+    return (
+        f"{seeds.value:.2f} [{seeds.low:.2f}, {seeds.high:.2f}]" if len(kept) > 1 else "",
+        beside_mean if len(kept) > 1 else "",
+        f"{best.size_ratio:.3f}",
+        f"{100 * best.test_wer:.2f}",
+        f"{100 * lost.value:+.2f} ({100 * lost.high:+.2f})",
+        beside,
+    )
 
 
 def _points(estimate: Estimate) -> str:
@@ -145,18 +185,18 @@ def _points(estimate: Estimate) -> str:
 
 
 def draw(path: Path, found: Sequence[Found]) -> None:
-    """Mean test WER of the seeds against the size allowed."""
+    """Mean test WER of the seeds that kept the size, against the size."""
     figure, axes = plt.subplots(figsize=(8, 5), constrained_layout=True)
-    agents = list(dict.fromkeys(search.agent for search in found))
-    for agent, colour in zip(agents, mpl.colormaps["tab10"](np.linspace(0, 1, 10)), strict=False):
+    for place, agent in enumerate(dict.fromkeys(search.agent for search in found)):
         means = {}
         for size in sorted({search.size for search in found}):
             wers = [s.test_wer for s in found if (s.agent, s.size) == (agent, size) and s.size_ratio <= size]
             if wers:
                 means[size] = mean([100 * wer for wer in wers])
         values, low, high = np.array(list(means.values())).reshape(-1, 3).T
-        axes.plot(list(means), values, "o-", color=colour, label=agent, markersize=3)
-        axes.fill_between(list(means), low, high, color=colour, alpha=0.15)
+        style = ("o-", "o--", "o:")[place // 10 % 3]
+        axes.plot(list(means), values, style, color=f"C{place % 10}", label=agent, markersize=3)
+        axes.fill_between(list(means), low, high, color=f"C{place % 10}", alpha=0.15)
     before = 100 * sum(found[0].edits_before) / sum(found[0].words)
     axes.axhline(before, color="black", linestyle="--", linewidth=0.8, label="the original")
     axes.set_yscale("log")
@@ -173,18 +213,21 @@ def draw(path: Path, found: Sequence[Found]) -> None:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="tradeoff")
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
-    directory = run_directory(config, "tradeoff", besides=("workers", "agents", "sizes", "by_hand"))
+    directory = run_directory(config, "tradeoff", besides=("workers", "agents", "rules", "sizes", "by_hand"))
     folder = directory / "searches"
     folder.mkdir(exist_ok=True)
-    searches = {}
+    wanted: dict[Path, Search | Rule] = {}
     for size in config.sizes:
+        for rule in config.rules:
+            task = Task("live", rule, "accuracy", 0, 0, tuple(config.overrides))
+            wanted[folder / f"{rule}-{size:g}-{digest(task)}.json"] = Rule(task, size)
         for agent, options in config.agents.items():
-            kept = (f"constraint={options.constraint}", f"constraint.budget={size}")
+            kept = (*options.overrides, f"constraint.budget={size}")
             task = Task("live", str(agent), "accuracy", 0, config.budget, (*config.overrides, *kept))
-            name = f"{agent}-{size:g}-{digest(task)}"
             for seed in range(options.seeds):
-                searches[folder / f"{name}-{seed}.json"] = Search(replace(task, seed=seed), config.finalists)
-    found = [Found(**result) for result in results_of(searches, make, config.workers, "search")]
+                path = folder / f"{agent}-{size:g}-{digest(task)}-{seed}.json"
+                wanted[path] = Search(replace(task, seed=seed), config.finalists)
+    found = [Found(**result) for result in results_of(wanted, make, config.workers, "search")]
     text = format_table(HEAD, rows(found, config.by_hand))
     (directory / "table.txt").write_text(text + "\n")
     print(text)
