@@ -2,7 +2,8 @@
 
 Each stage makes a dense model of the last one's factors, truncates it to the next size and fine-tunes it with its share
 of ``training.epochs`` (the idea of arXiv 2008.02897). Sizes are always those of the first original. ``sizes=[0.25]`` is
-the same in one shot, with the same training. Ranks come from a rule (``agent=`` uniform, energy, profile or knapsack)
+the same in one shot, with the same training data in the same order; every stage has its own schedule of the learning
+rate, and its own optimiser. Ranks come from a rule (``agent=`` uniform, energy, profile or knapsack)
 or, with ``'search=["agent=ppo","budget=100"]'``, from a search at each stage. Resumes where it was stopped.
 """
 
@@ -57,7 +58,7 @@ def iterate(config: DictConfig) -> Path:
     if len(shares) != len(sizes) or min(shares) <= 0:
         raise ValueError(f"shares must be {len(sizes)} numbers above 0, one for each size, got {shares}")
     directory = run_directory(config, f"{'-'.join(f'{size:g}' for size in sizes)}-{config.seed}")
-    model, results = config.original, []
+    model, results, first_epoch = config.original, [], config.training.first_epoch
     for number, (size, share) in enumerate(zip(sizes, shares, strict=True), start=1):
         stage = directory / f"stage-{number}"
         if is_first() and not (stage / "seed" / "config.json").exists():
@@ -65,8 +66,10 @@ def iterate(config: DictConfig) -> Path:
         if distributed.is_initialized():
             distributed.barrier()
         part = OmegaConf.masked_copy(config, [str(key) for key in config if key not in OWN])
-        epochs = config.training.epochs * share / sum(shares)
-        part.merge_with({"seed_model": str(stage / "seed"), "outputs": str(stage), "training": {"epochs": epochs}})
+        # Together the stages hear what one training hears.
+        training = {"epochs": config.training.epochs * share / sum(shares), "first_epoch": first_epoch}
+        first_epoch += training["epochs"]
+        part.merge_with({"seed_model": str(stage / "seed"), "outputs": str(stage), "training": training})
         run = finetune(part)
         model = str(run / "model")
         results.append(read_json(run / RESULT))

@@ -42,6 +42,8 @@ class TrainingSettings:
 
     Attributes:
         epochs: Passes over the training set; of the last one a part, where this is not whole.
+        first_epoch: Passes that an earlier training with the same seed has made: this one goes on behind them, with
+            what that one would have read next.
         batch_seconds: Audio in one batch of one process.
         accumulate: Batches of each process whose gradients make one step: 4 on one GPU see what 1 on four sees.
         learning_rate: Peak of the one-cycle schedule (Smith and Topin 2018, arXiv 1708.07120).
@@ -58,6 +60,7 @@ class TrainingSettings:
     """
 
     epochs: float = 12
+    first_epoch: float = 0
     batch_seconds: float = 80.0
     accumulate: int = 1
     learning_rate: float = 2e-3
@@ -74,6 +77,8 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         if not self.epochs > 0:
             raise ValueError(f"epochs must be above 0, got {self.epochs}")
+        if self.first_epoch < 0:
+            raise ValueError(f"first_epoch must be at least 0, got {self.first_epoch}")
         if self.accumulate < 1:
             raise ValueError(f"accumulate must be at least 1, got {self.accumulate}")
 
@@ -203,11 +208,8 @@ class Trainer:
             lr=settings.learning_rate,
             weight_decay=settings.weight_decay,
         )
-        # Every epoch draws other batches, and may need one more or less.
-        self.epoch_steps = [
-            max(1, round(len(self._batches(epoch)) * min(1.0, settings.epochs - epoch)))
-            for epoch in range(math.ceil(settings.epochs))
-        ]
+        self._parts = self._plan()
+        self.epoch_steps = [len(part) for _, part in self._parts]
         steps = sum(self.epoch_steps)
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer,
@@ -249,7 +251,10 @@ class Trainer:
     def utterances(self) -> int:
         """Utterances that the steps so far have taught, repetitions included, in all processes."""
         steps = [*self.epoch_steps[: self.epoch], self.step]
-        return sum(sum(self._batches(epoch).seen[:count]) for epoch, count in enumerate(steps))
+        return sum(
+            sum(self._batches(epoch).seen[part.start : part.start + count])
+            for (epoch, part), count in zip(self._parts, steps, strict=False)
+        )
 
     def dev_wer(self) -> float:
         """Corpus WER of greedy search on the dev set, a fraction."""
@@ -260,17 +265,29 @@ class Trainer:
         references = [self.model.normalise(utterance.text) for utterance in self.dev_set]
         return float(jiwer.wer(references, hypotheses))
 
+    def _plan(self) -> list[tuple[int, range]]:
+        """What is to be trained of each epoch of the data's order: its number, and which of its steps."""
+        begin, end = self.settings.first_epoch, self.settings.first_epoch + self.settings.epochs
+        parts = []
+        for epoch in range(math.floor(begin), math.ceil(end)):
+            # Every epoch draws other batches, and may need one more or less.
+            count = len(self._batches(epoch))
+            first, last = (round(count * min(1.0, max(0.0, bound - epoch))) for bound in (begin, end))
+            parts.append((epoch, range(first, last)))
+        # However little is wanted, one step is made.
+        return [(epoch, steps) for epoch, steps in parts if steps] or [(parts[-1][0], range(1))]
+
     def _batches(self, epoch: int) -> _Batches:
         return _Batches(self.train_set, self.model, self.augmentation, self.settings, epoch)
 
     def _train_epoch(self) -> Iterator[dict[str, float]]:
         self.model.train()
-        batches = self._batches(self.epoch)
-        remaining = torch.utils.data.Subset(batches, range(self.step, self.epoch_steps[self.epoch]))
+        epoch, steps = self._parts[self.epoch]
+        remaining = torch.utils.data.Subset(self._batches(epoch), steps[self.step :])
         begun = time.perf_counter(), time.process_time()
         for batches_of_step in DataLoader(remaining, batch_size=None, num_workers=self.settings.workers):
             # Every step has its own seed, so that a resumed run draws the same dropout as an uninterrupted one.
-            torch.manual_seed(hash((self.settings.seed, self.epoch, self.step, self.rank)))
+            torch.manual_seed(hash((self.settings.seed, epoch, steps[self.step], self.rank)))
             losses = self._train_step(batches_of_step)
             self.step += 1
             self.seconds += time.perf_counter() - begun[0]
@@ -344,7 +361,7 @@ class Trainer:
     def _fingerprint(self) -> str:
         """Of all that decides what step number N is and what the units mean."""
         sizes = {name: list(parameter.shape) for name, parameter in self.model.named_parameters()}
-        data = [self.train_set.texts, self.train_set.num_samples, self.epoch_steps]
+        data = [self.train_set.texts, self.train_set.num_samples, [(epoch, str(part)) for epoch, part in self._parts]]
         content = [self.model.tokenizer.to_text(), sizes, *data]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 

@@ -101,6 +101,22 @@ def test_half_an_epoch_takes_half_the_steps(corpus, tmp_path):
     assert part.seconds > 0
 
 
+@pytest.mark.parametrize("bounds", [(0, 1 / 3, 2 / 3, 1), (0, 0.9, 1.4, 2)])
+def test_stages_hear_together_what_one_training_hears(corpus, tmp_path, bounds):
+    def heard(folder, **settings):
+        trainer = make_trainer(corpus, tmp_path / folder, **settings)
+        lessons = []
+        lesson = trainer._lesson
+        trainer._lesson = lambda batch: lessons.append([wave.tolist() for wave in batch.waveforms]) or lesson(batch)
+        trainer.run()
+        return lessons
+
+    stages = []
+    for number, (begin, end) in enumerate(itertools.pairwise(bounds)):
+        stages += heard(f"{number}", first_epoch=begin, epochs=end - begin)
+    assert stages == heard("whole", epochs=bounds[-1])
+
+
 def test_a_rise_in_one_step(corpus, tmp_path):
     """torch's scheduler divides by zero there."""
     trainer = make_trainer(corpus, tmp_path, epochs=4, batch_seconds=20.0, warm_up=0.25, learning_rate=1e-2)
@@ -166,6 +182,8 @@ def test_no_training_without_an_epoch():
         TrainingSettings(epochs=0)
     with pytest.raises(ValueError, match="accumulate must be at least 1"):
         TrainingSettings(accumulate=0)
+    with pytest.raises(ValueError, match="first_epoch must be at least 0"):
+        TrainingSettings(first_epoch=-1)
 
 
 def test_two_processes_share_every_epochs_batches(corpus, tmp_path, monkeypatch):

@@ -84,7 +84,7 @@ def test_a_jointly_factored_model(configure, original, tmp_path):
 
 @pytest.mark.parametrize("distillation", ["none", "original"])
 def test_leaves_a_better_model_of_the_same_ranks(configure, seed_model, original, distillation, capsys):
-    options = (f"distillation={distillation}", "training.epochs=20.5", "training.batch_seconds=20")
+    options = (f"distillation={distillation}", "training.epochs=20.4", "training.batch_seconds=20")
     config = configure("finetune", f"seed_model={seed_model}", "training.learning_rate=5e-3", *options)
     directory = finetune(config)
     result = json.loads((directory / "result.json").read_text())
@@ -93,7 +93,7 @@ def test_leaves_a_better_model_of_the_same_ranks(configure, seed_model, original
     assert result["params"] == {"original": count_parameters(load_model(original)), "model": count_parameters(model)}
     assert result["size_ratio"] == result["params"]["model"] / result["params"]["original"] < 1
     assert result["file_bytes"] == (directory / "model" / "model.safetensors").stat().st_size
-    assert result["training"].items() >= {"epochs": 20.5, "utterances": 21 * 9, "steps": 21, "processes": 1}.items()
+    assert result["training"].items() >= {"epochs": 20.4, "utterances": 20 * 9, "steps": 20, "processes": 1}.items()
     assert result["training"]["seconds"] > 0
     assert result["training"]["cpu_seconds"] > 0
     assert result["config"]["seed_model"] == str(seed_model)
@@ -250,6 +250,9 @@ def test_iterates_down_to_the_last_size(configure, original, ranks):
         load_model(original)
     )
     assert result["after"] == last["after"]
+    # What it hears begins where the first stage stopped hearing.
+    config_of_last = json.loads(next(directory.glob("stage-2/*-plain-*/result.json")).read_text())["config"]
+    assert config_of_last["training"]["first_epoch"] == 0.5
     # The second stage begins where the first one ended: its seed is cut from what that one trained.
     model = load_model(next(directory.glob("stage-1/*-plain-*/model")))
     seed = load_model(directory / "stage-2" / "seed")
