@@ -47,10 +47,10 @@ def finetune(config: DictConfig) -> Path:
     train_set, sets = load_speech(config.data, *SETS)
     way = "distilled" if config.distillation else "plain"
     directory = run_directory(config, f"{Path(config.seed_model).name}-{way}-{config.training.seed}")
+    before = _measure_seed(directory, model, sets["dev"]) if is_first() else {}
     if (directory / RESULT).exists():
         print(f"has ended already: {directory}")
         return directory
-    before = _measure_seed(directory, model, sets["dev"]) if is_first() else {}
     augmentation, settings = (instantiate(config[part], _convert_="all") for part in ("augmentation", "training"))
     trainer = Trainer(model, train_set, sets["dev"], augmentation, objective, settings, directory, config.device)
     parameters = {"original": count_parameters(original), "model": count_parameters(model)}

@@ -21,7 +21,7 @@ from experiments.finetune import model_in
 from experiments.measure import measure
 from experiments.report import SetResult, format_table
 from experiments.run_directory import plain, run_directory, write_json
-from experiments.statistics import wer_increase
+from experiments.statistics import points, wer_increase
 from shrinkml_env import count_parameters, load_model, load_utterances, quantise, save_compressed
 from shrinkml_env.compression import int8_scales, ranks_of
 
@@ -54,7 +54,7 @@ def make(config: DictConfig) -> Path:
         results[name] = SetResult.of(before, after)
         increases[name] = increase = wer_increase(after.edits, before.edits, before.words)
         wers = (f"{100 * found.wer:.2f} %" for found in (before, after))
-        rows.append((f"{name} WER", *wers, "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * part for part in increase))))
+        rows.append((f"{name} WER", *wers, points(increase)))
     params = {name: count_parameters(form) for name, form in models.items()}
     record = {
         "settings": {"quantiser": "int8, symmetric, one scale a row"},

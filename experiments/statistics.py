@@ -25,6 +25,7 @@ __all__ = [
     "iqm",
     "iqm_curve",
     "mean",
+    "points",
     "profile",
     "wer_increase",
 ]
@@ -162,6 +163,11 @@ def wer_increase(edits: ArrayLike, edits_before: ArrayLike, words: ArrayLike, on
         rng=0,
     ).confidence_interval
     return Estimate(value, float(interval.low), float(interval.high))
+
+
+def points(increase: Estimate) -> str:
+    """A difference of WERs and its interval, in percentage points."""
+    return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * part for part in increase))
 
 
 def _estimate(scores: Any, function: Callable[..., Any]) -> list[Estimate]:

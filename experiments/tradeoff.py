@@ -26,7 +26,7 @@ from experiments.run_directory import run_directory
 from experiments.runs import Task, compose_search, digest, evaluator_on, make_env, spend
 from experiments.search import choose
 from experiments.seed_model import every_rank, ranks_of_size
-from experiments.statistics import Estimate, mean, wer_increase
+from experiments.statistics import mean, points, wer_increase
 
 HEAD = (
     "size",
@@ -168,8 +168,8 @@ def _measured(kept: Sequence[Found], best: Found | None, rival: Found | None) ->
     beside_mean = beside = ""
     if rival is not None:
         average = np.mean([search.edits for search in kept], axis=0)
-        beside_mean = _points(wer_increase(average, rival.edits, best.words))
-        beside = _points(wer_increase(best.edits, rival.edits, best.words))
+        beside_mean = points(wer_increase(average, rival.edits, best.words))
+        beside = points(wer_increase(best.edits, rival.edits, best.words))
     return (
         f"{seeds.value:.2f} [{seeds.low:.2f}, {seeds.high:.2f}]" if len(kept) > 1 else "",
         beside_mean if len(kept) > 1 else "",
@@ -178,10 +178,6 @@ def _measured(kept: Sequence[Found], best: Found | None, rival: Found | None) ->
         f"{100 * lost.value:+.2f} ({100 * lost.high:+.2f})",
         beside,
     )
-
-
-def _points(estimate: Estimate) -> str:
-    return f"{100 * estimate.value:+.2f} [{100 * estimate.low:+.2f}, {100 * estimate.high:+.2f}]"
 
 
 def draw(path: Path, found: Sequence[Found]) -> None:

@@ -1,6 +1,13 @@
 import pytest
+import torch
 from hydra import compose, initialize
 
+from shrinkml_env import save_compressed
+from shrinkml_env.asr import JointCTCAttention
+from shrinkml_env.asr.training import Trainer, TrainingSettings
+from shrinkml_env.compression import round_to_storage
+from tests.asr.test_training import PLAIN, make_model
+from tests.conftest import make_corpus
 from tests.experiments.workplace import make_workplace
 from tests.models import TinyCTC
 
@@ -15,3 +22,40 @@ def configure(tmp_path):
             return compose("search", [*common, *overrides])
 
     return compose_search
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory):
+    return make_corpus(tmp_path_factory.mktemp("tones"))
+
+
+@pytest.fixture(scope="module")
+def original(tones):
+    """The folder of a model that has learned a little."""
+    torch.set_num_threads(1)
+    model, folder = make_model(tones), tones.folder.parent
+    settings = TrainingSettings(epochs=40, batch_seconds=20.0, learning_rate=1e-2)
+    Trainer(model, tones, tones[:1], PLAIN, JointCTCAttention(), settings, folder / "training").run()
+    round_to_storage(model.eval())
+    save_compressed(model, folder / "original")
+    return folder / "original"
+
+
+@pytest.fixture
+def configure_training(tones, original, tmp_path):
+    """Composes a config on the tones, with runs below `tmp_path`."""
+    speech = f"{{root: {tones.folder.parent}, subset: train}}"
+    sets = {
+        "finetune": [f"data.{name}={speech}" for name in ("train", "dev", "test")],
+        "seed_model": [f"{name}={speech}" for name in ("proxy", "dev", "test")],
+    }
+    sets["iterate"] = [*sets["finetune"], f"proxy={speech}"]
+    sets["retraining"] = sets["finetune"]
+
+    def compose_config(name, *overrides):
+        common = ["data=synthetic", f"original={original}", "training.batch_seconds=2.0", "training.epochs=2"]
+        common = [f"model.name={original}"] if name == "seed_model" else common
+        with initialize(version_base="1.3", config_path="../../conf"):
+            return compose(name, [*common, *sets[name], f"outputs={tmp_path / name}", *overrides])
+
+    return compose_config

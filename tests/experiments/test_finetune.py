@@ -21,47 +21,10 @@ from shrinkml_env import compress, count_parameters, encoder_parameters, load_mo
 from shrinkml_env.asr import Augmentation, JointCTCAttention
 from shrinkml_env.asr.training import Trainer, TrainingSettings
 from shrinkml_env.compression import ranks_of, round_to_storage
-from tests.asr.test_training import PLAIN, make_model
-from tests.conftest import make_corpus
+from tests.asr.test_training import PLAIN
 from tests.models import TinyCTC
 
 RANKS = {"encoder.0": 5, "encoder.1": 6, "decoder.lstm": 4}
-
-
-@pytest.fixture(scope="module")
-def tones(tmp_path_factory):
-    return make_corpus(tmp_path_factory.mktemp("tones"))
-
-
-@pytest.fixture(scope="module")
-def original(tones):
-    """The folder of a model that has learned a little."""
-    torch.set_num_threads(1)
-    model, folder = make_model(tones), tones.folder.parent
-    settings = TrainingSettings(epochs=40, batch_seconds=20.0, learning_rate=1e-2)
-    Trainer(model, tones, tones[:1], PLAIN, JointCTCAttention(), settings, folder / "training").run()
-    round_to_storage(model.eval())
-    save_compressed(model, folder / "original")
-    return folder / "original"
-
-
-@pytest.fixture
-def configure(tones, original, tmp_path):
-    """Composes a config on the tones, with runs below `tmp_path`."""
-    speech = f"{{root: {tones.folder.parent}, subset: train}}"
-    sets = {
-        "finetune": [f"data.{name}={speech}" for name in ("train", "dev", "test")],
-        "seed_model": [f"{name}={speech}" for name in ("proxy", "dev", "test")],
-    }
-    sets["iterate"] = [*sets["finetune"], f"proxy={speech}"]
-
-    def compose_config(name, *overrides):
-        common = ["data=synthetic", f"original={original}", "training.batch_seconds=2.0", "training.epochs=2"]
-        common = [f"model.name={original}"] if name == "seed_model" else common
-        with initialize(version_base="1.3", config_path="../../conf"):
-            return compose(name, [*common, *sets[name], f"outputs={tmp_path / name}", *overrides])
-
-    return compose_config
 
 
 @pytest.fixture
@@ -70,11 +33,11 @@ def seed_model(original, tmp_path):
     return tmp_path / "small"
 
 
-def test_a_jointly_factored_model(configure, original, tmp_path):
+def test_a_jointly_factored_model(configure_training, original, tmp_path):
     ranks = {"encoder.0": 6, "encoder.1.recurrent": 5, "decoder.lstm": 4}
     seed_model = compress(load_model(f"joint:{original}"), ranks)
     save_compressed(seed_model, tmp_path / "small")
-    directory = finetune(configure("finetune", f"seed_model={tmp_path / 'small'}", "distillation=original"))
+    directory = finetune(configure_training("finetune", f"seed_model={tmp_path / 'small'}", "distillation=original"))
     model = load_model(directory / "model")
     assert ranks_of(model) == ranks_of(seed_model)
     for before, after in zip(seed_model.encoder.layers, model.encoder.layers, strict=True):
@@ -83,9 +46,9 @@ def test_a_jointly_factored_model(configure, original, tmp_path):
 
 
 @pytest.mark.parametrize("distillation", ["none", "original"])
-def test_leaves_a_better_model_of_the_same_ranks(configure, seed_model, original, distillation, capsys):
+def test_leaves_a_better_model_of_the_same_ranks(configure_training, seed_model, original, distillation, capsys):
     options = (f"distillation={distillation}", "training.epochs=20.4", "training.batch_seconds=20")
-    config = configure("finetune", f"seed_model={seed_model}", "training.learning_rate=5e-3", *options)
+    config = configure_training("finetune", f"seed_model={seed_model}", "training.learning_rate=5e-3", *options)
     directory = finetune(config)
     result = json.loads((directory / "result.json").read_text())
     model = load_model(directory / "model")
@@ -160,9 +123,9 @@ def test_the_engineers_command_trains_what_it_has_found(tones, hearing, tmp_path
         compress_command.prepare(bad)
 
 
-def test_a_killed_run_resumes_to_the_same_model(configure, seed_model, tmp_path, monkeypatch):
+def test_a_killed_run_resumes_to_the_same_model(configure_training, seed_model, tmp_path, monkeypatch):
     options = (f"seed_model={seed_model}", "distillation=original", "+training.checkpoint_steps=1")
-    whole = finetune(configure("finetune", *options, f"outputs={tmp_path / 'whole'}"))
+    whole = finetune(configure_training("finetune", *options, f"outputs={tmp_path / 'whole'}"))
     hear, calls = Augmentation.__call__, itertools.count()
 
     def killed(self, waveform, generator):
@@ -170,7 +133,7 @@ def test_a_killed_run_resumes_to_the_same_model(configure, seed_model, tmp_path,
             raise KeyboardInterrupt
         return hear(self, waveform, generator)
 
-    config = configure("finetune", *options)
+    config = configure_training("finetune", *options)
     monkeypatch.setattr(Augmentation, "__call__", killed)
     with pytest.raises(KeyboardInterrupt):
         finetune(config)
@@ -185,16 +148,16 @@ def test_a_killed_run_resumes_to_the_same_model(configure, seed_model, tmp_path,
     assert results[0] == results[1]
 
 
-def test_a_dense_model_trains_on(configure, original):
-    directory = finetune(configure("finetune", f"seed_model={original}", "training.epochs=1"))
+def test_a_dense_model_trains_on(configure_training, original):
+    directory = finetune(configure_training("finetune", f"seed_model={original}", "training.epochs=1"))
     result = json.loads((directory / "result.json").read_text())
     assert (result["size_ratio"], result["ranks"]) == (1.0, {})
     before, after = load_model(original), load_model(directory / "model")
     assert not torch.equal(before.decoder.output.weight, after.decoder.output.weight)
 
 
-def test_another_seed_model_of_the_same_name_is_refused(configure, seed_model, original):
-    config = configure("finetune", f"seed_model={seed_model}", "training.epochs=1")
+def test_another_seed_model_of_the_same_name_is_refused(configure_training, seed_model, original):
+    config = configure_training("finetune", f"seed_model={seed_model}", "training.epochs=1")
     directory = finetune(config)
     (directory / "result.json").unlink()
     save_compressed(compress(load_model(original), {"encoder.0": 3}), seed_model)
@@ -202,10 +165,10 @@ def test_another_seed_model_of_the_same_name_is_refused(configure, seed_model, o
         finetune(config)
 
 
-def test_where_models_are(tmp_path, configure, seed_model):
+def test_where_models_are(tmp_path, configure_training, seed_model):
     assert model_in("las_small") == "las_small"
     assert model_in(str(seed_model)) == str(seed_model)
-    run = make(configure("seed_model", "agent=uniform", "size=0.5"), "title")
+    run = make(configure_training("seed_model", "agent=uniform", "size=0.5"), "title")
     assert model_in(str(run)) == str(run / "compressed")
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "config.yaml").touch()
@@ -213,12 +176,12 @@ def test_where_models_are(tmp_path, configure, seed_model):
         model_in(str(tmp_path / "begun"))
     save_compressed(TinyCTC(), tmp_path / "other")
     with pytest.raises(ValueError, match="holds a TinyCTC: only LAS"):
-        finetune(configure("finetune", f"seed_model={tmp_path / 'other'}"))
+        finetune(configure_training("finetune", f"seed_model={tmp_path / 'other'}"))
 
 
 @pytest.mark.parametrize("agent", ["uniform", "energy", "profile", "knapsack"])
-def test_every_rule_makes_a_seed_model_of_the_size(configure, agent):
-    directory = make(configure("seed_model", f"agent={agent}", "size=0.5"), "title")
+def test_every_rule_makes_a_seed_model_of_the_size(configure_training, agent):
+    directory = make(configure_training("seed_model", f"agent={agent}", "size=0.5"), "title")
     record = json.loads((directory / "best.json").read_text())
     model = load_model(directory / "compressed")
     # The knapsack leaves out what loses nothing on these few words.
@@ -228,16 +191,16 @@ def test_every_rule_makes_a_seed_model_of_the_size(configure, agent):
     assert validate_ranks(directory / "best.json") == []
 
 
-def test_a_search_is_no_rule_and_has_its_own_command(configure):
+def test_a_search_is_no_rule_and_has_its_own_command(configure_training):
     with pytest.raises(ValueError, match=r"agents\.RandomSearch is a search.*constraint\.budget=SIZE"):
-        make(configure("seed_model", "agent=random", "size=0.5"), "title")
+        make(configure_training("seed_model", "agent=random", "size=0.5"), "title")
     with pytest.raises(ValueError, match="smallest model on this curve"):
-        make(configure("seed_model", "agent=uniform", "size=0.01"), "title")
+        make(configure_training("seed_model", "agent=uniform", "size=0.01"), "title")
 
 
 @pytest.mark.parametrize("ranks", [[], ["search=['agent=random','budget=4','finalists=1']"]], ids=["rule", "search"])
-def test_iterates_down_to_the_last_size(configure, original, ranks):
-    config = configure("iterate", "sizes=[0.7,0.4]", "shares=[1,3]", "agent=uniform", *ranks)
+def test_iterates_down_to_the_last_size(configure_training, original, ranks):
+    config = configure_training("iterate", "sizes=[0.7,0.4]", "shares=[1,3]", "agent=uniform", *ranks)
     directory = iterate(config)
     result = json.loads((directory / "result.json").read_text())
     first, last = result["stages"]
@@ -264,12 +227,12 @@ def test_iterates_down_to_the_last_size(configure, original, ranks):
     assert (directory / "result.json").read_bytes() == before
 
 
-def test_bad_stages(configure):
+def test_bad_stages(configure_training):
     for sizes in "[0.4,0.7]", "[1.2,0.4]", "[]", "[0.4,0.4]", "[0.4,0.0]":
         with pytest.raises(ValueError, match="sizes must fall"):
-            iterate(configure("iterate", f"sizes={sizes}"))
+            iterate(configure_training("iterate", f"sizes={sizes}"))
     with pytest.raises(ValueError, match="shares must be 2 numbers"):
-        iterate(configure("iterate", "sizes=[0.7,0.4]", "shares=[1]"))
+        iterate(configure_training("iterate", "sizes=[0.7,0.4]", "shares=[1]"))
 
 
 def test_from_the_command_line_in_two_processes(tones, original, seed_model, tmp_path):
