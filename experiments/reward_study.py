@@ -1,16 +1,19 @@
 """What each reward leads to: ``python -m experiments.reward_study [agents=[ppo]] [workers=2]``.
 
-On the table, for every reward and several values of the option that trades WER for size: the best configuration there
-is, and what agents end at within the same budget of unique evaluations. The same command goes on where it was stopped.
+On the table, for every reward and several values of the option that trades WER for size: the best configuration there is
+by what the reward sees, the proxy set, what agents end at within the same budget of unique evaluations, and what both
+mean on test. The same command goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import hydra
 import matplotlib as mpl
 import numpy as np
@@ -24,7 +27,8 @@ from experiments.landscape import pareto_front, wer_and_size
 from experiments.report import format_table
 from experiments.resumable import results_of
 from experiments.run_directory import plain, run_directory
-from experiments.runs import Run, Task, compose_search, digest, make_env, play_as_json
+from experiments.runs import Task, compose_search, digest, make_env, spend
+from shrinkml_env import Evaluation
 from shrinkml_env.table import Table
 from shrinkml_env.tabular import TabularEnv
 
@@ -32,12 +36,12 @@ HEAD = (
     "reward",
     "option",
     "best: size ratio",
-    "best: WER %",
+    "best: test WER %",
     "agent",
     "ends at: size ratio",
-    "ends at: WER %",
+    "ends at: test WER %",
     "nothing feasible",
-    "keeps the WER",
+    "keeps the WER on test",
 )
 
 
@@ -50,10 +54,25 @@ class Setting(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A model, as it is drawn."""
+    """A model: its size ratio, and its WERs as fractions."""
 
     size_ratio: float
-    wer: float
+    proxy_wer: float
+    test_wer: float
+
+
+@cache
+def _live_on_test() -> Any:
+    """Measures what the table does not hold."""
+    return gym.make("ShrinkML-v0", **Table.load().live_kwargs("test")).unwrapped.problem.evaluator  # type: ignore[attr-defined]
+
+
+def point(on_proxy: Evaluation) -> Point:
+    """A configuration of the table, with its WER on test: from the table, or measured."""
+    table = Table.load()
+    known = table.edits["test"][table.index(on_proxy.ranks)] >= 0
+    on_test = (table.evaluator("test") if known else _live_on_test()).evaluate(on_proxy.ranks)
+    return Point(on_proxy.size_ratio, on_proxy.wer, on_test.wer)
 
 
 def settings(knobs: Mapping[str, Mapping[str, Sequence[Any]]]) -> list[Setting]:
@@ -62,53 +81,44 @@ def settings(knobs: Mapping[str, Mapping[str, Sequence[Any]]]) -> list[Setting]:
     for reward, options in knobs.items():
         for option, values in options.items():
             for value in values:
-                overrides: tuple[str, ...] = (f"reward.{option}={value}",)
-                if option == "budget":
-                    overrides = ("constraint=check", f"constraint.budget={value}")
-                found.append(Setting(reward, f"{option} {value}", overrides))
+                found.append(Setting(reward, f"{option} {value}", (f"reward.{option}={value}",)))
     return found
 
 
 def optimum(setting: Setting) -> Point:
-    """The best feasible configuration of the table."""
+    """The configuration of the table with the highest reward."""
     task = Task("tabular", "random", setting.reward, 0, 1, setting.overrides)
     env = make_env(task, compose_search(task)).unwrapped
     assert isinstance(env, TabularEnv)
-    configurations = list(env.table.configurations())
-    order = np.argsort(-env.rewards, kind="stable")
-    best = next(configurations[number] for number in order if env.problem.is_feasible(configurations[number]))
-    evaluation = env.problem.evaluator.evaluate(best)
-    return Point(evaluation.size_ratio, evaluation.wer)
+    best = list(env.table.configurations())[int(np.argmax(env.rewards))]
+    return point(env.problem.evaluator.evaluate(best))
 
 
-def end(run: Run) -> Point | None:
-    """A run's best feasible configuration; None where it has found none."""
-    feasible = [index for index, meets in enumerate(run.feasible) if meets]
-    if not feasible:
-        return None
-    best = max(feasible, key=lambda index: run.rewards[index])
-    return Point(run.size_ratio[best], run.wer[best])
+def make(task: Task) -> dict[str, Any]:
+    """Where a run ends, as JSON: its best feasible configuration; None where it has found none."""
+    best = spend(task).ranking[0]
+    return {"end": point(best.evaluation) if best.feasible else None}
 
 
-def row(setting: Setting, best: Point, agent: str, runs: Sequence[Run], allowed: float) -> tuple[str, ...]:
+def row(setting: Setting, best: Point, agent: str, ends: Sequence[Point | None], allowed: float) -> tuple[str, ...]:
     """One line of the table; means, and from the smallest to the largest of the seeds."""
-    ends = [point for run in runs if (point := end(run)) is not None]
-    sizes, wers = np.array(ends).reshape(-1, 2).T
+    reached = [end for end in ends if end is not None]
+    sizes, wers = (np.array([getattr(end, name) for end in reached]) for name in ("size_ratio", "test_wer"))
     return (
         setting.reward,
         setting.option,
         f"{best.size_ratio:.3f}",
-        f"{100 * best.wer:.2f}",
+        f"{100 * best.test_wer:.2f}",
         agent,
-        f"{sizes.mean():.3f} ({sizes.min():.3f} to {sizes.max():.3f})" if ends else "",
-        f"{100 * wers.mean():.2f} ({100 * wers.min():.2f} to {100 * wers.max():.2f})" if ends else "",
-        f"{len(runs) - len(ends)} of {len(runs)}",
-        f"{int((wers <= allowed + 1e-12).sum())} of {len(runs)}",
+        f"{sizes.mean():.3f} ({sizes.min():.3f} to {sizes.max():.3f})" if reached else "",
+        f"{100 * wers.mean():.2f} ({100 * wers.min():.2f} to {100 * wers.max():.2f})" if reached else "",
+        f"{len(ends) - len(reached)} of {len(ends)}",
+        f"{int((wers <= allowed + 1e-12).sum())} of {len(ends)}",
     )
 
 
-def draw(path: Path, best: Mapping[Setting, Point], runs: Mapping[tuple[Setting, str], Sequence[Run]]) -> None:
-    """One panel for each reward: the front, the best for each value of its option, and what the agents end at."""
+def draw(path: Path, best: Mapping[Setting, Point], ends: Mapping[tuple[Setting, str], Sequence[Point | None]]) -> None:
+    """One panel for each reward, on proxy: the front, the best for each value of its option, and where agents end."""
     wer, size = wer_and_size(Table.load())
     front = pareto_front(wer, size)
     rewards = list(dict.fromkeys(setting.reward for setting in best))
@@ -124,15 +134,16 @@ def draw(path: Path, best: Mapping[Setting, Point], runs: Mapping[tuple[Setting,
     )
     for panel, reward in zip(panels.flat, rewards, strict=False):
         panel.step(size[front], 100 * wer[front], where="post", color="0.6", linewidth=1, label="Pareto front")
-        for agent, marker in zip(dict.fromkeys(agent for _, agent in runs), "x+1234", strict=False):
+        for place, agent in enumerate(dict.fromkeys(agent for _, agent in ends)):
             of_agent = [
-                run
-                for (setting, who), group in runs.items()
+                end
+                for (setting, who), group in ends.items()
                 if (setting.reward, who) == (reward, agent)
-                for run in group
+                for end in group
+                if end is not None
             ]
-            _scatter(panel, [point for run in of_agent if (point := end(run)) is not None], marker, agent)
-        _scatter(panel, [point for setting, point in best.items() if setting.reward == reward], "o", "best of all")
+            _scatter(panel, of_agent, "x+1234"[place % 6], agent)
+        _scatter(panel, [found for setting, found in best.items() if setting.reward == reward], "o", "best of all")
         panel.set_title(reward)
         panel.set_yscale("symlog", linthresh=10)
         panel.set_ylim(0, 110)
@@ -149,14 +160,14 @@ def draw(path: Path, best: Mapping[Setting, Point], runs: Mapping[tuple[Setting,
 
 
 def _scatter(panel: Any, points: Sequence[Point], marker: str, label: str) -> None:
-    sizes, wers = np.array(points).reshape(-1, 2).T
-    panel.plot(sizes, 100 * wers, marker, markersize=5, alpha=0.7, linestyle="", label=label)
+    sizes, wers = [found.size_ratio for found in points], [100 * found.proxy_wer for found in points]
+    panel.plot(sizes, wers, marker, markersize=5, alpha=0.7, linestyle="", label=label)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="reward_study")
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
-    directory = run_directory(config, "reward_study", besides=("workers", "agents", "seeds", "knobs"))
+    directory = run_directory(config, "reward_study", besides=("workers", "agents", "seeds", "knobs", "tolerance"))
     folder = directory / "runs"
     folder.mkdir(exist_ok=True)
     tasks: dict[Path, tuple[Setting, Task]] = {}
@@ -166,17 +177,17 @@ def main(config: DictConfig) -> None:
             name = f"{agent}-{setting.reward}-{digest(first)}"
             for seed in range(config.seeds):
                 tasks[folder / f"{name}-{seed}.json"] = setting, replace(first, seed=seed)
-    results = results_of({path: task for path, (_, task) in tasks.items()}, play_as_json, config.workers)
-    runs: dict[tuple[Setting, str], list[Run]] = {}
+    results = results_of({path: task for path, (_, task) in tasks.items()}, make, config.workers)
+    ends: dict[tuple[Setting, str], list[Point | None]] = {}
     for (setting, task), result in zip(tasks.values(), results, strict=True):
-        runs.setdefault((setting, task.agent), []).append(Run(**result))
-    allowed = Table.load().evaluator().baseline.wer + config.tolerance
-    best = {setting: optimum(setting) for setting, _ in runs}
-    table = [row(setting, best[setting], agent, group, allowed) for (setting, agent), group in runs.items()]
+        ends.setdefault((setting, task.agent), []).append(Point(*result["end"]) if result["end"] else None)
+    allowed = Table.load().evaluator("test").baseline.wer + config.tolerance
+    best = {setting: optimum(setting) for setting, _ in ends}
+    table = [row(setting, best[setting], agent, group, allowed) for (setting, agent), group in ends.items()]
     text = format_table(HEAD, table)
     (directory / "table.txt").write_text(text + "\n")
     print(text)
-    draw(directory / "reward_study.png", best, runs)
+    draw(directory / "reward_study.png", best, ends)
     print(f"runs, table and picture: {directory}")
 
 

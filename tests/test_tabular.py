@@ -13,7 +13,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
 from shrinkml_env.registration import assemble_env
 from shrinkml_env.search_space import Explicit
-from shrinkml_env.table import Table
+from shrinkml_env.table import SETS, Table
 from shrinkml_env.tabular import make_tabular_env, make_vector_tabular_env
 from tests.fake_evaluator import OTHER_MACS, FakeEvaluator, linear, lstm
 
@@ -32,12 +32,10 @@ def make_table():
         singular_values={name: values.numpy() for name, values in LIVE.singular_values.items()},
         original_params=LIVE.params({}),
         # The fake model counts 100 multiply-adds for each of its parameters.
-        positions={
-            subset: {matrix.name: 100 for layer in LAYERS for matrix in layer.matrices} for subset in ("proxy", "dev")
-        },
-        other_macs={"proxy": OTHER_MACS, "dev": OTHER_MACS},
-        utterances={"proxy": "proxy", "dev": "dev"},
-        words={"proxy": 640, "dev": 640},
+        positions={subset: {matrix.name: 100 for layer in LAYERS for matrix in layer.matrices} for subset in SETS},
+        other_macs=dict.fromkeys(SETS, OTHER_MACS),
+        utterances={subset: subset for subset in SETS},
+        words=dict.fromkeys(SETS, 640),
         edits={},
         capped={},
     )
@@ -46,7 +44,7 @@ def make_table():
     few = np.where(np.arange(len(edits)) % 5 == 0, edits, -1)
     few[-1] = edits[-1]
     capped = np.zeros_like(edits)
-    return replace(table, edits={"proxy": edits, "dev": few}, capped={"proxy": capped, "dev": capped})
+    return replace(table, edits={"proxy": edits, "dev": few, "test": few}, capped=dict.fromkeys(SETS, capped))
 
 
 TABLE = make_table()
