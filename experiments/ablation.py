@@ -1,8 +1,8 @@
 """What the search space and the proxy set bring: ``python -m experiments.ablation [agents=[tpe]] [workers=2]``.
 
 The same search in several variants. After some numbers of unique evaluations the configuration that is best so far on
-the variant's own proxy set is measured on dev, where all variants can be compared: how far they get, after how many
-evaluations and how much time they come close to the best that any of them has found, and what is left on test. Searches
+the variant's own proxy set is measured on dev, where all variants can be compared: after how many evaluations and how
+much time they come close to the best that any of them has found; and at the end on test, how far they get. Searches
 measure everything anew, so that their times can be compared. The same command goes on where it was stopped.
 """
 
@@ -27,18 +27,19 @@ from experiments.report import format_table
 from experiments.resumable import results_of
 from experiments.run_directory import run_directory
 from experiments.runs import Task, compose_search, digest, evaluator_on, spend
-from experiments.statistics import mean
+from experiments.statistics import mean, mean_difference
 
 HEAD = (
     "variant",
     "agent",
-    "reward on dev (mean, 95 %)",
+    "reward on test (mean, 95 %)",
+    "more than the first variant (95 %)",
     "test WER %",
     "size ratio",
-    "close after: evaluations",
-    "seconds",
+    "close on dev after: evaluations",
+    "CPU s",
     "never",
-    "seconds an evaluation",
+    "CPU s an evaluation",
 )
 
 
@@ -56,13 +57,15 @@ class Outcome:
 
     Attributes:
         on_dev: The reward on dev of what was best on proxy, at each of the points.
-        test_wer: Of what was best at the end, a fraction.
+        on_test: The reward on test of what was best at the end.
+        test_wer: Of the same, a fraction.
         size_ratio: Of the same.
-        seconds: That the search took.
+        seconds: Of one core, that the search took.
         evaluations: Unique ones of the search.
     """
 
     on_dev: Sequence[float]
+    on_test: float
     test_wer: float
     size_ratio: float
     seconds: float
@@ -71,17 +74,18 @@ class Outcome:
 
 def make(variant: Variant) -> dict[str, Any]:
     """A search and its measurements on dev and test, as JSON."""
-    started = time.perf_counter()
+    started = time.process_time()
     problem = spend(variant.task, cache=None)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     config = compose_search(variant.task)
     dev, test = (evaluator_on(problem, config, name) for name in ("dev", "test"))
-    rewards = []
+    on_dev = []
     for point in variant.points:
         best = max(problem.history[:point], key=lambda trial: (trial.feasible, trial.reward))
-        rewards.append(float(problem.reward_function(dev.evaluate(best.ranks), dev.baseline)))
-    final = test.evaluate(best.ranks)
-    return asdict(Outcome(rewards, final.wer, final.size_ratio, seconds, problem.ledger.count))
+        on_dev.append(float(problem.reward_function(dev.evaluate(best.ranks), dev.baseline)))
+    final = test.evaluate(problem.ranking[0].ranks)
+    on_test = float(problem.reward_function(final, test.baseline))
+    return asdict(Outcome(on_dev, on_test, final.wer, final.size_ratio, seconds, problem.ledger.count))
 
 
 def rows(
@@ -90,6 +94,8 @@ def rows(
     """One line for each variant and agent."""
     best = max(max(outcome.on_dev) for group in outcomes.values() for outcome in group)
     table: list[tuple[str, ...]] = []
+    on_test = {key: [outcome.on_test for outcome in group] for key, group in outcomes.items()}
+    first = {agent: name for name, agent in reversed(list(outcomes))}
     for (name, agent), group in outcomes.items():
         reached = [
             next((point for point, value in zip(points, outcome.on_dev, strict=True) if value >= best - within), None)
@@ -101,7 +107,10 @@ def rows(
             (
                 name,
                 agent,
-                str(mean([outcome.on_dev[-1] for outcome in group])),
+                str(mean(on_test[name, agent])),
+                ""
+                if name == first[agent]
+                else str(mean_difference(on_test[name, agent], on_test[first[agent], agent])),
                 f"{100 * np.mean([outcome.test_wer for outcome in group]):.2f}",
                 f"{np.mean([outcome.size_ratio for outcome in group]):.3f}",
                 f"{np.median(after):.0f}" if after else "",
@@ -143,16 +152,18 @@ def main(config: DictConfig) -> None:
     folder = directory / "searches"
     folder.mkdir(exist_ok=True)
     searches: dict[Path, Variant] = {}
-    names: list[tuple[str, str]] = []
+    names: dict[Path, tuple[str, str]] = {}
     for agent in tqdm(config.agents, desc="configs"):
         for name, overrides in config.variants.items():
             first = Task("live", agent, config.reward, 0, config.budget, tuple(overrides))
             for seed in range(config.seeds):
                 path = folder / f"{agent}-{digest(first)}-{seed}.json"
+                if path in names:
+                    raise ValueError(f"variants {names[path][0]!r} and {name!r} are the same: leave one out")
                 searches[path] = Variant(replace(first, seed=seed), tuple(config.points))
-                names.append((str(name), agent))
+                names[path] = str(name), agent
     outcomes: dict[tuple[str, str], list[Outcome]] = {}
-    for key, result in zip(names, results_of(searches, make, config.workers, "search"), strict=True):
+    for key, result in zip(names.values(), results_of(searches, make, config.workers, "search"), strict=True):
         outcomes.setdefault(key, []).append(Outcome(**result))
     text = format_table(HEAD, rows(outcomes, config.points, config.within))
     (directory / "table.txt").write_text(text + "\n")

@@ -1,8 +1,8 @@
 """What each reward leads to: ``python -m experiments.reward_study [agents=[ppo]] [workers=2]``.
 
-On the table, for every reward and several values of the option that trades WER for size: the best configuration there is
-by what the reward sees, the proxy set, what agents end at within the same budget of unique evaluations, and what both
-mean on test. The same command goes on where it was stopped.
+On the table, for every reward and several values of the option that trades WER for size: the best configuration there
+is by what the reward sees, the proxy set, what agents end at within the same budget of unique evaluations, and what
+both mean on test. The same command goes on where it was stopped.
 """
 
 from __future__ import annotations

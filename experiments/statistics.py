@@ -25,6 +25,7 @@ __all__ = [
     "iqm",
     "iqm_curve",
     "mean",
+    "mean_difference",
     "points",
     "profile",
     "wer_increase",
@@ -127,6 +128,25 @@ def mean(values: ArrayLike) -> Estimate:
         return Estimate(float(sample[0]), float(sample[0]), float(sample[0]))
     interval = bootstrap((sample,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=0).confidence_interval
     return Estimate(float(sample.mean()), float(interval.low), float(interval.high))
+
+
+def mean_difference(one: ArrayLike, other: ArrayLike) -> Estimate:
+    """Mean of one group of seeds minus that of another, with a percentile bootstrap interval over both.
+
+    Without an interval (NaN) where a group has one seed.
+    """
+    samples = np.asarray(one, np.float64), np.asarray(other, np.float64)
+
+    def minus(a: Any, b: Any, axis: int) -> Any:
+        return a.mean(axis) - b.mean(axis)
+
+    value = float(minus(*samples, 0))
+    if min(len(sample) for sample in samples) < 2:
+        return Estimate(value, float("nan"), float("nan"))
+    interval = bootstrap(
+        samples, minus, vectorized=True, n_resamples=RESAMPLES, method="percentile", rng=0
+    ).confidence_interval
+    return Estimate(value, float(interval.low), float(interval.high))
 
 
 def wer_increase(edits: ArrayLike, edits_before: ArrayLike, words: ArrayLike, one_sided: bool = False) -> Estimate:

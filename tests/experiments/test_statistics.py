@@ -14,6 +14,7 @@ from experiments.statistics import (
     iqm,
     iqm_curve,
     mean,
+    mean_difference,
     profile,
     wer_increase,
 )
@@ -32,6 +33,18 @@ def test_anytime_never_falls(rewards, points):
     curve = anytime(rewards, [True] * len(rewards), points, worst=-2)
     assert (np.diff(curve) >= 0).all()
     assert curve[-1] == max(rewards[:points])
+
+
+def test_mean_difference():
+    found = mean_difference([1.0, 2.0, 3.0], [0.0, 0.0])
+    assert found.value == 2
+    assert 1 <= found.low < 2 < found.high <= 3
+    # Two groups of one distribution: the interval of a normal approximation.
+    one, other = RNG.normal(0, 1, 400), RNG.normal(0, 1, 400)
+    found = mean_difference(one, other)
+    half = 1.96 * np.sqrt(one.var() / 400 + other.var() / 400)
+    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.1)
+    assert np.isnan(mean_difference([1.0], [0.0, 1.0]).low)
 
 
 def test_hypervolume_by_hand():
