@@ -30,7 +30,8 @@ from experiments.landscape import wer_and_size
 from experiments.report import format_table
 from experiments.resumable import results_of
 from experiments.run_directory import run_directory
-from experiments.runs import Run, Task, compose_search, digest, make_env, play_as_json
+from experiments.runs import Run, Task, compose_search, digest, make_env, play_as_json, require_names
+from experiments.search import check as check_search
 from experiments.statistics import (
     anytime,
     difference,
@@ -47,6 +48,30 @@ from shrinkml_env.tabular import TabularEnv
 
 LEAST_REGRET = 1e-3
 """That the pictures show."""
+
+LEAST_SEEDS = 10
+"""With which it is said who beats whom."""
+
+
+def check(config: DictConfig) -> None:
+    """Find out what is wrong with a config before anything is made.
+
+    Raises:
+        ValueError: Something is out of range or has no effect, or an agent or a reward cannot be made.
+    """
+    if config.env not in ("tabular", "live"):
+        raise ValueError(f"env must be tabular or live, got {config.env!r}")
+    require_names(agents=config.agents, rewards=config.rewards)
+    for key in ("seeds", "budget", "workers"):
+        if not isinstance(config[key], int) or config[key] < 1:
+            raise ValueError(f"{key} must be a number of at least 1, got {config[key]!r}")
+    if config.env == "live" and "random" not in config.agents:
+        raise ValueError("live scores are relative to the random agent: add it to agents=[...]")
+    require_effect(config.env, config.overrides)
+    for agent in config.agents:
+        check_search(compose_search(Task(config.env, agent, config.rewards[0], 0, 1, tuple(config.overrides))))
+    for reward in config.rewards:
+        check_search(compose_search(Task(config.env, config.agents[0], reward, 0, 1, tuple(config.overrides))))
 
 
 def require_effect(task_env: str, overrides: Sequence[str]) -> None:
@@ -71,14 +96,12 @@ def ends(task: Task, runs: Sequence[Run]) -> tuple[float, float]:
     """The rewards that score 0 and 1 in runs like this one.
 
     Raises:
-        ValueError: There is no scale: live without the random agent, or nothing feasible is better than middling.
+        ValueError: There is no scale: nothing feasible is better than middling.
     """
     if task.env == "tabular":
         zero, one = _ends_on_table(replace(task, seed=0), Table.load().content)
     else:
         drawn = [value for run in runs if run.agent == "random" for value in run.rewards]
-        if not drawn:
-            raise ValueError("live scores are relative to the random agent: add it to agents=[...]")
         feasible = [value for run in runs for value, meets in zip(run.rewards, run.feasible, strict=True) if meets]
         zero, one = float(np.median(drawn)), max(feasible, default=-np.inf)
     if one <= zero:
@@ -176,7 +199,12 @@ def write(
             )
         )
     head = ("agent", "score (IQM, 95 %)", "runs within 1 %", "after (their median)", "hypervolume (IQM, 95 %)", "beats")
+    seeds = len(final[order[0]])
+    if seeds < LEAST_SEEDS:
+        rows = [(*row[:-1], "") for row in rows]
     lines = [f"{reward}: score 0 is a reward of {zero:.4f}, 1 of {one:.4f}" for reward, (zero, one) in scales.items()]
+    if seeds < LEAST_SEEDS:
+        lines.append(f"who beats whom is said from {LEAST_SEEDS} seeds on")
     text = "\n".join([format_table(head, rows), "", *lines])
     (directory / "table.txt").write_text(text + "\n")
     print(text)
@@ -205,7 +233,7 @@ def _draw(
     regrets = np.geomspace(LEAST_REGRET, 1, 61)
     for agent in order:
         # Most agents come close to the best: only a logarithm tells them apart.
-        regret = {agent: 1 - results[agent]}
+        regret = {agent: np.maximum(LEAST_REGRET, 1 - results[agent])}
         for panel, curves, label in ((panels[0], regret, agent), (panels[1], shares, None)):
             values, low, high = np.array(iqm_curve(curves[agent], points.tolist())).T
             panel.plot(points + 1, values, lines[agent], color=colours[agent], label=label)
@@ -229,7 +257,7 @@ def _draw(
     panels[3].axvline(0.5, color="black", linewidth=0.8, linestyle="--")
     panels[3].set_yticks(range(len(order) - 1), order[1:])
     panels[3].invert_yaxis()
-    panels[3].set_xlim(0, 1)
+    panels[3].set_xlim(-0.02, 1.02)
     panels[3].set_xlabel(f"probability that {order[0]} is better")
     for panel in panels:
         panel.grid(alpha=0.3)
@@ -241,7 +269,7 @@ def _draw(
 @hydra.main(version_base="1.3", config_path="../conf", config_name="benchmark")
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
-    require_effect(config.env, config.overrides)
+    check(config)
     directory = run_directory(config, config.env, besides=("workers", "agents", "rewards", "seeds"))
     folder = directory / "runs"
     folder.mkdir(exist_ok=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 import hydra
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from experiments.validate import validate_ranks
 from shrinkml_env.data import SHIPPED_SETS
@@ -83,7 +83,7 @@ def page(submissions: Sequence[Path], folder: str = "leaderboard") -> str:
         rows.append(
             (
                 str(place),
-                record["title"].partition("-")[0],
+                record["title"].rsplit("-", 2)[0],
                 settings["reward"],
                 str(record["evaluations"]),
                 settings["seed"],
@@ -117,6 +117,8 @@ def result_of(run: Path) -> Path:
 def main(config: DictConfig) -> None:
     """Exit status 1, and nothing is changed, where a submission is refused."""
     torch.set_num_threads(1)
+    if not OmegaConf.is_list(config.add):
+        sys.exit(f"add must be a list: give add=[{config.add}]")
     folder, target = Path(config.submissions), Path(config.page)
     added = {folder / f"{Path(run).name}.json": result_of(Path(run)) for run in config.add}
     submitted = {path: path for path in sorted(folder.glob("*.json"))} | added

@@ -180,7 +180,8 @@ def print_result(result: Result, directory: Path) -> None:
     print()
     print(
         f"{result.title}: size ratio {result.size_ratio:.3f} ({1 / result.size_ratio:.1f}x smaller) "
-        f"after {result.evaluations} evaluations"
+        f"after {result.evaluations} evaluations, "
+        f"test WER {100 * result.sets['test'].wer_before:.2f} % -> {100 * result.sets['test'].wer_after:.2f} %"
     )
     for note in result.notes:
         print(note)

@@ -33,7 +33,7 @@ from experiments.measure import measure
 from experiments.report import format_table
 from experiments.resumable import results_of
 from experiments.run_directory import plain, read_json, run_directory
-from experiments.runs import CONF, Task, compose_search, digest
+from experiments.runs import CONF, Task, compose_search, digest, require_names
 from experiments.statistics import points, wer_increase
 from experiments.tradeoff import Found, Rule, Search
 from experiments.tradeoff import make as find
@@ -291,6 +291,7 @@ def _stepwise(rule: str, sizes: Sequence[float], search: DictConfig, part: DictC
 @hydra.main(version_base="1.3", config_path="../conf", config_name="retraining")
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
+    require_names(sizes=config.sizes)
     ours = ("workers", "sizes", "rules", "by_hand", "agents", "stepwise", "seeds")
     directory = run_directory(config, "retraining", besides=ours)
     folders = {name: directory / name for name in ("ranks", "seeds", "runs", "trained")}

@@ -1,12 +1,14 @@
-"""One search without a folder of its own: what `experiments.benchmark` and `experiments.tune` play by the hundred."""
+"""One search without a folder of its own: what benchmarks and studies play by the hundred."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ __all__ = [
     "make_env",
     "play",
     "play_as_json",
+    "require_names",
     "spend",
 ]
 
@@ -81,6 +84,19 @@ class Run:
     size_ratio: list[float]
 
 
+def require_names(**lists: Any) -> None:
+    """Find out what is wrong with lists in a config before anything is made.
+
+    Raises:
+        ValueError: One is no list, is empty, or holds something twice.
+    """
+    for key, names in lists.items():
+        if not OmegaConf.is_list(names):
+            raise ValueError(f"{key} must be a list, got {names!r}: give {key}=[{names}]")
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"{key} must name at least one, and nothing twice, got [{', '.join(map(str, names))}]")
+
+
 def play(task: Task) -> Run:
     """Make a run."""
     history = spend(task).history
@@ -106,6 +122,9 @@ def spend(task: Task, cache: Any = "default") -> SearchProblem:
     Args:
         task: The run.
         cache: As in `shrinkml_env.registration.make_env`, for live runs.
+
+    Raises:
+        ValueError: The agent ended without having measured anything.
     """
     torch.set_num_threads(1)
     config = compose_search(task)
@@ -116,6 +135,8 @@ def spend(task: Task, cache: Any = "default") -> SearchProblem:
     with suppress(BudgetExhausted):
         agent.learn(total_timesteps=steps_for(env, task.budget))
     problem: SearchProblem = env.unwrapped.problem  # type: ignore[attr-defined]
+    if not problem.history:
+        raise ValueError(f"agent {task.agent!r} has measured nothing: its `learn` finished no episode")
     return problem
 
 
@@ -138,12 +159,28 @@ def compose_search(task: Task) -> DictConfig:
 
 
 def digest(task: Task) -> str:
-    """Of all that a run depends on but its seed and its budget: another digest is another file."""
+    """Of all that a run depends on but its seed and its budget: another digest is another file.
+
+    The code of your own classes is in it, that of ShrinkML and of what is installed is not.
+    """
     config = OmegaConf.to_container(compose_search(replace(task, seed=0)), resolve=True)
     assert isinstance(config, dict)
     del config["outputs"]
     table = Table.load().content if task.env == "tabular" else ""
-    return hashlib.sha256(json.dumps([config, table], sort_keys=True).encode()).hexdigest()[:8]
+    content = [config, table, *_own_code(config)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _own_code(config: Mapping[Any, Any]) -> list[str]:
+    """The modules that a config names and that are neither ShrinkML's nor installed."""
+    targets = {part["_target_"] for part in config.values() if isinstance(part, dict) and "_target_" in part}
+    found = []
+    for module in sorted({target.rpartition(".")[0] for target in targets}):
+        if module.partition(".")[0] not in ("agents", "shrinkml_env"):
+            spec = find_spec(module)
+            if spec is not None and spec.origin and "site-packages" not in spec.origin:
+                found.append(Path(spec.origin).read_text())
+    return found
 
 
 def make_env(task: Task, config: DictConfig, cache: Any = "default") -> gym.Env[Any, Any]:

@@ -313,7 +313,10 @@ def _file_bytes(folder: Path) -> int:
 def main(config: DictConfig) -> None:
     """One search; Hydra's multirun makes many."""
     choices = HydraConfig.get().runtime.choices
-    search(config, f"{choices['agent']}-{choices['reward']}-{config.seed}")
+    agent = choices["agent"]
+    if agent == "custom" and not OmegaConf.is_missing(config.agent, "_target_"):
+        agent = config.agent._target_.rpartition(".")[2]
+    search(config, f"{agent}-{choices['reward']}-{config.seed}")
 
 
 if __name__ == "__main__":

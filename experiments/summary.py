@@ -14,7 +14,8 @@ from omegaconf import DictConfig
 from experiments.report import format_table
 
 TRAINED = ("run", "size ratio", "utterances", "CPU s", "dev WER % before", "dev WER % after", "test WER % after")
-HEAD = ("run", "reward function", "evaluations", "proxy reward", "size ratio", "proxy WER %", "dev WER %", "test WER %")
+HEAD = ("run", "found by", "evaluations", "proxy reward", "size ratio", "proxy WER %", "dev WER %", "test WER %")
+SETS = ("proxy", "dev", "test")
 
 
 def rows(runs: Path) -> list[tuple[str, ...]]:
@@ -28,15 +29,19 @@ def rows(runs: Path) -> list[tuple[str, ...]]:
         raise FileNotFoundError(f"{runs} holds no finished run of experiments.search")
     table = []
     for name, record in records.items():
+        # A quantised model was not measured on proxy.
         original, found = (
-            [f"{100 * measured[f'wer_{when}']:.2f}" for measured in record["sets"].values()]
+            [f"{100 * record['sets'][part][f'wer_{when}']:.2f}" if part in record["sets"] else "" for part in SETS]
             for when in ("before", "after")
         )
         table += [("original", "", "", "", "1.000", *original)]
-        reward, spent = record["settings"]["reward"], str(record["evaluations"])
-        # A model that was trained after its search has none.
-        scored = f"{record['rewards']['proxy']:.4f}" if record["rewards"] else ""
-        table += [(name, reward, spent, scored, f"{record['size_ratio']:.3f}", *found)]
+        # A search's reward function, a rule, a quantiser.
+        settings = record["settings"]
+        method = settings.get("reward") or next(iter(settings.values()))
+        # What no search has found has neither, and a model that was trained after its search has no reward.
+        spent, rewards = str(record.get("evaluations", "")), record.get("rewards")
+        scored = f"{rewards['proxy']:.4f}" if rewards else ""
+        table += [(name, method, spent, scored, f"{record['size_ratio']:.3f}", *found)]
     # One line for the original; more only if the runs are not of the same one.
     return list(dict.fromkeys(table))
 

@@ -23,7 +23,7 @@ from matplotlib import pyplot as plt
 from experiments.report import format_table
 from experiments.resumable import results_of
 from experiments.run_directory import run_directory
-from experiments.runs import Task, compose_search, digest, evaluator_on, make_env, spend
+from experiments.runs import Task, compose_search, digest, evaluator_on, make_env, require_names, spend
 from experiments.search import choose
 from experiments.seed_model import every_rank, ranks_of_size
 from experiments.statistics import mean, points, wer_increase
@@ -209,6 +209,7 @@ def draw(path: Path, found: Sequence[Found]) -> None:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="tradeoff")
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
+    require_names(sizes=config.sizes)
     directory = run_directory(config, "tradeoff", besides=("workers", "agents", "rules", "sizes", "by_hand"))
     folder = directory / "searches"
     folder.mkdir(exist_ok=True)

@@ -104,12 +104,53 @@ def test_configs_are_composed_inside_a_hydra_program_too():
         assert compose_search(LIVE).agent._target_ == "agents.RandomSearch"
 
 
-def test_live_scores_need_the_random_agent():
+def test_live_scores_are_relative_to_the_random_agent():
     run = Run("ppo", "linear", 0, [0.5], [True], [0.1], [0.5])
-    with pytest.raises(ValueError, match="add it to agents"):
-        benchmark.ends(LIVE, [run])
     drawn = Run("random", "linear", 0, [0.1, 0.3, 0.2], [True] * 3, [0.1] * 3, [0.5] * 3)
     assert benchmark.ends(LIVE, [run, drawn]) == (0.2, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("env=tabel", "env must be tabular or live"),
+        ("agents=ppo", r"agents must be a list, got 'ppo': give agents=\[ppo\]"),
+        ("agents=[]", "agents must name at least one"),
+        ("agents=[ppo,ppo]", "nothing twice"),
+        ("rewards=linear", r"give rewards=\[linear\]"),
+        ("rewards=[linear,vector]", "scalar reward"),
+        ("seeds=0", "seeds must be a number of at least 1, got 0"),
+        ("seeds=[0,1]", "seeds must be a number"),
+        ("budget=0", "budget must be a number of at least 1"),
+        ("workers=0", "workers must be a number of at least 1"),
+        ("agents=[custom]", "agent=custom needs the path of your class"),
+        ("agents=[ppo]", "add it to agents"),
+    ],
+)
+def test_what_is_wrong_is_found_before_anything_is_made(tmp_path, override, message):
+    env = ["env=live"] if "add it" in message else []
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("benchmark", ["agents=[ppo]", "rewards=[linear]", f"outputs={tmp_path}", override, *env])
+    with pytest.raises(ValueError, match=message):
+        benchmark.main.__wrapped__(config)
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_code_of_your_own_agent_is_part_of_what_a_run_depends_on(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    task = Task("live", "custom", "linear", 0, 5, ("agent._target_=my_own.Agent",))
+    found = []
+    for code in ("class Agent: pass", "class Agent: more = 1"):
+        (tmp_path / "my_own.py").write_text(code)
+        found.append(digest(task))
+    assert found[0] != found[1]
+
+
+def test_an_agent_that_plays_nothing_has_no_score(fake_table, tmp_path, monkeypatch):
+    (tmp_path / "idle.py").write_text("class Agent:\n    __init__ = learn = lambda self, *args, **options: None\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="has measured nothing"):
+        play(Task("tabular", "custom", "linear", 0, 5, ("agent._target_=idle.Agent",)))
 
 
 def test_other_options_are_other_runs(fake_table):
