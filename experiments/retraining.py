@@ -239,7 +239,7 @@ def ranks_to_find(config: DictConfig, folder: Path) -> dict[Path, Search | Rule]
         for agent, overrides in config.agents.items():
             kept = (*common, *overrides, f"constraint.budget={size}")
             task = Task("live", str(agent), "accuracy", 0, config.budget, kept)
-            wanted[folder / f"{agent}-{size:g}-{digest(task)}.json"] = Search(task, config.finalists)
+            wanted[folder / f"{agent}-{size:g}-{digest(task)}.json"] = Search(str(agent), task, config.finalists)
     return wanted
 
 

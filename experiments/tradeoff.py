@@ -22,7 +22,7 @@ from matplotlib import pyplot as plt
 
 from experiments.report import format_table
 from experiments.resumable import results_of
-from experiments.run_directory import run_directory
+from experiments.run_directory import plain, run_directory
 from experiments.runs import Task, compose_search, digest, evaluator_on, make_env, require_names, spend
 from experiments.search import choose
 from experiments.seed_model import every_rank, ranks_of_size
@@ -41,16 +41,20 @@ HEAD = (
 )
 """With 95 % intervals: of the mean over seeds, else over utterances."""
 
+PAIRS = ("size", "mean of the seeds of", "has more test WER than", "by (95 %)")
+
 
 @dataclass(frozen=True, slots=True)
 class Search:
     """One search to make.
 
     Attributes:
+        name: What it is called in tables.
         task: Keeps to a size.
         finalists: How many configurations are measured on dev.
     """
 
+    name: str
     task: Task
     finalists: int
 
@@ -73,7 +77,7 @@ class Found:
     """What became of it: the configuration that dev chose, or the rule's.
 
     Attributes:
-        agent: Name in conf/agent.
+        agent: The rule's name in conf/agent, or the search's in the table.
         size: That it had to keep.
         seed: Of the agent.
         ranks: Layer name -> rank.
@@ -109,20 +113,20 @@ def make(wanted: Search | Rule) -> dict[str, Any]:
     task = wanted.task
     config = compose_search(task)
     if isinstance(wanted, Rule):
-        size = wanted.size
+        name, size = task.agent, wanted.size
         env = make_env(task, config)
         problem = every_rank(env.unwrapped.problem.evaluator)  # type: ignore[attr-defined]
         ranks: Mapping[str, int] = ranks_of_size(problem, config.agent, size)
         dev = evaluator_on(problem, config, "dev")
     else:
-        size = float(config.constraint.budget)
+        name, size = wanted.name, float(config.constraint.budget)
         problem = spend(task)
         dev = evaluator_on(problem, config, "dev")
         ranks = choose(problem, dev, wanted.finalists).ranks
     test = evaluator_on(problem, config, "test")
     on_test = test.evaluate(ranks)
     found = Found(
-        agent=task.agent,
+        agent=name,
         size=size,
         seed=task.seed,
         ranks=dict(ranks),
@@ -180,6 +184,19 @@ def _measured(kept: Sequence[Found], best: Found | None, rival: Found | None) ->
     )
 
 
+def pairs(found: Sequence[Found], compared: Sequence[tuple[str, str]]) -> list[tuple[str, ...]]:
+    """For every size the seeds' mean beside another's, where both have kept it."""
+    table: list[tuple[str, ...]] = []
+    for size in dict.fromkeys(search.size for search in found):
+        kept = [search for search in found if search.size == size and search.size_ratio <= size]
+        for names in compared:
+            groups = [[search.edits for search in kept if search.agent == name] for name in names]
+            if all(groups):
+                one, other = (np.mean(group, axis=0) for group in groups)
+                table.append((f"{size:g}", *names, points(wer_increase(one, other, kept[0].words))))
+    return table
+
+
 def draw(path: Path, found: Sequence[Found]) -> None:
     """Mean test WER of the seeds that kept the size, against the size."""
     figure, axes = plt.subplots(figsize=(8, 5), constrained_layout=True)
@@ -210,7 +227,7 @@ def draw(path: Path, found: Sequence[Found]) -> None:
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
     require_names(sizes=config.sizes)
-    directory = run_directory(config, "tradeoff", besides=("workers", "agents", "rules", "sizes", "by_hand"))
+    directory = run_directory(config, "tradeoff", besides=("workers", "agents", "rules", "sizes", "by_hand", "pairs"))
     folder = directory / "searches"
     folder.mkdir(exist_ok=True)
     wanted: dict[Path, Search | Rule] = {}
@@ -218,14 +235,16 @@ def main(config: DictConfig) -> None:
         for rule in config.rules:
             task = Task("live", rule, "accuracy", 0, 0, tuple(config.overrides))
             wanted[folder / f"{rule}-{size:g}-{digest(task)}.json"] = Rule(task, size)
-        for agent, options in config.agents.items():
+        for name, options in config.agents.items():
             kept = (*options.overrides, f"constraint.budget={size}")
-            task = Task("live", str(agent), "accuracy", 0, config.budget, (*config.overrides, *kept))
+            agent = options.get("agent", name)
+            task = Task("live", agent, "accuracy", 0, config.budget, (*config.overrides, *kept))
             for seed in range(options.seeds):
-                path = folder / f"{agent}-{size:g}-{digest(task)}-{seed}.json"
-                wanted[path] = Search(replace(task, seed=seed), config.finalists)
+                path = folder / f"{name}-{size:g}-{digest(task)}-{seed}.json"
+                wanted[path] = Search(str(name), replace(task, seed=seed), config.finalists)
     found = [Found(**result) for result in results_of(wanted, make, config.workers, "search")]
-    text = format_table(HEAD, rows(found, config.by_hand))
+    compared = format_table(PAIRS, pairs(found, plain(config.pairs)))
+    text = f"{format_table(HEAD, rows(found, config.by_hand))}\n\n{compared}"
     (directory / "table.txt").write_text(text + "\n")
     print(text)
     draw(directory / "tradeoff.png", found)

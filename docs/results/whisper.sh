@@ -1,6 +1,6 @@
 #!/bin/sh
-# A real model on real speech: Whisper tiny.en on utterances of ten speakers of LibriSpeech's test-other. Three speakers
-# are searched on (and calibrate the factorisation), two choose, five are reported. Whatever has ended is skipped and
+# A real model on real speech: Whisper tiny.en on utterances of ten speakers of LibriSpeech's test-other. One speaker
+# calibrates the factorisation, two are searched on, two choose, five are reported. Whatever has ended is skipped and
 # whatever was stopped resumes. From the root of a checkout:
 #   ROOT=/data CORES=2 sh docs/results/whisper.sh       # /data holds LibriSpeech/test-other
 # MODEL=hf:FOLDER takes the model from a folder. Table: python -m experiments.summary outputs=outputs/study/whisper/whole
@@ -15,7 +15,8 @@ speakers() {
     file=$study/$1.txt && shift
     for speaker; do ls "$ROOT/LibriSpeech/test-other/$speaker"/*/*.flac; done | sed 's|.*/||; s|\.flac$||' >"$file"
 }
-speakers proxy 1688 1998 2033
+speakers calibration 1688
+speakers proxy 1998 2033
 speakers dev 2414 2609
 speakers test 3005 3080 3331 367 533
 part() { echo "{root: $ROOT, subset: test-other, ids: $study/$1.txt}"; }
@@ -27,12 +28,12 @@ search() {
         for size in $1; do echo "agent=$agent constraint=$constraint constraint.budget=$size"; done
     done | xargs -P "$CORES" -I {} sh -c 'set -f; line=$1; shift; exec python -m experiments.search $line "$@"' sh {} \
         "model.name=$MODEL" "proxy=$(part proxy)" "dev=$(part dev)" "test=$(part test)" reward=accuracy "budget=$BUDGET" \
-        factorisation=activation_aware "factorisation.calibration=$(part proxy)" "outputs=$2" ${3+"$3"} ${4+"$4"}
+        factorisation=activation_aware "factorisation.calibration=$(part calibration)" "outputs=$2" ${3+"$3"} ${4+"$4"}
 }
 
 # WER against size on the reported speakers, with and without the calibration.
 for way in svd activation_aware; do
-    [ $way = svd ] || calibrate="factorisation.calibration=$(part proxy)"
+    [ $way = svd ] || calibrate="factorisation.calibration=$(part calibration)"
     python -m experiments.uniform_curve "model.name=$MODEL" "set=$(part test)" "dense=[decoder.*]" \
         sizes=[0.99,0.97,0.95,0.93,0.91,0.89] "outputs=$study/uniform" factorisation=$way ${calibrate+"$calibrate"}
 done

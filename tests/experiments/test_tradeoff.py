@@ -6,7 +6,7 @@ import pytest
 
 import shrinkml_env
 from experiments.runs import Task
-from experiments.tradeoff import Found, Rule, Search, chosen, draw, make, rows
+from experiments.tradeoff import Found, Rule, Search, chosen, draw, make, pairs, rows
 
 
 def found(agent, size, seed, edits, dev_wer=0.1, size_ratio=None):
@@ -51,6 +51,12 @@ def test_the_best_by_hand_is_best_on_dev():
     assert named == ["uniform", "profile (by hand)"]
 
 
+def test_means_of_seeds_are_paired():
+    assert pairs(FOUND, [("ppo", "uniform"), ("uniform", "nobody")]) == [
+        ("0.5", "ppo", "uniform", "-25.00 [-25.00, -25.00]")
+    ]
+
+
 def test_a_picture(tmp_path):
     draw(tmp_path / "tradeoff.png", FOUND)
     assert (tmp_path / "tradeoff.png").stat().st_size > 10_000
@@ -90,8 +96,8 @@ def test_a_search_keeps_its_size(sets, granularity):
         2,
         ("constraint=clip", "constraint.budget=0.5", f"granularity={granularity}", *sets),
     )
-    result = Found(**json.loads(json.dumps(make(Search(task, finalists=1)))))
-    assert (result.agent, result.size, result.seed, result.evaluations) == ("random", 0.5, 3, 2)
+    result = Found(**json.loads(json.dumps(make(Search("mine", task, finalists=1)))))
+    assert (result.agent, result.size, result.seed, result.evaluations) == ("mine", 0.5, 3, 2)
     assert result.size_ratio <= 0.5
     assert len(result.edits) == len(result.edits_before) == len(result.words) == 3
     assert result.dev_wer == result.proxy_wer  # the same two utterances
