@@ -26,7 +26,7 @@ from tqdm import tqdm
 from experiments.report import format_table
 from experiments.resumable import results_of
 from experiments.run_directory import run_directory
-from experiments.runs import Task, compose_search, digest, evaluator_on, require_names, spend
+from experiments.runs import Task, compose_search, digest, evaluator_on, require_lists, spend
 from experiments.statistics import mean, mean_difference
 
 HEAD = (
@@ -148,7 +148,7 @@ def draw(path: Path, outcomes: Mapping[tuple[str, str], Sequence[Outcome]], poin
 @hydra.main(version_base="1.3", config_path="../conf", config_name="ablation")
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
-    require_names(agents=config.agents)
+    require_lists(agents=config.agents)
     directory = run_directory(config, "ablation", besides=("workers", "agents", "variants", "seeds", "within"))
     folder = directory / "searches"
     folder.mkdir(exist_ok=True)

@@ -30,7 +30,7 @@ from experiments.landscape import wer_and_size
 from experiments.report import format_table
 from experiments.resumable import results_of
 from experiments.run_directory import run_directory
-from experiments.runs import Run, Task, compose_search, digest, make_env, play_as_json, require_names
+from experiments.runs import Run, Task, compose_search, digest, make_env, play_as_json, require_lists
 from experiments.search import check as check_search
 from experiments.statistics import (
     anytime,
@@ -61,7 +61,7 @@ def check(config: DictConfig) -> None:
     """
     if config.env not in ("tabular", "live"):
         raise ValueError(f"env must be tabular or live, got {config.env!r}")
-    require_names(agents=config.agents, rewards=config.rewards)
+    require_lists(agents=config.agents, rewards=config.rewards)
     for key in ("seeds", "budget", "workers"):
         if not isinstance(config[key], int) or config[key] < 1:
             raise ValueError(f"{key} must be a number of at least 1, got {config[key]!r}")
@@ -184,6 +184,7 @@ def write(
     """The table (printed as well) and the pictures."""
     final = {agent: values[:, :, -1] for agent, values in results.items()}
     order = sorted(final, key=lambda agent: -iqm(final[agent]).value)
+    enough = len(final[order[0]]) >= LEAST_SEEDS
     rows = []
     for place, agent in enumerate(tqdm(order, desc="intervals", unit="agent")):
         within = [evaluations_to_reach(curve, 0.99) for curve in np.concatenate(results[agent])]
@@ -195,15 +196,12 @@ def write(
                 f"{len(reached)} of {len(within)}",
                 f"{np.median(reached):.0f}" if reached else "",
                 str(iqm(shares[agent][:, :, -1])),
-                _beaten(final, order[place:]),
+                _beaten(final, order[place:]) if enough else "",
             )
         )
     head = ("agent", "score (IQM, 95 %)", "runs within 1 %", "after (their median)", "hypervolume (IQM, 95 %)", "beats")
-    seeds = len(final[order[0]])
-    if seeds < LEAST_SEEDS:
-        rows = [(*row[:-1], "") for row in rows]
     lines = [f"{reward}: score 0 is a reward of {zero:.4f}, 1 of {one:.4f}" for reward, (zero, one) in scales.items()]
-    if seeds < LEAST_SEEDS:
+    if not enough:
         lines.append(f"who beats whom is said from {LEAST_SEEDS} seeds on")
     text = "\n".join([format_table(head, rows), "", *lines])
     (directory / "table.txt").write_text(text + "\n")

@@ -283,3 +283,23 @@ set. The search saw the proxy set alone; the configuration was chosen on dev; te
 <code>evaluations.jsonl</code>. To check the saved models: <code>python -m experiments.validate run=FOLDER</code>.</p>
 </body></html>
 """
+
+
+def save_wer_against_size(figure: Any, axes: Any, path: Path, size: str) -> None:
+    """Scale and label the axes of a study's picture of test WERs, and write it.
+
+    Args:
+        figure: What is closed.
+        axes: With the curves.
+        path: Of the PNG.
+        size: What the size is called.
+    """
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+    axes.set_xlabel(size)
+    axes.set_ylabel("WER on test, %")
+    axes.invert_xaxis()
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(frameon=False, fontsize="small")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

@@ -30,19 +30,19 @@ from matplotlib import pyplot as plt
 from experiments.finetune import RESULT, finetune
 from experiments.iterate import iterate
 from experiments.measure import measure
-from experiments.report import format_table
+from experiments.report import format_table, save_wer_against_size
 from experiments.resumable import results_of
 from experiments.run_directory import plain, read_json, run_directory
-from experiments.runs import CONF, Task, compose_search, digest, require_names
+from experiments.runs import CONF, Task, compose_search, digest, require_lists
 from experiments.statistics import points, wer_increase
 from experiments.tradeoff import Found, Rule, Search
 from experiments.tradeoff import make as find
 from shrinkml_env import compress, load_model, load_utterances, quantise, save_compressed
 
-OWN = (
-    *("sizes", "rules", "by_hand", "agents", "stepwise", "seeds", "budget", "finalists", "overrides"),
-    "workers",
-)
+SHOWN = ("workers", "sizes", "rules", "by_hand", "agents", "stepwise", "seeds")
+"""Keys that say which models are made and compared, and change none of them."""
+
+OWN = (*SHOWN, "budget", "finalists", "overrides")
 """Keys that fine-tuning does not have."""
 
 WAYS = ("plain", "distilled")
@@ -217,15 +217,7 @@ def draw(path: Path, results: Sequence[Trained], original: Sequence[int]) -> Non
             if wers and (way or not ranks.endswith(STEPWISE)):
                 axes.plot([one.size_ratio for one in of_way], wers, line, color=f"C{place}", label=label, markersize=3)
     axes.axhline(_wer(original, results[0].words), color="black", linewidth=0.8, label="the original")
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
-    axes.set_xlabel("size ratio")
-    axes.set_ylabel("WER on test, %")
-    axes.invert_xaxis()
-    axes.grid(alpha=0.3, which="both")
-    axes.legend(frameon=False, fontsize="small")
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    save_wer_against_size(figure, axes, path, "size ratio")
 
 
 def ranks_to_find(config: DictConfig, folder: Path) -> dict[Path, Search | Rule]:
@@ -291,9 +283,8 @@ def _stepwise(rule: str, sizes: Sequence[float], search: DictConfig, part: DictC
 @hydra.main(version_base="1.3", config_path="../conf", config_name="retraining")
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
-    require_names(sizes=config.sizes)
-    ours = ("workers", "sizes", "rules", "by_hand", "agents", "stepwise", "seeds")
-    directory = run_directory(config, "retraining", besides=ours)
+    require_lists(sizes=config.sizes)
+    directory = run_directory(config, "retraining", besides=SHOWN)
     folders = {name: directory / name for name in ("ranks", "seeds", "runs", "trained")}
     for folder in folders.values():
         folder.mkdir(exist_ok=True)
@@ -313,12 +304,8 @@ def main(config: DictConfig) -> None:
         groups.setdefault((trained.size, trained.ranks, trained.way), []).append(trained)
     results = [averaged(group) for group in groups.values()]
     original = found[0].edits_before
-    text = "\n\n".join(
-        (
-            format_table(HEAD, rows(results, original, config.by_hand)),
-            format_table(PAIRS, pairs(results)),
-        )
-    )
+    compared = format_table(PAIRS, pairs(results))
+    text = f"{format_table(HEAD, rows(results, original, config.by_hand))}\n\n{compared}"
     (directory / "table.txt").write_text(text + "\n")
     print(text)
     draw(directory / "retraining.png", results, original)

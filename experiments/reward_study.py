@@ -27,7 +27,7 @@ from experiments.landscape import pareto_front, wer_and_size
 from experiments.report import format_table
 from experiments.resumable import results_of
 from experiments.run_directory import plain, run_directory
-from experiments.runs import Task, compose_search, digest, make_env, require_names, spend
+from experiments.runs import Task, compose_search, digest, make_env, require_lists, spend
 from shrinkml_env import Evaluation
 from shrinkml_env.table import Table
 from shrinkml_env.tabular import TabularEnv
@@ -167,7 +167,7 @@ def _scatter(panel: Any, points: Sequence[Point], marker: str, label: str) -> No
 @hydra.main(version_base="1.3", config_path="../conf", config_name="reward_study")
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
-    require_names(agents=config.agents)
+    require_lists(agents=config.agents)
     directory = run_directory(config, "reward_study", besides=("workers", "agents", "seeds", "knobs", "tolerance"))
     folder = directory / "runs"
     folder.mkdir(exist_ok=True)

@@ -43,7 +43,7 @@ __all__ = [
     "make_env",
     "play",
     "play_as_json",
-    "require_names",
+    "require_lists",
     "spend",
 ]
 
@@ -84,7 +84,7 @@ class Run:
     size_ratio: list[float]
 
 
-def require_names(**lists: Any) -> None:
+def require_lists(**lists: Any) -> None:
     """Find out what is wrong with lists in a config before anything is made.
 
     Raises:
@@ -93,8 +93,9 @@ def require_names(**lists: Any) -> None:
     for key, names in lists.items():
         if not OmegaConf.is_list(names):
             raise ValueError(f"{key} must be a list, got {names!r}: give {key}=[{names}]")
-        if not names or len(set(names)) < len(names):
-            raise ValueError(f"{key} must name at least one, and nothing twice, got [{', '.join(map(str, names))}]")
+        distinct = {str(name) for name in names}
+        if not names or len(distinct) < len(names):
+            raise ValueError(f"{key} must hold at least one, and nothing twice, got [{', '.join(map(str, names))}]")
 
 
 def play(task: Task) -> Run:

@@ -20,10 +20,10 @@ from omegaconf import DictConfig
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-from experiments.report import format_table
+from experiments.report import format_table, save_wer_against_size
 from experiments.resumable import results_of
 from experiments.run_directory import plain, run_directory
-from experiments.runs import Task, compose_search, digest, evaluator_on, make_env, require_names, spend
+from experiments.runs import Task, compose_search, digest, evaluator_on, make_env, require_lists, spend
 from experiments.search import choose
 from experiments.seed_model import every_rank, ranks_of_size
 from experiments.statistics import mean, points, wer_increase
@@ -198,7 +198,7 @@ def pairs(found: Sequence[Found], compared: Sequence[tuple[str, str]]) -> list[t
 
 
 def draw(path: Path, found: Sequence[Found]) -> None:
-    """Mean test WER of the seeds that kept the size, against the size."""
+    """Mean test WER of the seeds that kept the size, with its 95 % interval, against the size."""
     figure, axes = plt.subplots(figsize=(8, 5), constrained_layout=True)
     for place, agent in enumerate(dict.fromkeys(search.agent for search in found)):
         means = {}
@@ -212,21 +212,13 @@ def draw(path: Path, found: Sequence[Found]) -> None:
         axes.fill_between(list(means), low, high, color=f"C{place % 10}", alpha=0.15)
     before = 100 * sum(found[0].edits_before) / sum(found[0].words)
     axes.axhline(before, color="black", linestyle="--", linewidth=0.8, label="the original")
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
-    axes.set_xlabel("size ratio allowed")
-    axes.set_ylabel("WER on test, % (mean of the seeds, 95 %)")
-    axes.invert_xaxis()
-    axes.grid(alpha=0.3, which="both")
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    save_wer_against_size(figure, axes, path, "size ratio allowed")
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="tradeoff")
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
-    require_names(sizes=config.sizes)
+    require_lists(sizes=config.sizes)
     directory = run_directory(config, "tradeoff", besides=("workers", "agents", "rules", "sizes", "by_hand", "pairs"))
     folder = directory / "searches"
     folder.mkdir(exist_ok=True)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from experiments.benchmark import ends
 from experiments.report import format_table
 from experiments.run_directory import plain, read_json, run_directory, write_json
-from experiments.runs import Task, digest, play, require_names
+from experiments.runs import Task, digest, play, require_lists
 from experiments.statistics import anytime
 from shrinkml_env.evaluation.workers import Workers
 
@@ -73,7 +73,7 @@ def name_of(task: Task) -> str:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="tune")
 def main(config: DictConfig) -> None:
     """Play what is missing, then rank."""
-    require_names(agents=config.agents, rewards=config.rewards, seeds=config.seeds)
+    require_lists(agents=config.agents, rewards=config.rewards, seeds=config.seeds)
     unknown = [agent for agent in config.agents if agent not in config.spaces]
     if unknown:
         raise ValueError(f"nothing to try for {unknown[0]}: give '+spaces.{unknown[0]}={{agent.OPTION: [VALUES]}}'")

@@ -115,7 +115,7 @@ def test_live_scores_are_relative_to_the_random_agent():
     [
         ("env=tabel", "env must be tabular or live"),
         ("agents=ppo", r"agents must be a list, got 'ppo': give agents=\[ppo\]"),
-        ("agents=[]", "agents must name at least one"),
+        ("agents=[]", "agents must hold at least one"),
         ("agents=[ppo,ppo]", "nothing twice"),
         ("rewards=linear", r"give rewards=\[linear\]"),
         ("rewards=[linear,vector]", "scalar reward"),

@@ -227,6 +227,16 @@ def test_iterates_down_to_the_last_size(configure_training, original, ranks):
     assert (directory / "result.json").read_bytes() == before
 
 
+def test_summary_of_a_rule(configure_training, tmp_path):
+    make(configure_training("seed_model", "agent=uniform", "size=0.6"), "uniform-0.6")
+    original, rule = rows(tmp_path / "seed_model")
+    assert original[0] == "original"
+    # Found by the rule: no evaluations, no reward; three WERs all the same.
+    assert rule[1:4] == ("uniform-0.6", "", "")
+    assert float(rule[4]) <= 0.6
+    assert all(float(wer) >= 0 for wer in rule[5:])
+
+
 def test_bad_stages(configure_training):
     for sizes in "[0.4,0.7]", "[1.2,0.4]", "[]", "[0.4,0.4]", "[0.4,0.0]":
         with pytest.raises(ValueError, match="sizes must fall"):
