@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -30,7 +31,8 @@ class ModelBasedSearch(EpisodicSearch):
     WERs of many configurations are drawn from its posterior, together with the noise that it has fitted (posterior
     sampling, Osband et al. 2013, arXiv 1306.0940). Their sizes need no prediction: the reward function itself is
     applied to the drawn WERs (a composite objective, Astudillo and Frazier 2019, arXiv 1906.01537), and the best of
-    them is played. No configuration is played twice.
+    them is played. No configuration is played twice. Under a constraint all are made feasible first, by smaller ranks
+    for some layers.
 
     Args:
         env: As in `EpisodicSearch`.
@@ -76,12 +78,13 @@ class ModelBasedSearch(EpisodicSearch):
                 best = sorted(played, key=lambda pair: (not pair[0].feasible, -pair[0].reward))[: self.elites]
                 pool = _draw(random, counts, self.imagined // 2)
                 pool += _change(random, counts, [choice for _, choice in best], self.imagined - len(pool))
+            pool = [imagination.within(random, choice) for choice in pool]
             pool = [choice for choice in dict.fromkeys(pool) if choice not in known]
             if not pool:
                 return
             if not warming_up:
                 pool = imagination.order(random, known, pool)
-            choice = next((choice for choice in pool if problem.is_feasible(imagination.ranks(choice))), pool[0])
+            choice = pool[0]
             outcome = yield imagination.ranks(choice)
             # A constraint may have made something else of it: that is what has been measured.
             measured = imagination.choice(outcome.ranks)
@@ -147,6 +150,22 @@ class _Imagination:
             macs=baseline.macs - sum(saved[place] for saved, place in zip(self._saved_macs, choice, strict=True)),
         )
         return float(self._problem.reward_function(evaluation, baseline))
+
+    def within(self, random: np.random.Generator, choice: Choice) -> Choice:
+        """A feasible one: random layers take smaller ranks in turn, the last one the largest that will do."""
+        while any(choice) and not self._is_feasible(choice):
+            layer = int(random.choice(np.flatnonzero(choice)))
+            smaller = [(*choice[:layer], place, *choice[layer + 1 :]) for place in range(choice[layer])]
+            if self._is_feasible(smaller[0]):
+                # Costs grow with the rank, but for an embedding's multiply-adds, and there any that will do is welcome.
+                return smaller[bisect(smaller, False, key=lambda one: not self._is_feasible(one)) - 1]
+            choice = smaller[int(random.integers(len(smaller)))]
+        return choice
+
+    def _is_feasible(self, choice: Choice) -> bool:
+        # Candidates need no checking, which takes most of the time of the problem's own `is_feasible`.
+        feasible: bool = self._problem.constraint.feasible(self.ranks(choice))
+        return feasible
 
     def ranks(self, choice: Choice) -> dict[str, int]:
         """The configuration."""

@@ -164,7 +164,7 @@ def main(config: DictConfig) -> None:
                 searches[path] = Variant(replace(first, seed=seed), tuple(config.points))
                 names[path] = str(name), agent
     outcomes: dict[tuple[str, str], list[Outcome]] = {}
-    for key, result in zip(names.values(), results_of(searches, make, config.workers, "search"), strict=True):
+    for key, result in zip(names.values(), results_of(searches, make, config.workers, "searches"), strict=True):
         outcomes.setdefault(key, []).append(Outcome(**result))
     text = format_table(HEAD, rows(outcomes, config.points, config.within))
     (directory / "table.txt").write_text(text + "\n")

@@ -19,7 +19,7 @@ Task = TypeVar("Task")
 
 
 def results_of(
-    tasks: Mapping[Path, Task], make: Callable[[Task], dict[str, Any]], workers: int = 1, unit: str = "run"
+    tasks: Mapping[Path, Task], make: Callable[[Task], dict[str, Any]], workers: int = 1, what: str = "runs"
 ) -> list[dict[str, Any]]:
     """What `make` gives for each task, in their order, from the tasks' files where they are there.
 
@@ -27,12 +27,12 @@ def results_of(
         tasks: File -> task; the folders must exist.
         make: Gives JSON; pickled by its name.
         workers: Processes, of one torch thread each.
-        unit: What the progress bar counts.
+        what: Stands before the progress bar.
     """
     missing = [(path, task) for path, task in tasks.items() if not path.exists()]
     # The worker writes: an answer that waits for an earlier one would be lost with this process.
     pool: Workers[tuple[Path, Task], None] = Workers(partial(_write, make), workers)
-    for _ in tqdm(islice(pool(missing), len(missing)), total=len(missing), desc=f"{unit}s", unit=unit):
+    for _ in tqdm(islice(pool(missing), len(missing)), total=len(missing), desc=what):
         pass
     pool.close()
     return [read_json(path) for path in tasks]

@@ -290,7 +290,7 @@ def main(config: DictConfig) -> None:
         folder.mkdir(exist_ok=True)
     found = [
         Found(**result)
-        for result in results_of(ranks_to_find(config, folders["ranks"]), find, config.workers, "search")
+        for result in results_of(ranks_to_find(config, folders["ranks"]), find, config.workers, "searches")
     ]
     search = compose_search(Task("live", "random", "accuracy", 0, 0, tuple(config.overrides)))
     seeds = seed_models(config.original, search, found, folders["seeds"])
@@ -299,7 +299,7 @@ def main(config: DictConfig) -> None:
         key = hashlib.sha256(json.dumps(asdict(training), sort_keys=True).encode()).hexdigest()[:8]
         wanted[folders["trained"] / f"{training.ranks}-{training.size:g}-{training.way}-{key}.json"] = training
     groups: dict[tuple[float, str, str], list[Trained]] = {}
-    for result in results_of(wanted, train, config.workers, "training"):
+    for result in results_of(wanted, train, config.workers, "trainings"):
         trained = Trained(**result)
         groups.setdefault((trained.size, trained.ranks, trained.way), []).append(trained)
     results = [averaged(group) for group in groups.values()]

@@ -228,13 +228,16 @@ def main(config: DictConfig) -> None:
             task = Task("live", rule, "accuracy", 0, 0, tuple(config.overrides))
             wanted[folder / f"{rule}-{size:g}-{digest(task)}.json"] = Rule(task, size)
         for name, options in config.agents.items():
+            if size not in options.get("sizes", config.sizes):
+                continue
             kept = (*options.overrides, f"constraint.budget={size}")
             agent = options.get("agent", name)
-            task = Task("live", agent, "accuracy", 0, config.budget, (*config.overrides, *kept))
+            budget = options.get("budget", config.budget)
+            task = Task("live", agent, "accuracy", 0, budget, (*config.overrides, *kept))
             for seed in range(options.seeds):
                 path = folder / f"{name}-{size:g}-{digest(task)}-{seed}.json"
                 wanted[path] = Search(str(name), replace(task, seed=seed), config.finalists)
-    found = [Found(**result) for result in results_of(wanted, make, config.workers, "search")]
+    found = [Found(**result) for result in results_of(wanted, make, config.workers, "searches")]
     compared = format_table(PAIRS, pairs(found, plain(config.pairs)))
     text = f"{format_table(HEAD, rows(found, config.by_hand))}\n\n{compared}"
     (directory / "table.txt").write_text(text + "\n")

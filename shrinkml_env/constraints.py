@@ -97,8 +97,8 @@ class Budget(Constraint):
 
     def _prepare(self) -> None:
         layers, candidates = self.problem.layers, self.problem.candidates
-        self._original = self._cost({})
-        # The cost is a sum over the layers, so a candidate's part of it can be read off with the others dense.
+        self._saved: dict[tuple[str, int], int] = {}
+        self._original = self._measured_cost({})
         alone = [
             [self._cost({layer.name: rank}) for rank in ranks] for layer, ranks in zip(layers, candidates, strict=True)
         ]
@@ -120,6 +120,13 @@ class Budget(Constraint):
         return max(0.0, self._left(ranks) / self._original)
 
     def _cost(self, ranks: Mapping[str, int]) -> int:
+        # A sum over the layers, so what each saves can be read off with the others dense, once.
+        for choice in ranks.items():
+            if choice not in self._saved:
+                self._saved[choice] = self._original - self._measured_cost(dict([choice]))
+        return self._original - sum(self._saved[choice] for choice in ranks.items())
+
+    def _measured_cost(self, ranks: Mapping[str, int]) -> int:
         evaluator = self.problem.evaluator
         return evaluator.params(ranks) if self.resource == "size" else evaluator.macs(ranks)
 

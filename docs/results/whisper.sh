@@ -24,7 +24,7 @@ part() { echo "{root: $ROOT, subset: test-other, ids: $study/$1.txt}"; }
 search() {
     # Rules would not be themselves if their configurations were changed; model_based keeps to the size by itself.
     for agent in $AGENTS; do
-        case $agent in uniform | energy | model_based) constraint=check ;; *) constraint=clip ;; esac
+        case $agent in uniform | energy | model_based) constraint=check ;; *) constraint=decrement ;; esac
         for size in $1; do echo "agent=$agent constraint=$constraint constraint.budget=$size"; done
     done | xargs -P "$CORES" -I {} sh -c 'set -f; line=$1; shift; exec python -m experiments.search $line "$@"' sh {} \
         "model.name=$MODEL" "proxy=$(part proxy)" "dev=$(part dev)" "test=$(part test)" reward=accuracy "budget=$BUDGET" \

@@ -301,10 +301,27 @@ def test_a_model_based_search_tries_everything_once():
     assert agent.num_timesteps == 2 * env.problem.ledger.count == 2 * (5 * 5 - 1)
 
 
-def test_a_model_based_search_plans_within_the_budget():
-    env = make_fake_env(constraint={"name": "check", "budget": 0.4})
+@pytest.mark.parametrize("share", [0.5, 0.02])
+@pytest.mark.parametrize("resource", ["size", "macs"])
+def test_a_model_based_search_plans_within_the_budget_and_uses_it_up(resource, share):
+    problem = make_fake_env().problem
+    cost, dense = getattr(problem.evaluator, {"size": "params", "macs": "macs"}[resource]), {}
+    smallest = {layer.name: ranks[0] for layer, ranks in zip(problem.layers, problem.candidates, strict=True)}
+    # Hardly any configuration drawn at random keeps to the second one.
+    budget = (cost(smallest) + share * (cost(dense) - cost(smallest))) / cost(dense)
+    env = make_fake_env(constraint={"name": "check", "budget": budget, "resource": resource})
     ModelBasedSearch(env, seed=0).learn(12 * STEPS)
-    assert all(trial.feasible for trial in env.problem.history)
+    history = env.problem.history
+    assert len(history) == 12
+    assert all(trial.feasible for trial in history)
+    largest = max(cost(trial.evaluation.ranks) for trial in history) / cost(dense)
+    assert budget - 0.05 < largest <= budget
+
+
+def test_a_model_based_search_without_a_feasible_configuration_plays_the_smallest():
+    env = make_fake_env(constraint={"name": "check", "budget": 1e-6})
+    ModelBasedSearch(env, seed=0).learn(12 * STEPS)
+    assert [trial.feasible for trial in env.problem.history] == [False]
 
 
 @pytest.mark.parametrize(
