@@ -1,4 +1,4 @@
-"""WER against size, agent by agent: ``python -m experiments.tradeoff [sizes=[0.5,0.4]] [workers=2]``.
+"""WER against size, agent by agent: ``python -m experiments.tradeoff [comparison=constraints] [workers=2]``.
 
 For every size each agent searches for the least WER on proxy within it (``reward=accuracy``), and each rule gives the
 largest model within it; among a search's best configurations, and among an agent's seeds, dev chooses; test is
@@ -218,17 +218,18 @@ def draw(path: Path, found: Sequence[Found]) -> None:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="tradeoff")
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
-    require_lists(sizes=config.sizes)
-    directory = run_directory(config, "tradeoff", besides=("workers", "agents", "rules", "sizes", "by_hand", "pairs"))
+    comparison = config.comparison
+    require_lists(sizes=comparison.sizes)
+    directory = run_directory(config, "tradeoff", besides=("workers", "comparison"))
     folder = directory / "searches"
     folder.mkdir(exist_ok=True)
     wanted: dict[Path, Search | Rule] = {}
-    for size in config.sizes:
-        for rule in config.rules:
+    for size in comparison.sizes:
+        for rule in comparison.rules:
             task = Task("live", rule, "accuracy", 0, 0, tuple(config.overrides))
             wanted[folder / f"{rule}-{size:g}-{digest(task)}.json"] = Rule(task, size)
-        for name, options in config.agents.items():
-            if size not in options.get("sizes", config.sizes):
+        for name, options in comparison.agents.items():
+            if size not in options.get("sizes", comparison.sizes):
                 continue
             kept = (*options.overrides, f"constraint.budget={size}")
             agent = options.get("agent", name)
@@ -238,11 +239,11 @@ def main(config: DictConfig) -> None:
                 path = folder / f"{name}-{size:g}-{digest(task)}-{seed}.json"
                 wanted[path] = Search(str(name), replace(task, seed=seed), config.finalists)
     found = [Found(**result) for result in results_of(wanted, make, config.workers, "searches")]
-    compared = format_table(PAIRS, pairs(found, plain(config.pairs)))
-    text = f"{format_table(HEAD, rows(found, config.by_hand))}\n\n{compared}"
-    (directory / "table.txt").write_text(text + "\n")
+    text = format_table(HEAD, rows(found, comparison.by_hand))
+    text = f"{text}\n\n{format_table(PAIRS, pairs(found, plain(comparison.pairs)))}"
+    (directory / f"{comparison.name}.txt").write_text(text + "\n")
     print(text)
-    draw(directory / "tradeoff.png", found)
+    draw(directory / f"{comparison.name}.png", found)
     print(f"searches, table and picture: {directory}")
 
 
