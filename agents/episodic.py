@@ -28,6 +28,7 @@ class Outcome(NamedTuple):
         ranks: What was measured: the proposal, or what the constraint made of it.
         reward: The episode's undiscounted return.
         wer: A fraction.
+        error: What the reward depends on besides size and cost: the WER, or the divergence from the original.
         size_ratio: In (0, 1].
         feasible: The constraint is met.
     """
@@ -35,6 +36,7 @@ class Outcome(NamedTuple):
     ranks: dict[str, int]
     reward: float
     wer: float
+    error: float
     size_ratio: float
     feasible: bool
 
@@ -213,7 +215,9 @@ class EpisodicSearch(ABC):
             if terminated or truncated:
                 ranks, feasible = dict(info["ranks"]), bool(info["feasible"])
                 self._pending = None
-                self._outcome = Outcome(ranks, total, info["wer"], info["size_ratio"], feasible)
+                self._outcome = Outcome(
+                    ranks, total, info["wer"], info.get("divergence", info["wer"]), info["size_ratio"], feasible
+                )
                 if (feasible, total) > (self._best_feasible, self.best_return):
                     self.best_ranks, self.best_return, self._best_feasible = ranks, total, feasible
                     self._observations, self._actions = np.array(observations), np.array(actions)

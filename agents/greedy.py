@@ -45,8 +45,8 @@ class GreedySearch(EpisodicSearch):
                     continue
                 outcome = yield there
                 require_unchanged(outcome, there)
-                if (outcome.wer, outcome.size_ratio) < best:
-                    best, chosen = (outcome.wer, outcome.size_ratio), there
+                if (outcome.error, outcome.size_ratio) < best:
+                    best, chosen = (outcome.error, outcome.size_ratio), there
             if chosen is None:
                 return
             here = dict(chosen)

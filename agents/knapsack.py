@@ -59,7 +59,7 @@ class KnapsackSearch(EpisodicSearch):
         for index, place, alone in self._single(problem):
             outcome = yield alone
             require_unchanged(outcome, alone)
-            measured[index, place] = outcome.wer
+            measured[index, place] = outcome.error
         losses, sizes = self._losses(problem, measured), self._sizes(problem)
         low = max(low, smallest)
         yield from (self._ranks(problem, choice) for choice in self._front(losses, sizes, low, high))
@@ -103,7 +103,9 @@ class KnapsackSearch(EpisodicSearch):
         smallest = self._smallest(problem)
         if smallest > size_ratio:
             raise ValueError(f"the smallest configuration has {smallest:.3f} of the original's size")
-        measured = {(index, place): problem.evaluate(ranks).wer for index, place, ranks in self._single(problem)}
+        measured = {
+            (index, place): problem.error(problem.evaluate(ranks)) for index, place, ranks in self._single(problem)
+        }
         return self._ranks(problem, self._solve(self._losses(problem, measured), self._sizes(problem), size_ratio))
 
     @staticmethod
@@ -124,11 +126,11 @@ class KnapsackSearch(EpisodicSearch):
                 yield index, place, {**dense, layer.name: ranks[place]}
 
     def _losses(self, problem: Any, measured: Mapping[tuple[int, int], float]) -> list[NDArray[np.float64]]:
-        """For each layer the WER that each candidate loses; dense loses nothing."""
-        losses = []
+        """For each layer the errors that each candidate adds; dense adds none."""
+        losses, original = [], problem.error(problem.baseline)
         for index, ranks in enumerate(problem.candidates):
             places = self._places(len(ranks) - 1)
-            known = [max(0.0, measured[index, place] - problem.baseline.wer) for place in places]
+            known = [max(0.0, measured[index, place] - original) for place in places]
             losses.append(np.interp(np.arange(len(ranks)), [*places, len(ranks) - 1], [*known, 0.0]))
         return losses
 

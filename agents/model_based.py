@@ -1,4 +1,4 @@
-"""Learning a model of the WER and planning with it."""
+"""Learning a model of the errors and planning with it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from agents.episodic import EpisodicSearch, Outcome, Proposals
 from shrinkml_env import kept_energy
+from shrinkml_env.rewards import signal_of
 
 __all__ = ["ModelBasedSearch"]
 
@@ -25,14 +26,14 @@ Choice = tuple[int, ...]
 
 
 class ModelBasedSearch(EpisodicSearch):
-    """Learns what ranks do to the WER, and plays what would be best if one draw of what it believes were true.
+    """Learns what ranks do to the errors, and plays what would be best if one draw of what it believes were true.
 
-    A Gaussian process over the layers' spectral errors, sqrt(1 - kept energy), predicts log WER. Before each episode
-    WERs of many configurations are drawn from its posterior, together with the noise that it has fitted (posterior
-    sampling, Osband et al. 2013, arXiv 1306.0940). Their sizes need no prediction: the reward function itself is
-    applied to the drawn WERs (a composite objective, Astudillo and Frazier 2019, arXiv 1906.01537), and the best of
-    them is played. No configuration is played twice. Under a constraint all are made feasible first, by smaller ranks
-    for some layers.
+    A Gaussian process over the layers' spectral errors, sqrt(1 - kept energy), predicts the log of what the reward
+    depends on: the WER, or the divergence from the original. Before each episode the errors of many configurations are
+    drawn from its posterior, together with the noise that it has fitted (posterior sampling, Osband et al. 2013, arXiv
+    1306.0940). Their sizes need no prediction: the reward function itself is applied to the drawn errors (a composite
+    objective, Astudillo and Frazier 2019, arXiv 1906.01537), and the best of them is played. No configuration is played
+    twice. Under a constraint all are made feasible first, by smaller ranks for some layers.
 
     Args:
         env: As in `EpisodicSearch`.
@@ -68,7 +69,7 @@ class ModelBasedSearch(EpisodicSearch):
         imagination = _Imagination(problem)
         counts = imagination.counts
         # The original is known without being played.
-        known: dict[Choice, float] = {tuple(count - 1 for count in counts): problem.baseline.wer}
+        known: dict[Choice, float] = {tuple(count - 1 for count in counts): problem.error(problem.baseline)}
         played: list[tuple[Outcome, Choice]] = []
         while True:
             warming_up = len(played) < self.warm_up
@@ -88,7 +89,7 @@ class ModelBasedSearch(EpisodicSearch):
             outcome = yield imagination.ranks(choice)
             # A constraint may have made something else of it: that is what has been measured.
             measured = imagination.choice(outcome.ranks)
-            known[choice] = known[measured] = outcome.wer
+            known[choice] = known[measured] = outcome.error
             played.append((outcome, measured))
 
 
@@ -98,6 +99,9 @@ class _Imagination:
     def __init__(self, problem: Any) -> None:
         self._problem = problem
         self.counts = [len(ranks) for ranks in problem.candidates]
+        self._signal = signal_of(problem.reward_function)
+        # The least that is told apart: one word of the set, or next to no divergence.
+        self._floor = 1 / sum(problem.baseline.words) if self._signal == "wer" else 1e-3
         values, original = problem.evaluator.singular_values, problem.baseline.macs
         errors = [
             np.sqrt([1 - kept_energy(layer, rank, values) for rank in ranks])
@@ -111,8 +115,7 @@ class _Imagination:
         ]
 
     def order(self, random: np.random.Generator, known: Mapping[Choice, float], pool: Sequence[Choice]) -> list[Choice]:
-        """The pool by falling reward, under WERs that are drawn from what is believed."""
-        floor = 1 / sum(self._problem.baseline.words)
+        """The pool by falling reward, under errors that are drawn from what is believed."""
         model = GaussianProcessRegressor(
             ConstantKernel(1.0, (1e-2, 1e2)) * Matern(np.ones(len(self.counts)), (5e-2, 2e1), nu=2.5)
             + WhiteKernel(1e-3, (1e-6, 1e-1)),
@@ -121,12 +124,12 @@ class _Imagination:
         with warnings.catch_warnings():
             # A length scale at its bound is a layer that does not matter, or matters at once.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(self._features(known), np.log(np.maximum(floor, list(known.values()))))
+            model.fit(self._features(known), np.log(np.maximum(self._floor, list(known.values()))))
         mean, covariance = model.predict(self._features(pool), return_cov=True)
         # As the model's own sample_y, whose decomposition takes many times as long as Cholesky's.
         root = np.linalg.cholesky(covariance + 1e-8 * np.trace(covariance) / len(pool) * np.eye(len(pool)))
         drawn = np.exp(mean + root @ random.standard_normal(len(pool)))
-        rewards = [self._reward(choice, wer) for choice, wer in zip(pool, drawn, strict=True)]
+        rewards = [self._reward(choice, float(error)) for choice, error in zip(pool, drawn, strict=True)]
         return [pool[index] for index in np.argsort(rewards, kind="stable")[::-1]]
 
     def _features(self, choices: Iterable[Choice]) -> NDArray[np.float64]:
@@ -135,16 +138,18 @@ class _Imagination:
             [[error[place] for error, place in zip(self._errors, choice, strict=True)] for choice in choices]
         )
 
-    def _reward(self, choice: Choice, wer: float) -> float:
+    def _reward(self, choice: Choice, error: float) -> float:
         baseline = self._problem.baseline
         ranks = self.ranks(choice)
         params = self._problem.params_after(tuple(ranks.values()))
         words = sum(baseline.words)
+        measured: dict[str, Any] = {"edits": (round(error * words),), "words": (words,)}
+        if self._signal == "divergence":
+            measured = {"divergence": error}
         evaluation = replace(
             baseline,
+            **measured,
             ranks=ranks,
-            edits=(round(wer * words),),
-            words=(words,),
             params=params,
             size_ratio=params / baseline.params,
             macs=baseline.macs - sum(saved[place] for saved, place in zip(self._saved_macs, choice, strict=True)),

@@ -24,11 +24,9 @@ from experiments.run_directory import plain
 from experiments.search import steps_for
 from shrinkml_env import (
     BudgetExhausted,
-    EvaluationCache,
     Evaluator,
     Ledger,
     SearchProblem,
-    default_cache_path,
     load_utterances,
 )
 from shrinkml_env.table import Table
@@ -145,9 +143,7 @@ def evaluator_on(problem: SearchProblem, config: DictConfig, name: str) -> Evalu
     """Of the same model and factors as a live run's, on another of the config's sets: ``"dev"`` or ``"test"``."""
     proxy = problem.evaluator
     assert isinstance(proxy, Evaluator)
-    cache = EvaluationCache(default_cache_path())
-    utterances = load_utterances(plain(config[name]))
-    return Evaluator(proxy.model, utterances, plain(config.granularity), cache, proxy.factorisation)
+    return proxy.on(load_utterances(plain(config[name])))
 
 
 def compose_search(task: Task) -> DictConfig:

@@ -176,18 +176,7 @@ def find(config: DictConfig, directory: Path, title: str) -> Found:
     problem: SearchProblem = single.problem
     proxy = problem.evaluator
     assert isinstance(proxy, Evaluator)
-    dev, test = (
-        Evaluator(
-            proxy.model,
-            loaded[name],
-            plain(config.granularity),
-            cache,
-            proxy.factorisation,
-            memory=config.memory_mb * 2**20,
-            workers=config.workers,
-        )
-        for name in ("dev", "test")
-    )
+    dev, test = (proxy.on(loaded[name]) for name in ("dev", "test"))
     space = problem.search_space
     print(f"search space: {len(space.layers)} layers, {space.size:.1e} configurations")
     agent = make_agent(config.agent, env, single)

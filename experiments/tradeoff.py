@@ -1,8 +1,9 @@
 """WER against size, agent by agent: ``python -m experiments.tradeoff [comparison=constraints] [workers=2]``.
 
-For every size each agent searches for the least WER on proxy within it (``reward=accuracy``), and each rule gives the
-largest model within it; among a search's best configurations, and among an agent's seeds, dev chooses; test is
-reported. Everything found is written to a file, and the same command goes on where it was stopped.
+For every size each agent searches for the best on proxy within it, by the WER (``reward=accuracy``) or the divergence
+from the original, and each rule gives the largest model within it; among a search's best configurations, and among an
+agent's seeds, dev chooses; test is reported. Everything found is written to a file, and the same command goes on where
+it was stopped.
 """
 
 from __future__ import annotations
@@ -234,7 +235,7 @@ def main(config: DictConfig) -> None:
             kept = (*options.overrides, f"constraint.budget={size}")
             agent = options.get("agent", name)
             budget = options.get("budget", config.budget)
-            task = Task("live", agent, "accuracy", 0, budget, (*config.overrides, *kept))
+            task = Task("live", agent, options.get("reward", "accuracy"), 0, budget, (*config.overrides, *kept))
             for seed in range(options.seeds):
                 path = folder / f"{name}-{size:g}-{digest(task)}-{seed}.json"
                 wanted[path] = Search(str(name), replace(task, seed=seed), config.finalists)

@@ -69,6 +69,7 @@ class ShrinkEnv(gym.Env[Any, Any]):
     | `"threshold"` | 1 - s if e <= e0 + `tolerance`, else -`punishment` | `tolerance=0.005`, `punishment=1.0` |
     | `"soft_threshold"` | 1 - s - `kappa` * max(0, e - e0 - `tolerance`) | `tolerance=0.005`, `kappa=10.0` |
     | `"accuracy"` | -(e - e0), for use with a constraint | |
+    | `"divergence"` | -d - `size_weight` * s, where d is the divergence of the model's distributions from the original's | `size_weight=0.3` |
     | `"amc"` | -e * log(cost) | `cost="params"`, or `"macs"` |
     | `"multiplicative"` | (1 - e) * (s / `target`) ^ `exponent` | `target=0.4`, `exponent=-0.07` |
     | `"absolute"` | (1 - e) + `beta` * abs(s / `target` - 1) | `target=0.4`, `beta=-0.07` |
@@ -111,7 +112,7 @@ class ShrinkEnv(gym.Env[Any, Any]):
     not allowed, or no candidate); `reset` returns `ranks` and `size_ratio`. The last step adds
     `wer`, `wer_baseline`, `params` (parameters), `macs` (multiply-adds of the factored form over the proxy set, however
     they are executed), `capped` (utterances whose decoding ran into its token limit), `feasible` (the constraint is met;
-    True where there is none) and `reward_terms` (name -> part of the reward).
+    True where there is none) and `reward_terms` (name -> part of the reward), and `divergence` with a reward of it.
 
     ## Arguments
 
@@ -308,6 +309,7 @@ class ShrinkEnv(gym.Env[Any, Any]):
     def outcome(self, evaluation: Evaluation, ranks: tuple[int, ...]) -> tuple[Any, dict[str, Any]]:
         """The reward of a measured configuration, and what the last step's info tells of it."""
         reward, terms = self.problem.reward(evaluation)
+        divergence = {} if evaluation.divergence is None else {"divergence": evaluation.divergence}
         return reward, {
             "wer": evaluation.wer,
             "wer_baseline": self.problem.baseline.wer,
@@ -316,4 +318,5 @@ class ShrinkEnv(gym.Env[Any, Any]):
             "capped": evaluation.capped,
             "feasible": self.problem.is_feasible(self._named(ranks)),
             "reward_terms": terms,
+            **divergence,
         }

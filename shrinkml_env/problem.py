@@ -13,7 +13,7 @@ from shrinkml_env.compression.layers import Layer, canonical_ranks
 from shrinkml_env.constraints import Constraint, Unconstrained
 from shrinkml_env.evaluation.ledger import Ledger, SupportsEvaluate
 from shrinkml_env.evaluation.result import Evaluation
-from shrinkml_env.rewards import RewardFunction
+from shrinkml_env.rewards import RewardFunction, signal_of
 from shrinkml_env.search_space import SearchSpace
 from shrinkml_env.sensitivity import require_factorisation
 
@@ -72,7 +72,8 @@ class SearchProblem:
 
         Raises:
             ValueError: The search space is not of this evaluator's layers, or comes from the sensitivity to another
-                factorisation; the constraint can't be met, or the ledger's file is of another run.
+                factorisation; the reward needs what is not measured; the constraint can't be met, or the ledger's file
+                is of another run.
         """
         known = set(evaluator.layers)
         for layer in search_space.layers:
@@ -86,6 +87,11 @@ class SearchProblem:
             raise ValueError(f"the vector reward {reward!r} needs a method `terms` that names its parts")
         if not callable(reward):
             raise ValueError(f"the reward must be a name, a mapping with a name, or a callable, got {reward!r}")
+        if signal_of(reward) == "divergence" and evaluator.baseline.divergence is None:
+            raise ValueError(
+                f"the reward {reward!r} needs the divergence from the original, which this evaluator does not measure: "
+                "give Evaluator(..., divergence=True), or another reward; tables have none"
+            )
         self.evaluator = evaluator
         self.search_space = search_space
         self.reward_function = reward
@@ -113,6 +119,13 @@ class SearchProblem:
     def baseline(self) -> Evaluation:
         """The original model."""
         return self.evaluator.baseline
+
+    def error(self, evaluation: Evaluation) -> float:
+        """What the reward depends on besides size and cost, the less the better: the WER, or the divergence."""
+        if signal_of(self.reward_function) == "wer":
+            return evaluation.wer
+        assert evaluation.divergence is not None
+        return evaluation.divergence
 
     def size(self, ranks: Mapping[str, int]) -> float:
         """The size ratio of a configuration, in (0, 1]; costs nothing. What `ranks` leaves out is dense."""

@@ -24,7 +24,7 @@ from shrinkml_env.evaluation.ledger import SupportsEvaluate
 from shrinkml_env.factorisations import FACTORISATIONS
 from shrinkml_env.observations import OBSERVATIONS, Observation
 from shrinkml_env.problem import SearchProblem
-from shrinkml_env.rewards import REWARDS
+from shrinkml_env.rewards import REWARDS, signal_of
 from shrinkml_env.search_space import SEARCH_SPACES, SearchSpace
 from shrinkml_env.shaping import POTENTIALS, Potential
 
@@ -179,6 +179,7 @@ def make_env(
         raise ValueError(f"ShrinkML-v0 has no argument {next(iter(unknown))!r}; its arguments are {valid}")
     model, cache = _load(model, device), _open(cache)
     utterances = load_utterances(proxy)
+    reward = resolve("reward", REWARDS, reward, Callable)
     return assemble_env(
         Evaluator(
             model,
@@ -188,6 +189,7 @@ def make_env(
             make_factorisation(model, factorisation),
             memory=memory_mb * 2**20,
             workers=workers,
+            divergence=signal_of(reward) == "divergence",
         ),
         action=action,
         observation=observation,

@@ -7,6 +7,8 @@ In the formulas e and e0 are the corpus WER of the compressed and of the origina
 ratio. A WER may exceed 1, but every reward stays finite: where a formula asks for an accuracy or a logarithm, e is
 clipped to [1 / reference words, 1].
 
+A reward that asks for the divergence from the original instead of the WER says so by ``signal = "divergence"``.
+
 The defaults belong to ``ShrinkML-v0`` and do not change within v0.
 """
 
@@ -16,7 +18,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from gymnasium import spaces
@@ -29,25 +31,38 @@ __all__ = [
     "REWARDS",
     "Absolute",
     "Accuracy",
+    "Divergence",
     "Harmonic",
     "Linear",
     "Multiplicative",
     "Reward",
     "RewardFunction",
+    "Signal",
     "SoftThreshold",
     "Threshold",
     "Vector",
+    "signal_of",
 ]
 
 RewardFunction = Callable[[Evaluation, Evaluation], Any]
 """What the environment asks of a reward: (evaluation, baseline) -> float, or a vector if it has a `space`."""
+
+Signal = Literal["wer", "divergence"]
+"""What is measured of a configuration on the utterances: how many words are wrong, or how far its distributions are
+from the original's (`shrinkml_env.evaluation.mean_divergence`)."""
 
 _ROUNDING = 1e-12
 """Slack of a comparison with a WER: a multiple of 1 / reference words, so far coarser than this."""
 
 
 class Reward(ABC):
-    """A reward made of named terms."""
+    """A reward made of named terms.
+
+    Attributes:
+        signal: The only measurement that it depends on, besides the size and the cost of the model.
+    """
+
+    signal: ClassVar[Signal] = "wer"
 
     @abstractmethod
     def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
@@ -131,6 +146,30 @@ class Accuracy(Reward):
     def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
         """``wer``: -(e - e0)."""
         return {"wer": -(evaluation.wer - baseline.wer)}
+
+
+@dataclass(frozen=True)
+class Divergence(Reward):
+    """-d - size_weight * s: the divergence d from the original in place of the WER.
+
+    Words are counted, so that a few utterances cannot tell similar models apart; the divergence is the mean of
+    thousands of real numbers. It needs a `PredictiveModel`, and costs about a third more time.
+
+    Attributes:
+        size_weight: lambda >= 0; 0 where a constraint takes care of the size.
+    """
+
+    size_weight: float = 0.3
+    signal: ClassVar[Signal] = "divergence"
+
+    def __post_init__(self) -> None:
+        _require("divergence", "size_weight", self.size_weight, at_least=0)
+
+    def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
+        """``divergence``: -d, in nats a unit; ``size``: -size_weight * s."""
+        if evaluation.divergence is None:
+            raise ValueError("reward 'divergence': it has not been measured; give Evaluator(..., divergence=True)")
+        return {"divergence": -evaluation.divergence, "size": -self.size_weight * evaluation.size_ratio}
 
 
 @dataclass(frozen=True)
@@ -256,6 +295,12 @@ class Vector:
         return np.array(list(self.terms(evaluation, baseline).values()), np.float32)
 
 
+def signal_of(reward: RewardFunction) -> Signal:
+    """What a reward depends on: a function's, too, is the WER unless it has an attribute that says otherwise."""
+    signal: Signal = getattr(reward, "signal", "wer")
+    return signal
+
+
 def _clipped(evaluation: Evaluation) -> float:
     return min(1.0, max(1.0 / sum(evaluation.words), evaluation.wer))
 
@@ -282,6 +327,7 @@ REWARDS: dict[str, Callable[..., RewardFunction]] = {
     "threshold": Threshold,
     "soft_threshold": SoftThreshold,
     "accuracy": Accuracy,
+    "divergence": Divergence,
     "amc": AMC,
     "multiplicative": Multiplicative,
     "absolute": Absolute,

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from shrinkml_env.asr.decoding import DecoderState, Decoding, beam_search, greedy_search
 from shrinkml_env.asr.features import LogMel, lengths_mask, num_frames
@@ -301,12 +302,7 @@ class LAS(nn.Module):
             states (batch, time, 2 * encoder_units), and the time steps of each utterance (batch,).
         """
         encoded, lengths = self.encoder(features, lengths)
-        state = self.decoder.start(encoded, lengths)
-        logits = []
-        for units in previous.unbind(1):
-            step, state = self.decoder.step(state, units)
-            logits.append(step)
-        return torch.stack(logits, dim=1), encoded, lengths
+        return self._told(encoded, lengths, previous), encoded, lengths
 
     @property
     def stages(self) -> tuple[tuple[str, ...], ...]:
@@ -331,6 +327,23 @@ class LAS(nn.Module):
         search = greedy_search if self.decoding.beam_size == 1 else beam_search
         found = search(self.decoder.step, start, limits.to(encoded.device), self.tokenizer.eos, self.decoding)
         return [Hypothesis(text=normalise(self.tokenizer.decode(units)), capped=capped) for units, capped in found]
+
+    def predict(self, waveforms: Sequence[Tensor], state: State, texts: Sequence[str]) -> list[Tensor]:
+        """See `PredictiveModel.predict`; the units are subwords."""
+        encoded, lengths = state
+        units = [self.tokenizer.encode(normalise(text)) for text in texts]
+        end = self.tokenizer.eos
+        told = pad_sequence([torch.tensor([end, *spelled]) for spelled in units], batch_first=True, padding_value=end)
+        logits = self._told(encoded, lengths, told.to(encoded.device))
+        return [row[: len(spelled) + 1].log_softmax(1) for row, spelled in zip(logits, units, strict=True)]
+
+    def _told(self, encoded: Tensor, lengths: Tensor, previous: Tensor) -> Tensor:
+        state = self.decoder.start(encoded, lengths)
+        logits = []
+        for units in previous.unbind(1):
+            step, state = self.decoder.step(state, units)
+            logits.append(step)
+        return torch.stack(logits, dim=1)
 
     def recognise(self, waveforms: Sequence[Tensor]) -> list[Hypothesis]:
         """Recognise one batch of waveforms, (samples,) each."""

@@ -16,6 +16,7 @@ __all__ = [
     "CompressibleModel",
     "GroupedModel",
     "Hypothesis",
+    "PredictiveModel",
     "StagedModel",
     "State",
     "Workload",
@@ -128,6 +129,26 @@ class StagedModel(CompressibleModel, Protocol):
 
     def finish(self, waveforms: Sequence[Tensor], state: State) -> list[Hypothesis]:
         """From the last stage to the transcripts."""
+
+
+@runtime_checkable
+class PredictiveModel(StagedModel, Protocol):
+    """A recogniser that predicts transcripts unit by unit, and says how probable it finds each.
+
+    A model need not be one. Where it is, the distributions of a compressed model can be compared with the original's.
+    """
+
+    def predict(self, waveforms: Sequence[Tensor], state: State, texts: Sequence[str]) -> list[Tensor]:
+        """From the last stage to the distributions of the next unit, the model being told the transcript so far.
+
+        Args:
+            waveforms: One batch, as `finish` is given them.
+            state: As `finish` is given it.
+            texts: The transcript of each utterance.
+
+        Returns:
+            For each utterance the log-probabilities of its units and of its end, (units + 1, vocabulary).
+        """
 
 
 @runtime_checkable

@@ -2,6 +2,7 @@
 
 from shrinkml_env.evaluation.activations import ActivationError
 from shrinkml_env.evaluation.cache import EvaluationCache, default_cache_path
+from shrinkml_env.evaluation.divergence import mean_divergence
 from shrinkml_env.evaluation.evaluator import Evaluator, recognise_all
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
 from shrinkml_env.evaluation.result import Evaluation
@@ -15,6 +16,7 @@ __all__ = [
     "Evaluator",
     "Ledger",
     "default_cache_path",
+    "mean_divergence",
     "recognise_all",
     "word_edits",
 ]

@@ -19,6 +19,7 @@ from shrinkml_env.compression import (
     GroupedModel,
     Hypothesis,
     Layer,
+    PredictiveModel,
     StagedModel,
     canonical_ranks,
     compress,
@@ -37,6 +38,7 @@ from shrinkml_env.compression.canonical import content_bytes, digest, one_thread
 from shrinkml_env.data.utterance import Utterance
 from shrinkml_env.evaluation.activations import ActivationError
 from shrinkml_env.evaluation.cache import EvaluationCache
+from shrinkml_env.evaluation.divergence import mean_divergence
 from shrinkml_env.evaluation.result import Evaluation
 from shrinkml_env.evaluation.stages import StagedRecogniser
 from shrinkml_env.evaluation.wer import word_edits
@@ -76,10 +78,12 @@ class Evaluator:
         memory: Bytes for what configurations of a `StagedModel` share, features and activations; 0 keeps nothing.
         workers: Processes for `evaluate_many`, each with its own memory; on CPUs only. A GPU measures many
             configurations of a `GroupedModel` side by side by itself.
+        divergence: Measure the divergence from the original as well; of a `PredictiveModel` only, and one configuration
+            at a time on a GPU, too.
 
     Raises:
-        ValueError: The model is in training mode or has parameters that its `storage_dtype` does not represent, or an
-            utterance has no reference word.
+        ValueError: The model is in training mode or has parameters that its `storage_dtype` does not represent, an
+            utterance has no reference word, or the model predicts nothing whose divergence could be measured.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class Evaluator:
         factorisation: Factorisation | None = None,
         memory: int = 2**28,
         workers: int = 1,
+        divergence: bool = False,
     ) -> None:
         if getattr(model, "training", False):
             raise ValueError(
@@ -104,14 +109,22 @@ class Evaluator:
         if workers > 1 and device != "cpu":
             raise ValueError(f"several workers are for CPUs, the model is on {device!r}: leave workers at 1")
         # A processor that is wide is not filled by one form of a model.
-        self._side_by_side = device != "cpu" and isinstance(model, GroupedModel)
+        self._side_by_side = device != "cpu" and isinstance(model, GroupedModel) and not divergence
+        if divergence and not isinstance(model, PredictiveModel):
+            raise ValueError(
+                f"a {type(model).__name__} cannot tell its distributions of the next unit, so no divergence can be "
+                "measured: it lacks the method `predict` of shrinkml_env.compression.PredictiveModel; take a reward of "
+                "the WER"
+            )
         require_storable(model)
         self.model = model
         self.utterances = tuple(utterances)
         self.layers = _grouped(model.layers, granularity)
+        self.granularity = granularity
         self.cache = cache
         self.memory = memory
         self.workers = workers
+        self.divergence = divergence
         self.factorisation = SVD(model) if factorisation is None else factorisation
         self._references = [model.normalise(utterance.text) for utterance in self.utterances]
         for utterance, reference in zip(self.utterances, self._references, strict=True):
@@ -146,6 +159,19 @@ class Evaluator:
     def original_params(self) -> int:
         """Parameters of the original."""
         return count_parameters(self.model)
+
+    def on(self, utterances: Sequence[Utterance]) -> Evaluator:
+        """The same measurement on other utterances: of the same model, factors and cache, with as many workers."""
+        return Evaluator(
+            self.model,
+            utterances,
+            self.granularity,
+            self.cache,
+            self.factorisation,
+            self.memory,
+            self.workers,
+            self.divergence,
+        )
 
     def params(self, ranks: Mapping[str, int]) -> int:
         """Parameters of a configuration; what `ranks` leaves out is dense."""
@@ -265,12 +291,16 @@ class Evaluator:
             size_ratio=params / self.original_params,
             macs=self.macs(configuration),
             capped=measured["capped"],
+            divergence=measured.get("divergence"),
         )
 
     def _measure(self, configuration: Mapping[str, int]) -> dict[str, Any]:
         model = self._compressed(configuration)
         with one_thread():
-            return self._counts(self._recognise(model, configuration))
+            if not self.divergence:
+                return self._counts(self._recognise(model, configuration))
+            transcripts, predictions = self._predict(model, configuration)
+            return {**self._counts(transcripts), "divergence": mean_divergence(self._predictions, predictions)}
 
     def _measure_side_by_side(self, configurations: Sequence[Mapping[str, int]]) -> list[dict[str, Any]]:
         forms = [self._compressed(configuration) for configuration in configurations]
@@ -298,8 +328,23 @@ class Evaluator:
 
     def _recognise(self, model: CompressibleModel, configuration: Mapping[str, int]) -> list[Hypothesis]:
         if isinstance(model, StagedModel):
-            return self._recogniser(model, matrix_ranks(self.model.layers, self.matrix_ranks(configuration)))
+            return self._recogniser(model, self._factored(configuration))
         return recognise_in_batches(model, [utterance.waveform for utterance in self.utterances])
+
+    def _predict(
+        self, model: CompressibleModel, configuration: Mapping[str, int]
+    ) -> tuple[list[Hypothesis], list[Tensor]]:
+        assert isinstance(model, PredictiveModel)
+        return self._recogniser.with_predictions(model, self._factored(configuration), self._references)
+
+    @cached_property
+    def _predictions(self) -> list[Tensor]:
+        """The original's."""
+        return self._predict(self.model, {})[1]
+
+    def _factored(self, configuration: Mapping[str, int]) -> dict[str, int]:
+        """Factored matrix -> rank."""
+        return matrix_ranks(self.model.layers, self.matrix_ranks(configuration))
 
     @cached_property
     def _recogniser(self) -> StagedRecogniser:
@@ -312,7 +357,7 @@ class Evaluator:
 
     def __getstate__(self) -> dict[str, Any]:
         # Activations and processes stay where they are.
-        here = ("_recogniser", "_workers", "_activation_error")
+        here = ("_recogniser", "_predictions", "_workers", "_activation_error")
         return {name: value for name, value in vars(self).items() if name not in here}
 
     def close(self) -> None:
@@ -328,8 +373,7 @@ class Evaluator:
         return f"{self.model.architecture} {self._content.hex()[:12]}: {sizes}, {self.factorisation.name}"
 
     def _key(self, configuration: Mapping[str, int]) -> str:
-        chosen = matrix_ranks(self.model.layers, self.matrix_ranks(configuration))
-        return digest([self._content, json.dumps(chosen, sort_keys=True).encode()])
+        return digest([self._content, json.dumps(self._factored(configuration), sort_keys=True).encode()])
 
     @cached_property
     def _content(self) -> bytes:
@@ -339,6 +383,8 @@ class Evaluator:
         arithmetic = [_ARITHMETIC, BATCH, next(iter(tensors.values())).device.type, torch.__version__]
         if self._side_by_side:
             arithmetic.append(_GROUP)
+        if self.divergence:
+            arithmetic.append("divergence")
         parts = [
             json.dumps([*arithmetic, self.factorisation.key, self.model.architecture]).encode(),
             json.dumps(self.model.to_config(), sort_keys=True).encode(),

@@ -289,7 +289,7 @@ def _header(evaluator: SupportsEvaluate) -> dict[str, Any]:
 
 
 def _to_json(evaluation: Evaluation) -> dict[str, Any]:
-    return {
+    record = {
         "ranks": dict(evaluation.ranks),
         "edits": list(evaluation.edits),
         "words": list(evaluation.words),
@@ -298,6 +298,7 @@ def _to_json(evaluation: Evaluation) -> dict[str, Any]:
         "macs": evaluation.macs,
         "capped": evaluation.capped,
     }
+    return record if evaluation.divergence is None else {**record, "divergence": evaluation.divergence}
 
 
 def _from_json(record: Mapping[str, Any]) -> Evaluation:
@@ -309,4 +310,5 @@ def _from_json(record: Mapping[str, Any]) -> Evaluation:
         size_ratio=float(record["size_ratio"]),
         macs=int(record["macs"]),
         capped=int(record["capped"]),
+        divergence=float(record["divergence"]) if "divergence" in record else None,
     )

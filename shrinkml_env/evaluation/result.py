@@ -20,6 +20,8 @@ class Evaluation:
         size_ratio: `params` over the original's, in (0, 1].
         macs: Multiply-adds over the whole set with the reference token counts.
         capped: Utterances whose decoding ran into its token limit.
+        divergence: How far the model's distributions are from the original's, in nats a unit, at least 0 (see
+            `mean_divergence`); None where the evaluator was not asked for it.
     """
 
     ranks: Mapping[str, int]
@@ -29,6 +31,7 @@ class Evaluation:
     size_ratio: float
     macs: int
     capped: int
+    divergence: float | None = None
 
     @property
     def wer(self) -> float:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from shrinkml_env.compression import Hypothesis, StagedModel, State, in_batches
+from shrinkml_env.compression import Hypothesis, PredictiveModel, StagedModel, State, in_batches
 
 __all__ = ["StageCache", "StagedRecogniser"]
 
@@ -97,14 +97,40 @@ class StagedRecogniser:
             model: What `compress` made of the original.
             ranks: Its factored matrices -> rank, as `matrix_ranks` gives them.
         """
-        choices = [tuple(ranks.get(name) for name in stage) for stage in self._matrices]
         found: dict[int, Hypothesis] = {}
         with torch.inference_mode():
-            for number, batch in enumerate(self._batches):
-                waveforms = [self._waveforms[index] for index in batch]
-                state = self._before_the_end(model, number, waveforms, choices)
+            for batch, waveforms, state in self._heard(model, ranks):
                 found.update(zip(batch, model.finish(waveforms, state), strict=True))
         return [found[index] for index in range(len(self._waveforms))]
+
+    def with_predictions(
+        self, model: PredictiveModel, ranks: Mapping[str, int], texts: Sequence[str]
+    ) -> tuple[list[Hypothesis], list[Tensor]]:
+        """What a compressed form recognises, and what it predicts.
+
+        Args:
+            model: As above, and so are `ranks`.
+            ranks: As above.
+            texts: The reference transcript of each waveform.
+
+        Returns:
+            The transcripts, and the distributions that `PredictiveModel.predict` gives.
+        """
+        found: dict[int, tuple[Hypothesis, Tensor]] = {}
+        with torch.inference_mode():
+            for batch, waveforms, state in self._heard(model, ranks):
+                predicted = model.predict(waveforms, state, [texts[index] for index in batch])
+                both = zip(model.finish(waveforms, state), predicted, strict=True)
+                found.update(zip(batch, both, strict=True))
+        hypotheses, predictions = zip(*(found[index] for index in range(len(self._waveforms))), strict=True)
+        return list(hypotheses), list(predictions)
+
+    def _heard(self, model: StagedModel, ranks: Mapping[str, int]) -> Iterator[tuple[list[int], list[Tensor], State]]:
+        """For every batch the places of its waveforms, the waveforms, and what comes before the end."""
+        choices = [tuple(ranks.get(name) for name in stage) for stage in self._matrices]
+        for number, batch in enumerate(self._batches):
+            waveforms = [self._waveforms[index] for index in batch]
+            yield batch, waveforms, self._before_the_end(model, number, waveforms, choices)
 
     def _before_the_end(
         self, model: StagedModel, number: int, waveforms: list[Tensor], choices: list[tuple[int | None, ...]]
