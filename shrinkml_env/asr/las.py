@@ -331,7 +331,7 @@ class LAS(nn.Module):
     def predict(self, waveforms: Sequence[Tensor], state: State, texts: Sequence[str]) -> list[Tensor]:
         """See `PredictiveModel.predict`; the units are subwords."""
         encoded, lengths = state
-        units = [self.tokenizer.encode(normalise(text)) for text in texts]
+        units = [self.tokenizer.encode(text) for text in texts]
         end = self.tokenizer.eos
         told = pad_sequence([torch.tensor([end, *spelled]) for spelled in units], batch_first=True, padding_value=end)
         logits = self._told(encoded, lengths, told.to(encoded.device))

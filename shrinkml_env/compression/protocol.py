@@ -144,7 +144,7 @@ class PredictiveModel(StagedModel, Protocol):
         Args:
             waveforms: One batch, as `finish` is given them.
             state: As `finish` is given it.
-            texts: The transcript of each utterance.
+            texts: The transcript of each utterance, as the model writes it.
 
         Returns:
             For each utterance the log-probabilities of its units and of its end, (units + 1, vocabulary).

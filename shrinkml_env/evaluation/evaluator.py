@@ -334,8 +334,16 @@ class Evaluator:
     def _predict(
         self, model: CompressibleModel, configuration: Mapping[str, int]
     ) -> tuple[list[Hypothesis], list[Tensor]]:
+        """Transcripts, and the distributions of a model that is told what the original writes.
+
+        Told the reference, a model that writes capitals and commas would be asked about a text that it never comes to.
+        """
         assert isinstance(model, PredictiveModel)
-        return self._recogniser.with_predictions(model, self._factored(configuration), self._references)
+        return self._recogniser.with_predictions(model, self._factored(configuration), self._originals_transcripts)
+
+    @cached_property
+    def _originals_transcripts(self) -> list[str]:
+        return [hypothesis.text for hypothesis in self._recognise(self.model, {})]
 
     @cached_property
     def _predictions(self) -> list[Tensor]:
@@ -357,7 +365,7 @@ class Evaluator:
 
     def __getstate__(self) -> dict[str, Any]:
         # Activations and processes stay where they are.
-        here = ("_recogniser", "_predictions", "_workers", "_activation_error")
+        here = ("_recogniser", "_originals_transcripts", "_predictions", "_workers", "_activation_error")
         return {name: value for name, value in vars(self).items() if name not in here}
 
     def close(self) -> None:

@@ -111,7 +111,7 @@ class StagedRecogniser:
         Args:
             model: As above, and so are `ranks`.
             ranks: As above.
-            texts: The reference transcript of each waveform.
+            texts: For each waveform what the model is told.
 
         Returns:
             The transcripts, and the distributions that `PredictiveModel.predict` gives.
