@@ -14,8 +14,8 @@ def mean_divergence(original: Sequence[Tensor], compressed: Sequence[Tensor]) ->
     """KL(p || q) of the next unit's distributions, averaged over all units and ends of all utterances.
 
     p are the original's distributions and q the compressed model's, both told what the original writes so far: the
-    quantity that distillation makes small (Hinton et al. 2015, arXiv 1503.02531). A WER changes only where the best unit
-    is another one; this changes with every probability, so that a few utterances tell similar models apart.
+    quantity that distillation makes small (Hinton et al. 2015, arXiv 1503.02531). A WER changes only where the best
+    unit is another one; this changes with every probability, so that a few utterances tell similar models apart.
 
     Args:
         original: For each utterance log-probabilities, (units and end, vocabulary); see `PredictiveModel.predict`.
