@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from shrinkml_env.rewards import signal_of
+
 __all__ = ["Callback", "EpisodicSearch", "Outcome", "Proposals", "require_one_environment", "require_unchanged"]
 
 Callback = Callable[[dict[str, Any], dict[str, Any]], bool]
@@ -215,9 +217,8 @@ class EpisodicSearch(ABC):
             if terminated or truncated:
                 ranks, feasible = dict(info["ranks"]), bool(info["feasible"])
                 self._pending = None
-                self._outcome = Outcome(
-                    ranks, total, info["wer"], info.get("divergence", info["wer"]), info["size_ratio"], feasible
-                )
+                error = info[signal_of(unwrapped.problem.reward_function)]
+                self._outcome = Outcome(ranks, total, info["wer"], error, info["size_ratio"], feasible)
                 if (feasible, total) > (self._best_feasible, self.best_return):
                     self.best_ranks, self.best_return, self._best_feasible = ranks, total, feasible
                     self._observations, self._actions = np.array(observations), np.array(actions)

@@ -24,6 +24,9 @@ __all__ = ["ModelBasedSearch"]
 Choice = tuple[int, ...]
 """The place of each layer's rank among its candidates."""
 
+_LITTLE = 0.01
+"""Nats that hardly move a word: the logarithm of a divergence is taken of so much more, since the original's is 0."""
+
 
 class ModelBasedSearch(EpisodicSearch):
     """Learns what ranks do to the errors, and plays what would be best if one draw of what it believes were true.
@@ -100,8 +103,6 @@ class _Imagination:
         self._problem = problem
         self.counts = [len(ranks) for ranks in problem.candidates]
         self._signal = signal_of(problem.reward_function)
-        # The least that is told apart: one word of the set, or next to no divergence.
-        self._floor = 1 / sum(problem.baseline.words) if self._signal == "wer" else 1e-3
         values, original = problem.evaluator.singular_values, problem.baseline.macs
         errors = [
             np.sqrt([1 - kept_energy(layer, rank, values) for rank in ranks])
@@ -124,13 +125,21 @@ class _Imagination:
         with warnings.catch_warnings():
             # A length scale at its bound is a layer that does not matter, or matters at once.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(self._features(known), np.log(np.maximum(self._floor, list(known.values()))))
+            model.fit(self._features(known), self._log(np.array(list(known.values()))))
         mean, covariance = model.predict(self._features(pool), return_cov=True)
         # As the model's own sample_y, whose decomposition takes many times as long as Cholesky's.
         root = np.linalg.cholesky(covariance + 1e-8 * np.trace(covariance) / len(pool) * np.eye(len(pool)))
         drawn = np.exp(mean + root @ random.standard_normal(len(pool)))
+        if self._signal == "divergence":
+            drawn = np.maximum(0, drawn - _LITTLE)
         rewards = [self._reward(choice, float(error)) for choice, error in zip(pool, drawn, strict=True)]
         return [pool[index] for index in np.argsort(rewards, kind="stable")[::-1]]
+
+    def _log(self, errors: NDArray[np.float64]) -> NDArray[np.float64]:
+        one_word = 1 / sum(self._problem.baseline.words)
+        positive = np.maximum(one_word, errors) if self._signal == "wer" else _LITTLE + errors
+        logarithms: NDArray[np.float64] = np.log(positive)
+        return logarithms
 
     def _features(self, choices: Iterable[Choice]) -> NDArray[np.float64]:
         """The spectral error of every layer, over the largest that its candidates have: (configurations, layers)."""

@@ -46,6 +46,7 @@ LAYERS = (
 class FakeEvaluator:
     """Every layer below half its break-even rank adds edits, so that even the WER may exceed 1.
 
+    `divergence` measures one as well, which grows with the WER.
     `lookups` (layer name -> rows looked up) makes an embedding of a layer: factored, each row costs rn multiply-adds.
     """
 
@@ -56,9 +57,11 @@ class FakeEvaluator:
         layers: tuple[Layer, ...] = LAYERS,
         base_edits: int = 20,
         lookups: Mapping[str, int] = MappingProxyType({}),
+        divergence: bool = False,
     ) -> None:
         self.layers = layers
         self.lookups = dict(lookups)
+        self.divergence = divergence
         self.base_edits = base_edits
         self.measured: list[dict[str, int]] = []
         self.singular_values: Mapping[str, Tensor] = {
@@ -120,6 +123,7 @@ class FakeEvaluator:
             size_ratio=self.size_ratio(ranks),
             macs=self.macs(ranks),
             capped=0,
+            divergence=(sum(edits) - self.base_edits) / sum(WORDS) if self.divergence else None,
         )
 
 

@@ -331,7 +331,7 @@ def test_a_video_of_an_episode(registered, tmp_path):
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("observation", OBSERVATIONS)
 def test_every_combination_runs_or_says_why_not(granularity, action, observation):
-    evaluator = FakeEvaluator(split_layers(LAYERS) if granularity == "matrix" else LAYERS)
+    evaluator = FakeEvaluator(split_layers(LAYERS) if granularity == "matrix" else LAYERS, divergence=True)
     constraints = [{"name": name} | ({} if name == "none" else {"budget": 0.5}) for name in CONSTRAINTS]
     for reward, constraint, shaping in itertools.product(REWARDS, constraints, POTENTIALS):
         parts = {"reward": reward, "constraint": constraint, "shaping": shaping, "evaluator": evaluator}
@@ -348,6 +348,18 @@ def test_every_combination_runs_or_says_why_not(granularity, action, observation
         assert observed in env.observation_space
         assert np.isfinite(value).all()
         assert info["size_ratio"] <= 0.5 or constraint["name"] in ("none", "check")
+
+
+def test_the_divergence_is_told_where_it_is_measured():
+    env = make_fake_env("one_shot", FakeEvaluator(divergence=True), reward={"name": "divergence", "size_weight": 0.1})
+    env.reset(seed=0)
+    _, reward, terminated, _, info = env.step(np.zeros(STEPS, np.int64))
+    assert terminated
+    assert info["divergence"] > 0
+    assert reward == pytest.approx(-info["divergence"] - 0.1 * info["size_ratio"])
+    assert info["reward_terms"]["divergence"] == -info["divergence"]
+    with pytest.raises(ValueError, match="needs the divergence from the original"):
+        make_fake_env(reward="divergence")
 
 
 def test_environments_with_a_ledger_each_cannot_write_one_file(tmp_path):

@@ -37,7 +37,7 @@ def parts(monkeypatch):
             factorisation=factorisation,
             **limits,
         )
-        return FakeEvaluator()
+        return FakeEvaluator(divergence=limits["divergence"])
 
     def load_model(name):
         asked["model"] = name
@@ -57,8 +57,13 @@ def test_defaults(parts):
     cache = parts.pop("cache")
     assert cache.path == default_cache_path()
     assert parts.pop("factorisation").key == "svd-float32"
-    limits = {"workers": 1, "memory": 256 * 2**20}
+    limits = {"workers": 1, "memory": 256 * 2**20, "divergence": False}
     assert parts == {"model": "las_small", "utterances": "proxy", "granularity": "layer", "device": "cpu", **limits}
+
+
+def test_what_a_reward_depends_on_is_measured(parts):
+    make_env(reward="divergence")
+    assert parts["divergence"] is True
 
 
 def test_workers_and_memory(parts):

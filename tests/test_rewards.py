@@ -11,21 +11,23 @@ from shrinkml_env.rewards import (
     REWARDS,
     Absolute,
     Accuracy,
+    Divergence,
     Harmonic,
     Linear,
     Multiplicative,
     SoftThreshold,
     Threshold,
     Vector,
+    signal_of,
 )
 
 
-def measured(edits: int, size_ratio: float, words: int = 1000) -> Evaluation:
+def measured(edits: int, size_ratio: float, words: int = 1000, divergence: float | None = None) -> Evaluation:
     params, macs = round(2_000_000 * size_ratio), round(50_000_000 * size_ratio)
-    return Evaluation({"layer": 1}, (edits,), (words,), max(1, params), size_ratio, max(1, macs), 0)
+    return Evaluation({"layer": 1}, (edits,), (words,), max(1, params), size_ratio, max(1, macs), 0, divergence)
 
 
-ORIGINAL = measured(30, 1.0)  # e0 = 0.03
+ORIGINAL = measured(30, 1.0, divergence=0.0)  # e0 = 0.03
 
 
 def test_linear_by_hand():
@@ -53,6 +55,20 @@ def test_soft_threshold_by_hand():
 def test_accuracy_by_hand():
     assert Accuracy()(measured(45, 0.1), ORIGINAL) == pytest.approx(-0.015)
     assert Accuracy()(measured(20, 0.9), ORIGINAL) == pytest.approx(0.01)
+
+
+def test_divergence_by_hand():
+    # -0.05 - 0.3 * 0.4, whatever the words
+    for edits in (0, 900):
+        assert Divergence()(measured(edits, 0.4, divergence=0.05), ORIGINAL) == pytest.approx(-0.17)
+    assert Divergence(size_weight=0)(measured(30, 0.4, divergence=0.05), ORIGINAL) == pytest.approx(-0.05)
+    with pytest.raises(ValueError, match="not been measured"):
+        Divergence()(measured(30, 0.4), ORIGINAL)
+
+
+def test_what_rewards_depend_on():
+    assert {name for name in REWARDS if signal_of(REWARDS[name]()) == "divergence"} == {"divergence"}
+    assert signal_of(lambda evaluation, baseline: 1.0) == "wer"
 
 
 def test_amc_by_hand():
@@ -102,9 +118,9 @@ ALL = pytest.mark.parametrize("reward", [REWARDS[name]() for name in REWARDS], i
 
 
 @ALL
-@given(edits=st.integers(0, 10_000_000), size_ratio=st.floats(1e-6, 1))
-def test_every_reward_is_finite_and_its_terms_have_names(reward, edits, size_ratio):
-    evaluation = measured(edits, size_ratio)
+@given(edits=st.integers(0, 10_000_000), size_ratio=st.floats(1e-6, 1), divergence=st.floats(0, 1e3))
+def test_every_reward_is_finite_and_its_terms_have_names(reward, edits, size_ratio, divergence):
+    evaluation = measured(edits, size_ratio, divergence=divergence)
     terms = reward.terms(evaluation, ORIGINAL)
     assert np.isfinite(reward(evaluation, ORIGINAL)).all()
     assert all(math.isfinite(term) for term in terms.values())
@@ -132,6 +148,8 @@ def test_never_better_for_more_errors_or_a_larger_model(edits, more, size_ratio,
 def test_bad_options(value):
     with pytest.raises(ValueError, match="'linear': size_weight"):
         Linear(size_weight=value)
+    with pytest.raises(ValueError, match="'divergence': size_weight"):
+        Divergence(size_weight=value)
     with pytest.raises(ValueError, match="'threshold': tolerance"):
         Threshold(tolerance=value)
     with pytest.raises(ValueError, match="'threshold': punishment"):

@@ -196,6 +196,8 @@ def test_mistakes_and_masks():
         make_tabular_env("one_shot", table=TABLE)
     with pytest.raises(ValueError, match="change no decision"):
         make_tabular_env(constraint={"name": "clip", "budget": 0.5}, table=TABLE)
+    with pytest.raises(ValueError, match=r"needs the divergence .*; tables have none"):
+        make_tabular_env(reward="divergence", table=TABLE)
     with pytest.raises(ValueError, match="scalar rewards"):
         make_tabular_env(reward="vector", table=TABLE)
     with pytest.raises(ValueError, match="no set 'train'; it has proxy"):

@@ -1,5 +1,6 @@
 import itertools
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import optuna
@@ -21,7 +22,7 @@ from agents import (
 from agents.curves import fractions
 from shrinkml_env.actions import ACTIONS
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
-from tests.fake_evaluator import LAYERS, FakeEvaluator, linear, make_fake_env
+from tests.fake_evaluator import LAYERS, WORDS, FakeEvaluator, linear, make_fake_env
 
 AGENTS = [
     RandomSearch,
@@ -290,6 +291,40 @@ def test_a_model_of_the_wer_is_worth_having():
         RandomSearch(random, seed=seed).learn(100 * STEPS)
         with pytest.raises(BudgetExhausted):
             ModelBasedSearch(planned, seed=seed).learn(1000 * STEPS)
+        assert planned.problem.best.reward > random.problem.best.reward
+
+
+class Deaf(FakeEvaluator):
+    """Every word is wrong, whatever the ranks: only the divergence tells them apart."""
+
+    def _evaluation(self, ranks):
+        return replace(super()._evaluation(ranks), edits=WORDS)
+
+
+BY_DIVERGENCE = {"name": "divergence", "size_weight": 0.2}
+
+
+@pytest.mark.parametrize("agent_class", [GreedySearch, KnapsackSearch])
+def test_searches_that_compare_errors_compare_what_the_reward_depends_on(agent_class):
+    by_words, by_divergence = make_fake_env(), make_fake_env(evaluator=Deaf(divergence=True), reward=BY_DIVERGENCE)
+    for env in (by_words, by_divergence):
+        agent_class(env, seed=0).learn(40 * STEPS)
+    tried, expected = ([trial.ranks for trial in env.problem.history] for env in (by_divergence, by_words))
+    assert tried == expected
+
+
+def test_a_model_of_the_divergence_is_worth_having():
+    for seed in range(3):
+        random, planned = (
+            make_fake_env(
+                evaluator=Deaf(divergence=True),
+                reward={"name": "divergence", "size_weight": 0},
+                constraint={"name": constraint, "budget": 0.4},
+            )
+            for constraint in ("decrement", "check")
+        )
+        RandomSearch(random, seed=seed).learn(100 * STEPS)
+        ModelBasedSearch(planned, seed=seed).learn(25 * STEPS)
         assert planned.problem.best.reward > random.problem.best.reward
 
 

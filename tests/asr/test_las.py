@@ -218,6 +218,27 @@ def test_training_pass_predicts_what_decoding_steps_do():
             assert torch.allclose(step, logits[:, position], atol=1e-6)
 
 
+def test_predictions_are_those_of_decoding_whatever_the_batch():
+    """Told what it writes greedily, the model finds each of these subwords and the end the most probable."""
+    waveforms = noise(9000, 4000, 14_000)
+    texts = MODEL.transcribe(waveforms)
+
+    def predict(numbers):
+        batch = [waveforms[number] for number in numbers]
+        with torch.inference_mode():
+            state = MODEL.begin(batch)
+            for stage in range(len(MODEL.stages)):
+                state = MODEL.advance(stage, state)
+            return MODEL.predict(batch, state, [texts[number] for number in numbers])
+
+    together = predict([0, 1, 2])
+    for number, (found, text) in enumerate(zip(together, texts, strict=True)):
+        units = MODEL.tokenizer.encode(text)
+        assert found.shape == (len(units) + 1, 60)
+        assert torch.allclose(found.exp().sum(1), torch.ones(len(found)))
+        assert torch.allclose(found, predict([number])[0], atol=1e-5)
+
+
 def test_beam_size_is_checked():
     with pytest.raises(ValueError, match="beam_size"):
         Decoding(beam_size=0)

@@ -63,6 +63,30 @@ def test_transcripts_and_normaliser_are_those_of_transformers(model, utterances)
     assert [model.normalise(text) for text in texts] == [processor.tokenizer.normalize(text).strip() for text in texts]
 
 
+def test_predictions_are_those_of_transformers(model, utterances):
+    """Told what it writes greedily, it finds each of these tokens the most probable of those that may be written."""
+    waveforms = [utterance.waveform for utterance in utterances]
+    texts = model.transcribe(waveforms)
+    with torch.inference_mode():
+        state = model.begin(waveforms)
+        for stage in range(len(model.stages)):
+            state = model.advance(stage, state)
+        found = model.predict(waveforms, state, texts)
+        for waveform, text, predicted in zip(waveforms, texts, found, strict=True):
+            tokens = model.tokenizer(f" {text}", add_special_tokens=False).input_ids
+            allowed = predicted.index_fill(1, torch.tensor(model.suppressed[0]), -torch.inf)
+            assert allowed.argmax(1).tolist() == [*tokens, model.end]
+            inputs = torch.tensor([[*model.prompt, *tokens]])
+            logits = model.network(input_features=model.features(waveform), decoder_input_ids=inputs).logits[0]
+            assert torch.allclose(predicted, logits[len(model.prompt) - 1 :].log_softmax(1), atol=1e-3)
+
+
+def test_parts_of_a_long_utterance_have_no_transcripts(model):
+    long = [torch.zeros(31 * 16_000)]
+    with pytest.raises(ValueError, match=r"of 31\.0 s is heard in parts"), torch.inference_mode():
+        model.predict(long, model.begin(long), ["a text"])
+
+
 def test_sizes(model):
     # d = 384, 4 d^2 + 3 d for an attention (keys have no bias), norms 2 d, feed-forward 4 d inside.
     d = 384

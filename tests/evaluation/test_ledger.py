@@ -3,6 +3,7 @@ import json
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -62,6 +63,18 @@ def test_file_holds_every_evaluation(tmp_path):
     play(ledger, evaluator)
     assert read_ledger(path) == (evaluator.baseline, ledger.evaluations)
     assert len(path.read_text().splitlines()) == 5
+
+
+def test_divergences_are_kept(tmp_path):
+    class Diverging(FakeEvaluator):
+        def _evaluation(self, ranks):
+            return replace(super()._evaluation(ranks), divergence=0.1 + 0.2)
+
+    path, evaluator = tmp_path / "evaluations.jsonl", Diverging()
+    ledger = Ledger(path)
+    expected = ledger.evaluate(evaluator, {"output": 20})
+    assert expected.divergence == 0.1 + 0.2
+    assert read_ledger(path) == (evaluator.baseline, (expected,))
 
 
 @settings(max_examples=60, deadline=None)

@@ -123,12 +123,8 @@ class HuggingFaceSeq2Seq(HuggingFaceModel):
 
     def spell(self, encoded: Sequence[Tensor], num_samples: Sequence[int]) -> list[Hypothesis]:
         """From the encoder's states, (time, size) of each utterance, to transcripts."""
-        lengths = torch.tensor([len(states) for states in encoded])
-        states = pad_sequence(list(encoded), batch_first=True)
-        device = states.device
-        heard = {"encoder_hidden_states": states}
-        if lengths.min() < lengths.max():
-            heard["encoder_attention_mask"] = lengths_mask(lengths.to(device), states.shape[1])
+        heard = _heard(encoded)
+        device = encoded[0].device
         prompt = torch.tensor(self.prompt, device=device).expand(len(encoded), -1)
         never, not_first = (torch.tensor(part, dtype=torch.long, device=device) for part in self.suppressed)
         decoder, output = self.network.model.decoder, self.network.get_output_embeddings()
@@ -147,6 +143,25 @@ class HuggingFaceSeq2Seq(HuggingFaceModel):
         return [
             Hypothesis(self.tokenizer.decode(tokens, skip_special_tokens=True).strip(), capped)
             for tokens, capped in greedy_search(step, _State(heard), limits, self.end, self.decoding)
+        ]
+
+    def told(self, encoded: Sequence[Tensor], tokens: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Log-probabilities of each token and of the end, (tokens + 1, vocabulary), told those before it.
+
+        Args:
+            encoded: As in `spell`.
+            tokens: Of each utterance, without prompt and end.
+        """
+        device = encoded[0].device
+        told = [torch.tensor([*self.prompt, *written], device=device) for written in tokens]
+        # Nothing is padded on the left, so that no token sees the padding.
+        found = self.network.model.decoder(
+            input_ids=pad_sequence(told, batch_first=True, padding_value=self.end), use_cache=False, **_heard(encoded)
+        )
+        first = len(self.prompt) - 1
+        return [
+            self.network.get_output_embeddings()(states[first : first + len(written) + 1]).log_softmax(1)
+            for states, written in zip(found.last_hidden_state, tokens, strict=True)
         ]
 
     def _limit(self, num_samples: int) -> int:
@@ -206,7 +221,10 @@ class HuggingFaceSeq2Seq(HuggingFaceModel):
         return Workload(positions, other, lookups)
 
     def _num_tokens(self, text: str) -> int:
-        return len(self.tokenizer(self.normalise(text), add_special_tokens=False).input_ids)
+        return len(self._tokens(self.normalise(text)))
+
+    def _tokens(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def to_config(self) -> dict[str, Any]:
         """The files, as text, and the limits."""
@@ -216,6 +234,16 @@ class HuggingFaceSeq2Seq(HuggingFaceModel):
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """With random weights, in evaluation mode."""
         return cls(**{**config, "decoding": Decoding(**config["decoding"])}).eval()
+
+
+def _heard(encoded: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The decoder's arguments about the audio."""
+    lengths = torch.tensor([len(states) for states in encoded])
+    states = pad_sequence(list(encoded), batch_first=True)
+    heard = {"encoder_hidden_states": states}
+    if lengths.min() < lengths.max():
+        heard["encoder_attention_mask"] = lengths_mask(lengths.to(states.device), states.shape[1])
+    return heard
 
 
 @register_architecture("hf_speech2text")

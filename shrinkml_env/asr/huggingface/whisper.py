@@ -90,12 +90,29 @@ class HuggingFaceWhisper(HuggingFaceSeq2Seq):
     def finish(self, waveforms: Sequence[Tensor], state: State) -> list[Hypothesis]:
         """Spell all parts together, and join them."""
         parts = [self._parts(waveform) for waveform in waveforms]
-        encoded = [self.network.model.encoder.layer_norm(hidden)[0] for hidden in state]
-        found = iter(self.spell(encoded, [part.numel() for utterance in parts for part in utterance]))
+        found = iter(self.spell(self._encoded(state), [part.numel() for utterance in parts for part in utterance]))
         whole = [list(islice(found, len(utterance))) for utterance in parts]
         return [
             Hypothesis(" ".join(part.text for part in heard), any(part.capped for part in heard)) for heard in whole
         ]
+
+    def predict(self, waveforms: Sequence[Tensor], state: State, texts: Sequence[str]) -> list[Tensor]:
+        """See `PredictiveModel.predict`; the units are tokens, those that are never written among them.
+
+        Raises:
+            ValueError: An utterance is longer than 30 s: it is heard in parts, which have no transcripts of their own.
+        """
+        if len(state) > len(waveforms):
+            longest = max(waveform.numel() for waveform in waveforms) / 16_000
+            raise ValueError(
+                f"an utterance of {longest:.1f} s is heard in parts, which have no transcripts of their own: the "
+                "divergence is for utterances of at most 30 s; leave out longer ones, or take a reward of the WER"
+            )
+        # Its texts begin with a space, which transcripts have lost.
+        return self.told(self._encoded(state), [self._tokens(f" {text}") for text in texts])
+
+    def _encoded(self, state: State) -> list[Tensor]:
+        return [self.network.model.encoder.layer_norm(hidden)[0] for hidden in state]
 
     def recognise(self, waveforms: Sequence[Tensor]) -> list[Hypothesis]:
         """Recognise one batch of waveforms, (samples,) each."""
