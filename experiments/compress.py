@@ -7,6 +7,7 @@ the compressed model and a report in one folder. Started again, the same command
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import sys
 import time
@@ -30,6 +31,7 @@ from experiments.search import check, conclude, find
 from experiments.statistics import wer_increase
 from shrinkml_env import CompressibleModel, Utterance, load_model, load_utterances
 from shrinkml_env.asr.zoo import SHIPPED_MODELS
+from shrinkml_env.compression import PredictiveModel
 from shrinkml_env.data import SpeechFolder
 from shrinkml_env.data.split import split, spread
 from shrinkml_env.evaluation import recognise_all, word_edits
@@ -75,10 +77,12 @@ def prepare(config: DictConfig) -> Job:
     for name, limit in config.utterances.items():
         if limit < 1:
             raise ValueError(f"utterances.{name!s} must be at least 1, got {limit}")
-    search = compose_search(config)
     title = f"{Path(config.model.rpartition(':')[2]).name}-{goal(config).replace('=', '-')}"
+    for module in config.imports:
+        importlib.import_module(module)
     model: Any = load_model(config.model)
     model = model.to(config.device)
+    search = compose_search(config, model)
     suit(search, len(Full()(model.layers).layers))
     speech = None if config.finetune is None else data_folder(config.finetune)
     training = None if speech is None else compose_training(config, model, speech)
@@ -174,11 +178,12 @@ def goal(config: DictConfig) -> str:
     return f"{name}={value:g}"
 
 
-def goal_overrides(config: DictConfig) -> list[str]:
-    """Of conf/search.yaml, what suits the goal; docs/compress-your-model.md tells why."""
+def goal_overrides(config: DictConfig, model: CompressibleModel) -> list[str]:
+    """Of conf/search.yaml, what suits the goal and the model; docs/compress-your-model.md tells why."""
     name, _, value = goal(config).partition("=")
     if name == "target_size":
-        fitting = ["agent=model_based", "reward=accuracy", "constraint=check", f"constraint.budget={value}"]
+        reward = "divergence" if isinstance(model, PredictiveModel) else "accuracy"
+        fitting = ["agent=model_based", f"reward={reward}", "constraint=check", f"constraint.budget={value}"]
         return ["factorisation=activation_aware", *fitting, "finalists=20"]
     rule = ["reward=soft_threshold", f"reward.tolerance={float(value) / 100}", "reward.kappa=1000"]
     return ["factorisation=activation_aware", "agent=knapsack", *rule, "finalists=60"]
@@ -285,11 +290,11 @@ def require_recognition(model: CompressibleModel, utterances: Sequence[Utterance
     return seconds
 
 
-def compose_search(config: DictConfig) -> DictConfig:
+def compose_search(config: DictConfig, model: CompressibleModel) -> DictConfig:
     """The config of the search, on the embedded sets: ``experiments.search`` with the same settings does the same."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        search = compose("search", overrides=[*goal_overrides(config), *config.overrides])
+        search = compose("search", overrides=[*goal_overrides(config, model), *config.overrides])
     with open_dict(search):
         search.model = {"name": config.model}
     for key in ("budget", "seed", "device", "workers", "memory_mb", "imports"):

@@ -110,7 +110,7 @@ def _compressed(config: DictConfig, model: LAS, size: float, stage: Path) -> LAS
 def _search_config(overrides: list[str], size: float, stage: Path, sets: dict[str, Any]) -> DictConfig:
     """Of the lowest WER at a size, unless the overrides say otherwise."""
     GlobalHydra.instance().clear()  # This program's own config has been read.
-    wanted = ["reward=accuracy", "constraint=decrement", f"outputs={stage}"]
+    wanted = ["reward=divergence", "constraint=decrement", f"outputs={stage}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("search", overrides=[*wanted, *overrides])
     OmegaConf.set_struct(config, False)

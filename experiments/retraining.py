@@ -230,7 +230,7 @@ def ranks_to_find(config: DictConfig, folder: Path) -> dict[Path, Search | Rule]
             wanted[folder / f"{rule}-{size:g}-{digest(task)}.json"] = Rule(task, size)
         for agent, overrides in config.agents.items():
             kept = (*common, *overrides, f"constraint.budget={size}")
-            task = Task("live", str(agent), "accuracy", 0, config.budget, kept)
+            task = Task("live", str(agent), "divergence", 0, config.budget, kept)
             wanted[folder / f"{agent}-{size:g}-{digest(task)}.json"] = Search(str(agent), task, config.finalists)
     return wanted
 

@@ -69,7 +69,7 @@ class ShrinkEnv(gym.Env[Any, Any]):
     | `"threshold"` | 1 - s if e <= e0 + `tolerance`, else -`punishment` | `tolerance=0.005`, `punishment=1.0` |
     | `"soft_threshold"` | 1 - s - `kappa` * max(0, e - e0 - `tolerance`) | `tolerance=0.005`, `kappa=10.0` |
     | `"accuracy"` | -(e - e0), for use with a constraint | |
-    | `"divergence"` | -d - `size_weight` * s, where d is the divergence of the model's distributions from the original's | `size_weight=0.3` |
+    | `"divergence"` | -d - `size_weight` * s, where d is the divergence of the model's distributions from the original's | `size_weight=0` |
     | `"amc"` | -e * log(cost) | `cost="params"`, or `"macs"` |
     | `"multiplicative"` | (1 - e) * (s / `target`) ^ `exponent` | `target=0.4`, `exponent=-0.07` |
     | `"absolute"` | (1 - e) + `beta` * abs(s / `target` - 1) | `target=0.4`, `beta=-0.07` |

@@ -152,14 +152,14 @@ class Accuracy(Reward):
 class Divergence(Reward):
     """-d - size_weight * s: the divergence d from the original in place of the WER.
 
-    Words are counted, so that a few utterances cannot tell similar models apart; the divergence is the mean of
-    thousands of real numbers. It needs a `PredictiveModel`, and costs about a third more time.
+    Words are counted, so that a few utterances cannot tell similar models apart; the divergence is a mean of real
+    numbers, one for every unit. It needs a `PredictiveModel`, and a little more time.
 
     Attributes:
-        size_weight: lambda >= 0; 0 where a constraint takes care of the size.
+        size_weight: lambda >= 0; at the default, a constraint has to take care of the size.
     """
 
-    size_weight: float = 0.3
+    size_weight: float = 0.0
     signal: ClassVar[Signal] = "divergence"
 
     def __post_init__(self) -> None:

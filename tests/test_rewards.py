@@ -60,8 +60,8 @@ def test_accuracy_by_hand():
 def test_divergence_by_hand():
     # -0.05 - 0.3 * 0.4, whatever the words
     for edits in (0, 900):
-        assert Divergence()(measured(edits, 0.4, divergence=0.05), ORIGINAL) == pytest.approx(-0.17)
-    assert Divergence(size_weight=0)(measured(30, 0.4, divergence=0.05), ORIGINAL) == pytest.approx(-0.05)
+        assert Divergence(size_weight=0.3)(measured(edits, 0.4, divergence=0.05), ORIGINAL) == pytest.approx(-0.17)
+    assert Divergence()(measured(30, 0.4, divergence=0.05), ORIGINAL) == pytest.approx(-0.05)
     with pytest.raises(ValueError, match="not been measured"):
         Divergence()(measured(30, 0.4), ORIGINAL)
 

@@ -27,7 +27,7 @@ search() {
         case $agent in uniform | energy | model_based) constraint=check ;; *) constraint=decrement ;; esac
         for size in $1; do echo "agent=$agent constraint=$constraint constraint.budget=$size"; done
     done | xargs -P "$CORES" -I {} sh -c 'set -f; line=$1; shift; exec python -m experiments.search $line "$@"' sh {} \
-        "model.name=$MODEL" "proxy=$(part proxy)" "dev=$(part dev)" "test=$(part test)" reward=accuracy "budget=$BUDGET" \
+        "model.name=$MODEL" "proxy=$(part proxy)" "dev=$(part dev)" "test=$(part test)" reward=divergence "budget=$BUDGET" \
         factorisation=activation_aware "factorisation.calibration=$(part calibration)" "outputs=$2" ${3+"$3"} ${4+"$4"}
 }
 
