@@ -40,4 +40,4 @@ def results_of(
 
 def _write(make: Callable[[Task], dict[str, Any]], item: tuple[Path, Task]) -> None:
     path, task = item
-    write_json(path, make(task))
+    write_json(path, make(task), indent=None)  # There are hundreds, and each may hold a number for every utterance.

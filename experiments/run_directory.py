@@ -37,10 +37,10 @@ def run_directory(config: DictConfig, title: str, besides: Sequence[str] = ()) -
     return folder
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """A file that is either complete or not there."""
+def write_json(path: Path, content: Mapping[str, Any], indent: int | None = 2) -> None:
+    """A file that is either complete or not there; `indent` as in `json.dumps`."""
     aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(content, indent=2))
+    aside.write_text(json.dumps(content, indent=indent))
     os.replace(aside, path)
 
 
