@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 
 from agents.episodic import EpisodicSearch, Proposals, require_unchanged
+from shrinkml_env.constraints import Budget
 
 __all__ = ["GreedySearch"]
 
@@ -16,14 +17,14 @@ __all__ = ["GreedySearch"]
 class GreedySearch(EpisodicSearch):
     """From the original downwards: each round must save a given share of the model (Yang et al. 2018, NetAdapt).
 
-    Every layer in turn is cut just so far that it alone saves the round's share; the cut that leaves the lowest WER is
-    kept, of equal ones the smallest model. A round costs as many evaluations as there are layers that can still save so
-    much; the search ends when there is none.
+    Every layer in turn is cut just so far that it alone saves the round's share; the cut that leaves the fewest errors
+    is kept, of equal ones the smallest model. A round costs as many evaluations as there are layers that can still save
+    so much; the search ends when there is none.
 
     Args:
         env: As in `EpisodicSearch`.
-        evaluations: How many it takes to use the model up: of L layers each round saves the share L / evaluations of
-            the original's parameters. Any budget below leaves as large a share of the model as of the evaluations.
+        evaluations: How many it takes to come down to the size that a constraint allows, or else to use the model up:
+            of L layers each round saves the share L / evaluations of what there is to save, in parameters.
         seed: Nothing is random.
     """
 
@@ -36,11 +37,14 @@ class GreedySearch(EpisodicSearch):
     def search(self, problem: Any) -> Proposals:
         """See `EpisodicSearch.search`."""
         here = {layer.name: layer.max_rank for layer in problem.layers}
+        constraint = problem.constraint
+        limited = isinstance(constraint, Budget) and constraint.resource == "size"
+        share = (1 - constraint.budget if limited else 1.0) * len(problem.layers) / self.evaluations
         while True:
             best: tuple[float, float] = (math.inf, math.inf)
             chosen: Mapping[str, int] | None = None
             for index in range(len(problem.layers)):
-                there = self._cut(problem, here, index)
+                there = self._cut(problem, here, index, share)
                 if there is None:
                     continue
                 outcome = yield there
@@ -51,11 +55,12 @@ class GreedySearch(EpisodicSearch):
                 return
             here = dict(chosen)
 
-    def _cut(self, problem: Any, here: Mapping[str, int], index: int) -> dict[str, int] | None:
-        """The largest candidate of one layer that saves enough; None if even the smallest does not."""
+    @staticmethod
+    def _cut(problem: Any, here: Mapping[str, int], index: int, share: float) -> dict[str, int] | None:
+        """The largest candidate of one layer that saves the share; None if even the smallest does not."""
         name = problem.layers[index].name
         # Rounding must not ask for a little more than the share.
-        target = problem.size(here) - len(problem.layers) / self.evaluations + 1e-9
+        target = problem.size(here) - share + 1e-9
         for rank in reversed(problem.candidates[index]):
             if rank < here[name] and problem.size({**here, name: rank}) <= target:
                 return {**here, name: rank}

@@ -209,6 +209,16 @@ def test_greedy_takes_the_cut_that_hurts_least():
     assert min(sizes) < 0.3
 
 
+@pytest.mark.parametrize("budget", [0.8, 0.5])
+def test_greedy_comes_down_to_a_size_in_its_evaluations(budget):
+    env = make_fake_env(constraint={"name": "check", "budget": budget}, search_space={"name": "full", "count": 200})
+    GreedySearch(env, evaluations=50).learn(50 * STEPS)
+    sizes = [trial.evaluation.size_ratio for trial in env.problem.history]
+    # A round is five evaluations and saves at least a tenth of the way; candidates make it a little more.
+    first = next(number for number, size in enumerate(sizes) if size <= budget)
+    assert 20 < first < 50
+
+
 @pytest.mark.parametrize("search", [GreedySearch, KnapsackSearch])
 def test_searches_that_reason_about_their_proposals_need_them_unchanged(search):
     env = make_fake_env(constraint={"name": "clip", "budget": 0.5})
