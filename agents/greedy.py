@@ -37,9 +37,11 @@ class GreedySearch(EpisodicSearch):
     def search(self, problem: Any) -> Proposals:
         """See `EpisodicSearch.search`."""
         here = {layer.name: layer.max_rank for layer in problem.layers}
+        share = len(problem.layers) / self.evaluations
         constraint = problem.constraint
-        limited = isinstance(constraint, Budget) and constraint.resource == "size"
-        share = (1 - constraint.budget if limited else 1.0) * len(problem.layers) / self.evaluations
+        if isinstance(constraint, Budget) and constraint.resource == "size":
+            # Only whole rounds come down to it.
+            share = (1 - constraint.budget) / max(1, self.evaluations // len(problem.layers))
         while True:
             best: tuple[float, float] = (math.inf, math.inf)
             chosen: Mapping[str, int] | None = None
