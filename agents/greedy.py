@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +23,7 @@ class GreedySearch(EpisodicSearch):
     Args:
         env: As in `EpisodicSearch`.
         evaluations: How many it takes to come down to the size that a constraint allows, or else to use the model up:
-            of L layers each round saves the share L / evaluations of what there is to save, in parameters.
+            of L layers each round saves the share L / evaluations of the parameters that there are to save.
         seed: Nothing is random.
     """
 
@@ -36,26 +35,34 @@ class GreedySearch(EpisodicSearch):
 
     def search(self, problem: Any) -> Proposals:
         """See `EpisodicSearch.search`."""
-        here = {layer.name: layer.max_rank for layer in problem.layers}
-        share = len(problem.layers) / self.evaluations
-        constraint = problem.constraint
-        if isinstance(constraint, Budget) and constraint.resource == "size":
-            # Only whole rounds come down to it.
-            share = (1 - constraint.budget) / max(1, self.evaluations // len(problem.layers))
-        while True:
-            best: tuple[float, float] = (math.inf, math.inf)
-            chosen: Mapping[str, int] | None = None
-            for index in range(len(problem.layers)):
-                there = self._cut(problem, here, index, share)
-                if there is None:
-                    continue
+        here, played = {layer.name: layer.max_rank for layer in problem.layers}, 0
+        while cuts := self._cuts(problem, here, played):
+            worth = []
+            for there in cuts:
                 outcome = yield there
                 require_unchanged(outcome, there)
-                if (outcome.error, outcome.size_ratio) < best:
-                    best, chosen = (outcome.error, outcome.size_ratio), there
-            if chosen is None:
-                return
-            here = dict(chosen)
+                worth.append((outcome.error, outcome.size_ratio))
+            played += len(cuts)
+            here = cuts[worth.index(min(worth))]
+
+    def _cuts(self, problem: Any, here: Mapping[str, int], played: int) -> list[dict[str, int]]:
+        """What a round compares."""
+        constraint, layers = problem.constraint, len(problem.layers)
+        if not (isinstance(constraint, Budget) and constraint.resource == "size"):
+            return self._saving(problem, here, layers / self.evaluations)
+        left = problem.size(here) - constraint.budget
+        # Where some layers can no longer save so much, a round costs less, and the next shares are smaller.
+        share = left / max(1, (self.evaluations - played) // layers)
+        while left > 0 and any(rank > ranks[0] for rank, ranks in zip(here.values(), problem.candidates, strict=True)):
+            if cuts := self._saving(problem, here, share):
+                return cuts
+            share /= 2
+        return []
+
+    def _saving(self, problem: Any, here: Mapping[str, int], share: float) -> list[dict[str, int]]:
+        """For each layer that can save the share, the configuration in which it does."""
+        cuts = (self._cut(problem, here, index, share) for index in range(len(problem.layers)))
+        return [cut for cut in cuts if cut is not None]
 
     @staticmethod
     def _cut(problem: Any, here: Mapping[str, int], index: int, share: float) -> dict[str, int] | None:
