@@ -37,7 +37,7 @@ def test_the_best_and_many_others_on_dev_and_test(table, subset):
     known = table.edits[subset] >= 0
     assert known[-1]
     for name in REWARDS:
-        if name != "vector":
+        if name not in ("vector", "divergence"):  # a table holds word errors, and the first is of two parts
             rewards = make_tabular_env(reward=name, table=table).rewards
             assert known[np.argsort(-rewards, kind="stable")[:500]].all()
     assert known[np.random.default_rng(0).permutation(table.size)[:1000]].all()
