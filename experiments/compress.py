@@ -1,8 +1,8 @@
 """Make a model smaller: ``python -m experiments.compress model=MODEL data=FOLDER target_size=0.5``.
 
-Or ``max_wer_increase=0.5``, in points. Splits the data by speaker, checks that the model and the data go together,
-searches with the settings that suit the goal, with ``finetune=FOLDER`` trains what was found on more speech, and leaves
-the compressed model and a report in one folder. Started again, the same command resumes.
+Or ``max_wer_increase=0.5``, in points, which first looks for the size. Splits the data by speaker, checks that model
+and data go together, searches with the settings that suit the goal, with ``finetune=FOLDER`` trains what was found on
+more speech, and leaves the compressed model and a report in one folder. Started again, the same command resumes.
 """
 
 from __future__ import annotations
@@ -21,26 +21,30 @@ import hydra
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiments.finetune import RESULT, finetune, load_las
 from experiments.measure import measure
 from experiments.report import Result, SetResult
-from experiments.run_directory import read_json, run_directory
-from experiments.search import check, conclude, find
+from experiments.run_directory import plain, read_json, run_directory
+from experiments.search import check, choose, conclude, explore, find
 from experiments.statistics import wer_increase
-from shrinkml_env import CompressibleModel, Utterance, load_model, load_utterances
+from shrinkml_env import CompressibleModel, Utterance, count_parameters, load_model, load_utterances
 from shrinkml_env.asr.zoo import SHIPPED_MODELS
 from shrinkml_env.compression import PredictiveModel
 from shrinkml_env.data import SpeechFolder
 from shrinkml_env.data.split import split, spread
 from shrinkml_env.evaluation import recognise_all, word_edits
-from shrinkml_env.search_space import Full
+from shrinkml_env.evaluation.evaluator import group_layers
 
 CONF = Path(__file__).parents[1] / "conf"
 
 HOPELESS = 0.8
 """WER of an original that shows that model and transcripts do not go together."""
+
+HALVINGS = 4
+"""Of the range of sizes, in search for the smallest that loses no more than is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,8 @@ class Job:
 
     Attributes:
         title: Of the folder.
-        search: Config of the search, but for its sets.
+        search: Config of the search, but for its sets, and for its size where that is looked for.
+        smallest: Size ratio below which there is nothing to choose.
         parts: Part -> ids of its utterances; empty for the embedded sets.
         folder: The data, if it is not the embedded.
         data_note: What was split how, for people.
@@ -59,6 +64,7 @@ class Job:
 
     title: str
     search: DictConfig
+    smallest: float
     parts: dict[str, list[str]]
     folder: Path | None
     data_note: str
@@ -83,7 +89,12 @@ def prepare(config: DictConfig) -> Job:
     model: Any = load_model(config.model)
     model = model.to(config.device)
     search = compose_search(config, model)
-    suit(search, len(Full()(model.layers).layers))
+    smallest = smallest_size(search, model)
+    if config.target_size is not None and config.target_size < smallest:
+        raise ValueError(
+            f"target_size={config.target_size:g} is out of reach: with every layer at its smallest candidate "
+            f"{smallest:.3f} of the parameters are left"
+        )
     speech = None if config.finetune is None else data_folder(config.finetune)
     training = None if speech is None else compose_training(config, model, speech)
     if config.data is None:
@@ -91,7 +102,8 @@ def prepare(config: DictConfig) -> Job:
             raise ValueError("data=FOLDER is missing: the embedded speech is for las_small, other models need theirs")
         note = "The speech is the embedded one, which is synthetic: it says nothing about people's voices."
         note += heard(speech, {utterance.speaker for utterance in load_utterances("test")})
-        return Job(title, search, {}, None, note, training, require_recognition(model, load_utterances("proxy")))
+        seconds = require_recognition(model, load_utterances("proxy"))
+        return Job(title, search, smallest, {}, None, note, training, seconds)
     folder = data_folder(config.data)
     speakers, ids = folder.speakers, folder.ids
     parts = {
@@ -103,7 +115,7 @@ def prepare(config: DictConfig) -> Job:
     seconds = require_recognition(model, [folder[index] for index in parts["proxy"]])
     named = {name: [ids[index] for index in indices] for name, indices in parts.items()}
     note = describe(folder, parts) + heard(speech, {speakers[index] for index in parts["test"]})
-    return Job(title, search, named, folder.folder, note, training, seconds)
+    return Job(title, search, smallest, named, folder.folder, note, training, seconds)
 
 
 def compress(config: DictConfig, job: Job) -> Path:
@@ -117,15 +129,55 @@ def compress(config: DictConfig, job: Job) -> Path:
     if job.parts and job.search.factorisation.get("calibration") == "calibration":
         # The embedded speech is for the embedded model; this may be heard as well as any other that is not reported.
         job.search.factorisation.calibration = job.search.proxy
+    notes = [job.data_note]
+    if config.max_wer_increase is not None:
+        notes.append(find_size(job.search, job.smallest, config.max_wer_increase / 100, directory / "sizes"))
     OmegaConf.save(job.search, directory / "search.yaml", resolve=True)
     found = find(job.search, directory, f"{config.model}, {goal(config)}")
-    result, notes = found.result, [job.data_note]
+    result = found.result
     if job.training is not None:
         result, note = fine_tune(job.training, job.search, directory, result)
         notes.append(note)
     result = replace(result, notes=(verdict(config, result), *notes))
     conclude(job.search, directory, replace(found, result=result))
     return directory
+
+
+def find_size(search: DictConfig, smallest: float, allowed: float, folder: Path) -> str:
+    """Look for the smallest size at which a search loses no more WER on dev than is allowed, by halving the range.
+
+    The searches take half of the budget. The other half, and the size, are left in the config.
+
+    Args:
+        search: Config of a search within a size.
+        smallest: The lower end of the range, a size ratio; the upper is 1.
+        allowed: WER on dev more than the original's, a fraction.
+        folder: For the searches.
+
+    Returns:
+        What has been tried, for people.
+    """
+    step = search.copy()
+    step.budget = max(1, search.budget // (2 * HALVINGS))
+    step.finalists = max(1, search.finalists // HALVINGS)
+    kept, lost, told = 1.0, smallest, []
+    for _ in range(HALVINGS):
+        size = step.constraint.budget = round((kept + lost) / 2, 3)
+        directory = folder / f"{size:.3f}"
+        directory.mkdir(parents=True, exist_ok=True)
+        problem, sets = explore(step, directory)
+        dev = sets["dev"]
+        chosen = choose(problem, dev, step.finalists)
+        increase = chosen.wer - dev.baseline.wer
+        told.append(f"{100 * increase:+.2f} points at {size:g}")
+        if increase <= allowed and chosen.size_ratio <= size:
+            kept = size
+        else:
+            lost = size
+    search.budget = max(1, search.budget - HALVINGS * step.budget)
+    # If nothing was good enough, the largest that was tried: the report tells what it costs.
+    search.constraint.budget = kept if kept < 1 else lost
+    return f"Sizes looked at first, with {step.budget} evaluations each, and what they cost on dev: {', '.join(told)}."
 
 
 def fine_tune(training: DictConfig, search: DictConfig, directory: Path, result: Result) -> tuple[Result, str]:
@@ -180,29 +232,26 @@ def goal(config: DictConfig) -> str:
 
 def goal_overrides(config: DictConfig, model: CompressibleModel) -> list[str]:
     """Of conf/search.yaml, what suits the goal and the model; docs/compress-your-model.md tells why."""
-    name, _, value = goal(config).partition("=")
-    if name == "target_size":
-        reward = "divergence" if isinstance(model, PredictiveModel) else "accuracy"
-        fitting = ["agent=model_based", f"reward={reward}", "constraint=check", f"constraint.budget={value}"]
-        return ["factorisation=activation_aware", *fitting, "finalists=20"]
-    rule = ["reward=soft_threshold", f"reward.tolerance={float(value) / 100}", "reward.kappa=1000"]
-    return ["factorisation=activation_aware", "agent=knapsack", *rule, "finalists=60"]
+    reward = "divergence" if isinstance(model, PredictiveModel) else "accuracy"
+    return [
+        "factorisation=activation_aware",
+        "agent=model_based",
+        f"reward={reward}",
+        "constraint=check",
+        # Where only the WER is given, the size is looked for.
+        f"constraint.budget={config.target_size or 0.5}",
+        "finalists=20",
+    ]
 
 
-def suit(search: DictConfig, layers: int) -> None:
-    """Fit the knapsack to the budget: half of the evaluations for single layers, the rest for combinations.
-
-    Raises:
-        ValueError: The budget is too small to measure each layer once.
-    """
-    if search.agent._target_ != "agents.KnapsackSearch":
-        return
-    if search.budget < 2 * layers:
-        raise ValueError(
-            f"budget={search.budget} is too small for a model of {layers} layers: at least {2 * layers}, or another "
-            'agent: overrides=["agent=model_based"]'
-        )
-    search.agent.points = min(search.agent.points, search.budget // (2 * layers))
+def smallest_size(search: DictConfig, model: CompressibleModel) -> float:
+    """The size ratio with every layer at its smallest candidate."""
+    space = instantiate(search.search_space)(group_layers(tuple(model.layers), plain(search.granularity)))
+    saved = sum(
+        layer.parameters(layer.max_rank) - layer.parameters(ranks[0])
+        for layer, ranks in zip(space.layers, space.candidates, strict=True)
+    )
+    return 1 - saved / count_parameters(model)
 
 
 def data_folder(data: str) -> SpeechFolder:

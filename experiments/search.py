@@ -141,6 +141,50 @@ def find(config: DictConfig, directory: Path, title: str) -> Found:
     Raises:
         ValueError: A part of the config does not fit the model or the data.
     """
+    problem, sets = explore(config, directory)
+    ranks = choose(problem, sets["dev"], config.finalists).ranks
+    proxy, space = sets["proxy"], problem.search_space
+    compressed = compress(proxy.model, proxy.matrix_ranks(ranks), proxy.factorisation)
+    save_compressed(proxy.model, directory / "original")
+    save_compressed(compressed, directory / "compressed")
+    measured = {
+        name: (evaluator.baseline, evaluator.evaluate(ranks))
+        for name, evaluator in tqdm(sets.items(), desc="chosen on every set")
+    }
+    result = Result(
+        title=title,
+        settings={
+            **{name: _label(config[name]) for name in SETTINGS},
+            "search space": f"{_label(config.search_space)}, {space.size:.1e} configurations",
+            "budget": f"{config.budget} unique evaluations",
+            "seed": str(config.seed),
+        },
+        layers=problem.layers,
+        ranks=dict(ranks),
+        params=(proxy.baseline.params, proxy.params(ranks)),
+        encoder_params=_encoder_params(proxy.model, compressed),
+        file_bytes=(_file_bytes(directory / "original"), _file_bytes(directory / "compressed")),
+        sets={name: SetResult.of(*pair) for name, pair in measured.items()},
+        rewards={name: float(problem.reward_function(after, before)) for name, (before, after) in measured.items()},
+        evaluations=problem.ledger.count,
+        wer_increase=wer_increase(measured["test"][1].edits, measured["test"][0].edits, measured["test"][0].words),
+    )
+    curve = [
+        proxy.evaluate(uniform_ranks(problem.layers, fraction))
+        for fraction in tqdm(CURVE_FRACTIONS, desc="uniform-rank curve", unit="evaluation")
+    ]
+    return Found(result, problem.ledger.evaluations, curve, describe_factorisation(config.factorisation, proxy))
+
+
+def explore(config: DictConfig, directory: Path) -> tuple[SearchProblem, dict[str, Evaluator]]:
+    """Let the agent spend its budget, or what is left of it.
+
+    Returns:
+        The problem, whose history holds all that the agent has measured; and an evaluator on each set, proxy first.
+
+    Raises:
+        ValueError: A part of the config does not fit the model or the data.
+    """
     # One core a process: two busy threads on two busy cores are far slower than one.
     torch.set_num_threads(1)
     fetch(config, "proxy", "dev", "test")
@@ -176,7 +220,6 @@ def find(config: DictConfig, directory: Path, title: str) -> Found:
     problem: SearchProblem = single.problem
     proxy = problem.evaluator
     assert isinstance(proxy, Evaluator)
-    dev, test = (proxy.on(loaded[name]) for name in ("dev", "test"))
     space = problem.search_space
     print(f"search space: {len(space.layers)} layers, {space.size:.1e} configurations")
     agent = make_agent(config.agent, env, single)
@@ -186,38 +229,7 @@ def find(config: DictConfig, directory: Path, title: str) -> Found:
     with suppress(BudgetExhausted), closing(env), closing(ledger):
         agent.learn(total_timesteps=steps_for(single, config.budget))
     agent.save(directory / "agent")
-
-    ranks = choose(problem, dev, config.finalists).ranks
-    compressed = compress(proxy.model, proxy.matrix_ranks(ranks), proxy.factorisation)
-    save_compressed(proxy.model, directory / "original")
-    save_compressed(compressed, directory / "compressed")
-    measured = {
-        name: (evaluator.baseline, evaluator.evaluate(ranks))
-        for name, evaluator in tqdm({"proxy": proxy, "dev": dev, "test": test}.items(), desc="chosen on every set")
-    }
-    result = Result(
-        title=title,
-        settings={
-            **{name: _label(config[name]) for name in SETTINGS},
-            "search space": f"{_label(config.search_space)}, {space.size:.1e} configurations",
-            "budget": f"{config.budget} unique evaluations",
-            "seed": str(config.seed),
-        },
-        layers=problem.layers,
-        ranks=dict(ranks),
-        params=(proxy.baseline.params, proxy.params(ranks)),
-        encoder_params=_encoder_params(proxy.model, compressed),
-        file_bytes=(_file_bytes(directory / "original"), _file_bytes(directory / "compressed")),
-        sets={name: SetResult.of(*pair) for name, pair in measured.items()},
-        rewards={name: float(problem.reward_function(after, before)) for name, (before, after) in measured.items()},
-        evaluations=ledger.count,
-        wer_increase=wer_increase(measured["test"][1].edits, measured["test"][0].edits, measured["test"][0].words),
-    )
-    curve = [
-        proxy.evaluate(uniform_ranks(problem.layers, fraction))
-        for fraction in tqdm(CURVE_FRACTIONS, desc="uniform-rank curve", unit="evaluation")
-    ]
-    return Found(result, ledger.evaluations, curve, describe_factorisation(config.factorisation, proxy))
+    return problem, {"proxy": proxy, **{name: proxy.on(utterances) for name, utterances in loaded.items()}}
 
 
 def _encoder_params(original: CompressibleModel, compressed: CompressibleModel) -> tuple[int, int] | None:

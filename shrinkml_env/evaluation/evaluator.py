@@ -119,7 +119,7 @@ class Evaluator:
         require_storable(model)
         self.model = model
         self.utterances = tuple(utterances)
-        self.layers = _grouped(model.layers, granularity)
+        self.layers = group_layers(model.layers, granularity)
         self.granularity = granularity
         self.cache = cache
         self.memory = memory
@@ -405,7 +405,12 @@ class Evaluator:
         return bytes.fromhex(digest(parts))
 
 
-def _grouped(layers: tuple[Layer, ...], granularity: Granularity) -> tuple[Layer, ...]:
+def group_layers(layers: tuple[Layer, ...], granularity: Granularity) -> tuple[Layer, ...]:
+    """A model's layers as they are decided about, with the granularity of an `Evaluator`.
+
+    Raises:
+        ValueError: It is none, or its blocks are not of these layers.
+    """
     if isinstance(granularity, Mapping):
         return merge_layers(layers, granularity)
     if granularity not in ("layer", "matrix"):
