@@ -251,7 +251,7 @@ def smallest_size(search: DictConfig, model: CompressibleModel) -> float:
         layer.parameters(layer.max_rank) - layer.parameters(ranks[0])
         for layer, ranks in zip(space.layers, space.candidates, strict=True)
     )
-    return 1 - saved / count_parameters(model)
+    return float(1 - saved / count_parameters(model))
 
 
 def data_folder(data: str) -> SpeechFolder:
