@@ -230,8 +230,6 @@ def main(config: DictConfig) -> None:
             task = Task("live", rule, "accuracy", 0, 0, tuple(config.overrides))
             wanted[folder / f"{rule}-{size:g}-{digest(task)}.json"] = Rule(task, size)
         for name, options in comparison.agents.items():
-            if size not in options.get("sizes", comparison.sizes):
-                continue
             kept = (*options.overrides, f"constraint.budget={size}")
             agent = options.get("agent", name)
             budget = options.get("budget", config.budget)
