@@ -232,8 +232,7 @@ def main(config: DictConfig) -> None:
         for name, options in comparison.agents.items():
             kept = (*options.overrides, f"constraint.budget={size}")
             agent = options.get("agent", name)
-            budget = options.get("budget", config.budget)
-            task = Task("live", agent, options.get("reward", "accuracy"), 0, budget, (*config.overrides, *kept))
+            task = Task("live", agent, options.get("reward", "accuracy"), 0, config.budget, (*config.overrides, *kept))
             for seed in range(options.seeds):
                 path = folder / f"{name}-{size:g}-{digest(task)}-{seed}.json"
                 wanted[path] = Search(str(name), replace(task, seed=seed), config.finalists)
