@@ -58,9 +58,9 @@ HEAD = (
     "untrained: test WER %",
     "dev WER %",
     "test WER %",
-    "more than the original (below)",
-    "more than dense, trained alike",
-    "more than by hand",
+    "above the original (95 % below)",
+    "above dense, trained alike",
+    "above the best by hand",
     "int8: MB",
     "int8: test WER %",
 )

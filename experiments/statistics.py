@@ -26,6 +26,7 @@ __all__ = [
     "iqm_curve",
     "mean",
     "mean_difference",
+    "mean_wer_increase",
     "points",
     "profile",
     "wer_increase",
@@ -183,6 +184,32 @@ def wer_increase(edits: ArrayLike, edits_before: ArrayLike, words: ArrayLike, on
         rng=0,
     ).confidence_interval
     return Estimate(value, float(interval.low), float(interval.high))
+
+
+def mean_wer_increase(edits: ArrayLike, edits_before: ArrayLike, words: ArrayLike) -> Estimate:
+    """As `wer_increase`, of the means of several seeds: both the seeds of each group and the utterances are resampled.
+
+    So the interval is about searches with other seeds, heard on other utterances.
+
+    Args:
+        edits: Word errors, (seeds, utterances).
+        edits_before: Those of what it is compared with, (seeds, utterances), with any number of seeds.
+        words: Reference words of each utterance.
+    """
+    groups = [np.asarray(group, np.float64) for group in (edits, edits_before)]
+    reference = np.asarray(words, np.float64)
+    generator = np.random.default_rng(0)
+
+    def shares(count: int) -> NDArray[np.float64]:
+        """(resamples, count): how often each is drawn, of one."""
+        return generator.multinomial(count, np.full(count, 1 / count), RESAMPLES) / count
+
+    drawn = shares(len(reference))
+    one, other = (shares(len(group)) @ group for group in groups)
+    resampled = ((one - other) * drawn).sum(1) / (drawn @ reference)
+    value = (groups[0].mean(0) - groups[1].mean(0)).sum() / reference.sum()
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Estimate(float(value), float(low), float(high))
 
 
 def points(increase: Estimate) -> str:

@@ -27,20 +27,20 @@ from experiments.run_directory import plain, run_directory
 from experiments.runs import Task, compose_search, digest, evaluator_on, make_env, require_lists, spend
 from experiments.search import choose
 from experiments.seed_model import every_rank, ranks_of_size
-from experiments.statistics import mean, points, wer_increase
+from experiments.statistics import mean, mean_wer_increase, points, wer_increase
 
 HEAD = (
     "size",
     "agent",
-    "kept it",
+    "seeds within the size",
     "mean of the seeds: test WER %",
-    "more than by hand",
+    "above the best by hand",
     "best on dev: size ratio",
     "test WER %",
-    "more than the original (below)",
-    "more than by hand",
+    "above the original (95 % below)",
+    "above the best by hand",
 )
-"""With 95 % intervals: of the mean over seeds, else over utterances."""
+"""With 95 % intervals: of a mean over seeds, of its distance over seeds and utterances, of one model over these."""
 
 PAIRS = ("size", "mean of the seeds of", "has more test WER than", "by (95 %)")
 
@@ -172,8 +172,8 @@ def _measured(kept: Sequence[Found], best: Found | None, rival: Found | None) ->
     lost = wer_increase(best.edits, best.edits_before, best.words, one_sided=True)
     beside_mean = beside = ""
     if rival is not None:
-        average = np.mean([search.edits for search in kept], axis=0)
-        beside_mean = points(wer_increase(average, rival.edits, best.words))
+        edits = [search.edits for search in kept]
+        beside_mean = points(mean_wer_increase(edits, [rival.edits], best.words))
         beside = points(wer_increase(best.edits, rival.edits, best.words))
     return (
         f"{seeds.value:.2f} [{seeds.low:.2f}, {seeds.high:.2f}]" if len(kept) > 1 else "",
@@ -193,8 +193,7 @@ def pairs(found: Sequence[Found], compared: Sequence[tuple[str, str]]) -> list[t
         for names in compared:
             groups = [[search.edits for search in kept if search.agent == name] for name in names]
             if all(groups):
-                one, other = (np.mean(group, axis=0) for group in groups)
-                table.append((f"{size:g}", *names, points(wer_increase(one, other, kept[0].words))))
+                table.append((f"{size:g}", *names, points(mean_wer_increase(*groups, kept[0].words))))
     return table
 
 

@@ -15,6 +15,7 @@ from experiments.statistics import (
     iqm_curve,
     mean,
     mean_difference,
+    mean_wer_increase,
     profile,
     wer_increase,
 )
@@ -135,6 +136,18 @@ def test_a_wer_increase_by_hand():
     crossed = wer_increase(after, after[::-1], words)
     assert crossed.value == 0
     assert crossed.high == pytest.approx(1.96 * 0.005, abs=1e-3)
+
+
+def test_a_mean_of_seeds_is_as_uncertain_as_its_seeds_and_its_utterances():
+    words, before = [10] * 400, [[1] * 400]
+    # All utterances alike, so that only the seeds count: 4 have no more errors, 4 have one more in each utterance:
+    # a binomial, of which 2.5 % lie at or below 1 and at or above 7 of 8 (its tails beyond these are 0.4 % each).
+    seeds = [[1] * 400] * 4 + [[2] * 400] * 4
+    assert mean_wer_increase(seeds, before, words) == pytest.approx((0.05, 0.0125, 0.0875), abs=1e-9)
+    # All seeds alike, so that only the utterances count, as with a single model.
+    after = [1 + index % 2 for index in range(400)]
+    found = mean_wer_increase([after] * 3, before * 2, words)
+    assert found == pytest.approx(wer_increase(after, before[0], words), abs=5e-4)
 
 
 def test_no_interval_from_one_utterance():
