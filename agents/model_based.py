@@ -115,6 +115,13 @@ class _Imagination:
             for layer, ranks in zip(problem.layers, problem.candidates, strict=True)
         ]
 
+        # Parameters grow with the rank; so do multiply-adds, but that a dense embedding has none.
+        by_macs = getattr(problem.constraint, "resource", "size") == "macs"
+        self._by_cost = [
+            sorted(range(len(saved)), key=lambda place: -saved[place]) if by_macs else list(range(len(saved)))
+            for saved in self._saved_macs
+        ]
+
     def order(self, random: np.random.Generator, known: Mapping[Choice, float], pool: Sequence[Choice]) -> list[Choice]:
         """The pool by falling reward, under errors that are drawn from what is believed."""
         model = GaussianProcessRegressor(
@@ -166,14 +173,19 @@ class _Imagination:
         return float(self._problem.reward_function(evaluation, baseline))
 
     def within(self, random: np.random.Generator, choice: Choice) -> Choice:
-        """A feasible one: random layers take smaller ranks in turn, the last one the largest that will do."""
-        while any(choice) and not self._is_feasible(choice):
-            layer = int(random.choice(np.flatnonzero(choice)))
-            smaller = [(*choice[:layer], place, *choice[layer + 1 :]) for place in range(choice[layer])]
-            if self._is_feasible(smaller[0]):
-                # Costs grow with the rank, but for an embedding's multiply-adds, and there any that will do is welcome.
-                return smaller[bisect(smaller, False, key=lambda one: not self._is_feasible(one)) - 1]
-            choice = smaller[int(random.integers(len(smaller)))]
+        """A feasible one: random layers take cheaper candidates in turn, the last one the dearest that will do."""
+        while not self._is_feasible(choice):
+            dearer = [index for index, place in enumerate(choice) if place != self._by_cost[index][0]]
+            if not dearer:
+                break
+            layer = int(random.choice(dearer))
+            places = self._by_cost[layer]
+            cheaper = [
+                (*choice[:layer], place, *choice[layer + 1 :]) for place in places[: places.index(choice[layer])]
+            ]
+            if self._is_feasible(cheaper[0]):
+                return cheaper[bisect(cheaper, False, key=lambda one: not self._is_feasible(one)) - 1]
+            choice = cheaper[int(random.integers(len(cheaper)))]
         return choice
 
     def _is_feasible(self, choice: Choice) -> bool:

@@ -30,7 +30,7 @@ from experiments.report import Result, SetResult
 from experiments.run_directory import plain, read_json, run_directory
 from experiments.search import check, choose, conclude, explore, find
 from experiments.statistics import wer_increase
-from shrinkml_env import CompressibleModel, Utterance, count_parameters, load_model, load_utterances
+from shrinkml_env import CompressibleModel, Evaluator, Utterance, count_parameters, load_model, load_utterances
 from shrinkml_env.asr.zoo import SHIPPED_MODELS
 from shrinkml_env.compression import PredictiveModel
 from shrinkml_env.data import SpeechFolder
@@ -80,6 +80,8 @@ def prepare(config: DictConfig) -> Job:
         FileNotFoundError: There is no such model or data.
         ImportError: A package is not installed, or a module of `imports` not there.
     """
+    if config.max_wer_increase is not None and config.budget < 2 * HALVINGS:
+        raise ValueError(f"budget must be at least {2 * HALVINGS} where the size is looked for, got {config.budget}")
     for name, limit in config.utterances.items():
         if limit < 1:
             raise ValueError(f"utterances.{name!s} must be at least 1, got {limit}")
@@ -110,6 +112,8 @@ def prepare(config: DictConfig) -> Job:
         name: spread(indices, speakers, config.utterances[name], config.seed)
         for name, indices in split(speakers, config.seed).items()
     }
+    if search.reward._target_ == "shrinkml_env.rewards.Divergence":
+        require_predictions(model, folder, [index for indices in parts.values() for index in indices])
     for indices in parts.values():
         require_spelling(model, [(folder[index].id, folder[index].text) for index in indices], config.data)
     seconds = require_recognition(model, [folder[index] for index in parts["proxy"]])
@@ -158,7 +162,7 @@ def find_size(search: DictConfig, smallest: float, allowed: float, folder: Path)
         What has been tried, for people.
     """
     step = search.copy()
-    step.budget = max(1, search.budget // (2 * HALVINGS))
+    step.budget = search.budget // (2 * HALVINGS)
     step.finalists = max(1, search.finalists // HALVINGS)
     kept, lost, told = 1.0, smallest, []
     for _ in range(HALVINGS):
@@ -174,7 +178,7 @@ def find_size(search: DictConfig, smallest: float, allowed: float, folder: Path)
             kept = size
         else:
             lost = size
-    search.budget = max(1, search.budget - HALVINGS * step.budget)
+    search.budget -= HALVINGS * step.budget
     # If nothing was good enough, the largest that was tried: the report tells what it costs.
     search.constraint.budget = kept if kept < 1 else lost
     return f"Sizes looked at first, with {step.budget} evaluations each, and what they cost on dev: {', '.join(told)}."
@@ -314,6 +318,19 @@ def require_spelling(model: CompressibleModel, transcripts: Sequence[tuple[str, 
                 f"{where}, transcript of {utterance_id}: {lacks}: {text!r}; spell it as the model does, or "
                 "take data in its language"
             )
+
+
+def require_predictions(model: CompressibleModel, folder: SpeechFolder, indices: Sequence[int]) -> None:
+    """Check that the divergence can be measured of the longest utterance.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    longest = folder[max(indices, key=lambda index: folder.num_samples[index])]
+    try:
+        _ = Evaluator(model, [longest], divergence=True).baseline
+    except ValueError as error:
+        raise ValueError(f"{longest.id}: {error}: overrides=['reward=accuracy']") from error
 
 
 def require_recognition(model: CompressibleModel, utterances: Sequence[Utterance]) -> float:

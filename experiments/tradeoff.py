@@ -193,7 +193,8 @@ def pairs(found: Sequence[Found], compared: Sequence[tuple[str, str]]) -> list[t
         for names in compared:
             groups = [[search.edits for search in kept if search.agent == name] for name in names]
             if all(groups):
-                table.append((f"{size:g}", *names, points(mean_wer_increase(*groups, kept[0].words))))
+                one, other = groups
+                table.append((f"{size:g}", *names, points(mean_wer_increase(one, other, kept[0].words))))
     return table
 
 

@@ -363,6 +363,20 @@ def test_a_model_based_search_plans_within_the_budget_and_uses_it_up(resource, s
     assert budget - 0.05 < largest <= budget
 
 
+def test_a_model_based_search_within_multiply_adds_leaves_an_embedding_dense():
+    """Factored it would cost more: where hardly more than the cheapest is allowed, it must come up to dense."""
+    evaluator = FakeEvaluator(lookups={"bridge": 2000})
+    problem = make_fake_env(evaluator=evaluator).problem
+    cheapest = {layer.name: ranks[0] for layer, ranks in zip(problem.layers, problem.candidates, strict=True)}
+    cheapest["bridge"] = problem.candidates[[layer.name for layer in problem.layers].index("bridge")][-1]
+    low, high = evaluator.macs(cheapest), evaluator.macs({})
+    assert low < evaluator.macs({**cheapest, "bridge": 1})
+    budget = (low + 0.2 * (high - low)) / high
+    env = make_fake_env(evaluator=evaluator, constraint={"name": "check", "budget": budget, "resource": "macs"})
+    ModelBasedSearch(env, seed=0).learn(12 * STEPS)
+    assert [trial.feasible for trial in env.problem.history] == [True] * 12
+
+
 def test_a_model_based_search_without_a_feasible_configuration_plays_the_smallest():
     env = make_fake_env(constraint={"name": "check", "budget": 1e-6})
     ModelBasedSearch(env, seed=0).learn(12 * STEPS)

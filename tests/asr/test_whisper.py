@@ -7,8 +7,10 @@ import sys
 import gymnasium as gym
 import numpy as np
 import pytest
+import soundfile
 import torch
 
+from experiments.compress import require_predictions
 from shrinkml_env import (
     compress,
     count_parameters,
@@ -20,6 +22,7 @@ from shrinkml_env import (
 )
 from shrinkml_env.asr.huggingface.folder import import_transformers
 from shrinkml_env.compression import ranks_of
+from shrinkml_env.data import SpeechFolder
 from tests.conftest import LIBRISPEECH, WHISPER
 
 pytest.importorskip("transformers")
@@ -85,6 +88,19 @@ def test_parts_of_a_long_utterance_have_no_transcripts(model):
     long = [torch.zeros(31 * 16_000)]
     with pytest.raises(ValueError, match=r"of 31\.0 s is heard in parts"), torch.inference_mode():
         model.predict(long, model.begin(long), ["a text"])
+
+
+def test_compress_says_before_the_search_that_an_utterance_is_too_long(model, tmp_path):
+    chapter = tmp_path / "speech" / "11" / "5"
+    chapter.mkdir(parents=True)
+    noise = np.random.default_rng(0).normal(0, 0.01, 31 * 16_000)
+    for name, samples in {"11-5-0000": noise[:16_000], "11-5-0001": noise}.items():
+        soundfile.write(chapter / f"{name}.flac", samples, 16_000)
+    (chapter / "11-5.trans.txt").write_text("11-5-0000 A\n11-5-0001 B\n")
+    folder = SpeechFolder(tmp_path, "speech")
+    require_predictions(model, folder, [0])
+    with pytest.raises(ValueError, match=r"11-5-0001: .*at most 30 s; leave out .* overrides=\['reward=accuracy'\]"):
+        require_predictions(model, folder, [0, 1])
 
 
 def test_sizes(model):
