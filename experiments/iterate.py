@@ -4,7 +4,7 @@ Each stage makes a dense model of the last one's factors, truncates it to the ne
 of ``training.epochs`` (the idea of arXiv 2008.02897). Sizes are always those of the first original. ``sizes=[0.25]`` is
 the same in one shot, with the same training data in the same order; every stage has its own schedule of the learning
 rate, and its own optimiser. Ranks come from a rule (``agent=`` uniform, energy, profile or knapsack)
-or, with ``'search=["agent=ppo","budget=100"]'``, from a search at each stage. Resumes where it was stopped.
+or, with ``'search=["agent=model_based","budget=100"]'``, from a search at each stage. Resumes where it was stopped.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _compressed(config: DictConfig, model: LAS, size: float, stage: Path) -> LAS
 def _search_config(overrides: list[str], size: float, stage: Path, sets: dict[str, Any]) -> DictConfig:
     """Of the lowest WER at a size, unless the overrides say otherwise."""
     GlobalHydra.instance().clear()  # This program's own config has been read.
-    wanted = ["reward=divergence", "constraint=decrement", f"outputs={stage}"]
+    wanted = ["reward=divergence", "constraint=check", f"outputs={stage}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("search", overrides=[*wanted, *overrides])
     OmegaConf.set_struct(config, False)

@@ -3,7 +3,7 @@
 A rule is an agent that can say which ranks it gives a model of a wanted size: ``uniform``, ``energy`` and ``profile``
 measure nothing for it, ``knapsack`` measures single layers on the proxy set. The run directory holds the model, and a
 ``best.json`` for `experiments.validate`. For ranks found by a search at that size:
-``python -m experiments.search agent=ppo reward=divergence constraint=decrement constraint.budget=0.2``.
+``python -m experiments.search agent=model_based reward=divergence constraint=check constraint.budget=0.2``.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def ranks_of_size(problem: SearchProblem, agent: DictConfig, size: float) -> dic
     if not hasattr(pkgutil.resolve_name(agent._target_), "ranks_of_size"):
         raise ValueError(
             f"{agent._target_} is a search, not a rule like uniform, energy, profile and knapsack: give it a size by "
-            "python -m experiments.search reward=divergence constraint=decrement constraint.budget=SIZE"
+            "python -m experiments.search reward=divergence constraint=check constraint.budget=SIZE"
         )
     ranks: dict[str, int] = instantiate(agent).ranks_of_size(problem, size)
     return ranks
