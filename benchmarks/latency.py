@@ -1,4 +1,4 @@
-"""Speed of compressed models against their originals: ``python -m benchmarks.latency [MODEL ...]``.
+"""Speed of compressed models against their originals: ``python -m benchmarks.latency [MODEL ...] [--sizes 0.8 0.5]``.
 
 A model is las_small, las_large (random weights) or hf:FOLDER. Original and compressed model are saved, loaded again in
 processes of their own, and timed in turns: CPU time of one thread. Both write four tokens a second, whatever they
@@ -7,13 +7,13 @@ hear, so that they have the same to do. LAS models are timed once more as ONNX p
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import random
 import string
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -173,12 +173,12 @@ class Contender:
         self._process.join()
 
 
-def measure(name: str) -> Section:
+def measure(name: str, sizes: Sequence[float] = SIZES) -> Section:
     """One model, at all sizes."""
     original = MODELS[name]() if name in MODELS else load_model(name)
-    tables: dict[str, Table] = {"speed": (HEAD, rows_as_loaded(name, original))}
+    tables: dict[str, Table] = {"speed": (HEAD, rows_as_loaded(name, original, sizes))}
     if isinstance(original, LAS):
-        tables["speed as ONNX programs"] = (ONNX_HEAD, rows_as_onnx(name, original))
+        tables["speed as ONNX programs"] = (ONNX_HEAD, rows_as_onnx(name, original, sizes))
     return Section(
         f"Speed of {name}",
         f"Uniform ranks, CPU time of one thread; {BATCHES['throughput']} utterances together (throughput) or one"
@@ -187,20 +187,20 @@ def measure(name: str) -> Section:
     )
 
 
-def smaller(original: CompressibleModel) -> Iterator[tuple[str, Any]]:
+def smaller(original: CompressibleModel, sizes: Sequence[float]) -> Iterator[tuple[str, Any]]:
     """The model at every size: its size ratio as text, and itself."""
-    for size in SIZES:
+    for size in sizes:
         small = compress(original, ranks_of_size(original, size), RandomFactors(original))
         yield f"{count_parameters(small) / count_parameters(original):.2f}", small
 
 
-def rows_as_loaded(name: str, original: CompressibleModel) -> list[tuple[str, ...]]:
+def rows_as_loaded(name: str, original: CompressibleModel, sizes: Sequence[float]) -> list[tuple[str, ...]]:
     """In torch, both as loaded and with the forms chosen by measurement."""
     rows: list[tuple[str, ...]] = []
     with tempfile.TemporaryDirectory() as folder:
         save_compressed(original, Path(folder) / "original")
         dense = Contender(serve, Path(folder) / "original")
-        for size, small in smaller(original):
+        for size, small in smaller(original, sizes):
             save_compressed(small, Path(folder) / "small")
             contender = Contender(serve, Path(folder) / "small")
             for batch in BATCHES:
@@ -225,14 +225,14 @@ def rows_as_loaded(name: str, original: CompressibleModel) -> list[tuple[str, ..
     return rows
 
 
-def rows_as_onnx(name: str, original: LAS) -> list[tuple[str, ...]]:
+def rows_as_onnx(name: str, original: LAS, sizes: Sequence[float]) -> list[tuple[str, ...]]:
     """Exported, both the original and the compressed model."""
     rows: list[tuple[str, ...]] = []
     speak_on(original)
     with tempfile.TemporaryDirectory() as folder:
         export_model(original, Path(folder) / "original", "onnx", [])
         dense = Contender(serve_onnx, Path(folder) / "original")
-        for size, small in smaller(original):
+        for size, small in smaller(original, sizes):
             export_model(small, Path(folder) / size, "onnx", [])
             contender = Contender(serve_onnx, Path(folder) / size)
             found = in_turns({"original": dense.run, "compressed": contender.run}, f"{name}, {size}, ONNX")
@@ -251,5 +251,9 @@ MODELS: dict[str, Callable[[], CompressibleModel]] = {
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for model_name in sys.argv[1:] or MODELS:
-        measure(model_name).print()
+    parser = argparse.ArgumentParser(description="Speed of compressed models against their originals.")
+    parser.add_argument("models", nargs="*", default=list(MODELS), metavar="MODEL", help="las_small, las_large, hf:DIR")
+    parser.add_argument("--sizes", nargs="+", type=float, default=SIZES, help="size ratios, of uniform ranks")
+    arguments = parser.parse_args()
+    for model_name in arguments.models:
+        measure(model_name, arguments.sizes).print()

@@ -39,7 +39,7 @@ from experiments.tradeoff import Found, Rule, Search
 from experiments.tradeoff import make as find
 from shrinkml_env import compress, load_model, load_utterances, quantise, save_compressed
 
-SHOWN = ("workers", "sizes", "rules", "by_hand", "agents", "stepwise", "seeds")
+SHOWN = ("workers", "sizes", "undistilled", "rules", "by_hand", "agents", "stepwise", "seeds")
 """Keys that say which models are made and compared, and change none of them."""
 
 OWN = (*SHOWN, "budget", "finalists", "overrides")
@@ -235,33 +235,38 @@ def ranks_to_find(config: DictConfig, folder: Path) -> dict[Path, Search | Rule]
     return wanted
 
 
-def seed_models(original: str, search: DictConfig, found: Sequence[Found], folder: Path) -> list[Path]:
-    """The folders of the compressed models, made as a search would."""
+def seed_model(folder: Path, found: Found) -> Path:
+    """Where a seed model lies."""
+    return folder / f"{found.agent}-{found.size:g}"
+
+
+def make_seed_models(original: str, search: DictConfig, found: Sequence[Found], folder: Path) -> None:
+    """The compressed models, made as a search would."""
     model = load_model(original)
     factorisation = instantiate(search.factorisation)(model)
-    folders = [folder / f"{one.agent}-{one.size:g}" for one in found]
-    for one, seed_model in zip(found, folders, strict=True):
-        save_compressed(compress(model, one.ranks, factorisation), seed_model)
-    return folders
+    for one in found:
+        save_compressed(compress(model, one.ranks, factorisation), seed_model(folder, one))
 
 
 def trainings(
-    config: DictConfig, search: DictConfig, found: Sequence[Found], seeds: Sequence[Path], runs: Path
+    config: DictConfig, search: DictConfig, found: Sequence[Found], seeds: Path, runs: Path
 ) -> Iterable[Training]:
-    """All that are to be made, the dense model's first."""
+    """All that are to be made, the dense model's first; seed models lie in `seeds`, and `runs` is for the trainings."""
     for way, seed in itertools.product(WAYS, range(config.seeds)):
         part = OmegaConf.masked_copy(config, [str(key) for key in config if key not in OWN])
         part.merge_with({"outputs": str(runs), "training": {"seed": config.training.seed + seed}})
         if way == "plain":
             part.distillation = None
 
-        def tuned(seed_model: str, part: DictConfig = part) -> Any:
-            return OmegaConf.to_container(OmegaConf.merge(part, {"seed_model": seed_model}), resolve=True)
+        def tuned(model: str, part: DictConfig = part) -> Any:
+            return OmegaConf.to_container(OmegaConf.merge(part, {"seed_model": model}), resolve=True)
 
-        yield Training(DENSE, 1.0, way, tuned(config.original), found[0].edits_before)
-        for one, folder in zip(found, seeds, strict=True):
-            yield Training(one.agent, one.size, way, tuned(str(folder)), one.edits)
-        at_once = {(one.agent, one.size): one for one in found}
+        wanted = [one for one in found if way == "distilled" or one.size in config.undistilled]
+        if wanted:
+            yield Training(DENSE, 1.0, way, tuned(config.original), found[0].edits_before)
+        for one in wanted:
+            yield Training(one.agent, one.size, way, tuned(str(seed_model(seeds, one))), one.edits)
+        at_once = {(one.agent, one.size): one for one in wanted}
         for sizes in plain(config.stepwise.sizes):
             rule, size = config.stepwise.rule, sizes[-1]
             if (rule, size) in at_once:
@@ -280,11 +285,22 @@ def _stepwise(rule: str, sizes: Sequence[float], search: DictConfig, part: DictC
     return OmegaConf.to_container(own, resolve=True)
 
 
+def key_of(training: Training) -> str:
+    """Of all that a training depends on, wherever its folders and its data lie."""
+    content = asdict(training)
+    config = {key: value for key, value in training.config.items() if key not in ("outputs", "seed_model")}
+    speech = {key: value for key, value in config["data"]["train"].items() if key != "root"}
+    if speech.get("ids"):
+        speech["ids"] = Path(speech["ids"]).name
+    content["config"] = {**config, "data": {**config["data"], "train": speech}}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
 @hydra.main(version_base="1.3", config_path="../conf", config_name="retraining")
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
     require_lists(sizes=config.sizes)
-    directory = run_directory(config, "retraining", besides=SHOWN)
+    directory = run_directory(config, "retraining", besides=(*SHOWN, "data"))  # `key_of` tells the data apart.
     folders = {name: directory / name for name in ("ranks", "seeds", "runs", "trained")}
     for folder in folders.values():
         folder.mkdir(exist_ok=True)
@@ -293,11 +309,12 @@ def main(config: DictConfig) -> None:
         for result in results_of(ranks_to_find(config, folders["ranks"]), find, config.workers, "searches")
     ]
     search = compose_search(Task("live", "random", "accuracy", 0, 0, tuple(config.overrides)))
-    seeds = seed_models(config.original, search, found, folders["seeds"])
     wanted = {}
-    for training in trainings(config, search, found, seeds, folders["runs"]):
-        key = hashlib.sha256(json.dumps(asdict(training), sort_keys=True).encode()).hexdigest()[:8]
-        wanted[folders["trained"] / f"{training.ranks}-{training.size:g}-{training.way}-{key}.json"] = training
+    for training in trainings(config, search, found, folders["seeds"], folders["runs"]):
+        name = f"{training.ranks}-{training.size:g}-{training.way}-{key_of(training)}.json"
+        wanted[folders["trained"] / name] = training
+    if not all(path.exists() for path in wanted):
+        make_seed_models(config.original, search, found, folders["seeds"])
     groups: dict[tuple[float, str, str], list[Trained]] = {}
     for result in results_of(wanted, train, config.workers, "trainings"):
         trained = Trained(**result)

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from experiments import retraining
-from experiments.retraining import DENSE, Trained, averaged, draw, pairs, rows
+from experiments.retraining import DENSE, Trained, Training, averaged, draw, key_of, pairs, rows
 
 
 def trained(ranks, size, way, edits, dev_wer=0.1):
@@ -64,11 +64,29 @@ def test_a_picture(tmp_path):
     assert (tmp_path / "retraining.png").stat().st_size > 10_000
 
 
+def test_a_training_is_the_same_wherever_its_files_lie():
+    def key(outputs="a", root="b", ids="b/train/focus.txt", epochs=1):
+        train = {"root": root, "subset": "train", "ids": ids}
+        config = {"outputs": outputs, "seed_model": f"{outputs}/seed", "data": {"train": train}, "epochs": epochs}
+        return key_of(Training("profile", 0.2, "plain", config, [1, 2]))
+
+    assert key(outputs="c", root="d", ids="d/train/focus.txt") == key()
+    assert key(ids="b/train/others.txt") != key()
+    assert key(epochs=2) != key()
+
+
 def test_the_command_makes_every_model_once(configure_training, tones, tmp_path, capsys):
     speech = f"{{root: {tones.folder.parent}, subset: train}}"
     config = configure_training(
         "retraining",
-        *("sizes=[0.6]", "rules=[uniform]", "by_hand=[uniform]", "~agents.ppo", "~agents.model_based"),
+        *(
+            "sizes=[0.6]",
+            "undistilled=[0.6]",
+            "rules=[uniform]",
+            "by_hand=[uniform]",
+            "~agents.ppo",
+            "~agents.model_based",
+        ),
         *(
             "+agents.random=['constraint=clip']",
             "stepwise.rule=uniform",
@@ -91,3 +109,7 @@ def test_the_command_makes_every_model_once(configure_training, tones, tmp_path,
     retraining.main.__wrapped__(config)
     assert {path: path.stat().st_mtime_ns for path in others} == {path: made[path] for path in others}
     assert (directory / "table.txt").read_text() == table
+    # Just those with distillation, which are there already.
+    config.undistilled = []
+    retraining.main.__wrapped__(config)
+    assert " plain " not in (directory / "table.txt").read_text()
