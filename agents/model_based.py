@@ -6,7 +6,7 @@ import warnings
 from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -23,6 +23,14 @@ __all__ = ["ModelBasedSearch"]
 
 Choice = tuple[int, ...]
 """The place of each layer's rank among its candidates."""
+
+
+class Rule(Protocol):
+    """An agent that knows without measuring which ranks it gives a model of a size, such as `UniformRank`."""
+
+    def ranks_of_size(self, problem: Any, size_ratio: float) -> dict[str, int]:
+        """The largest of its configurations of at most a size ratio."""
+
 
 _LITTLE = 0.01
 """Nats that hardly move a word: the logarithm of a divergence is taken of so much more, since the original's is 0."""
@@ -41,9 +49,13 @@ class ModelBasedSearch(EpisodicSearch):
     Args:
         env: As in `EpisodicSearch`.
         warm_up: Configurations that are drawn at random before the first plan; at least 2.
-        imagined: Configurations that each plan compares, at least 2: half of them drawn as in the warm-up, half of them
+        imagined: Configurations that each plan compares, at least 2: some of them drawn as in the warm-up, the others
             changed from the best ones so far.
         elites: Of the best ones so far, how many are changed.
+        far: Share of the imagined that are drawn, in [0, 1). With many layers little is known far from what has been
+            played, so that much is hoped for there: 0 stays near.
+        rules: What is played first, under a budget of parameters: the configuration of just that size of each, such as
+            `UniformRank`.
         seed: The same seed gives the same search.
 
     Raises:
@@ -56,13 +68,18 @@ class ModelBasedSearch(EpisodicSearch):
         warm_up: int = 5,
         imagined: int = 1000,
         elites: int = 5,
+        far: float = 0.5,
+        rules: Sequence[Rule] = (),
         seed: int | None = None,
     ) -> None:
         for name, value, least in ("warm_up", warm_up, 2), ("imagined", imagined, 2), ("elites", elites, 1):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value!r}")
+        if not 0 <= far < 1:
+            raise ValueError(f"far must be a share in [0, 1), got {far!r}")
         super().__init__(env, seed)
-        self.warm_up, self.imagined, self.elites = warm_up, imagined, elites
+        self.warm_up, self.imagined, self.elites, self.far = warm_up, imagined, elites, far
+        self.rules = tuple(rules)
 
     def search(self, problem: Any) -> Proposals:
         """See `EpisodicSearch.search`; ends when it can think of nothing new."""
@@ -74,26 +91,50 @@ class ModelBasedSearch(EpisodicSearch):
         # The original is known without being played.
         known: dict[Choice, float] = {tuple(count - 1 for count in counts): problem.error(problem.baseline)}
         played: list[tuple[Outcome, Choice]] = []
+        ruled = [imagination.choice(ranks) for ranks in self._ruled(problem)]
         while True:
-            warming_up = len(played) < self.warm_up
-            if warming_up:
-                pool = _draw(random, counts, self.imagined)
-            else:
-                best = sorted(played, key=lambda pair: (not pair[0].feasible, -pair[0].reward))[: self.elites]
-                pool = _draw(random, counts, self.imagined // 2)
-                pool += _change(random, counts, [choice for _, choice in best], self.imagined - len(pool))
-            pool = [imagination.within(random, choice) for choice in pool]
-            pool = [choice for choice in dict.fromkeys(pool) if choice not in known]
-            if not pool:
+            number = len(played)
+            choice = (
+                ruled[number]
+                if number < len(ruled)
+                else self._next(random, imagination, known, played, number - len(ruled))
+            )
+            if choice is None:
                 return
-            if not warming_up:
-                pool = imagination.order(random, known, pool)
-            choice = pool[0]
             outcome = yield imagination.ranks(choice)
             # A constraint may have made something else of it: that is what has been measured.
             measured = imagination.choice(outcome.ranks)
             known[choice] = known[measured] = outcome.error
             played.append((outcome, measured))
+
+    def _next(
+        self,
+        random: np.random.Generator,
+        imagination: _Imagination,
+        known: Mapping[Choice, float],
+        played: Sequence[tuple[Outcome, Choice]],
+        number: int,
+    ) -> Choice | None:
+        """What is played after so many draws and plans, if anything is left."""
+        counts = imagination.counts
+        if number < self.warm_up:
+            pool = _draw(random, counts, self.imagined)
+        else:
+            best = sorted(played, key=lambda pair: (not pair[0].feasible, -pair[0].reward))[: self.elites]
+            pool = _draw(random, counts, int(self.far * self.imagined))
+            pool += _change(random, counts, [choice for _, choice in best], self.imagined - len(pool))
+        pool = [imagination.within(random, choice) for choice in pool]
+        pool = [choice for choice in dict.fromkeys(pool) if choice not in known]
+        if not pool:
+            return None
+        return pool[0] if number < self.warm_up else imagination.order(random, known, pool)[0]
+
+    def _ruled(self, problem: Any) -> list[dict[str, int]]:
+        if self.rules and getattr(problem.constraint, "resource", None) != "size":
+            raise ValueError(
+                "rules give configurations of a size: they need a constraint on it, such as constraint=check"
+            )
+        return [rule.ranks_of_size(problem, problem.constraint.budget) for rule in self.rules]
 
 
 class _Imagination:

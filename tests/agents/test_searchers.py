@@ -304,6 +304,21 @@ def test_a_model_of_the_wer_is_worth_having():
         assert planned.problem.best.reward > random.problem.best.reward
 
 
+def test_planning_starts_from_what_rules_give():
+    env = make_fake_env(constraint={"name": "check", "budget": 0.6})
+    ModelBasedSearch(env, far=0, rules=[UniformRank(), EnergyCurve()], seed=0).learn(10 * STEPS)
+    expected = [rule.ranks_of_size(env.problem, 0.6) for rule in (UniformRank(), EnergyCurve())]
+    for trial, ranks in zip(env.problem.history, expected, strict=False):
+        assert {name: trial.ranks[name] for name in ranks} == ranks
+    assert len(env.problem.history) == 10
+    by_macs = {"name": "check", "budget": 0.6, "resource": "macs"}
+    for constraint in ("none", by_macs):
+        with pytest.raises(ValueError, match="need a constraint"):
+            ModelBasedSearch(make_fake_env(constraint=constraint), rules=[UniformRank()]).learn(STEPS)
+    with pytest.raises(ValueError, match="far must be a share"):
+        ModelBasedSearch(far=1)
+
+
 class Deaf(FakeEvaluator):
     """Every word is wrong, whatever the ranks: only the divergence tells them apart."""
 
