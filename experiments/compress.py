@@ -363,6 +363,9 @@ def compose_search(config: DictConfig, model: CompressibleModel) -> DictConfig:
         search = compose("search", overrides=[*goal_overrides(config, model), *config.overrides])
     with open_dict(search):
         search.model = {"name": config.model}
+        if "rules" in search.agent and search.constraint.get("resource", "size") == "size":
+            # So that it ends with nothing worse on proxy than uniform ranks, however many layers there are.
+            search.agent.rules = [{"_target_": "agents.UniformRank"}]
     for key in ("budget", "seed", "device", "workers", "memory_mb", "imports"):
         search[key] = config[key]
     check(search)

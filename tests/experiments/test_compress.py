@@ -15,13 +15,15 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from experiments.compress import compress, heard, prepare
+from experiments.seed_model import every_rank, ranks_of_size
 from experiments.validate import validate
-from shrinkml_env import load_compressed, save_compressed
+from shrinkml_env import Evaluator, load_compressed, load_utterances, save_compressed
 from shrinkml_env.compression import count_parameters
 from shrinkml_env.data import SpeechFolder
 from tests.models import TinyCTC, tones
 
 CONF = Path(__file__).parents[2] / "conf" / "compress"
+UNIFORM = {"_target_": "agents.UniformRank"}
 
 
 @pytest.fixture
@@ -64,6 +66,10 @@ def test_leaves_a_smaller_model_and_what_it_costs(configure, goal, capsys):
     if goal.startswith("target"):
         assert ratio <= 0.6
         assert "Asked for at most 0.6 of the size: reached." in printed
+        # The largest uniform ranks of that size are tried first.
+        evaluator = Evaluator(original, load_utterances(record["utterances"]["proxy"]))
+        first = json.loads((directory / "evaluations.jsonl").read_text().splitlines()[1])
+        assert first["ranks"] == ranks_of_size(every_rank(evaluator), OmegaConf.create(UNIFORM), 0.6)
     else:
         assert "Asked for at most 30 points of WER more: " in printed
     assert "No voice is in two parts" in printed
