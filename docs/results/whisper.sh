@@ -6,7 +6,7 @@
 # MODEL=hf:FOLDER takes the model from a folder. Tables: python -m experiments.summary outputs=outputs/study/whisper/whole
 set -eu
 : "${ROOT:?the folder that holds LibriSpeech}" "${MODEL:=hf:openai/whisper-tiny.en}" "${CORES:=1}" "${BUDGET:=40}"
-: "${RULES:=uniform energy}" "${AGENTS:=model_based ppo}" "${WHOLE:=0.8}" "${ENCODER:=0.97 0.95}"
+: "${RULES:=uniform energy}" "${AGENTS:=model_based ppo tpe}" "${WHOLE:=0.8}" "${ENCODER:=0.97 0.95}"
 export TQDM_DISABLE=1 OMP_NUM_THREADS=1
 study=outputs/study/whisper
 mkdir -p "$study"
@@ -51,6 +51,8 @@ for rule in $RULES; do
     for size in $WHOLE; do echo "experiments.seed_model agent=$rule size=$size"; done
 done | (IFS='|' && in_turns $sets "outputs=$study/whole")
 search "$WHOLE" "$study/whole"
+# From uniform ranks on, and never far from what has been played.
+(AGENTS=model_based && search "$WHOLE" "$study/near" agent.far=0 'agent.rules=[{_target_: agents.UniformRank}]')
 
 # The encoder alone, as LiteASR does (arXiv 2502.20583): 0.97 of the whole is 0.86 of the encoder, 0.95 is 0.77.
 layers=
@@ -58,4 +60,4 @@ for layer in 0 1 2 3; do
     layers="$layers${layers:+, }encoder.layers.$layer.self_attn: [32, 64, 96, 128, 160]"
     for matrix in fc1 fc2; do layers="$layers, encoder.layers.$layer.$matrix: [48, 96, 144, 192, 256]"; done
 done
-search "$ENCODER" "$study/encoder" search_space=explicit "search_space.candidates={$layers}"
+(AGENTS="model_based ppo" && search "$ENCODER" "$study/encoder" search_space=explicit "search_space.candidates={$layers}")
