@@ -364,7 +364,7 @@ def compose_search(config: DictConfig, model: CompressibleModel) -> DictConfig:
     with open_dict(search):
         search.model = {"name": config.model}
         if "rules" in search.agent and search.constraint.get("resource", "size") == "size":
-            # So that it ends with nothing worse on proxy than uniform ranks, however many layers there are.
+            # So that uniform ranks are among what is chosen from: with many layers, few plans are as good.
             search.agent.rules = [{"_target_": "agents.UniformRank"}]
     for key in ("budget", "seed", "device", "workers", "memory_mb", "imports"):
         search[key] = config[key]
