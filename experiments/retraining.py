@@ -286,7 +286,7 @@ def _stepwise(rule: str, sizes: Sequence[float], search: DictConfig, part: DictC
 
 
 def key_of(training: Training) -> str:
-    """Of all that a training depends on, wherever its folders and its data lie."""
+    """Of all that a training depends on, wherever its folders and its data lie; data goes by its names."""
     content = asdict(training)
     config = {key: value for key, value in training.config.items() if key not in ("outputs", "seed_model")}
     speech = {key: value for key, value in config["data"]["train"].items() if key != "root"}
@@ -300,7 +300,8 @@ def key_of(training: Training) -> str:
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
     require_lists(sizes=config.sizes)
-    directory = run_directory(config, "retraining", besides=(*SHOWN, "data"))  # `key_of` tells the data apart.
+    # Where the data lies changes nothing; other data of the same names needs outputs= of its own.
+    directory = run_directory(config, "retraining", besides=(*SHOWN, "data"))
     folders = {name: directory / name for name in ("ranks", "seeds", "runs", "trained")}
     for folder in folders.values():
         folder.mkdir(exist_ok=True)
