@@ -17,7 +17,7 @@ import hydra
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from torch import distributed
+from torch import distributed, nn
 
 from experiments.measure import measure
 from experiments.run_directory import plain, read_json, run_directory, write_json
@@ -43,6 +43,9 @@ def finetune(config: DictConfig) -> Path:
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.training.seed)  # The CTC head, which no saved model has, begins anew.
     model, original = load_las(model_in(config.seed_model)), load_model(config.original)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = config.dropout
     objective = _objective(config)
     train_set, sets = load_speech(config.data, *SETS)
     way = "distilled" if config.distillation else "plain"

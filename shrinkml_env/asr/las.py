@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from shrinkml_env.compression import (
     register_architecture,
 )
 
-__all__ = ["LAS", "LASConfig"]
+__all__ = ["LAS", "LASConfig", "Outputs"]
 
 _LOWEST = -1e4
 """Stands for minus infinity where a maximum is taken, in every number format."""
@@ -68,6 +68,20 @@ class LASConfig:
         for factor in self.time_reduction:
             lengths.append(math.ceil(lengths[-1] / factor))
         return lengths
+
+
+class Outputs(NamedTuple):
+    """What a teacher-forced pass computes.
+
+    Attributes:
+        logits: For the targets and the end of sentence, (batch, units + 1, vocabulary).
+        states: What each encoder layer hands on, (batch, time, 2 * encoder_units); the decoder attends to the last.
+        lengths: Time steps of each utterance in each of them, (batch,); what stands behind is arbitrary.
+    """
+
+    logits: Tensor
+    states: tuple[Tensor, ...]
+    lengths: tuple[Tensor, ...]
 
 
 class BidirectionalLSTM(nn.Module):
@@ -174,12 +188,17 @@ class Encoder(nn.Module):
             for part in (lstm.forward_lstm, lstm.backward_lstm)
         ]
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, frames, channels) -> (batch, time, 2 * units), (batch,)."""
+    def trace(self, features: Tensor, lengths: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Layer by layer: (batch, frames, channels) -> (batch, time, 2 * units), (batch,)."""
         states = features
         for index in range(len(self.layers)):
             states, lengths = self.advance(index, states, lengths)
-        return states, lengths
+            yield states, lengths
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, frames, channels) -> (batch, time, 2 * units), (batch,)."""
+        *_, last = self.trace(features, lengths)
+        return last
 
 
 class LocationAwareAttention(nn.Module):
@@ -288,7 +307,7 @@ class LAS(nn.Module):
         """How transcripts are searched for."""
         return asdict(self.decoding)
 
-    def forward(self, features: Tensor, lengths: Tensor, previous: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, features: Tensor, lengths: Tensor, previous: Tensor) -> Outputs:
         """Teacher-forced training pass.
 
         Args:
@@ -296,13 +315,9 @@ class LAS(nn.Module):
             lengths: Frames of each utterance, (batch,).
             previous: What the decoder is told to have said before each of the targets and the end of sentence,
                 (batch, units + 1); an end of sentence comes first.
-
-        Returns:
-            Attention logits (batch, units + 1, vocabulary) for the targets and the end of sentence, the encoder's
-            states (batch, time, 2 * encoder_units), and the time steps of each utterance (batch,).
         """
-        encoded, lengths = self.encoder(features, lengths)
-        return self._told(encoded, lengths, previous), encoded, lengths
+        states, reduced = zip(*self.encoder.trace(features, lengths), strict=True)
+        return Outputs(self._told(states[-1], reduced[-1], previous), states, reduced)
 
     @property
     def stages(self) -> tuple[tuple[str, ...], ...]:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from shrinkml_env.asr.las import LAS
+from shrinkml_env.asr.features import lengths_mask
+from shrinkml_env.asr.las import LAS, Outputs
 
-__all__ = ["IGNORED", "Distillation", "JointCTCAttention", "Lesson", "Objective", "Outputs"]
+__all__ = ["IGNORED", "Distillation", "JointCTCAttention", "Lesson", "Objective"]
 
 IGNORED = -100
 """The label behind an utterance's end."""
@@ -35,20 +36,6 @@ class Lesson(NamedTuple):
     target_lengths: Tensor
     previous: Tensor
     labels: Tensor
-
-
-class Outputs(NamedTuple):
-    """What `LAS.forward` returns.
-
-    Attributes:
-        logits: (batch, units + 1, vocabulary).
-        encoded: (batch, time, values).
-        lengths: Time steps of each utterance, (batch,).
-    """
-
-    logits: Tensor
-    encoded: Tensor
-    lengths: Tensor
 
 
 class Objective(Protocol):
@@ -94,11 +81,11 @@ class JointCTCAttention:
         attention = functional.cross_entropy(logits, labels, ignore_index=IGNORED, label_smoothing=self.label_smoothing)
         if not self.ctc_weight:
             return {"loss": attention, "attention": attention}
-        scores = model.ctc(outputs.encoded).float().log_softmax(2).transpose(0, 1)
+        scores = model.ctc(outputs.states[-1]).float().log_softmax(2).transpose(0, 1)
         ctc = functional.ctc_loss(
             scores,
             lesson.targets,
-            outputs.lengths,
+            outputs.lengths[-1],
             lesson.target_lengths,
             blank=len(model.tokenizer),
             zero_infinity=True,
@@ -107,55 +94,89 @@ class JointCTCAttention:
 
 
 class Distillation:
-    """Learning from a teacher's token distributions as well (Hinton et al. 2015, arXiv 1503.02531).
+    """Learning from a teacher as well.
 
-    The teacher hears the same features and is told the same history as the student, so that both answer the same
+    From its token distributions (Hinton et al. 2015, arXiv 1503.02531), and from the states of its encoder layers
+    (Romero et al. 2015, arXiv 1412.6550), which those of a truncated copy can be compared with as they are. The teacher
+    hears the same features and is told the same history as the student, so that both answer the same
     question (Beyer et al. 2022, arXiv 2106.05237). With p and q the teacher's and the student's distributions of the
-    next unit at a temperature T, the loss is (1 - weight) * objective + weight * T^2 * KL(p || q), the divergence
-    averaged over all units and ends of sentences of the batch.
+    next unit at a temperature T, averaged over all units and ends of sentences of the batch, the loss is
+    (1 - weight) * objective + weight * T^2 * KL(p || q) + states * distance (see `state_distance`).
 
     Args:
-        teacher: Frozen here; of the same subwords as the student.
+        teacher: Frozen here; of the same subwords as the student, and of the same encoder sizes if there are states.
         objective: What is learned besides.
         weight: Of the divergence, in [0, 1].
         temperature: T > 0: divides both models' logits.
+        states: Weight of the states' distance, at least 0.
 
     Raises:
         ValueError: A number is out of range.
     """
 
-    def __init__(self, teacher: LAS, objective: Objective, weight: float = 0.5, temperature: float = 1.0) -> None:
+    def __init__(
+        self, teacher: LAS, objective: Objective, weight: float = 0.5, temperature: float = 1.0, states: float = 0.0
+    ) -> None:
         _require_share("weight", weight)
         if not temperature > 0:
             raise ValueError(f"the temperature must be above 0, got {temperature}")
+        if not states >= 0:
+            raise ValueError(f"states, a weight, must be at least 0, got {states}")
         self.teacher = teacher.eval().requires_grad_(False)
         self.objective = objective
         self.weight = weight
         self.temperature = temperature
+        self.states = states
 
     @property
     def idle(self) -> tuple[str, ...]:
-        """What the other objective does not depend on: the teacher speaks of units only."""
+        """What the other objective does not depend on: the teacher has no CTC head."""
         return self.objective.idle
 
     def __call__(self, model: LAS, lesson: Lesson, outputs: Outputs) -> dict[str, Tensor]:
         """See `Objective.__call__`.
 
         Raises:
-            ValueError: Teacher and student have other subwords.
+            ValueError: Teacher and student have other subwords, or states that cannot be compared.
         """
         if self.teacher.tokenizer.to_text() != model.tokenizer.to_text():
             raise ValueError("teacher and student must have the same subwords: their tokenizers differ")
         parts = self.objective(model, lesson, outputs)
         with torch.no_grad():
-            taught, *_ = self.teacher.to(outputs.logits.device)(lesson.features, lesson.lengths, lesson.previous)
+            taught = self.teacher.to(outputs.logits.device)(lesson.features, lesson.lengths, lesson.previous)
         spoken = lesson.labels != IGNORED
         teacher, student = (
-            (logits[spoken].float() / self.temperature).log_softmax(1) for logits in (taught, outputs.logits)
+            (logits[spoken].float() / self.temperature).log_softmax(1) for logits in (taught.logits, outputs.logits)
         )
         divergence = functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
         loss = (1 - self.weight) * parts["loss"] + self.weight * self.temperature**2 * divergence
-        return {**parts, "loss": loss, "divergence": divergence}
+        parts = {**parts, "divergence": divergence}
+        if self.states:
+            distance = state_distance(outputs, taught)
+            loss, parts = loss + self.states * distance, {**parts, "states": distance}
+        return {**parts, "loss": loss}
+
+
+def state_distance(student: Outputs, teacher: Outputs) -> Tensor:
+    """Squared distance of the encoder layers' states, over the teacher's variance: 1 for who always says the mean.
+
+    The variance is that over the frames of the batch; both are means over the values of a layer, and the result is the
+    mean over the layers, a scalar.
+
+    Raises:
+        ValueError: The encoders differ in layers, units or time reduction.
+    """
+    if [states.shape for states in student.states] != [states.shape for states in teacher.states]:
+        raise ValueError(
+            "to learn from a teacher's states a student needs an encoder of the same layers, units and time reduction: "
+            "set the weight of the states to 0 or take another teacher"
+        )
+    distances = []
+    for ours, theirs, lengths in zip(student.states, teacher.states, teacher.lengths, strict=True):
+        spoken = lengths_mask(lengths, ours.shape[1])
+        wanted, found = theirs[spoken].float(), ours[spoken].float()
+        distances.append((found - wanted).square().mean() / wanted.var(0, correction=0).mean())
+    return torch.stack(distances).mean()
 
 
 def _require_share(name: str, value: float) -> None:

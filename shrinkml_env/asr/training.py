@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from shrinkml_env.asr.augment import Augmentation, spec_augment
 from shrinkml_env.asr.las import LAS
-from shrinkml_env.asr.objectives import IGNORED, Lesson, Objective, Outputs
+from shrinkml_env.asr.objectives import IGNORED, Lesson, Objective
 from shrinkml_env.compression.discovery import has_prefix
 from shrinkml_env.data.librispeech import SpeechFolder
 from shrinkml_env.data.utterance import SAMPLE_RATE, Utterance
@@ -153,7 +153,7 @@ class _Taught(nn.Module):
 
     def forward(self, *lesson: Tensor) -> dict[str, Tensor]:
         taught = Lesson(*lesson)
-        outputs = Outputs(*self.model(taught.features, taught.lengths, taught.previous))
+        outputs = self.model(taught.features, taught.lengths, taught.previous)
         return self.objective(self.model, taught, outputs)
 
 

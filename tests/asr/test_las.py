@@ -207,12 +207,13 @@ def test_training_pass_predicts_what_decoding_steps_do():
     targets = torch.tensor([[5, 6, 7], [8, 9, MODEL.tokenizer.eos]])
     with torch.inference_mode():
         previous = torch.nn.functional.pad(targets, (1, 0), value=MODEL.tokenizer.eos)
-        logits, encoded, times = MODEL(features, lengths, previous)
+        logits, states, times = MODEL(features, lengths, previous)
         assert logits.shape == (2, 4, 60)
-        expected = MODEL.encoder(features, lengths)
-        assert torch.equal(encoded, expected[0])
-        assert torch.equal(times, expected[1])
-        state = MODEL.decoder.start(encoded, times)
+        heard = features, lengths
+        for index, found in enumerate(zip(states, times, strict=True)):
+            heard = MODEL.encoder.advance(index, *heard)
+            assert all(map(torch.equal, found, heard))
+        state = MODEL.decoder.start(states[-1], times[-1])
         for position, previous in enumerate(torch.tensor([[1, 1], [5, 8], [6, 9]])):
             step, state = MODEL.decoder.step(state, previous)
             assert torch.allclose(step, logits[:, position], atol=1e-6)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from shrinkml_env.asr import Distillation, JointCTCAttention, Tokenizer
-from shrinkml_env.asr.objectives import IGNORED, Lesson, Outputs
+from shrinkml_env.asr import LAS, Distillation, JointCTCAttention, Tokenizer
+from shrinkml_env.asr.las import Outputs
+from shrinkml_env.asr.objectives import IGNORED, Lesson, state_distance
 from tests.asr.test_las import make_model, noise
 
 MODEL = make_model()
@@ -20,7 +22,7 @@ class Speaker(torch.nn.Module):
         self.logits, self.tokenizer = logits, tokenizer
 
     def forward(self, features, lengths, previous):
-        return Outputs(self.logits, torch.zeros(0), lengths)
+        return Outputs(self.logits, (), ())
 
 
 def lesson_of(labels):
@@ -55,7 +57,7 @@ def test_cross_entropy_by_hand():
 def test_ctc_has_its_share():
     lesson = real_lesson(MODEL)
     with torch.no_grad():
-        outputs = Outputs(*MODEL(lesson.features, lesson.lengths, lesson.previous))
+        outputs = MODEL(lesson.features, lesson.lengths, lesson.previous)
         losses = {weight: JointCTCAttention(weight)(MODEL, lesson, outputs) for weight in (0.0, 0.25, 1.0)}
     attention, ctc = losses[0.0]["loss"], losses[1.0]["loss"]
     assert losses[0.25]["loss"].item() == pytest.approx(0.75 * attention.item() + 0.25 * ctc.item())
@@ -70,17 +72,29 @@ def test_a_student_that_is_the_teacher_has_nothing_to_learn(temperature):
     student = make_model()
     student.load_state_dict(MODEL.state_dict())
     lesson = real_lesson(student)
-    objective = Distillation(MODEL, JointCTCAttention(0.0), weight=1.0, temperature=temperature)
-    losses = objective(student, lesson, Outputs(*student(lesson.features, lesson.lengths, lesson.previous)))
+    objective = Distillation(MODEL, JointCTCAttention(0.0), weight=1.0, temperature=temperature, states=3.0)
+    losses = objective(student, lesson, student(lesson.features, lesson.lengths, lesson.previous))
+    assert losses["states"].item() == 0
     assert losses["loss"].item() == pytest.approx(0, abs=1e-6)
     losses["loss"].backward()
     assert all(p.grad is None or p.grad.abs().max() < 1e-6 for p in student.parameters())
     with torch.no_grad():
         student.decoder.output.bias[3] += 1
-    losses = objective(student, lesson, Outputs(*student(lesson.features, lesson.lengths, lesson.previous)))
+    losses = objective(student, lesson, student(lesson.features, lesson.lengths, lesson.previous))
     assert losses["divergence"] > 1e-4
     losses["loss"].backward()
     assert student.decoder.output.bias.grad.any()
+    assert losses["states"].item() == 0
+    with torch.no_grad():
+        student.encoder.layers[0].norm.bias[3] += 1
+    student.zero_grad()
+    losses = objective(student, lesson, student(lesson.features, lesson.lengths, lesson.previous))
+    assert losses["loss"].item() == pytest.approx(
+        temperature**2 * losses["divergence"].item() + 3 * losses["states"].item()
+    )
+    losses["states"].backward()
+    assert all(part.grad is None or not part.grad.any() for part in student.decoder.parameters())
+    assert student.encoder.layers[0].norm.bias.grad.any()
     assert all(parameter.grad is None for parameter in MODEL.parameters())
 
 
@@ -101,6 +115,21 @@ def test_divergence_by_hand():
     assert losses["loss"].item() == pytest.approx(4 * divergence)
 
 
+def test_distance_of_states_by_hand():
+    # Of the first layer the first utterance has three frames, the second one; what stands behind does not count.
+    teacher = torch.tensor([[[0.0, 2.0], [2.0, 2.0], [4.0, 5.0]], [[2.0, 7.0], [9e3, 9e3], [-9e3, 0.0]]])
+    student = teacher + torch.tensor([[[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]], [[0.0, 0.0], [5.0, 5.0], [5.0, 5.0]]])
+    # 0, 2, 4, 2 have a variance of 8 / 4, and 2, 2, 5, 7 of 18 / 4; the student is off by 1 and 4 in eight squares.
+    first = (5 / 8) / ((2 + 4.5) / 2)
+    # A second layer that always says the mean.
+    last = torch.tensor([[[1.0, 0.0]], [[3.0, 8.0]]])
+    lengths = torch.tensor([3, 1]), torch.tensor([1, 1])
+    mean = last.mean(0, keepdim=True).expand(2, 1, 2)
+    nothing = torch.zeros(0)
+    distance = state_distance(Outputs(nothing, (student, mean), lengths), Outputs(nothing, (teacher, last), lengths))
+    assert distance.item() == pytest.approx((first + 1) / 2)
+
+
 def test_bad_requests():
     for weight in -0.1, 1.1:
         with pytest.raises(ValueError, match="ctc_weight must be in"):
@@ -112,3 +141,11 @@ def test_bad_requests():
     other = Speaker(STUDENT, Tokenizer.train(["call the cat", "late in the hall"], 12))
     with pytest.raises(ValueError, match="same subwords"):
         Distillation(other, JointCTCAttention(0.0))(MODEL, LESSON, Speaker(STUDENT)(None, None, None))
+    with pytest.raises(ValueError, match="states, a weight, must be at least 0"):
+        Distillation(MODEL, JointCTCAttention(), states=-1)
+    smaller = LAS(replace(MODEL.config, encoder_units=4), MODEL.tokenizer, MODEL.decoding)
+    lesson = real_lesson(MODEL)
+    outputs = smaller(lesson.features, lesson.lengths, lesson.previous)
+    Distillation(MODEL, JointCTCAttention(0.0))(smaller, lesson, outputs)
+    with pytest.raises(ValueError, match="same layers, units and time reduction"):
+        Distillation(MODEL, JointCTCAttention(0.0), states=1.0)(smaller, lesson, outputs)
