@@ -230,6 +230,8 @@ def main(config: DictConfig) -> None:
             task = Task("live", rule, "accuracy", 0, 0, tuple(config.overrides))
             wanted[folder / f"{rule}-{size:g}-{digest(task)}.json"] = Rule(task, size)
         for name, options in comparison.agents.items():
+            if size not in options.get("sizes", comparison.sizes):
+                continue
             kept = (*options.overrides, f"constraint.budget={size}")
             agent = options.get("agent", name)
             task = Task("live", agent, options.get("reward", "accuracy"), 0, config.budget, (*config.overrides, *kept))
