@@ -47,6 +47,9 @@ OWN = (*SHOWN, "budget", "finalists", "overrides")
 
 WAYS = ("plain", "distilled")
 
+MARKS = {"plain": "s--", "distilled": "o-", "untrained": "x:"}
+"""Of a picture's curves."""
+
 DENSE = "dense"
 STEPWISE = " in steps"
 
@@ -207,15 +210,14 @@ def draw(path: Path, results: Sequence[Trained], original: Sequence[int]) -> Non
     """Test WER against size, before and after."""
     figure, axes = plt.subplots(figsize=(8, 5), constrained_layout=True)
     for place, ranks in enumerate(dict.fromkeys(one.ranks for one in results if one.ranks != DENSE)):
-        for way, line in zip((*WAYS, None), ("o--", "o-", "o:"), strict=True):
-            of_way = sorted(
-                (one for one in results if one.ranks == ranks and one.way == (way or WAYS[0])),
-                key=lambda one: one.size_ratio,
-            )
-            wers = [_wer(one.edits if way else one.untrained, one.words) for one in of_way]
-            label = f"{ranks}, {way or 'untrained'}"
-            if wers and (way or not ranks.endswith(STEPWISE)):
-                axes.plot([one.size_ratio for one in of_way], wers, line, color=f"C{place}", label=label, markersize=3)
+        sizes: dict[str, dict[float, float]] = {}
+        for one in results:
+            if one.ranks == ranks:
+                sizes.setdefault(one.way, {})[one.size_ratio] = _wer(one.edits, one.words)
+                if not ranks.endswith(STEPWISE):
+                    sizes.setdefault("untrained", {})[one.size_ratio] = _wer(one.untrained, one.words)
+        for way, wers in sizes.items():
+            axes.plot(*zip(*sorted(wers.items()), strict=True), MARKS[way], color=f"C{place}", label=f"{ranks}, {way}")
     axes.axhline(_wer(original, results[0].words), color="black", linewidth=0.8, label="the original")
     save_wer_against_size(figure, axes, path, "size ratio")
 
