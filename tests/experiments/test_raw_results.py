@@ -13,6 +13,7 @@ RAW = Path("docs/results/raw").absolute()
 @pytest.mark.parametrize(
     "command",
     [
+        "tradeoff",
         "tradeoff comparison=rewards",
         "tradeoff comparison=factorisations",
         "reward_study",
