@@ -210,14 +210,14 @@ def draw(path: Path, results: Sequence[Trained], original: Sequence[int]) -> Non
     """Test WER against size, before and after."""
     figure, axes = plt.subplots(figsize=(8, 5), constrained_layout=True)
     for place, ranks in enumerate(dict.fromkeys(one.ranks for one in results if one.ranks != DENSE)):
-        sizes: dict[str, dict[float, float]] = {}
+        curves: dict[str, dict[float, float]] = {}
         for one in results:
             if one.ranks == ranks:
-                sizes.setdefault(one.way, {})[one.size_ratio] = _wer(one.edits, one.words)
+                curves.setdefault(one.way, {})[one.size_ratio] = _wer(one.edits, one.words)
                 if not ranks.endswith(STEPWISE):
-                    sizes.setdefault("untrained", {})[one.size_ratio] = _wer(one.untrained, one.words)
-        for way, wers in sizes.items():
-            axes.plot(*zip(*sorted(wers.items()), strict=True), MARKS[way], color=f"C{place}", label=f"{ranks}, {way}")
+                    curves.setdefault("untrained", {})[one.size_ratio] = _wer(one.untrained, one.words)
+        for way, curve in curves.items():
+            axes.plot(*zip(*sorted(curve.items()), strict=True), MARKS[way], color=f"C{place}", label=f"{ranks}, {way}")
     axes.axhline(_wer(original, results[0].words), color="black", linewidth=0.8, label="the original")
     save_wer_against_size(figure, axes, path, "size ratio")
 

@@ -47,8 +47,8 @@ def test_a_jointly_factored_model(configure_training, original, tmp_path):
 
 @pytest.mark.parametrize("distillation", ["none", "original"])
 def test_leaves_a_better_model_of_the_same_ranks(configure_training, seed_model, original, distillation, capsys):
-    options = (f"distillation={distillation}", "training.epochs=20.4", "training.batch_seconds=20")
-    config = configure_training("finetune", f"seed_model={seed_model}", "training.learning_rate=5e-3", *options)
+    options = (f"distillation={distillation}", "training.epochs=40.4", "training.batch_seconds=20")
+    config = configure_training("finetune", f"seed_model={seed_model}", "training.learning_rate=1e-2", *options)
     directory = finetune(config)
     result = json.loads((directory / "result.json").read_text())
     model = load_model(directory / "model")
@@ -56,7 +56,7 @@ def test_leaves_a_better_model_of_the_same_ranks(configure_training, seed_model,
     assert result["params"] == {"original": count_parameters(load_model(original)), "model": count_parameters(model)}
     assert result["size_ratio"] == result["params"]["model"] / result["params"]["original"] < 1
     assert result["file_bytes"] == (directory / "model" / "model.safetensors").stat().st_size
-    assert result["training"].items() >= {"epochs": 20.4, "utterances": 20 * 9, "steps": 20, "processes": 1}.items()
+    assert result["training"].items() >= {"epochs": 40.4, "utterances": 40 * 9, "steps": 40, "processes": 1}.items()
     assert result["training"]["seconds"] > 0
     assert result["training"]["cpu_seconds"] > 0
     assert result["config"]["seed_model"] == str(seed_model)
@@ -70,6 +70,17 @@ def test_leaves_a_better_model_of_the_same_ranks(configure_training, seed_model,
     assert f"{100 * result['after']['test']['wer']:.2f} %" in capsys.readouterr().out
     assert finetune(config) == directory
     assert "has ended already" in capsys.readouterr().out
+
+
+def test_dropout_is_that_of_the_config(configure_training, seed_model):
+    def trained(*options):
+        return load_model(finetune(configure_training("finetune", f"seed_model={seed_model}", *options)) / "model")
+
+    without, still, with_dropout = trained(), trained("dropout=0"), trained("dropout=0.5")
+    assert load_model(seed_model).config.dropout > 0
+    weights = [model.decoder.output.weight for model in (without, still, with_dropout)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
 
 
 @pytest.fixture(scope="module")
