@@ -324,8 +324,9 @@ def main(config: DictConfig) -> None:
         groups.setdefault((trained.size, trained.ranks, trained.way), []).append(trained)
     results = [averaged(group) for group in groups.values()]
     original = found[0].edits_before
-    compared = format_table(PAIRS, pairs(results))
-    text = f"{format_table(HEAD, rows(results, original, config.by_hand))}\n\n{compared}"
+    text = format_table(HEAD, rows(results, original, config.by_hand))
+    if compared := pairs(results):
+        text += f"\n\n{format_table(PAIRS, compared)}"
     (directory / "table.txt").write_text(text + "\n")
     print(text)
     draw(directory / "retraining.png", results, original)
