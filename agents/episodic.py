@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from shrinkml_env.rewards import signal_of
+from shrinkml_env.mdp.rewards import signal_of
 
 __all__ = ["Callback", "EpisodicSearch", "Outcome", "Proposals", "require_one_environment", "require_unchanged"]
 

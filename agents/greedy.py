@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 
 from agents.episodic import EpisodicSearch, Proposals, require_unchanged
-from shrinkml_env.constraints import Budget
+from shrinkml_env.mdp.constraints import Budget
 
 __all__ = ["GreedySearch"]
 

@@ -17,7 +17,7 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from agents.episodic import EpisodicSearch, Outcome, Proposals
 from shrinkml_env import kept_energy
-from shrinkml_env.rewards import signal_of
+from shrinkml_env.mdp.rewards import signal_of
 
 __all__ = ["ModelBasedSearch"]
 

@@ -12,7 +12,7 @@ import torch
 from benchmarks.reference import Careful, Straightforward
 from benchmarks.report import Section, spread
 from benchmarks.timing import compare
-from experiments.uniform_curve import uniform_ranks_of_size
+from experiments.studies.uniform_curve import uniform_ranks_of_size
 from shrinkml_env import Evaluator, compress, load_model, load_utterances
 from shrinkml_env.asr import LAS
 from shrinkml_env.compression import SVD, in_batches, matrix_ranks

@@ -41,7 +41,7 @@ from shrinkml_env.asr.huggingface import HuggingFaceSeq2Seq
 from shrinkml_env.compression import Factors, compressed_parameters, count_parameters, round_to_storage
 from shrinkml_env.export import export_model
 from shrinkml_env.export.transcribe import Transcriber
-from shrinkml_env.search_space import uniform_ranks
+from shrinkml_env.space.search_space import uniform_ranks
 
 SIZES = (0.8, 0.65, 0.5, 0.35, 0.2)
 BATCHES = {"latency": 1, "throughput": 16}

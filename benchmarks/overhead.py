@@ -11,7 +11,7 @@ from collections.abc import Callable
 import gymnasium as gym
 
 from benchmarks.report import Section
-from shrinkml_env.actions import ACTIONS
+from shrinkml_env.mdp.actions import ACTIONS
 
 ROUNDS = 5
 

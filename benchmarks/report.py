@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from experiments.report import format_table
+from experiments.common.report import format_table
 
 __all__ = ["Section", "spread"]
 

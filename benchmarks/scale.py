@@ -25,7 +25,7 @@ from benchmarks.report import Section
 from shrinkml_env import CompressibleModel, Evaluator, count_parameters, load_model, load_utterances
 from shrinkml_env.asr import LAS, LASConfig
 from shrinkml_env.compression import SVD, round_to_storage
-from shrinkml_env.search_space import uniform_ranks
+from shrinkml_env.space.search_space import uniform_ranks
 
 PICTURE = Path("docs/images/scale.png")
 SIZES = (9, 18, 36, 72, 144, 288)

@@ -12,7 +12,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from experiments.report import format_table
+from experiments.common.report import format_table
 from shrinkml_env import EvaluationCache, default_cache_path
 
 

@@ -24,12 +24,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from experiments.common.measure import measure
+from experiments.common.report import Result, SetResult
+from experiments.common.run_directory import plain, read_json, run_directory
+from experiments.common.statistics import wer_increase
 from experiments.finetune import RESULT, finetune, load_las
-from experiments.measure import measure
-from experiments.report import Result, SetResult
-from experiments.run_directory import plain, read_json, run_directory
 from experiments.search import check, choose, conclude, explore, find
-from experiments.statistics import wer_increase
 from shrinkml_env import CompressibleModel, Evaluator, Utterance, count_parameters, load_model, load_utterances
 from shrinkml_env.asr.zoo import SHIPPED_MODELS
 from shrinkml_env.compression import PredictiveModel
@@ -112,7 +112,7 @@ def prepare(config: DictConfig) -> Job:
         name: spread(indices, speakers, config.utterances[name], config.seed)
         for name, indices in split(speakers, config.seed).items()
     }
-    if search.reward._target_ == "shrinkml_env.rewards.Divergence":
+    if search.reward._target_ == "shrinkml_env.mdp.rewards.Divergence":
         require_predictions(model, folder, [index for indices in parts.values() for index in indices])
     for indices in parts.values():
         require_spelling(model, [(folder[index].id, folder[index].text) for index in indices], config.data)

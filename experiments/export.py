@@ -17,7 +17,7 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from experiments.run_directory import plain
+from experiments.common.run_directory import plain
 from shrinkml_env import load_compressed, load_utterances
 from shrinkml_env.export import export_model
 

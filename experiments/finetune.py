@@ -19,9 +19,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import distributed, nn
 
-from experiments.measure import measure
-from experiments.run_directory import plain, read_json, run_directory, write_json
-from experiments.training import is_first, load_speech, training_processes
+from experiments.common.measure import measure
+from experiments.common.run_directory import plain, read_json, run_directory, write_json
+from experiments.common.training import is_first, load_speech, training_processes
 from shrinkml_env import Utterance, count_parameters, load_model, save_compressed
 from shrinkml_env.asr import LAS, Distillation
 from shrinkml_env.asr.objectives import Objective

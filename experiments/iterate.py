@@ -20,11 +20,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import distributed
 
+from experiments.common.run_directory import plain, read_json, run_directory, write_json
+from experiments.common.training import is_first, training_processes
 from experiments.finetune import RESULT, finetune, load_las, print_result
-from experiments.run_directory import plain, read_json, run_directory, write_json
 from experiments.search import search
 from experiments.seed_model import every_rank, ranks_of_size
-from experiments.training import is_first, training_processes
 from shrinkml_env import (
     EvaluationCache,
     Evaluator,

@@ -17,11 +17,11 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from experiments.common.measure import measure
+from experiments.common.report import SetResult, format_table
+from experiments.common.run_directory import plain, run_directory, write_json
+from experiments.common.statistics import points, wer_increase
 from experiments.finetune import model_in
-from experiments.measure import measure
-from experiments.report import SetResult, format_table
-from experiments.run_directory import plain, run_directory, write_json
-from experiments.statistics import points, wer_increase
 from shrinkml_env import count_parameters, load_model, load_utterances, quantise, save_compressed
 from shrinkml_env.compression import int8_scales, ranks_of
 

@@ -26,11 +26,11 @@ from stable_baselines3.common.logger import configure
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from experiments.agent import episode_steps, make_agent
-from experiments.fetch import fetch
-from experiments.report import Result, SetResult, print_result, write_report
-from experiments.run_directory import plain, run_directory, write_json
-from experiments.statistics import wer_increase
+from experiments.common.agent import episode_steps, make_agent
+from experiments.common.fetch import fetch
+from experiments.common.report import Result, SetResult, print_result, write_report
+from experiments.common.run_directory import plain, run_directory, write_json
+from experiments.common.statistics import wer_increase
 from shrinkml_env import (
     BudgetExhausted,
     CompressibleModel,
@@ -47,7 +47,7 @@ from shrinkml_env import (
 )
 from shrinkml_env.evaluation.ledger import SupportsEvaluate
 from shrinkml_env.sb3 import ShrinkVecEnv
-from shrinkml_env.search_space import uniform_ranks
+from shrinkml_env.space.search_space import uniform_ranks
 
 SETTINGS = ("agent", "action", "observation", "reward", "constraint", "shaping", "factorisation")
 """The config groups that a report names."""
@@ -254,7 +254,7 @@ def conclude(config: DictConfig, directory: Path, found: Found) -> None:
 
 
 def describe_factorisation(part: DictConfig, evaluator: Evaluator) -> dict[str, Any]:
-    """What `shrinkml_env.registration.make_factorisation` makes it of again: its name and its options."""
+    """What `shrinkml_env.envs.registration.make_factorisation` makes it of again: its name and its options."""
     options = {name: value for name, value in plain(part).items() if not name.startswith("_")}
     return {"name": evaluator.factorisation_name, **options}
 

@@ -18,8 +18,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from experiments.report import SetResult, format_table
-from experiments.run_directory import plain, run_directory, write_json
+from experiments.common.report import SetResult, format_table
+from experiments.common.run_directory import plain, run_directory, write_json
 from experiments.search import describe_factorisation
 from shrinkml_env import (
     EvaluationCache,
@@ -31,8 +31,8 @@ from shrinkml_env import (
     load_utterances,
     save_compressed,
 )
-from shrinkml_env.rewards import Accuracy
-from shrinkml_env.search_space import Full
+from shrinkml_env.mdp.rewards import Accuracy
+from shrinkml_env.space.search_space import Full
 
 SETS = ("proxy", "dev", "test")
 

@@ -29,12 +29,12 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from tqdm import tqdm
 
-from experiments.fetch import fetch
-from experiments.report import format_table
-from experiments.run_directory import plain, run_directory
+from experiments.common.fetch import fetch
+from experiments.common.report import format_table
+from experiments.common.run_directory import plain, run_directory
 from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
 from shrinkml_env.data.selection import SELECTIONS, Pool
-from shrinkml_env.search_space import SearchSpace
+from shrinkml_env.space.search_space import SearchSpace
 
 NEAR = 0.05
 """Configurations are near the original if they lose at most so much WER on dev."""

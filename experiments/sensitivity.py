@@ -21,12 +21,12 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from tqdm import tqdm
 
-from experiments.fetch import fetch
-from experiments.report import format_table
-from experiments.run_directory import plain, run_directory
+from experiments.common.fetch import fetch
+from experiments.common.report import format_table
+from experiments.common.run_directory import plain, run_directory
 from shrinkml_env import Evaluation, EvaluationCache, Ledger, SearchProblem, default_cache_path
-from shrinkml_env.search_space import Sensitive
-from shrinkml_env.sensitivity import Sensitivity
+from shrinkml_env.space.search_space import Sensitive
+from shrinkml_env.space.sensitivity import Sensitivity
 
 HEAD = ("layer", "candidates", "r*", "fatal up to", "nothing lost from", "largest loss")
 

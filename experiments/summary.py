@@ -11,7 +11,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from experiments.report import format_table
+from experiments.common.report import format_table
 
 TRAINED = ("run", "size ratio", "utterances", "CPU s", "dev WER % before", "dev WER % after", "test WER % after")
 HEAD = ("run", "found by", "evaluations", "proxy reward", "size ratio", "proxy WER %", "dev WER %", "test WER %")

@@ -13,8 +13,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-from experiments.run_directory import run_directory
-from experiments.training import is_first, load_speech, training_processes
+from experiments.common.run_directory import run_directory
+from experiments.common.training import is_first, load_speech, training_processes
 from shrinkml_env import load_model, save_compressed
 from shrinkml_env.asr import LAS, Tokenizer
 from shrinkml_env.asr.training import CHECKPOINT, Trainer

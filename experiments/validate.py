@@ -18,10 +18,10 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from experiments.measure import measure
-from experiments.report import SetResult
+from experiments.common.measure import measure
+from experiments.common.report import SetResult
 from shrinkml_env import Evaluator, count_parameters, load_compressed, load_model, load_utterances
-from shrinkml_env.registration import make_factorisation
+from shrinkml_env.envs.registration import make_factorisation
 
 
 def validate(directory: Path) -> list[str]:

@@ -21,7 +21,10 @@ from shrinkml_env.compression import (
     save_compressed,
 )
 from shrinkml_env.data import Utterance, load_utterances
-from shrinkml_env.env import ShrinkEnv
+from shrinkml_env.envs.registration import register_envs
+from shrinkml_env.envs.shrink import ShrinkEnv
+from shrinkml_env.envs.tabular import TabularEnv, VectorTabularEnv
+from shrinkml_env.envs.vector import VectorShrinkEnv
 from shrinkml_env.evaluation import (
     BudgetExhausted,
     Evaluation,
@@ -30,11 +33,8 @@ from shrinkml_env.evaluation import (
     Ledger,
     default_cache_path,
 )
-from shrinkml_env.problem import SearchProblem
-from shrinkml_env.registration import register_envs
-from shrinkml_env.search_space import SearchSpace
-from shrinkml_env.tabular import TabularEnv, VectorTabularEnv
-from shrinkml_env.vector import VectorShrinkEnv
+from shrinkml_env.mdp.problem import SearchProblem
+from shrinkml_env.space.search_space import SearchSpace
 
 __all__ = [
     "BudgetExhausted",

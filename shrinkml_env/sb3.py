@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
-from shrinkml_env.vector import VectorShrinkEnv
+from shrinkml_env.envs.vector import VectorShrinkEnv
 
 __all__ = ["ShrinkVecEnv"]
 

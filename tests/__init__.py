@@ -1,1 +1,1 @@
-"""Tests; a package so that they share `tests.models`."""
+"""Tests; a package so that they share `tests.helpers.models`."""

@@ -7,9 +7,9 @@ import pytest
 from benchmarks.reference import Careful, Straightforward, spell
 from benchmarks.timing import Comparison, compare
 from shrinkml_env import Evaluator, Utterance, compress, load_model, load_utterances
-from tests.asr.near_ties import margin, units_of
 from tests.asr.test_las import MODEL
-from tests.models import tones
+from tests.helpers.models import tones
+from tests.helpers.near_ties import margin, units_of
 
 TEXTS = ["set an alarm", "call martin", "play the fox", "jazz vow", "seven thirty"]
 UTTERANCES = [Utterance(str(i), "s", wave, text) for i, (wave, text) in enumerate(zip(tones(5), TEXTS, strict=True))]

@@ -9,17 +9,17 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
-from experiments.agent import make_agent
-from experiments.run_directory import plain
-from shrinkml_env.actions import ACTIONS
-from shrinkml_env.constraints import CONSTRAINTS
+from experiments.common.agent import make_agent
+from experiments.common.run_directory import plain
+from shrinkml_env.compression.factorisations import FACTORISATIONS
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
-from shrinkml_env.factorisations import FACTORISATIONS
-from shrinkml_env.observations import OBSERVATIONS
-from shrinkml_env.rewards import REWARDS, Harmonic
-from shrinkml_env.search_space import SEARCH_SPACES
-from shrinkml_env.shaping import POTENTIALS
-from tests.fake_evaluator import make_fake_env
+from shrinkml_env.mdp.actions import ACTIONS
+from shrinkml_env.mdp.constraints import CONSTRAINTS
+from shrinkml_env.mdp.observations import OBSERVATIONS
+from shrinkml_env.mdp.rewards import REWARDS, Harmonic
+from shrinkml_env.mdp.shaping import POTENTIALS
+from shrinkml_env.space.search_space import SEARCH_SPACES
+from tests.helpers.fake_evaluator import make_fake_env
 
 CONF = Path(__file__).parents[1] / "conf"
 GROUPS = {
@@ -40,7 +40,7 @@ def test_every_name_has_its_file(group):
 
 def test_a_class_of_the_users_own():
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        overrides = ["reward=custom", "reward._target_=shrinkml_env.rewards.Harmonic", "+reward.beta=0.5"]
+        overrides = ["reward=custom", "reward._target_=shrinkml_env.mdp.rewards.Harmonic", "+reward.beta=0.5"]
         config = compose("search", overrides=overrides)
     assert instantiate(config.reward) == Harmonic(beta=0.5)
 

@@ -27,8 +27,8 @@ from shrinkml_env import (
     load_utterances,
     save_compressed,
 )
+from shrinkml_env.envs.registration import VARIANTS
 from shrinkml_env.evaluation import recognise_all
-from shrinkml_env.registration import VARIANTS
 
 
 @pytest.fixture(scope="module")

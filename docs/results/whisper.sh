@@ -42,7 +42,7 @@ search() { # sizes, a folder, and what else all get
 # WER against size on the reported speakers, with and without the calibration.
 for way in svd activation_aware; do
     [ $way = svd ] || calibrate="factorisation.calibration=$(part calibration)"
-    python -m experiments.uniform_curve "model.name=$MODEL" "set=$(part test)" "dense=[decoder.*]" \
+    python -m experiments.studies.uniform_curve "model.name=$MODEL" "set=$(part test)" "dense=[decoder.*]" \
         sizes=[0.97,0.95,0.93,0.91] "outputs=$study/uniform" factorisation=$way ${calibrate+"$calibrate"}
 done
 

@@ -163,7 +163,7 @@ def download_librispeech(root: str | Path, subset: str | Sequence[str]) -> None:
         ValueError: LibriSpeech has no such subset.
         OSError: One cannot be fetched.
     """
-    from shrinkml_env.torchaudio_compat import import_torchaudio
+    from shrinkml_env.asr.torchaudio_compat import import_torchaudio
 
     for name in [subset] if isinstance(subset, str) else subset:
         if _find_subset(Path(root), name) is not None:

@@ -4,7 +4,7 @@ from gymnasium import spaces
 
 from agents import AMC
 from agents.amc import FinalRewardBuffer
-from tests.fake_evaluator import make_fake_env
+from tests.helpers.fake_evaluator import make_fake_env
 
 STEPS = 5
 BOX = spaces.Box(-1, 1, (1,))

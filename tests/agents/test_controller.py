@@ -6,7 +6,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
 from agents import Controller
-from tests.fake_evaluator import make_fake_env
+from tests.helpers.fake_evaluator import make_fake_env
 
 STEPS = 5
 

@@ -20,9 +20,9 @@ from agents import (
     UniformRank,
 )
 from agents.curves import fractions
-from shrinkml_env.actions import ACTIONS
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
-from tests.fake_evaluator import LAYERS, WORDS, FakeEvaluator, linear, make_fake_env
+from shrinkml_env.mdp.actions import ACTIONS
+from tests.helpers.fake_evaluator import LAYERS, WORDS, FakeEvaluator, linear, make_fake_env
 
 AGENTS = [
     RandomSearch,

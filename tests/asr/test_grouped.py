@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from shrinkml_env import compress, load_model, load_utterances
 from shrinkml_env.asr.grouped import GroupedLAS
-from tests.asr.near_ties import margin, units_of
 from tests.asr.test_las import MODEL, make_model
-from tests.models import tones
+from tests.helpers.models import tones
+from tests.helpers.near_ties import margin, units_of
 
 WAVEFORMS = tones(4)
 ranks = st.fixed_dictionaries({}, optional={layer.name: st.integers(1, layer.max_rank) for layer in MODEL.layers})

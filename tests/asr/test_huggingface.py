@@ -31,10 +31,10 @@ from shrinkml_env.compression import (
     second_moments,
 )
 from shrinkml_env.evaluation import EvaluationCache
-from tests.models import tones
+from tests.helpers.models import tones
 
 pytest.importorskip("transformers")
-from tests.asr.huggingface_models import MAKERS, make_ctc, make_speech2text, make_whisper
+from tests.helpers.huggingface_models import MAKERS, make_ctc, make_speech2text, make_whisper
 
 SEQ2SEQ = ("whisper", "speech2text", "moonshine")
 RANKS = {

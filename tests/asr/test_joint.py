@@ -36,7 +36,7 @@ from shrinkml_env.data import Utterance
 from shrinkml_env.evaluation.stages import StagedRecogniser
 from shrinkml_env.export.programs import require_las
 from tests.asr.test_las import MODEL, noise
-from tests.models import TinyCTC, tones
+from tests.helpers.models import TinyCTC, tones
 
 JOINT = JointLAS.from_las(MODEL)
 FACTORISATION = SVD(JOINT)

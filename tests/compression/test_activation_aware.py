@@ -18,7 +18,7 @@ from shrinkml_env.compression import (
     load_compressed,
     save_compressed,
 )
-from tests.models import TinyCTC, tones
+from tests.helpers.models import TinyCTC, tones
 
 SIZES = st.integers(3, 16)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from shrinkml_env.compression import compress, find_layers, second_moments
-from tests.models import TinyCTC, tones
+from tests.helpers.models import TinyCTC, tones
 
 
 class Around(nn.Module):

@@ -17,8 +17,8 @@ from shrinkml_env.compression import (
     round_to_storage,
     save_compressed,
 )
-from tests.compression.files import put_tensor
-from tests.models import Everything, TinyCTC, tones
+from tests.helpers.files import put_tensor
+from tests.helpers.models import Everything, TinyCTC, tones
 
 RANKS = {"front": 9, "gru": 5, "output": 3}
 UNITS = torch.arange(30).view(3, 10) % 20

@@ -23,7 +23,7 @@ from shrinkml_env.compression import (
     ranks_of,
 )
 from shrinkml_env.compression.compress import replace_matrices
-from tests.models import Everything, TinyCTC, tones
+from tests.helpers.models import Everything, TinyCTC, tones
 
 RANKS = {"front": 9, "gru": 5, "output": 3}
 

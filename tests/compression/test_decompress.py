@@ -14,7 +14,7 @@ from shrinkml_env.compression import (
     round_to_storage,
     save_compressed,
 )
-from tests.models import Everything, TinyCTC, tones
+from tests.helpers.models import Everything, TinyCTC, tones
 
 RANKS = {"front": 9, "gru": 5, "output": 3}
 

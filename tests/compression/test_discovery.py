@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from shrinkml_env.compression import compress, find_layers, ranks_of
-from tests.models import Everything, TinyCTC
+from tests.helpers.models import Everything, TinyCTC
 
 
 def test_layers_of_the_recogniser():

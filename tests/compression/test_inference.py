@@ -11,7 +11,7 @@ from shrinkml_env import compress, load_compressed, optimise_for_inference, save
 from shrinkml_env.compression import inference
 from shrinkml_env.compression.modules import LOW_RANK_MODULES, LowRank, LowRankLinear, module_matrices
 from shrinkml_env.compression.svd import Factors
-from tests.models import TinyCTC, tones
+from tests.helpers.models import TinyCTC, tones
 
 GENERATOR = torch.Generator().manual_seed(0)
 

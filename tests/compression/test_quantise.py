@@ -23,8 +23,8 @@ from shrinkml_env.compression import (
     round_to_storage,
     save_compressed,
 )
-from tests.compression.files import put_tensor
-from tests.models import Everything, TinyCTC, tones
+from tests.helpers.files import put_tensor
+from tests.helpers.models import Everything, TinyCTC, tones
 
 pytest.importorskip("torchao")
 
@@ -173,8 +173,8 @@ def test_the_file_holds_a_byte_for_each_number_of_a_matrix(quantised, saved):
 
 def test_loading_needs_no_torchao(saved):
     code = (
-        "import sys; sys.modules['torchao'] = None; import tests.models; from shrinkml_env import load_compressed,"
-        f" quantise; model = load_compressed({str(saved)!r}); quantise(model)"
+        "import sys; sys.modules['torchao'] = None; import tests.helpers.models; from shrinkml_env import"
+        f" load_compressed, quantise; model = load_compressed({str(saved)!r}); quantise(model)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.returncode == 1

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from shrinkml_env.compression import SVD, Factorisation, find_layers
-from tests.models import TinyCTC
+from tests.helpers.models import TinyCTC
 
 
 class OneMatrix(nn.Module):

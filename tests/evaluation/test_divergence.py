@@ -9,7 +9,7 @@ from shrinkml_env import Utterance, compress
 from shrinkml_env.compression import PredictiveModel
 from shrinkml_env.evaluation import EvaluationCache, Evaluator, mean_divergence
 from tests.asr.test_las import make_model
-from tests.models import TinyCTC, tones
+from tests.helpers.models import TinyCTC, tones
 
 MODEL = make_model()
 UTTERANCES = [Utterance(str(number), "s", waveform, "call me") for number, waveform in enumerate(tones(5))]

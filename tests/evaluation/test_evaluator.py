@@ -14,7 +14,7 @@ from shrinkml_env import Utterance, compress, count_parameters, load_compressed,
 from shrinkml_env.compression import compressed_parameters, in_batches
 from shrinkml_env.evaluation import EvaluationCache, Evaluator, recognise_all
 from tests.asr.test_las import make_model
-from tests.models import TinyCTC, tones
+from tests.helpers.models import TinyCTC, tones
 
 MODEL = TinyCTC()
 

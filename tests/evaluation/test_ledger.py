@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger, read_ledger
-from tests.fake_evaluator import LAYERS, FakeEvaluator
+from tests.helpers.fake_evaluator import LAYERS, FakeEvaluator
 
 RUN = [{"output": rank} for rank in (5, 10, 5, 20, 39, 10)]  # four unique configurations
 
@@ -149,7 +149,7 @@ def test_what_cannot_be_read_is_not_held(tmp_path):
 HOLD = """
 import sys
 from shrinkml_env.evaluation.ledger import Ledger
-from tests.fake_evaluator import FakeEvaluator
+from tests.helpers.fake_evaluator import FakeEvaluator
 ledger = Ledger(sys.argv[1])
 ledger.evaluate(FakeEvaluator(), {"output": 5})
 print("held", flush=True)

@@ -7,7 +7,7 @@ from shrinkml_env import compress
 from shrinkml_env.compression import SVD, StagedModel, matrix_ranks, recognise_in_batches
 from shrinkml_env.evaluation.stages import StageCache, StagedRecogniser
 from tests.asr.test_las import MODEL
-from tests.models import TinyCTC, tones
+from tests.helpers.models import TinyCTC, tones
 
 WAVEFORMS = tones(5)
 FACTORISATION = SVD(MODEL)

@@ -8,8 +8,8 @@ from shrinkml_env.asr.training import Trainer, TrainingSettings
 from shrinkml_env.compression import round_to_storage
 from tests.asr.test_training import PLAIN, make_model
 from tests.conftest import make_corpus
-from tests.experiments.workplace import make_workplace
-from tests.models import TinyCTC
+from tests.helpers.models import TinyCTC
+from tests.helpers.workplace import make_workplace
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from experiments.validate import validate
 from shrinkml_env import Evaluator, load_compressed, load_utterances, save_compressed
 from shrinkml_env.compression import count_parameters
 from shrinkml_env.data import SpeechFolder
-from tests.models import TinyCTC, tones
+from tests.helpers.models import TinyCTC, tones
 
 CONF = Path(__file__).parents[2] / "conf" / "compress"
 UNIFORM = {"_target_": "agents.UniformRank"}
@@ -222,7 +222,7 @@ def test_as_it_is_typed(data):
     command = [sys.executable, "-m", "experiments.compress", f"model={data.parent / 'model'}", f"data={data}"]
     wrong = subprocess.run([*command, "target_size=2"], capture_output=True, text=True, check=False)
     assert (wrong.returncode, wrong.stderr) == (1, "target_size must be between 0 and 1: a share, got 2\n")
-    options = ["imports=[tests.models]", "target_size=0.6", "budget=8", f"outputs={data.parent / 'outputs'}"]
+    options = ["imports=[tests.helpers.models]", "target_size=0.6", "budget=8", f"outputs={data.parent / 'outputs'}"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (directory,) = (data.parent / "outputs").iterdir()

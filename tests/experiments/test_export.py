@@ -8,7 +8,7 @@ import pytest
 from experiments.export import export
 from experiments.search import search
 from shrinkml_env import load_compressed
-from tests.models import TinyCTC, tones
+from tests.helpers.models import TinyCTC, tones
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_what_is_no_run_is_an_error_of_one_line(run, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere is neither a finished run"):
         export(tmp_path / "nowhere", "onnx")
     assert TinyCTC.architecture == "tiny_ctc"
-    command = [sys.executable, "-m", "experiments.export", "imports=[tests.models]", "format=onnx"]
+    command = [sys.executable, "-m", "experiments.export", "imports=[tests.helpers.models]", "format=onnx"]
     found = subprocess.run(command, capture_output=True, text=True)
     assert found.returncode == 1
     assert found.stderr.strip().startswith("give run=DIR, a run of experiments.search")

@@ -16,8 +16,8 @@ from experiments.quantise import make
 from experiments.validate import validate
 from shrinkml_env import compress, load_compressed, load_model, quantise, save_compressed
 from shrinkml_env.compression import int8_scales
-from tests.experiments.workplace import make_workplace
-from tests.models import TinyCTC, tones
+from tests.helpers.models import TinyCTC, tones
+from tests.helpers.workplace import make_workplace
 
 pytest.importorskip("torchao")
 

@@ -88,7 +88,7 @@ def test_validation_notices_every_wrong_number(configure, tmp_path):
 
 
 def test_the_run_directory_follows_from_the_config(configure):
-    from experiments.run_directory import run_directory
+    from experiments.common.run_directory import run_directory
 
     first, again = (run_directory(configure("seed=3"), "t") for _ in range(2))
     other = run_directory(configure("seed=4"), "t")

@@ -5,8 +5,8 @@ import pytest
 from tqdm import tqdm
 
 from experiments.select_proxy import Measured, broad, fidelity, near, take
-from shrinkml_env.search_space import Explicit, Full
-from tests.fake_evaluator import LAYERS
+from shrinkml_env.space.search_space import Explicit, Full
+from tests.helpers.fake_evaluator import LAYERS
 
 SPACE = Full(4)(LAYERS)
 BAR = tqdm(disable=True)

@@ -13,16 +13,16 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from shrinkml_env import EvaluationCache
-from tests.experiments.watched import WatchedCTC
-from tests.experiments.workplace import make_workplace
+from tests.helpers.watched import WatchedCTC
+from tests.helpers.workplace import make_workplace
 
 ROOT = Path(__file__).parents[2]
 SWEEP = ("agent=random,uniform", "seed=0,1")
 TINY = ("budget=2", "finalists=1")
 WATCHED = (
-    "imports=[tests.experiments.watched]",
+    "imports=[tests.helpers.watched]",
     "reward=custom",
-    "reward._target_=tests.experiments.watched.WatchedReward",
+    "reward._target_=tests.helpers.watched.WatchedReward",
 )
 NOTES = ("recognised.txt", "processes.txt")
 

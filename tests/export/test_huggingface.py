@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from shrinkml_env import Utterance, compress, count_parameters, load_model, quantise
 from shrinkml_env.export import export_model
-from tests.asr.huggingface_models import MAKERS
-from tests.models import tones
+from tests.helpers.huggingface_models import MAKERS
+from tests.helpers.models import tones
 
 pytest.importorskip("transformers")
 UTTERANCES = [Utterance(str(index), "", waveform, "") for index, waveform in enumerate(tones(2))]
@@ -42,7 +42,7 @@ def test_everything_of_transformers_works_with_it(tmp_path):
     torch.save([utterance.waveform for utterance in UTTERANCES], tmp_path / "waveforms.pt")
     code = f"""
 import json, math, sys
-from shrinkml_env.torchaudio_compat import import_torchaudio
+from shrinkml_env.asr.torchaudio_compat import import_torchaudio
 
 import_torchaudio()  # So that transformers finds one where the real one is for another torch.
 for name in [name for name in sys.modules if name.startswith("shrinkml_env")]:

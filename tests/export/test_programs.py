@@ -18,7 +18,7 @@ from shrinkml_env.compression import round_to_storage
 from shrinkml_env.export import FORMATS, Format, check, export_model, las
 from shrinkml_env.export.programs import write_companions
 from shrinkml_env.export.transcribe import Transcriber
-from tests.models import TinyCTC, tones
+from tests.helpers.models import TinyCTC, tones
 
 TEXTS = ["set an alarm for seven thirty", "call martin's sister", "play the quick brown fox", "jazz vow"] * 10
 WAYS = "encoder.layers.0.lstm.forward_lstm", "encoder.layers.0.lstm.backward_lstm"

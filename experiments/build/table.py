@@ -1,0 +1,129 @@
+"""Measure a whole search space: ``python -m experiments.build.table [workers=2]``.
+
+Every combination of the blocks' candidates on the proxy set, in an order in which neighbours share most of their work;
+then the best by every reward, and some drawn at random, on dev and test. Stopped at any moment, the same command goes
+on: measurements are kept in the evaluation cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from experiments.common.run_directory import plain
+from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
+from shrinkml_env.compression import SVD
+from shrinkml_env.envs.tabular import make_tabular_env
+from shrinkml_env.mdp.rewards import REWARDS
+from shrinkml_env.space.search_space import Explicit
+from shrinkml_env.space.table import SETS, Table
+
+
+def make(config: DictConfig) -> Table:
+    """Measure, or read what is measured."""
+    model = load_model(config.model.name)
+    blocks: dict[str, list[str]] = {name: list(block.layers) for name, block in config.blocks.items()}
+    candidates = {name: plain(block.ranks) for name, block in config.blocks.items()}
+    cache = EvaluationCache(default_cache_path() if config.cache is None else config.cache)
+    factorisation = SVD(model)
+    utterances = {subset: plain(config[subset]) for subset in SETS}
+    evaluators = {
+        subset: Evaluator(
+            model,
+            load_utterances(spec),
+            blocks,
+            cache,
+            factorisation,
+            memory=config.memory_mb * 2**20,
+            workers=config.workers,
+        )
+        for subset, spec in utterances.items()
+    }
+    proxy = evaluators["proxy"]
+    space = Explicit(candidates)(proxy.layers)
+    macs = {subset: _macs(evaluator) for subset, evaluator in evaluators.items()}
+    known = Table(
+        model=config.model.name,
+        blocks=blocks,
+        layers=space.layers,
+        candidates=space.candidates,
+        singular_values={
+            matrix.name: factorisation.singular_values[matrix.name].float().numpy()
+            for layer in space.layers
+            for matrix in layer.matrices
+        },
+        original_params=proxy.original_params,
+        positions={subset: positions for subset, (positions, _) in macs.items()},
+        other_macs={subset: other for subset, (_, other) in macs.items()},
+        utterances=utterances,
+        words={subset: sum(evaluator.baseline.words) for subset, evaluator in evaluators.items()},
+        edits={},
+        capped={},
+    )
+    chosen = np.arange(known.size)
+    for subset, evaluator in evaluators.items():
+        edits, capped = _measure(evaluator, known, chosen, config.batch, subset)
+        known = replace(known, edits={**known.edits, subset: edits}, capped={**known.capped, subset: capped})
+        evaluator.close()
+        if subset == "proxy":
+            chosen = _chosen(known, config.best, config.random, config.seed)
+    return known
+
+
+def _chosen(table: Table, best: int, random: int, seed: int) -> NDArray[np.int64]:
+    """The original, the best by every scalar reward's defaults, and some drawn at random: their numbers, ascending."""
+    chosen = {table.size - 1, *np.random.default_rng(seed).permutation(table.size)[:random].tolist()}
+    for name in REWARDS:
+        if name != "vector":
+            env = make_tabular_env(reward=name, table=table)
+            chosen.update(np.argsort(-env.rewards, kind="stable")[:best].tolist())
+    return np.array(sorted(chosen))
+
+
+def _measure(
+    evaluator: Evaluator, table: Table, chosen: NDArray[np.int64], batch: int, subset: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Word errors and capped utterances of every configuration; -1 of those that are not chosen."""
+    edits, capped = np.full((2, table.size), -1)
+    configurations = list(table.configurations())
+    with tqdm(total=len(chosen), desc=subset, unit="configuration", smoothing=0.02) as bar:
+        for start in range(0, len(chosen), batch):
+            numbers = chosen[start : start + batch]
+            found = evaluator.evaluate_many([configurations[number] for number in numbers])
+            for number, evaluation in zip(numbers, found, strict=True):
+                edits[number], capped[number] = sum(evaluation.edits), evaluation.capped
+                bar.update()
+    return edits, capped
+
+
+def _macs(evaluator: Evaluator) -> tuple[Mapping[str, int], int]:
+    """How often each decided matrix is applied, and the multiply-adds of everything else."""
+    workload: Any = evaluator.workload
+    decided = [matrix for layer in evaluator.layers for matrix in layer.matrices]
+    positions = {matrix.name: workload.positions[matrix.name] for matrix in decided}
+    dense = sum(positions[matrix.name] * matrix.rows * matrix.columns for matrix in decided)
+    return positions, evaluator.macs({}) - dense
+
+
+@hydra.main(version_base="1.3", config_path="../../conf", config_name="make_table")
+def main(config: DictConfig) -> None:
+    """One table."""
+    torch.set_num_threads(1)
+    table = make(config)
+    path = Path(config.output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.save(path)
+    print(f"{table.size} configurations, {path.stat().st_size / 1e6:.2f} MB: {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Studies: many searches or trainings, and what they show."""

@@ -1,0 +1,287 @@
+"""Agents x rewards x seeds: ``python -m experiments.studies.benchmark [env=live] [agents=[ppo,random]] [workers=2]``.
+
+Every run is played to its budget of unique evaluations (or 20 times as many episodes) and written to a file; the same
+command goes on where it was stopped. A table and pictures compare the agents in rliable's manner.
+
+A score is 1 - the normalised regret: 1 for the best configuration that there is, 0 for a middling one. On the table
+both are known; live, the best that any run has found and the median of the random agent's evaluations stand for them.
+The hypervolume, up to the middling WER and the original's size, is a share of that of all these configurations.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import hydra
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+from tqdm import tqdm
+
+from experiments.common.report import format_table
+from experiments.common.resumable import results_of
+from experiments.common.run_directory import run_directory
+from experiments.common.runs import Run, Task, compose_search, digest, make_env, play_as_json, require_lists
+from experiments.common.statistics import (
+    anytime,
+    difference,
+    evaluations_to_reach,
+    hypervolume,
+    hypervolumes,
+    improvement,
+    iqm,
+    iqm_curve,
+    profile,
+)
+from experiments.search import check as check_search
+from experiments.studies.landscape import wer_and_size
+from shrinkml_env.envs.tabular import TabularEnv
+from shrinkml_env.space.table import Table
+
+LEAST_REGRET = 1e-3
+"""That the pictures show."""
+
+LEAST_SEEDS = 10
+"""With which it is said who beats whom."""
+
+
+def check(config: DictConfig) -> None:
+    """Find out what is wrong with a config before anything is made.
+
+    Raises:
+        ValueError: Something is out of range or has no effect, or an agent or a reward cannot be made.
+    """
+    if config.env not in ("tabular", "live"):
+        raise ValueError(f"env must be tabular or live, got {config.env!r}")
+    require_lists(agents=config.agents, rewards=config.rewards)
+    for key in ("seeds", "budget", "workers"):
+        if not isinstance(config[key], int) or config[key] < 1:
+            raise ValueError(f"{key} must be a number of at least 1, got {config[key]!r}")
+    if config.env == "live" and "random" not in config.agents:
+        raise ValueError("live scores are relative to the random agent: add it to agents=[...]")
+    require_effect(config.env, config.overrides)
+    for agent in config.agents:
+        check_search(compose_search(Task(config.env, agent, config.rewards[0], 0, 1, tuple(config.overrides))))
+    for reward in config.rewards:
+        check_search(compose_search(Task(config.env, config.agents[0], reward, 0, 1, tuple(config.overrides))))
+
+
+def require_effect(task_env: str, overrides: Sequence[str]) -> None:
+    """Refuse what would be ignored.
+
+    Raises:
+        ValueError: An override is of something that a table or the benchmark itself sets.
+    """
+    ours = ("agent", "reward", "seed", "budget", "finalists", "num_envs", "workers", "memory_mb", "device", "outputs")
+    fixed = ("model", "data", "proxy", "dev", "test", "granularity", "search_space", "shaping", "factorisation")
+    for override in overrides:
+        key = override.lstrip("+~").split("=")[0]
+        if key in ours:
+            raise ValueError(f"overrides: {override!r} has no effect: the benchmark sets {key}")
+        if task_env == "tabular" and key.split(".")[0] in fixed:
+            raise ValueError(
+                f"overrides: {override!r} has no effect on a table, which fixes {', '.join(fixed)}: env=live"
+            )
+
+
+def ends(task: Task, runs: Sequence[Run]) -> tuple[float, float]:
+    """The rewards that score 0 and 1 in runs like this one.
+
+    Raises:
+        ValueError: There is no scale: nothing feasible is better than middling.
+    """
+    if task.env == "tabular":
+        zero, one = _ends_on_table(replace(task, seed=0), Table.load().content)
+    else:
+        drawn = [value for run in runs if run.agent == "random" for value in run.rewards]
+        feasible = [value for run in runs for value, meets in zip(run.rewards, run.feasible, strict=True) if meets]
+        zero, one = float(np.median(drawn)), max(feasible, default=-np.inf)
+    if one <= zero:
+        raise ValueError(
+            f"reward {task.reward}: nothing that meets the constraint is better than a middling configuration, so "
+            "there is no score: allow more"
+        )
+    return zero, one
+
+
+@cache
+def _ends_on_table(task: Task, content: str) -> tuple[float, float]:
+    table = make_env(task, compose_search(task)).unwrapped
+    assert isinstance(table, TabularEnv)
+    return float(np.median(table.rewards)), table.optimum
+
+
+def scales(runs: Sequence[Run], config: DictConfig) -> dict[str, tuple[float, float]]:
+    """Reward function -> see `ends`."""
+    return {
+        reward: ends(
+            Task(config.env, config.agents[0], reward, 0, config.budget, tuple(config.overrides)),
+            [run for run in runs if run.reward == reward],
+        )
+        for reward in config.rewards
+    }
+
+
+def scores(
+    runs: Sequence[Run], config: DictConfig, scales: Mapping[str, tuple[float, float]]
+) -> dict[str, NDArray[np.float64]]:
+    """Agent -> anytime scores, (seeds, rewards, evaluations)."""
+    curves: dict[str, list[list[NDArray[np.float64]]]] = {agent: [] for agent in config.agents}
+    for reward, (zero, one) in scales.items():
+        of_reward = [run for run in runs if run.reward == reward]
+        for agent in config.agents:
+            chosen = sorted((run for run in of_reward if run.agent == agent), key=lambda run: run.seed)
+            # A hard punishment may lie far below a middling configuration: one number for "nothing yet".
+            floor = zero - (one - zero)
+            curves[agent].append(
+                [
+                    (np.maximum(floor, anytime(run.rewards, run.feasible, config.budget, floor)) - zero) / (one - zero)
+                    for run in chosen
+                ]
+            )
+    return {agent: np.array(values).transpose(1, 0, 2) for agent, values in curves.items()}
+
+
+def fronts(runs: Sequence[Run], config: DictConfig) -> dict[str, NDArray[np.float64]]:
+    """Agent -> anytime shares of the whole hypervolume, (seeds, rewards, evaluations).
+
+    Size and WER are what counts here, so configurations that a constraint forbids are in it too.
+    """
+    if config.env == "tabular":
+        table = Table.load()
+        all_wer, all_size = (values.tolist() for values in wer_and_size(table))
+        middling = float(np.median(all_wer))
+    else:
+        all_wer = [wer for run in runs for wer in run.wer]
+        all_size = [size for run in runs for size in run.size_ratio]
+        middling = float(np.median([wer for run in runs if run.agent == "random" for wer in run.wer]))
+    whole = hypervolume(all_wer, all_size, middling)
+    chosen = {(run.agent, run.reward, run.seed): run for run in runs}
+    seeds = sorted({run.seed for run in runs})
+    curves = {}
+    for agent in config.agents:
+        of_agent = [[chosen[agent, reward, seed] for reward in config.rewards] for seed in seeds]
+        curves[agent] = np.array(
+            [[hypervolumes(run.wer, run.size_ratio, config.budget, middling) for run in line] for line in of_agent]
+        )
+    return {agent: curve / whole for agent, curve in curves.items()}
+
+
+def write(
+    directory: Path,
+    results: Mapping[str, NDArray[np.float64]],
+    shares: Mapping[str, NDArray[np.float64]],
+    scales: Mapping[str, tuple[float, float]],
+) -> None:
+    """The table (printed as well) and the pictures."""
+    final = {agent: values[:, :, -1] for agent, values in results.items()}
+    order = sorted(final, key=lambda agent: -iqm(final[agent]).value)
+    enough = len(final[order[0]]) >= LEAST_SEEDS
+    rows = []
+    for place, agent in enumerate(tqdm(order, desc="intervals", unit="agent")):
+        within = [evaluations_to_reach(curve, 0.99) for curve in np.concatenate(results[agent])]
+        reached = [count for count in within if count is not None]
+        rows.append(
+            (
+                agent,
+                str(iqm(final[agent])),
+                f"{len(reached)} of {len(within)}",
+                f"{np.median(reached):.0f}" if reached else "",
+                str(iqm(shares[agent][:, :, -1])),
+                _beaten(final, order[place:]) if enough else "",
+            )
+        )
+    head = ("agent", "score (IQM, 95 %)", "runs within 1 %", "after (their median)", "hypervolume (IQM, 95 %)", "beats")
+    lines = [f"{reward}: score 0 is a reward of {zero:.4f}, 1 of {one:.4f}" for reward, (zero, one) in scales.items()]
+    if not enough:
+        lines.append(f"who beats whom is said from {LEAST_SEEDS} seeds on")
+    text = "\n".join([format_table(head, rows), "", *lines])
+    (directory / "table.txt").write_text(text + "\n")
+    print(text)
+    _draw(directory, results, shares, order)
+
+
+def _beaten(final: Mapping[str, NDArray[np.float64]], order: Sequence[str]) -> str:
+    """From which one on the first agent beats all that follow it."""
+    agent, *others = order
+    beaten = list(itertools.takewhile(lambda other: difference(final[agent], final[other]).low > 0, reversed(others)))
+    return f"{beaten[-1]}{' and below' * (len(beaten) > 1)}" if beaten else ""
+
+
+def _draw(
+    directory: Path,
+    results: Mapping[str, NDArray[np.float64]],
+    shares: Mapping[str, NDArray[np.float64]],
+    order: Sequence[str],
+) -> None:
+    budget = results[order[0]].shape[-1]
+    figure, panels = plt.subplots(2, 2, figsize=(13, 10), constrained_layout=True)
+    panels = panels.ravel()
+    colours = {agent: mpl.colormaps["tab10"](place % 10) for place, agent in enumerate(order)}
+    lines = {agent: ("-", "--", ":")[place // 10 % 3] for place, agent in enumerate(order)}
+    points = np.unique(np.geomspace(1, budget, 24).astype(int)) - 1
+    regrets = np.geomspace(LEAST_REGRET, 1, 61)
+    for agent in order:
+        # Most agents come close to the best: only a logarithm tells them apart.
+        regret = {agent: np.maximum(LEAST_REGRET, 1 - results[agent])}
+        for panel, curves, label in ((panels[0], regret, agent), (panels[1], shares, None)):
+            values, low, high = np.array(iqm_curve(curves[agent], points.tolist())).T
+            panel.plot(points + 1, values, lines[agent], color=colours[agent], label=label)
+            panel.fill_between(points + 1, low, high, color=colours[agent], alpha=0.15)
+        below = profile(results[agent][:, :, -1], (1 - regrets).tolist())
+        panels[2].plot(regrets, below, lines[agent], color=colours[agent])
+    for panel, name in zip(panels, ("normalised regret so far", "hypervolume so far"), strict=False):
+        panel.set_xscale("log")
+        panel.set_xlabel("unique evaluations")
+        panel.set_ylabel(f"{name} (IQM, 95 %)")
+    panels[0].set_yscale("log")
+    panels[0].set_ylim(LEAST_REGRET, 2)
+    panels[2].set_xscale("log")
+    panels[2].set_xlabel("normalised regret after the last evaluation")
+    panels[2].set_ylabel("share of the runs below it")
+    best = results[order[0]][:, :, -1]
+    for row, agent in enumerate(order[1:]):
+        chance = improvement(best, results[agent][:, :, -1])
+        panels[3].plot([chance.low, chance.high], [row, row], color=colours[agent], linewidth=6, alpha=0.5)
+        panels[3].plot(chance.value, row, "k|", markersize=14)
+    panels[3].axvline(0.5, color="black", linewidth=0.8, linestyle="--")
+    panels[3].set_yticks(range(len(order) - 1), order[1:])
+    panels[3].invert_yaxis()
+    panels[3].set_xlim(-0.02, 1.02)
+    panels[3].set_xlabel(f"probability that {order[0]} is better")
+    for panel in panels:
+        panel.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=9, frameon=False)
+    figure.savefig(directory / "benchmark.png", dpi=110)
+    plt.close(figure)
+
+
+@hydra.main(version_base="1.3", config_path="../../conf", config_name="benchmark")
+def main(config: DictConfig) -> None:
+    """Make what is missing, then compare."""
+    check(config)
+    directory = run_directory(config, config.env, besides=("workers", "agents", "rewards", "seeds"))
+    folder = directory / "runs"
+    folder.mkdir(exist_ok=True)
+    tasks = {}
+    for agent, reward in tqdm(list(itertools.product(config.agents, config.rewards)), desc="configs"):
+        first = Task(config.env, agent, reward, config.first_seed, config.budget, tuple(config.overrides))
+        name = f"{agent}-{reward}-{digest(first)}"
+        for seed in range(config.first_seed, config.first_seed + config.seeds):
+            tasks[folder / f"{name}-{seed}.json"] = replace(first, seed=seed)
+    runs = [Run(**result) for result in results_of(tasks, play_as_json, config.workers)]
+    scale = scales(runs, config)
+    write(directory, scores(runs, config, scale), fronts(runs, config), scale)
+    print(f"runs, table and pictures: {directory}")
+
+
+if __name__ == "__main__":
+    main()

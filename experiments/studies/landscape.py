@@ -1,0 +1,129 @@
+"""What the table's search space looks like: ``python -m experiments.studies.landscape``.
+
+For every scalar reward with its defaults: the best configuration, how many local optima there are (configurations that
+no change of a single block makes better), and how good the best on proxy is on dev. Prints a table and draws the
+configurations with their Pareto front.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hydra
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+from experiments.common.report import format_table
+from experiments.common.run_directory import run_directory
+from shrinkml_env.envs.tabular import TabularEnv, make_tabular_env
+from shrinkml_env.mdp.rewards import REWARDS
+from shrinkml_env.space.table import Table
+
+HEAD = (
+    "reward",
+    "optimum",
+    "size ratio",
+    "proxy WER %",
+    "dev WER %",
+    "local optima",
+    "within 1 % regret",
+    "place on dev",
+    "regret on dev",
+)
+
+
+def local_optima(values: NDArray[np.float64]) -> int:
+    """How many entries no change of a single index makes larger.
+
+    Args:
+        values: One axis for each decision.
+    """
+    best = np.ones(values.shape, np.bool_)
+    for axis in range(values.ndim):
+        best &= values >= values.max(axis=axis, keepdims=True)
+    return int(best.sum())
+
+
+def wer_and_size(table: Table) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """WER on proxy, a fraction, and size ratio of every configuration, (configurations,) each."""
+    evaluator = table.evaluator()
+    wer: NDArray[np.float64] = table.edits["proxy"] / table.words["proxy"]
+    return wer, np.array([evaluator.size_ratio(ranks) for ranks in table.configurations()])
+
+
+def pareto_front(wer: NDArray[np.float64], size: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The configurations that no other one beats in one without losing in the other, by increasing size."""
+    order = np.lexsort((wer, size))
+    lowest = np.minimum.accumulate(wer[order])
+    front: NDArray[np.int64] = order[np.concatenate([[True], lowest[1:] < lowest[:-1]])]
+    return front
+
+
+def _row(name: str, table: Table, dev: TabularEnv, proxy: TabularEnv) -> tuple[str, ...]:
+    best = int(np.argmax(proxy.rewards))
+    ranks = list(table.configurations())[best]
+    known = np.flatnonzero(table.edits["dev"] >= 0)
+    evaluate, reward = dev.problem.evaluator.evaluate, dev.problem.reward
+    configurations = list(table.configurations())
+    on_dev = np.array([reward(evaluate(configurations[number]))[0] for number in known])
+    own = float(on_dev[np.flatnonzero(known == best)[0]])
+    # The median of what was drawn at random cannot be told from the best ones here: proxy's scale stands for dev's.
+    scale = proxy.optimum - float(np.median(proxy.rewards))
+    on_proxy = proxy.problem.evaluator.evaluate(ranks)
+    return (
+        name,
+        f"{proxy.optimum:.4f}",
+        f"{on_proxy.size_ratio:.3f}",
+        f"{100 * on_proxy.wer:.2f}",
+        f"{100 * evaluate(ranks).wer:.2f}",
+        str(local_optima(proxy.rewards.reshape([len(ranks) for ranks in table.candidates]))),
+        str(int((proxy.rewards >= proxy.optimum - 0.01 * scale).sum())),
+        f"{1 + int((on_dev > own).sum())} of {len(known)}",
+        f"{(on_dev.max() - own) / scale:.3f}",
+    )
+
+
+def draw(path: Path, table: Table) -> int:
+    """WER and size of all configurations; returns the length of the Pareto front."""
+    wer, size = wer_and_size(table)
+    front = pareto_front(wer, size)
+    figure, axes = plt.subplots(figsize=(7.5, 4.5), constrained_layout=True)
+    axes.scatter(size, 100 * wer, s=2, alpha=0.2, linewidths=0, color="tab:blue", label="every configuration")
+    axes.step(size[front], 100 * wer[front], where="post", color="tab:red", label="Pareto front")
+    axes.set_yscale("symlog", linthresh=10)
+    axes.set_ylim(0, None)
+    axes.set_yticks([0, 2, 4, 6, 8, 10, 20, 50, 100])
+    axes.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+    axes.set_xlabel("size ratio")
+    axes.set_ylabel("WER on the proxy set, % (logarithmic above 10)")
+    axes.grid(alpha=0.3)
+    axes.legend(markerscale=5)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return len(front)
+
+
+@hydra.main(version_base="1.3", config_path="../../conf", config_name="landscape")
+def main(config: DictConfig) -> None:
+    """Of the shipped table."""
+    table = Table.load()
+    directory = run_directory(config, "landscape")
+    rows = [
+        _row(name, table, make_tabular_env(reward=name, subset="dev", table=table), make_tabular_env(reward=name))
+        for name in REWARDS
+        if name != "vector"
+    ]
+    text = format_table(HEAD, rows)
+    (directory / "landscape.txt").write_text(text + "\n")
+    print(text)
+    front = draw(directory / "landscape.png", table)
+    print(f"{table.size} configurations, {front} on the Pareto front; picture: {directory}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""What each reward leads to: ``python -m experiments.studies.reward_study [agents=[ppo]] [workers=2]``.
+
+On the table, for every reward and several values of the option that trades WER for size: the best configuration there
+is by what the reward sees, the proxy set, what agents end at within the same budget of unique evaluations, and what
+both mean on test. The same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import hydra
+import matplotlib as mpl
+import numpy as np
+from omegaconf import DictConfig
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+from tqdm import tqdm
+
+from experiments.common.report import format_table
+from experiments.common.resumable import results_of
+from experiments.common.run_directory import plain, run_directory
+from experiments.common.runs import Task, compose_search, digest, make_env, require_lists, spend
+from experiments.studies.landscape import pareto_front, wer_and_size
+from shrinkml_env import Evaluation
+from shrinkml_env.envs.tabular import TabularEnv
+from shrinkml_env.space.table import Table
+
+HEAD = (
+    "reward",
+    "option",
+    "best: size ratio",
+    "best: test WER %",
+    "agent",
+    "ends at: size ratio",
+    "ends at: test WER %",
+    "nothing feasible",
+    "keeps the WER on test",
+)
+
+
+class Setting(NamedTuple):
+    """A reward with one value of its option: the value for people, and the overrides of conf/search.yaml."""
+
+    reward: str
+    option: str
+    overrides: tuple[str, ...]
+
+
+class Point(NamedTuple):
+    """A model: its size ratio, and its WERs as fractions."""
+
+    size_ratio: float
+    proxy_wer: float
+    test_wer: float
+
+
+@cache
+def _live_on_test() -> Any:
+    """Measures what the table does not hold."""
+    return gym.make("ShrinkML-v0", **Table.load().live_kwargs("test")).unwrapped.problem.evaluator  # type: ignore[attr-defined]
+
+
+def point(on_proxy: Evaluation) -> Point:
+    """A configuration of the table, with its WER on test: from the table, or measured."""
+    table = Table.load()
+    known = table.edits["test"][table.index(on_proxy.ranks)] >= 0
+    on_test = (table.evaluator("test") if known else _live_on_test()).evaluate(on_proxy.ranks)
+    return Point(on_proxy.size_ratio, on_proxy.wer, on_test.wer)
+
+
+def settings(knobs: Mapping[str, Mapping[str, Sequence[Any]]]) -> list[Setting]:
+    """Reward -> option -> values, one by one."""
+    found = []
+    for reward, options in knobs.items():
+        for option, values in options.items():
+            for value in values:
+                found.append(Setting(reward, f"{option} {value}", (f"reward.{option}={value}",)))
+    return found
+
+
+def optimum(setting: Setting) -> Point:
+    """The configuration of the table with the highest reward."""
+    task = Task("tabular", "random", setting.reward, 0, 1, setting.overrides)
+    env = make_env(task, compose_search(task)).unwrapped
+    assert isinstance(env, TabularEnv)
+    best = list(env.table.configurations())[int(np.argmax(env.rewards))]
+    return point(env.problem.evaluator.evaluate(best))
+
+
+def make(task: Task) -> dict[str, Any]:
+    """Where a run ends, as JSON: its best feasible configuration; None where it has found none."""
+    best = spend(task).ranking[0]
+    return {"end": point(best.evaluation) if best.feasible else None}
+
+
+def row(setting: Setting, best: Point, agent: str, ends: Sequence[Point | None], allowed: float) -> tuple[str, ...]:
+    """One line of the table; means, and from the smallest to the largest of the seeds."""
+    reached = [end for end in ends if end is not None]
+    sizes, wers = (np.array([getattr(end, name) for end in reached]) for name in ("size_ratio", "test_wer"))
+    return (
+        setting.reward,
+        setting.option,
+        f"{best.size_ratio:.3f}",
+        f"{100 * best.test_wer:.2f}",
+        agent,
+        f"{sizes.mean():.3f} ({sizes.min():.3f} to {sizes.max():.3f})" if reached else "",
+        f"{100 * wers.mean():.2f} ({100 * wers.min():.2f} to {100 * wers.max():.2f})" if reached else "",
+        f"{len(ends) - len(reached)} of {len(ends)}",
+        f"{int((wers <= allowed + 1e-12).sum())} of {len(ends)}",
+    )
+
+
+def draw(path: Path, best: Mapping[Setting, Point], ends: Mapping[tuple[Setting, str], Sequence[Point | None]]) -> None:
+    """One panel for each reward, on proxy: the front, the best for each value of its option, and where agents end."""
+    wer, size = wer_and_size(Table.load())
+    front = pareto_front(wer, size)
+    rewards = list(dict.fromkeys(setting.reward for setting in best))
+    columns = 4
+    figure, panels = plt.subplots(
+        -(-len(rewards) // columns),
+        columns,
+        figsize=(14, 7),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        constrained_layout=True,
+    )
+    for panel, reward in zip(panels.flat, rewards, strict=False):
+        panel.step(size[front], 100 * wer[front], where="post", color="0.6", linewidth=1, label="Pareto front")
+        for place, agent in enumerate(dict.fromkeys(agent for _, agent in ends)):
+            of_agent = [
+                end
+                for (setting, who), group in ends.items()
+                if (setting.reward, who) == (reward, agent)
+                for end in group
+                if end is not None
+            ]
+            _scatter(panel, of_agent, "x+1234"[place % 6], agent)
+        _scatter(panel, [found for setting, found in best.items() if setting.reward == reward], "o", "best of all")
+        panel.set_title(reward)
+        panel.set_yscale("symlog", linthresh=10)
+        panel.set_ylim(0, 110)
+        panel.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+        panel.grid(alpha=0.3)
+    for panel in panels[-1]:
+        panel.set_xlabel("size ratio")
+    for panel in panels[:, 0]:
+        panel.set_ylabel("WER on proxy, %")
+    handles, labels = panels.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _scatter(panel: Any, points: Sequence[Point], marker: str, label: str) -> None:
+    sizes, wers = [found.size_ratio for found in points], [100 * found.proxy_wer for found in points]
+    panel.plot(sizes, wers, marker, markersize=5, alpha=0.7, linestyle="", label=label)
+
+
+@hydra.main(version_base="1.3", config_path="../../conf", config_name="reward_study")
+def main(config: DictConfig) -> None:
+    """Make what is missing, then compare."""
+    require_lists(agents=config.agents)
+    directory = run_directory(config, "reward_study", besides=("workers", "agents", "seeds", "knobs", "tolerance"))
+    folder = directory / "runs"
+    folder.mkdir(exist_ok=True)
+    tasks: dict[Path, tuple[Setting, Task]] = {}
+    for setting in tqdm(settings(plain(config.knobs)), desc="configs"):
+        for agent in config.agents:
+            first = Task("tabular", agent, setting.reward, 0, config.budget, setting.overrides)
+            name = f"{agent}-{setting.reward}-{digest(first)}"
+            for seed in range(config.seeds):
+                tasks[folder / f"{name}-{seed}.json"] = setting, replace(first, seed=seed)
+    results = results_of({path: task for path, (_, task) in tasks.items()}, make, config.workers)
+    ends: dict[tuple[Setting, str], list[Point | None]] = {}
+    for (setting, task), result in zip(tasks.values(), results, strict=True):
+        ends.setdefault((setting, task.agent), []).append(Point(*result["end"]) if result["end"] else None)
+    allowed = Table.load().evaluator("test").baseline.wer + config.tolerance
+    best = {setting: optimum(setting) for setting, _ in ends}
+    table = [row(setting, best[setting], agent, group, allowed) for (setting, agent), group in ends.items()]
+    text = format_table(HEAD, table)
+    (directory / "table.txt").write_text(text + "\n")
+    print(text)
+    draw(directory / "reward_study.png", best, ends)
+    print(f"runs, table and picture: {directory}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""What uniform ranks cost: ``python -m experiments.studies.uniform_curve [model.name=DIR] [set=test]``.
+
+Every layer gets the same fraction of its break-even rank; at each size ratio, WER and word errors. This is the curve
+that a search has to beat, and where it starts to climb is where there is something to win. ``dense=[PATTERN, ...]``
+leaves layers as they are: ``dense=[decoder.*]``. With ``granularity=matrix`` matrices take the place of layers.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import hydra
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from experiments.common.fetch import fetch
+from experiments.common.report import draw_uniform_curve, format_table
+from experiments.common.run_directory import plain, run_directory
+from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
+from shrinkml_env.space.search_space import uniform_ranks
+
+
+def uniform_ranks_of_size(
+    evaluator: Evaluator, size_ratio: float, names: Sequence[str] | None = None
+) -> dict[str, int]:
+    """The largest uniform fraction whose size ratio is at most the wanted one.
+
+    Args:
+        evaluator: Of the model.
+        size_ratio: In (0, 1].
+        names: The layers to compress; by default all.
+
+    Raises:
+        ValueError: Even rank 1 everywhere is larger.
+    """
+    layers = [layer for layer in evaluator.layers if names is None or layer.name in names]
+    smallest, largest = 0.0, 1.0
+    if evaluator.size_ratio(uniform_ranks(layers, smallest)) > size_ratio:
+        raise ValueError(f"no uniform rank makes the model as small as {size_ratio} of its size")
+    # 2^-20 of any break-even rank is far below one rank.
+    for _ in range(20):
+        middle = (smallest + largest) / 2
+        fits = evaluator.size_ratio(uniform_ranks(layers, middle)) <= size_ratio
+        smallest, largest = (middle, largest) if fits else (smallest, middle)
+    return uniform_ranks(layers, smallest)
+
+
+@hydra.main(version_base="1.3", config_path="../../conf", config_name="uniform_curve")
+def main(config: DictConfig) -> None:
+    """Measure, print, draw."""
+    torch.set_num_threads(1)
+    fetch(config, "set")
+    model = load_model(config.model.name)
+    evaluator = Evaluator(
+        model,
+        load_utterances(plain(config.set)),
+        plain(config.granularity),
+        cache=EvaluationCache(default_cache_path()),
+        factorisation=instantiate(config.factorisation)(model),
+    )
+    names = [layer.name for layer in evaluator.layers]
+    for pattern in config.dense:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(f"dense: no layer matches {pattern!r}; the layers are {', '.join(names)}")
+    names = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in config.dense)]
+    configurations: list[Mapping[str, int]] = [{}]
+    configurations += [uniform_ranks_of_size(evaluator, size, names) for size in config.sizes]
+    curve = [evaluator.evaluate(ranks) for ranks in tqdm(configurations, desc="uniform ranks", unit="evaluation")]
+    head = ("size ratio", "parameters", "WER %", "word errors", "words")
+    rows = [
+        (f"{e.size_ratio:.3f}", f"{e.params:,}", f"{100 * e.wer:.2f}", str(sum(e.edits)), str(sum(e.words)))
+        for e in curve
+    ]
+    print(format_table(head, rows))
+    directory: Path = run_directory(config, "uniform")
+    with open(directory / "uniform.csv", "w", newline="") as file:
+        csv.writer(file).writerows([head, *rows])
+    draw_uniform_curve(directory / "uniform.png", curve)
+    print(f"table and picture: {directory}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,322 @@
+"""The Markov decision process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.error import ResetNeeded
+from numpy.typing import NDArray
+
+from shrinkml_env.compression.layers import Layer, canonical_ranks
+from shrinkml_env.envs.rendering import picture, table
+from shrinkml_env.evaluation.ledger import SupportsEvaluate
+from shrinkml_env.evaluation.result import Evaluation
+from shrinkml_env.mdp.actions import ActionKind
+from shrinkml_env.mdp.observations import Observation
+from shrinkml_env.mdp.problem import SearchProblem
+from shrinkml_env.mdp.shaping import NoPotential, Potential
+
+__all__ = ["ShrinkEnv"]
+
+
+class ShrinkEnv(gym.Env[Any, Any]):
+    """Choose how far each layer of a speech recogniser is compressed.
+
+    ## Description
+
+    One episode compresses one trained recogniser by truncated SVD. Its layers are decided one after the other, in
+    forward order: each step sets one layer's rank, the number of singular triplets that its weight matrices keep. After
+    the last layer the compressed model transcribes a small, fixed set of utterances (the *proxy set*), and the reward
+    weighs its word error rate (WER) against its size. Nothing is retrained.
+
+    A rank is chosen among the layer's *candidates*: by default 24 ranks spread evenly up to the break-even rank r*, the
+    largest at which two factors hold fewer numbers than the matrix, and the untouched, dense layer.
+
+    ## Action Space
+
+    | `action` | space | meaning |
+    | --- | --- | --- |
+    | `"continuous"` | `Box(-1, 1, (1,), float32)` | linear in the rank, from the layer's smallest candidate (-1) over r* to dense (+1), then the nearest candidate |
+    | `"discrete"` | `Discrete(k)` | index of the candidate, from the smallest (0) to dense; k is the largest number of candidates of any layer |
+    | `"energy"` | `Box(-1, 1, (1,), float32)` | (a + 1) / 2 is the share of the squared singular values to keep: the smallest candidate that does |
+    | `"delta"` | `Box(-1, 1, (1,), float32)` | added to the previous layer's place between its smallest candidate (0) and dense (1) |
+    | `"one_shot"` | `MultiDiscrete([k1, k2, ...])` | the indices of all layers' candidates at once: the episode is a single step |
+
+    With discrete actions `action_masks()` says which candidates the next layer has and the constraint allows at this
+    step (`"check"` and `"decrement"` allow all). Any other index is legal all the same: it takes the nearest allowed rank, and `info["projected"]` is True. An action outside
+    the space raises `ValueError` and changes nothing: `step` may be called again with a good one.
+
+    ## Observation Space
+
+    With `observation="features"`, the default, a `Box(0, 1, (n,), float32)` of named features: the kind, shape, share
+    of parameters and multiply-adds, and spectrum of the layer to be decided, how far the episode is, the size so far,
+    the smallest that can still be reached and what the constraint leaves, and every decision so far.
+    `observation="dict"` gives the same features as a `Dict` of four boxes, `layer`, `episode`, `decided` and `kept`.
+    `shrinkml_env.mdp.observations.Features` describes each; `env.unwrapped.observation.names` lists them. No feature costs
+    an evaluation.
+
+    ## Rewards
+
+    0 at every step but the last. With e and e0 the WER of the compressed and the original model (fractions), and s the
+    size ratio (parameters of the compressed model over the original's):
+
+    | `reward` | last step | default options |
+    | --- | --- | --- |
+    | `"linear"` | -(e - e0) - `size_weight` * s | `size_weight=0.2` |
+    | `"threshold"` | 1 - s if e <= e0 + `tolerance`, else -`punishment` | `tolerance=0.005`, `punishment=1.0` |
+    | `"soft_threshold"` | 1 - s - `kappa` * max(0, e - e0 - `tolerance`) | `tolerance=0.005`, `kappa=10.0` |
+    | `"accuracy"` | -(e - e0), for use with a constraint | |
+    | `"divergence"` | -d - `size_weight` * s, where d is the divergence of the model's distributions from the original's | `size_weight=0` |
+    | `"amc"` | -e * log(cost) | `cost="params"`, or `"macs"` |
+    | `"multiplicative"` | (1 - e) * (s / `target`) ^ `exponent` | `target=0.4`, `exponent=-0.07` |
+    | `"absolute"` | (1 - e) + `beta` * abs(s / `target` - 1) | `target=0.4`, `beta=-0.07` |
+    | `"harmonic"` | F-measure of 1 - e and 1 - s, the latter `beta` times as important | `beta=0.25` |
+    | `"vector"` | the array [-(e - e0), 1 - s], with `reward_space`, for MO-Gymnasium | |
+
+    Any callable of (evaluation, baseline) will do as well. The return is undiscounted: set the agent's gamma to 1. A
+    WER may exceed 1; the reward is always finite (where e stands for an accuracy or beside a logarithm it is clipped to
+    [1 / reference words, 1]).
+
+    `shaping="activation_error"` (options: `weight=0.1`) adds a reward on the way for decisions that change the layers'
+    outputs little. It adds up to 0 over an episode, so that the best policy stays the best
+    (`shrinkml_env.mdp.shaping`); `info["reward_terms"]` does not show it.
+
+    ## Constraints
+
+    | `constraint` | effect | options |
+    | --- | --- | --- |
+    | `"none"` | every configuration is feasible | |
+    | `"check"` | nothing is changed, `info["feasible"]` tells whether the budget was met | `budget`, `resource="size"` or `"macs"` |
+    | `"clip"` | a rank is replaced as soon as the remaining layers would no longer fit, by a smaller one where one fits | the same |
+    | `"mask"` | as `"clip"`, for agents that keep to `action_masks()`: discrete actions only | the same |
+    | `"decrement"` | after the last decision each layer in turn goes to its next cheaper candidate until the budget is met | the same |
+
+    `budget` is the largest share of the original's parameters or multiply-adds. No episode ends above it with the last
+    three, and `gym.make` raises `ValueError` if no configuration can meet it.
+
+    ## Starting State
+
+    No layer is decided; all are dense. Nothing is random: the seed given to `reset` only seeds `np_random`.
+
+    ## Episode End
+
+    The episode terminates after its last layer (with one-shot actions after its only step) and is never truncated.
+
+    ## Information
+
+    Every `step` returns `layer` (name of the layer that was decided, the last one if there were several), `ranks` (layer
+    name -> rank so far), `size_ratio` (with the undecided layers dense) and `projected` (a rank that was asked for was
+    not allowed, or no candidate); `reset` returns `ranks` and `size_ratio`. The last step adds
+    `wer`, `wer_baseline`, `params` (parameters), `macs` (multiply-adds of the factored form over the proxy set, however
+    they are executed), `capped` (utterances whose decoding ran into its token limit), `feasible` (the constraint is met;
+    True where there is none) and `reward_terms` (name -> part of the reward), and `divergence` with a reward of it.
+
+    ## Arguments
+
+    ```python
+    >>> import gymnasium as gym, shrinkml_env
+    >>> env = gym.make("ShrinkML-v0", action="discrete", reward={"name": "linear", "size_weight": 0.3})
+
+    ```
+
+    Every argument of `gym.make` is a name, a mapping with a name and options, or a finished object:
+
+    | argument | default | meaning |
+    | --- | --- | --- |
+    | `model` | `"las_small"` | the recogniser: a shipped name, a checkpoint path, or an object |
+    | `proxy` | `"proxy"` | the utterances that are transcribed |
+    | `action` | `"continuous"` | see Action Space |
+    | `observation` | `"features"` | see Observation Space |
+    | `reward` | `"linear"` | see Rewards |
+    | `constraint` | `"none"` | see Constraints |
+    | `shaping` | `"none"` | see Rewards |
+    | `factorisation` | `"svd"` | how matrices are factored: plain, or `"activation_aware"` (`shrinkml_env.compression.factorisations`) |
+    | `granularity` | `"layer"` | `"matrix"` decides every weight matrix by itself; a mapping, block name -> layer names, decides layers together |
+    | `device` | `"cpu"` | where the recogniser runs; `"cuda"` measures a vector environment's configurations side by side |
+    | `search_space` | `"full"` | the candidates; `{"name": "full", "count": 16}` for fewer |
+    | `ledger` | `None` | record of the evaluations: `{"path": FILE, "budget": N}` keeps it in a file and limits it |
+    | `cache` | `"default"` | where measurements persist: a file (see `default_cache_path`), or None for nowhere |
+    | `workers` | `1` | processes that measure the configurations of a vector environment side by side |
+    | `memory_mb` | `256` | room for features and activations that configurations share |
+    | `render_mode` | `None` | `"ansi"`: `render()` gives the decisions so far as a table; `"rgb_array"`: as a picture; `gymnasium.wrappers.RecordVideo` makes a video of them (needs `pip install moviepy`) |
+
+    ## Version History
+
+    * v0: initial version
+    """  # noqa: E501
+
+    metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 1}  # noqa: RUF012 - as in gym.Env
+
+    def __init__(
+        self,
+        problem: SearchProblem,
+        action: ActionKind,
+        observation: Observation,
+        potential: Potential | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        """An environment of finished parts; `shrinkml_env.envs.registration.make_env` builds them from names.
+
+        Args:
+            problem: Layers, candidates, measurement, reward, constraint and ledger.
+            action: How a rank is chosen; bound to the problem here.
+            observation: What is seen; bound to the problem here.
+            potential: Of the shaping; by default there is none. Bound to the problem here.
+            render_mode: None, ``"ansi"`` or ``"rgb_array"``.
+
+        Raises:
+            ValueError: The render mode is unknown, or parts do not go together: a constraint that needs masks
+                with actions that have none, a vector reward with shaping.
+        """
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise ValueError(f"render_mode must be None or one of {self.metadata['render_modes']}, got {render_mode!r}")
+        if problem.constraint.needs_masks and not hasattr(action, "masks"):
+            raise ValueError(
+                f"the constraint needs masks, but the actions of {type(action).__name__} have no masks: use the "
+                "constraint 'clip', or discrete actions"
+            )
+        if problem.reward_space is not None and not isinstance(potential, NoPotential | None):
+            raise ValueError("a vector reward cannot be shaped: leave out `shaping`")
+        self.problem = problem
+        self.action = action.bind(problem)
+        self.observation = observation.bind(problem)
+        self.potential = (potential or NoPotential()).bind(problem)
+        self.action_space = self.action.space
+        self.observation_space = self.observation.space
+        self.render_mode = render_mode
+        self._ranks: tuple[int, ...] | None = None
+        self._evaluation: Evaluation | None = None
+        if problem.reward_space is not None:
+            self.reward_space = problem.reward_space
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers to decide, in forward order: one step each."""
+        return self.problem.layers
+
+    @property
+    def evaluator(self) -> SupportsEvaluate:
+        """What measures a configuration."""
+        return self.problem.evaluator
+
+    @property
+    def action_masks(self) -> Callable[[], NDArray[np.bool_]]:
+        """``action_masks()``: which actions are allowed now, for the action kinds that have masks; absent otherwise."""
+        masks = getattr(self.action, "masks", None)
+        if masks is None:
+            raise AttributeError(f"actions of {type(self.action).__name__} have no masks")
+        return lambda: masks(self._ranks or ())
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode with every layer dense. `options` are not used."""
+        super().reset(seed=seed)
+        self._ranks, self._evaluation = (), None
+        return self.observation(()), self._info(())
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Decide the next layer; with one-shot actions all of them.
+
+        Raises:
+            ValueError: The action is not in the action space, or the reward is not finite; the episode is as it was.
+            BudgetExhausted: This was the last layer, the configuration is new, and the ledger's budget is spent.
+            ResetNeeded: The episode is over, or `reset` was never called.
+        """
+        ranks, projected = self._decide(action)
+        terminated = len(ranks) == len(self.layers)
+        # All this first: whatever fails must fail before anything has changed.
+        shaping = self.potential(ranks) - self.potential(self._ranks or ())
+        observation = self.observation(ranks)
+        evaluation = self.problem.evaluate(self._named(ranks)) if terminated else None
+        reward, outcome = (self._no_reward, {}) if evaluation is None else self.outcome(evaluation, ranks)
+        info = {"layer": self.layers[len(ranks) - 1].name, "projected": projected, **self._info(ranks), **outcome}
+        if self.problem.reward_space is None:
+            reward += shaping
+        self._ranks, self._evaluation = ranks, evaluation
+        return observation, reward, terminated, False, info
+
+    def completed_by(self, action: Any) -> dict[str, int] | None:
+        """The configuration that an action would complete now; None if the episode would go on. Changes nothing.
+
+        Raises:
+            ValueError: As `step`.
+            ResetNeeded: As `step`.
+        """
+        ranks, _ = self._decide(action)
+        return self._named(ranks) if len(ranks) == len(self.layers) else None
+
+    def close(self) -> None:
+        """End what the evaluator has started, and let others write the ledger's file."""
+        self.evaluator.close()
+        self.problem.ledger.close()
+
+    def actions_for(self, ranks: Mapping[str, int]) -> Sequence[Any]:
+        """The actions of one episode that replay a configuration.
+
+        Args:
+            ranks: Name of any of the evaluator's layers -> rank; what it leaves out is dense.
+
+        Raises:
+            ValueError: A layer is unknown, a rank is not a candidate, or a layer that is not decided is not dense.
+        """
+        complete = canonical_ranks(self.evaluator.layers, ranks)
+        checked = [
+            self.problem.search_space.check(index, complete.pop(layer.name)) for index, layer in enumerate(self.layers)
+        ]
+        for layer in self.evaluator.layers:
+            if complete.get(layer.name, layer.max_rank) != layer.max_rank:
+                raise ValueError(
+                    f"layer {layer.name!r} is not in the search space: it stays dense ({layer.max_rank}), and no "
+                    f"action gives it rank {complete[layer.name]}"
+                )
+        return self.action.encode(tuple(checked))
+
+    def render(self) -> str | NDArray[np.uint8] | None:
+        """The decisions so far, as the render mode says: a table, or an RGB image (height, width, 3).
+
+        Raises:
+            DependencyNotInstalled: A picture is asked for and Matplotlib is missing.
+        """
+        if self.render_mode is None:
+            gym.logger.warn("render() needs a render mode: gym.make(..., render_mode='ansi')")
+            return None
+        draw = table if self.render_mode == "ansi" else picture
+        return draw(self.problem, self._ranks or (), self._evaluation)
+
+    def _decide(self, action: Any) -> tuple[tuple[int, ...], bool]:
+        """The ranks after an action, and whether it asked for others."""
+        before = self._ranks
+        if before is None or len(before) == len(self.layers):
+            raise ResetNeeded("the episode is over (or has not begun): call reset() before step()")
+        wish = self.action.decode(before, action)
+        ranks = self.problem.constraint.apply(before, wish.ranks)
+        return ranks, wish.projected or ranks != before + wish.ranks
+
+    @property
+    def _no_reward(self) -> Any:
+        space = self.problem.reward_space
+        return 0.0 if space is None else np.zeros(space.shape, np.float32)
+
+    def _named(self, ranks: tuple[int, ...]) -> dict[str, int]:
+        return {layer.name: rank for layer, rank in zip(self.layers, ranks, strict=False)}
+
+    def _info(self, ranks: tuple[int, ...]) -> dict[str, Any]:
+        size_ratio = self.problem.params_after(ranks) / self.problem.baseline.params
+        return {"ranks": self._named(ranks), "size_ratio": size_ratio}
+
+    def outcome(self, evaluation: Evaluation, ranks: tuple[int, ...]) -> tuple[Any, dict[str, Any]]:
+        """The reward of a measured configuration, and what the last step's info tells of it."""
+        reward, terms = self.problem.reward(evaluation)
+        divergence = {} if evaluation.divergence is None else {"divergence": evaluation.divergence}
+        return reward, {
+            "wer": evaluation.wer,
+            "wer_baseline": self.problem.baseline.wer,
+            "params": evaluation.params,
+            "macs": evaluation.macs,
+            "capped": evaluation.capped,
+            "feasible": self.problem.is_feasible(self._named(ranks)),
+            "reward_terms": terms,
+            **divergence,
+        }

@@ -1,0 +1,313 @@
+"""The tabular environments: the decision process of a `Table`, at tens of thousands of steps a second and more."""
+
+from __future__ import annotations
+
+import itertools
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.error import ResetNeeded
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from shrinkml_env.envs.registration import assemble_env
+from shrinkml_env.envs.rendering import picture, table
+from shrinkml_env.envs.shrink import ShrinkEnv
+from shrinkml_env.mdp.actions import Continuous, Discrete
+from shrinkml_env.mdp.constraints import Budget, Unconstrained
+from shrinkml_env.space.table import Table, TableEvaluator
+
+__all__ = ["TabularEnv", "VectorTabularEnv", "make_tabular_env", "make_vector_tabular_env"]
+
+
+class _Node(NamedTuple):
+    """What a step into a state returns."""
+
+    observation: Any
+    reward: float
+    terminated: bool
+    info: dict[str, Any]
+    ranks: dict[str, int]
+
+
+class TabularEnv(gym.Env[Any, Any]):
+    """``ShrinkMLTabular-v0``: the same decision process as `ShrinkEnv`, from a table, thousands of times as fast.
+
+    The layers are the table's blocks; observations, actions, rewards, infos and the ledger are those of the live
+    environment on the same blocks and candidates: ``gym.make("ShrinkML-v0", **env.unwrapped.live_kwargs)``. Besides,
+    the best reward there is, the `optimum`, is known, and so is the regret of any other.
+
+    Args:
+        twin: An environment on a `TableEvaluator`: it makes what is returned, once for each state.
+        live_kwargs: Arguments of ``gym.make("ShrinkML-v0", ...)`` for the environment that measures the same for real.
+    """
+
+    metadata = ShrinkEnv.metadata
+
+    def __init__(self, twin: ShrinkEnv, live_kwargs: Mapping[str, Any]) -> None:
+        evaluator = twin.problem.evaluator
+        if not isinstance(evaluator, TableEvaluator):
+            raise TypeError("a tabular environment needs an environment on a TableEvaluator")
+        if not isinstance(twin.action, Discrete | Continuous):
+            raise ValueError("tabular environments have discrete or continuous actions")
+        if type(twin.problem.constraint) not in (Unconstrained, Budget):
+            raise ValueError("tabular environments change no decision: use the constraint 'none' or 'check'")
+        if twin.problem.reward_space is not None:
+            raise ValueError("tabular environments have scalar rewards: their optimum would mean nothing else")
+        self.twin = twin
+        self.live_kwargs = dict(live_kwargs)
+        self.table = evaluator.table
+        self.problem, self.layers = twin.problem, twin.layers
+        self.action_space, self.observation_space = twin.action_space, twin.observation_space
+        self.render_mode = twin.render_mode
+        self._discrete = isinstance(twin.action, Discrete)
+        self._counts = tuple(len(ranks) for ranks in self.table.candidates)
+        # Up to here, halfway to the next one, a candidate is the nearest to a rank.
+        self._bounds = [[(low + high) / 2 for low, high in pairwise(ranks)] for ranks in self.table.candidates]
+        self._nodes: list[dict[int, _Node]] = [{} for _ in range(len(self.layers) + 1)]
+        self._measured: set[int] = set()
+        self._depth, self._number = -1, 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode. `options` are not used."""
+        super().reset(seed=seed)
+        self._depth, self._number = 0, 0
+        return self.twin.reset()
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """As `ShrinkEnv.step`."""
+        depth = self._depth
+        if not 0 <= depth < len(self._counts):
+            raise ResetNeeded("the episode is over (or has not begun): call reset() before step()")
+        place, projected = self._place(depth, action)
+        number = self._number * self._counts[depth] + place
+        node = self._nodes[depth + 1].get(number) or self._make(depth + 1, number)
+        if node.terminated and number not in self._measured:
+            self.problem.evaluate(node.ranks)  # may raise: the budget
+            self._measured.add(number)
+        self._depth, self._number = depth + 1, number
+        info = {**node.info, "ranks": node.ranks.copy(), "projected": projected}
+        if node.terminated:
+            info["reward_terms"] = node.info["reward_terms"].copy()
+        # What is known must not be changed by who looks at it.
+        seen = node.observation
+        observation = {name: box.copy() for name, box in seen.items()} if isinstance(seen, dict) else seen.copy()
+        return observation, node.reward, node.terminated, False, info
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Which indices the next layer has; for discrete actions."""
+        return self.twin.action.masks(self._prefix(max(0, self._depth), self._number))  # type: ignore[attr-defined, no-any-return]
+
+    def actions_for(self, ranks: Mapping[str, int]) -> Sequence[Any]:
+        """As `ShrinkEnv.actions_for`."""
+        return self.twin.actions_for(ranks)
+
+    def close(self) -> None:
+        """As `ShrinkEnv.close`."""
+        self.twin.close()
+
+    def render(self) -> Any:
+        """As `ShrinkEnv.render`."""
+        if self.render_mode is None:
+            return self.twin.render()
+        ranks = self._prefix(max(0, self._depth), self._number)
+        over = self._depth == len(self.layers)
+        evaluation = self.problem.evaluator.evaluate(self._named(ranks)) if over else None
+        return (table if self.render_mode == "ansi" else picture)(self.problem, ranks, evaluation)
+
+    @cached_property
+    def rewards(self) -> NDArray[np.float64]:
+        """The reward of every configuration, in the table's order, (configurations,)."""
+        evaluate, reward = self.problem.evaluator.evaluate, self.problem.reward
+        return np.array([reward(evaluate(ranks))[0] for ranks in self.table.configurations()])
+
+    @cached_property
+    def optimum(self) -> float:
+        """The largest reward of any feasible configuration.
+
+        Raises:
+            ValueError: None meets the constraint.
+        """
+        feasible = [self.problem.is_feasible(ranks) for ranks in self.table.configurations()]
+        if not any(feasible):
+            raise ValueError("no configuration of the table meets the constraint: raise the budget")
+        return float(self.rewards[feasible].max())
+
+    def regret(self, reward: float) -> float:
+        """Normalised: (optimum - reward) / (optimum - median), 0 for the best and 1 for a middling configuration.
+
+        The median is that of all configurations, feasible or not.
+        """
+        return (self.optimum - reward) / (self.optimum - float(np.median(self.rewards)))
+
+    def _place(self, depth: int, action: Any) -> tuple[int, bool]:
+        """The place of the candidate that an action asks for, and whether it asked for another one."""
+        count = self._counts[depth]
+        if self._discrete:
+            if (type(action) is int or isinstance(action, np.integer)) and 0 <= action < count:
+                return int(action), False
+        elif (
+            isinstance(action, np.ndarray) and action.shape == (1,) and action.dtype.kind == "f" and abs(action[0]) <= 1
+        ):
+            value = float(action[0])
+            smallest, *_, dense = self.table.candidates[depth]
+            return bisect_left(self._bounds[depth], smallest + (value + 1.0) / 2.0 * (dense - smallest)), False
+        # All that is unusual, mistakes included.
+        wish = self.twin.action.decode(self._prefix(depth, self._number), action)
+        return self.table.candidates[depth].index(wish.ranks[0]), wish.projected
+
+    def _make(self, depth: int, number: int) -> _Node:
+        ranks = self._prefix(depth, number)
+        named = self._named(ranks)
+        info: dict[str, Any] = {"layer": self.layers[depth - 1].name, "size_ratio": self.problem.size(named)}
+        reward, terminated = 0.0, depth == len(self.layers)
+        if terminated:
+            reward, outcome = self.twin.outcome(self.problem.evaluator.evaluate(named), ranks)
+            info |= outcome
+        node = _Node(self.twin.observation(ranks), reward, terminated, info, named)
+        self._nodes[depth][number] = node
+        return node
+
+    def _prefix(self, depth: int, number: int) -> tuple[int, ...]:
+        ranks: list[int] = []
+        for candidates in reversed(self.table.candidates[:depth]):
+            number, place = divmod(number, len(candidates))
+            ranks.append(candidates[place])
+        return tuple(reversed(ranks))
+
+    def _named(self, ranks: tuple[int, ...]) -> dict[str, int]:
+        return {layer.name: rank for layer, rank in zip(self.layers, ranks, strict=False)}
+
+
+class VectorTabularEnv(VectorEnv[Any, Any, NDArray[Any]]):
+    """Very many episodes on the table at once, in arrays.
+
+    All of them begin and end together; they are reset in the same step, and the last observations are in
+    ``infos["final_obs"]``. Infos hold ``size_ratio``, and at the end ``wer`` and ``number``, the configurations' places
+    in the table. The ledger is not asked: this environment is for speed, not for counting evaluations.
+
+    Args:
+        env: A tabular environment with vector observations.
+        num_envs: At least 1.
+    """
+
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 - as in gym.vector.VectorEnv
+
+    def __init__(self, env: TabularEnv, num_envs: int) -> None:
+        if not isinstance(env.observation_space, gym.spaces.Box):
+            raise ValueError("the vector version has vector observations: leave out `observation`")
+        self.num_envs = num_envs
+        self.env = env
+        self.single_action_space, self.single_observation_space = env.action_space, env.observation_space
+        self.action_space = batch_space(env.action_space, num_envs)
+        self.observation_space = batch_space(env.observation_space, num_envs)
+        self._depth, self._numbers = 0, np.zeros(num_envs, np.int64)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Begin N episodes; nothing in them is random."""
+        self._depth, self._numbers = 0, np.zeros(self.num_envs, np.int64)
+        return self._observe(0, self._numbers), {}
+
+    def step(
+        self, actions: NDArray[Any]
+    ) -> tuple[NDArray[np.float32], NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """Decide the next layer of every episode.
+
+        Raises:
+            ValueError: An action is not in the action space.
+        """
+        depth, env = self._depth, self.env
+        count = env._counts[depth]
+        if env._discrete:
+            if actions.min() < 0 or actions.max() >= env.action_space.n:  # type: ignore[attr-defined]
+                raise ValueError(f"layer {env.layers[depth].name!r}: an action is outside {env.action_space}")
+            places = np.minimum(actions, count - 1)
+        else:
+            values = actions[:, 0].astype(np.float64)
+            if not (np.abs(values) <= 1.0).all():
+                raise ValueError(f"layer {env.layers[depth].name!r}: an action is outside [-1, 1]")
+            smallest, *_, dense = env.table.candidates[depth]
+            wanted = smallest + (values + 1.0) / 2.0 * (dense - smallest)
+            places = np.searchsorted(env._bounds[depth], wanted, side="left")
+        numbers = self._numbers * count + places
+        observations, sizes = self._observe(depth + 1, numbers), self._states[depth + 1][1][numbers]
+        infos: dict[str, Any] = {"size_ratio": sizes}
+        over = depth + 1 == len(env.layers)
+        if over:
+            subset = env.problem.evaluator.subset  # type: ignore[attr-defined]
+            wer = env.table.edits[subset][numbers] / env.table.words[subset]
+            infos |= {"wer": wer, "number": numbers, "final_obs": observations}
+            rewards = env.rewards[numbers]
+            observations, _ = self.reset()
+        else:
+            rewards = np.zeros(self.num_envs)
+            self._depth, self._numbers = depth + 1, numbers
+        return observations, rewards, np.full(self.num_envs, over), np.zeros(self.num_envs, np.bool_), infos
+
+    def _observe(self, depth: int, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+        observations: NDArray[np.float32] = self._states[depth][0][numbers]
+        return observations
+
+    @cached_property
+    def _states(self) -> list[tuple[NDArray[np.float32], NDArray[np.float64]]]:
+        """For each depth the observations and size ratios of all states."""
+        states = []
+        for depth in range(len(self.env.layers) + 1):
+            prefixes = list(itertools.product(*self.env.table.candidates[:depth]))
+            observations = np.stack([self.env.twin.observation(ranks) for ranks in prefixes])
+            sizes = np.array([self.env.problem.size(self.env._named(ranks)) for ranks in prefixes])
+            states.append((observations, sizes))
+        return states
+
+
+def make_tabular_env(
+    action: Any = "discrete",
+    observation: Any = "features",
+    reward: Any = "linear",
+    constraint: Any = "none",
+    subset: str = "proxy",
+    table: Table | None = None,
+    ledger: Any = None,
+    render_mode: str | None = None,
+) -> TabularEnv:
+    """The entry point of ``gym.make("ShrinkMLTabular-v0", ...)``.
+
+    Args:
+        action: ``"discrete"``, or ``"continuous"``: rounded to the nearest candidate.
+        observation: As in `shrinkml_env.envs.registration.make_env`, like the next two.
+        reward: Any.
+        constraint: ``"none"`` or ``"check"``.
+        subset: The utterance set whose measurements count, one of `shrinkml_env.space.table.SETS`, of which the table
+            must hold every configuration.
+        table: By default the shipped one.
+        ledger: As in `shrinkml_env.envs.registration.make_env`.
+        render_mode: As there.
+
+    Raises:
+        ValueError: A name or an option is unknown, or parts do not go together.
+    """
+    known = Table.load() if table is None else table
+    parts = {"action": action, "observation": observation, "reward": reward, "constraint": constraint}
+    twin = assemble_env(
+        known.evaluator(subset), **parts, search_space=known.search_space, ledger=ledger, render_mode=render_mode
+    )
+    return TabularEnv(twin, {**known.live_kwargs(subset), **parts})
+
+
+def make_vector_tabular_env(num_envs: int = 1, **arguments: Any) -> VectorTabularEnv:
+    """The entry point of ``gym.make_vec("ShrinkMLTabular-v0", num_envs=N, ...)``: `make_tabular_env`'s besides.
+
+    Raises:
+        ValueError: As `make_tabular_env`, or a ledger is given.
+    """
+    if arguments.get("ledger") is not None:
+        raise ValueError("the vector version counts no evaluations: leave out `ledger`, or use gym.make")
+    return VectorTabularEnv(make_tabular_env(**arguments), num_envs)

@@ -1,0 +1,129 @@
+"""Several episodes in lockstep that share one problem: ``gym.make_vec("ShrinkML-v0", num_envs=N)``."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
+from numpy.typing import NDArray
+
+from shrinkml_env.envs.shrink import ShrinkEnv
+
+__all__ = ["VectorShrinkEnv"]
+
+
+class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
+    """N episodes at once. All have the same model, evaluator and ledger, and they end in the same step.
+
+    The configurations that a step completes are measured together, so that an evaluator with several workers measures
+    them side by side. Everything else is as in N single environments, one after the other: the same seeds and actions
+    give the same numbers.
+
+    An episode that ends is reset in the same step (`AutoresetMode.SAME_STEP`): the returned observation is the next
+    episode's first, the last one's is in ``infos["final_obs"]`` and its info in ``infos["final_info"]``.
+
+    Args:
+        env: A single environment; the others are made after it.
+        num_envs: N, at least 1.
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012 - as in gym.vector.VectorEnv
+        **ShrinkEnv.metadata,
+        "autoreset_mode": AutoresetMode.SAME_STEP,
+    }
+
+    def __init__(self, env: ShrinkEnv, num_envs: int) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        self.num_envs = num_envs
+        # Copies of the outermost object only: the problem and all that hangs on it is the same.
+        self.envs: tuple[ShrinkEnv, ...] = (env, *(copy.copy(env) for _ in range(num_envs - 1)))
+        for other in self.envs[1:]:
+            other._np_random = None
+        self.render_mode = env.render_mode
+        self.single_action_space, self.single_observation_space = env.action_space, env.observation_space
+        self.action_space = batch_space(env.action_space, num_envs)
+        self.observation_space = batch_space(env.observation_space, num_envs)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin N episodes.
+
+        Args:
+            seed: Of each environment; a single one stands for seed, seed + 1, ...
+            options: Not used.
+        """
+        seeds: Sequence[int | None]
+        if seed is None:
+            seeds = [None] * self.num_envs
+        elif isinstance(seed, int):
+            seeds = [seed + index for index in range(self.num_envs)]
+        else:
+            seeds = seed
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"{len(seeds)} seeds for {self.num_envs} environments")
+        observations: list[Any] = []
+        infos: dict[str, Any] = {}
+        for index, (env, single) in enumerate(zip(self.envs, seeds, strict=True)):
+            observation, info = env.reset(seed=single)
+            observations.append(observation)
+            infos = self._add_info(infos, info, index)
+        return self._batch(observations), infos
+
+    def step(self, actions: Any) -> tuple[Any, NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """Decide the next layer of every episode.
+
+        Raises:
+            ValueError: As `ShrinkEnv.step`; no episode has gone on.
+            BudgetExhausted: The configurations that are completed are more than the budget allows. What it allowed is
+                in the ledger; no episode has gone on.
+        """
+        singles = list(iterate(self.action_space, actions))
+        completed = (env.completed_by(action) for env, action in zip(self.envs, singles, strict=True))
+        wanted = [ranks for ranks in completed if ranks is not None]
+        problem = self.envs[0].problem
+        problem.prefetch(wanted)
+        # All of them before any episode goes on, so that at the budget's end all stand where they stood.
+        for ranks in wanted:
+            problem.evaluate(ranks)
+        observations, rewards, terminated = [], [], []
+        infos: dict[str, Any] = {}
+        for index, (env, action) in enumerate(zip(self.envs, singles, strict=True)):
+            observation, reward, over, _, info = env.step(action)
+            if over:
+                infos = self._add_info(infos, {"final_obs": observation, "final_info": info}, index)
+                observation, info = env.reset()
+            infos = self._add_info(infos, info, index)
+            observations.append(observation)
+            rewards.append(reward)
+            terminated.append(over)
+        never = np.zeros(self.num_envs, np.bool_)
+        return self._batch(observations), np.array(rewards), np.array(terminated), never, infos
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """End what the evaluator has started; called by `close`."""
+        self.envs[0].close()
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Which actions are allowed now, (num_envs, actions), for actions that have masks."""
+        return np.stack([env.action_masks() for env in self.envs])
+
+    def render(self) -> tuple[Any, ...]:
+        """What each environment renders."""
+        return tuple(env.render() for env in self.envs)
+
+    def _batch(self, observations: list[Any]) -> Any:
+        empty: Any = create_empty_array(self.single_observation_space, self.num_envs)
+        return concatenate(self.single_observation_space, observations, empty)
+
+
+def make_vector_env(num_envs: int = 1, **arguments: Any) -> VectorShrinkEnv:
+    """The entry point of ``gym.make_vec("ShrinkML-v0", num_envs=N, ...)``: `make_env`'s arguments besides."""
+    from shrinkml_env.envs.registration import make_env
+
+    return VectorShrinkEnv(make_env(**arguments), num_envs)

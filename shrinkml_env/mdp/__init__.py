@@ -1,0 +1,1 @@
+"""The parts of the decision process, one concept a module, and the search problem that they make up."""

@@ -1,0 +1,219 @@
+"""What an agent sees before each decision: one class a kind, selected by name."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from shrinkml_env.compression import kept_energy
+from shrinkml_env.mdp.part import Part
+from shrinkml_env.space.sensitivity import Sensitivity, require_factorisation
+
+__all__ = ["OBSERVATIONS", "FeatureDict", "Features", "Observation"]
+
+
+class Observation(Part):
+    """Describes the state of an episode.
+
+    Attributes:
+        space: The observation space; set by `bind`.
+    """
+
+    space: spaces.Space[Any]
+
+    @abstractmethod
+    def __call__(self, ranks: tuple[int, ...]) -> Any:
+        """A new observation after these ranks of the first layers, in forward order; defined after the last, too."""
+
+
+class _FeatureGroups(Observation):
+    """Computes the features that `Features` and `FeatureDict` show, group by group.
+
+    Attributes:
+        activation_error: Whether to measure the error of the activations.
+        sensitivity: Whether to show what compressing each layer alone loses.
+        path: The file with that (see `Sensitivity`); None for the embedded model's.
+        groups: Group -> the names of its features, in order; set by `bind`.
+    """
+
+    fractions: ClassVar[dict[str, float]] = {"1/16": 1 / 16, "1/8": 1 / 8, "1/4": 1 / 4, "1/2": 1 / 2, "1": 1.0}
+    kinds: ClassVar[tuple[str, ...]] = ("lstm", "gru", "linear", "conv")
+    groups: dict[str, tuple[str, ...]]
+
+    def __init__(
+        self,
+        activation_error: bool = False,
+        sensitivity: bool = False,
+        path: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if path is not None and not sensitivity:
+            raise ValueError("observation: `path` is the file of the sensitivity, which is off: give sensitivity=True")
+        self.activation_error = activation_error
+        self.sensitivity = sensitivity
+        self.path = path
+
+    def _prepare(self) -> None:
+        problem, layers = self.problem, self.problem.layers
+        self._original = problem.baseline.params
+        self._measured = Sensitivity.load(self.path) if self.sensitivity else None
+        if self._measured is not None:
+            require_factorisation(self._measured.factorisation, problem.evaluator.factorisation_name)
+        described = [self._describe(index) for index in range(len(layers))]
+        dense = [layer.parameters(layer.max_rank) for layer in layers]
+        smallest = [layer.parameters(ranks[0]) for layer, ranks in zip(layers, problem.candidates, strict=True)]
+        # What the layers from the i-th on can still save; 0 after the last.
+        self._savings = [sum(dense[index:]) - sum(smallest[index:]) for index in range(len(layers) + 1)]
+        # For each layer: candidate -> share of its matrices' parameters.
+        self._kept = [
+            {rank: layer.parameters(rank) / whole for rank in ranks}
+            for layer, ranks, whole in zip(layers, problem.candidates, dense, strict=True)
+        ]
+        measured = ("activation_error",) if self.activation_error else ()
+        self.groups = {
+            "layer": tuple(described[0]),
+            "episode": ("progress", "size_ratio", "smallest_size_ratio", "slack", "previous_rank", *measured),
+            "decided": tuple(f"decided:{layer.name}" for layer in layers),
+            "kept": tuple(f"kept:{layer.name}" for layer in layers),
+        }
+        ends = itertools.accumulate(map(len, self.groups.values()))
+        self._slices = {
+            name: slice(end - len(names), end) for (name, names), end in zip(self.groups.items(), ends, strict=True)
+        }
+        # A row for each number of decided layers, with all that follows from it; after the last layer there is none to
+        # describe.
+        self._rows = np.zeros((len(layers) + 1, self._slices["kept"].stop))
+        self._rows[:-1, self._slices["layer"]] = [list(features.values()) for features in described]
+        self._rows[:, self._slices["decided"]] = np.tri(len(layers) + 1, len(layers), -1)
+
+    def _features(self, ranks: tuple[int, ...]) -> NDArray[np.float32]:
+        """All groups, one after the other."""
+        problem, layers = self.problem, self.problem.layers
+        done = len(ranks)
+        params = problem.params_after(ranks)
+        episode = [
+            done / len(layers),
+            params / self._original,
+            (params - self._savings[done]) / self._original,
+            problem.constraint.slack(ranks),
+            ranks[-1] / layers[done - 1].max_rank if done else 1.0,
+        ]
+        if self.activation_error:
+            named = {layer.name: rank for layer, rank in zip(layers, ranks, strict=False)}
+            episode.append(problem.evaluator.activation_error(named))
+        features: NDArray[np.float64] = self._rows[done].copy()
+        features[self._slices["episode"]] = episode
+        start = self._slices["kept"].start
+        features[start : start + done] = [kept[rank] for kept, rank in zip(self._kept, ranks, strict=False)]
+        return features.clip(0.0, 1.0).astype(np.float32)
+
+    def _describe(self, index: int) -> dict[str, float]:
+        """The features of one layer, which no decision changes."""
+        layer = self.problem.layers[index]
+        evaluator = self.problem.evaluator
+        smallest = {layer.name: self.problem.candidates[index][0]}
+        recurrent = sum(m.rows * m.columns for m in layer.matrices if m.kind.endswith("_hh"))
+        energies = {
+            f"energy@{name}": kept_energy(layer, max(1, round(part * layer.break_even)), evaluator.singular_values)
+            for name, part in self.fractions.items()
+        }
+        losses = {}
+        if self._measured is not None:
+            ranks, wer = self._measured.losses(layer)
+            losses = {
+                f"loss@{name}": float(np.interp(part * layer.break_even, ranks, wer))
+                for name, part in self.fractions.items()
+            }
+        return {
+            **{f"kind={kind}": float(layer.kind == kind) for kind in self.kinds},
+            "log_rows": math.log2(max(rows for rows, _ in layer.shapes)) / 24,
+            "log_columns": math.log2(max(columns for _, columns in layer.shapes)) / 24,
+            "log_matrices": math.log2(len(layer.matrices)) / 8,
+            "log_max_rank": math.log2(layer.max_rank) / 24,
+            "recurrent_share": recurrent / layer.parameters(layer.max_rank),
+            "break_even": layer.break_even / layer.max_rank,
+            "param_share": layer.parameters(layer.max_rank) / self._original,
+            "mac_share": 1.0 - evaluator.macs(smallest) / self.problem.baseline.macs,
+            **energies,
+            **losses,
+        }
+
+
+class Features(_FeatureGroups):
+    """A vector of named features in [0, 1], float32, none of which costs an evaluation.
+
+    The first ones describe the layer to be decided next; after the last layer they are 0.
+
+    | name | meaning |
+    | --- | --- |
+    | ``kind=lstm``, ``gru``, ``linear``, ``conv`` | 1 for the layer's kind |
+    | ``log_rows``, ``log_columns`` | log2 of the largest m and n of its matrices, over 24 |
+    | ``log_matrices`` | log2 of the number of its matrices, over 8 |
+    | ``log_max_rank`` | log2 of its `max_rank`, over 24 |
+    | ``recurrent_share`` | share of its parameters in W_hh, the matrices between time steps |
+    | ``break_even`` | r* over `max_rank` |
+    | ``param_share`` | its matrices' share of the original's parameters |
+    | ``mac_share`` | share of the original's multiply-adds that its smallest candidate saves; 0 if it saves none |
+    | ``energy@1/16``, ``1/8``, ``1/4``, ``1/2``, ``1`` | share of the squared singular values kept at this fraction of r*, mean over its matrices |
+    | ``loss@1/16``, ``1/8``, ``1/4``, ``1/2``, ``1`` | only with ``sensitivity=True``: WER lost at this fraction of r* with all other layers dense, at most 1; 0 if nothing is lost |
+
+    Then come the state of the episode and every decision so far, so that the observation is Markov:
+
+    | name | meaning |
+    | --- | --- |
+    | ``progress`` | layers decided, over all |
+    | ``size_ratio`` | size ratio with the undecided layers dense |
+    | ``smallest_size_ratio`` | size ratio with the undecided layers at their smallest candidates |
+    | ``slack`` | what the constraint leaves for the undecided layers above their cheapest candidates, over the original's cost; 1 where there is none |
+    | ``previous_rank`` | rank over `max_rank` of the layer decided last; 1 before the first |
+    | ``activation_error`` | only with ``activation_error=True``: relative error behind the layers decided so far (`ActivationError`), at most 1 |
+    | ``decided:LAYER`` | for each layer: 1 if it is decided |
+    | ``kept:LAYER`` | for each layer: share of its matrices' parameters that it has kept; 0 if undecided |
+
+    Attributes:
+        activation_error: Whether to measure the error of the activations: no evaluation, but some time in every step.
+        sensitivity: Whether to show what compressing each layer alone loses, measured beforehand.
+        path: The file with that, written by ``python -m experiments.sensitivity``; None for the embedded model's.
+        names: The features' names, in order; set by `bind`.
+    """  # noqa: E501
+
+    names: tuple[str, ...]
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        self.names = tuple(name for names in self.groups.values() for name in names)
+        self.space = spaces.Box(0.0, 1.0, (len(self.names),), np.float32)
+
+    def __call__(self, ranks: tuple[int, ...]) -> NDArray[np.float32]:
+        """Shape (len(names),)."""
+        return self._features(ranks)
+
+
+class FeatureDict(_FeatureGroups):
+    """The features of `Features` in four boxes: ``layer``, ``episode``, ``decided`` and ``kept``.
+
+    For policies that treat them differently, such as Stable-Baselines3's ``MultiInputPolicy``. `groups` names each
+    box's features in order.
+    """
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        self.space = spaces.Dict(
+            {group: spaces.Box(0.0, 1.0, (len(names),), np.float32) for group, names in self.groups.items()}
+        )
+
+    def __call__(self, ranks: tuple[int, ...]) -> dict[str, NDArray[np.float32]]:
+        """Group -> array of shape (len(groups[group]),)."""
+        features = self._features(ranks)
+        return {group: features[place] for group, place in self._slices.items()}
+
+
+OBSERVATIONS: dict[str, Callable[..., Observation]] = {"features": Features, "dict": FeatureDict}
+"""Name -> class."""

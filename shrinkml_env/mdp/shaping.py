@@ -1,0 +1,62 @@
+"""Rewards on the way that leave the best policy as it is: one class a potential, selected by name.
+
+A step from state s to s' earns potential(s') - potential(s) besides, with a potential of 0 at the start and at the end.
+Over an undiscounted episode this adds up to nothing, so every policy keeps its return (Ng, Harada and Russell 1999,
+"Policy invariance under reward transformations"): only the credit moves to the decisions that deserve it.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+
+from shrinkml_env.mdp.part import Part
+
+__all__ = ["POTENTIALS", "ActivationErrorPotential", "NoPotential", "Potential"]
+
+
+class Potential(Part):
+    """A function of the decisions so far."""
+
+    def __call__(self, ranks: tuple[int, ...]) -> float:
+        """The potential after these ranks of the first layers, in forward order; 0 at the start and at the end."""
+        return self._value(ranks) if 0 < len(ranks) < len(self.problem.layers) else 0.0
+
+    @abstractmethod
+    def _value(self, ranks: tuple[int, ...]) -> float:
+        """The potential in mid-episode."""
+
+
+class NoPotential(Potential):
+    """No reward on the way."""
+
+    def _value(self, ranks: tuple[int, ...]) -> float:
+        return 0.0
+
+
+class ActivationErrorPotential(Potential):
+    """-weight * the relative error of the activations behind the layers decided so far, at most `weight`.
+
+    It is measured on a few proxy utterances (`shrinkml_env.evaluation.ActivationError`): no evaluation, but some time
+    in every step.
+
+    Attributes:
+        weight: > 0.
+    """
+
+    def __init__(self, weight: float = 0.1) -> None:
+        if not (math.isfinite(weight) and weight > 0):
+            raise ValueError(f"shaping 'activation_error': weight must be above 0, got {weight!r}")
+        self.weight = weight
+
+    def _value(self, ranks: tuple[int, ...]) -> float:
+        named = {layer.name: rank for layer, rank in zip(self.problem.layers, ranks, strict=False)}
+        return -self.weight * min(1.0, self.problem.evaluator.activation_error(named))
+
+
+POTENTIALS: dict[str, Callable[..., Potential]] = {
+    "none": NoPotential,
+    "activation_error": ActivationErrorPotential,
+}
+"""Name -> class."""

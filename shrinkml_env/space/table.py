@@ -1,0 +1,302 @@
+"""A search space small enough to be known completely: every configuration measured for real, kept as a table.
+
+Named blocks of the embedded model's layers are decided, each with a few candidates. All configurations have been
+measured on the proxy set, so that a search costs no recognition and its regret is known exactly; the best of them, and
+many drawn at random, on dev and on test as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import json
+import math
+import os
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shrinkml_env.compression.layers import Layer, Matrix, canonical_ranks
+from shrinkml_env.evaluation.result import Evaluation
+from shrinkml_env.space.search_space import Explicit, SearchSpace
+
+__all__ = ["SETS", "Table", "TableEvaluator"]
+
+SETS = ("proxy", "dev", "test")
+"""The utterance sets that a table holds."""
+
+_FORMAT = "shrinkml-table-1"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Word errors of every configuration of a search space.
+
+    Configurations are numbered in the order of `itertools.product` over the candidates: the last block's changes
+    fastest.
+
+    Attributes:
+        model: Name of the model.
+        blocks: Block name -> the names of its layers, in forward order.
+        layers: The blocks as layers.
+        candidates: For each block its ranks, ascending, dense last.
+        singular_values: Matrix name -> its singular values, float32.
+        original_params: Parameters of the original.
+        positions: Set -> matrix name -> the number of vectors that the matrix is multiplied with.
+        other_macs: Set -> multiply-adds that no rank changes.
+        utterances: Set -> what `shrinkml_env.data.load_utterances` makes it from.
+        words: Set -> reference words.
+        edits: Set -> word errors of every configuration, (configurations,); -1 where it was not measured, which may be
+            so on dev and test.
+        capped: Set -> utterances that hit their token limit, (configurations,); -1 likewise.
+    """
+
+    model: str
+    blocks: Mapping[str, Sequence[str]]
+    layers: tuple[Layer, ...]
+    candidates: tuple[tuple[int, ...], ...]
+    singular_values: Mapping[str, NDArray[np.float32]]
+    original_params: int
+    positions: Mapping[str, Mapping[str, int]]
+    other_macs: Mapping[str, int]
+    utterances: Mapping[str, Any]
+    words: Mapping[str, int]
+    edits: Mapping[str, NDArray[np.int64]]
+    capped: Mapping[str, NDArray[np.int64]]
+
+    @property
+    def size(self) -> int:
+        """Number of configurations."""
+        return math.prod(len(ranks) for ranks in self.candidates)
+
+    def configurations(self) -> Iterator[dict[str, int]]:
+        """All of them, in order."""
+        names = [layer.name for layer in self.layers]
+        for choice in itertools.product(*self.candidates):
+            yield dict(zip(names, choice, strict=True))
+
+    def index(self, ranks: Mapping[str, int]) -> int:
+        """The number of a configuration; what `ranks` leaves out is dense.
+
+        Raises:
+            ValueError: A block is unknown, or a rank is not one of its candidates.
+        """
+        number = 0
+        for (name, rank), candidates in zip(canonical_ranks(self.layers, ranks).items(), self.candidates, strict=True):
+            if rank not in candidates:
+                raise ValueError(f"layer {name!r}: rank {rank} is not in the table; its candidates are {candidates}")
+            number = number * len(candidates) + candidates.index(rank)
+        return number
+
+    def evaluator(self, subset: str = "proxy") -> TableEvaluator:
+        """An evaluator that looks measurements up.
+
+        Raises:
+            ValueError: No such set.
+        """
+        return TableEvaluator(self, subset)
+
+    @property
+    def search_space(self) -> SearchSpace:
+        """The blocks and their candidates."""
+        return SearchSpace(self.layers, self.candidates)
+
+    @cached_property
+    def content(self) -> str:
+        """Hash of all that the table holds."""
+        digest = hashlib.sha256(json.dumps(self._summary(), sort_keys=True).encode())
+        for name, values in self._arrays().items():
+            digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
+
+    def live_kwargs(self, subset: str = "proxy") -> dict[str, Any]:
+        """Arguments of ``gym.make("ShrinkML-v0", ...)`` for the environment that measures the same for real."""
+        ranks = {layer.name: list(ranks[:-1]) for layer, ranks in zip(self.layers, self.candidates, strict=True)}
+        return {
+            "model": self.model,
+            "proxy": self.utterances[subset],
+            "granularity": {name: list(layers) for name, layers in self.blocks.items()},
+            "search_space": Explicit(ranks),
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it as a compressed NumPy archive without pickled objects."""
+        with open(path, "wb") as file:
+            np.savez_compressed(file, summary=np.array(json.dumps(self._summary())), **self._arrays())
+
+    def _summary(self) -> dict[str, Any]:
+        return {
+            "format": _FORMAT,
+            "model": self.model,
+            "blocks": self.blocks,
+            "layers": [
+                {
+                    "name": layer.name,
+                    "kind": layer.kind,
+                    "matrices": [[m.name, m.rows, m.columns, m.kind] for m in layer.matrices],
+                }
+                for layer in self.layers
+            ],
+            "candidates": self.candidates,
+            "original_params": self.original_params,
+            "positions": self.positions,
+            "other_macs": self.other_macs,
+            "utterances": self.utterances,
+            "words": self.words,
+        }
+
+    def _arrays(self) -> dict[str, Any]:
+        return {
+            **{f"edits {name}": values.astype(np.int32) for name, values in self.edits.items()},
+            **{f"capped {name}": values.astype(np.int32) for name, values in self.capped.items()},
+            **{f"singular values {name}": values for name, values in self.singular_values.items()},
+        }
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str] | None = None) -> Self:
+        """Read what `save` wrote; by default the table of the embedded model in the package.
+
+        Raises:
+            ValueError: The file is something else.
+            FileNotFoundError: There is no such file.
+        """
+        file: Any = resources.files("shrinkml_env") / "assets/table.npz" if path is None else Path(path)
+        if path is None and not file.is_file():
+            raise FileNotFoundError(
+                "this version ships no table: measure one with python -m experiments.build.table, or give `table=`"
+            )
+        try:
+            with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as archive:
+                summary = json.loads(str(archive["summary"]))
+                if summary["format"] != _FORMAT:
+                    raise ValueError(f"its format is {summary['format']!r}, not {_FORMAT!r}")
+                arrays = {name: archive[name] for name in archive.files if name != "summary"}
+            layers = tuple(
+                Layer(layer["name"], layer["kind"], tuple(Matrix(*matrix) for matrix in layer["matrices"]))
+                for layer in summary["layers"]
+            )
+            return cls(
+                model=summary["model"],
+                blocks=summary["blocks"],
+                layers=layers,
+                candidates=tuple(tuple(ranks) for ranks in summary["candidates"]),
+                singular_values=_named(arrays, "singular values "),
+                original_params=summary["original_params"],
+                positions=summary["positions"],
+                other_macs=summary["other_macs"],
+                utterances=summary["utterances"],
+                words=summary["words"],
+                edits={name: values.astype(np.int64) for name, values in _named(arrays, "edits ").items()},
+                capped={name: values.astype(np.int64) for name, values in _named(arrays, "capped ").items()},
+            )
+        except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            raise ValueError(f"{file} is no table, as python -m experiments.build.table writes it: {error}") from error
+
+
+def _named(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}
+
+
+class TableEvaluator:
+    """Looks a configuration up instead of measuring it; otherwise as an `Evaluator` of the table's blocks.
+
+    An `Evaluation` from a table holds the sums over the set: one number of edits, one of words.
+
+    Args:
+        table: Every configuration.
+        subset: One of `SETS`.
+    """
+
+    factorisation_name = "svd"
+
+    def __init__(self, table: Table, subset: str = "proxy") -> None:
+        if subset not in table.edits:
+            raise ValueError(f"the table holds no set {subset!r}; it has {', '.join(table.edits)}")
+        self.table = table
+        self.subset = subset
+        self.layers = table.layers
+        self.singular_values: Mapping[str, Tensor] = {
+            name: torch.from_numpy(values) for name, values in table.singular_values.items()
+        }
+
+    @property
+    def key(self) -> str:
+        """Hash of the table, and the set."""
+        return f"{self.table.content} {self.subset}"
+
+    @cached_property
+    def baseline(self) -> Evaluation:
+        """The original."""
+        return self.evaluate({})
+
+    def evaluate(self, ranks: Mapping[str, int]) -> Evaluation:
+        """Look a configuration up; what `ranks` leaves out is dense.
+
+        Raises:
+            ValueError: A block is unknown, a rank is not one of its candidates, or the configuration was not measured
+                on this set.
+        """
+        complete = canonical_ranks(self.layers, ranks)
+        number = self.table.index(complete)
+        if self.table.edits[self.subset][number] < 0:
+            raise ValueError(
+                f"the table does not hold {complete} on {self.subset!r}: only what is best on proxy, and more"
+            )
+        params = self.params(complete)
+        return Evaluation(
+            ranks=complete,
+            edits=(int(self.table.edits[self.subset][number]),),
+            words=(self.table.words[self.subset],),
+            params=params,
+            size_ratio=params / self.table.original_params,
+            macs=self.macs(complete),
+            capped=int(self.table.capped[self.subset][number]),
+        )
+
+    def evaluate_many(self, configurations: Sequence[Mapping[str, int]]) -> list[Evaluation]:
+        """Several, in their order."""
+        return [self.evaluate(ranks) for ranks in configurations]
+
+    def params(self, ranks: Mapping[str, int]) -> int:
+        """Parameters of a configuration."""
+        complete = canonical_ranks(self.layers, ranks)
+        return self.table.original_params - sum(
+            layer.parameters(layer.max_rank) - layer.parameters(complete[layer.name]) for layer in self.layers
+        )
+
+    def size_ratio(self, ranks: Mapping[str, int]) -> float:
+        """`params` over the original's."""
+        return self.params(ranks) / self.table.original_params
+
+    def macs(self, ranks: Mapping[str, int]) -> int:
+        """Multiply-adds of a configuration over the whole set."""
+        complete = canonical_ranks(self.layers, ranks)
+        positions = self.table.positions[self.subset]
+        return self.table.other_macs[self.subset] + sum(
+            positions[matrix.name] * matrix.parameters(complete[layer.name])
+            for layer in self.layers
+            for matrix in layer.matrices
+        )
+
+    def activation_error(self, ranks: Mapping[str, int]) -> float:
+        """Not in a table.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError("a table holds no activations: use the live environment (see `live_kwargs`)")
+
+    def close(self) -> None:
+        """Nothing was started."""

@@ -1,0 +1,37 @@
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+
+from shrinkml_env.asr import torchaudio_compat
+
+
+def test_resampling_and_mel_filters_work():
+    torchaudio = torchaudio_compat.import_torchaudio()
+    waveform = torch.sin(torch.arange(1600) * 0.1)
+    assert torchaudio.functional.resample(waveform, 16_000, 8_000).shape == (800,)
+
+
+def test_a_working_torchaudio_is_left_alone(monkeypatch):
+    whole = ModuleType("torchaudio")
+    monkeypatch.setitem(sys.modules, "torchaudio", whole)
+    monkeypatch.delitem(sys.modules, "torchaudio._extension", raising=False)
+    assert torchaudio_compat.import_torchaudio() is whole
+    assert "torchaudio._extension" not in sys.modules
+
+
+def test_other_failures_are_not_hidden(monkeypatch):
+    def broken(name):
+        raise OSError("disk on fire")
+
+    monkeypatch.setattr(torchaudio_compat.importlib, "import_module", broken)
+    with pytest.raises(OSError, match="disk on fire"):
+        torchaudio_compat.import_torchaudio()
+
+
+def test_a_fresh_process_can_import_it():
+    code = "from shrinkml_env.asr.torchaudio_compat import import_torchaudio as i; print(i().transforms.MelSpectrogram)"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "MelSpectrogram" in output

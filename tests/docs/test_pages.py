@@ -1,0 +1,118 @@
+"""The Python in the documentation runs as it stands."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = (
+    "docs/actions.md",
+    "docs/constraints.md",
+    "docs/factorisations.md",
+    "docs/fine-tuning.md",
+    "docs/observations.md",
+    "docs/rewards.md",
+    "docs/speed.md",
+    "docs/your-own-reward.md",
+)
+
+
+def blocks(page):
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_quantisation(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torchao")
+    (code,) = blocks("docs/quantisation.md")
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert len(capsys.readouterr().out.split()) > 3
+    assert (tmp_path / "outputs" / "int8" / "model.safetensors").stat().st_size < 6_000_000
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_runs(page):
+    found = blocks(page)
+    assert found
+    for number, code in enumerate(found):
+        exec(compile(code, f"{page}, block {number}", "exec"), {})
+
+
+def test_the_script_with_workers_runs(tmp_path):
+    (code,) = blocks("docs/evaluation.md")
+    (tmp_path / "script.py").write_text(code)
+    subprocess.run([sys.executable, tmp_path / "script.py"], check=True)
+
+
+@pytest.mark.parametrize("page", ["docs/actions.md", "docs/observations.md"])
+def test_users_own_parts_play_an_episode(page):
+    names = {}
+    exec(blocks(page)[-1], names)
+    env = names["env"]
+    observation, _ = env.reset(seed=0)
+    ranks = {layer.name: layer.max_rank for layer in env.unwrapped.layers}
+    for action in env.unwrapped.actions_for(ranks):
+        assert observation in env.observation_space
+        assert action in env.action_space
+        observation, _, terminated, _, info = env.step(action)
+    assert terminated
+    assert info["ranks"] == ranks
+    assert info["size_ratio"] == 1
+
+
+def test_a_users_own_reward_is_used():
+    (code,) = blocks("docs/your-own-reward.md")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    names = {}
+    exec(code, names)
+    env = names["env"].unwrapped
+    reward, terms = env.problem.reward(env.problem.baseline)
+    rates = sorted(e / w for e, w in zip(env.problem.baseline.edits, env.problem.baseline.words, strict=True))
+    worst = rates[-len(rates) // 10 :]
+    assert reward == pytest.approx(-0.5 - sum(worst) / len(worst))
+    assert terms == {"reward": reward}
+
+
+def test_a_users_own_module_in_twenty_lines(tmp_path, monkeypatch):
+    _, recipe, use = blocks("docs/your-own-model.md")
+    assert len([line for line in recipe.splitlines() if line.strip()]) <= 20
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(recipe, names)
+    exec(use, names)
+    env = names["env"]
+    assert [layer.name for layer in env.unwrapped.layers] == ["0", "2"]
+    env.reset(seed=0)
+    env.step(np.float32([0.0]))
+    _, _, terminated, _, info = env.step(np.float32([0.0]))
+    assert terminated
+    assert info["size_ratio"] < 1
+
+
+def test_a_model_of_hugging_faces(tmp_path, corpus, monkeypatch, capsys):
+    pytest.importorskip("transformers")
+    from tests.helpers.huggingface_models import make_whisper
+
+    code, *_ = blocks("docs/your-own-model.md")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "whisper").mkdir()
+    # The same with a small model and a small corpus.
+    code = code.replace("openai/whisper-tiny.en", str(make_whisper(tmp_path / "whisper")))
+    code = code.replace("/data/LibriSpeech", str(corpus.folder.parent)).replace("dev-other", corpus.folder.name)
+    code = code.replace("200", "6").replace("96", "4")
+    exec(code, {})
+    whole, encoder = map(int, capsys.readouterr().out.split()[-2:])
+    assert 0 < encoder < whole
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CHANGELOG.md", *(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md"))]
+)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / page).read_text()):
+        if not target.startswith("http"):
+            assert ((ROOT / page).parent / target).exists(), target

@@ -1,0 +1,172 @@
+import gymnasium as gym
+import pytest
+import torch
+
+from shrinkml_env.compression import SVD, ActivationAwareSVD
+from shrinkml_env.data import Utterance
+from shrinkml_env.envs import registration
+from shrinkml_env.envs.registration import make_env, resolve
+from shrinkml_env.evaluation import Ledger, default_cache_path
+from shrinkml_env.mdp.actions import Discrete
+from shrinkml_env.mdp.rewards import REWARDS, Linear
+from tests.helpers.fake_evaluator import FakeEvaluator
+from tests.helpers.models import TinyCTC, tones
+
+
+class Model(torch.nn.Linear):
+    """Stands for a recogniser; the fake evaluator below looks at its device only."""
+
+    layers = ()
+    storage_dtype = torch.float32
+
+    def __init__(self):
+        super().__init__(1, 1)
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    """Replaces what loads models and speech; the parts it was asked for are in the returned dict."""
+    asked = {}
+
+    def make_evaluator(model, utterances, granularity, cache, factorisation, **limits):
+        asked.update(
+            device=next(model.parameters()).device.type,
+            utterances=utterances,
+            granularity=granularity,
+            cache=cache,
+            factorisation=factorisation,
+            **limits,
+        )
+        return FakeEvaluator(divergence=limits["divergence"])
+
+    def load_model(name):
+        asked["model"] = name
+        return Model()
+
+    monkeypatch.setattr(registration, "load_model", load_model)
+    monkeypatch.setattr(registration, "load_utterances", lambda spec: spec)
+    monkeypatch.setattr(registration, "Evaluator", make_evaluator)
+    return asked
+
+
+def test_defaults(parts):
+    env = make_env()
+    assert env.action_space == gym.spaces.Box(-1, 1, (1,))
+    assert env.problem.reward_function == Linear(size_weight=0.2)
+    assert {len(candidates) for candidates in env.problem.candidates} <= set(range(2, 26))
+    cache = parts.pop("cache")
+    assert cache.path == default_cache_path()
+    assert parts.pop("factorisation").key == "svd-float32"
+    limits = {"workers": 1, "memory": 256 * 2**20, "divergence": False}
+    assert parts == {"model": "las_small", "utterances": "proxy", "granularity": "layer", "device": "cpu", **limits}
+
+
+def test_what_a_reward_depends_on_is_measured(parts):
+    make_env(reward="divergence")
+    assert parts["divergence"] is True
+
+
+def test_workers_and_memory(parts):
+    make_env(workers=3, memory_mb=5)
+    assert (parts["workers"], parts["memory"]) == (3, 5 * 1024 * 1024)
+
+
+def test_names_mappings_and_objects(parts, tmp_path):
+    model = TinyCTC()
+    ledger = Ledger(budget=3)
+    env = make_env(
+        model=model,
+        proxy=["utterance"],
+        action=Discrete(),
+        reward={"name": "threshold", "punishment": 2.0},
+        search_space={"name": "full", "count": 4},
+        cache=None,
+        ledger=ledger,
+    )
+    assert env.action_space == gym.spaces.Discrete(5)
+    assert env.problem.reward_function.punishment == 2.0
+    assert env.problem.ledger is ledger
+    assert "model" not in parts
+    assert parts["utterances"] == ["utterance"]
+    assert parts["cache"] is None
+    limited = make_env(ledger={"path": tmp_path / "evaluations.jsonl", "budget": 7}, cache=tmp_path / "cache.sqlite")
+    assert (limited.problem.ledger.budget, parts["cache"].path.name) == (7, "cache.sqlite")
+
+
+def test_factorisations(parts):
+    model, speech = TinyCTC(), tones(2)
+    spoken = [Utterance(str(index), "speaker", waveform, "text") for index, waveform in enumerate(speech)]
+    spec = {"name": "activation_aware", "calibration": spoken, "damping": 0.1}
+    finished = ActivationAwareSVD(model, speech, 0.1)
+    for factorisation in spec, finished, lambda model: ActivationAwareSVD(model, speech, 0.1):
+        make_env(model=model, factorisation=factorisation)
+        assert parts["factorisation"].key == finished.key
+    make_env(model=model, factorisation=finished)
+    assert parts["factorisation"] is finished
+
+
+def test_gym_make(parts):
+    env = gym.make("shrinkml_env:ShrinkML-v0", action="discrete", reward=lambda evaluation, baseline: 1.0)
+    env.reset(seed=0)
+    for _ in range(5):
+        *_, info = env.step(3)
+    assert info["reward_terms"] == {"reward": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"reward": "liner"},
+            "no reward is named 'liner'; known names: absolute, accuracy, amc, .*vector",
+        ),
+        ({"reward": {"size_weight": 1}}, "lacks 'name'; known names: .*linear"),
+        ({"reward": {"name": "linear", "weight": 1}}, "'linear' has no option 'weight'; its options are size_weight"),
+        (
+            {"action": "binary"},
+            "no action is named 'binary'; known names: continuous, delta, .*one_shot",
+        ),
+        ({"observation": "x"}, "no observation is named 'x'; known names: dict, features"),
+        ({"search_space": {"name": "full", "number": 3}}, "'full' has no option 'number'; its options are count"),
+        ({"constraint": "budget"}, "no constraint is named 'budget'; known names: check, clip, decrement, mask, none"),
+        (
+            {"constraint": {"name": "clip", "size": 0.5}},
+            "'clip' has no option 'size'; its options are budget, resource",
+        ),
+        ({"constraint": {"name": "mask", "budget": 0.5}}, "have no masks: use the constraint 'clip', or discrete"),
+        ({"shaping": "potential"}, "no shaping is named 'potential'; known names: activation_error, none"),
+        ({"shaping": "activation_error", "reward": "vector"}, "a vector reward cannot be shaped"),
+        ({"ledger": {"file": "x"}}, "ledger .* has no option 'file'; its options are path, budget"),
+        ({"action": Discrete}, "action: must be .* a finished ActionKind, got the class Discrete: call it"),
+        ({"reward": Linear}, "reward: must be .* a finished Callable, got the class Linear: call it"),
+        ({"observation": 3}, "observation: must be .* a finished Observation, got 3"),
+        ({"search_space": [1, 2]}, r"search_space: must be .* got \[1, 2\]"),
+        ({"constraint": Linear(0.2)}, "constraint: must be .* a finished Constraint"),
+        ({"constraint": "clip"}, "constraint 'clip' needs the option 'budget'; its options are budget, resource"),
+        ({"action": {"name": "discrete", "count": 3}}, "action 'discrete' has no option 'count'; its options are none"),
+        ({"factorisation": "svdd"}, "no factorisation is named 'svdd'; known names: activation_aware, svd"),
+        ({"factorisation": {"name": "svd", "damping": 1}}, "'svd' has no option 'damping'; its options are none"),
+        ({"factorisation": SVD}, "factorisation: must be .* a finished Callable, got the class SVD: call it"),
+        ({"factorisation": 3}, "factorisation: must be a name, a mapping .* got 3"),
+        ({"factorisation": {"name": "activation_aware", "calibration": "trian"}}, "no utterance set is named 'trian'"),
+        ({"factorisation": {"name": "activation_aware", "calibration": []}}, "at least one utterance"),
+        ({"foo": 1}, "ShrinkML-v0 has no argument 'foo'; its arguments are model, proxy, action, .*render_mode"),
+        ({"device": "cuda"}, "this torch finds no GPU"),
+        ({"constraint": {"name": "clip", "budget": "0.4"}}, "must be a share of the original in .* got '0.4'"),
+        ({"search_space": {"name": "log", "count": 2.5}}, "must be a whole number of at least 1, got 2.5"),
+        ({"search_space": {"name": "explicit", "candidates": {"output": 3}}}, "must be like {'encoder.2'"),
+        ({"search_space": {"name": "explicit", "candidates": [[16]]}}, "must be like {'encoder.2'"),
+        ({"observation": {"name": "features", "path": "x.json"}}, "give sensitivity=True"),
+        ({"model": 3}, "model: must be a name, a path, or a CompressibleModel, got a int"),
+        ({"model": torch.nn.Linear(2, 2)}, "got a Linear: see docs/your-own-model.md"),
+        ({"shaping": Discrete()}, "shaping: must be .* a finished Potential"),
+    ],
+)
+def test_mistakes_are_named(parts, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_env(**arguments)
+
+
+def test_resolve_returns_objects_as_they_are():
+    reward = Linear(0.3)
+    assert resolve("reward", REWARDS, reward, Linear) is reward

@@ -1,0 +1,273 @@
+import copy
+import pickle
+import warnings
+from dataclasses import replace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.error import ResetNeeded
+from gymnasium.utils.env_checker import check_env
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+from shrinkml_env.envs.registration import assemble_env
+from shrinkml_env.envs.tabular import make_tabular_env, make_vector_tabular_env
+from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
+from shrinkml_env.space.search_space import Explicit
+from shrinkml_env.space.table import SETS, Table
+from tests.helpers.fake_evaluator import OTHER_MACS, FakeEvaluator, linear, lstm
+
+LAYERS = (linear("first", 32, 27, "conv"), lstm("second", 64, 32), linear("third", 100, 64))
+CANDIDATES = {"first": [2, 7, 14], "second": [5, 20], "third": [3, 10, 39]}
+LIVE = FakeEvaluator(LAYERS)
+
+
+def make_table():
+    space = Explicit(CANDIDATES)(LAYERS)
+    table = Table(
+        model="fake",
+        blocks={layer.name: [layer.name] for layer in LAYERS},
+        layers=LAYERS,
+        candidates=space.candidates,
+        singular_values={name: values.numpy() for name, values in LIVE.singular_values.items()},
+        original_params=LIVE.params({}),
+        # The fake model counts 100 multiply-adds for each of its parameters.
+        positions={subset: {matrix.name: 100 for layer in LAYERS for matrix in layer.matrices} for subset in SETS},
+        other_macs=dict.fromkeys(SETS, OTHER_MACS),
+        utterances={subset: subset for subset in SETS},
+        words=dict.fromkeys(SETS, 640),
+        edits={},
+        capped={},
+    )
+    measured = [LIVE.evaluate(ranks) for ranks in table.configurations()]
+    edits = np.array([sum(evaluation.edits) for evaluation in measured])
+    few = np.where(np.arange(len(edits)) % 5 == 0, edits, -1)
+    few[-1] = edits[-1]
+    capped = np.zeros_like(edits)
+    return replace(table, edits={"proxy": edits, "dev": few, "test": few}, capped=dict.fromkeys(SETS, capped))
+
+
+TABLE = make_table()
+
+
+@pytest.mark.parametrize("action", ["discrete", "continuous"])
+@pytest.mark.parametrize("reward", ["linear", "threshold", "amc", "harmonic"])
+@pytest.mark.parametrize("observation", ["features", "dict"])
+def test_the_same_as_live(action, reward, observation):
+    tabular = make_tabular_env(action, observation, reward, table=TABLE)
+    live = assemble_env(LIVE, action, observation, reward=reward, search_space=Explicit(CANDIDATES))
+    assert tabular.action_space == live.action_space
+    assert tabular.observation_space == live.observation_space
+    tabular.action_space.seed(2)
+    for _ in range(2):  # the second time everything is known
+        for _ in range(40):
+            assert repr(tabular.reset(seed=1)) == repr(live.reset(seed=1))
+            for _ in LAYERS:
+                chosen = tabular.action_space.sample()
+                (*found, info), (*expected, wanted) = tabular.step(chosen), live.step(chosen)
+                assert repr(found) == repr(expected)
+                assert info == wanted
+    assert tabular.problem.ledger.count == live.problem.ledger.count > 10
+
+
+def test_every_place_on_the_line_is_the_same_candidate():
+    tabular = make_tabular_env("continuous", table=TABLE)
+    live = assemble_env(LIVE, "continuous", search_space=Explicit(CANDIDATES))
+    # Every candidate itself, the halves between neighbours, and what lies beside them.
+    values = np.concatenate([np.linspace(-1, 1, 2001), [np.nextafter(0, 1)]])
+    for value in values:
+        tabular.reset()
+        live.reset()
+        one, other = (env.step(np.array([value]))[-1]["ranks"] for env in (tabular, live))
+        assert one == other, value
+
+
+def test_both_checkers_pass_without_a_warning():
+    for action in ("discrete", "continuous"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            env = gym.make("ShrinkMLTabular-v0", action=action, table=TABLE, render_mode="ansi").unwrapped
+            check_env(env)
+            sb3_check_env(env)
+
+
+def test_optimum_and_regret_by_enumeration():
+    env = make_tabular_env(table=TABLE, reward={"name": "linear", "size_weight": 0.5})
+    rewards = []
+    for ranks in TABLE.configurations():
+        evaluation = LIVE.evaluate(ranks)
+        rewards.append(-(evaluation.wer - LIVE.baseline.wer) - 0.5 * evaluation.size_ratio)
+    assert env.rewards == pytest.approx(rewards)
+    assert env.optimum == pytest.approx(max(rewards))
+    assert env.regret(max(rewards)) == pytest.approx(0)
+    assert env.regret(float(np.median(rewards))) == pytest.approx(1)
+    best = list(TABLE.configurations())[int(np.argmax(rewards))]
+    env.reset()
+    for action in env.actions_for(best):
+        _, reward, *_ = env.step(action)
+    assert env.regret(reward) == pytest.approx(0)
+
+
+def test_the_optimum_is_feasible():
+    free = make_tabular_env(table=TABLE)
+    bound = make_tabular_env(table=TABLE, constraint={"name": "check", "budget": 0.3})
+    rewards = [
+        bound.problem.reward(LIVE.evaluate(ranks))[0]
+        for ranks in TABLE.configurations()
+        if LIVE.size_ratio(ranks) <= 0.3
+    ]
+    assert bound.optimum == pytest.approx(max(rewards))
+    assert bound.optimum < free.optimum
+    with pytest.raises(ValueError, match="no configuration of the table meets the constraint"):
+        _ = make_tabular_env(table=TABLE, constraint={"name": "check", "budget": 0.001}).optimum
+
+
+def test_a_set_may_be_known_in_part():
+    evaluator = TABLE.evaluator("dev")
+    configurations = list(TABLE.configurations())
+    assert evaluator.evaluate(configurations[5]).wer == LIVE.evaluate(configurations[5]).wer
+    assert evaluator.baseline.wer == LIVE.baseline.wer
+    with pytest.raises(ValueError, match=r"the table does not hold .* on 'dev'"):
+        evaluator.evaluate(configurations[6])
+
+
+def test_live_arguments_are_those_of_the_environment():
+    env = make_tabular_env("continuous", "dict", "amc", {"name": "check", "budget": 0.5}, table=TABLE)
+    assert {name: env.live_kwargs[name] for name in ("action", "observation", "reward", "constraint", "proxy")} == {
+        "action": "continuous",
+        "observation": "dict",
+        "reward": "amc",
+        "constraint": {"name": "check", "budget": 0.5},
+        "proxy": "proxy",
+    }
+
+
+def test_ledger_and_budget():
+    env = make_tabular_env(table=TABLE, ledger=Ledger(budget=1))
+
+    def play(actions):
+        env.reset()
+        for action in actions:
+            result = env.step(action)
+        return result
+
+    first = play([0, 1, 2])
+    assert repr(play([0, 1, 2])) == repr(first)
+    with pytest.raises(BudgetExhausted):
+        play([1, 1, 2])
+    assert env.problem.ledger.count == 1
+
+
+@pytest.mark.parametrize("observation", ["features", "dict"])
+def test_what_is_returned_may_be_changed(observation):
+    env = make_tabular_env(table=TABLE, observation=observation)
+
+    def play():
+        env.reset()
+        return [env.step(1) for _ in LAYERS]
+
+    expected = repr(play())
+    for seen, *_, info in play():
+        for box in seen.values() if observation == "dict" else [seen]:
+            box[:] = 9
+        info["ranks"]["first"] = 9
+        info.get("reward_terms", {})["size"] = 9
+    assert repr(play()) == expected
+
+
+def test_mistakes_and_masks():
+    env = make_tabular_env(table=TABLE)
+    with pytest.raises(ResetNeeded):
+        env.step(0)
+    env.reset()
+    env.step(0)
+    assert env.action_masks().tolist() == [True, True, True, False]  # "second" has two ranks and dense
+    for bad in (4, -1, 1.0, True, None, np.array([0])):
+        with pytest.raises(ValueError, match="layer 'second': the action must be an integer"):
+            env.step(bad)
+    *_, info = env.step(3)
+    assert info["projected"] is True
+    box = make_tabular_env("continuous", table=TABLE)
+    box.reset()
+    for bad in (0.5, np.array([0]), np.array([np.nan]), np.array([1.5]), None):
+        with pytest.raises(ValueError, match="layer 'first': the action must be an array of one float"):
+            box.step(bad)
+    with pytest.raises(ValueError, match="discrete or continuous"):
+        make_tabular_env("one_shot", table=TABLE)
+    with pytest.raises(ValueError, match="change no decision"):
+        make_tabular_env(constraint={"name": "clip", "budget": 0.5}, table=TABLE)
+    with pytest.raises(ValueError, match=r"needs the divergence .*; tables have none"):
+        make_tabular_env(reward="divergence", table=TABLE)
+    with pytest.raises(ValueError, match="scalar rewards"):
+        make_tabular_env(reward="vector", table=TABLE)
+    with pytest.raises(ValueError, match="no set 'train'; it has proxy"):
+        make_tabular_env(subset="train", table=TABLE)
+    with pytest.raises(ValueError, match="rank 4 is not in the table"):
+        TABLE.evaluator().evaluate({"first": 4})
+
+
+def test_saved_and_read_again(tmp_path):
+    TABLE.save(tmp_path / "table.npz")
+    loaded = Table.load(tmp_path / "table.npz")
+    assert loaded.layers == TABLE.layers
+    assert loaded.candidates == TABLE.candidates
+    for ranks in TABLE.configurations():
+        assert loaded.evaluator().evaluate(ranks) == TABLE.evaluator().evaluate(ranks)
+    assert loaded.live_kwargs() == TABLE.live_kwargs()
+    assert loaded.content == TABLE.content
+    assert loaded.live_kwargs()["search_space"] == Explicit(CANDIDATES)
+    for content in (b"", b"nothing"):
+        (tmp_path / "other.npz").write_bytes(content)
+        with pytest.raises(ValueError, match=r"other\.npz is no table"):
+            Table.load(tmp_path / "other.npz")
+
+
+def test_pickles_and_deep_copies():
+    env = make_tabular_env(table=TABLE)
+    env.reset()
+    env.step(1)
+    for other in (pickle.loads(pickle.dumps(env)), copy.deepcopy(env)):
+        assert repr(other.step(2)) == repr(copy.deepcopy(env).step(2))
+
+
+@pytest.mark.parametrize("action", ["discrete", "continuous"])
+def test_the_vector_version_does_the_same(action):
+    vector = make_vector_tabular_env(50, action=action, table=TABLE)
+    single = make_tabular_env(action, table=TABLE)
+    observations, _ = vector.reset(seed=0)
+    vector.action_space.seed(3)
+    batches = [vector.action_space.sample() for _ in LAYERS]
+    results = [vector.step(actions) for actions in batches]
+    for index in range(50):
+        expected, _ = single.reset()
+        assert np.array_equal(observations[index], expected)
+        for actions, (observed, rewards, terminated, _, infos) in zip(batches, results, strict=True):
+            chosen = actions[index] if action == "continuous" else int(actions[index])
+            expected, reward, over, _, info = single.step(chosen)
+            last = infos["final_obs"] if over else observed
+            assert np.array_equal(last[index], expected)
+            assert (rewards[index], terminated[index]) == (reward, over)
+            assert infos["size_ratio"][index] == info["size_ratio"]
+        assert infos["wer"][index] == info["wer"]
+        assert TABLE.index(info["ranks"]) == infos["number"][index]
+    assert np.array_equal(observed, observations)  # the next episodes have begun
+    with pytest.raises(ValueError, match="layer 'first': an action is outside"):
+        vector.step(np.full_like(batches[0], 99))
+
+
+def test_render():
+    env = make_tabular_env(table=TABLE, render_mode="ansi")
+    env.reset()
+    env.step(0)
+    assert "1 of 3 layers decided" in env.render()
+    env.step(0)
+    env.step(0)
+    assert "WER" in env.render()
+
+
+def test_registered():
+    spec = gym.spec("ShrinkMLTabular-v0")
+    env = gym.make(spec, table=TABLE)
+    env.reset(seed=0)
+    assert env.step(0)[-1]["layer"] == "first"
+    assert gym.make_vec("ShrinkMLTabular-v0", num_envs=3, table=TABLE).num_envs == 3

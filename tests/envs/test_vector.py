@@ -1,0 +1,136 @@
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode
+from sb3_contrib import MaskablePPO
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from shrinkml_env.envs.vector import VectorShrinkEnv
+from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
+from shrinkml_env.mdp.actions import ACTIONS
+from shrinkml_env.sb3 import ShrinkVecEnv
+from tests.helpers.fake_evaluator import FakeEvaluator, make_fake_env
+
+STEPS = 5
+
+
+def make(num_envs=3, action="continuous", **parts):
+    return VectorShrinkEnv(make_fake_env(action, **parts), num_envs)
+
+
+@pytest.mark.parametrize("kind", ACTIONS)
+def test_the_same_as_single_environments(kind):
+    """As Gymnasium's own vector environment of as many single ones, number for number."""
+    envs = make(action=kind)
+    reference = gym.vector.SyncVectorEnv([lambda: make_fake_env(kind)] * 3, autoreset_mode=AutoresetMode.SAME_STEP)
+    assert envs.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+    assert envs.action_space == reference.action_space
+    assert envs.observation_space == reference.observation_space
+    assert repr(envs.reset(seed=4)) == repr(reference.reset(seed=4))
+    envs.action_space.seed(1)
+    for _ in range(3 * STEPS):
+        action = envs.action_space.sample()
+        assert repr(envs.step(action)) == repr(reference.step(action))
+
+
+def test_what_is_completed_together_is_measured_together():
+    class Evaluator(FakeEvaluator):
+        def evaluate_many(self, configurations):
+            batches.append(len(configurations))
+            return super().evaluate_many(configurations)
+
+    batches = []
+    envs = make(4, "discrete", evaluator=Evaluator())
+    envs.reset()
+    for _ in range(STEPS):
+        envs.step(np.array([0, 3, 0, 24]))
+    assert batches == [0] * (STEPS - 1) + [3]  # two are the same
+    assert envs.envs[0].problem.ledger.count == 3
+
+
+def test_the_budget_is_kept():
+    evaluator = FakeEvaluator()
+    envs = make(4, "discrete", evaluator=evaluator, ledger=Ledger(budget=2))
+    envs.reset()
+    for _ in range(STEPS - 1):
+        envs.step(np.arange(4))
+    with pytest.raises(BudgetExhausted):
+        envs.step(np.arange(4))
+    assert len(evaluator.measured) == 2
+    assert envs.envs[0].problem.ledger.count == 2
+
+
+def test_masks_and_seeds():
+    envs = make(2, "discrete")
+    with pytest.raises(ValueError, match="3 seeds for 2"):
+        envs.reset(seed=[1, 2, 3])
+    envs.reset(seed=[1, 2])
+    assert envs.action_masks().shape == (2, 25)
+    assert envs.action_masks().sum() == 30
+    with pytest.raises(ValueError, match="num_envs must be at least 1"):
+        make(0)
+
+
+def test_stable_baselines_sees_what_its_own_vector_environment_shows():
+    envs, reference = ShrinkVecEnv(make(2)), DummyVecEnv([lambda: make_fake_env()] * 2)
+    assert repr(envs.reset()) == repr(reference.reset())
+    envs.action_space.seed(0)
+    for _ in range(2 * STEPS):
+        actions = np.stack([envs.action_space.sample() for _ in range(2)])
+        (observations, rewards, dones, infos), expected = envs.step(actions), reference.step(actions)
+        assert repr((observations, rewards, dones)) == repr(expected[:3])
+        for info, wanted in zip(infos, expected[3], strict=True):
+            assert info.pop("TimeLimit.truncated", False) == wanted.pop("TimeLimit.truncated")
+            if "terminal_observation" in wanted:
+                assert info.pop("episode") == {"r": pytest.approx(sum(wanted["reward_terms"].values())), "l": STEPS}
+                assert np.array_equal(info.pop("terminal_observation"), wanted.pop("terminal_observation"))
+            assert info == wanted
+    assert envs.get_attr("render_mode") == [None, None]
+    assert envs.env_is_wrapped(gym.Wrapper) == [False, False]
+
+
+def test_agents_learn_on_it():
+    PPO("MlpPolicy", ShrinkVecEnv(make(4)), n_steps=10, batch_size=20, n_epochs=2, gamma=1.0, seed=0).learn(80)
+
+    class NothingProjected(BaseCallback):
+        def _on_step(self):
+            assert not any(info["projected"] for info in self.locals["infos"])
+            return True
+
+    envs = ShrinkVecEnv(make(3, "discrete", constraint={"name": "mask", "budget": 0.4}))
+    agent = MaskablePPO("MlpPolicy", envs, n_steps=10, batch_size=10, n_epochs=1, gamma=1.0, seed=0)
+    agent.learn(90, callback=NothingProjected())
+    assert envs.env_method("action_masks", indices=[1])[0].sum() <= 25
+
+
+def test_at_the_budgets_end_all_episodes_stand_where_they_stood():
+    envs = make(2, "discrete", ledger=Ledger(budget=1))
+    envs.reset(seed=0)
+    for _ in range(STEPS - 1):
+        envs.step(np.array([0, 1]))
+    with pytest.raises(BudgetExhausted):
+        envs.step(np.array([0, 1]))
+    assert [len(env._ranks) for env in envs.envs] == [STEPS - 1, STEPS - 1]
+    assert envs.envs[0].problem.ledger.count == 1
+
+
+def test_each_environment_has_its_own_randomness():
+    env = make_fake_env()
+    env.reset(seed=0)
+    envs = VectorShrinkEnv(env, 3)
+    assert len({id(single.np_random) for single in envs.envs}) == 3
+
+
+def test_what_stable_baselines_cannot_do():
+    with pytest.raises(ValueError, match=r"needs scalar rewards: .* LinearReward"):
+        ShrinkVecEnv(make(2, reward="vector"))
+
+
+def test_pictures_for_stable_baselines():
+    envs = ShrinkVecEnv(make(2, render_mode="rgb_array"))
+    envs.reset()
+    (first, second) = envs.get_images()
+    assert first.shape == second.shape
+    assert envs.render("rgb_array").dtype == np.uint8

@@ -1,0 +1,156 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import trim_mean
+
+from experiments.common.statistics import (
+    anytime,
+    difference,
+    evaluations_to_reach,
+    hypervolume,
+    hypervolumes,
+    improvement,
+    iqm,
+    iqm_curve,
+    mean,
+    mean_difference,
+    mean_wer_increase,
+    profile,
+    wer_increase,
+)
+
+RNG = np.random.default_rng(0)
+
+
+def test_anytime_by_hand():
+    rewards, feasible = [0.1, 0.9, 0.3, 0.2, 0.5], [False, False, True, True, True]
+    assert anytime(rewards, feasible, 7, worst=-1).tolist() == [-1, -1, 0.3, 0.3, 0.5, 0.5, 0.5]
+    assert anytime([], [], 2, worst=0).tolist() == [0, 0]
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1), st.integers(1, 30))
+def test_anytime_never_falls(rewards, points):
+    curve = anytime(rewards, [True] * len(rewards), points, worst=-2)
+    assert (np.diff(curve) >= 0).all()
+    assert curve[-1] == max(rewards[:points])
+
+
+def test_mean_difference():
+    found = mean_difference([1.0, 2.0, 3.0], [0.0, 0.0])
+    assert found.value == 2
+    assert 1 <= found.low < 2 < found.high <= 3
+    # Two groups of one distribution: the interval of a normal approximation.
+    one, other = RNG.normal(0, 1, 400), RNG.normal(0, 1, 400)
+    found = mean_difference(one, other)
+    half = 1.96 * np.sqrt(one.var() / 400 + other.var() / 400)
+    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.1)
+    assert np.isnan(mean_difference([1.0], [0.0, 1.0]).low)
+
+
+def test_hypervolume_by_hand():
+    # Up to a WER of 0.5: 0.4 wide and 0.1 high from size 0.2 to 0.6, then 0.4 high up to 1.
+    wer, size = [0.4, 0.1, 0.3, 0.6, 0.05], [0.2, 0.6, 0.7, 0.1, 1.0]
+    assert hypervolume(wer, size, 0.5) == pytest.approx(0.4 * 0.1 + 0.4 * 0.4)
+    assert hypervolumes(wer, size, 6, 0.5) == pytest.approx([0.8 * 0.1, *[0.2] * 5])
+    assert hypervolume([0.6], [0.5], 0.5) == hypervolume([], [], 0.5) == 0
+
+
+points = st.tuples(st.integers(0, 20), st.integers(0, 20))
+
+
+@given(st.lists(points, max_size=12))
+def test_hypervolume_counts_the_cells_that_are_dominated(chosen):
+    cells = sum(any(e <= x and s <= y for e, s in chosen) for x in range(20) for y in range(20))
+    wer, size = ([point[axis] / 20 for point in chosen] for axis in (0, 1))
+    assert hypervolume(wer, size, 1.0) == pytest.approx(cells / 400)
+
+
+def test_evaluations_to_reach():
+    curve = np.array([0.1, 0.5, 0.5, 0.99, 1.0])
+    assert evaluations_to_reach(curve, 0.5) == 2
+    assert evaluations_to_reach(curve, 0.99) == 4
+    assert evaluations_to_reach(curve, 1.1) is None
+
+
+def test_iqm_is_the_mean_of_the_middle_half():
+    scores = RNG.normal(size=(20, 4))
+    found = iqm(scores)
+    assert found.value == pytest.approx(trim_mean(scores.ravel(), 0.25))
+    assert found.low < found.value < found.high
+    curve = iqm_curve(np.stack([scores, scores + 1], axis=2), [0, 1])
+    assert [point.value for point in curve] == pytest.approx([found.value, found.value + 1])
+
+
+def test_intervals_are_the_same_each_time_and_disturb_nobody():
+    scores = RNG.normal(size=(10, 2))
+    np.random.seed(5)  # noqa: NPY002
+    drawn = np.random.random()  # noqa: NPY002
+    np.random.seed(5)  # noqa: NPY002
+    assert iqm(scores) == iqm(scores)
+    assert difference(scores, scores + 1) == difference(scores, scores + 1)
+    assert np.random.random() == drawn  # noqa: NPY002
+
+
+def test_a_difference_excludes_zero_only_where_there_is_one():
+    scores = RNG.normal(size=(10, 5))
+    clear = difference(scores + 3, RNG.normal(size=(10, 5)))
+    assert clear.low > 2
+    none = difference(scores, RNG.normal(size=(10, 5)))
+    assert none.low < 0 < none.high
+    assert improvement(scores + 100, scores).value == 1.0
+    assert improvement(scores, scores).value == 0.5
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    covered = 0
+    for _ in range(60):
+        estimate = difference(RNG.normal(size=(10, 3)), RNG.normal(size=(10, 3)))
+        covered += estimate.low <= 0 <= estimate.high
+    assert covered >= 50
+
+
+def test_profile():
+    assert profile(np.array([[0.1, 0.5], [0.9, 0.9]]), [0.0, 0.5, 0.95]).tolist() == [1.0, 0.5, 0.0]
+
+
+def test_a_mean_has_an_interval_of_its_seeds():
+    estimate = mean([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert estimate.value == 3
+    assert 1.5 < estimate.low < 2.5 < 3.5 < estimate.high < 4.5
+    assert mean([0.25]) == (0.25, 0.25, 0.25)
+
+
+def test_a_wer_increase_by_hand():
+    words, before = [10] * 400, [1] * 400
+    assert wer_increase(before, before, words) == (0, 0, 0)
+    # One more error in each second utterance: 5 %, with a standard error of 10 * 0.5 / sqrt(400) / 10 = 0.25 points.
+    after = [1 + index % 2 for index in range(400)]
+    both, one = wer_increase(after, before, words), wer_increase(after, before, words, one_sided=True)
+    assert both.value == one.value == pytest.approx(0.05)
+    assert both.low == pytest.approx(0.05 - 1.96 * 0.0025, abs=5e-4)
+    assert both.high == pytest.approx(0.05 + 1.96 * 0.0025, abs=5e-4)
+    assert one.low == -np.inf
+    assert one.high == pytest.approx(0.05 + 1.645 * 0.0025, abs=5e-4)
+    # Pairing matters: both have the same errors, in other utterances.
+    crossed = wer_increase(after, after[::-1], words)
+    assert crossed.value == 0
+    assert crossed.high == pytest.approx(1.96 * 0.005, abs=1e-3)
+
+
+def test_a_mean_of_seeds_is_as_uncertain_as_its_seeds_and_its_utterances():
+    words, before = [10] * 400, [[1] * 400]
+    # All utterances alike, so that only the seeds count: 4 have no more errors, 4 have one more in each utterance:
+    # a binomial, of which 2.5 % lie at or below 1 and at or above 7 of 8 (its tails beyond these are 0.4 % each).
+    seeds = [[1] * 400] * 4 + [[2] * 400] * 4
+    assert mean_wer_increase(seeds, before, words) == pytest.approx((0.05, 0.0125, 0.0875), abs=1e-9)
+    # All seeds alike, so that only the utterances count, as with a single model.
+    after = [1 + index % 2 for index in range(400)]
+    found = mean_wer_increase([after] * 3, before * 2, words)
+    assert found == pytest.approx(wer_increase(after, before[0], words), abs=5e-4)
+
+
+def test_no_interval_from_one_utterance():
+    change = wer_increase([2], [1], [4])
+    assert change.value == 0.25
+    assert np.isnan([change.low, change.high]).all()

@@ -1,0 +1,103 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import shrinkml_env
+from experiments.common.runs import Task
+from experiments.studies.tradeoff import Found, Rule, Search, chosen, draw, make, pairs, rows
+
+
+def found(agent, size, seed, edits, dev_wer=0.1, size_ratio=None):
+    """A search on three test utterances of ten words, in each of which the original makes one error."""
+    ranks = {"output": 4}
+    return Found(agent, size, seed, ranks, size_ratio or size, 5, 0.1, dev_wer, edits, [1, 1, 1], [10, 10, 10])
+
+
+FOUND = [
+    found("uniform", 0.5, 0, [4, 4, 4]),
+    found("ppo", 0.5, 0, [2, 2, 2], dev_wer=0.3),
+    found("ppo", 0.5, 1, [1, 1, 1], dev_wer=0.2),
+    found("uniform", 0.25, 0, [9, 9, 9], size_ratio=0.3),
+    found("ppo", 0.25, 0, [3, 3, 3]),
+]
+
+
+def test_dev_chooses_and_test_is_reported():
+    assert chosen(FOUND[1:3]).seed == 1
+    assert chosen([FOUND[2], replace(FOUND[2], seed=2, size_ratio=0.4)]).seed == 2
+    by_hand, ppo, nothing, small = rows(FOUND, ["uniform"])
+    assert by_hand == ("0.5", "uniform (by hand)", "1 of 1", "", "", "0.500", "40.00", "+30.00 (+30.00)", "")
+    assert ppo[:3] == ("0.5", "ppo", "2 of 2")
+    # The seeds' WERs are 20 % and 10 %, the rule's 40 %; all utterances are alike, so that the seeds alone count.
+    assert ppo[3].startswith("15.00 [10.00, 20.00]")
+    assert ppo[4] == "-25.00 [-30.00, -20.00]"
+    assert ppo[5:] == ("0.500", "10.00", "+0.00 (+0.00)", "-30.00 [-30.00, -30.00]")
+    # What kept no size is said to have found nothing, and cannot be compared with.
+    assert nothing == ("0.25", "uniform", "0 of 1", *[""] * 6)
+    assert small[5:] == ("0.250", "30.00", "+20.00 (+20.00)", "")
+
+
+def test_seeds_that_did_not_keep_the_size_are_counted_and_left_out():
+    row = rows([*FOUND[:3], found("ppo", 0.5, 2, [0, 0, 0], size_ratio=0.6)], ["uniform"])[1]
+    assert row[2] == "2 of 3"
+    assert row[3].startswith("15.00 ")
+
+
+def test_the_best_by_hand_is_best_on_dev():
+    other = found("profile", 0.5, 0, [9, 9, 9], dev_wer=0.05)
+    named = [row[1] for row in rows([FOUND[0], other], ["uniform", "profile"])]
+    assert named == ["uniform", "profile (by hand)"]
+
+
+def test_means_of_seeds_are_paired():
+    assert pairs(FOUND, [("ppo", "uniform"), ("uniform", "nobody")]) == [
+        ("0.5", "ppo", "uniform", "-25.00 [-30.00, -20.00]")
+    ]
+
+
+def test_a_picture(tmp_path):
+    draw(tmp_path / "tradeoff.png", FOUND)
+    assert (tmp_path / "tradeoff.png").stat().st_size > 10_000
+
+
+SPEECH = Path(shrinkml_env.__file__).parent / "assets" / "speech"
+
+
+@pytest.fixture
+def sets(tmp_path, monkeypatch):
+    """Overrides for two utterances to search on, the same two to choose by, three to report."""
+    monkeypatch.setenv("SHRINKML_CACHE", str(tmp_path / "cache.sqlite"))
+    limits = {"proxy": 2, "dev": 2, "test": 3}
+    return [f"{name}={{root: {SPEECH}, subset: dev, limit: {limit}}}" for name, limit in limits.items()]
+
+
+@pytest.mark.parametrize(
+    ("rule", "evaluations", "least"),
+    # Two utterances bear a lot, and of equal losses the knapsack takes the smaller model.
+    [("profile", 0, 0.39), ("knapsack", 66, 0.2)],
+)
+def test_a_rule_keeps_its_size(sets, rule, evaluations, least):
+    task = Task("live", rule, "accuracy", 0, 0, tuple(sets))
+    result = Found(**json.loads(json.dumps(make(Rule(task, 0.4)))))
+    assert (result.agent, result.size, result.seed, result.evaluations) == (rule, 0.4, 0, evaluations)
+    assert least < result.size_ratio <= 0.4
+    assert len(result.edits) == 3
+
+
+@pytest.mark.parametrize("granularity", ["layer", "matrix"])
+def test_a_search_keeps_its_size(sets, granularity):
+    task = Task(
+        "live",
+        "random",
+        "accuracy",
+        3,
+        2,
+        ("constraint=clip", "constraint.budget=0.5", f"granularity={granularity}", *sets),
+    )
+    result = Found(**json.loads(json.dumps(make(Search("mine", task, finalists=1)))))
+    assert (result.agent, result.size, result.seed, result.evaluations) == ("mine", 0.5, 3, 2)
+    assert result.size_ratio <= 0.5
+    assert len(result.edits) == len(result.edits_before) == len(result.words) == 3
+    assert result.dev_wer == result.proxy_wer  # the same two utterances

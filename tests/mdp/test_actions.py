@@ -1,0 +1,161 @@
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shrinkml_env.envs.registration import make_problem
+from shrinkml_env.mdp.actions import ACTIONS, Continuous, Delta, Discrete, Energy, OneShot
+from tests.helpers.fake_evaluator import FakeEvaluator
+
+PROBLEM = make_problem(FakeEvaluator())
+CONTINUOUS = Continuous().bind(PROBLEM)
+DISCRETE = Discrete().bind(PROBLEM)
+ENERGY = Energy().bind(PROBLEM)
+DELTA = Delta().bind(PROBLEM)
+ONE_SHOT = OneShot().bind(PROBLEM)
+LAST = tuple(ranks[-1] for ranks in PROBLEM.candidates[:-1])  # all but "output" are decided
+
+
+def test_spaces():
+    assert CONTINUOUS.space == spaces.Box(-1, 1, (1,), np.float32)
+    assert ENERGY.space == DELTA.space == CONTINUOUS.space
+    assert DISCRETE.space == spaces.Discrete(25)
+    assert ONE_SHOT.space == spaces.MultiDiscrete([15, 25, 25, 6, 25])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_continuous_is_linear_between_the_smallest_candidate_and_dense(dtype):
+    # "output" is 100 x 64: candidates round(39 i / 24) = 2, 3, 5, ..., 37, 39 and 64; the line is 33 + 31 a.
+    for value, rank in [(-1, 2), (1, 64), (0, 33), (-0.5, 18), (6 / 31, 39), (18 / 31, 39), (19 / 31, 64)]:
+        assert CONTINUOUS.decode(LAST, np.array([value], dtype)) == ((rank,), False), value
+
+
+def test_energy_takes_the_smallest_candidate_that_keeps_as_much():
+    # The squared singular values of "output" fall by exp(-1/4): rank r keeps 1 - exp(-r / 4), nearly.
+    candidates = PROBLEM.candidates[-1]
+    for kept in (0.2, 0.5, 0.9, 0.99, 0.999):
+        smallest = next(rank for rank in candidates if (1 - np.exp(-rank / 4)) / (1 - np.exp(-64 / 4)) >= kept)
+        assert ENERGY.decode(LAST, np.array([2 * kept - 1])) == ((smallest,), False), kept
+    assert ENERGY.decode(LAST, np.array([-1.0])).ranks == (2,)
+    assert ENERGY.decode(LAST, np.array([1.0])).ranks == (64,)
+
+
+def test_energy_of_a_layer_is_the_mean_over_its_matrices():
+    # "encoder.0": 256 x 32 breaks even at 28, 256 x 64 at 51: above 28 the first is dense and keeps 1.
+    at_30 = (1 + (1 - np.exp(-30 / 4)) / (1 - np.exp(-64 / 4))) / 2
+    candidates = PROBLEM.candidates[1]
+    assert 30 in candidates
+    before = LAST[:1]
+    assert ENERGY.decode(before, np.array([2 * (at_30 - 1e-5) - 1])).ranks == (30,)
+    assert ENERGY.decode(before, np.array([2 * (at_30 + 1e-5) - 1])).ranks == (candidates[candidates.index(30) + 1],)
+
+
+def test_equal_energies_cannot_be_told_apart():
+    evaluator = FakeEvaluator()
+    evaluator.singular_values = {name: torch.ones(64) * (torch.arange(64) < 3) for name in evaluator.singular_values}
+    kind = Energy().bind(make_problem(evaluator))
+    with pytest.raises(ValueError, match="layer 'output': no energy threshold leads to rank 5"):
+        kind.encode((*LAST, 5))
+
+
+def test_delta_starts_from_dense_and_goes_on_from_the_previous_layer():
+    assert DELTA.decode((), np.array([0.0])).ranks == (27,)  # "frontend" stays dense
+    # The candidates of "frontend" go from 1 to 27, those of "encoder.0" from 2 to 64: 14 is halfway, as is 33 there.
+    assert DELTA.decode((14,), np.array([0.0])).ranks == (min(PROBLEM.candidates[1], key=lambda rank: abs(rank - 33)),)
+    assert DELTA.decode((14,), np.array([0.5])).ranks == (64,)
+    assert DELTA.decode((14,), np.array([0.9])).ranks == (64,)
+    assert DELTA.decode((14,), np.array([-0.6])).ranks == (2,)
+
+
+def test_one_shot_decides_everything():
+    indices = np.array([0, 24, 3, 5, 1])
+    expected = tuple(ranks[index] for ranks, index in zip(PROBLEM.candidates, indices, strict=True))
+    assert ONE_SHOT.decode((), indices) == (expected, False)
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (np.array([15, 0, 0, 0, 0]), r"layer 'frontend': the action must be an integer in 0\.\.14, got 15"),
+        (np.array([0, 0, 0, 0, -1]), r"layer 'output': the action must be an integer in 0\.\.24, got -1"),
+        (np.zeros(4, int), "layers 'frontend' to 'output': the action must be 5 integers"),
+        (np.zeros(5), "must be 5 integers"),
+        (0, "must be 5 integers"),
+        (None, "must be 5 integers"),
+    ],
+)
+def test_bad_one_shot_actions(action, message):
+    with pytest.raises(ValueError, match=message):
+        ONE_SHOT.decode((), action)
+
+
+def test_discrete_counts_from_the_smallest_rank():
+    for index, rank in enumerate(PROBLEM.candidates[-1]):
+        for action in (index, np.int64(index), np.array(index)):
+            assert DISCRETE.decode(LAST, action) == ((rank,), False)
+
+
+def test_an_index_that_the_layer_lacks_is_masked_and_projected():
+    before = LAST[:3]  # "bridge" comes next, with ranks 1..5 and 9
+    assert DISCRETE.masks(before).tolist() == [True] * 6 + [False] * 19
+    for index in range(25):
+        ranks, projected = DISCRETE.decode(before, index)
+        assert ranks == ((1, 2, 3, 4, 5, 9)[min(index, 5)],)
+        assert projected == (not DISCRETE.masks(before)[index])
+    assert DISCRETE.masks((*LAST, 64)).all()
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        np.array([np.nan]),
+        np.array([np.inf]),
+        np.array([1.0001]),
+        np.array([-2.0]),
+        np.array(0.5),
+        np.array([0.5, 0.5]),
+        np.array([[0.5]]),
+        np.array([], np.float32),
+        np.array([0]),
+        np.array([True]),
+        np.array(["0"]),
+        0.5,
+        0,
+        None,
+        "0",
+        {},
+    ],
+)
+@pytest.mark.parametrize("kind", [CONTINUOUS, ENERGY, DELTA])
+def test_bad_numbers_name_the_layer(kind, action):
+    with pytest.raises(ValueError, match="layer 'output': the action must be an array of one float"):
+        kind.decode(LAST, action)
+
+
+@pytest.mark.parametrize("action", [-1, 25, 10**30, 1.0, np.nan, True, np.array([1]), "1", None, [], {}])
+def test_bad_discrete_actions_name_the_layer(action):
+    with pytest.raises(ValueError, match=r"layer 'output': the action must be an integer in 0\.\.24"):
+        DISCRETE.decode(LAST, action)
+
+
+@pytest.mark.parametrize("name", ACTIONS)
+@given(data=st.data())
+def test_encode_is_the_inverse_of_decode(name, data):
+    kind = ACTIONS[name]().bind(PROBLEM)
+    ranks = tuple(data.draw(st.sampled_from(candidates)) for candidates in PROBLEM.candidates)
+    decided: tuple[int, ...] = ()
+    for action in kind.encode(ranks):
+        assert kind.space.contains(action)
+        asked, projected = kind.decode(decided, action)
+        decided += asked
+        assert not projected
+    assert decided == ranks
+
+
+def test_one_object_serves_several_problems():
+    kind = Discrete()
+    small = kind.bind(make_problem(FakeEvaluator(), search_space={"name": "full", "count": 4}))
+    large = kind.bind(PROBLEM)
+    assert (small.space, large.space) == (spaces.Discrete(5), spaces.Discrete(25))

@@ -1,0 +1,243 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shrinkml_env.envs.registration import make_problem
+from shrinkml_env.mdp.constraints import CONSTRAINTS, Budget, Clip, Decrement, Mask, Unconstrained
+from shrinkml_env.space.search_space import Full
+from tests.helpers.fake_evaluator import LAYERS, FakeEvaluator, make_fake_env
+
+EVALUATOR = FakeEvaluator()
+SPACE = Full(3)(LAYERS)
+SMALLEST = EVALUATOR.size_ratio(
+    {layer.name: ranks[0] for layer, ranks in zip(SPACE.layers, SPACE.candidates, strict=True)}
+)
+# Dense, "bridge" needs fewer multiply-adds than at any other rank; "output" more than at 13, fewer than at 26 and 39.
+EMBEDDINGS = FakeEvaluator(lookups={"bridge": 5000, "output": 400})
+budgets = st.one_of(st.floats(SMALLEST, 1), st.just(SMALLEST))
+wishes = st.tuples(*(st.sampled_from(ranks) for ranks in SPACE.candidates))
+
+
+def bound(constraint, evaluator=EVALUATOR, space=SPACE):
+    return make_problem(evaluator, constraint=constraint, search_space=space).constraint
+
+
+def named(ranks):
+    return {layer.name: rank for layer, rank in zip(SPACE.layers, ranks, strict=True)}
+
+
+def size(ranks):
+    return EVALUATOR.size_ratio(named(ranks))
+
+
+def macs(ranks, evaluator=EVALUATOR):
+    return evaluator.macs(named(ranks)) / evaluator.macs({})
+
+
+def macs_with_embeddings(ranks):
+    return macs(ranks, EMBEDDINGS)
+
+
+COSTS = {
+    "size": ("size", size, EVALUATOR),
+    "macs": ("macs", macs, EVALUATOR),
+    "embeddings": ("macs", macs_with_embeddings, EMBEDDINGS),
+}
+CHEAPEST = {name: min(map(cost, itertools.product(*SPACE.candidates))) for name, (_, cost, _) in COSTS.items()}
+
+
+def test_embeddings_are_not_cheapest_at_their_smallest_rank():
+    dense = tuple(ranks[-1] for ranks in SPACE.candidates)
+    assert SPACE.candidates[3:] == ((2, 3, 5, 9), (13, 26, 39, 64))
+    assert all(macs_with_embeddings((*dense[:3], rank, 64)) > 1 for rank in (2, 3, 5))
+    assert macs_with_embeddings((*dense[:4], 13)) < 1 < macs_with_embeddings((*dense[:4], 26))
+
+
+def play(constraint, wish):
+    """One layer at a time."""
+    ranks = ()
+    for rank in wish:
+        ranks = constraint.apply(ranks, (rank,))
+    return ranks
+
+
+@pytest.mark.parametrize("kind", [Clip, Mask, Decrement])
+@pytest.mark.parametrize("name", COSTS)
+@given(data=st.data())
+def test_no_episode_ends_over_budget(kind, name, data):
+    resource, cost, evaluator = COSTS[name]
+    budget = data.draw(st.one_of(st.floats(CHEAPEST[name], 1), st.just(CHEAPEST[name])))
+    constraint = bound(kind(budget, resource), evaluator)
+    wish = data.draw(wishes)
+    ranks = play(constraint, wish)
+    assert ranks == constraint.apply((), wish)  # the same all at once
+    assert cost(ranks) <= budget
+    assert constraint.feasible(named(ranks))
+    assert all(rank in candidates for rank, candidates in zip(ranks, SPACE.candidates, strict=True))
+    # Only an embedding may have to go up.
+    several = 3 if name == "embeddings" else 5
+    assert all(rank <= wanted for rank, wanted in zip(ranks[:several], wish, strict=False))
+    if cost(wish) <= budget:
+        assert ranks == wish  # what is feasible is left alone
+
+
+@given(budget=st.floats(0.001, 1), wish=wishes)
+def test_check_changes_nothing_and_tells(budget, wish):
+    constraint = bound(Budget(budget))
+    assert play(constraint, wish) == wish
+    assert constraint.feasible(named(wish)) == (size(wish) <= budget)
+
+
+@pytest.mark.parametrize("name", COSTS)
+@pytest.mark.parametrize("place", [3, 4])
+@settings(deadline=None)
+@given(data=st.data())
+def test_allowed_is_exact(name, place, data):
+    """A candidate is allowed if and only if some completion meets the budget."""
+    resource, cost, evaluator = COSTS[name]
+    budget = data.draw(st.one_of(st.floats(CHEAPEST[name], 1), st.just(CHEAPEST[name])))
+    constraint = bound(Clip(budget, resource), evaluator)
+    wish = data.draw(wishes)
+    before, candidates = play(constraint, wish[:place]), SPACE.candidates[place]
+    rest = list(itertools.product(*SPACE.candidates[place + 1 :]))
+    possible = [any(cost((*before, rank, *others)) <= budget for others in rest) for rank in candidates]
+    assert constraint.allowed(before).tolist() == possible
+    # The wanted rank, or the next allowed one below it, or the next one above it.
+    fitting = [rank for rank, fits in zip(candidates, possible, strict=True) if fits]
+    below = [rank for rank in fitting if rank <= wish[place]]
+    assert constraint.apply(before, wish[place : place + 1])[-1] == (max(below) if below else min(fitting))
+
+
+def test_after_too_expensive_ranks_the_cheapest_candidate_is_allowed():
+    dense = tuple(ranks[-1] for ranks in SPACE.candidates)
+    constraint = bound(Clip(CHEAPEST["embeddings"], "macs"), EMBEDDINGS)
+    assert constraint.allowed(dense[:3]).tolist() == [False, False, False, True]
+    assert constraint.allowed(dense[:4]).tolist() == [True, False, False, False]
+
+
+def test_decrement_by_hand():
+    evaluator = FakeEvaluator((LAYERS[1], LAYERS[-1]))
+    space = Full(3)(evaluator.layers)
+    assert space.candidates == ((17, 34, 51, 64), (13, 26, 39, 64))
+    # From dense, one step down at a time: first layer, second layer, first layer, ...
+    path = [(64, 64), (51, 64), (51, 39), (34, 39), (34, 26), (17, 26), (17, 13)]
+    sizes = [evaluator.size_ratio({"encoder.0": one, "output": other}) for one, other in path]
+    for ranks, limit in zip(path, sizes, strict=True):
+        assert bound(Decrement(limit), evaluator, space).apply((), (64, 64)) == ranks
+
+
+def test_decrement_goes_to_the_next_cheaper_candidate():
+    evaluator = FakeEvaluator((LAYERS[4], LAYERS[-1]), lookups=EMBEDDINGS.lookups)
+    space = Full(3)(evaluator.layers)
+    # Multiply-adds of "bridge" in the order 5, 3, 2, 9; of "output" in the order 39, 26, 64, 13.
+    path = [(3, 39), (2, 39), (2, 26), (9, 26), (9, 64), (9, 64), (9, 13)]
+    costs = [evaluator.macs({"bridge": one, "output": other}) / evaluator.macs({}) for one, other in path]
+    for ranks, limit in zip(path, costs, strict=True):
+        if limit <= 1:
+            assert bound(Decrement(limit, "macs"), evaluator, space).apply((), (3, 39)) == ranks
+    assert sum(limit <= 1 for limit in costs) == 3
+
+
+def test_slack():
+    assert bound(Unconstrained()).slack(()) == 1.0
+    constraint = bound(Clip(0.8))
+    assert constraint.slack(()) == pytest.approx(0.8 - SMALLEST, abs=1 / EVALUATOR.params({}))
+    chosen = SPACE.candidates[0][1], SPACE.candidates[1][1]
+    smallest = SPACE.candidates[0][0], SPACE.candidates[1][0], *(ranks[0] for ranks in SPACE.candidates[2:])
+    spent = size((*chosen, *smallest[2:])) - size(smallest)
+    assert constraint.slack(chosen) == pytest.approx(0.8 - SMALLEST - spent, abs=1 / EVALUATOR.params({}))
+    assert bound(Budget(0.01)).slack(()) == 0.0
+    with_embeddings = bound(Clip(0.8, "macs"), EMBEDDINGS)
+    assert with_embeddings.slack(()) == pytest.approx(0.8 - CHEAPEST["embeddings"], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["clip", "mask", "decrement"])
+def test_an_impossible_budget(name):
+    with pytest.raises(ValueError, match=r"no configuration costs at most 0\.01 of the original's size; the cheapest"):
+        make_problem(EVALUATOR, constraint={"name": name, "budget": 0.01})
+    make_problem(EVALUATOR, constraint={"name": "check", "budget": 0.01})
+
+
+@pytest.mark.parametrize("budget", [0, -1, 1.01, float("nan")])
+def test_bad_options(budget):
+    with pytest.raises(ValueError, match="budget must be a share"):
+        Clip(budget)
+    with pytest.raises(ValueError, match="resource must be 'size' or 'macs'"):
+        Clip(0.5, "bytes")
+    with pytest.raises(ValueError, match="constraint 'clip' needs the option 'budget'"):
+        make_problem(EVALUATOR, constraint="clip")
+
+
+@pytest.mark.parametrize("action", ["continuous", "discrete", "energy", "delta", "one_shot"])
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_in_the_environment(action, name):
+    constraint = {"name": name} | ({} if name == "none" else {"budget": 0.4})
+    if name == "mask" and action != "discrete":
+        with pytest.raises(ValueError, match="have no masks: use the constraint 'clip', or discrete actions"):
+            make_fake_env(action, constraint=constraint)
+        return
+    env = make_fake_env(action, constraint=constraint)
+    env.action_space.seed(1)
+    for _ in range(30):
+        env.reset()
+        terminated = projected = False
+        while not terminated:
+            if name == "mask":
+                masks = env.action_masks()
+                choice = int(np.random.default_rng(1).choice(np.flatnonzero(masks)))
+                *_, terminated, _, info = env.step(choice)
+                assert info["projected"] is False
+            else:
+                *_, terminated, _, info = env.step(env.action_space.sample())
+            projected |= info["projected"]
+        assert info["feasible"] is (name == "none" or info["size_ratio"] <= 0.4)
+        assert info["feasible"] or name == "check"
+        assert env.problem.is_feasible(info["ranks"]) is info["feasible"]
+    assert env.problem.best.feasible or name == "check"
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+@given(data=st.data())
+@settings(deadline=None, max_examples=20)
+def test_masks_are_what_the_constraint_allows(name, data):
+    constraint = {"name": name} | ({} if name == "none" else {"budget": 0.3, "resource": "macs"})
+    env = make_fake_env("discrete", evaluator=EMBEDDINGS, constraint=constraint, search_space={"name": "full"})
+    env.reset()
+    for index, candidates in enumerate(env.problem.candidates):
+        action = data.draw(st.integers(0, 24))
+        masks = env.action_masks()
+        assert masks.shape == (25,)
+        assert masks.any()
+        assert not masks[len(candidates) :].any()
+        if name not in ("clip", "mask"):
+            assert masks[: len(candidates)].all()
+        *_, info = env.step(action)
+        if index < 4 or name != "decrement":
+            assert info["projected"] is (not masks[action])
+            assert masks[candidates.index(info["ranks"][info["layer"]])]
+
+
+@pytest.mark.parametrize("name", ["clip", "mask"])
+def test_a_masked_index_takes_the_nearest_allowed_rank(name):
+    env = make_fake_env("discrete", constraint={"name": name, "budget": 0.3})
+    env.reset()
+    env.step(0)
+    masks = env.action_masks()  # "encoder.0" cannot be dense within 0.3
+    assert not masks[24]
+    *_, info = env.step(24)
+    assert info["projected"] is True
+    assert info["ranks"]["encoder.0"] == env.problem.candidates[1][int(masks.sum()) - 1]
+
+
+def test_the_best_is_feasible():
+    problem = make_problem(EVALUATOR, constraint={"name": "check", "budget": 0.5}, reward="accuracy")
+    problem.evaluate({})
+    smallest = {layer.name: ranks[0] for layer, ranks in zip(problem.layers, problem.candidates, strict=True)}
+    problem.evaluate(smallest)
+    dense, small = problem.history
+    assert (dense.feasible, small.feasible) == (False, True)
+    assert dense.reward > small.reward
+    assert problem.best == small

@@ -1,0 +1,81 @@
+"""The table that comes with the package, and its live twin."""
+
+import warnings
+from importlib.resources import files
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env as gymnasium_check_env
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+from shrinkml_env import load_model
+from shrinkml_env.envs.tabular import make_tabular_env
+from shrinkml_env.mdp.rewards import REWARDS
+from shrinkml_env.space.table import Table
+
+
+@pytest.fixture(scope="module")
+def table():
+    return Table.load()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model("las_small")
+
+
+def test_complete_on_proxy_and_small(table):
+    assert table.size >= 16_384
+    assert (files("shrinkml_env") / "assets/table.npz").stat().st_size <= 3_000_000
+    assert table.edits["proxy"].min() > 0
+    assert table.edits["proxy"].shape == (table.size,)
+
+
+@pytest.mark.parametrize("subset", ["dev", "test"])
+def test_the_best_and_many_others_on_dev_and_test(table, subset):
+    known = table.edits[subset] >= 0
+    assert known[-1]
+    for name in REWARDS:
+        if name not in ("vector", "divergence"):  # a table holds word errors, and the first is of two parts
+            rewards = make_tabular_env(reward=name, table=table).rewards
+            assert known[np.argsort(-rewards, kind="stable")[:500]].all()
+    assert known[np.random.default_rng(0).permutation(table.size)[:1000]].all()
+
+
+@pytest.mark.parametrize("action", ["discrete", "continuous"])
+def test_both_checkers_pass_without_a_warning(action):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env = gym.make("ShrinkMLTabular-v0", action=action).unwrapped
+        gymnasium_check_env(env, skip_render_check=True)
+        sb3_check_env(env)
+
+
+@pytest.mark.parametrize("subset", ["proxy", "dev"])
+def test_random_rows_are_what_the_live_twin_measures(table, model, subset):
+    tabular = gym.make("ShrinkMLTabular-v0", subset=subset).unwrapped
+    live = gym.make("ShrinkML-v0", **tabular.live_kwargs | {"model": model, "cache": None}).unwrapped
+    configurations = list(table.configurations())
+    known = np.flatnonzero(table.edits[subset] >= 0)
+    for number in np.random.default_rng(5).choice(known, 3, replace=False):
+        actions = tabular.actions_for(configurations[number])
+        results = []
+        for env in (tabular, live):
+            observed = [env.reset(seed=0)[0]]
+            for action in actions:
+                observation, reward, *_, info = env.step(action)
+                observed.append(observation)
+            results.append((np.array(observed), reward, info))
+        (one, reward, info), (other, real_reward, real) = results
+        assert np.allclose(one, other, atol=1e-6)
+        assert reward == pytest.approx(real_reward, abs=1e-12)
+        for key in ("ranks", "wer", "wer_baseline", "size_ratio", "params", "macs", "feasible", "reward_terms"):
+            assert info[key] == real[key], key
+
+
+def test_the_optimum_is_the_best_of_all_rewards(table):
+    env = make_tabular_env(reward="linear", table=table)
+    wer = table.edits["proxy"] / table.words["proxy"]
+    sizes = np.array([table.evaluator().size_ratio(ranks) for ranks in table.configurations()])
+    assert env.optimum == pytest.approx((-(wer - wer[-1]) - 0.2 * sizes).max())
