@@ -1,18 +1,25 @@
-"""Stable-Baselines3's view of the vector environment; the only module that needs Stable-Baselines3."""
+"""What Stable-Baselines3 needs: its view of the vector environment, and the end of a search as a callback.
+
+This is the only module that needs Stable-Baselines3.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from shrinkml_env.envs.vector import VectorShrinkEnv
+from shrinkml_env.evaluation import BudgetExhausted
+from shrinkml_env.evaluation.observers import ProgressBar
+from shrinkml_env.mdp.problem import SearchProblem
 
-__all__ = ["ShrinkVecEnv"]
+__all__ = ["BudgetCallback", "ShrinkVecEnv", "with_callbacks"]
 
 
 class ShrinkVecEnv(VecEnv):
@@ -22,8 +29,15 @@ class ShrinkVecEnv(VecEnv):
     ``info["terminal_observation"]``. Each finished episode's return and length are in ``info["episode"]``, as its
     Monitor wrapper has them.
 
+    Where the budget runs out in the middle of a step, that step raises `BudgetExhausted`, as `VectorShrinkEnv` does.
+    While a `BudgetCallback` watches, it returns instead as if nothing had happened, with rewards of 0, and the callback
+    ends the training before anything is learned from it.
+
     Args:
         envs: What ``gym.make_vec`` returns.
+
+    Attributes:
+        stops_at_budget: Whether a callback ends the training at the end of the budget; `BudgetCallback` sets it.
 
     Raises:
         ValueError: Its rewards are vectors, which Stable-Baselines3 does not know.
@@ -35,7 +49,9 @@ class ShrinkVecEnv(VecEnv):
                 "Stable-Baselines3 needs scalar rewards: wrap the single environment in MO-Gymnasium's LinearReward"
             )
         self.envs = envs
+        self.stops_at_budget = False
         self._actions: Any = None
+        self._observations: Any = None
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
         self._returns = np.zeros(envs.num_envs)
         self._lengths = np.zeros(envs.num_envs, int)
@@ -47,7 +63,13 @@ class ShrinkVecEnv(VecEnv):
         self._reset_seeds()
         self._reset_options()
         self._returns[:], self._lengths[:] = 0, 0
+        self._observations = observations
         return observations
+
+    @property
+    def first(self) -> gym.Env[Any, Any]:
+        """The first of the environments; all have the same search problem."""
+        return self.envs.first
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Keep the actions; `step_wait` does the work."""
@@ -55,7 +77,14 @@ class ShrinkVecEnv(VecEnv):
 
     def step_wait(self) -> tuple[Any, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
         """Step every environment."""
-        observations, rewards, terminated, _, infos = self.envs.step(self._actions)
+        try:
+            observations, rewards, terminated, _, infos = self.envs.step(self._actions)
+        except BudgetExhausted:
+            if not self.stops_at_budget:
+                raise
+            nothing = np.zeros(self.num_envs, np.float32)
+            return self._observations, nothing, nothing.astype(np.bool_), [{} for _ in range(self.num_envs)]
+        self._observations = observations
         self._returns += rewards
         self._lengths += 1
         split = self._split(infos)
@@ -103,6 +132,82 @@ class ShrinkVecEnv(VecEnv):
     def _split(self, infos: dict[str, Any]) -> list[dict[str, Any]]:
         """Gymnasium's dictionary of arrays as one dictionary for each environment."""
         return [_pick(infos, index) for index in range(self.num_envs)]
+
+
+class BudgetCallback(BaseCallback):
+    """Ends ``learn`` when the budget of unique evaluations is spent.
+
+    So ``learn`` returns the agent, and callbacks such as ``EvalCallback`` and ``CheckpointCallback`` see the end of the
+    training: ``agent.learn(10**6, callback=[BudgetCallback(progress_bar=True), CheckpointCallback(...)])``. Give an
+    ``EvalCallback`` an environment of its own: what it plays on this one counts as evaluations.
+
+    Every new evaluation is recorded in the agent's logger, TensorBoard's included, as ``evaluation/wer``,
+    ``evaluation/size_ratio``, ``evaluation/best_reward`` and ``evaluation/count``.
+
+    Args:
+        progress_bar: Show the evaluations on the terminal.
+        verbose: As in Stable-Baselines3.
+    """
+
+    def __init__(self, progress_bar: bool = False, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        self.progress_bar = progress_bar
+        self._problems: list[SearchProblem] = []
+        self._bar: ProgressBar | None = None
+        self._counted = 0
+
+    def _on_training_start(self) -> None:
+        # Environments that share a problem are asked once; those with a ledger each end with the first one.
+        self._problems = list(dict.fromkeys(self.training_env.get_attr("problem")))
+        self._counted = self._count()
+        self._stop_quietly(True)
+        if self.progress_bar:
+            (problem,) = self._problems[:1]
+            self._bar = ProgressBar(problem.ledger.budget)
+            problem.ledger.subscribe(self._bar)
+
+    def _on_step(self) -> bool:
+        if self._count() > self._counted:
+            self._counted = self._count()
+            self._record(self._problems[0])
+        return not any(problem.ledger.spent for problem in self._problems)
+
+    def _on_training_end(self) -> None:
+        self._stop_quietly(False)
+        if self._bar is not None:
+            self._problems[0].ledger.unsubscribe(self._bar)
+            self._bar.close()
+            self._bar = None
+
+    def _record(self, problem: SearchProblem) -> None:
+        if not problem.history:
+            return
+        latest, best = problem.history[-1], problem.best
+        self.logger.record("evaluation/count", self._counted)
+        self.logger.record("evaluation/wer", latest.evaluation.wer)
+        self.logger.record("evaluation/size_ratio", latest.evaluation.size_ratio)
+        if best is not None:
+            self.logger.record("evaluation/best_reward", best.reward)
+
+    def _count(self) -> int:
+        return sum(problem.ledger.count for problem in self._problems)
+
+    def _stop_quietly(self, quietly: bool) -> None:
+        env = self.training_env.unwrapped
+        if isinstance(env, ShrinkVecEnv):
+            env.stops_at_budget = quietly
+
+
+def with_callbacks(
+    ours: BaseCallback,
+    theirs: BaseCallback | Sequence[BaseCallback] | Callable[[dict[str, Any], dict[str, Any]], bool] | None,
+) -> CallbackList:
+    """Join a callback and whatever ``learn`` takes as `callback`: None, one, a list, or a function."""
+    if theirs is None:
+        return CallbackList([ours])
+    if isinstance(theirs, Sequence):
+        return CallbackList([ours, *theirs])
+    return CallbackList([ours, theirs if isinstance(theirs, BaseCallback) else ConvertCallback(theirs)])
 
 
 def _pick(infos: dict[str, Any], index: int) -> dict[str, Any]:

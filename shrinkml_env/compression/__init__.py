@@ -4,6 +4,7 @@ from shrinkml_env.compression.activation_aware import ActivationAwareSVD
 from shrinkml_env.compression.calibration import second_moments
 from shrinkml_env.compression.checkpoint import (
     architectures,
+    file_bytes,
     load_compressed,
     register_architecture,
     save_compressed,
@@ -69,6 +70,7 @@ __all__ = [
     "decompress",
     "encoder_parameters",
     "exact_storage_dtype",
+    "file_bytes",
     "find_layers",
     "in_batches",
     "inference_tensors",

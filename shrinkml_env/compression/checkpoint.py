@@ -30,6 +30,7 @@ from shrinkml_env.compression.svd import Factors
 
 __all__ = [
     "architectures",
+    "file_bytes",
     "load_compressed",
     "register_architecture",
     "save_compressed",
@@ -78,12 +79,7 @@ def save_compressed(model: CompressibleModel, path: str | os.PathLike[str]) -> N
     """
     if architectures.get(model.architecture) is not type(model):
         raise ValueError(f"{type(model).__name__} is not registered: decorate it with @register_architecture(name)")
-    require_storable(model)
-    tensors = {}
-    for name, (tensor, storage) in storages(model).items():
-        tensors[name] = storage.encode(tensor.detach().cpu()).clone(memory_format=torch.contiguous_format)
-        if storage.scales is not None:
-            tensors[_scales_of(name)] = storage.scales
+    content = _tensor_file(model)
     quantised = list(int8_scales(model))
     config: dict[str, Any] = {
         "format_version": 2 if quantised else 1,
@@ -98,8 +94,27 @@ def save_compressed(model: CompressibleModel, path: str | os.PathLike[str]) -> N
     directory = Path(path)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / CONFIG_FILE).unlink(missing_ok=True)
-    _write(directory / TENSOR_FILE, save(tensors))
+    _write(directory / TENSOR_FILE, content)
     _write(directory / CONFIG_FILE, config_bytes)
+
+
+def file_bytes(model: CompressibleModel) -> int:
+    """Return how many bytes the file of a model's tensors has.
+
+    Raises:
+        ValueError: The model's number formats do not represent a parameter exactly.
+    """
+    return len(_tensor_file(model))
+
+
+def _tensor_file(model: CompressibleModel) -> bytes:
+    require_storable(model)
+    tensors = {}
+    for name, (tensor, storage) in storages(model).items():
+        tensors[name] = storage.encode(tensor.detach().cpu()).clone(memory_format=torch.contiguous_format)
+        if storage.scales is not None:
+            tensors[_scales_of(name)] = storage.scales
+    return save(tensors)
 
 
 def _write(file: Path, content: bytes) -> None:

@@ -1,0 +1,61 @@
+"""Confidence intervals of word error rates."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import bootstrap
+
+__all__ = ["RESAMPLES", "Estimate", "wer_increase"]
+
+RESAMPLES = 2000
+"""Bootstrap samples behind every interval."""
+
+
+class Estimate(NamedTuple):
+    """A point estimate and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def wer_increase(edits: ArrayLike, edits_before: ArrayLike, words: ArrayLike, one_sided: bool = False) -> Estimate:
+    """Estimate how much higher one corpus WER is than another on the same utterances, by a paired bootstrap.
+
+    Utterances are drawn with replacement, each with the errors of both and its words (Bisani and Ney 2004, doi
+    10.1109/ICASSP.2004.1326009).
+
+    Args:
+        edits: Word errors of each utterance.
+        edits_before: Word errors of each utterance in the measurement that it is compared with.
+        words: Reference words of each utterance.
+        one_sided: The interval reaches from minus infinity to the limit that 95 % stay below.
+
+    Returns:
+        Fractions; the interval is NaN where there is only one utterance.
+    """
+    parts = np.asarray([edits, edits_before, words], np.float64)
+
+    def increase(after: Any, before: Any, reference: Any, axis: int) -> Any:
+        return (after - before).sum(axis) / reference.sum(axis)
+
+    value = float(increase(parts[0], parts[1], parts[2], 0))
+    if parts.shape[1] < 2:
+        return Estimate(value, float("nan"), float("nan"))
+    interval = bootstrap(
+        tuple(parts),
+        increase,
+        paired=True,
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        alternative="less" if one_sided else "two-sided",
+        rng=0,
+    ).confidence_interval
+    return Estimate(value, float(interval.low), float(interval.high))

@@ -1,0 +1,255 @@
+"""A whole search: explore within the budget, choose on dev, report on test."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from shrinkml_env.compression import CompressibleModel, compress, encoder_parameters, file_bytes, save_compressed
+from shrinkml_env.data import UtteranceSpec, load_utterances
+from shrinkml_env.evaluation import BudgetExhausted, Evaluation, Evaluator
+from shrinkml_env.evaluation.intervals import wer_increase
+from shrinkml_env.evaluation.observers import ProgressBar
+from shrinkml_env.mdp.problem import SearchProblem
+from shrinkml_env.search_result import MODELS, SearchResult, SetResult
+
+__all__ = ["Agent", "choose", "episode_length", "explore", "run_search", "search_problem"]
+
+EPISODES_PER_EVALUATION = 20
+"""A run ends after so many times as many episodes as its budget has evaluations: an agent that only repeats itself
+costs no evaluations and would never end."""
+
+
+class Agent(Protocol):
+    """An algorithm that plays an environment it was made with: the part of it that a search needs.
+
+    Stable-Baselines3's algorithms have it. An agent may have ``save(path)`` as well: a search with a directory calls
+    it at the end.
+    """
+
+    def learn(self, total_timesteps: int) -> Any:
+        """Take about so many steps; `BudgetExhausted`, which the environment raises, may pass through."""
+
+
+def run_search(
+    env: Any,
+    agent: Agent,
+    dev: UtteranceSpec = "dev",
+    test: UtteranceSpec = "test",
+    finalists: int = 5,
+    directory: str | os.PathLike[str] | None = None,
+    callback: Any = None,
+    config: Mapping[str, Any] | None = None,
+    progress_bar: bool = True,
+) -> SearchResult:
+    """Let an agent search ranks within the environment's budget, choose among the best on dev, report on test.
+
+    The agent sees the proxy set alone. Its best `finalists` are measured on dev, the best of them there is compressed
+    and measured on test.
+
+    With a directory the search is resumable: started again with an agent of the same seed, it repeats its episodes,
+    and whatever was measured is read from ``evaluations.jsonl``. The directory also gets the agent, both models and
+    ``best.json``, which is written last.
+
+    Example:
+        >>> env = gym.make("ShrinkML-v0", ledger={"budget": 200})  # doctest: +SKIP
+        >>> result = run_search(env, PPO("MlpPolicy", env, gamma=1.0, seed=0), directory="runs/mine")  # doctest: +SKIP
+
+    Args:
+        env: The environment that the agent was made with, wrapped or not: a single one, what ``gym.make_vec`` returns,
+            or a `shrinkml_env.sb3.ShrinkVecEnv`. Its ledger has the budget.
+        agent: Anything with ``learn(total_timesteps)``.
+        dev: Utterances to choose on, as `load_utterances` takes them.
+        test: Utterances to report on.
+        finalists: How many of the best configurations on the proxy set are measured on dev, at least 1.
+        directory: Where the search keeps what it measures and makes; by default nowhere.
+        callback: Passed on to ``agent.learn``; with Stable-Baselines3, beside the one that ends the search.
+        config: JSON that ``best.json`` holds besides, for the record.
+        progress_bar: Show the evaluations on the terminal.
+
+    Raises:
+        ValueError: The environment has no budget or a vector reward, a set is wrong, or the agent measured nothing.
+        TypeError: `env` is no ShrinkML environment, or `agent` has no method `learn`.
+    """
+    problem = search_problem(env)
+    _check(problem, agent, finalists)
+    folder = None if directory is None else Path(directory)
+    # All sets are read before the search, so that whatever is wrong with them loses no work.
+    sets = {name: problem.evaluator.on(load_utterances(spec)) for name, spec in (("dev", dev), ("test", test))}
+    if folder is not None:
+        problem.ledger.keep_in(folder / "evaluations.jsonl")
+    with _progress(problem, progress_bar):
+        explore(env, agent, callback)
+    if folder is not None and hasattr(agent, "save"):
+        agent.save(folder / "agent")
+    ranks = choose(problem, sets["dev"], finalists, progress_bar).ranks
+    result = report(problem, ranks, sets, config or {}, progress_bar)
+    if folder is not None:
+        write(result, folder)
+    return result
+
+
+def explore(env: Any, agent: Agent, callback: Any = None) -> SearchProblem:
+    """Let an agent play until the budget of unique evaluations is spent; the problem's history holds what it measured.
+
+    Args:
+        env: As in `run_search`, and so are the others.
+        agent: The agent, which plays `env`.
+        callback: Passed on to ``agent.learn``.
+
+    Raises:
+        ValueError: The ledger has no budget, or the agent ended without having measured anything.
+    """
+    problem = search_problem(env)
+    budget = problem.ledger.budget
+    if budget is None:
+        raise ValueError('a search needs a budget of evaluations: gym.make("ShrinkML-v0", ledger={"budget": 200})')
+    options = {} if callback is None else {"callback": callback}
+    if _is_stable_baselines(agent):
+        # Optional: the library itself does without Stable-Baselines3.
+        from shrinkml_env.sb3 import BudgetCallback, with_callbacks
+
+        options = {"callback": with_callbacks(BudgetCallback(), callback)}
+    try:
+        if not problem.ledger.spent:
+            with suppress(BudgetExhausted):
+                agent.learn(total_timesteps=EPISODES_PER_EVALUATION * budget * episode_length(env), **options)
+    finally:
+        problem.close()
+    if not problem.history:
+        raise ValueError(
+            f"{type(agent).__name__} has measured nothing: its `learn` finished no episode of this environment; was the "
+            "agent made with it?"
+        )
+    return problem
+
+
+def choose(problem: SearchProblem, dev: Evaluator, finalists: int, progress_bar: bool = True) -> Evaluation:
+    """Measure the best configurations of a search on dev, and return the best there by the search's own reward.
+
+    Args:
+        problem: A finished search.
+        dev: Measures on dev.
+        finalists: How many configurations, at most; infeasible ones only if nothing feasible was found.
+        progress_bar: Show one.
+    """
+    ranking = problem.ranking
+    finals = [trial for trial in ranking[:finalists] if trial.feasible or not ranking[0].feasible]
+    found = dev.evaluate_many([trial.ranks for trial in finals])
+    bar = tqdm(found, total=len(finals), desc="finalists on dev", unit="evaluation", disable=not progress_bar)
+    try:
+        measured = list(bar)
+    finally:
+        dev.close()
+    return max(measured, key=lambda evaluation: float(problem.reward_function(evaluation, dev.baseline)))
+
+
+def report(
+    problem: SearchProblem,
+    ranks: Mapping[str, int],
+    sets: Mapping[str, Evaluator],
+    config: Mapping[str, Any],
+    progress_bar: bool = True,
+) -> SearchResult:
+    """Compress the model by the chosen ranks, and measure it on every set.
+
+    Args:
+        problem: A finished search.
+        ranks: The chosen configuration.
+        sets: ``"dev"`` and ``"test"`` -> what measures there.
+        config: For the record.
+        progress_bar: Show one.
+    """
+    evaluators = {"proxy": problem.evaluator, **sets}
+    bar = tqdm(evaluators.items(), desc="chosen on every set", disable=not progress_bar)
+    measured = {name: (evaluator.baseline, evaluator.evaluate(ranks)) for name, evaluator in bar}
+    test = sets["test"]
+    compressed = compress(test.model, test.matrix_ranks(ranks), test.factorisation)
+    before, after = measured["test"]
+    return SearchResult(
+        model=compressed,
+        original=test.model,
+        layers=problem.layers,
+        ranks=dict(ranks),
+        params=(before.params, after.params),
+        encoder_params=_encoder_params(test.model, compressed),
+        file_bytes=(file_bytes(test.model), file_bytes(compressed)),
+        sets={name: SetResult.of(*pair) for name, pair in measured.items()},
+        rewards={name: float(problem.reward_function(now, then)) for name, (then, now) in measured.items()},
+        wer_increase=wer_increase(after.edits, before.edits, before.words),
+        history=problem.history,
+        config=dict(config),
+    )
+
+
+def write(result: SearchResult, directory: Path) -> None:
+    """Write both models and, last, ``best.json``, which says that the search is finished."""
+    for name, model in zip(MODELS, (result.original, result.model), strict=True):
+        save_compressed(model, directory / name)
+    aside = directory / f"best.json.{os.getpid()}"
+    aside.write_text(json.dumps(result.to_json(), indent=2))
+    os.replace(aside, directory / "best.json")
+
+
+def search_problem(env: Any) -> SearchProblem:
+    """Return the search problem of an environment, wrapped or not, single or several in one.
+
+    Raises:
+        TypeError: It is no ShrinkML environment.
+    """
+    problem = getattr(_first(env), "problem", None)
+    if not isinstance(problem, SearchProblem):
+        raise TypeError(
+            f'env must be a ShrinkML environment, such as gym.make("ShrinkML-v0"), got {type(env).__name__}: give the '
+            "environment itself instead of Stable-Baselines3's wrapping of it"
+        )
+    return problem
+
+
+def episode_length(env: Any) -> int:
+    """Return the number of steps of every episode of a ShrinkML environment."""
+    return len(_first(env).actions_for({}))
+
+
+def _first(env: Any) -> Any:
+    """The environment without its wrappers; of several in one, the first."""
+    inner = getattr(env, "unwrapped", env)
+    return getattr(inner, "first", inner)
+
+
+def _check(problem: SearchProblem, agent: Any, finalists: int) -> None:
+    if isinstance(finalists, bool) or not isinstance(finalists, int) or finalists < 1:
+        raise ValueError(f"finalists must be a whole number of at least 1, got {finalists!r}")
+    if isinstance(agent, type) or not callable(getattr(agent, "learn", None)):
+        what = f"the class {agent.__name__}: make an agent of it" if isinstance(agent, type) else repr(agent)
+        raise TypeError(f"agent must have a method learn(total_timesteps), got {what}")
+    if problem.reward_space is not None:
+        raise ValueError("a search ends with one best configuration, so it needs a scalar reward: not 'vector'")
+    if problem.ledger.budget is None:
+        raise ValueError('a search needs a budget of evaluations: gym.make("ShrinkML-v0", ledger={"budget": 200})')
+
+
+@contextmanager
+def _progress(problem: SearchProblem, shown: bool) -> Iterator[None]:
+    if not shown:
+        yield
+        return
+    with ProgressBar(problem.ledger.budget) as bar, problem.ledger.observed_by(bar):
+        yield
+
+
+def _is_stable_baselines(agent: Any) -> bool:
+    return any(kind.__module__.startswith("stable_baselines3.") for kind in type(agent).__mro__)
+
+
+def _encoder_params(original: CompressibleModel, compressed: CompressibleModel) -> tuple[int, int] | None:
+    try:
+        return encoder_parameters(original), encoder_parameters(compressed)
+    except ValueError:
+        return None  # The model does not say which module its encoder is.

@@ -1,0 +1,69 @@
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from experiments.common.identity import IRRELEVANT, describe, key_of
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def test_a_key_is_frozen():
+    """SHA-256 of '{"budget": 200, "reward": {"name": "linear", "size_weight": 0.2}, "seed": 0}', by sha256sum."""
+    content = {"seed": 0, "reward": {"size_weight": 0.2, "name": "linear"}, "budget": 200}
+    assert key_of(content) == "f0824728"
+
+
+def test_outputs_workers_and_memory_do_not_count():
+    content = {"seed": 0, "agent": {"name": "x"}}
+    assert {key_of({**content, name: 7}) for name in IRRELEVANT} == {key_of(content)}
+    assert key_of({**content, "agents": [1]}, besides=["agents"]) == key_of(content)
+    # Only at the top: an agent may well have an option of that name.
+    assert key_of({**content, "agent": {"name": "x", "workers": 2}}) != key_of(content)
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=3), JSON, max_size=4))
+def test_the_order_of_options_does_not_count(content):
+    assert key_of(dict(reversed(content.items()))) == key_of(content)
+
+
+@given(JSON)
+def test_what_is_plain_is_described_by_itself(content):
+    assert describe(content) == content
+
+
+def test_a_config_is_described_as_what_it_resolves_to():
+    config = OmegaConf.create({"seed": 3, "agent": {"seed": "${seed}", "sizes": [1, "${seed}"]}})
+    assert describe(config) == {"seed": 3, "agent": {"seed": 3, "sizes": [1, 3]}}
+
+
+@pytest.mark.parametrize(
+    ("target", "described"),
+    [
+        ("agents.RandomSearch", "RandomSearch"),
+        ("agents.random_search.RandomSearch", "RandomSearch"),
+        ("shrinkml_env.asr.training.TrainingSettings", "TrainingSettings"),
+        ("stable_baselines3.PPO", "stable_baselines3.PPO"),
+        ("nowhere.Nothing", "nowhere.Nothing"),
+        ("collections.OrderedDict", "collections.OrderedDict"),
+    ],
+)
+def test_classes_that_are_not_yours_have_no_code(target, described):
+    assert describe({"_target_": target, "seed": 1}) == {"_target_": described, "seed": 1}
+
+
+def test_your_own_class_is_its_path_and_its_code(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "my_own_reward.py"
+    keys = []
+    for body in ("1", "2", "1"):
+        module.write_text(f"class Mine:\n    value = {body}\n")
+        keys.append(key_of({"reward": {"_target_": "my_own_reward.Mine"}}))
+        sys.modules.pop("my_own_reward")
+    assert keys[0] == keys[2] != keys[1]
