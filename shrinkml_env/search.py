@@ -124,8 +124,8 @@ def explore(env: Any, agent: Agent, callback: Any = None) -> SearchProblem:
         problem.close()
     if not problem.history:
         raise ValueError(
-            f"{type(agent).__name__} has measured nothing: its `learn` finished no episode of this environment; was the "
-            "agent made with it?"
+            f"{type(agent).__name__} has measured nothing: its `learn` finished no episode of this environment; was "
+            "the agent made with it?"
         )
     return problem
 

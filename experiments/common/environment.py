@@ -1,0 +1,52 @@
+"""Environments and agents from the config of a search."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+from omegaconf import DictConfig
+
+from experiments.common.parts import part
+from experiments.common.run_directory import plain
+from shrinkml_env import Ledger
+from shrinkml_env.sb3 import ShrinkVecEnv
+
+__all__ = ["make_environment", "make_tabular_environment"]
+
+ON_A_TABLE = ("action", "observation", "reward", "constraint")
+"""The parts that a tabular environment takes; its table fixes the others."""
+
+LIVE = (*ON_A_TABLE, "shaping", "search_space", "factorisation")
+
+
+def make_environment(config: DictConfig, ledger: Ledger, cache: Any = "default") -> Any:
+    """Make ``ShrinkML-v0`` as a config says: a single environment, or a `ShrinkVecEnv` of `num_envs`.
+
+    Args:
+        config: Of `experiments.search`.
+        ledger: Counts the evaluations.
+        cache: As in ``gym.make("ShrinkML-v0", cache=...)``.
+
+    Raises:
+        ValueError: A part does not fit the model or the data.
+    """
+    arguments: dict[str, Any] = {
+        **{name: part(name, config[name]) for name in LIVE},
+        "model": config.model,
+        "proxy": plain(config.proxy),
+        "granularity": plain(config.granularity),
+        "device": config.device,
+        "workers": config.workers,
+        "memory_mb": config.memory_mb,
+        "cache": cache,
+        "ledger": ledger,
+    }
+    if config.num_envs == 1:
+        return gym.make("ShrinkML-v0", **arguments)
+    return ShrinkVecEnv(gym.make_vec("ShrinkML-v0", num_envs=config.num_envs, **arguments))  # type: ignore[arg-type]
+
+
+def make_tabular_environment(config: DictConfig, ledger: Ledger) -> gym.Env[Any, Any]:
+    """Make ``ShrinkMLTabular-v0`` as a config says, of the parts that a table leaves open."""
+    return gym.make("ShrinkMLTabular-v0", **{name: part(name, config[name]) for name in ON_A_TABLE}, ledger=ledger)
