@@ -34,6 +34,8 @@ from shrinkml_env.evaluation import (
     default_cache_path,
 )
 from shrinkml_env.mdp.problem import SearchProblem
+from shrinkml_env.search import run_search
+from shrinkml_env.search_result import SearchResult
 from shrinkml_env.space.search_space import SearchSpace
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "Ledger",
     "Recogniser",
     "SearchProblem",
+    "SearchResult",
     "SearchSpace",
     "ShrinkEnv",
     "TabularEnv",
@@ -66,6 +69,7 @@ __all__ = [
     "optimise_for_inference",
     "quantise",
     "register_architecture",
+    "run_search",
     "save_compressed",
 ]
 

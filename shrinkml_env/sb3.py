@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from shrinkml_env.envs.vector import VectorShrinkEnv
 from shrinkml_env.evaluation import BudgetExhausted
-from shrinkml_env.evaluation.observers import ProgressBar
+from shrinkml_env.evaluation.progress import ProgressBar
 from shrinkml_env.mdp.problem import SearchProblem
 
 __all__ = ["BudgetCallback", "ShrinkVecEnv", "with_callbacks"]

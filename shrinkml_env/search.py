@@ -15,7 +15,7 @@ from shrinkml_env.compression import CompressibleModel, compress, encoder_parame
 from shrinkml_env.data import UtteranceSpec, load_utterances
 from shrinkml_env.evaluation import BudgetExhausted, Evaluation, Evaluator
 from shrinkml_env.evaluation.intervals import wer_increase
-from shrinkml_env.evaluation.observers import ProgressBar
+from shrinkml_env.evaluation.progress import ProgressBar
 from shrinkml_env.mdp.problem import SearchProblem
 from shrinkml_env.search_result import MODELS, SearchResult, SetResult
 
@@ -240,8 +240,13 @@ def _progress(problem: SearchProblem, shown: bool) -> Iterator[None]:
     if not shown:
         yield
         return
-    with ProgressBar(problem.ledger.budget) as bar, problem.ledger.observed_by(bar):
+    bar = ProgressBar(problem.ledger.budget)
+    problem.ledger.subscribe(bar)
+    try:
         yield
+    finally:
+        problem.ledger.unsubscribe(bar)
+        bar.close()
 
 
 def _is_stable_baselines(agent: Any) -> bool:

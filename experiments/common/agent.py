@@ -12,7 +12,9 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["episode_steps", "make_agent"]
+from shrinkml_env.search import episode_length
+
+__all__ = ["make_agent"]
 
 _STEPS: ContextVar[int | None] = ContextVar("steps of an episode", default=None)
 
@@ -26,20 +28,14 @@ def _episodes(number: int) -> int | str:
 OmegaConf.register_new_resolver("episodes", _episodes, replace=True)
 
 
-def episode_steps(env: Any) -> int:
-    """Steps of every episode of a ShrinkML environment."""
-    return len(env.unwrapped.actions_for({}))
-
-
-def make_agent(part: DictConfig, env: Any, single: Any = None) -> Any:
-    """The agent of a config.
+def make_agent(part: DictConfig, env: Any) -> Any:
+    """Make the agent of a config.
 
     Args:
-        part: With ``_target_``, and what it takes besides the environment.
+        part: A class (``_target_``) and what it takes besides the environment.
         env: What the agent plays.
-        single: One environment of it, where `env` is several.
     """
-    token = _STEPS.set(episode_steps(env if single is None else single))
+    token = _STEPS.set(episode_length(env))
     try:
         # Agents look for real dicts and lists, in `policy_kwargs.net_arch` for one.
         return instantiate(part, env=env, _convert_="all")
