@@ -82,11 +82,12 @@ class DivergenceMeasurer(Measurer):
         return replace(self.counts(transcripts), divergence=divergence)
 
     def _predict(self, model: CompressibleModel, ranks: Ranks) -> tuple[list[Hypothesis], list[Tensor]]:
-        """Transcripts, and the distributions of a model that is told what the original writes.
+        """Return the transcripts, and the distributions of a model that is told what the original writes.
 
         Told the reference, a model that writes capitals and commas would be asked about a text that it never comes to.
         """
-        assert self._staged is not None and isinstance(model, PredictiveModel)
+        assert self._staged is not None
+        assert isinstance(model, PredictiveModel)
         return self._staged.with_predictions(model, ranks, self._written)
 
     @cached_property
