@@ -21,7 +21,7 @@ from torch.nn import functional
 from shrinkml_env import Utterance
 from shrinkml_env.asr import LAS
 from shrinkml_env.asr.features import lengths_mask
-from shrinkml_env.asr.las import BidirectionalLSTM, EncoderLayer, LocationAwareAttention
+from shrinkml_env.asr.las_modules import BidirectionalLSTM, EncoderLayer, LocationAwareAttention
 from shrinkml_env.compression import Factorisation, matrix_ranks
 
 __all__ = ["Careful", "Straightforward", "spell"]

@@ -3,7 +3,8 @@
 from shrinkml_env.asr.augment import Augmentation
 from shrinkml_env.asr.decoding import Decoding
 from shrinkml_env.asr.joint import JointLAS
-from shrinkml_env.asr.las import LAS, LASConfig
+from shrinkml_env.asr.las import LAS
+from shrinkml_env.asr.las_modules import LASConfig
 from shrinkml_env.asr.objectives import Distillation, JointCTCAttention
 from shrinkml_env.asr.recogniser import Recogniser
 from shrinkml_env.asr.tokenizer import Tokenizer

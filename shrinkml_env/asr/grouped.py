@@ -8,17 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from shrinkml_env.asr.features import lengths_mask
-from shrinkml_env.asr.las import LAS, BidirectionalLSTM
-from shrinkml_env.asr.tokenizer import normalise
+from shrinkml_env.asr.decoding import Decoding
+from shrinkml_env.asr.features import LogMel, lengths_mask
+from shrinkml_env.asr.las_modules import BidirectionalLSTM, Decoder, Encoder, LASConfig
+from shrinkml_env.asr.tokenizer import Tokenizer, normalise
 from shrinkml_env.compression import Hypothesis
 
 __all__ = ["GroupedLAS"]
+
+
+class _Form(Protocol):
+    """What is needed of a `LAS` model, compressed or not."""
+
+    config: LASConfig
+    tokenizer: Tokenizer
+    decoding: Decoding
+    features: LogMel
+    encoder: Encoder
+    decoder: Decoder
+
+    def get_submodule(self, target: str) -> nn.Module: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +58,7 @@ class GroupedLAS:
         ValueError: There is none, or they search with a beam.
     """
 
-    def __init__(self, forms: Sequence[LAS]) -> None:
+    def __init__(self, forms: Sequence[_Form]) -> None:
         if not forms:
             raise ValueError("at least one form of the model is needed")
         if forms[0].decoding.beam_size != 1:

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from shrinkml_env.asr.features import num_frames
-from shrinkml_env.asr.las import LAS, BidirectionalLSTM, Encoder, LASConfig, max_pool_time, take_frames
+from shrinkml_env.asr.las import LAS
+from shrinkml_env.asr.las_modules import BidirectionalLSTM, Encoder, LASConfig, max_pool_time, take_frames
 from shrinkml_env.compression import CompressibleModel, Layer, Workload, find_layers, ranks_of, register_architecture
 from shrinkml_env.compression.modules import LOW_RANK_MODULES, Form, LowRank
 

@@ -5,6 +5,8 @@ from shrinkml_env.evaluation.cache import EvaluationCache, default_cache_path
 from shrinkml_env.evaluation.divergence import mean_divergence
 from shrinkml_env.evaluation.evaluator import Evaluator, recognise_all
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
+from shrinkml_env.evaluation.ledger_file import read_ledger
+from shrinkml_env.evaluation.progress import ProgressBar
 from shrinkml_env.evaluation.result import Evaluation
 from shrinkml_env.evaluation.wer import word_edits
 
@@ -15,8 +17,10 @@ __all__ = [
     "EvaluationCache",
     "Evaluator",
     "Ledger",
+    "ProgressBar",
     "default_cache_path",
     "mean_divergence",
+    "read_ledger",
     "recognise_all",
     "word_edits",
 ]

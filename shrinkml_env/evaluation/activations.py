@@ -62,6 +62,10 @@ class ActivationError:
             self._known[key] = self._measure(ranks, complete)
         return self._known[key]
 
+    def __getstate__(self) -> dict[str, Any]:
+        # The outputs are large, and soon computed again.
+        return {name: value for name, value in vars(self).items() if name != "_original"}
+
     def _measure(self, ranks: Mapping[str, int], complete: Mapping[str, int]) -> float:
         compressed = compress(self._model, ranks_by_matrix(self._layers, complete), self._factorisation)
         modules = _modules_of(next(layer for layer in reversed(self._layers) if layer.name in ranks))

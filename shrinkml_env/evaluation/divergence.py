@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["mean_divergence"]
+from shrinkml_env.compression import CompressibleModel, Factorisation, Hypothesis, PredictiveModel
+from shrinkml_env.compression.canonical import one_thread
+from shrinkml_env.data.utterance import Utterance
+from shrinkml_env.evaluation.measurer import Measurer, Ranks
+from shrinkml_env.evaluation.result import Counts
+
+__all__ = ["DivergenceMeasurer", "mean_divergence"]
 
 
 def mean_divergence(original: Sequence[Tensor], compressed: Sequence[Tensor]) -> float:
@@ -30,3 +39,67 @@ def mean_divergence(original: Sequence[Tensor], compressed: Sequence[Tensor]) ->
     )
     # Rounding leaves distributions that are almost equal a little below 0.
     return max(0.0, total / sum(len(p) for p in original))
+
+
+class DivergenceMeasurer(Measurer):
+    """A measurer that also tells how far each form of a model diverges from the original.
+
+    Args:
+        model: A `PredictiveModel`.
+        utterances: As `Measurer`, and so are the others.
+        factorisation: As `Measurer`.
+        memory: As `Measurer`.
+        workers: As `Measurer`.
+
+    Raises:
+        ValueError: As `Measurer`, or the model predicts nothing whose divergence could be measured.
+    """
+
+    arithmetic: ClassVar[tuple[Any, ...]] = ("divergence",)
+
+    def __init__(
+        self,
+        model: CompressibleModel,
+        utterances: Sequence[Utterance],
+        factorisation: Factorisation | None = None,
+        memory: int = 0,
+        workers: int = 1,
+    ) -> None:
+        if not isinstance(model, PredictiveModel):
+            raise ValueError(
+                f"a {type(model).__name__} cannot tell its distributions of the next unit, so no divergence can be "
+                "measured: it lacks the method `predict` of shrinkml_env.compression.PredictiveModel; take a reward of "
+                "the WER"
+            )
+        super().__init__(model, utterances, factorisation, memory, workers)
+
+    def __call__(self, ranks: Ranks) -> Counts:
+        """Measure one configuration."""
+        model = self.compressed(ranks)
+        with one_thread():
+            transcripts, predictions = self._predict(model, ranks)
+            divergence = mean_divergence(self._predictions, predictions)
+        return replace(self.counts(transcripts), divergence=divergence)
+
+    def _predict(self, model: CompressibleModel, ranks: Ranks) -> tuple[list[Hypothesis], list[Tensor]]:
+        """Return the transcripts, and the distributions of a model that is told what the original writes.
+
+        Told the reference, a model that writes capitals and commas would be asked about a text that it never comes to.
+        """
+        assert self._staged is not None
+        assert isinstance(model, PredictiveModel)
+        return self._staged.with_predictions(model, ranks, self._written)
+
+    @cached_property
+    def _written(self) -> list[str]:
+        """What the original writes."""
+        return [hypothesis.text for hypothesis in self.recognise(self.model, {})]
+
+    @cached_property
+    def _predictions(self) -> list[Tensor]:
+        """The original's distributions."""
+        return self._predict(self.model, {})[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Distributions are large, and soon computed again.
+        return {name: value for name, value in vars(self).items() if name not in ("_written", "_predictions")}

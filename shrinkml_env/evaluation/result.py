@@ -4,8 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
-__all__ = ["Evaluation"]
+__all__ = ["Counts", "Evaluation"]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What one compressed form of a model did on one utterance set.
+
+    Attributes:
+        edits: Word substitutions + deletions + insertions of each utterance, in the set's order.
+        words: Reference words of each utterance.
+        capped: Utterances whose decoding ran into its token limit.
+        divergence: How far the form's distributions are from the original's, in nats a unit, at least 0 (see
+            `mean_divergence`); None where it was not measured.
+    """
+
+    edits: tuple[int, ...]
+    words: tuple[int, ...]
+    capped: int
+    divergence: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-able record; a divergence that was not measured has no entry."""
+        record = {"edits": list(self.edits), "words": list(self.words), "capped": self.capped}
+        return record if self.divergence is None else {**record, "divergence": self.divergence}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        """Return the counts of which `to_json` made a record."""
+        return cls(tuple(record["edits"]), tuple(record["words"]), record["capped"], record.get("divergence"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ class StageCache:
 
     When it is full, what has saved least for its size goes first: each entry's priority is its number of uses times its
     seconds per byte, above the priority of what was thrown out last, so that old entries give way in time
-    (GreedyDual-Size with frequency; Cherkasova 1998).
+    (GreedyDual-Size with frequency; Cherkasova 1998). Copies and pickles begin empty.
 
     Args:
         limit: Bytes; 0 keeps nothing.
@@ -66,6 +66,9 @@ class StageCache:
         entry = _Entry(state, size, seconds, 1, 0.0)
         self._entries[key] = entry._replace(priority=self._priority(entry, 1))
         self.bytes += size
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(StageCache(self.limit))
 
     def _priority(self, entry: _Entry, uses: int) -> float:
         return self._clock + uses * entry.seconds / max(1, entry.bytes)

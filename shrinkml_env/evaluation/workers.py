@@ -22,22 +22,34 @@ _function: Callable[[Any], Any]
 class Workers(Generic[Task, Answer]):
     """Processes that each hold a function and answer tasks; they start at the first one and end with this process.
 
+    Copies and pickles start processes of their own.
+
     Args:
         function: Pickled to every process once, with all that it holds.
         count: Processes, of one torch thread each.
     """
 
     def __init__(self, function: Callable[[Task], Answer], count: int) -> None:
-        # Not forked: a process with threads, as torch starts them, cannot be forked safely.
-        self._pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _begin, (function,))
+        self.count = count
+        self._function = function
+        self._pool: ProcessPoolExecutor | None = None
 
     def __call__(self, tasks: Sequence[Task]) -> Iterator[Answer]:
-        """The answers, in the order of the tasks, each as soon as it and those before it are there."""
+        """Return the answers, in the order of the tasks, each as soon as it and those before it are there."""
+        if self._pool is None:
+            # Not forked: a process with threads, as torch starts them, cannot be forked safely.
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.count, context, _begin, (self._function,))
         return self._pool.map(_answer, tasks)
 
     def close(self) -> None:
-        """End the processes."""
-        self._pool.shutdown(cancel_futures=True)
+        """End the processes; they start again at the next task."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_pool": None}
 
 
 def _begin(function: Callable[[Any], Any]) -> None:

@@ -16,7 +16,8 @@ from torch._higher_order_ops.scan import scan
 from torch.nn import functional
 
 from shrinkml_env.asr.features import FFT, FLOOR, HOP, MIN_STD, WINDOW, LogMel
-from shrinkml_env.asr.las import LAS, BidirectionalLSTM
+from shrinkml_env.asr.las import LAS
+from shrinkml_env.asr.las_modules import BidirectionalLSTM
 from shrinkml_env.compression.modules import LowRank
 
 __all__ = ["DecoderStep", "EncoderProgram", "OnnxLSTM", "ScanLSTM", "min_samples"]

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from shrinkml_env.asr.las import LAS, BidirectionalLSTM
+from shrinkml_env.asr.las import LAS
+from shrinkml_env.asr.las_modules import BidirectionalLSTM
 from shrinkml_env.compression import CompressibleModel
 from shrinkml_env.data.utterance import SAMPLE_RATE
 from shrinkml_env.export import transcribe

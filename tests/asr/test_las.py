@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shrinkml_env.asr import LAS, Decoding, LASConfig, Tokenizer
-from shrinkml_env.asr.las import BidirectionalLSTM
+from shrinkml_env.asr.las_modules import BidirectionalLSTM
 from shrinkml_env.compression import (
     ActivationAwareSVD,
     CompressibleModel,

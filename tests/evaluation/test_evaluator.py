@@ -1,4 +1,6 @@
 import copy
+import hashlib
+import json
 import pickle
 import subprocess
 import sys
@@ -11,8 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shrinkml_env import Utterance, compress, count_parameters, load_compressed, save_compressed
-from shrinkml_env.compression import compressed_parameters, in_batches
+from shrinkml_env.compression import compressed_parameters, in_batches, inference_tensors, matrix_ranks
 from shrinkml_env.evaluation import EvaluationCache, Evaluator, recognise_all
+from shrinkml_env.evaluation.divergence import DivergenceMeasurer
+from shrinkml_env.evaluation.measurer import Measurer
+from shrinkml_env.evaluation.side_by_side import SideBySideMeasurer
 from tests.asr.test_las import make_model
 from tests.helpers.models import TinyCTC, tones
 
@@ -273,6 +278,61 @@ def test_key_says_what_is_measured_and_how():
     assert len({evaluator.key for evaluator in others}) == len(others)
 
 
+class Asked:
+    """A cache that holds everything, and knows what it was asked for."""
+
+    def __init__(self):
+        self.keys = []
+
+    def get(self, key):
+        self.keys.append(key)
+        return {"edits": [1, 0], "words": [2, 1], "capped": 0}
+
+
+def test_keys_are_those_of_earlier_versions(monkeypatch):
+    """What people have measured must be found again: these hashes are as ever, for torch 2.0 on a CPU."""
+    monkeypatch.setattr(torch, "__version__", "2.0")
+    model = TinyCTC()
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.copy_((torch.arange(weights.numel()) % 61 - 30).view(weights.shape) / 64)
+    waveforms = torch.arange(8000) % 100 / 128, torch.arange(9000) % 50 / 64
+    spoken = [Utterance("a", "s", waveforms[0], "One two"), Utterance("b", "s", waveforms[1], "three")]
+    cache = Asked()
+    evaluator = Evaluator(model, spoken, cache=cache)
+    assert evaluator.evaluate({"gru": 4}).wer == 1 / 3
+    assert evaluator.evaluate({}).edits == (1, 0)
+    assert cache.keys == [
+        "da27a42e279e5ff10c1df959d6405e707adffd4020475a29e470a62d745ec264",
+        "c79e33ad2749340dfe6badf3212e6c3b867b849a225a928669ab54e712faf2b9",
+    ]
+    assert evaluator.key == "91a3c87545f4f9a3e68da0f176f5ff97c7ad8e09994ad281ebac9b8c0eea8b65"
+    by_matrix = Evaluator(model, spoken, "matrix")
+    assert by_matrix.key == "2143a75ef6fb44b55980fd549ef1e431bac44ca02d80db7016897ec59c80c9ce"
+
+
+@pytest.mark.parametrize(
+    ("measurer", "mark"), [(Measurer, []), (DivergenceMeasurer, ["divergence"]), (SideBySideMeasurer, [8])]
+)
+def test_content_is_the_hash_of_what_the_counts_depend_on(measurer, mark):
+    model = make_model()
+
+    def parts():
+        how = [2, 16, "cpu", torch.__version__, *mark, "svd-float16", "las"]
+        yield from (json.dumps(part, sort_keys=True).encode() for part in (how, model.to_config()))
+        yield json.dumps(dict(model.decoder_settings), sort_keys=True).encode()
+        for name, tensor in sorted(inference_tensors(model).items()):
+            yield name.encode()
+            yield f"torch.float32 {tuple(tensor.shape)} ".encode() + tensor.detach().numpy().tobytes()
+        yield b"call me"
+        yield b"torch.float32 (8000,) " + tones(1)[0].numpy().tobytes()
+
+    expected = hashlib.sha256()
+    for part in parts():
+        expected.update(len(part).to_bytes(8, "little") + part)
+    assert measurer(model, [Utterance("0", "s", tones(1)[0], "Call me!")]).content == expected.digest()
+
+
 def test_bad_number_of_workers():
     with pytest.raises(ValueError, match="workers must be at least 1"):
         Evaluator(MODEL, UTTERANCES, workers=0)
@@ -281,10 +341,14 @@ def test_bad_number_of_workers():
 def test_forms_side_by_side_are_measured_as_one_by_one():
     model = make_model()
     spoken = [Utterance(str(index), "s", wave, "set an alarm") for index, wave in enumerate(tones(4))]
-    one_by_one, side_by_side = Evaluator(model, spoken), Evaluator(model, spoken)
-    side_by_side._side_by_side = True  # as on a GPU
-    configurations = [{layer.name: min(1 + index, layer.max_rank) for layer in model.layers} for index in range(18)]
-    assert list(side_by_side.evaluate_many(configurations)) == list(one_by_one.evaluate_many(configurations))
+    one_by_one, side_by_side = Measurer(model, spoken), SideBySideMeasurer(model, spoken)
+    configurations = [
+        matrix_ranks(model.layers, {layer.name: min(1 + index, layer.max_rank) for layer in model.layers})
+        for index in range(18)
+    ]
+    assert list(side_by_side.measure(configurations)) == list(one_by_one.measure(configurations))
+    assert side_by_side(configurations[3]) == one_by_one(configurations[3])
+    assert side_by_side.content != one_by_one.content
 
 
 def test_workers_are_for_cpus():

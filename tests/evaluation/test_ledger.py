@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger, read_ledger
+from shrinkml_env.evaluation import BudgetExhausted, Ledger, read_ledger
 from tests.helpers.fake_evaluator import LAYERS, FakeEvaluator
 
 RUN = [{"output": rank} for rank in (5, 10, 5, 20, 39, 10)]  # four unique configurations
@@ -46,6 +46,7 @@ def test_budget():
     ledger, evaluator = Ledger(budget=2), FakeEvaluator()
     play(ledger, evaluator, RUN[:3])
     assert ledger.remaining == 0
+    assert ledger.spent
     for _ in range(2):
         with pytest.raises(BudgetExhausted, match="budget of 2 unique evaluations"):
             ledger.evaluate(evaluator, {"output": 20})
@@ -53,6 +54,9 @@ def test_budget():
     assert (ledger.count, len(evaluator.measured)) == (2, 2)
     with pytest.raises(ValueError, match="budget"):
         Ledger(budget=-1)
+    assert not Ledger().spent
+    assert not Ledger(budget=1).spent
+    assert Ledger(budget=0).spent
 
 
 def test_file_holds_every_evaluation(tmp_path):
@@ -236,3 +240,122 @@ def test_damaged_line_is_named(tmp_path, damage):
     path.write_text("\n".join(lines) + "\n")
     with pytest.raises(ValueError, match=r"evaluations\.jsonl, line 3 is damaged"):
         Ledger(path).attach(FakeEvaluator())
+
+
+def watched(ledger: Ledger):
+    """What the ledger tells from now on: (rank of the output layer, count)."""
+    told = []
+    ledger.subscribe(lambda evaluation, count: told.append((evaluation.ranks["output"], count)))
+    return told
+
+
+def test_observers_are_told_of_every_new_evaluation_in_order(tmp_path):
+    expected = [(5, 1), (10, 2), (20, 3), (39, 4)]
+    ledger = Ledger(tmp_path / "evaluations.jsonl", budget=4)
+    told, again = watched(ledger), watched(ledger)
+    play(ledger, FakeEvaluator())
+    with pytest.raises(BudgetExhausted):
+        ledger.evaluate(FakeEvaluator(), {"output": 7})
+    assert told == again == expected
+    ledger.close()
+    resumed = Ledger(tmp_path / "evaluations.jsonl")  # answered from the file
+    told = watched(resumed)
+    resumed.attach(FakeEvaluator())
+    assert told == []
+    play(resumed, FakeEvaluator())
+    assert told == expected
+
+
+def test_what_is_fetched_beforehand_is_told_when_it_is_asked_for():
+    ledger, evaluator = Ledger(), FakeEvaluator()
+    told = watched(ledger)
+    ledger.prefetch(evaluator, [{"output": 20}, {"output": 5}])
+    assert (told, len(evaluator.measured)) == ([], 2)
+    play(ledger, evaluator)
+    assert told == [(5, 1), (10, 2), (20, 3), (39, 4)]
+
+
+def test_observers_stay_where_they_are():
+    ledger = Ledger()
+    told = watched(ledger)
+    for other in (copy.deepcopy(ledger), pickle.loads(pickle.dumps(ledger))):
+        play(other, FakeEvaluator())
+        assert other.count == 4
+    assert told == []
+
+
+def test_an_observer_that_fails_loses_nothing(tmp_path):
+    path = tmp_path / "evaluations.jsonl"
+    ledger, evaluator = Ledger(path), FakeEvaluator()
+
+    def fail(evaluation, count):
+        raise RuntimeError(f"observer of {count}")
+
+    ledger.subscribe(fail)
+    for number, rank in enumerate((5, 10), start=1):
+        with pytest.raises(RuntimeError, match=f"observer of {number}"):
+            ledger.evaluate(evaluator, {"output": rank})
+        assert ledger.count == number
+        assert read_ledger(path)[1] == ledger.evaluations
+    assert ledger.evaluate(evaluator, {"output": 5}) == FakeEvaluator().evaluate({"output": 5})  # known: nobody is told
+
+
+def test_an_observer_may_ask_the_ledger():
+    ledger, evaluator = Ledger(), FakeEvaluator()
+    ledger.subscribe(lambda evaluation, count: ledger.evaluate(evaluator, {"output": 1}))
+    told = watched(ledger)
+    play(ledger, evaluator)
+    assert sorted(count for _, count in told) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("attached", [False, True])
+def test_kept_in_a_file_from_the_start_or_later(tmp_path, attached):
+    path = tmp_path / "run" / "evaluations.jsonl"
+    ledger, evaluator = Ledger(), FakeEvaluator()
+    if attached:
+        play(ledger, evaluator, RUN[:2])
+        ledger.prefetch(evaluator, [{"output": 39}])
+    ledger.keep_in(path)
+    assert ledger.path == path
+    if attached:
+        assert [evaluation.ranks["output"] for evaluation in read_ledger(path)[1]] == [5, 10, 39]
+    play(ledger, evaluator)
+    ledger.keep_in(tmp_path / "run" / ".." / "run" / "evaluations.jsonl")  # the same: nothing happens
+    baseline, found = read_ledger(path)
+    assert baseline == evaluator.baseline
+    assert sorted(e.ranks["output"] for e in found) == [5, 10, 20, 39]
+    with pytest.raises(ValueError, match=r"evaluations\.jsonl: another run is writing it"):
+        Ledger(path).attach(evaluator)
+    with pytest.raises(ValueError, match=r"is kept in .*evaluations\.jsonl already"):
+        ledger.keep_in(tmp_path / "other.jsonl")
+
+
+def test_kept_in_a_file_that_holds_some_of_it(tmp_path):
+    path = tmp_path / "evaluations.jsonl"
+    first = Ledger(path)
+    play(first, FakeEvaluator(), [{"output": 10}, {"output": 20}])
+    first.close()
+    path.write_bytes(path.read_bytes() + b'{"ranks": {"front')  # torn by a kill
+    ledger, evaluator = Ledger(budget=4), FakeEvaluator()
+    play(ledger, evaluator, RUN[:2])
+    ledger.keep_in(path)
+    assert ledger.count == 2
+    assert [e.ranks["output"] for e in read_ledger(path)[1]] == [10, 20, 5]
+    play(ledger, evaluator)
+    assert [ranks["output"] for ranks in evaluator.measured] == [5, 10, 39]
+    assert ledger.evaluations == tuple(FakeEvaluator().evaluate({"output": rank}) for rank in (5, 10, 20, 39))
+    assert [e.ranks["output"] for e in read_ledger(path)[1]] == [10, 20, 5, 39]
+
+
+def test_a_file_that_cannot_be_used_changes_nothing(tmp_path):
+    path = tmp_path / "evaluations.jsonl"
+    play(Ledger(path), FakeEvaluator(base_edits=21))
+    content = path.read_bytes()
+    ledger, evaluator = Ledger(), FakeEvaluator()
+    play(ledger, evaluator, RUN[:2])
+    with pytest.raises(ValueError, match=r"evaluations\.jsonl records another model"):
+        ledger.keep_in(path)
+    assert (ledger.path, path.read_bytes()) == (None, content)
+    play(ledger, evaluator)
+    ledger.keep_in(tmp_path / "own.jsonl")
+    assert len(read_ledger(tmp_path / "own.jsonl")[1]) == 4

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.search import search
 from experiments.validate import validate, validate_ranks
-from shrinkml_env.evaluation.ledger import read_ledger
+from shrinkml_env.evaluation import read_ledger
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.search import search
-from shrinkml_env.evaluation.ledger import read_ledger
+from shrinkml_env.evaluation import read_ledger
 from tests.docs.test_pages import blocks
 from tests.helpers.fake_evaluator import make_fake_env
 

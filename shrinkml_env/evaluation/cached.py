@@ -1,0 +1,69 @@
+"""A cache around a measurer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from shrinkml_env.compression.canonical import digest
+from shrinkml_env.evaluation.cache import EvaluationCache
+from shrinkml_env.evaluation.measurer import Measurer, Ranks
+from shrinkml_env.evaluation.result import Counts
+
+__all__ = ["CachedMeasurer"]
+
+
+class CachedMeasurer:
+    """A cached measurer answers from a cache what was measured before, by any process, and stores what was not.
+
+    Args:
+        measurer: It measures what the cache does not hold.
+        cache: Where measurements persist; None measures anew every time, but nothing twice in one call.
+    """
+
+    def __init__(self, measurer: Measurer, cache: EvaluationCache | None) -> None:
+        self._measurer = measurer
+        self._cache = cache
+
+    def key(self, ranks: Ranks) -> str:
+        """Return the key under which the counts of a configuration are stored."""
+        return digest([self._measurer.content, json.dumps(dict(ranks), sort_keys=True).encode()])
+
+    def measure(self, configurations: Sequence[Ranks]) -> Iterator[Counts]:
+        """Return the counts of several configurations, in their order, each as soon as it and those before are known.
+
+        Nothing is looked up or measured before it is asked for.
+        """
+        keys = [self.key(ranks) for ranks in configurations]
+        wanted = dict(zip(keys, configurations, strict=True))
+        known = self._recall(wanted)
+        measured = self._measure_missing({key: ranks for key, ranks in wanted.items() if key not in known})
+        for key in keys:
+            if key not in known:
+                known[key] = next(measured)
+            yield known[key]
+
+    def _measure_missing(self, missing: Mapping[str, Ranks]) -> Iterator[Counts]:
+        if self._cache is None:
+            yield from self._measurer.measure(list(missing.values()))
+            return
+        keys, together = list(missing), self._measurer.together
+        for start in range(0, len(keys), together):
+            # No lock is held while the caller has the word: it may take its time, or ask for another configuration.
+            chunk = {key: missing[key] for key in keys[start : start + together]}
+            yield from self._measure_and_store(self._cache, chunk)
+
+    def _measure_and_store(self, cache: EvaluationCache, missing: Mapping[str, Ranks]) -> list[Counts]:
+        with cache.exclusive(missing):
+            known = self._recall(missing)  # what another process has stored meanwhile
+            still = [key for key in missing if key not in known]
+            for key, counts in zip(still, self._measurer.measure([missing[key] for key in still]), strict=True):
+                known[key] = counts
+                cache.put(key, counts.to_json(), self._measurer.subject)
+        return [known[key] for key in missing]
+
+    def _recall(self, keys: Iterable[str]) -> dict[str, Counts]:
+        if self._cache is None:
+            return {}
+        found = {key: self._cache.get(key) for key in keys}
+        return {key: Counts.from_json(record) for key, record in found.items() if record is not None}

@@ -1,0 +1,193 @@
+"""The file of a ledger: JSON lines, of which the first says what is measured and how, the others hold one evaluation.
+
+A kill at any moment tears the last line at most, which readers leave out and the next writer cuts off.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
+
+from shrinkml_env.evaluation.result import Evaluation
+
+__all__ = ["ANOTHER", "LedgerFile", "read_ledger"]
+
+_FORMAT = "shrinkml-ledger-2"
+
+ANOTHER = "another model, utterance set, granularity, factorisation, decoder setting or version of torch"
+"""What may differ where the keys of two evaluators do."""
+
+
+class LedgerFile:
+    """A file that one ledger at a time writes, in one process or in several.
+
+    From `open` to `close` it holds a lock, ``PATH.lock``, which ends with the process at the latest. Copies and pickles
+    do not carry the lock.
+
+    Args:
+        path: The file; neither it nor its folder need exist.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._lock: FileLock | None = None
+        self._header: dict[str, Any] = {}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this object holds the file."""
+        return self._lock is not None
+
+    def open(self, key: str, baseline: Evaluation) -> tuple[Evaluation, ...]:
+        """Take the file and read it.
+
+        Args:
+            key: Says what is measured and how: `SupportsEvaluate.key`.
+            baseline: The measurement of the original.
+
+        Returns:
+            The evaluations that the file holds, none where it does not exist, in their order.
+
+        Raises:
+            ValueError: The file is damaged, is no ledger, or records something else; or another ledger writes it.
+        """
+        header = {"format": _FORMAT, "key": key, "baseline": _to_json(baseline)}
+        lock = _locked(self.path)
+        try:
+            evaluations = _read(self.path, header) if self.path.exists() else ()
+        except BaseException:
+            lock.release()
+            raise
+        self._lock, self._header = lock, header
+        return evaluations
+
+    def append(self, evaluations: Sequence[Evaluation]) -> None:
+        """Write evaluations to the end of the open file; they are on the disk when this returns."""
+        assert self.is_open
+        if not evaluations:
+            return
+        with open(self.path, "a+b") as file:
+            whole = _whole_lines(file)
+            if whole < file.seek(0, os.SEEK_END):
+                file.truncate(whole)  # what follows the last newline was torn by a kill
+            records = [_to_json(evaluation) for evaluation in evaluations]
+            if not whole:
+                records.insert(0, self._header)
+            file.write("".join(json.dumps(record) + "\n" for record in records).encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def close(self) -> None:
+        """Let others write the file."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_lock": None}
+
+
+def read_ledger(path: str | os.PathLike[str]) -> tuple[Evaluation, tuple[Evaluation, ...]]:
+    """Read a ledger's file: the baseline, and every evaluation in the order of measurement.
+
+    A last line that a kill has torn is left out. The file is not changed, so a running search's may be read.
+
+    Raises:
+        ValueError: The file is damaged or is no ledger.
+        FileNotFoundError: There is no such file.
+    """
+    path = Path(path)
+    first, _, _ = path.read_bytes().partition(b"\n")
+    try:
+        header = json.loads(first)
+        if header["format"] != _FORMAT:
+            raise ValueError(f"the format is {header['format']!r}, not {_FORMAT!r}")
+        baseline = _from_json(header["baseline"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a ledger of evaluations: {error}") from error
+    return baseline, _read(path, header)
+
+
+def _read(path: Path, header: dict[str, Any]) -> tuple[Evaluation, ...]:
+    """The evaluations in a file that must begin with this header."""
+    content = path.read_bytes()
+    lines = content.split(b"\n")
+    torn = lines.pop()  # empty where the last line is whole
+    if not lines:
+        if json.dumps(header).encode().startswith(torn):
+            return ()  # killed while the header was written
+        raise ValueError(f"{path} is not a ledger of evaluations; give another path")
+    try:
+        found = json.loads(lines[0])
+    except ValueError as error:
+        raise ValueError(f"{path} is not a ledger of evaluations; give another path") from error
+    if not isinstance(found, dict) or found.get("format") != _FORMAT:
+        raise ValueError(f"{path} is not a ledger of evaluations ({_FORMAT}); give another path")
+    if found != header:
+        raise ValueError(f"{path} records {ANOTHER}; give another path, or remove the file")
+    baseline = _from_json(header["baseline"])
+    evaluations = []
+    for number, line in enumerate(lines[1:], start=2):
+        try:
+            evaluation = _from_json(json.loads(line))
+            if list(evaluation.ranks) != list(baseline.ranks) or evaluation.words != baseline.words:
+                raise ValueError("its layers or reference words are not the header's")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}, line {number} is damaged ({error!r}); repair or remove the file") from error
+        evaluations.append(evaluation)
+    return tuple(evaluations)
+
+
+def _locked(path: Path) -> FileLock:
+    """A lock that is held from now on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(path.name + ".lock"), is_singleton=False, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(
+            f"{path}: another run is writing it, or another environment of this process; wait for its end or close it, "
+            "share one ledger, or give another path"
+        ) from error
+    return lock
+
+
+def _whole_lines(file: BinaryIO) -> int:
+    """The number of bytes up to and including the last newline."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 1))
+    if file.read() in (b"\n", b""):
+        return size
+    file.seek(0)
+    return file.read().rfind(b"\n") + 1
+
+
+def _to_json(evaluation: Evaluation) -> dict[str, Any]:
+    record = {
+        "ranks": dict(evaluation.ranks),
+        "edits": list(evaluation.edits),
+        "words": list(evaluation.words),
+        "params": evaluation.params,
+        "size_ratio": evaluation.size_ratio,
+        "macs": evaluation.macs,
+        "capped": evaluation.capped,
+    }
+    return record if evaluation.divergence is None else {**record, "divergence": evaluation.divergence}
+
+
+def _from_json(record: Mapping[str, Any]) -> Evaluation:
+    return Evaluation(
+        ranks={str(name): int(rank) for name, rank in record["ranks"].items()},
+        edits=tuple(int(edits) for edits in record["edits"]),
+        words=tuple(int(words) for words in record["words"]),
+        params=int(record["params"]),
+        size_ratio=float(record["size_ratio"]),
+        macs=int(record["macs"]),
+        capped=int(record["capped"]),
+        divergence=float(record["divergence"]) if "divergence" in record else None,
+    )
