@@ -8,9 +8,11 @@ import pytest
 from shrinkml_env.evaluation.ledger_file import read_ledger
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
+from stable_baselines3.common.monitor import Monitor
 
 import shrinkml_env
 from shrinkml_env import BudgetExhausted, Ledger, Utterance, load_compressed, load_model, run_search
+from shrinkml_env.envs.vector import VectorShrinkEnv
 from shrinkml_env.evaluation import word_edits
 from shrinkml_env.evaluation.intervals import wer_increase
 from shrinkml_env.sb3 import BudgetCallback, ShrinkVecEnv
@@ -188,7 +190,7 @@ class Ends(BaseCallback):
 def test_stable_baselines_agents_end_by_callback(kind, action, options, tmp_path):
     env = make_fake_env(action, ledger=Ledger(budget=9))
     agent = kind("MlpPolicy", env, seed=0, **options)
-    seen, other = Ends(), make_fake_env(action)
+    seen, other = Ends(), Monitor(make_fake_env(action))
     callbacks = [
         seen,
         EvalCallback(other, n_eval_episodes=1, eval_freq=20, verbose=0),
@@ -198,7 +200,6 @@ def test_stable_baselines_agents_end_by_callback(kind, action, options, tmp_path
     assert returned is agent
     assert seen.ended == 1
     assert env.problem.ledger.count == 9
-    assert callbacks[1].evaluations_results == [] or callbacks[1].n_calls >= 20
     assert callbacks[1].best_mean_reward > -np.inf
     assert sorted(path.name for path in tmp_path.glob("*.zip"))[0].startswith("rl_model_15")
     # Nothing is left: a further call ends with its first step.
@@ -209,8 +210,6 @@ def test_stable_baselines_agents_end_by_callback(kind, action, options, tmp_path
 
 def test_a_callback_ends_several_environments_in_the_middle_of_a_step():
     evaluator = FakeEvaluator()
-    from shrinkml_env.envs.vector import VectorShrinkEnv
-
     envs = ShrinkVecEnv(VectorShrinkEnv(make_fake_env(evaluator=evaluator, ledger=Ledger(budget=7)), 4))
     seen = Ends()
     agent = ppo(envs, n_steps=10, batch_size=40)

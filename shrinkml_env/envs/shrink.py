@@ -249,8 +249,7 @@ class ShrinkEnv(gym.Env[Any, Any]):
 
     def close(self) -> None:
         """End what the evaluator has started, and let others write the ledger's file."""
-        self.evaluator.close()
-        self.problem.ledger.close()
+        self.problem.close()
 
     def actions_for(self, ranks: Mapping[str, int]) -> Sequence[Any]:
         """The actions of one episode that replay a configuration.

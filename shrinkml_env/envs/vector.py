@@ -49,6 +49,11 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
         self.action_space = batch_space(env.action_space, num_envs)
         self.observation_space = batch_space(env.observation_space, num_envs)
 
+    @property
+    def first(self) -> ShrinkEnv:
+        """The first of the environments; all have the same search problem."""
+        return self.envs[0]
+
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:

@@ -142,6 +142,14 @@ class Ledger:
         """
         self._observers.append(observer)
 
+    def unsubscribe(self, observer: Observer) -> None:
+        """Call an observer no more.
+
+        Raises:
+            ValueError: It is no observer of this ledger.
+        """
+        self._observers.remove(observer)
+
     def keep_in(self, path: str | os.PathLike[str]) -> None:
         """Keep the record of a ledger without a file in this one from now on, as if it had been given at first.
 

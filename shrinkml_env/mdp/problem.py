@@ -147,6 +147,11 @@ class SearchProblem:
         """
         return self.ledger.evaluate(self.evaluator, ranks)
 
+    def close(self) -> None:
+        """End what the evaluator has started, and let others write the ledger's file; both begin again when used."""
+        self.evaluator.close()
+        self.ledger.close()
+
     def prefetch(self, configurations: Sequence[Mapping[str, int]]) -> None:
         """Measure configurations that will be asked for next, side by side where the evaluator can.
 
