@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from shrinkml_env.compression import CompressibleModel, Factorisation
 from shrinkml_env.compression.factorisations import FACTORISATIONS
+from shrinkml_env.compression.layers import Layer
 from shrinkml_env.envs.shrink import MaskableShrinkEnv, ShrinkEnv
 from shrinkml_env.evaluation import Ledger
 from shrinkml_env.evaluation.ledger import SupportsEvaluate
@@ -20,7 +21,15 @@ from shrinkml_env.mdp.rewards import REWARDS
 from shrinkml_env.mdp.shaping import POTENTIALS, Potential
 from shrinkml_env.space.search_space import SEARCH_SPACES, SearchSpace
 
-__all__ = ["assemble_env", "make_factorisation", "make_problem", "resolve", "resolve_for"]
+__all__ = [
+    "assemble_env",
+    "make_factorisation",
+    "make_problem",
+    "make_search_space",
+    "named",
+    "resolve",
+    "resolve_for",
+]
 
 T = TypeVar("T")
 
@@ -39,7 +48,7 @@ def resolve(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, expe
         ValueError: The name is unknown, the options are not those of what it names, or the object is something else.
     """
     if isinstance(spec, str | Mapping):
-        return _named(kind, registry, spec, given=0)()
+        return named(kind, registry, spec, given=0)()
     if isinstance(spec, type) or not isinstance(spec, expected):
         got = f"the class {spec.__name__}: call it" if isinstance(spec, type) else f"{spec!r}"
         raise ValueError(
@@ -64,7 +73,7 @@ def resolve_for(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, 
         ValueError: The name is unknown, the options are not those of what it names, or something else is made.
     """
     if isinstance(spec, str | Mapping):
-        return _named(kind, registry, spec, given=len(subjects))(*subjects)
+        return named(kind, registry, spec, given=len(subjects))(*subjects)
     maker = spec.func if isinstance(spec, functools.partial) else spec
     fits = issubclass(maker, expected) if isinstance(maker, type) else inspect.isroutine(maker)
     made = spec(*subjects) if fits else spec
@@ -76,10 +85,20 @@ def resolve_for(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, 
     return made
 
 
-def _named(
+def named(
     kind: str, registry: Mapping[str, Callable[..., T]], spec: str | Mapping[Any, Any], given: int
 ) -> Callable[..., T]:
-    """Return what a name stands for, with its options; its first arguments are given elsewhere."""
+    """Return what a name stands for, with its options, without making it.
+
+    Args:
+        kind: The kind of part, for error messages: ``"reward"``.
+        registry: Name -> class or factory.
+        spec: A name, or a mapping with ``"name"`` and options.
+        given: How many of its first arguments are no options, but given where it is made.
+
+    Raises:
+        ValueError: The name is unknown, or the options are not those of what it names.
+    """
     options = {"name": spec} if isinstance(spec, str) else {str(option): value for option, value in spec.items()}
     name = options.pop("name", None)
     if name not in registry:
@@ -103,6 +122,13 @@ def make_factorisation(model: CompressibleModel, spec: Any = "svd") -> Factorisa
     return resolve("factorisation", FACTORISATIONS, spec, Callable)(model)
 
 
+def make_search_space(layers: Sequence[Layer], spec: Any = "full") -> SearchSpace:
+    """Make the search space of layers, given as in `make_env`."""
+    if isinstance(spec, SearchSpace):
+        return spec
+    return resolve("search_space", SEARCH_SPACES, spec, Callable)(tuple(layers))
+
+
 def make_problem(
     evaluator: SupportsEvaluate,
     reward: Any = "linear",
@@ -113,8 +139,7 @@ def make_problem(
     """Make a search problem on a finished evaluator, the other parts given as in `make_env`."""
     if isinstance(ledger, Mapping):
         ledger = resolve("ledger", {"jsonl": Ledger}, {"name": "jsonl", **ledger}, Ledger)
-    if not isinstance(search_space, SearchSpace):
-        search_space = resolve("search_space", SEARCH_SPACES, search_space, Callable)(evaluator.layers)
+    search_space = make_search_space(evaluator.layers, search_space)
     return SearchProblem(
         evaluator,
         search_space,
