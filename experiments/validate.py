@@ -21,7 +21,7 @@ from tqdm import tqdm
 from experiments.common.measure import measure
 from experiments.common.report import SetResult
 from shrinkml_env import Evaluator, count_parameters, load_compressed, load_model, load_utterances
-from shrinkml_env.envs.registration import make_factorisation
+from shrinkml_env.envs import make_factorisation
 
 
 def validate(directory: Path) -> list[str]:

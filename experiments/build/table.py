@@ -22,7 +22,7 @@ from tqdm import tqdm
 from experiments.common.run_directory import plain
 from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
 from shrinkml_env.compression import SVD
-from shrinkml_env.envs.tabular import make_tabular_env
+from shrinkml_env.envs.registration import make_tabular_env
 from shrinkml_env.mdp.rewards import REWARDS
 from shrinkml_env.space.search_space import Explicit
 from shrinkml_env.space.table import SETS, Table

@@ -20,7 +20,7 @@ from matplotlib import pyplot as plt
 
 from experiments.common.report import format_table
 from experiments.common.run_directory import run_directory
-from shrinkml_env.envs.tabular import TabularEnv, make_tabular_env
+from shrinkml_env.envs import TabularEnv, make_tabular_env
 from shrinkml_env.mdp.rewards import REWARDS
 from shrinkml_env.space.table import Table
 

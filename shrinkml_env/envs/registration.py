@@ -1,36 +1,37 @@
-"""Building the environment from names, and making it known to Gymnasium."""
+"""The environments' entry points, and their registration with Gymnasium."""
 
 from __future__ import annotations
 
 import copy
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import gymnasium as gym
 import torch
 
 from shrinkml_env.asr import load_model
-from shrinkml_env.compression import CompressibleModel, Factorisation
-from shrinkml_env.compression.factorisations import FACTORISATIONS
+from shrinkml_env.compression import CompressibleModel
 from shrinkml_env.data import load_utterances
-from shrinkml_env.envs.shrink import ShrinkEnv
-from shrinkml_env.evaluation import EvaluationCache, Evaluator, Ledger, default_cache_path
+from shrinkml_env.envs.assembly import assemble_env, make_factorisation, resolve
+from shrinkml_env.envs.shrink import MaskableShrinkEnv, ShrinkEnv
+from shrinkml_env.envs.tabular import MaskableTabularEnv, TabularEnv, VectorTabularEnv
+from shrinkml_env.envs.vector import MaskableVectorShrinkEnv, VectorShrinkEnv
+from shrinkml_env.evaluation import EvaluationCache, Evaluator, default_cache_path
 from shrinkml_env.evaluation.evaluator import Granularity
-from shrinkml_env.evaluation.ledger import SupportsEvaluate
-from shrinkml_env.mdp.actions import ACTIONS, ActionKind
-from shrinkml_env.mdp.constraints import CONSTRAINTS, Constraint
-from shrinkml_env.mdp.observations import OBSERVATIONS, Observation
-from shrinkml_env.mdp.problem import SearchProblem
 from shrinkml_env.mdp.rewards import REWARDS, signal_of
-from shrinkml_env.mdp.shaping import POTENTIALS, Potential
-from shrinkml_env.space.search_space import SEARCH_SPACES, SearchSpace
+from shrinkml_env.space.table import Table
 
-__all__ = ["VARIANTS", "assemble_env", "make_env", "make_factorisation", "make_problem", "register_envs", "resolve"]
-
-T = TypeVar("T")
+__all__ = [
+    "VARIANTS",
+    "make_env",
+    "make_tabular_env",
+    "make_vector_env",
+    "make_vector_tabular_env",
+    "register_envs",
+]
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "ShrinkML-v0": {},
@@ -48,83 +49,15 @@ def register_envs() -> None:
         gym.register(
             name,
             entry_point="shrinkml_env.envs.registration:make_env",
-            vector_entry_point="shrinkml_env.envs.vector:make_vector_env",
+            vector_entry_point="shrinkml_env.envs.registration:make_vector_env",
             kwargs=dict(options),
             disable_env_checker=options.get("reward") == "vector",
         )
     gym.register(
         "ShrinkMLTabular-v0",
-        entry_point="shrinkml_env.envs.tabular:make_tabular_env",
-        vector_entry_point="shrinkml_env.envs.tabular:make_vector_tabular_env",
+        entry_point="shrinkml_env.envs.registration:make_tabular_env",
+        vector_entry_point="shrinkml_env.envs.registration:make_vector_tabular_env",
         disable_env_checker=True,  # for speed
-    )
-
-
-def resolve(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, expected: Any) -> T:
-    """Build what a specification names.
-
-    Args:
-        kind: What is built, for error messages: ``"reward"``.
-        registry: Name -> class or factory.
-        spec: A name; a mapping with ``"name"`` and the options of what it names; or a finished object, returned as it
-            is.
-        expected: The type of a finished object.
-
-    Raises:
-        ValueError: The name is unknown, the options are not those of what it names, or the object is something else.
-    """
-    if isinstance(spec, str):
-        spec = {"name": spec}
-    if not isinstance(spec, Mapping):
-        if isinstance(spec, type) or not isinstance(spec, expected):
-            what = f"the class {spec.__name__}: call it" if isinstance(spec, type) else f"{spec!r}"
-            raise ValueError(
-                f"{kind}: must be a name, a mapping with 'name' and options, or a finished {expected.__name__}, got "
-                f"{what}"
-            )
-        finished: T = spec
-        return finished
-    options = {str(option): value for option, value in spec.items()}
-    name = options.pop("name", None)
-    if name not in registry:
-        known = ", ".join(sorted(registry))
-        if name is None:
-            raise ValueError(f"{kind}: {dict(spec)!r} lacks 'name'; known names: {known}")
-        raise ValueError(f"{kind}: no {kind} is named {name!r}; known names: {known}")
-    valid = inspect.signature(registry[name]).parameters
-    unknown = sorted(set(options) - set(valid))
-    missing = [key for key, parameter in valid.items() if parameter.default is parameter.empty and key not in options]
-    if unknown or missing:
-        mistake = f"has no option {unknown[0]!r}" if unknown else f"needs the option {missing[0]!r}"
-        raise ValueError(f"{kind} {name!r} {mistake}; its options are {', '.join(valid) or 'none'}")
-    return registry[name](**options)
-
-
-def make_factorisation(model: CompressibleModel, spec: Any = "svd") -> Factorisation:
-    """The factorisation of a model, given as in `make_env`."""
-    if isinstance(spec, Factorisation):
-        return spec
-    return resolve("factorisation", FACTORISATIONS, spec, Callable)(model)
-
-
-def make_problem(
-    evaluator: SupportsEvaluate,
-    reward: Any = "linear",
-    constraint: Any = "none",
-    search_space: Any = "full",
-    ledger: Any = None,
-) -> SearchProblem:
-    """A search problem on a finished evaluator, the other parts given as in `make_env`."""
-    if isinstance(ledger, Mapping):
-        ledger = resolve("ledger", {"jsonl": Ledger}, {"name": "jsonl", **ledger}, Ledger)
-    if not isinstance(search_space, SearchSpace):
-        search_space = resolve("search_space", SEARCH_SPACES, search_space, Callable)(evaluator.layers)
-    return SearchProblem(
-        evaluator,
-        search_space,
-        resolve("reward", REWARDS, reward, Callable),
-        resolve("constraint", CONSTRAINTS, constraint, Constraint),
-        ledger,
     )
 
 
@@ -147,22 +80,24 @@ def make_env(
     render_mode: str | None = None,
     **unknown: Any,
 ) -> ShrinkEnv:
-    """The entry point of ``gym.make("ShrinkML-v0", ...)``: everything by name, or as a finished object.
+    """Make an environment: the entry point of ``gym.make("ShrinkML-v0", ...)``.
 
     Args:
         model: A name or path for `shrinkml_env.load_model`, or a `CompressibleModel`.
         proxy: What `shrinkml_env.data.load_utterances` takes: a name, a mapping, or a sequence of utterances.
-        action: A name in `shrinkml_env.mdp.actions.ACTIONS`, a mapping with ``"name"`` and options, or an `ActionKind`.
-        observation: The same of `shrinkml_env.mdp.observations.OBSERVATIONS`, or an `Observation`.
-        reward: The same of `shrinkml_env.mdp.rewards.REWARDS`, or a callable of (evaluation, baseline).
-        constraint: The same of `shrinkml_env.mdp.constraints.CONSTRAINTS`, or a `Constraint`.
-        shaping: The same of `shrinkml_env.mdp.shaping.POTENTIALS`, or a `Potential`.
-        factorisation: The same of `shrinkml_env.compression.factorisations.FACTORISATIONS`, a callable of the model,
-            or a `Factorisation` that was made for it.
+        action: A name in `shrinkml_env.mdp.actions.ACTIONS`, a mapping with ``"name"`` and options, or a subclass of
+            `ActionKind` (with options: a `functools.partial` of it), which is called with the `SearchProblem`.
+        observation: The same of `shrinkml_env.mdp.observations.OBSERVATIONS`, or a subclass of `Observation`.
+        reward: A name in `shrinkml_env.mdp.rewards.REWARDS`, a mapping, or a callable of (evaluation, baseline).
+        constraint: A name in `shrinkml_env.mdp.constraints.CONSTRAINTS`, a mapping, or a subclass of `Constraint`
+            (with options: a `functools.partial` of it), which is called with the evaluator and the search space.
+        shaping: A name in `shrinkml_env.mdp.shaping.POTENTIALS`, a mapping, or a subclass of `Potential`, as `action`.
+        factorisation: A name in `shrinkml_env.compression.factorisations.FACTORISATIONS`, a mapping, a callable of the
+            model, or a `Factorisation` that was made for it.
         granularity: ``"layer"``, ``"matrix"``, or blocks of layers (see `Evaluator`).
         device: Where the recogniser runs.
-        search_space: The same of `shrinkml_env.space.search_space.SEARCH_SPACES`, a callable of the model's layers, or
-            a `SearchSpace`.
+        search_space: A name in `shrinkml_env.space.search_space.SEARCH_SPACES`, a mapping, a callable of the model's
+            layers, or a `SearchSpace`.
         cache: Where measurements persist: ``"default"`` (see `default_cache_path`), a path, an `EvaluationCache`, or
             None for nowhere.
         ledger: A mapping of `Ledger`'s arguments ``path`` and ``budget``, a `Ledger`, or None.
@@ -202,22 +137,69 @@ def make_env(
     )
 
 
-def assemble_env(
-    evaluator: SupportsEvaluate,
-    action: Any = "continuous",
+def make_vector_env(num_envs: int = 1, **arguments: Any) -> VectorShrinkEnv:
+    """Make N environments in lockstep: the entry point of ``gym.make_vec("ShrinkML-v0", num_envs=N, ...)``.
+
+    Args:
+        num_envs: N, at least 1.
+        arguments: Arguments of `make_env`.
+
+    Raises:
+        ValueError: A name, an argument or an option is unknown, or parts do not go together.
+    """
+    env = make_env(**arguments)
+    kind = MaskableVectorShrinkEnv if isinstance(env, MaskableShrinkEnv) else VectorShrinkEnv
+    return kind(env, num_envs)
+
+
+def make_tabular_env(
+    action: Any = "discrete",
     observation: Any = "features",
-    shaping: Any = "none",
+    reward: Any = "linear",
+    constraint: Any = "none",
+    subset: str = "proxy",
+    table: Table | None = None,
+    ledger: Any = None,
     render_mode: str | None = None,
-    **problem: Any,
-) -> ShrinkEnv:
-    """An environment on a finished evaluator, the other parts given as in `make_env`; `problem` is `make_problem`'s."""
-    return ShrinkEnv(
-        make_problem(evaluator, **problem),
-        resolve("action", ACTIONS, action, ActionKind),
-        resolve("observation", OBSERVATIONS, observation, Observation),
-        resolve("shaping", POTENTIALS, shaping, Potential),
-        render_mode,
+) -> TabularEnv:
+    """Make a tabular environment: the entry point of ``gym.make("ShrinkMLTabular-v0", ...)``.
+
+    Args:
+        action: ``"discrete"``, or ``"continuous"``: rounded to the nearest candidate.
+        observation: As in `make_env`.
+        reward: As in `make_env`.
+        constraint: ``"none"`` or ``"check"``.
+        subset: The utterance set whose measurements count, one of `shrinkml_env.space.table.SETS`, of which the table
+            must hold every configuration.
+        table: By default the shipped one.
+        ledger: As in `make_env`.
+        render_mode: As in `make_env`.
+
+    Raises:
+        ValueError: A name or an option is unknown, or parts do not go together.
+    """
+    known = Table.load() if table is None else table
+    parts = {"action": action, "observation": observation, "reward": reward, "constraint": constraint}
+    twin = assemble_env(
+        known.evaluator(subset), **parts, search_space=known.search_space, ledger=ledger, render_mode=render_mode
     )
+    kind = MaskableTabularEnv if isinstance(twin, MaskableShrinkEnv) else TabularEnv
+    return kind(twin, {**known.live_kwargs(subset), **parts})
+
+
+def make_vector_tabular_env(num_envs: int = 1, **arguments: Any) -> VectorTabularEnv:
+    """Make N tabular episodes at once: the entry point of ``gym.make_vec("ShrinkMLTabular-v0", num_envs=N, ...)``.
+
+    Args:
+        num_envs: N, at least 1.
+        arguments: Arguments of `make_tabular_env`.
+
+    Raises:
+        ValueError: A name or an option is unknown, parts do not go together, or a ledger is given.
+    """
+    if arguments.get("ledger") is not None:
+        raise ValueError("the vector version counts no evaluations: leave out `ledger`, or use gym.make")
+    return VectorTabularEnv(make_tabular_env(**arguments), num_envs)
 
 
 def _load(model: Any, device: str) -> Any:
@@ -227,8 +209,8 @@ def _load(model: Any, device: str) -> Any:
         model = load_model(Path(model) if isinstance(model, os.PathLike) else model)
     elif not isinstance(model, CompressibleModel):
         raise ValueError(
-            f"model: must be a name, a path, or a CompressibleModel, got a {type(model).__name__}: see "
-            "docs/your-own-model.md"
+            f"model: must be a name, a path, or a CompressibleModel, got a {type(model).__name__}, which lacks the "
+            "protocol's methods: see help(shrinkml_env.CompressibleModel)"
         )
     if next(model.parameters()).device.type != torch.device(device).type:
         model = copy.deepcopy(model).to(device)

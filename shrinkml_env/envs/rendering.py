@@ -1,4 +1,4 @@
-"""What an episode looks like: a table, or a picture."""
+"""Rendering shows an episode as a table or as a picture."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _DECIDED, _UNDECIDED, _DENSE = "#1f77b4", "#d9d9d9", "#7f7f7f"
 
 
 def table(problem: SearchProblem, ranks: tuple[int, ...], evaluation: Evaluation | None) -> str:
-    """One line for each layer: its rank, largest rank, and share of its parameters kept; then the whole model.
+    """Write one line for each layer: its rank, largest rank, and share of its parameters kept; then the whole model.
 
     Args:
-        problem: What is searched.
-        ranks: Of the layers decided so far, in forward order.
+        problem: The problem of the episode.
+        ranks: The ranks of the layers decided so far, in forward order.
         evaluation: The outcome, once the episode is over.
     """
     width = max(len(layer.name) for layer in problem.layers)
@@ -38,11 +38,11 @@ def table(problem: SearchProblem, ranks: tuple[int, ...], evaluation: Evaluation
 
 
 def picture(problem: SearchProblem, ranks: tuple[int, ...], evaluation: Evaluation | None) -> NDArray[np.uint8]:
-    """A bar for each layer's rank, for the spectral energy that it keeps, and for its parameters.
+    """Draw a bar for each layer's rank, for the spectral energy that it keeps, and for its parameters.
 
     Args:
-        problem: What is searched.
-        ranks: Of the layers decided so far, in forward order.
+        problem: The problem of the episode.
+        ranks: The ranks of the layers decided so far, in forward order.
         evaluation: The outcome, once the episode is over.
 
     Returns:
@@ -94,8 +94,8 @@ def picture(problem: SearchProblem, ranks: tuple[int, ...], evaluation: Evaluati
 
 
 def _summary(problem: SearchProblem, ranks: tuple[int, ...], evaluation: Evaluation | None) -> str:
-    named = {layer.name: rank for layer, rank in zip(problem.layers, ranks, strict=False)}
-    text = f"{len(ranks)} of {len(problem.layers)} layers decided, size ratio {problem.size(named):.3f}"
+    size_ratio = problem.size(problem.search_space.named(ranks))
+    text = f"{len(ranks)} of {len(problem.layers)} layers decided, size ratio {size_ratio:.3f}"
     if evaluation is None:
         return text
     return f"{text}, WER {evaluation.wer:.1%} (original {problem.baseline.wer:.1%})"

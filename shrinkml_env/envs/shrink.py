@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -14,12 +14,12 @@ from shrinkml_env.compression.layers import Layer, canonical_ranks
 from shrinkml_env.envs.rendering import picture, table
 from shrinkml_env.evaluation.ledger import SupportsEvaluate
 from shrinkml_env.evaluation.result import Evaluation
-from shrinkml_env.mdp.actions import ActionKind
+from shrinkml_env.mdp.actions import ActionKind, MaskedActions
 from shrinkml_env.mdp.observations import Observation
 from shrinkml_env.mdp.problem import SearchProblem
 from shrinkml_env.mdp.shaping import NoPotential, Potential
 
-__all__ = ["ShrinkEnv"]
+__all__ = ["MaskableShrinkEnv", "ShrinkEnv"]
 
 
 class ShrinkEnv(gym.Env[Any, Any]):
@@ -122,7 +122,8 @@ class ShrinkEnv(gym.Env[Any, Any]):
 
     ```
 
-    Every argument of `gym.make` is a name, a mapping with a name and options, or a finished object:
+    Every argument of `gym.make` is a name, a mapping with a name and options, or something finished: an object, and for
+    `action`, `observation`, `constraint` and `shaping` a class of your own (with options: a `functools.partial` of it):
 
     | argument | default | meaning |
     | --- | --- | --- |
@@ -158,13 +159,13 @@ class ShrinkEnv(gym.Env[Any, Any]):
         potential: Potential | None = None,
         render_mode: str | None = None,
     ) -> None:
-        """An environment of finished parts; `shrinkml_env.envs.registration.make_env` builds them from names.
+        """Put finished parts together; `shrinkml_env.envs.registration.make_env` makes them of names.
 
         Args:
-            problem: Layers, candidates, measurement, reward, constraint and ledger.
-            action: How a rank is chosen; bound to the problem here.
-            observation: What is seen; bound to the problem here.
-            potential: Of the shaping; by default there is none. Bound to the problem here.
+            problem: Holds layers, candidates, measurement, reward, constraint and ledger.
+            action: Says how a rank is chosen; made of this problem, like the next two.
+            observation: Says what is seen.
+            potential: Shapes the reward; by default nothing does.
             render_mode: None, ``"ansi"`` or ``"rgb_array"``.
 
         Raises:
@@ -173,7 +174,7 @@ class ShrinkEnv(gym.Env[Any, Any]):
         """
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode must be None or one of {self.metadata['render_modes']}, got {render_mode!r}")
-        if problem.constraint.needs_masks and not hasattr(action, "masks"):
+        if problem.constraint.needs_masks and not isinstance(action, MaskedActions):
             raise ValueError(
                 f"the constraint needs masks, but the actions of {type(action).__name__} have no masks: use the "
                 "constraint 'clip', or discrete actions"
@@ -181,9 +182,9 @@ class ShrinkEnv(gym.Env[Any, Any]):
         if problem.reward_space is not None and not isinstance(potential, NoPotential | None):
             raise ValueError("a vector reward cannot be shaped: leave out `shaping`")
         self.problem = problem
-        self.action = action.bind(problem)
-        self.observation = observation.bind(problem)
-        self.potential = (potential or NoPotential()).bind(problem)
+        self.action = action
+        self.observation = observation
+        self.potential = potential or NoPotential(problem)
         self.action_space = self.action.space
         self.observation_space = self.observation.space
         self.render_mode = render_mode
@@ -199,16 +200,8 @@ class ShrinkEnv(gym.Env[Any, Any]):
 
     @property
     def evaluator(self) -> SupportsEvaluate:
-        """What measures a configuration."""
+        """The evaluator, which measures a configuration."""
         return self.problem.evaluator
-
-    @property
-    def action_masks(self) -> Callable[[], NDArray[np.bool_]]:
-        """``action_masks()``: which actions are allowed now, for the action kinds that have masks; absent otherwise."""
-        masks = getattr(self.action, "masks", None)
-        if masks is None:
-            raise AttributeError(f"actions of {type(self.action).__name__} have no masks")
-        return lambda: masks(self._ranks or ())
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode with every layer dense. `options` are not used."""
@@ -229,7 +222,7 @@ class ShrinkEnv(gym.Env[Any, Any]):
         # All this first: whatever fails must fail before anything has changed.
         shaping = self.potential(ranks) - self.potential(self._ranks or ())
         observation = self.observation(ranks)
-        evaluation = self.problem.evaluate(self._named(ranks)) if terminated else None
+        evaluation = self.problem.evaluate(self.problem.search_space.named(ranks)) if terminated else None
         reward, outcome = (self._no_reward, {}) if evaluation is None else self.outcome(evaluation, ranks)
         info = {"layer": self.layers[len(ranks) - 1].name, "projected": projected, **self._info(ranks), **outcome}
         if self.problem.reward_space is None:
@@ -238,21 +231,23 @@ class ShrinkEnv(gym.Env[Any, Any]):
         return observation, reward, terminated, False, info
 
     def completed_by(self, action: Any) -> dict[str, int] | None:
-        """The configuration that an action would complete now; None if the episode would go on. Changes nothing.
+        """Return the configuration that an action would complete now; None if the episode would go on.
+
+        Nothing changes.
 
         Raises:
-            ValueError: As `step`.
-            ResetNeeded: As `step`.
+            ValueError: The action is not in the action space.
+            ResetNeeded: The episode is over, or `reset` was never called.
         """
         ranks, _ = self._decide(action)
-        return self._named(ranks) if len(ranks) == len(self.layers) else None
+        return self.problem.search_space.named(ranks) if len(ranks) == len(self.layers) else None
 
     def close(self) -> None:
         """End what the evaluator has started, and let others write the ledger's file."""
         self.problem.close()
 
     def actions_for(self, ranks: Mapping[str, int]) -> Sequence[Any]:
-        """The actions of one episode that replay a configuration.
+        """Return the actions of one episode that replay a configuration.
 
         Args:
             ranks: Name of any of the evaluator's layers -> rank; what it leaves out is dense.
@@ -261,19 +256,18 @@ class ShrinkEnv(gym.Env[Any, Any]):
             ValueError: A layer is unknown, a rank is not a candidate, or a layer that is not decided is not dense.
         """
         complete = canonical_ranks(self.evaluator.layers, ranks)
-        checked = [
-            self.problem.search_space.check(index, complete.pop(layer.name)) for index, layer in enumerate(self.layers)
-        ]
+        space = self.problem.search_space
+        decided = space.ranks(space.places(complete))
         for layer in self.evaluator.layers:
-            if complete.get(layer.name, layer.max_rank) != layer.max_rank:
+            if layer.name not in decided and complete[layer.name] != layer.max_rank:
                 raise ValueError(
                     f"layer {layer.name!r} is not in the search space: it stays dense ({layer.max_rank}), and no "
                     f"action gives it rank {complete[layer.name]}"
                 )
-        return self.action.encode(tuple(checked))
+        return self.action.encode(tuple(decided.values()))
 
     def render(self) -> str | NDArray[np.uint8] | None:
-        """The decisions so far, as the render mode says: a table, or an RGB image (height, width, 3).
+        """Show the decisions so far, as the render mode says: a table, or an RGB image (height, width, 3).
 
         Raises:
             DependencyNotInstalled: A picture is asked for and Matplotlib is missing.
@@ -285,7 +279,7 @@ class ShrinkEnv(gym.Env[Any, Any]):
         return draw(self.problem, self._ranks or (), self._evaluation)
 
     def _decide(self, action: Any) -> tuple[tuple[int, ...], bool]:
-        """The ranks after an action, and whether it asked for others."""
+        """Return the ranks after an action, and whether it asked for others."""
         before = self._ranks
         if before is None or len(before) == len(self.layers):
             raise ResetNeeded("the episode is over (or has not begun): call reset() before step()")
@@ -298,15 +292,12 @@ class ShrinkEnv(gym.Env[Any, Any]):
         space = self.problem.reward_space
         return 0.0 if space is None else np.zeros(space.shape, np.float32)
 
-    def _named(self, ranks: tuple[int, ...]) -> dict[str, int]:
-        return {layer.name: rank for layer, rank in zip(self.layers, ranks, strict=False)}
-
     def _info(self, ranks: tuple[int, ...]) -> dict[str, Any]:
         size_ratio = self.problem.params_after(ranks) / self.problem.baseline.params
-        return {"ranks": self._named(ranks), "size_ratio": size_ratio}
+        return {"ranks": self.problem.search_space.named(ranks), "size_ratio": size_ratio}
 
     def outcome(self, evaluation: Evaluation, ranks: tuple[int, ...]) -> tuple[Any, dict[str, Any]]:
-        """The reward of a measured configuration, and what the last step's info tells of it."""
+        """Return the reward of a measured configuration, and what the last step's info tells of it."""
         reward, terms = self.problem.reward(evaluation)
         divergence = {} if evaluation.divergence is None else {"divergence": evaluation.divergence}
         return reward, {
@@ -315,7 +306,17 @@ class ShrinkEnv(gym.Env[Any, Any]):
             "params": evaluation.params,
             "macs": evaluation.macs,
             "capped": evaluation.capped,
-            "feasible": self.problem.is_feasible(self._named(ranks)),
+            "feasible": self.problem.is_feasible(self.problem.search_space.named(ranks)),
             "reward_terms": terms,
             **divergence,
         }
+
+
+class MaskableShrinkEnv(ShrinkEnv):
+    """A `ShrinkEnv` whose actions have masks, as sb3-contrib's agents look for them."""
+
+    action: MaskedActions
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return which actions are allowed now, shape (actions,)."""
+        return self.action.masks(self._ranks or ())

@@ -1,4 +1,4 @@
-"""The tabular environments: the decision process of a `Table`, at tens of thousands of steps a second and more."""
+"""The tabular environments play the decision process of a `Table`, at tens of thousands of steps a second and more."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from shrinkml_env.envs.registration import assemble_env
 from shrinkml_env.envs.rendering import picture, table
 from shrinkml_env.envs.shrink import ShrinkEnv
-from shrinkml_env.mdp.actions import Continuous, Discrete
+from shrinkml_env.mdp.actions import Continuous, Discrete, MaskedActions
 from shrinkml_env.mdp.constraints import Budget, Unconstrained
-from shrinkml_env.space.table import Table, TableEvaluator
+from shrinkml_env.space.table import TableEvaluator
 
-__all__ = ["TabularEnv", "VectorTabularEnv", "make_tabular_env", "make_vector_tabular_env"]
+__all__ = ["MaskableTabularEnv", "TabularEnv", "VectorTabularEnv"]
 
 
 class _Node(NamedTuple):
-    """What a step into a state returns."""
+    """Everything that a step into a state returns."""
 
     observation: Any
     reward: float
@@ -67,7 +66,8 @@ class TabularEnv(gym.Env[Any, Any]):
         self.action_space, self.observation_space = twin.action_space, twin.observation_space
         self.render_mode = twin.render_mode
         self._discrete = isinstance(twin.action, Discrete)
-        self._counts = tuple(len(ranks) for ranks in self.table.candidates)
+        self._space = self.problem.search_space
+        self._counts = self._space.counts
         # Up to here, halfway to the next one, a candidate is the nearest to a rank.
         self._bounds = [[(low + high) / 2 for low, high in pairwise(ranks)] for ranks in self.table.candidates]
         self._nodes: list[dict[int, _Node]] = [{} for _ in range(len(self.layers) + 1)]
@@ -81,7 +81,7 @@ class TabularEnv(gym.Env[Any, Any]):
         return self.twin.reset()
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """As `ShrinkEnv.step`."""
+        """Decide the next layer, as `ShrinkEnv.step` does."""
         depth = self._depth
         if not 0 <= depth < len(self._counts):
             raise ResetNeeded("the episode is over (or has not begun): call reset() before step()")
@@ -100,25 +100,21 @@ class TabularEnv(gym.Env[Any, Any]):
         observation = {name: box.copy() for name, box in seen.items()} if isinstance(seen, dict) else seen.copy()
         return observation, node.reward, node.terminated, False, info
 
-    def action_masks(self) -> NDArray[np.bool_]:
-        """Which indices the next layer has; for discrete actions."""
-        return self.twin.action.masks(self._prefix(max(0, self._depth), self._number))  # type: ignore[attr-defined, no-any-return]
-
     def actions_for(self, ranks: Mapping[str, int]) -> Sequence[Any]:
-        """As `ShrinkEnv.actions_for`."""
+        """Return the actions that replay a configuration, as `ShrinkEnv.actions_for` does."""
         return self.twin.actions_for(ranks)
 
     def close(self) -> None:
-        """As `ShrinkEnv.close`."""
+        """Let others write the ledger's file."""
         self.twin.close()
 
     def render(self) -> Any:
-        """As `ShrinkEnv.render`."""
+        """Show the decisions so far, as `ShrinkEnv.render` does."""
         if self.render_mode is None:
             return self.twin.render()
-        ranks = self._prefix(max(0, self._depth), self._number)
+        ranks = self._decided
         over = self._depth == len(self.layers)
-        evaluation = self.problem.evaluator.evaluate(self._named(ranks)) if over else None
+        evaluation = self.problem.evaluator.evaluate(self._space.named(ranks)) if over else None
         return (table if self.render_mode == "ansi" else picture)(self.problem, ranks, evaluation)
 
     @cached_property
@@ -140,14 +136,14 @@ class TabularEnv(gym.Env[Any, Any]):
         return float(self.rewards[feasible].max())
 
     def regret(self, reward: float) -> float:
-        """Normalised: (optimum - reward) / (optimum - median), 0 for the best and 1 for a middling configuration.
+        """Return the normalised regret, (optimum - reward) / (optimum - median): 0 for the best, 1 for a middling one.
 
         The median is that of all configurations, feasible or not.
         """
         return (self.optimum - reward) / (self.optimum - float(np.median(self.rewards)))
 
     def _place(self, depth: int, action: Any) -> tuple[int, bool]:
-        """The place of the candidate that an action asks for, and whether it asked for another one."""
+        """Return the place of the candidate that an action asks for, and whether it asked for another one."""
         count = self._counts[depth]
         if self._discrete:
             if (type(action) is int or isinstance(action, np.integer)) and 0 <= action < count:
@@ -164,7 +160,7 @@ class TabularEnv(gym.Env[Any, Any]):
 
     def _make(self, depth: int, number: int) -> _Node:
         ranks = self._prefix(depth, number)
-        named = self._named(ranks)
+        named = self._space.named(ranks)
         info: dict[str, Any] = {"layer": self.layers[depth - 1].name, "size_ratio": self.problem.size(named)}
         reward, terminated = 0.0, depth == len(self.layers)
         if terminated:
@@ -174,15 +170,25 @@ class TabularEnv(gym.Env[Any, Any]):
         self._nodes[depth][number] = node
         return node
 
-    def _prefix(self, depth: int, number: int) -> tuple[int, ...]:
-        ranks: list[int] = []
-        for candidates in reversed(self.table.candidates[:depth]):
-            number, place = divmod(number, len(candidates))
-            ranks.append(candidates[place])
-        return tuple(reversed(ranks))
+    @property
+    def _decided(self) -> tuple[int, ...]:
+        """The ranks of the layers decided so far."""
+        return self._prefix(max(0, self._depth), self._number)
 
-    def _named(self, ranks: tuple[int, ...]) -> dict[str, int]:
-        return {layer.name: rank for layer, rank in zip(self.layers, ranks, strict=False)}
+    def _prefix(self, depth: int, number: int) -> tuple[int, ...]:
+        """Return the ranks of the first layers in one of their configurations, by its number."""
+        places = np.unravel_index(number, self._counts[:depth])
+        return tuple(self._space.ranks([int(place) for place in places]).values())
+
+
+class MaskableTabularEnv(TabularEnv):
+    """A `TabularEnv` whose actions have masks, as sb3-contrib's agents look for them."""
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return which actions are allowed now, shape (actions,)."""
+        action = self.twin.action
+        assert isinstance(action, MaskedActions)
+        return action.masks(self._decided)
 
 
 class VectorTabularEnv(VectorEnv[Any, Any, NDArray[Any]]):
@@ -258,56 +264,11 @@ class VectorTabularEnv(VectorEnv[Any, Any, NDArray[Any]]):
 
     @cached_property
     def _states(self) -> list[tuple[NDArray[np.float32], NDArray[np.float64]]]:
-        """For each depth the observations and size ratios of all states."""
+        """The observations and size ratios of all states, for each depth."""
         states = []
         for depth in range(len(self.env.layers) + 1):
             prefixes = list(itertools.product(*self.env.table.candidates[:depth]))
             observations = np.stack([self.env.twin.observation(ranks) for ranks in prefixes])
-            sizes = np.array([self.env.problem.size(self.env._named(ranks)) for ranks in prefixes])
+            sizes = np.array([self.env.problem.size(self.env.problem.search_space.named(ranks)) for ranks in prefixes])
             states.append((observations, sizes))
         return states
-
-
-def make_tabular_env(
-    action: Any = "discrete",
-    observation: Any = "features",
-    reward: Any = "linear",
-    constraint: Any = "none",
-    subset: str = "proxy",
-    table: Table | None = None,
-    ledger: Any = None,
-    render_mode: str | None = None,
-) -> TabularEnv:
-    """The entry point of ``gym.make("ShrinkMLTabular-v0", ...)``.
-
-    Args:
-        action: ``"discrete"``, or ``"continuous"``: rounded to the nearest candidate.
-        observation: As in `shrinkml_env.envs.registration.make_env`, like the next two.
-        reward: Any.
-        constraint: ``"none"`` or ``"check"``.
-        subset: The utterance set whose measurements count, one of `shrinkml_env.space.table.SETS`, of which the table
-            must hold every configuration.
-        table: By default the shipped one.
-        ledger: As in `shrinkml_env.envs.registration.make_env`.
-        render_mode: As there.
-
-    Raises:
-        ValueError: A name or an option is unknown, or parts do not go together.
-    """
-    known = Table.load() if table is None else table
-    parts = {"action": action, "observation": observation, "reward": reward, "constraint": constraint}
-    twin = assemble_env(
-        known.evaluator(subset), **parts, search_space=known.search_space, ledger=ledger, render_mode=render_mode
-    )
-    return TabularEnv(twin, {**known.live_kwargs(subset), **parts})
-
-
-def make_vector_tabular_env(num_envs: int = 1, **arguments: Any) -> VectorTabularEnv:
-    """The entry point of ``gym.make_vec("ShrinkMLTabular-v0", num_envs=N, ...)``: `make_tabular_env`'s besides.
-
-    Raises:
-        ValueError: As `make_tabular_env`, or a ledger is given.
-    """
-    if arguments.get("ledger") is not None:
-        raise ValueError("the vector version counts no evaluations: leave out `ledger`, or use gym.make")
-    return VectorTabularEnv(make_tabular_env(**arguments), num_envs)

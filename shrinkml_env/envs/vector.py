@@ -11,9 +11,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 from numpy.typing import NDArray
 
-from shrinkml_env.envs.shrink import ShrinkEnv
+from shrinkml_env.envs.shrink import MaskableShrinkEnv, ShrinkEnv
 
-__all__ = ["VectorShrinkEnv"]
+__all__ = ["MaskableVectorShrinkEnv", "VectorShrinkEnv"]
 
 
 class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
@@ -60,7 +60,7 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
         """Begin N episodes.
 
         Args:
-            seed: Of each environment; a single one stands for seed, seed + 1, ...
+            seed: The seed of each environment; a single one stands for seed, seed + 1, ...
             options: Not used.
         """
         seeds: Sequence[int | None]
@@ -84,7 +84,7 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
         """Decide the next layer of every episode.
 
         Raises:
-            ValueError: As `ShrinkEnv.step`; no episode has gone on.
+            ValueError: An action is not in the action space; no episode has gone on.
             BudgetExhausted: The configurations that are completed are more than the budget allows. What it allowed is
                 in the ledger; no episode has gone on.
         """
@@ -114,12 +114,8 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
         """End what the evaluator has started; called by `close`."""
         self.envs[0].close()
 
-    def action_masks(self) -> NDArray[np.bool_]:
-        """Which actions are allowed now, (num_envs, actions), for actions that have masks."""
-        return np.stack([env.action_masks() for env in self.envs])
-
     def render(self) -> tuple[Any, ...]:
-        """What each environment renders."""
+        """Show each environment's episode, as `ShrinkEnv.render` does."""
         return tuple(env.render() for env in self.envs)
 
     def _batch(self, observations: list[Any]) -> Any:
@@ -127,8 +123,11 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
         return concatenate(self.single_observation_space, observations, empty)
 
 
-def make_vector_env(num_envs: int = 1, **arguments: Any) -> VectorShrinkEnv:
-    """The entry point of ``gym.make_vec("ShrinkML-v0", num_envs=N, ...)``: `make_env`'s arguments besides."""
-    from shrinkml_env.envs.registration import make_env
+class MaskableVectorShrinkEnv(VectorShrinkEnv):
+    """A `VectorShrinkEnv` of environments whose actions have masks."""
 
-    return VectorShrinkEnv(make_env(**arguments), num_envs)
+    envs: tuple[MaskableShrinkEnv, ...]
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return which actions are allowed now, shape (num_envs, actions)."""
+        return np.stack([env.action_masks() for env in self.envs])

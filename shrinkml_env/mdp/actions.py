@@ -1,11 +1,11 @@
-"""How an agent says which rank it wants: one class a kind, selected by name.
+"""Actions are how an agent says which rank it wants: one class a kind, selected by name.
 
 A kind translates both ways between actions and ranks. What the constraint makes of a wish is the constraint's business.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,37 +15,39 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from shrinkml_env.compression import kept_energy
-from shrinkml_env.mdp.part import Part
+from shrinkml_env.mdp.problem import SearchProblem
 
-__all__ = ["ACTIONS", "ActionKind", "Continuous", "Delta", "Discrete", "Energy", "OneShot", "Wish"]
+__all__ = ["ACTIONS", "ActionKind", "Continuous", "Delta", "Discrete", "Energy", "MaskedActions", "OneShot", "Wish"]
 
 
 class Wish(NamedTuple):
-    """What an action asks for.
+    """The ranks that an action asks for.
 
     Attributes:
         ranks: Candidates of the next layers, in forward order: at least one.
-        projected: The action asked for something that is no candidate at all, and this is the nearest one.
+        projected: Whether the action asked for something that is no candidate at all, and this is the nearest one.
     """
 
     ranks: tuple[int, ...]
     projected: bool = False
 
 
-class ActionKind(Part):
+class ActionKind(ABC):
     """Translates between actions and ranks.
 
-    A kind that can say which actions are allowed also has ``masks(ranks) -> bool array``.
-
     Attributes:
-        space: The action space; set by `bind`.
+        problem: Has the layers, the candidates and the constraint.
+        space: The action space, which the constructor of a subclass sets.
     """
 
     space: spaces.Space[Any]
 
+    def __init__(self, problem: SearchProblem) -> None:
+        self.problem = problem
+
     @abstractmethod
     def decode(self, ranks: tuple[int, ...], action: Any) -> Wish:
-        """What an action asks for after these ranks (of the first layers, in forward order).
+        """Return what an action asks for after these ranks (of the first layers, in forward order).
 
         Raises:
             ValueError: The action is not in the action space; the message names the layer.
@@ -53,17 +55,26 @@ class ActionKind(Part):
 
     @abstractmethod
     def encode(self, ranks: tuple[int, ...]) -> Sequence[Any]:
-        """The actions of one episode that ask for this configuration: one candidate for each layer."""
+        """Return the actions of one episode that ask for this configuration: one candidate for each layer."""
+
+
+class MaskedActions(ActionKind):
+    """Actions of which it can be said beforehand which ones are allowed."""
+
+    @abstractmethod
+    def masks(self, ranks: tuple[int, ...]) -> NDArray[np.bool_]:
+        """Return which actions are allowed after these ranks of the first layers, shape (actions,)."""
 
 
 class _Number(ActionKind):
     """One number in [-1, 1]. float64 is accepted as well as float32."""
 
-    def _prepare(self) -> None:
+    def __init__(self, problem: SearchProblem) -> None:
+        super().__init__(problem)
         self.space = spaces.Box(-1.0, 1.0, (1,), np.float32)
 
     def decode(self, ranks: tuple[int, ...], action: Any) -> Wish:
-        """See `ActionKind.decode`."""
+        """Decode a number, as `ActionKind.decode` says."""
         value = np.asarray(action)
         if value.shape != (1,) or value.dtype.kind != "f" or not -1.0 <= value[0] <= 1.0:
             raise ValueError(
@@ -73,24 +84,24 @@ class _Number(ActionKind):
         return Wish((self._rank(ranks, float(value[0])),))
 
     def encode(self, ranks: tuple[int, ...]) -> list[NDArray[np.float32]]:
-        """See `ActionKind.encode`; float32 arrays of shape (1,)."""
+        """Encode a configuration in float32 arrays of shape (1,)."""
         return [np.array([self._value(ranks[:index], rank)], np.float32) for index, rank in enumerate(ranks)]
 
     @abstractmethod
     def _rank(self, ranks: tuple[int, ...], value: float) -> int:
-        """The next layer's candidate that a number means."""
+        """Return the next layer's candidate that a number means."""
 
     @abstractmethod
     def _value(self, ranks: tuple[int, ...], rank: int) -> float:
-        """A number that means this candidate of the next layer."""
+        """Return a number that means this candidate of the next layer."""
 
     def _fraction(self, index: int, rank: int) -> float:
-        """0 for the layer's smallest candidate to 1 for dense, linear in the rank."""
+        """Return 0 for the layer's smallest candidate to 1 for dense, linear in the rank."""
         smallest, *_, dense = self.problem.candidates[index]
         return (rank - smallest) / (dense - smallest)
 
     def _at_fraction(self, index: int, fraction: float) -> int:
-        """The candidate nearest to a fraction."""
+        """Return the candidate nearest to a fraction."""
         smallest, *_, dense = self.problem.candidates[index]
         return self.problem.search_space.nearest(index, smallest + fraction * (dense - smallest))
 
@@ -133,12 +144,12 @@ class Energy(_Number):
     smallest candidate and +1 is dense.
     """
 
-    def _prepare(self) -> None:
-        super()._prepare()
-        self._energies = [
-            [kept_energy(layer, rank, self.problem.evaluator.singular_values) for rank in ranks[:-1]]
-            for layer, ranks in zip(self.problem.layers, self.problem.candidates, strict=True)
-        ]
+    def __init__(self, problem: SearchProblem) -> None:
+        super().__init__(problem)
+        values = problem.evaluator.singular_values
+        energies = problem.search_space.tabulate(lambda layer, rank: kept_energy(layer, rank, values))
+        # For each layer those of its candidates below dense.
+        self._energies = [list(of_layer.values())[:-1] for of_layer in energies]
 
     def _rank(self, ranks: tuple[int, ...], value: float) -> int:
         energies = self._energies[len(ranks)]
@@ -159,7 +170,7 @@ class Energy(_Number):
         return value
 
 
-class Discrete(ActionKind):
+class Discrete(MaskedActions):
     """The index of a candidate, from the smallest rank (0) to dense.
 
     The space has as many actions as the layer with the most candidates. An index that a layer lacks, or whose
@@ -167,12 +178,13 @@ class Discrete(ActionKind):
     counts as projected; the constraint sees to the second.
     """
 
-    def _prepare(self) -> None:
-        self._count = max(len(ranks) for ranks in self.problem.candidates)
+    def __init__(self, problem: SearchProblem) -> None:
+        super().__init__(problem)
+        self._count = max(problem.search_space.counts)
         self.space = spaces.Discrete(self._count)
 
     def decode(self, ranks: tuple[int, ...], action: Any) -> Wish:
-        """See `ActionKind.decode`."""
+        """Decode an index, as `ActionKind.decode` says."""
         index = len(ranks)
         value = np.asarray(action)
         if value.shape != () or value.dtype.kind not in "iu" or not 0 <= value < self._count:
@@ -185,11 +197,12 @@ class Discrete(ActionKind):
         return Wish((candidates[choice],), projected=choice != int(value))
 
     def encode(self, ranks: tuple[int, ...]) -> list[int]:
-        """See `ActionKind.encode`."""
-        return [candidates.index(rank) for candidates, rank in zip(self.problem.candidates, ranks, strict=True)]
+        """Encode a configuration in its places."""
+        space = self.problem.search_space
+        return list(space.places(space.named(ranks)))
 
     def masks(self, ranks: tuple[int, ...]) -> NDArray[np.bool_]:
-        """Shape (k,): True for the candidates that the next layer has and the constraint allows.
+        """Return True for the candidates that the next layer has and the constraint allows, shape (k,).
 
         All True after the last layer.
         """
@@ -204,27 +217,29 @@ class Discrete(ActionKind):
 class OneShot(ActionKind):
     """The whole configuration in one step: for each layer the index of a candidate, from the smallest rank to dense."""
 
-    def _prepare(self) -> None:
-        self.space = spaces.MultiDiscrete([len(ranks) for ranks in self.problem.candidates])
+    def __init__(self, problem: SearchProblem) -> None:
+        super().__init__(problem)
+        self.space = spaces.MultiDiscrete(problem.search_space.counts)
 
     def decode(self, ranks: tuple[int, ...], action: Any) -> Wish:
-        """See `ActionKind.decode`; the ranks of all layers."""
+        """Decode the ranks of all layers."""
         value = np.asarray(action)
-        counts = [len(candidates) for candidates in self.problem.candidates]
-        if value.shape != (len(counts),) or value.dtype.kind not in "iu":
+        layers, space = self.problem.layers, self.problem.search_space
+        if value.shape != (len(layers),) or value.dtype.kind not in "iu":
             raise ValueError(
-                f"layers {self.problem.layers[0].name!r} to {self.problem.layers[-1].name!r}: the action must be "
-                f"{len(counts)} integers, got {action!r}"
+                f"layers {layers[0].name!r} to {layers[-1].name!r}: the action must be {len(layers)} integers, got "
+                f"{action!r}"
             )
-        for layer, count, index in zip(self.problem.layers, counts, value.tolist(), strict=True):
-            if not 0 <= index < count:
-                raise ValueError(f"layer {layer.name!r}: the action must be an integer in 0..{count - 1}, got {index}")
-        return Wish(tuple(ranks[index] for ranks, index in zip(self.problem.candidates, value.tolist(), strict=True)))
+        places = value.tolist()
+        for layer, count, place in zip(layers, space.counts, places, strict=True):
+            if not 0 <= place < count:
+                raise ValueError(f"layer {layer.name!r}: the action must be an integer in 0..{count - 1}, got {place}")
+        return Wish(tuple(space.ranks(places).values()))
 
     def encode(self, ranks: tuple[int, ...]) -> list[NDArray[np.int64]]:
-        """See `ActionKind.encode`; one array."""
-        indices = [candidates.index(rank) for candidates, rank in zip(self.problem.candidates, ranks, strict=True)]
-        return [np.array(indices, np.int64)]
+        """Encode a configuration in one array of its places."""
+        space = self.problem.search_space
+        return [np.array(space.places(space.named(ranks)), np.int64)]
 
 
 ACTIONS: dict[str, Callable[..., ActionKind]] = {
@@ -234,4 +249,4 @@ ACTIONS: dict[str, Callable[..., ActionKind]] = {
     "delta": Delta,
     "one_shot": OneShot,
 }
-"""Name -> class."""
+"""Name -> class of (problem)."""

@@ -1,4 +1,4 @@
-"""What a configuration may cost, and how a search is kept within it: one class a way, selected by name.
+"""Constraints say what a configuration may cost and keep a search within it: one class a way, selected by name.
 
 A budget limits parameters or multiply-adds, as a share of the original's. Both are sums over the layers. Parameters
 grow with every rank. Multiply-adds need not: looking a row up in a dense embedding costs nothing, in a factored one it
@@ -9,46 +9,58 @@ from __future__ import annotations
 
 import itertools
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shrinkml_env.mdp.part import Part
+from shrinkml_env.evaluation.ledger import SupportsEvaluate
+from shrinkml_env.space.search_space import SearchSpace
 
 __all__ = ["CONSTRAINTS", "Budget", "Clip", "Constraint", "Decrement", "Mask", "Unconstrained"]
 
 
-class Constraint(Part):
+class Constraint(ABC):
     """Decides which configurations an episode may end with.
 
     Attributes:
         needs_masks: Whether actions that have no masks are refused.
+        evaluator: Counts what a configuration costs.
+        search_space: The layers to decide and their candidates.
     """
 
     needs_masks: ClassVar[bool] = False
 
+    def __init__(self, evaluator: SupportsEvaluate, search_space: SearchSpace) -> None:
+        self.evaluator = evaluator
+        self.search_space = search_space
+
+    @property
+    def size_limit(self) -> float | None:
+        """The largest size ratio allowed, in (0, 1]; None where the size is not limited, whatever else is."""
+        return None
+
     def allowed(self, ranks: tuple[int, ...]) -> NDArray[np.bool_]:
-        """Which of the next layer's candidates are allowed after these ranks of the first layers; by default all.
+        """Return which of the next layer's candidates are allowed after these ranks of the first layers; here all.
 
         Shape (candidates,), in ascending order of rank; at least one is True.
         """
-        return np.ones(len(self.problem.candidates[len(ranks)]), np.bool_)
+        return np.ones(len(self.search_space.candidates[len(ranks)]), np.bool_)
 
     @abstractmethod
     def feasible(self, ranks: Mapping[str, int]) -> bool:
-        """Whether a configuration meets the constraint: name of any of the evaluator's layers -> any rank it can have.
+        """Return whether a configuration meets the constraint.
 
-        What `ranks` leaves out is dense.
+        Args:
+            ranks: Name of any of the evaluator's layers -> any rank it can have; what it leaves out is dense.
         """
 
     @abstractmethod
     def slack(self, ranks: tuple[int, ...]) -> float:
-        """What the undecided layers may still cost above their cheapest candidates.
+        """Return what the undecided layers may still cost above their cheapest candidates.
 
         A share of the original's cost, in [0, 1]; 0 as well if the budget can no longer be met, 1 if there is none.
         """
@@ -59,7 +71,7 @@ class Constraint(Part):
         One that is not allowed is replaced by the largest allowed one below it; by the smallest if all are above it.
         """
         for rank in wanted:
-            candidates = self.problem.candidates[len(ranks)]
+            candidates = self.search_space.candidates[len(ranks)]
             allowed = [choice for choice, fits in zip(candidates, self.allowed(ranks).tolist(), strict=True) if fits]
             ranks = (*ranks, allowed[max(0, bisect_right(allowed, rank) - 1)])
         return ranks
@@ -69,54 +81,69 @@ class Unconstrained(Constraint):
     """Every configuration is feasible."""
 
     def feasible(self, ranks: Mapping[str, int]) -> bool:
-        """True."""
+        """Return True."""
         return True
 
     def slack(self, ranks: tuple[int, ...]) -> float:
-        """1."""
+        """Return 1."""
         return 1.0
 
 
-@dataclass
 class Budget(Constraint):
-    """A limit on the cost of the whole model, only checked: ``info["feasible"]`` tells whether it was met.
+    """A budget limits the cost of the whole model; it is only checked: ``info["feasible"]`` tells whether it was met.
 
     Attributes:
         budget: The largest share of the original's cost, in (0, 1].
         resource: The cost: ``"size"`` (parameters) or ``"macs"`` (multiply-adds over the proxy set).
+        enforced: Whether every episode keeps the budget.
+
+    Raises:
+        ValueError: The budget or the resource is none; or no configuration can keep a budget that is enforced.
     """
 
-    budget: float
-    resource: Literal["size", "macs"] = "size"
+    enforced: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.budget, int | float) or not 0 < self.budget <= 1:
-            raise ValueError(f"the budget must be a share of the original in (0, 1], got {self.budget!r}")
-        if self.resource not in ("size", "macs"):
-            raise ValueError(f"resource must be 'size' or 'macs', got {self.resource!r}")
-
-    def _prepare(self) -> None:
-        layers, candidates = self.problem.layers, self.problem.candidates
+    def __init__(
+        self,
+        evaluator: SupportsEvaluate,
+        search_space: SearchSpace,
+        budget: float,
+        resource: Literal["size", "macs"] = "size",
+    ) -> None:
+        if not isinstance(budget, int | float) or not 0 < budget <= 1:
+            raise ValueError(f"the budget must be a share of the original in (0, 1], got {budget!r}")
+        if resource not in ("size", "macs"):
+            raise ValueError(f"resource must be 'size' or 'macs', got {resource!r}")
+        super().__init__(evaluator, search_space)
+        self.budget = budget
+        self.resource = resource
         self._saved: dict[tuple[str, int], int] = {}
         self._original = self._measured_cost({})
-        alone = [
-            [self._cost({layer.name: rank}) for rank in ranks] for layer, ranks in zip(layers, candidates, strict=True)
-        ]
-        self._extra = [
-            {rank: value - min(costs) for rank, value in zip(ranks, costs, strict=True)}
-            for ranks, costs in zip(candidates, alone, strict=True)
-        ]
-        self._cheapest = self._original - sum(self._original - min(costs) for costs in alone)
-        self._limit = math.floor(self.budget * self._original) + 1
-        while self._limit / self._original > self.budget:
+        alone = search_space.tabulate(lambda layer, rank: self._cost({layer.name: rank}))
+        # For each layer: candidate -> cost above that of its cheapest one.
+        self._extra = [{rank: cost - min(costs.values()) for rank, cost in costs.items()} for costs in alone]
+        self._cheapest = self._original - sum(self._original - min(costs.values()) for costs in alone)
+        self._limit = math.floor(budget * self._original) + 1
+        while self._limit / self._original > budget:
             self._limit -= 1
+        if self.enforced and self._cheapest > self._limit:
+            raise ValueError(
+                f"constraint: no configuration costs at most {budget:g} of the original's {resource}; the cheapest "
+                f"candidates cost {self._cheapest / self._original:.4f}: raise the budget or give the search space "
+                "smaller candidates"
+            )
+
+    @property
+    def size_limit(self) -> float | None:
+        """The budget, if it is one of parameters."""
+        return self.budget if self.resource == "size" else None
 
     def feasible(self, ranks: Mapping[str, int]) -> bool:
-        """Whether the cost is at most the budget."""
+        """Return whether the cost is at most the budget."""
         return self._cost(ranks) <= self._limit
 
     def slack(self, ranks: tuple[int, ...]) -> float:
-        """See `Constraint.slack`."""
+        """Return what is left, as `Constraint.slack` says."""
         return max(0.0, self._left(ranks) / self._original)
 
     def _cost(self, ranks: Mapping[str, int]) -> int:
@@ -127,32 +154,20 @@ class Budget(Constraint):
         return self._original - sum(self._saved[choice] for choice in ranks.items())
 
     def _measured_cost(self, ranks: Mapping[str, int]) -> int:
-        evaluator = self.problem.evaluator
-        return evaluator.params(ranks) if self.resource == "size" else evaluator.macs(ranks)
+        return self.evaluator.params(ranks) if self.resource == "size" else self.evaluator.macs(ranks)
 
     def _left(self, ranks: Sequence[int]) -> int:
         spent = sum(extra[rank] for extra, rank in zip(self._extra, ranks, strict=False))
         return self._limit - self._cheapest - spent
 
 
-class _Enforced(Budget):
-    """A budget that every episode keeps."""
-
-    def _prepare(self) -> None:
-        super()._prepare()
-        if self._cheapest > self._limit:
-            raise ValueError(
-                f"constraint: no configuration costs at most {self.budget:g} of the original's {self.resource}; the "
-                f"cheapest candidates cost {self._cheapest / self._original:.4f}: raise the budget or give the search "
-                "space smaller candidates"
-            )
-
-
-class Clip(_Enforced):
+class Clip(Budget):
     """Replaces a rank as soon as it is chosen, so that the remaining layers still fit (AMC, arXiv 1802.03494)."""
 
+    enforced = True
+
     def allowed(self, ranks: tuple[int, ...]) -> NDArray[np.bool_]:
-        """Those that leave enough for the other layers at their cheapest candidates."""
+        """Return which candidates leave enough for the other layers at their cheapest ones."""
         # The cheapest candidate costs 0 extra: it is allowed even after ranks that are over the budget already.
         return np.array(list(self._extra[len(ranks)].values())) <= max(0, self._left(ranks))
 
@@ -163,15 +178,17 @@ class Mask(Clip):
     needs_masks = True
 
 
-class Decrement(_Enforced):
+class Decrement(Budget):
     """Lets the episode choose freely, then makes layers cheaper until the budget is met (HAQ, arXiv 1811.08886).
 
     Round after round through the layers in forward order, each goes to its next cheaper candidate: one candidate down,
     where costs grow with the rank.
     """
 
+    enforced = True
+
     def apply(self, ranks: tuple[int, ...], wanted: Sequence[int]) -> tuple[int, ...]:
-        """As `Constraint.apply`, and after the last layer within the budget."""
+        """Append ranks as `Constraint.apply` does, and after the last layer come within the budget."""
         chosen = list(super().apply(ranks, wanted))
         if len(chosen) < len(self._extra):
             return tuple(chosen)
@@ -192,4 +209,4 @@ CONSTRAINTS: dict[str, Callable[..., Constraint]] = {
     "mask": Mask,
     "decrement": Decrement,
 }
-"""Name -> class; all but ``none`` take ``budget`` and ``resource``."""
+"""Name -> class of (evaluator, search space, options); all but ``none`` take ``budget`` and ``resource``."""

@@ -1,11 +1,11 @@
-"""What an agent sees before each decision: one class a kind, selected by name."""
+"""Observations are what an agent sees before each decision: one class a kind, selected by name."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import os
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -13,71 +13,69 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from shrinkml_env.compression import kept_energy
-from shrinkml_env.mdp.part import Part
+from shrinkml_env.compression import Layer, kept_energy
+from shrinkml_env.mdp.problem import SearchProblem
 from shrinkml_env.space.sensitivity import Sensitivity, require_factorisation
 
 __all__ = ["OBSERVATIONS", "FeatureDict", "Features", "Observation"]
 
 
-class Observation(Part):
+class Observation(ABC):
     """Describes the state of an episode.
 
     Attributes:
-        space: The observation space; set by `bind`.
+        problem: Has the layers, the candidates, the evaluator and the constraint.
+        space: The observation space, which the constructor of a subclass sets.
     """
 
     space: spaces.Space[Any]
 
+    def __init__(self, problem: SearchProblem) -> None:
+        self.problem = problem
+
     @abstractmethod
     def __call__(self, ranks: tuple[int, ...]) -> Any:
-        """A new observation after these ranks of the first layers, in forward order; defined after the last, too."""
+        """Return a new observation after these ranks of the first layers, in forward order.
+
+        It is defined after the last layer, too.
+        """
 
 
 class _FeatureGroups(Observation):
     """Computes the features that `Features` and `FeatureDict` show, group by group.
 
     Attributes:
-        activation_error: Whether to measure the error of the activations.
-        sensitivity: Whether to show what compressing each layer alone loses.
-        path: The file with that (see `Sensitivity`); None for the embedded model's.
-        groups: Group -> the names of its features, in order; set by `bind`.
+        groups: Group -> the names of its features, in order.
     """
 
     fractions: ClassVar[dict[str, float]] = {"1/16": 1 / 16, "1/8": 1 / 8, "1/4": 1 / 4, "1/2": 1 / 2, "1": 1.0}
     kinds: ClassVar[tuple[str, ...]] = ("lstm", "gru", "linear", "conv")
-    groups: dict[str, tuple[str, ...]]
 
     def __init__(
         self,
+        problem: SearchProblem,
         activation_error: bool = False,
         sensitivity: bool = False,
         path: str | os.PathLike[str] | None = None,
     ) -> None:
         if path is not None and not sensitivity:
             raise ValueError("observation: `path` is the file of the sensitivity, which is off: give sensitivity=True")
-        self.activation_error = activation_error
-        self.sensitivity = sensitivity
-        self.path = path
-
-    def _prepare(self) -> None:
-        problem, layers = self.problem, self.problem.layers
+        super().__init__(problem)
+        layers, search_space = problem.layers, problem.search_space
+        self._activation_error = activation_error
         self._original = problem.baseline.params
-        self._measured = Sensitivity.load(self.path) if self.sensitivity else None
+        self._measured = Sensitivity.load(path) if sensitivity else None
         if self._measured is not None:
             require_factorisation(self._measured.factorisation, problem.evaluator.factorisation_name)
-        described = [self._describe(index) for index in range(len(layers))]
-        dense = [layer.parameters(layer.max_rank) for layer in layers]
-        smallest = [layer.parameters(ranks[0]) for layer, ranks in zip(layers, problem.candidates, strict=True)]
+        described = [self._describe(layer) for layer in layers]
+        params = search_space.tabulate(lambda layer, rank: layer.parameters(rank))
+        savings = [max(kept.values()) - min(kept.values()) for kept in params]
         # What the layers from the i-th on can still save; 0 after the last.
-        self._savings = [sum(dense[index:]) - sum(smallest[index:]) for index in range(len(layers) + 1)]
+        self._savings = [sum(savings[index:]) for index in range(len(layers) + 1)]
         # For each layer: candidate -> share of its matrices' parameters.
-        self._kept = [
-            {rank: layer.parameters(rank) / whole for rank in ranks}
-            for layer, ranks, whole in zip(layers, problem.candidates, dense, strict=True)
-        ]
-        measured = ("activation_error",) if self.activation_error else ()
-        self.groups = {
+        self._kept = [{rank: count / max(kept.values()) for rank, count in kept.items()} for kept in params]
+        measured = ("activation_error",) if activation_error else ()
+        self.groups: dict[str, tuple[str, ...]] = {
             "layer": tuple(described[0]),
             "episode": ("progress", "size_ratio", "smallest_size_ratio", "slack", "previous_rank", *measured),
             "decided": tuple(f"decided:{layer.name}" for layer in layers),
@@ -92,9 +90,14 @@ class _FeatureGroups(Observation):
         self._rows = np.zeros((len(layers) + 1, self._slices["kept"].stop))
         self._rows[:-1, self._slices["layer"]] = [list(features.values()) for features in described]
         self._rows[:, self._slices["decided"]] = np.tri(len(layers) + 1, len(layers), -1)
+        self.space = self._space()
+
+    @abstractmethod
+    def _space(self) -> spaces.Space[Any]:
+        """Return the observation space; the groups are known."""
 
     def _features(self, ranks: tuple[int, ...]) -> NDArray[np.float32]:
-        """All groups, one after the other."""
+        """Compute all groups, one after the other."""
         problem, layers = self.problem, self.problem.layers
         done = len(ranks)
         params = problem.params_after(ranks)
@@ -105,20 +108,18 @@ class _FeatureGroups(Observation):
             problem.constraint.slack(ranks),
             ranks[-1] / layers[done - 1].max_rank if done else 1.0,
         ]
-        if self.activation_error:
-            named = {layer.name: rank for layer, rank in zip(layers, ranks, strict=False)}
-            episode.append(problem.evaluator.activation_error(named))
+        if self._activation_error:
+            episode.append(problem.evaluator.activation_error(problem.search_space.named(ranks)))
         features: NDArray[np.float64] = self._rows[done].copy()
         features[self._slices["episode"]] = episode
         start = self._slices["kept"].start
         features[start : start + done] = [kept[rank] for kept, rank in zip(self._kept, ranks, strict=False)]
         return features.clip(0.0, 1.0).astype(np.float32)
 
-    def _describe(self, index: int) -> dict[str, float]:
-        """The features of one layer, which no decision changes."""
-        layer = self.problem.layers[index]
+    def _describe(self, layer: Layer) -> dict[str, float]:
+        """Return the features of one layer, which no decision changes."""
         evaluator = self.problem.evaluator
-        smallest = {layer.name: self.problem.candidates[index][0]}
+        smallest = {layer.name: self.problem.search_space.smallest[layer.name]}
         recurrent = sum(m.rows * m.columns for m in layer.matrices if m.kind.endswith("_hh"))
         energies = {
             f"energy@{name}": kept_energy(layer, max(1, round(part * layer.break_even)), evaluator.singular_values)
@@ -177,22 +178,23 @@ class Features(_FeatureGroups):
     | ``decided:LAYER`` | for each layer: 1 if it is decided |
     | ``kept:LAYER`` | for each layer: share of its matrices' parameters that it has kept; 0 if undecided |
 
-    Attributes:
+    Args:
+        problem: What is searched.
         activation_error: Whether to measure the error of the activations: no evaluation, but some time in every step.
         sensitivity: Whether to show what compressing each layer alone loses, measured beforehand.
-        path: The file with that, written by ``python -m experiments.sensitivity``; None for the embedded model's.
-        names: The features' names, in order; set by `bind`.
+        path: The file with that, written by `Sensitivity.save`; None for the embedded model's.
     """  # noqa: E501
 
-    names: tuple[str, ...]
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The features' names, in order."""
+        return tuple(name for names in self.groups.values() for name in names)
 
-    def _prepare(self) -> None:
-        super()._prepare()
-        self.names = tuple(name for names in self.groups.values() for name in names)
-        self.space = spaces.Box(0.0, 1.0, (len(self.names),), np.float32)
+    def _space(self) -> spaces.Box:
+        return spaces.Box(0.0, 1.0, (len(self.names),), np.float32)
 
     def __call__(self, ranks: tuple[int, ...]) -> NDArray[np.float32]:
-        """Shape (len(names),)."""
+        """Return the features, shape (len(names),)."""
         return self._features(ranks)
 
 
@@ -200,20 +202,19 @@ class FeatureDict(_FeatureGroups):
     """The features of `Features` in four boxes: ``layer``, ``episode``, ``decided`` and ``kept``.
 
     For policies that treat them differently, such as Stable-Baselines3's ``MultiInputPolicy``. `groups` names each
-    box's features in order.
+    box's features in order. The arguments are those of `Features`.
     """
 
-    def _prepare(self) -> None:
-        super()._prepare()
-        self.space = spaces.Dict(
+    def _space(self) -> spaces.Dict:
+        return spaces.Dict(
             {group: spaces.Box(0.0, 1.0, (len(names),), np.float32) for group, names in self.groups.items()}
         )
 
     def __call__(self, ranks: tuple[int, ...]) -> dict[str, NDArray[np.float32]]:
-        """Group -> array of shape (len(groups[group]),)."""
+        """Return group -> array of shape (len(groups[group]),)."""
         features = self._features(ranks)
         return {group: features[place] for group, place in self._slices.items()}
 
 
 OBSERVATIONS: dict[str, Callable[..., Observation]] = {"features": Features, "dict": FeatureDict}
-"""Name -> class."""
+"""Name -> class of (problem, options)."""

@@ -1,4 +1,4 @@
-"""The search problem below the environment: what black-box searchers work on."""
+"""The search problem below the environment, on which black-box searchers work."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Trial:
         evaluation: The measurement, with its complete ranks.
         reward: Finite; an array if the problem's reward is a vector.
         terms: Named parts of the reward.
-        feasible: The constraint is met.
+        feasible: Whether the constraint is met.
     """
 
     evaluation: Evaluation
@@ -50,7 +50,7 @@ class SearchProblem:
         search_space: The layers to decide and their candidates.
         reward_function: Called with (evaluation, baseline).
         constraint: Says which configurations are feasible, and keeps an episode's decisions within that.
-        ledger: This run's unique evaluations.
+        ledger: Holds this run's unique evaluations.
     """
 
     def __init__(
@@ -64,16 +64,16 @@ class SearchProblem:
         """Measures the baseline, which costs nothing of the budget.
 
         Args:
-            evaluator: What is measured, and how.
+            evaluator: Says what is measured, and how.
             search_space: Its layers must be among the evaluator's.
             reward: Any callable of (evaluation, baseline).
-            constraint: By default every configuration is feasible.
+            constraint: Made of the same evaluator and search space; by default every configuration is feasible.
             ledger: By default one without a file or a budget.
 
         Raises:
             ValueError: The search space is not of this evaluator's layers, or comes from the sensitivity to another
-                factorisation; the reward needs what is not measured; the constraint can't be met, or the ledger's file
-                is of another run.
+                factorisation; the constraint is of another search space; the reward needs what is not measured; or the
+                ledger's file is of another run.
         """
         known = set(evaluator.layers)
         for layer in search_space.layers:
@@ -83,6 +83,9 @@ class SearchProblem:
                     "and granularity"
                 )
         require_factorisation(search_space.factorisation, evaluator.factorisation_name)
+        constraint = constraint or Unconstrained(evaluator, search_space)
+        if constraint.search_space != search_space:
+            raise ValueError("the constraint was made of another search space: make both of the same one")
         if getattr(reward, "space", None) is not None and not hasattr(reward, "terms"):
             raise ValueError(f"the vector reward {reward!r} needs a method `terms` that names its parts")
         if not callable(reward):
@@ -95,15 +98,13 @@ class SearchProblem:
         self.evaluator = evaluator
         self.search_space = search_space
         self.reward_function = reward
-        self.constraint = (constraint or Unconstrained()).bind(self)
+        self.constraint = constraint
         self.ledger = Ledger() if ledger is None else ledger
         self.ledger.attach(evaluator)
         self._trials: list[Trial] = []
         # For each layer: candidate -> parameters that it saves.
-        self._saved = [
-            {rank: layer.parameters(layer.max_rank) - layer.parameters(rank) for rank in ranks}
-            for layer, ranks in zip(self.layers, self.candidates, strict=True)
-        ]
+        params = search_space.tabulate(lambda layer, rank: layer.parameters(rank))
+        self._saved = [{rank: max(kept.values()) - count for rank, count in kept.items()} for kept in params]
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -120,21 +121,26 @@ class SearchProblem:
         """The original model."""
         return self.evaluator.baseline
 
+    @property
+    def size_limit(self) -> float | None:
+        """The largest size ratio that the constraint allows; None where it does not limit the size."""
+        return self.constraint.size_limit
+
     def error(self, evaluation: Evaluation) -> float:
-        """What the reward depends on besides size and cost, the less the better: the WER, or the divergence."""
+        """Return what the reward depends on besides size and cost, less being better: the WER, or the divergence."""
         if signal_of(self.reward_function) == "wer":
             return evaluation.wer
         assert evaluation.divergence is not None
         return evaluation.divergence
 
     def size(self, ranks: Mapping[str, int]) -> float:
-        """The size ratio of a configuration, in (0, 1]; costs nothing. What `ranks` leaves out is dense."""
+        """Return the size ratio of a configuration, in (0, 1]; this costs nothing. What `ranks` leaves out is dense."""
         return self.evaluator.size_ratio(ranks)
 
     def params_after(self, ranks: tuple[int, ...]) -> int:
-        """Parameters with these candidates for the first layers, in forward order, and all others dense.
+        """Count the parameters with these candidates for the first layers, in forward order, and all others dense.
 
-        As `evaluator.params`, but quick enough for every step of an environment.
+        The same as `evaluator.params`, but quick enough for every step of an environment.
         """
         return self.baseline.params - sum(saved[rank] for saved, rank in zip(self._saved, ranks, strict=False))
 
@@ -160,7 +166,7 @@ class SearchProblem:
         self.ledger.prefetch(self.evaluator, configurations)
 
     def reward(self, evaluation: Evaluation) -> tuple[Any, dict[str, float]]:
-        """What an evaluation is worth: the reward and its named terms; one term, ``reward``, where it names none.
+        """Return what an evaluation is worth: the reward and its named terms, or one term, ``reward``.
 
         The reward is a float, or a float32 array if the reward function has a `space`.
 
@@ -182,7 +188,7 @@ class SearchProblem:
         return getattr(self.reward_function, "space", None)
 
     def is_feasible(self, ranks: Mapping[str, int]) -> bool:
-        """Whether a configuration meets the constraint; costs nothing.
+        """Return whether a configuration meets the constraint; this costs nothing.
 
         Args:
             ranks: Name of any of the evaluator's layers -> rank, a candidate or not; what it leaves out is dense.

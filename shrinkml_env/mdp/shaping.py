@@ -1,4 +1,4 @@
-"""Rewards on the way that leave the best policy as it is: one class a potential, selected by name.
+"""Shaping gives rewards on the way that leave the best policy as it is: one class a potential, selected by name.
 
 A step from state s to s' earns potential(s') - potential(s) besides, with a potential of 0 at the start and at the end.
 Over an undiscounted episode this adds up to nothing, so every policy keeps its return (Ng, Harada and Russell 1999,
@@ -8,24 +8,31 @@ Over an undiscounted episode this adds up to nothing, so every policy keeps its 
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from shrinkml_env.mdp.part import Part
+from shrinkml_env.mdp.problem import SearchProblem
 
 __all__ = ["POTENTIALS", "ActivationErrorPotential", "NoPotential", "Potential"]
 
 
-class Potential(Part):
-    """A function of the decisions so far."""
+class Potential(ABC):
+    """A function of the decisions so far.
+
+    Attributes:
+        problem: Has the layers, the candidates and the evaluator.
+    """
+
+    def __init__(self, problem: SearchProblem) -> None:
+        self.problem = problem
 
     def __call__(self, ranks: tuple[int, ...]) -> float:
-        """The potential after these ranks of the first layers, in forward order; 0 at the start and at the end."""
+        """Return the potential after these ranks of the first layers; 0 at the start and at the end."""
         return self._value(ranks) if 0 < len(ranks) < len(self.problem.layers) else 0.0
 
     @abstractmethod
     def _value(self, ranks: tuple[int, ...]) -> float:
-        """The potential in mid-episode."""
+        """Return the potential in mid-episode."""
 
 
 class NoPotential(Potential):
@@ -45,18 +52,19 @@ class ActivationErrorPotential(Potential):
         weight: > 0.
     """
 
-    def __init__(self, weight: float = 0.1) -> None:
+    def __init__(self, problem: SearchProblem, weight: float = 0.1) -> None:
         if not (math.isfinite(weight) and weight > 0):
             raise ValueError(f"shaping 'activation_error': weight must be above 0, got {weight!r}")
+        super().__init__(problem)
         self.weight = weight
 
     def _value(self, ranks: tuple[int, ...]) -> float:
-        named = {layer.name: rank for layer, rank in zip(self.problem.layers, ranks, strict=False)}
-        return -self.weight * min(1.0, self.problem.evaluator.activation_error(named))
+        error = self.problem.evaluator.activation_error(self.problem.search_space.named(ranks))
+        return -self.weight * min(1.0, error)
 
 
 POTENTIALS: dict[str, Callable[..., Potential]] = {
     "none": NoPotential,
     "activation_error": ActivationErrorPotential,
 }
-"""Name -> class."""
+"""Name -> class of (problem, options)."""

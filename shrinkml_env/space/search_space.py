@@ -1,11 +1,13 @@
-"""Which layers a search decides about, and the ranks it may choose for each."""
+"""Search spaces say which layers a search decides about, and which ranks it may choose for each."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,10 +16,16 @@ from shrinkml_env.space.sensitivity import Sensitivity
 
 __all__ = ["SEARCH_SPACES", "Explicit", "Full", "Log", "SearchSpace", "Sensitive", "uniform_ranks"]
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class SearchSpace:
     """The candidates of every layer that is decided; all action kinds and all searchers choose among the same ones.
+
+    A configuration has three spellings, and the search space translates between them: *ranks*, layer name -> rank;
+    *places*, for each layer the index of its rank among the layer's candidates; and the ranks alone, in forward order,
+    of all layers or of the first ones.
 
     Attributes:
         layers: The layers to decide, in forward order, each with a break-even rank of at least 1.
@@ -52,27 +60,70 @@ class SearchSpace:
                 raise ValueError(f"layer {layer.name!r}: candidates must be distinct and ascending, got {ranks}")
 
     @property
+    def counts(self) -> tuple[int, ...]:
+        """The number of each layer's candidates."""
+        return tuple(len(candidates) for candidates in self.candidates)
+
+    @property
     def size(self) -> int:
-        """Number of configurations: the product of the candidate counts."""
-        return math.prod(len(ranks) for ranks in self.candidates)
+        """The number of configurations: the product of the candidate counts."""
+        return math.prod(self.counts)
 
-    def nearest(self, layer_index: int, rank: float) -> int:
-        """The layer's candidate that is closest to a rank, which need not be whole; of two, the smaller."""
-        return min(self.candidates[layer_index], key=lambda candidate: (abs(candidate - rank), candidate))
+    @property
+    def dense(self) -> dict[str, int]:
+        """The original: layer name -> its largest rank."""
+        return self.named([candidates[-1] for candidates in self.candidates])
 
-    def check(self, layer_index: int, rank: int) -> int:
-        """The canonical form of a rank, if it is a candidate.
+    @property
+    def smallest(self) -> dict[str, int]:
+        """The smallest configuration: layer name -> its smallest candidate."""
+        return self.named([candidates[0] for candidates in self.candidates])
+
+    def configurations(self) -> Iterator[dict[str, int]]:
+        """Yield the ranks of every configuration; those of the last layer change fastest."""
+        return map(self.named, itertools.product(*self.candidates))
+
+    def named(self, ranks: Sequence[int]) -> dict[str, int]:
+        """Return layer name -> rank, given the ranks of all layers or of the first ones, in forward order."""
+        return {layer.name: rank for layer, rank in zip(self.layers[: len(ranks)], ranks, strict=True)}
+
+    def ranks(self, places: Sequence[int]) -> dict[str, int]:
+        """Return layer name -> rank, given the places of all layers or of the first ones, in forward order."""
+        candidates = self.candidates[: len(places)]
+        return self.named([ranks[place] for ranks, place in zip(candidates, places, strict=True)])
+
+    def places(self, ranks: Mapping[str, int]) -> tuple[int, ...]:
+        """Return each layer's place in a configuration.
+
+        Args:
+            ranks: Layer name -> rank, in any spelling of it. A layer that it leaves out is dense; one that the search
+                space does not decide is passed over.
 
         Raises:
-            ValueError: It is not one.
+            ValueError: A rank is not a candidate.
         """
-        layer = self.layers[layer_index]
+        return tuple(
+            self._place(layer, candidates, ranks.get(layer.name, layer.max_rank))
+            for layer, candidates in zip(self.layers, self.candidates, strict=True)
+        )
+
+    def tabulate(self, function: Callable[[Layer, int], T]) -> tuple[dict[int, T], ...]:
+        """Return for each layer the values of a function of (layer, rank): candidate -> value, in ascending order."""
+        return tuple(
+            {rank: function(layer, rank) for rank in candidates}
+            for layer, candidates in zip(self.layers, self.candidates, strict=True)
+        )
+
+    def nearest(self, layer_index: int, rank: float) -> int:
+        """Return the layer's candidate that is closest to a rank, which need not be whole; of two, the smaller."""
+        return min(self.candidates[layer_index], key=lambda candidate: (abs(candidate - rank), candidate))
+
+    @staticmethod
+    def _place(layer: Layer, candidates: tuple[int, ...], rank: int) -> int:
         canonical = layer.canonical(rank)
-        if canonical not in self.candidates[layer_index]:
-            raise ValueError(
-                f"layer {layer.name!r}: rank {rank} is not a candidate; they are {self.candidates[layer_index]}"
-            )
-        return canonical
+        if canonical not in candidates:
+            raise ValueError(f"layer {layer.name!r}: rank {rank} is not a candidate; they are {candidates}")
+        return candidates.index(canonical)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +140,7 @@ class Full:
         _require_count("full", self.count)
 
     def __call__(self, layers: Iterable[Layer]) -> SearchSpace:
-        """The space of a model's layers; those that no rank makes smaller are left out.
+        """Form the space of a model's layers; those that no rank makes smaller are left out.
 
         Raises:
             ValueError: No layer is left.
@@ -111,7 +162,7 @@ class Log:
         _require_count("log", self.count)
 
     def __call__(self, layers: Iterable[Layer]) -> SearchSpace:
-        """See `Full.__call__`."""
+        """Form the space, as `Full.__call__` does."""
         return _form(
             layers,
             lambda layer: [
@@ -132,7 +183,7 @@ class Explicit:
     candidates: Mapping[str, Sequence[int]]
 
     def __call__(self, layers: Iterable[Layer]) -> SearchSpace:
-        """See `Full.__call__`.
+        """Form the space, as `Full.__call__` does.
 
         Raises:
             ValueError: A layer is unknown, or a rank is out of range.
@@ -164,7 +215,7 @@ class Sensitive:
     ranks and half over the WER: they are densest where the WER moves.
 
     Attributes:
-        path: What `python -m experiments.sensitivity` wrote; None for the embedded model's.
+        path: The file that `Sensitivity.save` wrote; None for the embedded model's.
         count: Ranks below dense, at most.
         fatal: WER lost, a fraction > 0.
         harmless: WER lost that counts as nothing, a fraction >= 0.
@@ -186,7 +237,7 @@ class Sensitive:
             )
 
     def __call__(self, layers: Iterable[Layer]) -> SearchSpace:
-        """See `Full.__call__`.
+        """Form the space, as `Full.__call__` does.
 
         Raises:
             ValueError: The file is no sensitivity, or lacks a layer.
@@ -217,12 +268,12 @@ class Sensitive:
 
 
 def uniform_ranks(layers: Iterable[Layer], fraction: float) -> dict[str, int]:
-    """The same fraction (0 to 1) of each layer's break-even rank, rounded, at least 1: the hand-crafted baseline."""
+    """Return the same fraction (0 to 1) of each layer's break-even rank, rounded, at least 1: the usual baseline."""
     return {layer.name: max(1, round(fraction * layer.break_even)) for layer in layers if layer.break_even}
 
 
 def _form(layers: Iterable[Layer], ranks_of: Callable[[Layer], Iterable[int]]) -> SearchSpace:
-    """A space of the layers that have ranks below dense, each in order and without repetition."""
+    """Form a space of the layers that have ranks below dense, each in order and without repetition."""
     offered = {layer: sorted(set(ranks_of(layer))) for layer in layers if layer.break_even >= 1}
     return SearchSpace(
         tuple(layer for layer, ranks in offered.items() if ranks),
@@ -231,7 +282,7 @@ def _form(layers: Iterable[Layer], ranks_of: Callable[[Layer], Iterable[int]]) -
 
 
 def _evenly(break_even: int, count: int) -> list[int]:
-    """`break_even * i / count` for i = 1..count, rounded half up, at least 1."""
+    """Return `break_even * i / count` for i = 1..count, rounded half up, at least 1."""
     return [max(1, (2 * i * break_even + count) // (2 * count)) for i in range(1, count + 1)]
 
 

@@ -1,4 +1,4 @@
-"""What compressing a single layer costs, all others dense."""
+"""The sensitivity of a model: what compressing a single layer costs, all others dense."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Sensitivity:
         return cls(evaluate({}).wer, curves, factorisation)
 
     def losses(self, layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """The measured ranks of a layer, ascending, and the WER that each loses against the original.
+        """Return the measured ranks of a layer, ascending, and the WER that each loses against the original.
 
         Raises:
             ValueError: The layer was not measured, or it is another model's.
@@ -82,8 +82,8 @@ class Sensitivity:
         if curve is None or not curve.wer or curve.shapes != layer.shapes:
             lacks = "was not measured" if curve is None or not curve.wer else "was measured of a layer of other shapes"
             raise ValueError(
-                f"layer {layer.name!r}: its sensitivity {lacks}; run python -m experiments.sensitivity for this model "
-                "and granularity and give its file as `path`"
+                f"layer {layer.name!r}: its sensitivity {lacks}; measure this model at this granularity with "
+                "shrinkml_env.space.Sensitivity.measure and give the file that `save` writes as `path`"
             )
         ranks = sorted(curve.wer)
         return np.array(ranks), np.array([curve.wer[rank] for rank in ranks]) - self.baseline_wer
@@ -107,7 +107,6 @@ class Sensitivity:
             ValueError: The file is something else.
             FileNotFoundError: There is no such file.
         """
-        # Measured with the command in the error message below, on the default proxy set.
         file: Any = resources.files("shrinkml_env") / "assets/sensitivity.json" if path is None else Path(path)
         try:
             content = json.loads(file.read_text())
@@ -122,9 +121,7 @@ class Sensitivity:
             }
             return cls(float(content["baseline_wer"]), curves, str(content["factorisation"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{file} is no sensitivity (python -m experiments.sensitivity writes one): {error}"
-            ) from error
+            raise ValueError(f"{file} is no sensitivity, as Sensitivity.save writes it: {error}") from error
 
 
 def require_factorisation(measured: str | None, used: str) -> None:
@@ -139,7 +136,7 @@ def require_factorisation(measured: str | None, used: str) -> None:
     """
     if measured not in (None, used):
         raise ValueError(
-            f"the sensitivity was measured with factorisation {measured!r}, the model is factored by {used!r}: run "
-            f"python -m experiments.sensitivity factorisation={used} for this model and granularity and give its file "
-            "as `path`"
+            f"the sensitivity was measured with factorisation {measured!r}, the model is factored by {used!r}: measure "
+            f"it with factorisation {used!r} by shrinkml_env.space.Sensitivity.measure and give the file that `save` "
+            "writes as `path`"
         )

@@ -1,4 +1,4 @@
-"""A search space small enough to be known completely: every configuration measured for real, kept as a table.
+"""A table holds a search space that is small enough to be known completely: every configuration measured for real.
 
 Named blocks of the embedded model's layers are decided, each with a few candidates. All configurations have been
 measured on the proxy set, so that a search costs no recognition and its regret is known exactly; the best of them, and
@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import itertools
 import json
-import math
 import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,9 +24,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from shrinkml_env.asr import load_model
 from shrinkml_env.compression.layers import Layer, Matrix, canonical_ranks
+from shrinkml_env.data.utterance import Utterance
+from shrinkml_env.evaluation import EvaluationCache, Evaluator, default_cache_path
 from shrinkml_env.evaluation.result import Evaluation
-from shrinkml_env.space.search_space import Explicit, SearchSpace
+from shrinkml_env.space.search_space import SearchSpace
 
 __all__ = ["SETS", "Table", "TableEvaluator"]
 
@@ -74,60 +75,57 @@ class Table:
     edits: Mapping[str, NDArray[np.int64]]
     capped: Mapping[str, NDArray[np.int64]]
 
+    @cached_property
+    def search_space(self) -> SearchSpace:
+        """The blocks and their candidates."""
+        return SearchSpace(self.layers, self.candidates)
+
     @property
     def size(self) -> int:
-        """Number of configurations."""
-        return math.prod(len(ranks) for ranks in self.candidates)
+        """The number of configurations."""
+        return self.search_space.size
 
     def configurations(self) -> Iterator[dict[str, int]]:
-        """All of them, in order."""
-        names = [layer.name for layer in self.layers]
-        for choice in itertools.product(*self.candidates):
-            yield dict(zip(names, choice, strict=True))
+        """Yield all of them, in order."""
+        return self.search_space.configurations()
 
     def index(self, ranks: Mapping[str, int]) -> int:
-        """The number of a configuration; what `ranks` leaves out is dense.
+        """Return the number of a configuration; what `ranks` leaves out is dense.
 
         Raises:
             ValueError: A block is unknown, or a rank is not one of its candidates.
         """
-        number = 0
-        for (name, rank), candidates in zip(canonical_ranks(self.layers, ranks).items(), self.candidates, strict=True):
-            if rank not in candidates:
-                raise ValueError(f"layer {name!r}: rank {rank} is not in the table; its candidates are {candidates}")
-            number = number * len(candidates) + candidates.index(rank)
-        return number
+        places = self.search_space.places(canonical_ranks(self.layers, ranks))
+        return int(np.ravel_multi_index(places, self.search_space.counts))
 
     def evaluator(self, subset: str = "proxy") -> TableEvaluator:
-        """An evaluator that looks measurements up.
+        """Make an evaluator that looks measurements up.
 
         Raises:
             ValueError: No such set.
         """
         return TableEvaluator(self, subset)
 
-    @property
-    def search_space(self) -> SearchSpace:
-        """The blocks and their candidates."""
-        return SearchSpace(self.layers, self.candidates)
-
     @cached_property
     def content(self) -> str:
-        """Hash of all that the table holds."""
+        """The hash of all that the table holds."""
         digest = hashlib.sha256(json.dumps(self._summary(), sort_keys=True).encode())
         for name, values in self._arrays().items():
             digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()
 
     def live_kwargs(self, subset: str = "proxy") -> dict[str, Any]:
-        """Arguments of ``gym.make("ShrinkML-v0", ...)`` for the environment that measures the same for real."""
-        ranks = {layer.name: list(ranks[:-1]) for layer, ranks in zip(self.layers, self.candidates, strict=True)}
+        """Return arguments of ``gym.make("ShrinkML-v0", ...)`` for the environment that measures the same for real."""
         return {
             "model": self.model,
             "proxy": self.utterances[subset],
-            "granularity": {name: list(layers) for name, layers in self.blocks.items()},
-            "search_space": Explicit(ranks),
+            "granularity": self._granularity,
+            "search_space": self.search_space,
         }
+
+    @property
+    def _granularity(self) -> dict[str, list[str]]:
+        return {name: list(layers) for name, layers in self.blocks.items()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as a compressed NumPy archive without pickled objects."""
@@ -173,7 +171,7 @@ class Table:
         file: Any = resources.files("shrinkml_env") / "assets/table.npz" if path is None else Path(path)
         if path is None and not file.is_file():
             raise FileNotFoundError(
-                "this version ships no table: measure one with python -m experiments.build.table, or give `table=`"
+                "this version ships no table: give `table=`, a Table that holds a measurement of every configuration"
             )
         try:
             with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as archive:
@@ -202,7 +200,7 @@ class Table:
         except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
             if isinstance(error, FileNotFoundError):
                 raise
-            raise ValueError(f"{file} is no table, as python -m experiments.build.table writes it: {error}") from error
+            raise ValueError(f"{file} is no table, as Table.save writes it: {error}") from error
 
 
 def _named(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
@@ -210,7 +208,7 @@ def _named(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray
 
 
 class TableEvaluator:
-    """Looks a configuration up instead of measuring it; otherwise as an `Evaluator` of the table's blocks.
+    """Looks a configuration up instead of measuring it; otherwise it is like an `Evaluator` of the table's blocks.
 
     An `Evaluation` from a table holds the sums over the set: one number of edits, one of words.
 
@@ -233,7 +231,7 @@ class TableEvaluator:
 
     @property
     def key(self) -> str:
-        """Hash of the table, and the set."""
+        """The hash of the table, and the set."""
         return f"{self.table.content} {self.subset}"
 
     @cached_property
@@ -265,23 +263,31 @@ class TableEvaluator:
             capped=int(self.table.capped[self.subset][number]),
         )
 
+    def on(self, utterances: Sequence[Utterance]) -> Evaluator:
+        """Return an evaluator of the same model and blocks that measures for real, on any utterances.
+
+        Measurements persist where those of the environment of `Table.live_kwargs` do, in the default cache.
+        """
+        cache = EvaluationCache(default_cache_path())
+        return Evaluator(load_model(self.table.model), utterances, self.table._granularity, cache)
+
     def evaluate_many(self, configurations: Sequence[Mapping[str, int]]) -> list[Evaluation]:
-        """Several, in their order."""
+        """Look several up, in their order."""
         return [self.evaluate(ranks) for ranks in configurations]
 
     def params(self, ranks: Mapping[str, int]) -> int:
-        """Parameters of a configuration."""
+        """Count the parameters of a configuration."""
         complete = canonical_ranks(self.layers, ranks)
         return self.table.original_params - sum(
             layer.parameters(layer.max_rank) - layer.parameters(complete[layer.name]) for layer in self.layers
         )
 
     def size_ratio(self, ranks: Mapping[str, int]) -> float:
-        """`params` over the original's."""
+        """Return `params` over the original's."""
         return self.params(ranks) / self.table.original_params
 
     def macs(self, ranks: Mapping[str, int]) -> int:
-        """Multiply-adds of a configuration over the whole set."""
+        """Count the multiply-adds of a configuration over the whole set."""
         complete = canonical_ranks(self.layers, ranks)
         positions = self.table.positions[self.subset]
         return self.table.other_macs[self.subset] + sum(
@@ -291,7 +297,7 @@ class TableEvaluator:
         )
 
     def activation_error(self, ranks: Mapping[str, int]) -> float:
-        """Not in a table.
+        """Refuse: a table holds no activations.
 
         Raises:
             NotImplementedError: Always.
@@ -299,4 +305,4 @@ class TableEvaluator:
         raise NotImplementedError("a table holds no activations: use the live environment (see `live_kwargs`)")
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Do nothing: nothing was started."""

@@ -1,3 +1,5 @@
+from functools import partial
+
 import gymnasium as gym
 import pytest
 import torch
@@ -5,10 +7,14 @@ import torch
 from shrinkml_env.compression import SVD, ActivationAwareSVD
 from shrinkml_env.data import Utterance
 from shrinkml_env.envs import registration
-from shrinkml_env.envs.registration import make_env, resolve
+from shrinkml_env.envs.assembly import resolve, resolve_for
+from shrinkml_env.envs.registration import make_env
 from shrinkml_env.evaluation import Ledger, default_cache_path
-from shrinkml_env.mdp.actions import Discrete
+from shrinkml_env.mdp.actions import ACTIONS, ActionKind, Discrete
+from shrinkml_env.mdp.constraints import Clip
+from shrinkml_env.mdp.observations import Features
 from shrinkml_env.mdp.rewards import REWARDS, Linear
+from shrinkml_env.mdp.shaping import ActivationErrorPotential
 from tests.helpers.fake_evaluator import FakeEvaluator
 from tests.helpers.models import TinyCTC, tones
 
@@ -77,7 +83,7 @@ def test_names_mappings_and_objects(parts, tmp_path):
     env = make_env(
         model=model,
         proxy=["utterance"],
-        action=Discrete(),
+        action=Discrete,
         reward={"name": "threshold", "punishment": 2.0},
         search_space={"name": "full", "count": 4},
         cache=None,
@@ -91,6 +97,21 @@ def test_names_mappings_and_objects(parts, tmp_path):
     assert parts["cache"] is None
     limited = make_env(ledger={"path": tmp_path / "evaluations.jsonl", "budget": 7}, cache=tmp_path / "cache.sqlite")
     assert (limited.problem.ledger.budget, parts["cache"].path.name) == (7, "cache.sqlite")
+
+
+def test_parts_that_are_made_of_the_problem_are_given_as_classes(parts):
+    env = make_env(
+        action=lambda problem: Discrete(problem),
+        observation=partial(Features, activation_error=True),
+        constraint=partial(Clip, budget=0.4),
+        shaping=ActivationErrorPotential,
+    )
+    problem = env.problem
+    assert env.action.problem is env.observation.problem is env.potential.problem is problem
+    assert env.observation.names[-1 - 2 * len(env.layers)] == "activation_error"
+    assert (type(problem.constraint), problem.size_limit) == (Clip, 0.4)
+    assert problem.constraint.search_space is problem.search_space
+    assert env.potential.weight == 0.1
 
 
 def test_factorisations(parts):
@@ -137,11 +158,13 @@ def test_gym_make(parts):
         ({"shaping": "potential"}, "no shaping is named 'potential'; known names: activation_error, none"),
         ({"shaping": "activation_error", "reward": "vector"}, "a vector reward cannot be shaped"),
         ({"ledger": {"file": "x"}}, "ledger .* has no option 'file'; its options are path, budget"),
-        ({"action": Discrete}, "action: must be .* a finished ActionKind, got the class Discrete: call it"),
+        ({"action": Linear}, "action: must be .* a class of ActionKind .*, got <class .*Linear"),
+        ({"action": lambda problem: 3}, "action: must be .* a class of ActionKind .*, got 3"),
+        ({"action": partial(Linear, 0.2)}, "action: must be .* a class of ActionKind .*, got functools.partial"),
         ({"reward": Linear}, "reward: must be .* a finished Callable, got the class Linear: call it"),
-        ({"observation": 3}, "observation: must be .* a finished Observation, got 3"),
+        ({"observation": 3}, "observation: must be .* a class of Observation .*, got 3"),
         ({"search_space": [1, 2]}, r"search_space: must be .* got \[1, 2\]"),
-        ({"constraint": Linear(0.2)}, "constraint: must be .* a finished Constraint"),
+        ({"constraint": Linear(0.2)}, "constraint: must be .* a class of Constraint .*, got Linear"),
         ({"constraint": "clip"}, "constraint 'clip' needs the option 'budget'; its options are budget, resource"),
         ({"action": {"name": "discrete", "count": 3}}, "action 'discrete' has no option 'count'; its options are none"),
         ({"factorisation": "svdd"}, "no factorisation is named 'svdd'; known names: activation_aware, svd"),
@@ -158,8 +181,8 @@ def test_gym_make(parts):
         ({"search_space": {"name": "explicit", "candidates": [[16]]}}, "must be like {'encoder.2'"),
         ({"observation": {"name": "features", "path": "x.json"}}, "give sensitivity=True"),
         ({"model": 3}, "model: must be a name, a path, or a CompressibleModel, got a int"),
-        ({"model": torch.nn.Linear(2, 2)}, "got a Linear: see docs/your-own-model.md"),
-        ({"shaping": Discrete()}, "shaping: must be .* a finished Potential"),
+        ({"model": torch.nn.Linear(2, 2)}, r"got a Linear, .* help\(shrinkml_env.CompressibleModel\)"),
+        ({"shaping": Discrete}, "shaping: must be .* a class of Potential"),
     ],
 )
 def test_mistakes_are_named(parts, arguments, message):
@@ -170,3 +193,9 @@ def test_mistakes_are_named(parts, arguments, message):
 def test_resolve_returns_objects_as_they_are():
     reward = Linear(0.3)
     assert resolve("reward", REWARDS, reward, Linear) is reward
+
+
+def test_finished_parts_of_another_problem_are_refused(parts):
+    finished = Discrete(make_env().problem)
+    with pytest.raises(ValueError, match=r"action: must be .* a class of ActionKind .*, got <.*Discrete object"):
+        resolve_for("action", ACTIONS, finished, ActionKind, make_env().problem)

@@ -10,8 +10,8 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
-from shrinkml_env.envs.registration import assemble_env
-from shrinkml_env.envs.tabular import make_tabular_env, make_vector_tabular_env
+from shrinkml_env.envs.assembly import assemble_env
+from shrinkml_env.envs.registration import make_tabular_env, make_vector_tabular_env
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
 from shrinkml_env.space.search_space import Explicit
 from shrinkml_env.space.table import SETS, Table
@@ -188,6 +188,7 @@ def test_mistakes_and_masks():
     *_, info = env.step(3)
     assert info["projected"] is True
     box = make_tabular_env("continuous", table=TABLE)
+    assert not hasattr(box, "action_masks")
     box.reset()
     for bad in (0.5, np.array([0]), np.array([np.nan]), np.array([1.5]), None):
         with pytest.raises(ValueError, match="layer 'first': the action must be an array of one float"):
@@ -202,7 +203,7 @@ def test_mistakes_and_masks():
         make_tabular_env(reward="vector", table=TABLE)
     with pytest.raises(ValueError, match="no set 'train'; it has proxy"):
         make_tabular_env(subset="train", table=TABLE)
-    with pytest.raises(ValueError, match="rank 4 is not in the table"):
+    with pytest.raises(ValueError, match="layer 'first': rank 4 is not a candidate"):
         TABLE.evaluator().evaluate({"first": 4})
 
 
@@ -215,7 +216,7 @@ def test_saved_and_read_again(tmp_path):
         assert loaded.evaluator().evaluate(ranks) == TABLE.evaluator().evaluate(ranks)
     assert loaded.live_kwargs() == TABLE.live_kwargs()
     assert loaded.content == TABLE.content
-    assert loaded.live_kwargs()["search_space"] == Explicit(CANDIDATES)
+    assert loaded.live_kwargs()["search_space"] == Explicit(CANDIDATES)(LAYERS)
     for content in (b"", b"nothing"):
         (tmp_path / "other.npz").write_bytes(content)
         with pytest.raises(ValueError, match=r"other\.npz is no table"):

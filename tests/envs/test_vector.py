@@ -7,7 +7,10 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from shrinkml_env.envs.vector import VectorShrinkEnv
+from shrinkml_env.envs import registration
+from shrinkml_env.envs.registration import make_vector_env
+from shrinkml_env.envs.shrink import MaskableShrinkEnv
+from shrinkml_env.envs.vector import MaskableVectorShrinkEnv, VectorShrinkEnv
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
 from shrinkml_env.mdp.actions import ACTIONS
 from shrinkml_env.sb3 import ShrinkVecEnv
@@ -17,7 +20,8 @@ STEPS = 5
 
 
 def make(num_envs=3, action="continuous", **parts):
-    return VectorShrinkEnv(make_fake_env(action, **parts), num_envs)
+    env = make_fake_env(action, **parts)
+    return (MaskableVectorShrinkEnv if isinstance(env, MaskableShrinkEnv) else VectorShrinkEnv)(env, num_envs)
 
 
 @pytest.mark.parametrize("kind", ACTIONS)
@@ -71,6 +75,14 @@ def test_masks_and_seeds():
     assert envs.action_masks().sum() == 30
     with pytest.raises(ValueError, match="num_envs must be at least 1"):
         make(0)
+
+
+@pytest.mark.parametrize("kind", ACTIONS)
+def test_masks_only_where_the_actions_have_them(kind, monkeypatch):
+    monkeypatch.setattr(registration, "make_env", make_fake_env)
+    envs = make_vector_env(2, action=kind)
+    assert hasattr(envs, "action_masks") is (kind == "discrete")
+    assert envs.num_envs == 2
 
 
 def test_stable_baselines_sees_what_its_own_vector_environment_shows():

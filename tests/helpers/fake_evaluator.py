@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from shrinkml_env.compression.layers import Layer, Matrix, canonical_ranks
-from shrinkml_env.envs.registration import assemble_env
+from shrinkml_env.envs.assembly import assemble_env
 from shrinkml_env.envs.shrink import ShrinkEnv
 from shrinkml_env.evaluation.result import Evaluation
 

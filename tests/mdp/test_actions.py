@@ -5,16 +5,16 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shrinkml_env.envs.registration import make_problem
-from shrinkml_env.mdp.actions import ACTIONS, Continuous, Delta, Discrete, Energy, OneShot
+from shrinkml_env.envs.assembly import make_problem
+from shrinkml_env.mdp.actions import ACTIONS, Continuous, Delta, Discrete, Energy, MaskedActions, OneShot
 from tests.helpers.fake_evaluator import FakeEvaluator
 
 PROBLEM = make_problem(FakeEvaluator())
-CONTINUOUS = Continuous().bind(PROBLEM)
-DISCRETE = Discrete().bind(PROBLEM)
-ENERGY = Energy().bind(PROBLEM)
-DELTA = Delta().bind(PROBLEM)
-ONE_SHOT = OneShot().bind(PROBLEM)
+CONTINUOUS = Continuous(PROBLEM)
+DISCRETE = Discrete(PROBLEM)
+ENERGY = Energy(PROBLEM)
+DELTA = Delta(PROBLEM)
+ONE_SHOT = OneShot(PROBLEM)
 LAST = tuple(ranks[-1] for ranks in PROBLEM.candidates[:-1])  # all but "output" are decided
 
 
@@ -55,7 +55,7 @@ def test_energy_of_a_layer_is_the_mean_over_its_matrices():
 def test_equal_energies_cannot_be_told_apart():
     evaluator = FakeEvaluator()
     evaluator.singular_values = {name: torch.ones(64) * (torch.arange(64) < 3) for name in evaluator.singular_values}
-    kind = Energy().bind(make_problem(evaluator))
+    kind = Energy(make_problem(evaluator))
     with pytest.raises(ValueError, match="layer 'output': no energy threshold leads to rank 5"):
         kind.encode((*LAST, 5))
 
@@ -143,7 +143,7 @@ def test_bad_discrete_actions_name_the_layer(action):
 @pytest.mark.parametrize("name", ACTIONS)
 @given(data=st.data())
 def test_encode_is_the_inverse_of_decode(name, data):
-    kind = ACTIONS[name]().bind(PROBLEM)
+    kind = ACTIONS[name](PROBLEM)
     ranks = tuple(data.draw(st.sampled_from(candidates)) for candidates in PROBLEM.candidates)
     decided: tuple[int, ...] = ()
     for action in kind.encode(ranks):
@@ -154,8 +154,10 @@ def test_encode_is_the_inverse_of_decode(name, data):
     assert decided == ranks
 
 
-def test_one_object_serves_several_problems():
-    kind = Discrete()
-    small = kind.bind(make_problem(FakeEvaluator(), search_space={"name": "full", "count": 4}))
-    large = kind.bind(PROBLEM)
-    assert (small.space, large.space) == (spaces.Discrete(5), spaces.Discrete(25))
+def test_each_problem_has_its_own_space():
+    small = Discrete(make_problem(FakeEvaluator(), search_space={"name": "full", "count": 4}))
+    assert (small.space, DISCRETE.space) == (spaces.Discrete(5), spaces.Discrete(25))
+
+
+def test_kinds_with_masks():
+    assert [name for name, kind in ACTIONS.items() if issubclass(kind, MaskedActions)] == ["discrete"]

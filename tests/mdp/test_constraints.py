@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shrinkml_env.envs.registration import make_problem
+from shrinkml_env.envs.assembly import make_problem
 from shrinkml_env.mdp.constraints import CONSTRAINTS, Budget, Clip, Decrement, Mask, Unconstrained
 from shrinkml_env.space.search_space import Full
 from tests.helpers.fake_evaluator import LAYERS, FakeEvaluator, make_fake_env
@@ -19,10 +19,6 @@ SMALLEST = EVALUATOR.size_ratio(
 EMBEDDINGS = FakeEvaluator(lookups={"bridge": 5000, "output": 400})
 budgets = st.one_of(st.floats(SMALLEST, 1), st.just(SMALLEST))
 wishes = st.tuples(*(st.sampled_from(ranks) for ranks in SPACE.candidates))
-
-
-def bound(constraint, evaluator=EVALUATOR, space=SPACE):
-    return make_problem(evaluator, constraint=constraint, search_space=space).constraint
 
 
 def named(ranks):
@@ -70,7 +66,7 @@ def play(constraint, wish):
 def test_no_episode_ends_over_budget(kind, name, data):
     resource, cost, evaluator = COSTS[name]
     budget = data.draw(st.one_of(st.floats(CHEAPEST[name], 1), st.just(CHEAPEST[name])))
-    constraint = bound(kind(budget, resource), evaluator)
+    constraint = kind(evaluator, SPACE, budget, resource)
     wish = data.draw(wishes)
     ranks = play(constraint, wish)
     assert ranks == constraint.apply((), wish)  # the same all at once
@@ -86,7 +82,7 @@ def test_no_episode_ends_over_budget(kind, name, data):
 
 @given(budget=st.floats(0.001, 1), wish=wishes)
 def test_check_changes_nothing_and_tells(budget, wish):
-    constraint = bound(Budget(budget))
+    constraint = Budget(EVALUATOR, SPACE, budget)
     assert play(constraint, wish) == wish
     assert constraint.feasible(named(wish)) == (size(wish) <= budget)
 
@@ -99,7 +95,7 @@ def test_allowed_is_exact(name, place, data):
     """A candidate is allowed if and only if some completion meets the budget."""
     resource, cost, evaluator = COSTS[name]
     budget = data.draw(st.one_of(st.floats(CHEAPEST[name], 1), st.just(CHEAPEST[name])))
-    constraint = bound(Clip(budget, resource), evaluator)
+    constraint = Clip(evaluator, SPACE, budget, resource)
     wish = data.draw(wishes)
     before, candidates = play(constraint, wish[:place]), SPACE.candidates[place]
     rest = list(itertools.product(*SPACE.candidates[place + 1 :]))
@@ -113,7 +109,7 @@ def test_allowed_is_exact(name, place, data):
 
 def test_after_too_expensive_ranks_the_cheapest_candidate_is_allowed():
     dense = tuple(ranks[-1] for ranks in SPACE.candidates)
-    constraint = bound(Clip(CHEAPEST["embeddings"], "macs"), EMBEDDINGS)
+    constraint = Clip(EMBEDDINGS, SPACE, CHEAPEST["embeddings"], "macs")
     assert constraint.allowed(dense[:3]).tolist() == [False, False, False, True]
     assert constraint.allowed(dense[:4]).tolist() == [True, False, False, False]
 
@@ -126,7 +122,7 @@ def test_decrement_by_hand():
     path = [(64, 64), (51, 64), (51, 39), (34, 39), (34, 26), (17, 26), (17, 13)]
     sizes = [evaluator.size_ratio({"encoder.0": one, "output": other}) for one, other in path]
     for ranks, limit in zip(path, sizes, strict=True):
-        assert bound(Decrement(limit), evaluator, space).apply((), (64, 64)) == ranks
+        assert Decrement(evaluator, space, limit).apply((), (64, 64)) == ranks
 
 
 def test_decrement_goes_to_the_next_cheaper_candidate():
@@ -137,20 +133,20 @@ def test_decrement_goes_to_the_next_cheaper_candidate():
     costs = [evaluator.macs({"bridge": one, "output": other}) / evaluator.macs({}) for one, other in path]
     for ranks, limit in zip(path, costs, strict=True):
         if limit <= 1:
-            assert bound(Decrement(limit, "macs"), evaluator, space).apply((), (3, 39)) == ranks
+            assert Decrement(evaluator, space, limit, "macs").apply((), (3, 39)) == ranks
     assert sum(limit <= 1 for limit in costs) == 3
 
 
 def test_slack():
-    assert bound(Unconstrained()).slack(()) == 1.0
-    constraint = bound(Clip(0.8))
+    assert Unconstrained(EVALUATOR, SPACE).slack(()) == 1.0
+    constraint = Clip(EVALUATOR, SPACE, 0.8)
     assert constraint.slack(()) == pytest.approx(0.8 - SMALLEST, abs=1 / EVALUATOR.params({}))
     chosen = SPACE.candidates[0][1], SPACE.candidates[1][1]
     smallest = SPACE.candidates[0][0], SPACE.candidates[1][0], *(ranks[0] for ranks in SPACE.candidates[2:])
     spent = size((*chosen, *smallest[2:])) - size(smallest)
     assert constraint.slack(chosen) == pytest.approx(0.8 - SMALLEST - spent, abs=1 / EVALUATOR.params({}))
-    assert bound(Budget(0.01)).slack(()) == 0.0
-    with_embeddings = bound(Clip(0.8, "macs"), EMBEDDINGS)
+    assert Budget(EVALUATOR, SPACE, 0.01).slack(()) == 0.0
+    with_embeddings = Clip(EMBEDDINGS, SPACE, 0.8, "macs")
     assert with_embeddings.slack(()) == pytest.approx(0.8 - CHEAPEST["embeddings"], abs=1e-5)
 
 
@@ -164,9 +160,9 @@ def test_an_impossible_budget(name):
 @pytest.mark.parametrize("budget", [0, -1, 1.01, float("nan")])
 def test_bad_options(budget):
     with pytest.raises(ValueError, match="budget must be a share"):
-        Clip(budget)
+        Clip(EVALUATOR, SPACE, budget)
     with pytest.raises(ValueError, match="resource must be 'size' or 'macs'"):
-        Clip(0.5, "bytes")
+        Clip(EVALUATOR, SPACE, 0.5, "bytes")
     with pytest.raises(ValueError, match="constraint 'clip' needs the option 'budget'"):
         make_problem(EVALUATOR, constraint="clip")
 
@@ -241,3 +237,13 @@ def test_the_best_is_feasible():
     assert (dense.feasible, small.feasible) == (False, True)
     assert dense.reward > small.reward
     assert problem.best == small
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_the_size_limit_is_the_budget_of_parameters(name):
+    options = {} if name == "none" else {"budget": 0.5}
+    problem = make_problem(EVALUATOR, constraint={"name": name, **options})
+    assert problem.size_limit == problem.constraint.size_limit == options.get("budget")
+    if options:
+        by_macs = {"name": name, "resource": "macs", **options}
+        assert make_problem(EVALUATOR, constraint=by_macs).size_limit is None

@@ -6,14 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shrinkml_env.envs.registration import make_problem
+from shrinkml_env.envs.assembly import make_problem
 from shrinkml_env.mdp.observations import FeatureDict, Features
 from shrinkml_env.space.sensitivity import LayerCurve, Sensitivity
 from tests.helpers.fake_evaluator import OTHER_PARAMS, FakeEvaluator, linear, lstm
 
 EVALUATOR = FakeEvaluator()
 PROBLEM = make_problem(EVALUATOR)
-FEATURES = Features().bind(PROBLEM)
+FEATURES = Features(PROBLEM)
 
 shapes = st.integers(2, 400)
 layer_sets = st.lists(
@@ -69,7 +69,7 @@ def test_names_are_unique():
 
 @given(data=st.data())
 def test_the_dict_holds_the_same(data):
-    by_group = FeatureDict().bind(PROBLEM)
+    by_group = FeatureDict(PROBLEM)
     done = data.draw(st.integers(0, len(PROBLEM.layers)))
     ranks = tuple(data.draw(st.sampled_from(candidates)) for candidates in PROBLEM.candidates[:done])
     observation = by_group(ranks)
@@ -83,7 +83,7 @@ def test_the_dict_holds_the_same(data):
 
 def test_slack_is_the_constraints():
     problem = make_problem(EVALUATOR, constraint={"name": "clip", "budget": 0.5})
-    features = Features().bind(problem)
+    features = Features(problem)
     observation = dict(zip(features.names, features(()).tolist(), strict=True))
     assert observation["slack"] == pytest.approx(0.5 - observation["smallest_size_ratio"], abs=1e-4)
 
@@ -93,7 +93,7 @@ NAME = "activation_error"
 
 @pytest.mark.parametrize("kind", [Features, FeatureDict])
 def test_activation_error_is_measured_only_when_asked_for(kind):
-    asked = kind(activation_error=True).bind(PROBLEM)
+    asked = kind(PROBLEM, activation_error=True)
     assert asked.groups["episode"] == (*FEATURES.groups["episode"], NAME)
     for ranks, error in [((), 0.0), ((12,), 5 / 4 * (1 - 12 / 27)), ((1, 64), 26 / 27 / 4), ((1, 2, 2, 1, 2), 1.0)]:
         observation = asked(ranks)
@@ -107,7 +107,7 @@ def test_sensitivity_is_shown_when_asked_for(tmp_path):
     curves = {layer.name: LayerCurve(layer.shapes, {1: 0.9, layer.break_even: 0.03}) for layer in PROBLEM.layers}
     curves["output"] = LayerCurve(output.shapes, {1: 3.0, 5: 0.53, 10: 0.13, 39: 0.02})
     Sensitivity(0.03, curves).save(tmp_path / "sensitivity.json")
-    features = Features(sensitivity=True, path=tmp_path / "sensitivity.json").bind(PROBLEM)
+    features = Features(PROBLEM, sensitivity=True, path=tmp_path / "sensitivity.json")
     observation = features(tuple(ranks[-1] for ranks in PROBLEM.candidates[:-1]))
     assert observation in features.space
     shown = dict(zip(features.names, observation.tolist(), strict=True))
@@ -117,14 +117,14 @@ def test_sensitivity_is_shown_when_asked_for(tmp_path):
     assert (shown["loss@1/16"], shown["loss@1"]) == (1.0, 0.0)
     Sensitivity(0.03, curves, "activation_aware").save(tmp_path / "other.json")
     with pytest.raises(ValueError, match=r"measured with factorisation 'activation_aware', .* by 'svd'"):
-        Features(sensitivity=True, path=tmp_path / "other.json").bind(PROBLEM)
+        Features(PROBLEM, sensitivity=True, path=tmp_path / "other.json")
     Sensitivity(0.03, {}).save(tmp_path / "other.json")
     with pytest.raises(ValueError, match="its sensitivity was not measured"):
-        Features(sensitivity=True, path=tmp_path / "other.json").bind(PROBLEM)
+        Features(PROBLEM, sensitivity=True, path=tmp_path / "other.json")
     first = PROBLEM.layers[0].name
     Sensitivity(0.03, curves | {first: LayerCurve(((7, 7),), {1: 0.9})}).save(tmp_path / "other.json")
     with pytest.raises(ValueError, match=f"layer '{first}': its sensitivity was measured of a layer of other shapes"):
-        Features(sensitivity=True, path=tmp_path / "other.json").bind(PROBLEM)
+        Features(PROBLEM, sensitivity=True, path=tmp_path / "other.json")
 
 
 @given(data=st.data())
@@ -163,7 +163,7 @@ def test_always_within_bounds(kind, sets, count, zero, data):
     space = {"name": "full", "count": count}
     constraint = data.draw(st.sampled_from(["none", {"name": "check", "budget": 0.3}]))
     problem = make_problem(evaluator, search_space=space, constraint=constraint)
-    features = kind(activation_error=data.draw(st.booleans())).bind(problem)
+    features = kind(problem, activation_error=data.draw(st.booleans()))
     ranks = tuple(data.draw(st.sampled_from(candidates)) for candidates in problem.candidates)
     for done in range(len(ranks) + 1):
         observation = features(ranks[:done])

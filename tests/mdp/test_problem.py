@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shrinkml_env.compression import split_layers
-from shrinkml_env.envs.registration import make_problem
+from shrinkml_env.envs.assembly import make_problem
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
+from shrinkml_env.mdp.constraints import Unconstrained
 from shrinkml_env.mdp.problem import SearchProblem
 from shrinkml_env.mdp.rewards import Linear, Vector
 from shrinkml_env.space.search_space import Full
@@ -77,6 +78,13 @@ def test_rewards_that_cannot_work_are_refused_at_once():
 def test_search_space_of_another_model():
     with pytest.raises(ValueError, match="'stranger' is not one of the evaluator's"):
         SearchProblem(FakeEvaluator(), Full()([linear("stranger", 50, 50)]), Linear())
+
+
+def test_constraint_of_another_search_space():
+    evaluator = FakeEvaluator()
+    constraint = Unconstrained(evaluator, Full(2)(LAYERS))
+    with pytest.raises(ValueError, match="the constraint was made of another search space"):
+        SearchProblem(evaluator, Full(3)(LAYERS), Linear(), constraint)
 
 
 def test_a_resumed_run_has_the_same_history(tmp_path):

@@ -67,10 +67,10 @@ def test_the_optimal_first_action_by_dynamic_programming():
 
 
 def test_no_potential_gives_nothing():
-    assert POTENTIALS["none"]().bind(make("none").problem)((3,)) == 0.0
+    assert POTENTIALS["none"](make("none").problem)((3,)) == 0.0
 
 
 @pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf")])
 def test_bad_weight(weight):
     with pytest.raises(ValueError, match="'activation_error': weight must be above 0"):
-        ActivationErrorPotential(weight)
+        ActivationErrorPotential(make("none").problem, weight)

@@ -10,7 +10,8 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from shrinkml_env import load_model
-from shrinkml_env.envs.tabular import make_tabular_env
+from shrinkml_env.data import load_utterances
+from shrinkml_env.envs.registration import make_tabular_env
 from shrinkml_env.mdp.rewards import REWARDS
 from shrinkml_env.space.table import Table
 
@@ -72,6 +73,17 @@ def test_random_rows_are_what_the_live_twin_measures(table, model, subset):
         assert reward == pytest.approx(real_reward, abs=1e-12)
         for key in ("ranks", "wer", "wer_baseline", "size_ratio", "params", "macs", "feasible", "reward_terms"):
             assert info[key] == real[key], key
+
+
+def test_an_evaluator_on_other_utterances_measures_for_real(table, tmp_path, monkeypatch):
+    monkeypatch.setenv("SHRINKML_CACHE", str(tmp_path / "evaluations.sqlite"))
+    on_dev = table.evaluator("proxy").on(load_utterances("dev"))
+    assert on_dev.layers == table.layers
+    configuration = list(table.configurations())[np.flatnonzero(table.edits["dev"] >= 0)[7]]
+    expected, measured = table.evaluator("dev").evaluate(configuration), on_dev.evaluate(configuration)
+    assert measured.ranks == expected.ranks
+    assert (sum(measured.edits), sum(measured.words)) == (sum(expected.edits), sum(expected.words))
+    assert (measured.params, measured.macs) == (expected.params, expected.macs)
 
 
 def test_the_optimum_is_the_best_of_all_rewards(table):

@@ -1,0 +1,148 @@
+"""Assembly makes parts, search problems and environments of names, mappings and finished parts."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from shrinkml_env.compression import CompressibleModel, Factorisation
+from shrinkml_env.compression.factorisations import FACTORISATIONS
+from shrinkml_env.envs.shrink import MaskableShrinkEnv, ShrinkEnv
+from shrinkml_env.evaluation import Ledger
+from shrinkml_env.evaluation.ledger import SupportsEvaluate
+from shrinkml_env.mdp.actions import ACTIONS, ActionKind, MaskedActions
+from shrinkml_env.mdp.constraints import CONSTRAINTS, Constraint
+from shrinkml_env.mdp.observations import OBSERVATIONS, Observation
+from shrinkml_env.mdp.problem import SearchProblem
+from shrinkml_env.mdp.rewards import REWARDS
+from shrinkml_env.mdp.shaping import POTENTIALS, Potential
+from shrinkml_env.space.search_space import SEARCH_SPACES, SearchSpace
+
+__all__ = ["assemble_env", "make_factorisation", "make_problem", "resolve", "resolve_for"]
+
+T = TypeVar("T")
+
+
+def resolve(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, expected: Any) -> T:
+    """Make what a specification names.
+
+    Args:
+        kind: The kind of part, for error messages: ``"reward"``.
+        registry: Name -> class or factory.
+        spec: A name; a mapping with ``"name"`` and the options of what it names; or a finished object, returned as it
+            is.
+        expected: The type of a finished object.
+
+    Raises:
+        ValueError: The name is unknown, the options are not those of what it names, or the object is something else.
+    """
+    if isinstance(spec, str | Mapping):
+        return _named(kind, registry, spec, given=0)()
+    if isinstance(spec, type) or not isinstance(spec, expected):
+        got = f"the class {spec.__name__}: call it" if isinstance(spec, type) else f"{spec!r}"
+        raise ValueError(
+            f"{kind}: must be a name, a mapping with 'name' and options, or a finished {expected.__name__}, got {got}"
+        )
+    finished: T = spec
+    return finished
+
+
+def resolve_for(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, expected: type[T], *subjects: Any) -> T:
+    """Make what a specification names for what it is used with, such as the actions of a search problem.
+
+    Args:
+        kind: The kind of part, for error messages: ``"action"``.
+        registry: Name -> class; the subjects are its first arguments.
+        spec: A name; a mapping with ``"name"`` and the options of what it names; or something that makes the part of
+            the subjects: a class, a function, or a `functools.partial` of one.
+        expected: The base class of such parts.
+        subjects: The objects for which the part is made.
+
+    Raises:
+        ValueError: The name is unknown, the options are not those of what it names, or something else is made.
+    """
+    if isinstance(spec, str | Mapping):
+        return _named(kind, registry, spec, given=len(subjects))(*subjects)
+    maker = spec.func if isinstance(spec, functools.partial) else spec
+    fits = issubclass(maker, expected) if isinstance(maker, type) else inspect.isroutine(maker)
+    made = spec(*subjects) if fits else spec
+    if not fits or not isinstance(made, expected):
+        raise ValueError(
+            f"{kind}: must be a name, a mapping with 'name' and options, or a class of {expected.__name__} (with "
+            f"options: functools.partial of it), got {made!r}"
+        )
+    return made
+
+
+def _named(
+    kind: str, registry: Mapping[str, Callable[..., T]], spec: str | Mapping[Any, Any], given: int
+) -> Callable[..., T]:
+    """Return what a name stands for, with its options; its first arguments are given elsewhere."""
+    options = {"name": spec} if isinstance(spec, str) else {str(option): value for option, value in spec.items()}
+    name = options.pop("name", None)
+    if name not in registry:
+        known = ", ".join(sorted(registry))
+        if name is None:
+            raise ValueError(f"{kind}: {spec!r} lacks 'name'; known names: {known}")
+        raise ValueError(f"{kind}: no {kind} is named {name!r}; known names: {known}")
+    valid = dict([*inspect.signature(registry[name]).parameters.items()][given:])
+    unknown = sorted(set(options) - set(valid))
+    missing = [key for key, parameter in valid.items() if parameter.default is parameter.empty and key not in options]
+    if unknown or missing:
+        mistake = f"has no option {unknown[0]!r}" if unknown else f"needs the option {missing[0]!r}"
+        raise ValueError(f"{kind} {name!r} {mistake}; its options are {', '.join(valid) or 'none'}")
+    return functools.partial(registry[name], **options)
+
+
+def make_factorisation(model: CompressibleModel, spec: Any = "svd") -> Factorisation:
+    """Make the factorisation of a model, given as in `make_env`."""
+    if isinstance(spec, Factorisation):
+        return spec
+    return resolve("factorisation", FACTORISATIONS, spec, Callable)(model)
+
+
+def make_problem(
+    evaluator: SupportsEvaluate,
+    reward: Any = "linear",
+    constraint: Any = "none",
+    search_space: Any = "full",
+    ledger: Any = None,
+) -> SearchProblem:
+    """Make a search problem on a finished evaluator, the other parts given as in `make_env`."""
+    if isinstance(ledger, Mapping):
+        ledger = resolve("ledger", {"jsonl": Ledger}, {"name": "jsonl", **ledger}, Ledger)
+    if not isinstance(search_space, SearchSpace):
+        search_space = resolve("search_space", SEARCH_SPACES, search_space, Callable)(evaluator.layers)
+    return SearchProblem(
+        evaluator,
+        search_space,
+        resolve("reward", REWARDS, reward, Callable),
+        resolve_for("constraint", CONSTRAINTS, constraint, Constraint, evaluator, search_space),
+        ledger,
+    )
+
+
+def assemble_env(
+    evaluator: SupportsEvaluate,
+    action: Any = "continuous",
+    observation: Any = "features",
+    shaping: Any = "none",
+    render_mode: str | None = None,
+    **parts: Any,
+) -> ShrinkEnv:
+    """Make an environment on a finished evaluator, the other parts given as in `make_env`.
+
+    It is a `MaskableShrinkEnv` if its actions have masks. `parts` are arguments of `make_problem`.
+    """
+    problem = make_problem(evaluator, **parts)
+    actions = resolve_for("action", ACTIONS, action, ActionKind, problem)
+    env = MaskableShrinkEnv if isinstance(actions, MaskedActions) else ShrinkEnv
+    return env(
+        problem,
+        actions,
+        resolve_for("observation", OBSERVATIONS, observation, Observation, problem),
+        resolve_for("shaping", POTENTIALS, shaping, Potential, problem),
+        render_mode,
+    )
