@@ -39,13 +39,14 @@ from shrinkml_env import (
     load_utterances,
 )
 from shrinkml_env.asr.zoo import SHIPPED_MODELS
-from shrinkml_env.compression import PredictiveModel
+from shrinkml_env.compression import PredictiveModel, compressed_parameters, ranks_by_matrix
 from shrinkml_env.data import SpeechFolder
 from shrinkml_env.data.split import split, spread
+from shrinkml_env.envs.assembly import make_reward, make_search_space
 from shrinkml_env.evaluation import recognise_all, word_edits
 from shrinkml_env.evaluation.evaluator import group_layers
 from shrinkml_env.evaluation.intervals import wer_increase
-from shrinkml_env.mdp.rewards import needs_divergence
+from shrinkml_env.mdp.rewards import signal_of
 from shrinkml_env.search import choose, explore, write
 from shrinkml_env.search_result import SetResult
 
@@ -121,7 +122,7 @@ def prepare(config: DictConfig) -> Job:
         name: spread(indices, speakers, config.utterances[name], config.seed)
         for name, indices in split(speakers, config.seed).items()
     }
-    if needs_divergence(part("reward", search.reward)):
+    if signal_of(make_reward(part("reward", search.reward))) == "divergence":
         require_predictions(model, folder, [index for indices in parts.values() for index in indices])
     for indices in parts.values():
         require_spelling(model, [(folder[index].id, folder[index].text) for index in indices], config.data)
@@ -259,7 +260,8 @@ def goal_overrides(config: DictConfig, model: CompressibleModel) -> list[str]:
 
 def smallest_size(search: DictConfig, model: CompressibleModel) -> float:
     """Return the size ratio with every layer at its smallest candidate."""
-    space = make_search_space(group_layers(tuple(model.layers), plain(search.granularity)), search.search_space)
+    layers = group_layers(tuple(model.layers), plain(search.granularity))
+    space = make_search_space(layers, part("search_space", search.search_space))
     return compressed_parameters(model, ranks_by_matrix(space.layers, space.smallest)) / count_parameters(model)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from shrinkml_env.compression import CompressibleModel, Factorisation
+from shrinkml_env.compression import CompressibleModel, Factorisation, Layer
 from shrinkml_env.compression.factorisations import FACTORISATIONS
 from shrinkml_env.envs.shrink import MaskableShrinkEnv, ShrinkEnv
 from shrinkml_env.evaluation import Ledger
@@ -16,11 +16,19 @@ from shrinkml_env.mdp.actions import ACTIONS, ActionKind, MaskedActions
 from shrinkml_env.mdp.constraints import CONSTRAINTS, Constraint
 from shrinkml_env.mdp.observations import OBSERVATIONS, Observation
 from shrinkml_env.mdp.problem import SearchProblem
-from shrinkml_env.mdp.rewards import REWARDS
+from shrinkml_env.mdp.rewards import REWARDS, RewardFunction
 from shrinkml_env.mdp.shaping import POTENTIALS, Potential
 from shrinkml_env.space.search_space import SEARCH_SPACES, SearchSpace
 
-__all__ = ["assemble_env", "make_factorisation", "make_problem", "resolve", "resolve_for"]
+__all__ = [
+    "assemble_env",
+    "make_factorisation",
+    "make_problem",
+    "make_reward",
+    "make_search_space",
+    "resolve",
+    "resolve_for",
+]
 
 T = TypeVar("T")
 
@@ -103,6 +111,18 @@ def make_factorisation(model: CompressibleModel, spec: Any = "svd") -> Factorisa
     return resolve("factorisation", FACTORISATIONS, spec, Callable)(model)
 
 
+def make_reward(spec: Any = "linear") -> RewardFunction:
+    """Make a reward, given as in `make_env`."""
+    return resolve("reward", REWARDS, spec, Callable)
+
+
+def make_search_space(layers: Sequence[Layer], spec: Any = "full") -> SearchSpace:
+    """Make the search space of some layers, given as in `make_env`."""
+    if isinstance(spec, SearchSpace):
+        return spec
+    return resolve("search_space", SEARCH_SPACES, spec, Callable)(layers)
+
+
 def make_problem(
     evaluator: SupportsEvaluate,
     reward: Any = "linear",
@@ -113,13 +133,12 @@ def make_problem(
     """Make a search problem on a finished evaluator, the other parts given as in `make_env`."""
     if isinstance(ledger, Mapping):
         ledger = resolve("ledger", {"jsonl": Ledger}, {"name": "jsonl", **ledger}, Ledger)
-    if not isinstance(search_space, SearchSpace):
-        search_space = resolve("search_space", SEARCH_SPACES, search_space, Callable)(evaluator.layers)
+    space = make_search_space(evaluator.layers, search_space)
     return SearchProblem(
         evaluator,
-        search_space,
-        resolve("reward", REWARDS, reward, Callable),
-        resolve_for("constraint", CONSTRAINTS, constraint, Constraint, evaluator, search_space),
+        space,
+        make_reward(reward),
+        resolve_for("constraint", CONSTRAINTS, constraint, Constraint, evaluator, space),
         ledger,
     )
 

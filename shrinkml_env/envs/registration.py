@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,13 @@ import torch
 from shrinkml_env.asr import load_model
 from shrinkml_env.compression import CompressibleModel
 from shrinkml_env.data import load_utterances
-from shrinkml_env.envs.assembly import assemble_env, make_factorisation, resolve
+from shrinkml_env.envs.assembly import assemble_env, make_factorisation, make_reward
 from shrinkml_env.envs.shrink import MaskableShrinkEnv, ShrinkEnv
 from shrinkml_env.envs.tabular import MaskableTabularEnv, TabularEnv, VectorTabularEnv
 from shrinkml_env.envs.vector import MaskableVectorShrinkEnv, VectorShrinkEnv
 from shrinkml_env.evaluation import EvaluationCache, Evaluator, default_cache_path
 from shrinkml_env.evaluation.evaluator import Granularity
-from shrinkml_env.mdp.rewards import REWARDS, signal_of
+from shrinkml_env.mdp.rewards import signal_of
 from shrinkml_env.space.table import Table
 
 __all__ = [
@@ -114,7 +113,7 @@ def make_env(
         raise ValueError(f"ShrinkML-v0 has no argument {next(iter(unknown))!r}; its arguments are {valid}")
     model, cache = _load(model, device), _open(cache)
     utterances = load_utterances(proxy)
-    reward = resolve("reward", REWARDS, reward, Callable)
+    reward = make_reward(reward)
     return assemble_env(
         Evaluator(
             model,

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from shrinkml_env.compression.layers import Layer, canonical_ranks
+from shrinkml_env.data.utterance import Utterance
+from shrinkml_env.evaluation.evaluator import Evaluator
 from shrinkml_env.evaluation.ledger_file import ANOTHER, LedgerFile
 from shrinkml_env.evaluation.result import Evaluation
 
@@ -63,6 +65,9 @@ class SupportsEvaluate(Protocol):
 
     def activation_error(self, ranks: Mapping[str, int]) -> float:
         """Relative error of the activations behind the last layer named, at least 0; see `ActivationError`."""
+
+    def on(self, utterances: Sequence[Utterance]) -> Evaluator:
+        """Measure the same model and layers on other utterances."""
 
     def close(self) -> None:
         """End what was started to measure; it starts again when it is needed."""
