@@ -7,10 +7,12 @@ from agents.greedy import GreedySearch
 from agents.knapsack import KnapsackSearch
 from agents.model_based import ModelBasedSearch
 from agents.optuna_search import OptunaSearch
+from agents.protocols import Agent, Rule
 from agents.random_search import RandomSearch
 
 __all__ = [
     "AMC",
+    "Agent",
     "Controller",
     "EnergyCurve",
     "GreedySearch",
@@ -19,5 +21,6 @@ __all__ = [
     "OptunaSearch",
     "ProfileCurve",
     "RandomSearch",
+    "Rule",
     "UniformRank",
 ]

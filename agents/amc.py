@@ -45,7 +45,7 @@ class FinalRewardBuffer(ReplayBuffer):
         done: NDArray[Any],
         infos: list[dict[str, Any]],
     ) -> None:
-        """One step of the one environment."""
+        """Keep one step of the one environment."""
         self._episode.append((obs, next_obs, action, done, infos))
         self._total += float(reward[0])
         if not done[0]:

@@ -45,7 +45,7 @@ class _Policy(nn.Module):
         return self.logits(hidden), (hidden, cell)
 
     def empty_memory(self, batch: int) -> tuple[Tensor, Tensor]:
-        """What an episode begins with."""
+        """Return the memory with which an episode begins."""
         zeros = torch.zeros(batch, self.cell.hidden_size)
         return zeros, zeros
 
@@ -134,7 +134,7 @@ class Controller:
         return self
 
     def _play(self, env: gym.Env[Any, Any], callback: Callback | None, bar: tqdm[Any]) -> _Episode | None:
-        """One sampled episode; None if the callback says stop."""
+        """Play one sampled episode; None if the callback says stop."""
         observation, _ = env.reset(seed=self.settings["seed"] if self.num_timesteps == 0 else None)
         memory = self.policy.empty_memory(1)
         log_probabilities, entropies, total, terminated = [], [], 0.0, False
@@ -183,7 +183,7 @@ class Controller:
         deterministic: bool = False,
         action_masks: NDArray[np.bool_] | None = None,
     ) -> tuple[NDArray[np.int64], State]:
-        """The action of one observation or of a batch of them.
+        """Return the action of one observation or of a batch of them.
 
         Args:
             observation: (features,) or (batch, features).
