@@ -57,7 +57,7 @@ def resolve(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, expe
     return finished
 
 
-def resolve_for(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, expected: type[T], *subjects: Any) -> T:
+def resolve_for(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, expected: Any, *subjects: Any) -> T:
     """Make what a specification names for what it is used with, such as the actions of a search problem.
 
     Args:
@@ -81,14 +81,15 @@ def resolve_for(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, 
             f"{kind}: must be a name, a mapping with 'name' and options, or a class of {expected.__name__} (with "
             f"options: functools.partial of it), got {made!r}"
         )
-    return made
+    part: T = made
+    return part
 
 
 def _named(
     kind: str, registry: Mapping[str, Callable[..., T]], spec: str | Mapping[Any, Any], given: int
 ) -> Callable[..., T]:
     """Return what a name stands for, with its options; its first arguments are given elsewhere."""
-    options = {"name": spec} if isinstance(spec, str) else {str(option): value for option, value in spec.items()}
+    options: dict[str, Any] = {"name": spec} if isinstance(spec, str) else {str(key): spec[key] for key in spec}
     name = options.pop("name", None)
     if name not in registry:
         known = ", ".join(sorted(registry))
