@@ -7,12 +7,11 @@ from agents.greedy import GreedySearch
 from agents.knapsack import KnapsackSearch
 from agents.model_based import ModelBasedSearch
 from agents.optuna_search import OptunaSearch
-from agents.protocols import Agent, Rule
 from agents.random_search import RandomSearch
+from agents.rules import Rule
 
 __all__ = [
     "AMC",
-    "Agent",
     "Controller",
     "EnergyCurve",
     "GreedySearch",

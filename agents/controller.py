@@ -63,11 +63,11 @@ class Controller:
 
     Args:
         env: Any environment with a Discrete action space and a one-dimensional Box of observations.
-        units: Of the LSTM.
+        units: The LSTM's size.
         learning_rate: Adam's.
         episodes_per_update: Configurations between two updates.
-        baseline_decay: Of the moving average of rewards, in [0, 1).
-        entropy_weight: Of the policy's mean entropy a step in the loss, >= 0.
+        baseline_decay: The decay of the moving average of rewards, in [0, 1).
+        entropy_weight: The weight of the policy's mean entropy a step in the loss, >= 0.
         seed: The same seed gives the same training.
 
     Raises:
@@ -187,7 +187,7 @@ class Controller:
 
         Args:
             observation: (features,) or (batch, features).
-            state: What the last call returned; None at the start.
+            state: The state that the last call returned; None at the start.
             episode_start: (batch,): where True, the memory begins anew.
             deterministic: Take the most probable action instead of a sample.
             action_masks: (actions,) or (batch, actions): False for what must not be chosen.

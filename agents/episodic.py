@@ -31,7 +31,7 @@ class Outcome(NamedTuple):
         ranks: The ranks that were measured: the proposal, or what the constraint made of it.
         reward: The episode's undiscounted return.
         wer: A fraction.
-        error: What the reward depends on besides size and cost: the WER, or the divergence from the original.
+        error: The WER, or the divergence from the original where the reward depends on that.
         size_ratio: In (0, 1].
         feasible: Whether the constraint is met.
     """

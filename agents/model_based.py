@@ -16,7 +16,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from agents.episodic import EpisodicSearch, Outcome, Proposals
-from agents.protocols import Rule
+from agents.rules import Rule
 from shrinkml_env import SearchProblem, kept_energy
 from shrinkml_env.mdp.rewards import signal_of
 
@@ -45,11 +45,11 @@ class ModelBasedSearch(EpisodicSearch):
         warm_up: Configurations that are drawn at random before the first plan; at least 2.
         imagined: Configurations that each plan compares, at least 2: some of them drawn as in the warm-up, the others
             changed from the best ones so far.
-        elites: Of the best ones so far, how many are changed.
+        elites: How many of the best ones so far are changed.
         far: Share of the imagined that are drawn, in [0, 1). With many layers little is known far from what has been
             played, so that much is hoped for there: 0 stays near.
-        rules: What is played first, under a budget of parameters: the configuration of just that size of each, such as
-            `UniformRank`.
+        rules: Rules such as `UniformRank`, for a search under a budget of parameters: what each makes of just that
+            size is played first.
         seed: The same seed gives the same search.
 
     Raises:

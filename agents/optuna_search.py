@@ -30,9 +30,9 @@ class OptunaSearch(EpisodicSearch):
     Args:
         env: As in `EpisodicSearch`.
         sampler: Any of ``optuna.samplers``, with its own seed.
-        objectives: Of ``"reward"`` (the return), ``"wer"`` and ``"size_ratio"``: one, or several for samplers of
+        objectives: One of ``"reward"`` (the return), ``"wer"`` and ``"size_ratio"``, or several for samplers of
             Pareto fronts.
-        seed: Of the environment; the sampler has its own.
+        seed: The environment's; the sampler has its own.
     """
 
     def __init__(

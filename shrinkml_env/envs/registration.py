@@ -83,10 +83,11 @@ def make_env(
 
     Args:
         model: A name or path for `shrinkml_env.load_model`, or a `CompressibleModel`.
-        proxy: What `shrinkml_env.data.load_utterances` takes: a name, a mapping, or a sequence of utterances.
+        proxy: A name, a mapping, or a sequence of utterances, as `shrinkml_env.data.load_utterances` takes them.
         action: A name in `shrinkml_env.mdp.actions.ACTIONS`, a mapping with ``"name"`` and options, or a subclass of
             `ActionKind` (with options: a `functools.partial` of it), which is called with the `SearchProblem`.
-        observation: The same of `shrinkml_env.mdp.observations.OBSERVATIONS`, or a subclass of `Observation`.
+        observation: A name in `shrinkml_env.mdp.observations.OBSERVATIONS`, a mapping, or a subclass of `Observation`,
+            as `action`.
         reward: A name in `shrinkml_env.mdp.rewards.REWARDS`, a mapping, or a callable of (evaluation, baseline).
         constraint: A name in `shrinkml_env.mdp.constraints.CONSTRAINTS`, a mapping, or a subclass of `Constraint`
             (with options: a `functools.partial` of it), which is called with the evaluator and the search space.
