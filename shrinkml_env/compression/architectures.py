@@ -16,7 +16,7 @@ ClassT = TypeVar("ClassT", bound=type[CompressibleModel])
 
 
 def register_architecture(name: str) -> Callable[[ClassT], ClassT]:
-    """Class decorator: saved models of this class are loaded again under this name, its `architecture`.
+    """Return a class decorator: saved models of this class are loaded again under this name, its `architecture`.
 
     Raises:
         ValueError: Another class has the name.

@@ -18,7 +18,7 @@ def has_prefix(name: str, prefixes: Sequence[str]) -> bool:
 
 
 def inference_tensors(model: CompressibleModel) -> dict[str, Tensor]:
-    """Name -> the tensor itself: the parameters and persistent buffers that inference uses, tied ones once."""
+    """Return name -> the tensor itself: the parameters and persistent buffers that inference uses, tied ones once."""
     tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in cast(nn.Module, model).state_dict(keep_vars=True).items():
