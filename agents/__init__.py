@@ -8,6 +8,7 @@ from agents.knapsack import KnapsackSearch
 from agents.model_based import ModelBasedSearch
 from agents.optuna_search import OptunaSearch
 from agents.random_search import RandomSearch
+from agents.rules import Rule
 
 __all__ = [
     "AMC",
@@ -19,5 +20,6 @@ __all__ = [
     "OptunaSearch",
     "ProfileCurve",
     "RandomSearch",
+    "Rule",
     "UniformRank",
 ]

@@ -23,7 +23,7 @@ class FinalRewardBuffer(ReplayBuffer):
 
     Args:
         args: As `ReplayBuffer`.
-        decay: Of the moving average of the episodes' rewards, in [0, 1).
+        decay: The decay of the moving average of the episodes' rewards, in [0, 1).
         kwargs: As `ReplayBuffer`.
     """
 
@@ -45,7 +45,7 @@ class FinalRewardBuffer(ReplayBuffer):
         done: NDArray[Any],
         infos: list[dict[str, Any]],
     ) -> None:
-        """One step of the one environment."""
+        """Keep one step of the one environment."""
         self._episode.append((obs, next_obs, action, done, infos))
         self._total += float(reward[0])
         if not done[0]:
@@ -65,7 +65,7 @@ class AMC(DDPG):
         args: As `DDPG`.
         noise: Standard deviation of the actions after the warm-up (`learning_starts` steps, uniformly random).
         noise_decay: Its factor from one episode to the next.
-        reward_decay: Of the moving average of rewards.
+        reward_decay: The decay of the moving average of rewards.
         kwargs: As `DDPG`.
     """
 

@@ -45,7 +45,7 @@ class _Policy(nn.Module):
         return self.logits(hidden), (hidden, cell)
 
     def empty_memory(self, batch: int) -> tuple[Tensor, Tensor]:
-        """What an episode begins with."""
+        """Return the memory with which an episode begins."""
         zeros = torch.zeros(batch, self.cell.hidden_size)
         return zeros, zeros
 
@@ -63,11 +63,11 @@ class Controller:
 
     Args:
         env: Any environment with a Discrete action space and a one-dimensional Box of observations.
-        units: Of the LSTM.
+        units: The LSTM's size.
         learning_rate: Adam's.
         episodes_per_update: Configurations between two updates.
-        baseline_decay: Of the moving average of rewards, in [0, 1).
-        entropy_weight: Of the policy's mean entropy a step in the loss, >= 0.
+        baseline_decay: The decay of the moving average of rewards, in [0, 1).
+        entropy_weight: The weight of the policy's mean entropy a step in the loss, >= 0.
         seed: The same seed gives the same training.
 
     Raises:
@@ -134,7 +134,7 @@ class Controller:
         return self
 
     def _play(self, env: gym.Env[Any, Any], callback: Callback | None, bar: tqdm[Any]) -> _Episode | None:
-        """One sampled episode; None if the callback says stop."""
+        """Play one sampled episode; None if the callback says stop."""
         observation, _ = env.reset(seed=self.settings["seed"] if self.num_timesteps == 0 else None)
         memory = self.policy.empty_memory(1)
         log_probabilities, entropies, total, terminated = [], [], 0.0, False
@@ -183,11 +183,11 @@ class Controller:
         deterministic: bool = False,
         action_masks: NDArray[np.bool_] | None = None,
     ) -> tuple[NDArray[np.int64], State]:
-        """The action of one observation or of a batch of them.
+        """Return the action of one observation or of a batch of them.
 
         Args:
             observation: (features,) or (batch, features).
-            state: What the last call returned; None at the start.
+            state: The state that the last call returned; None at the start.
             episode_start: (batch,): where True, the memory begins anew.
             deterministic: Take the most probable action instead of a sample.
             action_masks: (actions,) or (batch, actions): False for what must not be chosen.

@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 
 from agents.episodic import EpisodicSearch, Proposals
-from shrinkml_env import kept_energy
+from shrinkml_env import SearchProblem, kept_energy
 
 __all__ = ["EnergyCurve", "ProfileCurve", "UniformRank", "fractions"]
 
@@ -23,79 +23,78 @@ class _Curve(EpisodicSearch):
     Nothing is random.
     """
 
-    def search(self, problem: Any) -> Proposals:
-        """See `EpisodicSearch.search`."""
+    def search(self, problem: SearchProblem) -> Proposals:
+        """Go through the levels."""
         self._prepare(problem)
         tried: set[tuple[int, ...]] = set()
         for level in fractions(self._resolution(problem)):
-            ranks = {layer.name: self._rank(problem, index, level) for index, layer in enumerate(problem.layers)}
+            ranks = self._at(problem, level)
             if tuple(ranks.values()) not in tried:
                 tried.add(tuple(ranks.values()))
                 yield ranks
 
-    def ranks_of_size(self, problem: Any, size_ratio: float) -> dict[str, int]:
-        """The curve's largest configuration of at most a size; measures nothing.
+    def ranks_of_size(self, problem: SearchProblem, size_ratio: float) -> dict[str, int]:
+        """Return the curve's largest configuration of at most a size; this measures nothing.
 
         Args:
-            problem: A `SearchProblem`.
-            size_ratio: In (0, 1].
+            problem: Holds the layers and their candidates.
+            size_ratio: The share of the original's parameters, in (0, 1].
 
         Raises:
             ValueError: Even the smallest configuration is larger.
         """
-
-        def at(level: float) -> dict[str, int]:
-            return {layer.name: self._rank(problem, index, level) for index, layer in enumerate(problem.layers)}
-
         self._prepare(problem)
         # Ranks never fall as the level rises, so the size doesn't either.
         lower, upper = 0.0, 1.0
-        if problem.size(at(upper)) <= size_ratio:
-            return at(upper)
-        if problem.size(at(lower)) > size_ratio:
-            raise ValueError(
-                f"the smallest model on this curve has {problem.size(at(lower)):.3f} of the original's size"
-            )
+        if problem.size(self._at(problem, upper)) <= size_ratio:
+            return self._at(problem, upper)
+        smallest = problem.size(self._at(problem, lower))
+        if smallest > size_ratio:
+            raise ValueError(f"the smallest model on this curve has {smallest:.3f} of the original's size")
         for _ in range(40):  # Two layers' steps may lie close together, but not as close as 2^-40.
             middle = (lower + upper) / 2
-            lower, upper = (middle, upper) if problem.size(at(middle)) <= size_ratio else (lower, middle)
-        return at(lower)
+            fits = problem.size(self._at(problem, middle)) <= size_ratio
+            lower, upper = (middle, upper) if fits else (lower, middle)
+        return self._at(problem, lower)
 
-    def _prepare(self, problem: Any) -> None:
-        """What `_rank` needs to know of a problem."""
+    def _at(self, problem: SearchProblem, level: float) -> dict[str, int]:
+        """Return the configuration at a level in [0, 1]."""
+        return problem.search_space.named([self._rank(problem, index, level) for index in range(len(problem.layers))])
+
+    def _prepare(self, problem: SearchProblem) -> None:
+        """Compute what `_rank` needs to know of a problem."""
 
     @abstractmethod
-    def _rank(self, problem: Any, index: int, level: float) -> int:
-        """The candidate of a layer at a level in (0, 1]."""
+    def _rank(self, problem: SearchProblem, index: int, level: float) -> int:
+        """Return the candidate of a layer at a level in [0, 1]."""
 
-    def _resolution(self, problem: Any) -> int:
-        """Between two neighbours on a grid of step 1 / (2 r*) no whole rank can hide."""
-        return 2 * max(int(layer.break_even) for layer in problem.layers)
+    def _resolution(self, problem: SearchProblem) -> int:
+        """Return so many steps that no whole rank can hide between two neighbours, which are 1 / (2 r*) apart."""
+        return 2 * max(layer.break_even for layer in problem.layers)
 
 
 class UniformRank(_Curve):
     """Gives every layer the candidate nearest to one fraction of its break-even rank, at least rank 1."""
 
-    def _rank(self, problem: Any, index: int, level: float) -> int:
+    def _rank(self, problem: SearchProblem, index: int, level: float) -> int:
         wanted = max(1, round(level * problem.layers[index].break_even))
-        return int(problem.search_space.nearest(index, wanted))
+        return problem.search_space.nearest(index, wanted)
 
 
 class EnergyCurve(_Curve):
     """Gives every layer the smallest candidate that keeps one share of its spectral energy (`kept_energy`)."""
 
-    def _prepare(self, problem: Any) -> None:
+    def _prepare(self, problem: SearchProblem) -> None:
         values = problem.evaluator.singular_values
-        self._energies = [
-            [kept_energy(layer, rank, values) for rank in ranks[:-1]]
-            for layer, ranks in zip(problem.layers, problem.candidates, strict=True)
-        ]
+        energies = problem.search_space.tabulate(lambda layer, rank: kept_energy(layer, rank, values))
+        # For each layer those of its candidates below dense.
+        self._energies = [list(of_layer.values())[:-1] for of_layer in energies]
 
-    def _rank(self, problem: Any, index: int, level: float) -> int:
-        return int(problem.candidates[index][bisect_left(self._energies[index], level)])
+    def _rank(self, problem: SearchProblem, index: int, level: float) -> int:
+        return problem.candidates[index][bisect_left(self._energies[index], level)]
 
-    def _resolution(self, problem: Any) -> int:
-        """As fine as the energies of neighbouring candidates may lie."""
+    def _resolution(self, problem: SearchProblem) -> int:
+        """Return steps as fine as the energies of neighbouring candidates may lie."""
         return 2**14
 
 
@@ -115,16 +114,16 @@ class ProfileCurve(_Curve):
         super().__init__(env, seed)
         self.profile = dict(profile or {})
 
-    def _rank(self, problem: Any, index: int, level: float) -> int:
+    def _rank(self, problem: SearchProblem, index: int, level: float) -> int:
         layer = problem.layers[index]
         factor = next((value for pattern, value in self.profile.items() if fnmatchcase(layer.name, pattern)), 1.0)
         if level * factor > 1:
-            return int(layer.max_rank)
-        return int(problem.search_space.nearest(index, max(1, round(level * factor * layer.break_even))))
+            return layer.max_rank
+        return problem.search_space.nearest(index, max(1, round(level * factor * layer.break_even)))
 
 
 def fractions(resolution: int) -> Iterator[float]:
-    """1, then 1/2, then 3/4 and 1/4, then 7/8, 5/8, 3/8, 1/8, ... down to steps of at most 1 / `resolution`."""
+    """Yield 1, then 1/2, then 3/4 and 1/4, then 7/8, 5/8, 3/8, 1/8, ... down to steps of at most 1 / `resolution`."""
     yield 1.0
     steps = 1
     while steps < resolution:

@@ -1,4 +1,4 @@
-"""What searchers that propose whole configurations share."""
+"""The base of searchers that propose whole configurations."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from shrinkml_env import SearchProblem
 from shrinkml_env.mdp.rewards import signal_of
 
 __all__ = ["Callback", "EpisodicSearch", "Outcome", "Proposals", "require_one_environment", "require_unchanged"]
@@ -24,15 +25,15 @@ Callback = Callable[[dict[str, Any], dict[str, Any]], bool]
 
 
 class Outcome(NamedTuple):
-    """What became of a proposed configuration.
+    """The outcome of a proposed configuration, as the environment and its wrappers show it.
 
     Attributes:
-        ranks: What was measured: the proposal, or what the constraint made of it.
+        ranks: The ranks that were measured: the proposal, or what the constraint made of it.
         reward: The episode's undiscounted return.
         wer: A fraction.
-        error: What the reward depends on besides size and cost: the WER, or the divergence from the original.
+        error: The WER, or the divergence from the original where the reward depends on that.
         size_ratio: In (0, 1].
-        feasible: The constraint is met.
+        feasible: Whether the constraint is met.
     """
 
     ranks: dict[str, int]
@@ -63,7 +64,7 @@ class EpisodicSearch(ABC):
     """
 
     def __init__(self, env: gym.Env[Any, Any] | None = None, seed: int | None = None) -> None:
-        """A searcher that has not begun.
+        """Begin nothing yet.
 
         Args:
             env: A ShrinkML environment, wrapped or not.
@@ -86,12 +87,12 @@ class EpisodicSearch(ABC):
         self._pending: Mapping[str, int] | None = None
 
     @abstractmethod
-    def search(self, problem: Any) -> Proposals:
-        """The search, as a generator that yields what to try next and is sent what became of it.
+    def search(self, problem: SearchProblem) -> Proposals:
+        """Yield what to try next; the generator is sent what became of it.
 
         Args:
-            problem: The environment's `SearchProblem`: layers, candidates, ``size(ranks)``. What is to be measured is
-                yielded instead, and played.
+            problem: The environment's: layers, candidates, ``size(ranks)``. What is to be measured is yielded instead,
+                and played.
         """
 
     def learn(self, total_timesteps: int, callback: Callback | None = None, progress_bar: bool = False) -> Self:
@@ -128,7 +129,7 @@ class EpisodicSearch(ABC):
         episode_start: NDArray[Any] | None = None,
         deterministic: bool = False,
     ) -> tuple[NDArray[Any], None]:
-        """The action of the best episode at its observation nearest to this one.
+        """Return the action of the best episode at its observation nearest to this one.
 
         Args:
             observation: One, or a batch of them along the first axis.
@@ -187,7 +188,7 @@ class EpisodicSearch(ABC):
         return self.env
 
     def _next_proposal(self, env: gym.Env[Any, Any]) -> Mapping[str, int] | None:
-        """What was proposed last and not played to its end; otherwise something new. None: nothing is left to try."""
+        """Return what was proposed last and not played to its end, or something new; None if nothing is left to try."""
         unwrapped: Any = env.unwrapped
         try:
             if self._proposals is None:
@@ -228,7 +229,7 @@ class EpisodicSearch(ABC):
 
 
 def require_one_environment(agent: object, env: Any) -> None:
-    """For agents that play one episode at a time.
+    """Refuse other environments, for agents that play one episode at a time.
 
     Raises:
         TypeError: It is something else, such as several environments in one.
@@ -241,7 +242,7 @@ def require_one_environment(agent: object, env: Any) -> None:
 
 
 def require_unchanged(outcome: Outcome, proposal: Mapping[str, int]) -> None:
-    """For searches that reason about what they proposed.
+    """Refuse a changed proposal, for searches that reason about what they proposed.
 
     Raises:
         ValueError: The constraint has made something else of it.
@@ -254,7 +255,7 @@ def require_unchanged(outcome: Outcome, proposal: Mapping[str, int]) -> None:
 
 
 def _flat(observation: NDArray[Any] | Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-    """One array of an observation or a batch of them; the boxes of a dictionary one behind the other."""
+    """Make one array of an observation or a batch of them; the boxes of a dictionary one behind the other."""
     if isinstance(observation, Mapping):
         return np.concatenate([np.asarray(observation[name]) for name in sorted(observation)], axis=-1)
     return np.asarray(observation)

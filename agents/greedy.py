@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 
 from agents.episodic import EpisodicSearch, Proposals, require_unchanged
-from shrinkml_env.mdp.constraints import Budget
+from shrinkml_env import SearchProblem
 
 __all__ = ["GreedySearch"]
 
@@ -33,9 +33,9 @@ class GreedySearch(EpisodicSearch):
         super().__init__(env, seed)
         self.evaluations = evaluations
 
-    def search(self, problem: Any) -> Proposals:
-        """See `EpisodicSearch.search`."""
-        here, played = {layer.name: layer.max_rank for layer in problem.layers}, 0
+    def search(self, problem: SearchProblem) -> Proposals:
+        """Go down round by round."""
+        here, played = problem.search_space.dense, 0
         while cuts := self._cuts(problem, here, played):
             worth = []
             for there in cuts:
@@ -45,28 +45,28 @@ class GreedySearch(EpisodicSearch):
             played += len(cuts)
             here = cuts[worth.index(min(worth))]
 
-    def _cuts(self, problem: Any, here: Mapping[str, int], played: int) -> list[dict[str, int]]:
-        """What a round compares."""
-        constraint, layers = problem.constraint, len(problem.layers)
-        if not (isinstance(constraint, Budget) and constraint.resource == "size"):
+    def _cuts(self, problem: SearchProblem, here: dict[str, int], played: int) -> list[dict[str, int]]:
+        """Return the configurations that a round compares."""
+        layers = len(problem.layers)
+        if problem.size_limit is None:
             return self._saving(problem, here, layers / self.evaluations)
-        left = problem.size(here) - constraint.budget
+        left = problem.size(here) - problem.size_limit
         # Where some layers can no longer save so much, a round costs less, and the next shares are smaller.
         share = left / max(1, (self.evaluations - played) // layers)
-        while left > 0 and any(rank > ranks[0] for rank, ranks in zip(here.values(), problem.candidates, strict=True)):
+        while left > 0 and here != problem.search_space.smallest:
             if cuts := self._saving(problem, here, share):
                 return cuts
             share /= 2
         return []
 
-    def _saving(self, problem: Any, here: Mapping[str, int], share: float) -> list[dict[str, int]]:
-        """For each layer that can save the share, the configuration in which it does."""
+    def _saving(self, problem: SearchProblem, here: Mapping[str, int], share: float) -> list[dict[str, int]]:
+        """Return, for each layer that can save the share, the configuration in which it does."""
         cuts = (self._cut(problem, here, index, share) for index in range(len(problem.layers)))
         return [cut for cut in cuts if cut is not None]
 
     @staticmethod
-    def _cut(problem: Any, here: Mapping[str, int], index: int, share: float) -> dict[str, int] | None:
-        """The largest candidate of one layer that saves the share; None if even the smallest does not."""
+    def _cut(problem: SearchProblem, here: Mapping[str, int], index: int, share: float) -> dict[str, int] | None:
+        """Cut one layer to its largest candidate that saves the share; None if even the smallest does not."""
         name = problem.layers[index].name
         # Rounding must not ask for a little more than the share.
         target = problem.size(here) - share + 1e-9

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from agents.episodic import EpisodicSearch, Proposals, require_unchanged
+from shrinkml_env import SearchProblem
 
 __all__ = ["KnapsackSearch"]
 
@@ -46,29 +47,31 @@ class KnapsackSearch(EpisodicSearch):
         self.points = points
         self.sizes = sizes
 
-    def search(self, problem: Any) -> Proposals:
-        """See `EpisodicSearch.search`.
+    def search(self, problem: SearchProblem) -> Proposals:
+        """Measure single layers, then solve for one size after the other.
 
         Raises:
             ValueError: Even the smallest configuration is larger than the range of sizes.
         """
-        smallest, (low, high) = self._smallest(problem), self.sizes
+        smallest, (low, high) = problem.size(problem.search_space.smallest), self.sizes
         if smallest > high:
             raise ValueError(f"the smallest configuration has {smallest:.3f} of the original's size, not {high:g}")
         measured: dict[tuple[int, int], float] = {}
-        for index, place, alone in self._single(problem):
+        for index, place in self._single(problem):
+            alone = self._alone(problem, index, place)
             outcome = yield alone
             require_unchanged(outcome, alone)
             measured[index, place] = outcome.error
         losses, sizes = self._losses(problem, measured), self._sizes(problem)
         low = max(low, smallest)
-        yield from (self._ranks(problem, choice) for choice in self._front(losses, sizes, low, high))
+        for choice in self._front(losses, sizes, low, high):
+            yield problem.search_space.ranks(choice)
 
     @classmethod
     def _front(
         cls, losses: list[NDArray[np.float64]], sizes: list[NDArray[np.float64]], low: float, high: float
     ) -> Iterator[tuple[int, ...]]:
-        """The choices for a range of sizes, each once: its upper end if below 1, then from coarse to fine."""
+        """Yield the choices for a range of sizes, each once: its upper end if below 1, then from coarse to fine."""
         ends = {0.0: cls._solve(losses, sizes, low), 1.0: cls._solve(losses, sizes, high)}
         tried = set()
         if high < 1:
@@ -90,67 +93,59 @@ class KnapsackSearch(EpisodicSearch):
                     yield choice
             intervals = halves
 
-    def ranks_of_size(self, problem: Any, size_ratio: float) -> dict[str, int]:
-        """The configuration with the least sum of losses of at most a size; measures single layers alone.
+    def ranks_of_size(self, problem: SearchProblem, size_ratio: float) -> dict[str, int]:
+        """Return the configuration with the least sum of losses of at most a size; measure single layers for it.
 
         Args:
-            problem: A `SearchProblem`.
-            size_ratio: In (0, 1].
+            problem: Holds the layers and their candidates, and measures.
+            size_ratio: The share of the original's parameters, in (0, 1].
 
         Raises:
             ValueError: Even the smallest configuration is larger.
         """
-        smallest = self._smallest(problem)
+        smallest = problem.size(problem.search_space.smallest)
         if smallest > size_ratio:
             raise ValueError(f"the smallest configuration has {smallest:.3f} of the original's size")
         measured = {
-            (index, place): problem.error(problem.evaluate(ranks)) for index, place, ranks in self._single(problem)
+            (index, place): problem.error(problem.evaluate(self._alone(problem, index, place)))
+            for index, place in self._single(problem)
         }
-        return self._ranks(problem, self._solve(self._losses(problem, measured), self._sizes(problem), size_ratio))
-
-    @staticmethod
-    def _smallest(problem: Any) -> float:
-        """The size ratio with every layer at its smallest candidate."""
-        ranks = {layer.name: ranks[0] for layer, ranks in zip(problem.layers, problem.candidates, strict=True)}
-        return float(problem.size(ranks))
+        choice = self._solve(self._losses(problem, measured), self._sizes(problem), size_ratio)
+        return problem.search_space.ranks(choice)
 
     def _places(self, count: int) -> list[int]:
-        """Which of so many candidates below dense are measured."""
+        """Return which of so many candidates below dense are measured."""
         return [int(place) for place in np.unique(np.linspace(0, count - 1, self.points).round())]
 
-    def _single(self, problem: Any) -> Iterator[tuple[int, int, dict[str, int]]]:
-        """Layer, place among its candidates, and the configuration in which it alone is not dense."""
-        dense = {layer.name: layer.max_rank for layer in problem.layers}
-        for index, (layer, ranks) in enumerate(zip(problem.layers, problem.candidates, strict=True)):
-            for place in self._places(len(ranks) - 1):
-                yield index, place, {**dense, layer.name: ranks[place]}
+    def _single(self, problem: SearchProblem) -> Iterator[tuple[int, int]]:
+        """Yield each layer that is measured alone, by its index, and the place of its rank."""
+        for index, count in enumerate(problem.search_space.counts):
+            for place in self._places(count - 1):
+                yield index, place
 
-    def _losses(self, problem: Any, measured: Mapping[tuple[int, int], float]) -> list[NDArray[np.float64]]:
-        """For each layer the errors that each candidate adds; dense adds none."""
+    @staticmethod
+    def _alone(problem: SearchProblem, index: int, place: int) -> dict[str, int]:
+        """Return the configuration in which one layer alone is not dense."""
+        return {**problem.search_space.dense, problem.layers[index].name: problem.candidates[index][place]}
+
+    def _losses(self, problem: SearchProblem, measured: Mapping[tuple[int, int], float]) -> list[NDArray[np.float64]]:
+        """Return for each layer the errors that each candidate adds; dense adds none."""
         losses, original = [], problem.error(problem.baseline)
-        for index, ranks in enumerate(problem.candidates):
-            places = self._places(len(ranks) - 1)
+        for index, count in enumerate(problem.search_space.counts):
+            places = self._places(count - 1)
             known = [max(0.0, measured[index, place] - original) for place in places]
-            losses.append(np.interp(np.arange(len(ranks)), [*places, len(ranks) - 1], [*known, 0.0]))
+            losses.append(np.interp(np.arange(count), [*places, count - 1], [*known, 0.0]))
         return losses
 
     @staticmethod
-    def _sizes(problem: Any) -> list[NDArray[np.float64]]:
-        return [
-            np.array([problem.size({layer.name: rank}) for rank in ranks])
-            for layer, ranks in zip(problem.layers, problem.candidates, strict=True)
-        ]
-
-    @staticmethod
-    def _ranks(problem: Any, choice: tuple[int, ...]) -> dict[str, int]:
-        return {
-            layer.name: ranks[place]
-            for layer, ranks, place in zip(problem.layers, problem.candidates, choice, strict=True)
-        }
+    def _sizes(problem: SearchProblem) -> list[NDArray[np.float64]]:
+        """Return for each layer the size ratio with each of its candidates, all others dense."""
+        alone = problem.search_space.tabulate(lambda layer, rank: problem.size({layer.name: rank}))
+        return [np.array(list(sizes.values())) for sizes in alone]
 
     @staticmethod
     def _solve(losses: list[NDArray[np.float64]], sizes: list[NDArray[np.float64]], limit: float) -> tuple[int, ...]:
-        """One candidate of each layer, with the least sum of losses among those of at most this size ratio."""
+        """Choose one candidate of each layer, with the least sum of losses among those of at most this size ratio."""
         owner = np.repeat(np.arange(len(losses)), [len(loss) for loss in losses])
         one_each = (owner == np.arange(len(losses))[:, None]).astype(float)
         saved = np.concatenate([1.0 - size for size in sizes])

@@ -6,7 +6,7 @@ import warnings
 from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -16,20 +16,14 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from agents.episodic import EpisodicSearch, Outcome, Proposals
-from shrinkml_env import kept_energy
+from agents.rules import Rule
+from shrinkml_env import SearchProblem, kept_energy
 from shrinkml_env.mdp.rewards import signal_of
 
 __all__ = ["ModelBasedSearch"]
 
 Choice = tuple[int, ...]
 """The place of each layer's rank among its candidates."""
-
-
-class Rule(Protocol):
-    """An agent that knows without measuring which ranks it gives a model of a size, such as `UniformRank`."""
-
-    def ranks_of_size(self, problem: Any, size_ratio: float) -> dict[str, int]:
-        """The largest of its configurations of at most a size ratio."""
 
 
 _LITTLE = 0.01
@@ -51,11 +45,11 @@ class ModelBasedSearch(EpisodicSearch):
         warm_up: Configurations that are drawn at random before the first plan; at least 2.
         imagined: Configurations that each plan compares, at least 2: some of them drawn as in the warm-up, the others
             changed from the best ones so far.
-        elites: Of the best ones so far, how many are changed.
+        elites: How many of the best ones so far are changed.
         far: Share of the imagined that are drawn, in [0, 1). With many layers little is known far from what has been
             played, so that much is hoped for there: 0 stays near.
-        rules: What is played first, under a budget of parameters: the configuration of just that size of each, such as
-            `UniformRank`.
+        rules: Rules such as `UniformRank`, for a search under a budget of parameters: what each makes of just that
+            size is played first.
         seed: The same seed gives the same search.
 
     Raises:
@@ -81,17 +75,16 @@ class ModelBasedSearch(EpisodicSearch):
         self.warm_up, self.imagined, self.elites, self.far = warm_up, imagined, elites, far
         self.rules = tuple(rules)
 
-    def search(self, problem: Any) -> Proposals:
-        """See `EpisodicSearch.search`; ends when it can think of nothing new."""
+    def search(self, problem: SearchProblem) -> Proposals:
+        """Play what looks best; the search ends when it can think of nothing new."""
         if problem.reward_space is not None:
             raise ValueError("this search plans for one number, so it needs a scalar reward")
         random = np.random.default_rng(self.seed)
-        imagination = _Imagination(problem)
-        counts = imagination.counts
+        imagination, space = _Imagination(problem), problem.search_space
         # The original is known without being played.
-        known: dict[Choice, float] = {tuple(count - 1 for count in counts): problem.error(problem.baseline)}
+        known: dict[Choice, float] = {space.places(space.dense): problem.error(problem.baseline)}
         played: list[tuple[Outcome, Choice]] = []
-        ruled = [imagination.choice(ranks) for ranks in self._ruled(problem)]
+        ruled = [space.places(ranks) for ranks in self._ruled(problem)]
         while True:
             number = len(played)
             choice = (
@@ -101,9 +94,9 @@ class ModelBasedSearch(EpisodicSearch):
             )
             if choice is None:
                 return
-            outcome = yield imagination.ranks(choice)
+            outcome = yield space.ranks(choice)
             # A constraint may have made something else of it: that is what has been measured.
-            measured = imagination.choice(outcome.ranks)
+            measured = space.places(outcome.ranks)
             known[choice] = known[measured] = outcome.error
             played.append((outcome, measured))
 
@@ -115,7 +108,7 @@ class ModelBasedSearch(EpisodicSearch):
         played: Sequence[tuple[Outcome, Choice]],
         number: int,
     ) -> Choice | None:
-        """What is played after so many draws and plans, if anything is left."""
+        """Return what is played after so many draws and plans, if anything is left."""
         counts = imagination.counts
         if number < self.warm_up:
             pool = _draw(random, counts, self.imagined)
@@ -129,42 +122,41 @@ class ModelBasedSearch(EpisodicSearch):
             return None
         return pool[0] if number < self.warm_up else imagination.order(random, known, pool)[0]
 
-    def _ruled(self, problem: Any) -> list[dict[str, int]]:
-        if self.rules and getattr(problem.constraint, "resource", None) != "size":
+    def _ruled(self, problem: SearchProblem) -> list[dict[str, int]]:
+        if not self.rules:
+            return []
+        if problem.size_limit is None:
             raise ValueError(
                 "rules give configurations of a size: they need a constraint on it, such as constraint=check"
             )
-        return [rule.ranks_of_size(problem, problem.constraint.budget) for rule in self.rules]
+        return [rule.ranks_of_size(problem, problem.size_limit) for rule in self.rules]
 
 
 class _Imagination:
-    """What configurations would be worth."""
+    """Judges configurations that have not been played."""
 
-    def __init__(self, problem: Any) -> None:
+    def __init__(self, problem: SearchProblem) -> None:
         self._problem = problem
-        self.counts = [len(ranks) for ranks in problem.candidates]
+        self._space = problem.search_space
+        self.counts = problem.search_space.counts
         self._signal = signal_of(problem.reward_function)
         values, original = problem.evaluator.singular_values, problem.baseline.macs
-        errors = [
-            np.sqrt([1 - kept_energy(layer, rank, values) for rank in ranks])
-            for layer, ranks in zip(problem.layers, problem.candidates, strict=True)
-        ]
+        lost = self._space.tabulate(lambda layer, rank: 1 - kept_energy(layer, rank, values))
+        errors = [np.sqrt(list(of_layer.values())) for of_layer in lost]
         self._errors = [error / max(float(error.max()), 1e-12) for error in errors]
         # Multiply-adds are a sum over the layers.
-        self._saved_macs = [
-            [original - problem.evaluator.macs({layer.name: rank}) for rank in ranks]
-            for layer, ranks in zip(problem.layers, problem.candidates, strict=True)
-        ]
-
+        saved_macs = self._space.tabulate(lambda layer, rank: original - problem.evaluator.macs({layer.name: rank}))
+        self._saved_macs = [list(of_layer.values()) for of_layer in saved_macs]
         # Parameters grow with the rank; so do multiply-adds, but that a dense embedding has none.
-        by_macs = getattr(problem.constraint, "resource", "size") == "macs"
         self._by_cost = [
-            sorted(range(len(saved)), key=lambda place: -saved[place]) if by_macs else list(range(len(saved)))
+            list(range(len(saved)))
+            if problem.size_limit is not None
+            else sorted(range(len(saved)), key=lambda place: -saved[place])
             for saved in self._saved_macs
         ]
 
     def order(self, random: np.random.Generator, known: Mapping[Choice, float], pool: Sequence[Choice]) -> list[Choice]:
-        """The pool by falling reward, under errors that are drawn from what is believed."""
+        """Sort the pool by falling reward, under errors that are drawn from what is believed."""
         model = GaussianProcessRegressor(
             ConstantKernel(1.0, (1e-2, 1e2)) * Matern(np.ones(len(self.counts)), (5e-2, 2e1), nu=2.5)
             + WhiteKernel(1e-3, (1e-6, 1e-1)),
@@ -190,14 +182,14 @@ class _Imagination:
         return logarithms
 
     def _features(self, choices: Iterable[Choice]) -> NDArray[np.float64]:
-        """The spectral error of every layer, over the largest that its candidates have: (configurations, layers)."""
+        """Return the spectral error of every layer, over its candidates' largest: (configurations, layers)."""
         return np.array(
             [[error[place] for error, place in zip(self._errors, choice, strict=True)] for choice in choices]
         )
 
     def _reward(self, choice: Choice, error: float) -> float:
         baseline = self._problem.baseline
-        ranks = self.ranks(choice)
+        ranks = self._space.ranks(choice)
         params = self._problem.params_after(tuple(ranks.values()))
         words = sum(baseline.words)
         measured: dict[str, Any] = {"edits": (round(error * words),), "words": (words,)}
@@ -214,7 +206,7 @@ class _Imagination:
         return float(self._problem.reward_function(evaluation, baseline))
 
     def within(self, random: np.random.Generator, choice: Choice) -> Choice:
-        """A feasible one: random layers take cheaper candidates in turn, the last one the dearest that will do."""
+        """Make it feasible: random layers take cheaper candidates in turn, the last one the dearest that will do."""
         while not self._is_feasible(choice):
             dearer = [index for index, place in enumerate(choice) if place != self._by_cost[index][0]]
             if not dearer:
@@ -231,29 +223,18 @@ class _Imagination:
 
     def _is_feasible(self, choice: Choice) -> bool:
         # Candidates need no checking, which takes most of the time of the problem's own `is_feasible`.
-        feasible: bool = self._problem.constraint.feasible(self.ranks(choice))
-        return feasible
-
-    def ranks(self, choice: Choice) -> dict[str, int]:
-        """The configuration."""
-        layers, candidates = self._problem.layers, self._problem.candidates
-        return {layer.name: ranks[place] for layer, ranks, place in zip(layers, candidates, choice, strict=True)}
-
-    def choice(self, ranks: Mapping[str, int]) -> Choice:
-        """The other way round."""
-        layers, candidates = self._problem.layers, self._problem.candidates
-        return tuple(known.index(ranks[layer.name]) for layer, known in zip(layers, candidates, strict=True))
+        return self._problem.constraint.feasible(self._space.ranks(choice))
 
 
 def _draw(random: np.random.Generator, counts: Sequence[int], number: int) -> list[Choice]:
-    """Random configurations, each above a level of its own: from such that dare little to such that dare anything."""
+    """Draw random configurations, each above a level of its own: from those that dare little to those that dare all."""
     floors = np.floor(random.random((number, 1)) * np.array(counts))
     drawn = np.floor(floors + random.random((number, len(counts))) * (np.array(counts) - floors))
     return [tuple(places) for places in drawn.astype(int).tolist()]
 
 
 def _change(random: np.random.Generator, counts: Sequence[int], best: Sequence[Choice], number: int) -> list[Choice]:
-    """Configurations that differ from one of these in two layers on average."""
+    """Draw configurations that differ from one of these in two layers on average."""
     base = np.array(best)[random.integers(len(best), size=number)]
     other = np.floor(random.random(base.shape) * np.array(counts)).astype(int)
     changed = np.where(random.random(base.shape) < 2 / len(counts), other, base)

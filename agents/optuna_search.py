@@ -9,6 +9,7 @@ import gymnasium as gym
 import optuna
 
 from agents.episodic import EpisodicSearch, Proposals
+from shrinkml_env import SearchProblem
 
 __all__ = ["OptunaSearch"]
 
@@ -29,9 +30,9 @@ class OptunaSearch(EpisodicSearch):
     Args:
         env: As in `EpisodicSearch`.
         sampler: Any of ``optuna.samplers``, with its own seed.
-        objectives: Of ``"reward"`` (the return), ``"wer"`` and ``"size_ratio"``: one, or several for samplers of
+        objectives: One of ``"reward"`` (the return), ``"wer"`` and ``"size_ratio"``, or several for samplers of
             Pareto fronts.
-        seed: Of the environment; the sampler has its own.
+        seed: The environment's; the sampler has its own.
     """
 
     def __init__(
@@ -48,24 +49,22 @@ class OptunaSearch(EpisodicSearch):
         self.sampler = optuna.samplers.TPESampler(seed=seed) if sampler is None else sampler
         self.objectives = tuple(objectives)
 
-    def search(self, problem: Any) -> Proposals:
-        """See `EpisodicSearch.search`; a proposal may repeat an earlier one."""
+    def search(self, problem: SearchProblem) -> Proposals:
+        """Ask the sampler; a proposal may repeat an earlier one."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(
             directions=[_DIRECTIONS[objective] for objective in self.objectives], sampler=self.sampler
         )
+        space = problem.search_space
         made: set[tuple[int, ...]] = set()
         repeated = 0
         while repeated < _PATIENCE:
             trial = study.ask()
             places = tuple(
-                trial.suggest_int(layer.name, 0, len(ranks) - 1)
-                for layer, ranks in zip(problem.layers, problem.candidates, strict=True)
+                trial.suggest_int(layer.name, 0, count - 1)
+                for layer, count in zip(space.layers, space.counts, strict=True)
             )
             repeated = repeated + 1 if places in made else 0
             made.add(places)
-            outcome = yield {
-                layer.name: ranks[place]
-                for layer, ranks, place in zip(problem.layers, problem.candidates, places, strict=True)
-            }
+            outcome = yield space.ranks(places)
             study.tell(trial, [getattr(outcome, objective) for objective in self.objectives])

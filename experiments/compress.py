@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -17,28 +16,39 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from experiments.common.agent import make_agent
+from experiments.common.command import command
+from experiments.common.compose import compose_config
+from experiments.common.environment import make_environment
 from experiments.common.measure import measure
-from experiments.common.report import Result, SetResult
+from experiments.common.parts import part
 from experiments.common.run_directory import plain, read_json, run_directory
-from experiments.common.statistics import wer_increase
 from experiments.finetune import RESULT, finetune, load_las
-from experiments.search import check, choose, conclude, explore, find
-from shrinkml_env import CompressibleModel, Evaluator, Utterance, count_parameters, load_model, load_utterances
+from experiments.search import check, conclude, find
+from shrinkml_env import (
+    CompressibleModel,
+    Evaluator,
+    Ledger,
+    SearchResult,
+    Utterance,
+    count_parameters,
+    load_model,
+    load_utterances,
+)
 from shrinkml_env.asr.zoo import SHIPPED_MODELS
-from shrinkml_env.compression import PredictiveModel
+from shrinkml_env.compression import PredictiveModel, compressed_parameters, ranks_by_matrix
 from shrinkml_env.data import SpeechFolder
 from shrinkml_env.data.split import split, spread
+from shrinkml_env.envs.assembly import make_reward, make_search_space
 from shrinkml_env.evaluation import recognise_all, word_edits
 from shrinkml_env.evaluation.evaluator import group_layers
-
-CONF = Path(__file__).parents[1] / "conf"
+from shrinkml_env.evaluation.intervals import wer_increase
+from shrinkml_env.mdp.rewards import signal_of
+from shrinkml_env.search import choose, explore, write
+from shrinkml_env.search_result import SetResult
 
 HOPELESS = 0.8
 """WER of an original that shows that model and transcripts do not go together."""
@@ -112,7 +122,7 @@ def prepare(config: DictConfig) -> Job:
         name: spread(indices, speakers, config.utterances[name], config.seed)
         for name, indices in split(speakers, config.seed).items()
     }
-    if search.reward._target_ == "shrinkml_env.mdp.rewards.Divergence":
+    if signal_of(make_reward(part("reward", search.reward))) == "divergence":
         require_predictions(model, folder, [index for indices in parts.values() for index in indices])
     for indices in parts.values():
         require_spelling(model, [(folder[index].id, folder[index].text) for index in indices], config.data)
@@ -124,7 +134,7 @@ def prepare(config: DictConfig) -> Job:
 
 def compress(config: DictConfig, job: Job) -> Path:
     """Make one model smaller; returns its folder."""
-    directory = run_directory(config, job.title, besides=("workers", "memory_mb"))
+    directory = run_directory(config, job.title)
     for name, ids in job.parts.items():
         assert job.folder is not None
         path = directory / f"{name}.txt"
@@ -137,13 +147,13 @@ def compress(config: DictConfig, job: Job) -> Path:
     if config.max_wer_increase is not None:
         notes.append(find_size(job.search, job.smallest, config.max_wer_increase / 100, directory / "sizes"))
     OmegaConf.save(job.search, directory / "search.yaml", resolve=True)
-    found = find(job.search, directory, f"{config.model}, {goal(config)}")
-    result = found.result
+    result, problem = find(job.search, directory, f"{config.model}, {goal(config)}")
     if job.training is not None:
         result, note = fine_tune(job.training, job.search, directory, result)
         notes.append(note)
     result = replace(result, notes=(verdict(config, result), *notes))
-    conclude(job.search, directory, replace(found, result=result))
+    write(result, directory)
+    conclude(result, problem, directory)
     return directory
 
 
@@ -167,10 +177,9 @@ def find_size(search: DictConfig, smallest: float, allowed: float, folder: Path)
     kept, lost, told = 1.0, smallest, []
     for _ in range(HALVINGS):
         size = step.constraint.budget = round((kept + lost) / 2, 3)
-        directory = folder / f"{size:.3f}"
-        directory.mkdir(parents=True, exist_ok=True)
-        problem, sets = explore(step, directory)
-        dev = sets["dev"]
+        env = make_environment(step, Ledger(folder / f"{size:.3f}" / "evaluations.jsonl", step.budget))
+        problem = explore(env, make_agent(step.agent, env))
+        dev = problem.evaluator.on(load_utterances(plain(step.dev)))
         chosen = choose(problem, dev, step.finalists)
         increase = chosen.wer - dev.baseline.wer
         told.append(f"{100 * increase:+.2f} points at {size:g}")
@@ -184,7 +193,9 @@ def find_size(search: DictConfig, smallest: float, allowed: float, folder: Path)
     return f"Sizes looked at first, with {step.budget} evaluations each, and what they cost on dev: {', '.join(told)}."
 
 
-def fine_tune(training: DictConfig, search: DictConfig, directory: Path, result: Result) -> tuple[Result, str]:
+def fine_tune(
+    training: DictConfig, search: DictConfig, directory: Path, result: SearchResult
+) -> tuple[SearchResult, str]:
     """Train the compressed model on, and keep the outcome if it is better on dev.
 
     Returns:
@@ -204,16 +215,15 @@ def fine_tune(training: DictConfig, search: DictConfig, directory: Path, result:
     told += f"{100 * before:.2f} % WER on dev before, {100 * after:.2f} % after"
     if after >= before:
         return result, f"{told}, so the model is left as it was."
-    shutil.copytree(run / "model", directory / "compressed", dirs_exist_ok=True)
-    models = [load_model(str(directory / name)) for name in ("original", "compressed")]
+    trained: Any = load_model(str(run / "model"))
     sets, increase = {}, result.wer_increase
     for name in result.sets:
-        original, trained = (measure(model, load_utterances(search[name])) for model in models)
-        sets[name] = SetResult.of(original, trained)
+        then, now = (measure(model, load_utterances(plain(search[name]))) for model in (result.original, trained))
+        sets[name] = SetResult.of(then, now)
         if name == "test":
-            increase = wer_increase(trained.edits, original.edits, original.words)
+            increase = wer_increase(now.edits, then.edits, then.words)
     # The search's rewards are of another model now.
-    return replace(result, sets=sets, rewards={}, wer_increase=increase), f"{told}."
+    return replace(result, model=trained, sets=sets, rewards={}, wer_increase=increase), f"{told}."
 
 
 def goal(config: DictConfig) -> str:
@@ -249,13 +259,10 @@ def goal_overrides(config: DictConfig, model: CompressibleModel) -> list[str]:
 
 
 def smallest_size(search: DictConfig, model: CompressibleModel) -> float:
-    """The size ratio with every layer at its smallest candidate."""
-    space = instantiate(search.search_space)(group_layers(tuple(model.layers), plain(search.granularity)))
-    saved = sum(
-        layer.parameters(layer.max_rank) - layer.parameters(ranks[0])
-        for layer, ranks in zip(space.layers, space.candidates, strict=True)
-    )
-    return float(1 - saved / count_parameters(model))
+    """Return the size ratio with every layer at its smallest candidate."""
+    layers = group_layers(tuple(model.layers), plain(search.granularity))
+    space = make_search_space(layers, part("search_space", search.search_space))
+    return compressed_parameters(model, ranks_by_matrix(space.layers, space.smallest)) / count_parameters(model)
 
 
 def data_folder(data: str) -> SpeechFolder:
@@ -358,11 +365,9 @@ def require_recognition(model: CompressibleModel, utterances: Sequence[Utterance
 
 def compose_search(config: DictConfig, model: CompressibleModel) -> DictConfig:
     """The config of the search, on the embedded sets: ``experiments.search`` with the same settings does the same."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        search = compose("search", overrides=[*goal_overrides(config, model), *config.overrides])
+    search = compose_config("search", [*goal_overrides(config, model), *config.overrides])
+    search.model = config.model
     with open_dict(search):
-        search.model = {"name": config.model}
         if "rules" in search.agent and search.constraint.get("resource", "size") == "size":
             # So that uniform ranks are among what is chosen from: with many layers, few plans are as good.
             search.agent.rules = [{"_target_": "agents.UniformRank"}]
@@ -382,15 +387,13 @@ def compose_training(config: DictConfig, model: CompressibleModel, speech: Speec
     if config.data is not None and Path(config.data).resolve() == Path(config.finetune).resolve():
         raise ValueError(f"finetune={config.finetune} is data as well: what is measured must not be trained on")
     require_spelling(model, list(zip(speech.ids, speech.texts, strict=True)), config.finetune)
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        training = compose("finetune", overrides=["distillation=original", *config.finetune_overrides])
+    training = compose_config("finetune", ["distillation=original", *config.finetune_overrides])
     training.data.train = {"root": str(speech.folder.parent), "subset": speech.folder.name}
     training.device = config.device
     return training
 
 
-def verdict(config: DictConfig, result: Result) -> str:
+def verdict(config: DictConfig, result: SearchResult) -> str:
     """Whether what was asked for is reached, and how sure that is."""
     if config.target_size is not None:
         reached = result.size_ratio <= config.target_size
@@ -407,14 +410,11 @@ def verdict(config: DictConfig, result: Result) -> str:
     )
 
 
-@hydra.main(version_base="1.3", config_path="../conf/compress", config_name="compress")
+@command("compress")
 def main(config: DictConfig) -> None:
     """One model."""
     torch.set_num_threads(1)
-    try:
-        job = prepare(config)
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(str(error))
+    job = prepare(config)
     print(job.data_note)
     minutes = config.budget * job.seconds / 60
     print(

@@ -5,7 +5,6 @@ import json
 import gymnasium as gym
 import numpy as np
 import pytest
-from shrinkml_env.evaluation.ledger_file import read_ledger
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.monitor import Monitor
@@ -13,8 +12,8 @@ from stable_baselines3.common.monitor import Monitor
 import shrinkml_env
 from shrinkml_env import BudgetExhausted, Ledger, Utterance, load_compressed, load_model, run_search
 from shrinkml_env.envs.vector import VectorShrinkEnv
-from shrinkml_env.evaluation import word_edits
 from shrinkml_env.evaluation.intervals import wer_increase
+from shrinkml_env.evaluation.ledger_file import read_ledger
 from shrinkml_env.sb3 import BudgetCallback, ShrinkVecEnv
 from shrinkml_env.search import episode_length, explore, search_problem
 from tests.helpers.fake_evaluator import FakeEvaluator, make_fake_env
@@ -87,9 +86,7 @@ def test_what_is_chosen_measured_and_made(agent):
     model = result.model
     heard = model.transcribe([utterance.waveform for utterance in TEST])
     assert shrinkml_env.count_parameters(model) == result.params[1] == after.params
-    assert (
-        sum(shrinkml_env.evaluation.word_edits(u.text.lower(), h)[0] for u, h in zip(TEST, heard, strict=True)) == edits
-    )
+    assert sum(word_edits(u.text.lower(), h)[0] for u, h in zip(TEST, heard, strict=True)) == edits
 
 
 def test_saves_what_loads_by_itself(tmp_path):

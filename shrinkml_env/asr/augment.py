@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from shrinkml_env.asr.features import lengths_mask
-from shrinkml_env.asr.torchaudio_compat import import_torchaudio
 from shrinkml_env.data.synthetic.conditions import (
     NOISE_KINDS,
     add_noise,
@@ -16,6 +15,7 @@ from shrinkml_env.data.synthetic.conditions import (
     room_impulse_response,
     synthetic_noise,
 )
+from shrinkml_env.data.torchaudio_compat import import_torchaudio
 
 __all__ = ["Augmentation", "spec_augment"]
 

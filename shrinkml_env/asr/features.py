@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from shrinkml_env.asr.torchaudio_compat import import_torchaudio
+from shrinkml_env.data.torchaudio_compat import import_torchaudio
 from shrinkml_env.data.utterance import SAMPLE_RATE
 
 __all__ = ["FFT", "FLOOR", "HOP", "MIN_STD", "WINDOW", "LogMel", "lengths_mask", "num_frames"]

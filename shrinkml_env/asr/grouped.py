@@ -23,7 +23,7 @@ __all__ = ["GroupedLAS"]
 
 
 class _Form(Protocol):
-    """What is needed of a `LAS` model, compressed or not."""
+    """The parts of a `LAS` model, compressed or not, that are needed here."""
 
     config: LASConfig
     tokenizer: Tokenizer
@@ -37,7 +37,7 @@ class _Form(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """Of the decoder: (forms, batch, ...) each."""
+    """The decoder's state: (forms, batch, ...) each."""
 
     values: Tensor
     keys: Tensor
@@ -49,7 +49,7 @@ class _State:
 
 
 class GroupedLAS:
-    """Recognises with several forms of one model at once, greedily.
+    """A grouped LAS recognises with several forms of one model at once, greedily.
 
     Args:
         forms: The same `LAS` model, compressed in different ways or not at all; at least one.
@@ -71,14 +71,14 @@ class GroupedLAS:
         self._readout, self._output = (self._stack(f"decoder.{part}.weight") for part in ("readout", "output"))
 
     def recognise(self, waveforms: Sequence[Tensor]) -> list[list[Hypothesis]]:
-        """What each form recognises in one batch of waveforms: (forms, waveforms)."""
+        """Return what each form recognises in one batch of waveforms: (forms, waveforms)."""
         return [
             [Hypothesis(normalise(self._model.tokenizer.decode(units)), capped) for units, capped in of_form]
             for of_form in self.spell(waveforms)
         ]
 
     def spell(self, waveforms: Sequence[Tensor]) -> list[list[tuple[list[int], bool]]]:
-        """For each form and waveform the units, and whether the limit stopped them."""
+        """Return for each form and waveform the units, and whether the limit stopped them."""
         with torch.inference_mode():
             features, lengths = self._model.features(waveforms)
             states = features.expand(len(self._forms), *features.shape)
@@ -92,12 +92,12 @@ class GroupedLAS:
             return self._search(states, lengths, waveforms)
 
     def _stack(self, name: str) -> Tensor:
-        """A parameter of all forms: (forms, m, n). A factored one is read as its product."""
+        """Return a parameter of all forms, (forms, m, n). A factored one is read as its product."""
         path, _, parameter = name.rpartition(".")
         return torch.stack([getattr(form.get_submodule(path), parameter).detach() for form in self._forms])
 
     def _scan_weights(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Both directions of an encoder layer, one behind the other: (2 * forms, 4 * units, ...)."""
+        """Return both directions of an encoder layer, one behind the other: (2 * forms, 4 * units, ...)."""
         found = [form.encoder.lstm_weights(index) for form in self._forms]
         # W_ih, W_hh and bias, of each direction, of each form.
         inputs, recurrent, bias = (
@@ -107,7 +107,7 @@ class GroupedLAS:
         return inputs, recurrent, bias
 
     def _scan(self, index: int, states: Tensor, lengths: Tensor) -> Tensor:
-        """A bidirectional LSTM of all forms: (forms, batch, time, size) -> (forms, batch, time, 2 * units)."""
+        """Run a bidirectional LSTM of all forms: (forms, batch, time, size) -> (forms, batch, time, 2 * units)."""
         inputs, recurrent, bias = self._lstms[index]
         forms, batch, time, size = states.shape
         reverse = BidirectionalLSTM.reversal(lengths, time)[None, :, :, None]
@@ -158,7 +158,7 @@ class GroupedLAS:
         ]
 
     def _step(self, state: _State, previous: Tensor) -> tuple[Tensor, _State]:
-        """As `Decoder.step`, for all forms."""
+        """Take a `Decoder.step`, for all forms."""
         decoder = self._model.decoder
         forms, batch, time = state.history.shape
         inputs = torch.cat([decoder.embedding(previous), state.context], dim=2)
@@ -180,7 +180,7 @@ class GroupedLAS:
 
 
 def _cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """An LSTM's arithmetic behind its matrix products: hidden and cell state, (..., units)."""
+    """Return hidden and cell state, (..., units), from the results of an LSTM's matrix products."""
     into, forget, new, out = gates.chunk(4, dim=-1)
     cell = torch.sigmoid(forget) * cell + torch.sigmoid(into) * torch.tanh(new)
     return torch.sigmoid(out) * torch.tanh(cell), cell

@@ -31,7 +31,7 @@ __all__ = ["LAS", "Outputs"]
 
 
 class Outputs(NamedTuple):
-    """What a teacher-forced pass computes.
+    """The results of a teacher-forced pass.
 
     Attributes:
         logits: For the targets and the end of sentence, (batch, units + 1, vocabulary).

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from shrinkml_env.asr.recogniser import Recogniser, merge_parametrizations
-from shrinkml_env.asr.torchaudio_compat import import_torchaudio
 from shrinkml_env.asr.workloads import frames_workload
 from shrinkml_env.compression import Hypothesis, Workload, register_architecture
+from shrinkml_env.data.torchaudio_compat import import_torchaudio
 from shrinkml_env.data.utterance import SAMPLE_RATE
 
 __all__ = ["TorchaudioCTC", "load_torchaudio"]

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from shrinkml_env.asr.augment import Augmentation, spec_augment
 from shrinkml_env.asr.las import LAS
 from shrinkml_env.asr.objectives import IGNORED, Lesson, Objective
-from shrinkml_env.compression.discovery import has_prefix
+from shrinkml_env.compression.tensors import has_prefix
 from shrinkml_env.data.librispeech import SpeechFolder
 from shrinkml_env.data.utterance import SAMPLE_RATE, Utterance
 

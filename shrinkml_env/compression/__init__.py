@@ -1,24 +1,19 @@
 """Low-rank compression: what can be factored, how, what it costs, and how the result is kept on disk."""
 
 from shrinkml_env.compression.activation_aware import ActivationAwareSVD
+from shrinkml_env.compression.architectures import architectures, register_architecture
 from shrinkml_env.compression.calibration import second_moments
-from shrinkml_env.compression.checkpoint import (
-    architectures,
-    file_bytes,
-    load_compressed,
-    register_architecture,
-    save_compressed,
-)
+from shrinkml_env.compression.checkpoint import file_bytes, load_compressed, save_compressed
 from shrinkml_env.compression.compress import compress
 from shrinkml_env.compression.counting import (
     compressed_parameters,
     count_macs,
     count_parameters,
     encoder_parameters,
-    inference_tensors,
 )
 from shrinkml_env.compression.decompress import decompress
 from shrinkml_env.compression.discovery import find_layers, ranks_of
+from shrinkml_env.compression.factors import Factorisation, Factors
 from shrinkml_env.compression.inference import optimise_for_inference
 from shrinkml_env.compression.layers import (
     Layer,
@@ -44,7 +39,8 @@ from shrinkml_env.compression.protocol import (
 )
 from shrinkml_env.compression.quantise import quantise
 from shrinkml_env.compression.storage import exact_storage_dtype, int8_scales, require_storable, round_to_storage
-from shrinkml_env.compression.svd import SVD, Factorisation, Factors, kept_energy
+from shrinkml_env.compression.svd import SVD, kept_energy
+from shrinkml_env.compression.tensors import inference_tensors
 
 __all__ = [
     "BATCH",

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
+from shrinkml_env.compression.architectures import architectures
 from shrinkml_env.compression.compress import replace_matrices
-from shrinkml_env.compression.counting import inference_tensors
 from shrinkml_env.compression.discovery import ranks_of
+from shrinkml_env.compression.factors import Factors
 from shrinkml_env.compression.layers import matrix_ranks
 from shrinkml_env.compression.protocol import CompressibleModel
 from shrinkml_env.compression.storage import (
@@ -26,15 +27,9 @@ from shrinkml_env.compression.storage import (
     set_int8_scales,
     storages,
 )
-from shrinkml_env.compression.svd import Factors
+from shrinkml_env.compression.tensors import inference_tensors
 
-__all__ = [
-    "architectures",
-    "file_bytes",
-    "load_compressed",
-    "register_architecture",
-    "save_compressed",
-]
+__all__ = ["file_bytes", "load_compressed", "save_compressed"]
 
 CONFIG_FILE = "config.json"
 TENSOR_FILE = "model.safetensors"
@@ -42,29 +37,6 @@ STORAGE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16"
 CONFIG_TYPES = {"format_version": int, "architecture": str, "config": dict, "ranks": dict, "storage_dtype": str}
 FORMATS = {1: CONFIG_TYPES, 2: CONFIG_TYPES | {"int8": list}}
 """Format version -> keys of `config.json` and their types. Version 2 is that of quantised models."""
-
-architectures: dict[str, type[CompressibleModel]] = {}
-"""Architecture name -> class, as `register_architecture` fills it."""
-
-ClassT = TypeVar("ClassT", bound=type[CompressibleModel])
-
-
-def register_architecture(name: str) -> Callable[[ClassT], ClassT]:
-    """Class decorator: saved models of this class are loaded again under this name, its `architecture`.
-
-    Raises:
-        ValueError: Another class has the name.
-    """
-
-    def register(cls: ClassT) -> ClassT:
-        known = architectures.get(name)
-        if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise ValueError(f"architecture {name!r} is registered already: {known.__module__}.{known.__qualname__}")
-        cls.architecture = name
-        architectures[name] = cls
-        return cls
-
-    return register
 
 
 def save_compressed(model: CompressibleModel, path: str | os.PathLike[str]) -> None:

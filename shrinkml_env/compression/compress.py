@@ -9,11 +9,12 @@ from typing import TypeVar, cast
 from torch import Tensor, nn
 
 from shrinkml_env.compression.discovery import ranks_of
+from shrinkml_env.compression.factors import Factorisation, Factors
 from shrinkml_env.compression.layers import matrix_ranks
 from shrinkml_env.compression.modules import LOW_RANK_MODULES, module_matrices
 from shrinkml_env.compression.protocol import CompressibleModel
 from shrinkml_env.compression.storage import int8_scales
-from shrinkml_env.compression.svd import SVD, Factorisation, Factors
+from shrinkml_env.compression.svd import SVD
 
 __all__ = ["compress", "replace_matrices"]
 

@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
-from torch import Tensor, nn
-
-from shrinkml_env.compression.discovery import has_prefix, ranks_of
+from shrinkml_env.compression.discovery import ranks_of
 from shrinkml_env.compression.layers import Layer, matrix_ranks
 from shrinkml_env.compression.protocol import CompressibleModel, Workload
+from shrinkml_env.compression.tensors import has_prefix, inference_tensors
 
-__all__ = ["compressed_parameters", "count_macs", "count_parameters", "encoder_parameters", "inference_tensors"]
-
-
-def inference_tensors(model: CompressibleModel) -> dict[str, Tensor]:
-    """Name -> the tensor itself: the parameters and persistent buffers that inference uses, tied ones once."""
-    tensors: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in cast(nn.Module, model).state_dict(keep_vars=True).items():
-        if id(tensor) not in seen and not has_prefix(name, model.training_only):
-            seen.add(id(tensor))
-            tensors[name] = tensor
-    return tensors
+__all__ = ["compressed_parameters", "count_macs", "count_parameters", "encoder_parameters"]
 
 
 def count_parameters(model: CompressibleModel) -> int:

@@ -12,17 +12,13 @@ from torch import nn
 from shrinkml_env.compression.layers import Layer, Matrix
 from shrinkml_env.compression.modules import LowRank, LowRankMultiheadAttention, module_kind, module_matrices
 from shrinkml_env.compression.protocol import CompressibleModel
+from shrinkml_env.compression.tensors import has_prefix
 
-__all__ = ["find_layers", "has_prefix", "ranks_of"]
+__all__ = ["find_layers", "ranks_of"]
 
 _PROJECTIONS = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("linear_q", "linear_k", "linear_v"))
 _OUTPUTS = ("out_proj", "o_proj", "linear_out")
 """What the usual libraries call the projections of an attention module."""
-
-
-def has_prefix(name: str, prefixes: Sequence[str]) -> bool:
-    """Whether a dotted name is one of the prefixes or lies below one: "ctc" covers "ctc.weight", not "ctc2.weight"."""
-    return any(f"{name}.".startswith(f"{prefix.rstrip('.')}.") for prefix in prefixes)
 
 
 def _join(path: str, name: str) -> str:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from shrinkml_env.compression.counting import inference_tensors
 from shrinkml_env.compression.protocol import CompressibleModel
+from shrinkml_env.compression.tensors import inference_tensors
 
 __all__ = [
     "INT8_MAX",

@@ -18,6 +18,7 @@ import numpy as np
 import soundfile
 import torch
 
+from shrinkml_env.data.torchaudio_compat import import_torchaudio
 from shrinkml_env.data.utterance import SAMPLE_RATE, Utterance
 
 __all__ = ["SpeechFolder", "download_librispeech", "read_waveform"]
@@ -163,8 +164,6 @@ def download_librispeech(root: str | Path, subset: str | Sequence[str]) -> None:
         ValueError: LibriSpeech has no such subset.
         OSError: One cannot be fetched.
     """
-    from shrinkml_env.asr.torchaudio_compat import import_torchaudio
-
     for name in [subset] if isinstance(subset, str) else subset:
         if _find_subset(Path(root), name) is not None:
             continue

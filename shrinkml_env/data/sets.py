@@ -26,8 +26,8 @@ SHIPPED_SETS: dict[str, dict[str, Any]] = {
     "dev": {"subset": "dev"},
     "test": {"subset": "test"},
 }
-"""Name -> what it holds of the embedded synthetic speech. ``proxy`` and its variants are what
-``python -m experiments.select_proxy`` chose, 72 utterances each."""
+"""Name -> what it holds of the embedded synthetic speech. ``proxy`` and its variants are 72 utterances each, drawn from
+the pool by how well they rank configurations, at random, and stratified."""
 
 
 def load_utterances(spec: UtteranceSpec) -> tuple[Utterance, ...]:

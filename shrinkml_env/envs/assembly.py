@@ -7,9 +7,8 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from shrinkml_env.compression import CompressibleModel, Factorisation
+from shrinkml_env.compression import CompressibleModel, Factorisation, Layer
 from shrinkml_env.compression.factorisations import FACTORISATIONS
-from shrinkml_env.compression.layers import Layer
 from shrinkml_env.envs.shrink import MaskableShrinkEnv, ShrinkEnv
 from shrinkml_env.evaluation import Ledger
 from shrinkml_env.evaluation.ledger import SupportsEvaluate
@@ -17,7 +16,7 @@ from shrinkml_env.mdp.actions import ACTIONS, ActionKind, MaskedActions
 from shrinkml_env.mdp.constraints import CONSTRAINTS, Constraint
 from shrinkml_env.mdp.observations import OBSERVATIONS, Observation
 from shrinkml_env.mdp.problem import SearchProblem
-from shrinkml_env.mdp.rewards import REWARDS
+from shrinkml_env.mdp.rewards import REWARDS, RewardFunction
 from shrinkml_env.mdp.shaping import POTENTIALS, Potential
 from shrinkml_env.space.search_space import SEARCH_SPACES, SearchSpace
 
@@ -25,6 +24,7 @@ __all__ = [
     "assemble_env",
     "make_factorisation",
     "make_problem",
+    "make_reward",
     "make_search_space",
     "named",
     "resolve",
@@ -58,7 +58,7 @@ def resolve(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, expe
     return finished
 
 
-def resolve_for(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, expected: type[T], *subjects: Any) -> T:
+def resolve_for(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, expected: Any, *subjects: Any) -> T:
     """Make what a specification names for what it is used with, such as the actions of a search problem.
 
     Args:
@@ -82,7 +82,8 @@ def resolve_for(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, 
             f"{kind}: must be a name, a mapping with 'name' and options, or a class of {expected.__name__} (with "
             f"options: functools.partial of it), got {made!r}"
         )
-    return made
+    part: T = made
+    return part
 
 
 def named(
@@ -99,7 +100,7 @@ def named(
     Raises:
         ValueError: The name is unknown, or the options are not those of what it names.
     """
-    options = {"name": spec} if isinstance(spec, str) else {str(option): value for option, value in spec.items()}
+    options: dict[str, Any] = {"name": spec} if isinstance(spec, str) else {str(key): spec[key] for key in spec}
     name = options.pop("name", None)
     if name not in registry:
         known = ", ".join(sorted(registry))
@@ -122,11 +123,16 @@ def make_factorisation(model: CompressibleModel, spec: Any = "svd") -> Factorisa
     return resolve("factorisation", FACTORISATIONS, spec, Callable)(model)
 
 
+def make_reward(spec: Any = "linear") -> RewardFunction:
+    """Make a reward, given as in `make_env`."""
+    return resolve("reward", REWARDS, spec, Callable)
+
+
 def make_search_space(layers: Sequence[Layer], spec: Any = "full") -> SearchSpace:
-    """Make the search space of layers, given as in `make_env`."""
+    """Make the search space of some layers, given as in `make_env`."""
     if isinstance(spec, SearchSpace):
         return spec
-    return resolve("search_space", SEARCH_SPACES, spec, Callable)(tuple(layers))
+    return resolve("search_space", SEARCH_SPACES, spec, Callable)(layers)
 
 
 def make_problem(
@@ -139,12 +145,12 @@ def make_problem(
     """Make a search problem on a finished evaluator, the other parts given as in `make_env`."""
     if isinstance(ledger, Mapping):
         ledger = resolve("ledger", {"jsonl": Ledger}, {"name": "jsonl", **ledger}, Ledger)
-    search_space = make_search_space(evaluator.layers, search_space)
+    space = make_search_space(evaluator.layers, search_space)
     return SearchProblem(
         evaluator,
-        search_space,
-        resolve("reward", REWARDS, reward, Callable),
-        resolve_for("constraint", CONSTRAINTS, constraint, Constraint, evaluator, search_space),
+        space,
+        make_reward(reward),
+        resolve_for("constraint", CONSTRAINTS, constraint, Constraint, evaluator, space),
         ledger,
     )
 

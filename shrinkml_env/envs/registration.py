@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,13 @@ import torch
 from shrinkml_env.asr import load_model
 from shrinkml_env.compression import CompressibleModel
 from shrinkml_env.data import load_utterances
-from shrinkml_env.envs.assembly import assemble_env, make_factorisation, resolve
+from shrinkml_env.envs.assembly import assemble_env, make_factorisation, make_reward
 from shrinkml_env.envs.shrink import MaskableShrinkEnv, ShrinkEnv
 from shrinkml_env.envs.tabular import MaskableTabularEnv, TabularEnv, VectorTabularEnv
 from shrinkml_env.envs.vector import MaskableVectorShrinkEnv, VectorShrinkEnv
 from shrinkml_env.evaluation import EvaluationCache, Evaluator, default_cache_path
 from shrinkml_env.evaluation.evaluator import Granularity
-from shrinkml_env.mdp.rewards import REWARDS, signal_of
+from shrinkml_env.mdp.rewards import signal_of
 from shrinkml_env.space.table import Table
 
 __all__ = [
@@ -84,10 +83,11 @@ def make_env(
 
     Args:
         model: A name or path for `shrinkml_env.load_model`, or a `CompressibleModel`.
-        proxy: What `shrinkml_env.data.load_utterances` takes: a name, a mapping, or a sequence of utterances.
+        proxy: A name, a mapping, or a sequence of utterances, as `shrinkml_env.data.load_utterances` takes them.
         action: A name in `shrinkml_env.mdp.actions.ACTIONS`, a mapping with ``"name"`` and options, or a subclass of
             `ActionKind` (with options: a `functools.partial` of it), which is called with the `SearchProblem`.
-        observation: The same of `shrinkml_env.mdp.observations.OBSERVATIONS`, or a subclass of `Observation`.
+        observation: A name in `shrinkml_env.mdp.observations.OBSERVATIONS`, a mapping, or a subclass of `Observation`,
+            as `action`.
         reward: A name in `shrinkml_env.mdp.rewards.REWARDS`, a mapping, or a callable of (evaluation, baseline).
         constraint: A name in `shrinkml_env.mdp.constraints.CONSTRAINTS`, a mapping, or a subclass of `Constraint`
             (with options: a `functools.partial` of it), which is called with the evaluator and the search space.
@@ -114,7 +114,7 @@ def make_env(
         raise ValueError(f"ShrinkML-v0 has no argument {next(iter(unknown))!r}; its arguments are {valid}")
     model, cache = _load(model, device), _open(cache)
     utterances = load_utterances(proxy)
-    reward = resolve("reward", REWARDS, reward, Callable)
+    reward = make_reward(reward)
     return assemble_env(
         Evaluator(
             model,

@@ -1,4 +1,4 @@
-"""From ranks to measurements."""
+"""Measuring: from ranks to evaluations, with a cache around it and a ledger of what a search has asked for."""
 
 from shrinkml_env.evaluation.activations import ActivationError
 from shrinkml_env.evaluation.cache import EvaluationCache, default_cache_path

@@ -1,4 +1,4 @@
-"""How far compression has moved what flows through a model."""
+"""The error that compression brings into what flows through a model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["ActivationError"]
 
 
 class ActivationError:
-    """Compares the outputs of a layer in a compressed model with those in the original, on a few utterances.
+    """An activation error compares a layer's outputs in a compressed model with those in the original, on some speech.
 
     Everything before the layer is compressed as well, so that the error has come all the way. Each utterance is
     recognised alone. A decoder's layer is called once for every token: its calls are compared one by one, as long as
@@ -43,7 +43,7 @@ class ActivationError:
         self._known: dict[tuple[tuple[str, int], ...], float] = {}
 
     def __call__(self, ranks: Mapping[str, int]) -> float:
-        """Frobenius norm of the difference over that of the original's outputs, at the last layer that is named.
+        """Return the Frobenius norm of the difference over that of the original's outputs, at the last layer named.
 
         Args:
             ranks: Layer name -> rank; the layers that it leaves out are dense.
@@ -85,7 +85,7 @@ class ActivationError:
         return self._record(self._model, modules)
 
     def _record(self, model: CompressibleModel, modules: set[str]) -> list[dict[str, list[Tensor]]]:
-        """For each waveform: module path -> its outputs, call by call."""
+        """Return, for each waveform, module path -> its outputs, call by call."""
         found: dict[str, list[Tensor]] = {}
 
         def keep(path: str) -> Any:

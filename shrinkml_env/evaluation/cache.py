@@ -28,16 +28,16 @@ _LOCKS = 4096
 
 
 def default_cache_path() -> Path:
-    """``$SHRINKML_CACHE``, or ``evaluations.sqlite`` in the user's cache folder."""
+    """Return ``$SHRINKML_CACHE``, or ``evaluations.sqlite`` in the user's cache folder."""
     configured = os.environ.get("SHRINKML_CACHE")
     return Path(configured) if configured else platformdirs.user_cache_path("shrinkml") / "evaluations.sqlite"
 
 
 class CacheSummary(NamedTuple):
-    """What a cache holds of one subject.
+    """A summary says what a cache holds of one subject.
 
     Attributes:
-        subject: What was measured, on what, and how.
+        subject: Says what was measured, on what, and how.
         measurements: How many.
         first: When the oldest was made, seconds since 1970.
         last: When the newest was made.
@@ -69,7 +69,7 @@ class EvaluationCache:
         self._owner = -1
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """The value stored under a key."""
+        """Return the value stored under a key, or None."""
         row = self._execute("SELECT value FROM measurements WHERE key = ?", (key,)).fetchone()
         return None if row is None else json.loads(row[0])
 
@@ -86,7 +86,7 @@ class EvaluationCache:
 
     @contextmanager
     def exclusive(self, keys: Iterable[str]) -> Iterator[None]:
-        """While it lasts no other process is in here for one of these keys, so that nothing is measured twice.
+        """Keep other processes out of here for any of these keys while it lasts, so that nothing is measured twice.
 
         Look again for the values inside: the process that was there before may have stored them.
         """
@@ -99,19 +99,19 @@ class EvaluationCache:
             yield
 
     def summary(self) -> list[CacheSummary]:
-        """What the cache holds, by subject."""
+        """Return what the cache holds, by subject."""
         query = "SELECT subject, COUNT(*), MIN(made), MAX(made) FROM measurements GROUP BY subject ORDER BY MAX(made)"
         return [CacheSummary(*row) for row in self._execute(query)]
 
     def prune(self, before: float = float("inf"), subject: str = "") -> int:
-        """Delete measurements made before a time, of subjects that contain a text; returns how many."""
+        """Delete measurements made before a time, of subjects that contain a text, and return how many."""
         chosen = "made < ? AND instr(subject, ?)"
         deleted = self._execute(f"DELETE FROM measurements WHERE {chosen}", (before, subject)).rowcount
         self._execute("VACUUM")
         return deleted
 
     def export(self, file: TextIO) -> int:
-        """Write everything as CSV (key, subject, made, value as JSON); returns the number of measurements."""
+        """Write everything as CSV (key, subject, made, value as JSON), and return the number of measurements."""
         writer = csv.writer(file)
         writer.writerow(("key", "subject", "made", "value"))
         rows = self._execute("SELECT key, subject, made, value FROM measurements ORDER BY made, key").fetchall()
@@ -122,7 +122,7 @@ class EvaluationCache:
         return int(self._execute("SELECT COUNT(*) FROM measurements").fetchone()[0])
 
     def _execute(self, statement: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
-        """One transaction, tried again if the file is busy for long: a finished measurement must not be lost."""
+        """Make one transaction, and try again if the file is busy for long: a finished measurement must not be lost."""
         for patience in _PATIENCE:
             try:
                 connection = self._open(patience)

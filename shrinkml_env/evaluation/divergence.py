@@ -1,4 +1,4 @@
-"""How far a compressed model's predictions are from the original's."""
+"""The divergence of a compressed model's predictions from the original's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["DivergenceMeasurer", "mean_divergence"]
 
 
 def mean_divergence(original: Sequence[Tensor], compressed: Sequence[Tensor]) -> float:
-    """KL(p || q) of the next unit's distributions, averaged over all units and ends of all utterances.
+    """Return KL(p || q) of the next unit's distributions, averaged over all units and ends of all utterances.
 
     p are the original's distributions and q the compressed model's, both told what the original writes so far: the
     quantity that distillation makes small (Hinton et al. 2015, arXiv 1503.02531). A WER changes only where the best
@@ -92,7 +92,7 @@ class DivergenceMeasurer(Measurer):
 
     @cached_property
     def _written(self) -> list[str]:
-        """What the original writes."""
+        """The transcripts that the original writes."""
         return [hypothesis.text for hypothesis in self.recognise(self.model, {})]
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Ranks -> measurement."""
+"""From the ranks of a model's layers to an evaluation."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ _ACTIVATION_UTTERANCES = 4
 """Utterances, spread over the set, on which activations are compared."""
 
 Granularity = Literal["layer", "matrix"] | Mapping[str, Sequence[str]]
-"""What shares a rank; see `Evaluator`."""
+"""The choice of what shares a rank; see `Evaluator`."""
 
 
 class Evaluator:
-    """Measures configurations of one model on one utterance set.
+    """An evaluator measures configurations of one model on one utterance set.
 
     A measurement depends on its inputs alone: the batches are the same every time (sorted by length), one thread
     computes them, and the factors are rounded as they will be saved.
@@ -99,18 +99,18 @@ class Evaluator:
 
     @cached_property
     def key(self) -> str:
-        """Hash of all that a measurement depends on but the ranks: what is measured, how, and what shares a rank."""
+        """The hash of all that a measurement depends on but the ranks: what is measured, how, what shares a rank."""
         blocks = [[layer.name, [matrix.name for matrix in layer.matrices]] for layer in self.layers]
         return digest([self._measurer.content, json.dumps(blocks).encode()])
 
     @property
     def factorisation_name(self) -> str:
-        """How matrices are factored."""
+        """The name of the way in which matrices are factored."""
         return self.factorisation.name
 
     @cached_property
     def baseline(self) -> Evaluation:
-        """The original."""
+        """The evaluation of the original."""
         return self.evaluate({})
 
     @property
@@ -120,11 +120,11 @@ class Evaluator:
 
     @cached_property
     def original_params(self) -> int:
-        """Parameters of the original."""
+        """The number of parameters of the original."""
         return count_parameters(self.model)
 
     def on(self, utterances: Sequence[Utterance]) -> Evaluator:
-        """The same measurement on other utterances: of the same model, factors and cache, with as many workers."""
+        """Return an evaluator of the same model on other utterances, with the same factors, cache and workers."""
         return Evaluator(
             self.model,
             utterances,
@@ -137,7 +137,7 @@ class Evaluator:
         )
 
     def params(self, ranks: Mapping[str, int]) -> int:
-        """Parameters of a configuration; what `ranks` leaves out is dense."""
+        """Return the number of parameters of a configuration; what `ranks` leaves out is dense."""
         # As `compressed_parameters`, without counting the original anew: environments ask in every step.
         complete = canonical_ranks(self.layers, ranks)
         return self.original_params - sum(
@@ -145,19 +145,19 @@ class Evaluator:
         )
 
     def matrix_ranks(self, ranks: Mapping[str, int]) -> dict[str, int]:
-        """A configuration matrix by matrix, as `compress` takes it; what `ranks` leaves out is dense."""
+        """Return a configuration matrix by matrix, as `compress` takes it; what `ranks` leaves out is dense."""
         return ranks_by_matrix(self.layers, ranks)
 
     def size_ratio(self, ranks: Mapping[str, int]) -> float:
-        """Parameters of a configuration over the original's."""
+        """Return the parameters of a configuration over the original's."""
         return self.params(ranks) / self.original_params
 
     def macs(self, ranks: Mapping[str, int]) -> int:
-        """Multiply-adds of a configuration over the whole set."""
+        """Return the multiply-adds of a configuration over the whole set."""
         return count_macs(self.model.layers, self.matrix_ranks(ranks), self.workload)
 
     def activation_error(self, ranks: Mapping[str, int]) -> float:
-        """Relative error of the activations behind the last layer that `ranks` names, on a few of the utterances.
+        """Return the relative error of the activations behind the last layer that `ranks` names, on a few utterances.
 
         See `ActivationError`; costs a little time, and no evaluation.
         """
@@ -207,13 +207,13 @@ class Evaluator:
         )
 
     def _spread(self) -> tuple[Utterance, ...]:
-        """A few utterances, spread over the set."""
+        """Return a few utterances, spread over the set."""
         step = max(1, len(self.utterances) // _ACTIVATION_UTTERANCES)
         return self.utterances[::step][:_ACTIVATION_UTTERANCES]
 
 
 def _measurer_class(model: CompressibleModel, divergence: bool) -> type[Measurer]:
-    """The way to measure a model on its processor."""
+    """Return the way to measure a model on its processor."""
     if divergence:
         return DivergenceMeasurer
     # A processor that is wide is not filled by one form of a model.
@@ -221,7 +221,7 @@ def _measurer_class(model: CompressibleModel, divergence: bool) -> type[Measurer
 
 
 def group_layers(layers: tuple[Layer, ...], granularity: Granularity) -> tuple[Layer, ...]:
-    """A model's layers as they are decided about, with the granularity of an `Evaluator`.
+    """Return a model's layers as they are decided about, with the granularity of an `Evaluator`.
 
     Raises:
         ValueError: It is none, or its blocks are not of these layers.
@@ -234,6 +234,6 @@ def group_layers(layers: tuple[Layer, ...], granularity: Granularity) -> tuple[L
 
 
 def recognise_all(model: CompressibleModel, utterances: Sequence[Utterance]) -> list[Hypothesis]:
-    """What a model makes of utterances, in their order, by the canonical arithmetic: one thread, batches by length."""
+    """Recognise utterances, in their order, by the canonical arithmetic: one thread, batches by length."""
     with one_thread():
         return recognise_in_batches(model, [utterance.waveform for utterance in utterances])

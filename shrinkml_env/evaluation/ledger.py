@@ -10,6 +10,8 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from shrinkml_env.compression.layers import Layer, canonical_ranks
+from shrinkml_env.data.utterance import Utterance
+from shrinkml_env.evaluation.evaluator import Evaluator
 from shrinkml_env.evaluation.ledger_file import ANOTHER, LedgerFile
 from shrinkml_env.evaluation.result import Evaluation
 
@@ -24,11 +26,11 @@ class BudgetExhausted(RuntimeError):  # noqa: N818 - the end of a budget is no e
 
 
 class SupportsEvaluate(Protocol):
-    """What searches need of an `Evaluator`; ranks may be partial, and what they leave out is dense."""
+    """The part of an `Evaluator` that searches need; ranks may be partial, and what they leave out is dense."""
 
     @property
     def key(self) -> str:
-        """Hash of all that a measurement depends on but the ranks; equal keys mean equal measurements."""
+        """The hash of all that a measurement depends on but the ranks; equal keys mean equal measurements."""
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -36,7 +38,7 @@ class SupportsEvaluate(Protocol):
 
     @property
     def factorisation_name(self) -> str:
-        """How matrices are factored: `Factorisation.name`."""
+        """The name of the way in which matrices are factored: `Factorisation.name`."""
 
     @property
     def baseline(self) -> Evaluation:
@@ -53,23 +55,29 @@ class SupportsEvaluate(Protocol):
         """Measure several, in their order."""
 
     def params(self, ranks: Mapping[str, int]) -> int:
-        """Parameters of the compressed model."""
+        """Return the number of parameters of the compressed model."""
 
     def size_ratio(self, ranks: Mapping[str, int]) -> float:
-        """`params` over the original's."""
+        """Return `params` over the original's."""
 
     def macs(self, ranks: Mapping[str, int]) -> int:
-        """Multiply-adds over the whole utterance set."""
+        """Return the multiply-adds over the whole utterance set."""
 
     def activation_error(self, ranks: Mapping[str, int]) -> float:
-        """Relative error of the activations behind the last layer named, at least 0; see `ActivationError`."""
+        """Return the error of the activations behind the last layer named, at least 0; see `ActivationError`."""
+
+    def on(self, utterances: Sequence[Utterance]) -> Evaluator:
+        """Return an evaluator of the same model and layers that measures for real on other utterances."""
+
+    def on(self, utterances: Sequence[Utterance]) -> Evaluator:
+        """Measure the same model and layers on other utterances."""
 
     def close(self) -> None:
         """End what was started to measure; it starts again when it is needed."""
 
 
 class Ledger:
-    """The unique evaluations of one run, in the order in which they were first asked for.
+    """A ledger records the unique evaluations of one run, in the order in which they were first asked for.
 
     The first request for a configuration costs 1, whatever a persistent cache knows of it; repeating it is free. Ranks
     are made canonical first, so that a configuration has one spelling.
@@ -113,12 +121,12 @@ class Ledger:
 
     @property
     def count(self) -> int:
-        """Unique evaluations that this run has asked for so far."""
+        """The number of unique evaluations that this run has asked for so far."""
         return len(self._requested)
 
     @property
     def remaining(self) -> int | None:
-        """What is left of the budget; None if there is no limit."""
+        """The evaluations that are left of the budget; None if there is no limit."""
         return None if self.budget is None else self.budget - self.count
 
     @property
@@ -128,7 +136,7 @@ class Ledger:
 
     @property
     def evaluations(self) -> tuple[Evaluation, ...]:
-        """What this run has asked for, in order."""
+        """The evaluations that this run has asked for, in order."""
         return tuple(self._requested.values())
 
     def subscribe(self, observer: Observer) -> None:

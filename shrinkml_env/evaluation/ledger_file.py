@@ -20,7 +20,7 @@ __all__ = ["ANOTHER", "LedgerFile", "read_ledger"]
 _FORMAT = "shrinkml-ledger-2"
 
 ANOTHER = "another model, utterance set, granularity, factorisation, decoder setting or version of torch"
-"""What may differ where the keys of two evaluators do."""
+"""The things that may differ where the keys of two evaluators do."""
 
 
 class LedgerFile:
@@ -114,7 +114,7 @@ def read_ledger(path: str | os.PathLike[str]) -> tuple[Evaluation, tuple[Evaluat
 
 
 def _read(path: Path, header: dict[str, Any]) -> tuple[Evaluation, ...]:
-    """The evaluations in a file that must begin with this header."""
+    """Return the evaluations in a file that must begin with this header."""
     content = path.read_bytes()
     lines = content.split(b"\n")
     torn = lines.pop()  # empty where the last line is whole
@@ -144,7 +144,7 @@ def _read(path: Path, header: dict[str, Any]) -> tuple[Evaluation, ...]:
 
 
 def _locked(path: Path) -> FileLock:
-    """A lock that is held from now on."""
+    """Return a lock that is held from now on."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(path.name + ".lock"), is_singleton=False, thread_local=False)
     try:
@@ -158,7 +158,7 @@ def _locked(path: Path) -> FileLock:
 
 
 def _whole_lines(file: BinaryIO) -> int:
-    """The number of bytes up to and including the last newline."""
+    """Return the number of bytes up to and including the last newline."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - 1))
     if file.read() in (b"\n", b""):

@@ -1,4 +1,4 @@
-"""A model and the ranks of its matrices -> counts of errors."""
+"""The measurement itself: from a model and the ranks of its matrices to counts of errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from shrinkml_env.evaluation.workers import Workers
 __all__ = ["Measurer", "Ranks", "device_of"]
 
 _ARITHMETIC = 2
-"""Raised whenever a change could change a transcript, so that older measurements are not taken for new ones."""
+"""Raise it whenever a change could change a transcript, so that older measurements are not taken for new ones."""
 
 _TASKS = 8
 """Configurations for each worker before all wait for the last one."""
@@ -59,7 +59,7 @@ class Measurer:
     """
 
     arithmetic: ClassVar[tuple[Any, ...]] = ()
-    """JSON-able: what sets this way to compute apart from the usual one, as a part of `content`."""
+    """JSON-able parts of `content` that set this way to compute apart from the usual one."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Measurer:
 
     @cached_property
     def content(self) -> bytes:
-        """Hash of all that the counts depend on but the ranks: weights, utterances, method, decoder, arithmetic."""
+        """The hash of all that the counts depend on but the ranks: weights, utterances, method, decoder, arithmetic."""
         tensors = inference_tensors(self.model)
         # Other kinds of processors and other versions of torch round otherwise: their measurements are kept apart.
         arithmetic = [_ARITHMETIC, BATCH, device_of(self.model), torch.__version__, *self.arithmetic]
@@ -116,7 +116,7 @@ class Measurer:
 
     @property
     def subject(self) -> str:
-        """What is measured, for people."""
+        """A line that says what is measured, for people."""
         sizes = f"{count_parameters(self.model):,} parameters, {len(self.utterances)} utterances"
         return f"{self.model.architecture} {self.content.hex()[:12]}: {sizes}, {self.factorisation.name}"
 

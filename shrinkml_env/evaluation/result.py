@@ -11,7 +11,7 @@ __all__ = ["Counts", "Evaluation"]
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What one compressed form of a model did on one utterance set.
+    """The errors that one compressed form of a model made on one utterance set.
 
     Attributes:
         edits: Word substitutions + deletions + insertions of each utterance, in the set's order.
@@ -64,5 +64,5 @@ class Evaluation:
 
     @property
     def wer(self) -> float:
-        """Corpus word error rate: all edits over all reference words; a fraction that may exceed 1."""
+        """The corpus word error rate, all edits over all reference words: a fraction that may exceed 1."""
         return sum(self.edits) / sum(self.words)

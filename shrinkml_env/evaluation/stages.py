@@ -23,7 +23,7 @@ class _Entry(NamedTuple):
 
 
 class StageCache:
-    """What flows into a model's stages and between them, for the configurations met so far, within a limit of memory.
+    """A stage cache keeps what flows between a model's stages for the configurations met so far, in limited memory.
 
     When it is full, what has saved least for its size goes first: each entry's priority is its number of uses times its
     seconds per byte, above the priority of what was thrown out last, so that old entries give way in time
@@ -45,7 +45,7 @@ class StageCache:
         return len(self._entries)
 
     def get(self, key: object) -> State | None:
-        """What was put under a key and is still there."""
+        """Return what was put under a key, or None if it is not there any more."""
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -75,7 +75,7 @@ class StageCache:
 
 
 class StagedRecogniser:
-    """Recognises fixed waveforms with many compressed forms of one model.
+    """A staged recogniser recognises fixed waveforms with many compressed forms of one model.
 
     The transcripts are those of `recognise_in_batches`: the same batches, the same arithmetic. Stages that were
     computed before with the same ranks are not computed again.
@@ -94,10 +94,10 @@ class StagedRecogniser:
         self.cache = StageCache(memory)
 
     def __call__(self, model: StagedModel, ranks: Mapping[str, int]) -> list[Hypothesis]:
-        """What a compressed form recognises.
+        """Return what a compressed form recognises.
 
         Args:
-            model: What `compress` made of the original.
+            model: A form that `compress` made of the original.
             ranks: Its factored matrices -> rank, as `matrix_ranks` gives them.
         """
         found: dict[int, Hypothesis] = {}
@@ -109,12 +109,12 @@ class StagedRecogniser:
     def with_predictions(
         self, model: PredictiveModel, ranks: Mapping[str, int], texts: Sequence[str]
     ) -> tuple[list[Hypothesis], list[Tensor]]:
-        """What a compressed form recognises, and what it predicts.
+        """Return what a compressed form recognises, and what it predicts.
 
         Args:
             model: As above, and so are `ranks`.
             ranks: As above.
-            texts: For each waveform what the model is told.
+            texts: The transcript of each waveform that the model is told.
 
         Returns:
             The transcripts, and the distributions that `PredictiveModel.predict` gives.
@@ -129,7 +129,7 @@ class StagedRecogniser:
         return list(hypotheses), list(predictions)
 
     def _heard(self, model: StagedModel, ranks: Mapping[str, int]) -> Iterator[tuple[list[int], list[Tensor], State]]:
-        """For every batch the places of its waveforms, the waveforms, and what comes before the end."""
+        """Yield for every batch the places of its waveforms, the waveforms, and what comes before the end."""
         choices = [tuple(ranks.get(name) for name in stage) for stage in self._matrices]
         for number, batch in enumerate(self._batches):
             waveforms = [self._waveforms[index] for index in batch]

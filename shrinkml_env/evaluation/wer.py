@@ -8,7 +8,7 @@ __all__ = ["word_edits"]
 
 
 def word_edits(reference: str, hypothesis: str) -> tuple[int, int]:
-    """Substitutions + deletions + insertions between two texts, and the reference's number of words.
+    """Return the substitutions + deletions + insertions between two texts, and the reference's number of words.
 
     Both texts are taken as they are, in words split at spaces. A reference without words counts every hypothesis word
     as an insertion.

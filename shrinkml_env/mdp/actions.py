@@ -219,7 +219,7 @@ class OneShot(ActionKind):
 
     def __init__(self, problem: SearchProblem) -> None:
         super().__init__(problem)
-        self.space = spaces.MultiDiscrete(problem.search_space.counts)
+        self.space = spaces.MultiDiscrete(list(problem.search_space.counts))
 
     def decode(self, ranks: tuple[int, ...], action: Any) -> Wish:
         """Decode the ranks of all layers."""

@@ -179,7 +179,7 @@ class Features(_FeatureGroups):
     | ``kept:LAYER`` | for each layer: share of its matrices' parameters that it has kept; 0 if undecided |
 
     Args:
-        problem: What is searched.
+        problem: The search problem.
         activation_error: Whether to measure the error of the activations: no evaluation, but some time in every step.
         sensitivity: Whether to show what compressing each layer alone loses, measured beforehand.
         path: The file with that, written by `Sensitivity.save`; None for the embedded model's.

@@ -1,4 +1,4 @@
-"""What a finished configuration is worth.
+"""Rewards say what a finished configuration is worth: one class a formula, selected by name.
 
 A reward is any callable ``(evaluation, baseline) -> float``. One that also has ``terms(evaluation, baseline)``, a
 mapping of named parts, shows them in ``info["reward_terms"]``; one that has a ``space`` gives a vector of that space.
@@ -45,10 +45,10 @@ __all__ = [
 ]
 
 RewardFunction = Callable[[Evaluation, Evaluation], Any]
-"""What the environment asks of a reward: (evaluation, baseline) -> float, or a vector if it has a `space`."""
+"""The environment asks this of a reward: (evaluation, baseline) -> float, or a vector if it has a `space`."""
 
 Signal = Literal["wer", "divergence"]
-"""What is measured of a configuration on the utterances: how many words are wrong, or how far its distributions are
+"""The measurement of a configuration on the utterances: how many words are wrong, or how far its distributions are
 from the original's (`shrinkml_env.evaluation.mean_divergence`)."""
 
 _ROUNDING = 1e-12
@@ -66,10 +66,10 @@ class Reward(ABC):
 
     @abstractmethod
     def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
-        """The parts of the reward; the same names every time."""
+        """Return the parts of the reward; the same names every time."""
 
     def __call__(self, evaluation: Evaluation, baseline: Evaluation) -> float:
-        """The sum of the terms, where a class does not say otherwise."""
+        """Return the sum of the terms, where a class does not say otherwise."""
         return math.fsum(self.terms(evaluation, baseline).values())
 
 
@@ -87,7 +87,7 @@ class Linear(Reward):
         _require("linear", "size_weight", self.size_weight, at_least=0)
 
     def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
-        """``wer``: -(e - e0), positive where compression helps; ``size``: -size_weight * s."""
+        """Return ``wer``: -(e - e0), positive where compression helps; ``size``: -size_weight * s."""
         return {
             "wer": -(evaluation.wer - baseline.wer),
             "size": -self.size_weight * evaluation.size_ratio,
@@ -111,7 +111,7 @@ class Threshold(Reward):
         _require("threshold", "punishment", self.punishment, at_least=0)
 
     def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
-        """``size``: 1 - s, or 0 where punished; ``punishment``: -P, or 0 where not."""
+        """Return ``size``: 1 - s, or 0 where punished; ``punishment``: -P, or 0 where not."""
         if evaluation.wer <= baseline.wer + self.tolerance + _ROUNDING:
             return {"size": 1.0 - evaluation.size_ratio, "punishment": 0.0}
         return {"size": 0.0, "punishment": -float(self.punishment)}
@@ -134,7 +134,7 @@ class SoftThreshold(Reward):
         _require("soft_threshold", "kappa", self.kappa, at_least=0)
 
     def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
-        """``size``: 1 - s; ``punishment``: -kappa * max(0, e - e0 - tolerance)."""
+        """Return ``size``: 1 - s; ``punishment``: -kappa * max(0, e - e0 - tolerance)."""
         excess = max(0.0, evaluation.wer - baseline.wer - self.tolerance)
         return {"size": 1.0 - evaluation.size_ratio, "punishment": -self.kappa * excess}
 
@@ -144,7 +144,7 @@ class Accuracy(Reward):
     """-(e - e0): errors alone, for a search whose constraint takes care of the size."""
 
     def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
-        """``wer``: -(e - e0)."""
+        """Return ``wer``: -(e - e0)."""
         return {"wer": -(evaluation.wer - baseline.wer)}
 
 
@@ -166,7 +166,7 @@ class Divergence(Reward):
         _require("divergence", "size_weight", self.size_weight, at_least=0)
 
     def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
-        """``divergence``: -d, in nats a unit; ``size``: -size_weight * s."""
+        """Return ``divergence``: -d, in nats a unit; ``size``: -size_weight * s."""
         if evaluation.divergence is None:
             raise ValueError("reward 'divergence': it has not been measured; give Evaluator(..., divergence=True)")
         return {"divergence": -evaluation.divergence, "size": -self.size_weight * evaluation.size_ratio}
@@ -189,12 +189,12 @@ class AMC(Reward):
             raise ValueError(f"reward 'amc': cost must be 'params' or 'macs', got {self.cost!r}")
 
     def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
-        """``error``: e, clipped; ``log_cost``: log(C). The reward is minus their product."""
+        """Return ``error``: e, clipped; ``log_cost``: log(C). The reward is minus their product."""
         cost = evaluation.params if self.cost == "params" else evaluation.macs
         return {"error": _clipped(evaluation), "log_cost": math.log(cost)}
 
     def __call__(self, evaluation: Evaluation, baseline: Evaluation) -> float:
-        """-error * log_cost."""
+        """Return -error * log_cost."""
         terms = self.terms(evaluation, baseline)
         return -terms["error"] * terms["log_cost"]
 
@@ -216,14 +216,14 @@ class Multiplicative(Reward):
         _require("multiplicative", "exponent", self.exponent, below=0)
 
     def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
-        """``accuracy``: 1 - e, clipped; ``size_factor``: (s / target)^exponent. The reward is their product."""
+        """Return ``accuracy``: 1 - e, clipped; ``size_factor``: (s / target)^exponent. The reward is their product."""
         return {
             "accuracy": 1.0 - _clipped(evaluation),
             "size_factor": (evaluation.size_ratio / self.target) ** self.exponent,
         }
 
     def __call__(self, evaluation: Evaluation, baseline: Evaluation) -> float:
-        """Accuracy * size_factor."""
+        """Return accuracy * size_factor."""
         return math.prod(self.terms(evaluation, baseline).values())
 
 
@@ -244,7 +244,7 @@ class Absolute(Reward):
         _require("absolute", "beta", self.beta, below=0)
 
     def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
-        """``accuracy``: 1 - e, clipped; ``size``: beta * |s / target - 1|."""
+        """Return ``accuracy``: 1 - e, clipped; ``size``: beta * |s / target - 1|."""
         return {
             "accuracy": 1.0 - _clipped(evaluation),
             "size": self.beta * abs(evaluation.size_ratio / self.target - 1.0),
@@ -267,11 +267,11 @@ class Harmonic(Reward):
         _require("harmonic", "beta", self.beta, above=0)
 
     def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
-        """``accuracy``: 1 - e, clipped; ``compression``: 1 - s. The reward is their F-measure."""
+        """Return ``accuracy``: 1 - e, clipped; ``compression``: 1 - s. The reward is their F-measure."""
         return {"accuracy": 1.0 - _clipped(evaluation), "compression": 1.0 - evaluation.size_ratio}
 
     def __call__(self, evaluation: Evaluation, baseline: Evaluation) -> float:
-        """F_beta of the terms; 0 where both are 0."""
+        """Return F_beta of the terms; 0 where both are 0."""
         accuracy, compression = self.terms(evaluation, baseline).values()
         weighted = self.beta**2 * accuracy + compression
         return 0.0 if weighted == 0 else (1 + self.beta**2) * accuracy * compression / weighted
@@ -287,16 +287,16 @@ class Vector:
     space = spaces.Box(np.array([-np.inf, 0.0], np.float32), np.array([1.0, 1.0], np.float32))
 
     def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
-        """``wer``: -(e - e0); ``size``: 1 - s."""
+        """Return ``wer``: -(e - e0); ``size``: 1 - s."""
         return {"wer": -(evaluation.wer - baseline.wer), "size": 1.0 - evaluation.size_ratio}
 
     def __call__(self, evaluation: Evaluation, baseline: Evaluation) -> NDArray[np.float32]:
-        """The terms, shape (2,)."""
+        """Return the terms, shape (2,)."""
         return np.array(list(self.terms(evaluation, baseline).values()), np.float32)
 
 
 def signal_of(reward: RewardFunction) -> Signal:
-    """What a reward depends on: a function's, too, is the WER unless it has an attribute that says otherwise."""
+    """Return what a reward depends on: the WER, unless it has an attribute that says otherwise."""
     signal: Signal = getattr(reward, "signal", "wer")
     return signal
 

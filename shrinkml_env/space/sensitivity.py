@@ -25,7 +25,7 @@ class LayerCurve(NamedTuple):
     """The WER of a model with one layer compressed.
 
     Attributes:
-        shapes: Of the layer's matrices, so that one model's sensitivity is not taken for another's.
+        shapes: The shapes of the layer's matrices, so that one model's sensitivity is not taken for another's.
         wer: Rank below dense -> WER.
     """
 
@@ -38,7 +38,7 @@ class Sensitivity:
     """For each layer the WER at some of its ranks.
 
     Attributes:
-        baseline_wer: Of the original, a fraction.
+        baseline_wer: The WER of the original, a fraction.
         curves: Layer name -> what was measured of it.
         factorisation: Name of the method with which it was measured.
     """

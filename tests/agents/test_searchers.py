@@ -17,6 +17,7 @@ from agents import (
     OptunaSearch,
     ProfileCurve,
     RandomSearch,
+    Rule,
     UniformRank,
 )
 from agents.curves import fractions
@@ -302,6 +303,11 @@ def test_a_model_of_the_wer_is_worth_having():
         with pytest.raises(BudgetExhausted):
             ModelBasedSearch(planned, seed=seed).learn(1000 * STEPS)
         assert planned.problem.best.reward > random.problem.best.reward
+
+
+def test_which_agents_are_rules():
+    rules = {agent_class for agent_class in AGENTS if isinstance(agent_class(), Rule)}
+    assert rules == {UniformRank, EnergyCurve, ProfileCurve, KnapsackSearch}
 
 
 def test_planning_starts_from_what_rules_give():

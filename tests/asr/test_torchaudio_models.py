@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from shrinkml_env import CompressibleModel, compress, count_parameters, encoder_parameters, load_model, save_compressed
 from shrinkml_env.asr import TorchaudioCTC
-from shrinkml_env.asr.torchaudio_compat import import_torchaudio
 from shrinkml_env.compression import ActivationAwareSVD, count_macs, load_compressed, ranks_of, second_moments
+from shrinkml_env.data.torchaudio_compat import import_torchaudio
 from tests.helpers.models import tones
 
 PARAMS = {

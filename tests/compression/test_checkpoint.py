@@ -135,7 +135,7 @@ def test_architectures_must_be_registered(tmp_path):
 
     with pytest.raises(ValueError, match="Other is not registered"):
         save_compressed(Other(), tmp_path)
-    with pytest.raises(ValueError, match=r"'tiny_ctc' is registered already: tests\.models\.TinyCTC"):
+    with pytest.raises(ValueError, match=r"'tiny_ctc' is registered already: tests\.helpers\.models\.TinyCTC"):
         register_architecture("tiny_ctc")(Other)
     assert Other.architecture == "tiny_ctc"
     assert register_architecture("tiny_ctc")(TinyCTC) is TinyCTC

@@ -9,8 +9,8 @@ from torch import nn
 
 from shrinkml_env import compress, load_compressed, optimise_for_inference, save_compressed
 from shrinkml_env.compression import inference
+from shrinkml_env.compression.factors import Factors
 from shrinkml_env.compression.modules import LOW_RANK_MODULES, LowRank, LowRankLinear, module_matrices
-from shrinkml_env.compression.svd import Factors
 from tests.helpers.models import TinyCTC, tones
 
 GENERATOR = torch.Generator().manual_seed(0)

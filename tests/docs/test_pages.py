@@ -48,7 +48,7 @@ def test_the_script_with_workers_runs(tmp_path):
     subprocess.run([sys.executable, tmp_path / "script.py"], check=True)
 
 
-@pytest.mark.parametrize("page", ["docs/actions.md", "docs/observations.md"])
+@pytest.mark.parametrize("page", ["docs/actions.md", "docs/constraints.md", "docs/observations.md"])
 def test_users_own_parts_play_an_episode(page):
     names = {}
     exec(blocks(page)[-1], names)

@@ -42,7 +42,7 @@ def test_everything_of_transformers_works_with_it(tmp_path):
     torch.save([utterance.waveform for utterance in UTTERANCES], tmp_path / "waveforms.pt")
     code = f"""
 import json, math, sys
-from shrinkml_env.asr.torchaudio_compat import import_torchaudio
+from shrinkml_env.data.torchaudio_compat import import_torchaudio
 
 import_torchaudio()  # So that transformers finds one where the real one is for another torch.
 for name in [name for name in sys.modules if name.startswith("shrinkml_env")]:

@@ -53,6 +53,61 @@ def test_nearest_takes_the_smaller_of_two():
     assert SearchSpace((linear("output", 100, 64),), ((10, 20, 64),)).nearest(0, 15) == 10
 
 
+SMALL = SearchSpace((linear("bridge", 12, 9), linear("output", 100, 64)), ((2, 5, 9), (10, 39, 64)))
+
+
+def test_ends_and_counts():
+    assert SMALL.dense == {"bridge": 9, "output": 64}
+    assert SMALL.smallest == {"bridge": 2, "output": 10}
+    assert SMALL.counts == (3, 3)
+    assert SMALL.size == 9
+
+
+def test_names_of_the_first_layers():
+    assert SMALL.named(()) == {}
+    assert SMALL.named((5,)) == {"bridge": 5}
+    assert SMALL.named((5, 64)) == {"bridge": 5, "output": 64}
+    with pytest.raises(ValueError, match="longer"):
+        SMALL.named((5, 64, 1))
+
+
+def test_ranks_of_places():
+    assert SMALL.ranks((1, 2)) == {"bridge": 5, "output": 64}
+    assert SMALL.ranks((0,)) == {"bridge": 2}
+    with pytest.raises(IndexError):
+        SMALL.ranks((0, 3))
+
+
+def test_places_of_any_spelling():
+    # 12 x 9 breaks even at 5 and 100 x 64 at 39: whatever is above is dense.
+    assert SMALL.places({"output": 40, "bridge": 2}) == (0, 2)
+    assert SMALL.places({}) == (2, 2)
+    assert SMALL.places({"output": 10, "elsewhere": 1}) == (2, 0)
+    with pytest.raises(ValueError, match=r"layer 'output': rank 11 is not a candidate; they are \(10, 39, 64\)"):
+        SMALL.places({"output": 11})
+    with pytest.raises(ValueError, match="'output': rank must be"):
+        SMALL.places({"output": 65})
+
+
+def test_configurations_in_order():
+    pairs = [(ranks["bridge"], ranks["output"]) for ranks in SMALL.configurations()]
+    assert pairs == [(2, 10), (2, 39), (2, 64), (5, 10), (5, 39), (5, 64), (9, 10), (9, 39), (9, 64)]
+
+
+def test_a_function_of_every_candidate():
+    # Factored at rank r, m x n costs r (m + n).
+    counted = SMALL.tabulate(lambda layer, rank: layer.parameters(rank))
+    assert counted == ({2: 42, 5: 105, 9: 108}, {10: 1640, 39: 6396, 64: 6400})
+    assert [list(counts) for counts in counted] == [[2, 5, 9], [10, 39, 64]]
+
+
+@given(data=st.data())
+def test_places_are_the_inverse_of_ranks(data):
+    space = Full()(LAYERS)
+    places = tuple(data.draw(st.integers(0, count - 1)) for count in space.counts)
+    assert space.places(space.ranks(places)) == places
+
+
 @pytest.mark.parametrize(
     ("candidates", "message"),
     [
@@ -166,7 +221,7 @@ def test_a_sensitivity_to_another_factorisation_is_refused(measured):
     layers = (OUTPUT,)
     assert make_problem(FakeEvaluator(layers), search_space=Sensitive(measured)).search_space.factorisation == "svd"
     assert make_problem(Aware(layers), search_space="full").search_space.factorisation is None
-    message = r"measured with factorisation 'svd', .* by 'activation_aware': run .*sensitivity factorisation=act"
+    message = r"measured with factorisation 'svd', .* by 'activation_aware': measure it with factorisation 'act"
     with pytest.raises(ValueError, match=message):
         make_problem(Aware(layers), search_space=Sensitive(measured))
     replace(MEASURED, factorisation="activation_aware").save(measured)
@@ -176,7 +231,9 @@ def test_a_sensitivity_to_another_factorisation_is_refused(measured):
 
 
 def test_a_layer_that_was_not_measured(measured):
-    with pytest.raises(ValueError, match="layer 'other': its sensitivity was not measured; run python -m"):
+    with pytest.raises(
+        ValueError, match=r"layer 'other': its sensitivity was not measured; measure .*Sensitivity\.measure"
+    ):
         Sensitive(measured)([OUTPUT, linear("other", 50, 50)])
 
 

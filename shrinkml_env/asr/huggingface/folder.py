@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shrinkml_env.asr.torchaudio_compat import import_torchaudio
+from shrinkml_env.data.torchaudio_compat import import_torchaudio
 
 __all__ = ["LOCAL", "find_folder", "import_transformers", "model_type", "read_folder", "unpacked"]
 

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from shrinkml_env.compression.factors import Factors
 from shrinkml_env.compression.layers import Matrix
-from shrinkml_env.compression.svd import Factors
 
 __all__ = ["Form", "LowRank", "named_matrices", "vectors"]
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.utils.rnn import PackedSequence, unpack_sequence
 
+from shrinkml_env.compression.factors import Factors
 from shrinkml_env.compression.modules.base import Form, LowRank, vectors
-from shrinkml_env.compression.svd import Factors
 
 __all__ = ["LowRankGRU", "LowRankGRUCell", "LowRankLSTM", "LowRankLSTMCell"]
 

@@ -55,7 +55,7 @@ def copy_calibration(root: Path, shipped_root: Path, count: int, seed: int) -> N
     """
     manifest = root / "train" / MANIFEST
     if not manifest.is_file():
-        raise FileNotFoundError(f"{manifest}: no such file; make the training set first (subsets=[train])")
+        raise FileNotFoundError(f"{manifest}: no such file; make the training set first, which it is drawn from")
     records = [json.loads(line) for line in manifest.read_text("utf-8").splitlines()]
     ids = set(choose_calibration(records, count, seed))
     kept = [record for record in records if record["id"] in ids]

@@ -1,0 +1,28 @@
+"""The tensors that inference uses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from torch import Tensor, nn
+
+from shrinkml_env.compression.protocol import CompressibleModel
+
+__all__ = ["has_prefix", "inference_tensors"]
+
+
+def has_prefix(name: str, prefixes: Sequence[str]) -> bool:
+    """Whether a dotted name is one of the prefixes or lies below one: "ctc" covers "ctc.weight", not "ctc2.weight"."""
+    return any(f"{name}.".startswith(f"{prefix.rstrip('.')}.") for prefix in prefixes)
+
+
+def inference_tensors(model: CompressibleModel) -> dict[str, Tensor]:
+    """Return name -> the tensor itself: the parameters and persistent buffers that inference uses, tied ones once."""
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in cast(nn.Module, model).state_dict(keep_vars=True).items():
+        if id(tensor) not in seen and not has_prefix(name, model.training_only):
+            seen.add(id(tensor))
+            tensors[name] = tensor
+    return tensors

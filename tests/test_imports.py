@@ -1,0 +1,61 @@
+"""How the library's modules depend on one another."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import shrinkml_env
+
+ROOT = Path(shrinkml_env.__file__).parent
+LEVELS = 10
+"""Rooms (packages and loose modules) above one another, at most."""
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in ROOT.rglob("*.py")}
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file names in an import, wherever it stands: in a function, or for type checkers alone."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names}
+            found.update(submodules & MODULES.keys() if submodules <= MODULES.keys() else {node.module, *submodules})
+    return found
+
+
+GRAPH = {name: (imported(path) & MODULES.keys()) - {name} for name, path in MODULES.items()}
+
+
+def room(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+@pytest.mark.xfail(strict=True, reason="mdp.problem, mdp.constraints and mdp.part need one another")
+def test_no_circle():
+    TopologicalSorter(GRAPH).prepare()
+
+
+def test_rooms_stand_above_one_another():
+    rooms = {room(module): set() for module in MODULES}
+    for module, others in GRAPH.items():
+        rooms[room(module)].update(room(other) for other in others if room(other) != room(module))
+    levels = {}
+    for name in TopologicalSorter(rooms).static_order():
+        levels[name] = 1 + max((levels[other] for other in rooms[name]), default=0)
+    assert max(levels.values()) <= LEVELS, levels
+
+
+def test_the_library_stands_alone():
+    others = {"agents", "experiments", "benchmarks", "tests"}
+    for name, path in MODULES.items():
+        assert not {other.split(".")[0] for other in imported(path)} & others, name
