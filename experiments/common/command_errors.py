@@ -76,6 +76,9 @@ def _wrong_override(error: ConfigCompositionException, command: Command, overrid
     present = re.search(r"An item is already at '(?P<key>[^']+)'", text)
     if present:
         return f"{present['key']} is an option already: leave out the +"
+    choice = re.search(r"In '(?P<group>\w+)/(?P<choice>\w+)': Could not override '(?P<key>[^']+)'", text)
+    if choice:
+        return f"{choice['group']}={choice['choice']} does not go with this command, which has no {choice['key']}"
     found = re.search(r"Could not override '(?P<key>[^']+)'", text)
     if not found:
         cause = f": {error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""

@@ -182,7 +182,7 @@ def _walk(config: DictConfig, prefix: str, explanations: Mapping[str, str]) -> I
         if key == "_target_" or (key == "name" and prefix.rstrip(".") in REGISTRIES):
             continue
         inner = config._get_node(key)
-        if isinstance(inner, DictConfig) and name not in explanations and not inner._is_none() and len(inner):
+        if isinstance(inner, DictConfig) and name not in explanations and not inner._is_none():
             yield from _walk(inner, f"{name}.", explanations)
         else:
             yield Option(name, _value(config, key), explanations.get(name, ""))

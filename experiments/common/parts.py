@@ -80,14 +80,14 @@ def check_part(group: str, config: DictConfig) -> None:
     Raises:
         ValueError: The name is unknown, the class cannot be imported or is none, or an option is missing or unknown.
     """
-    if "_target_" not in config:
-        for option in config:
-            if OmegaConf.is_missing(config, option):
-                raise ValueError(f"{group}: {config.name!r} needs its option {option!r}: give {group}.{option!s}=...")
-        named(group, REGISTRIES[group], plain(config), given=len(MADE_FOR.get(group, ())))
-        return
     if OmegaConf.is_missing(config, "_target_"):
         raise ValueError(f"{group}=custom needs the path of your class: {group}._target_=my.module.MyClass")
+    for option in config:
+        if OmegaConf.is_missing(config, option):
+            raise ValueError(f"{group} needs its option {option!r}: give {group}.{option!s}=...")
+    if "_target_" not in config:
+        named(group, REGISTRIES[group], plain(config), given=len(MADE_FOR.get(group, ())))
+        return
     target = config._target_
     try:
         found = pkgutil.resolve_name(target)
@@ -96,9 +96,6 @@ def check_part(group: str, config: DictConfig) -> None:
         raise ValueError(f"{group}._target_={target} cannot be imported: {error}; {where}") from error
     if not callable(found):
         raise ValueError(f"{group}._target_={target} is not a class but a {type(found).__name__}")
-    for option in config:
-        if OmegaConf.is_missing(config, option):
-            raise ValueError(f"{group}: {target} needs its option {option!r}: give {group}.{option!s}=...")
     _check_options(group, target, found, config)
 
 
