@@ -9,15 +9,16 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 
+from experiments.common.checks import require_choice
+from experiments.common.command import command
 from experiments.common.report import format_table
 from shrinkml_env import EvaluationCache, default_cache_path
 
 
 def show(cache: EvaluationCache) -> None:
-    """What it holds, one line for each model, utterance set and method."""
+    """Print what it holds, one line for each model, utterance set and method."""
     rows = [(found.subject, str(found.measurements), _day(found.first), _day(found.last)) for found in cache.summary()]
     print(format_table(("measured", "configurations", "first", "last"), rows))
     print(f"{len(cache)} measurements, {cache.path.stat().st_size / 1e6:.1f} MB: {cache.path}")
@@ -27,22 +28,21 @@ def _day(seconds: float) -> str:
     return time.strftime("%Y-%m-%d", time.localtime(seconds))
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="cache")
+@command("cache")
 def main(config: DictConfig) -> None:
     """Show, prune or export."""
+    require_choice(config, "command", ("show", "prune", "export"))
+    if config.command == "prune" and config.days is None and not config.subject:
+        raise ValueError("say what to delete: days=N for all that is older, subject=TEXT, or both")
     cache = EvaluationCache(default_cache_path() if config.path is None else config.path)
     if config.command == "show":
         show(cache)
     elif config.command == "prune":
-        if config.days is None and not config.subject:
-            raise SystemExit("say what to delete: days=N for all that is older, subject=TEXT, or both")
         before = float("inf") if config.days is None else time.time() - 86_400 * config.days
         print(f"{cache.prune(before, config.subject)} measurements deleted")
-    elif config.command == "export":
+    else:
         with open(Path(config.file), "w", newline="") as file:
             print(f"{cache.export(file)} measurements: {config.file}")
-    else:
-        raise SystemExit(f"command must be show, prune or export, got {config.command!r}")
 
 
 if __name__ == "__main__":

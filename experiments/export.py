@@ -6,20 +6,19 @@ written is loaded again and must transcribe a set of utterances as the model doe
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from experiments.common.checks import require_choice
+from experiments.common.command import command
 from experiments.common.run_directory import plain
 from shrinkml_env import load_compressed, load_utterances
-from shrinkml_env.export import export_model
+from shrinkml_env.export import FORMATS, export_model
 
 __all__ = ["export"]
 
@@ -60,20 +59,13 @@ def export(run: Path, format_name: str, out: Path | None = None, utterances: Any
     return out
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="export")
+@command("export")
 def main(config: DictConfig) -> None:
-    """Exit status 1, and one line, where something is wrong with what was asked for."""
+    """Export one model."""
     torch.set_num_threads(1)
-    for module in config.imports:
-        importlib.import_module(module)
-    if config.run is None or config.format is None:
-        sys.exit("give run=DIR, a run of experiments.search or a saved model's folder, and format=, one of safetensors,"
-                 " torch, onnx and huggingface")  # fmt: skip
+    require_choice(config, "format", list(FORMATS))
     out = None if config.out is None else Path(config.out)
-    try:
-        export(Path(config.run), config.format, out, plain(config.set))
-    except (FileExistsError, FileNotFoundError, ImportError, ValueError) as error:
-        sys.exit(str(error))
+    export(Path(config.run), config.format, out, plain(config.set))
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import distributed, nn
 
+from experiments.common.command import command
 from experiments.common.measure import measure
 from experiments.common.run_directory import plain, read_json, run_directory, write_json
 from experiments.common.training import is_first, load_speech, training_processes
@@ -160,9 +160,9 @@ def print_result(result: Mapping[str, Any], directory: Path) -> None:
     print(f"model and {RESULT}: {directory}")
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="finetune")
+@command("finetune")
 def main(config: DictConfig) -> None:
-    """One process of one fine-tuning."""
+    """Run one process of one fine-tuning."""
     with training_processes(config.device):
         finetune(config)
 

@@ -12,19 +12,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import distributed
 
+from experiments.common.command import CONF, command
+from experiments.common.parts import check_part, part
 from experiments.common.run_directory import plain, read_json, run_directory, write_json
 from experiments.common.training import is_first, training_processes
 from experiments.finetune import RESULT, finetune, load_las, print_result
 from experiments.search import search
-from experiments.seed_model import every_rank, ranks_of_size
+from experiments.seed_model import check_rule, every_rank, ranks_of_size
 from shrinkml_env import (
     EvaluationCache,
     Evaluator,
@@ -37,18 +37,17 @@ from shrinkml_env import (
 )
 from shrinkml_env.asr import LAS
 from shrinkml_env.compression import ranks_of, round_to_storage
-
-CONF = Path(__file__).parents[1] / "conf"
+from shrinkml_env.envs import make_factorisation
 
 OWN = ("sizes", "shares", "agent", "factorisation", "search", "proxy", "seed")
 """Keys that fine-tuning does not have."""
 
 
 def iterate(config: DictConfig) -> Path:
-    """All stages; returns the run's directory.
+    """Go through all stages; returns the run's directory.
 
     Raises:
-        ValueError: The sizes do not fall, or there is not one share of the training for each.
+        ValueError: The sizes do not fall, there is not one share of the training for each, or the agent is no rule.
     """
     torch.set_num_threads(config.threads)
     sizes = [float(size) for size in config.sizes]
@@ -57,6 +56,9 @@ def iterate(config: DictConfig) -> Path:
         raise ValueError(f"sizes must fall from stage to stage, in (0, 1], got {sizes}")
     if len(shares) != len(sizes) or min(shares) <= 0:
         raise ValueError(f"shares must be {len(sizes)} numbers above 0, one for each size, got {shares}")
+    check_part("factorisation", config.factorisation)
+    if config.search is None:
+        check_rule(config.agent)
     directory = run_directory(config, f"{'-'.join(f'{size:g}' for size in sizes)}-{config.seed}")
     model, results, first_epoch = config.original, [], config.training.first_epoch
     for number, (size, share) in enumerate(zip(sizes, shares, strict=True), start=1):
@@ -90,7 +92,7 @@ def iterate(config: DictConfig) -> Path:
 
 
 def _compressed(config: DictConfig, model: LAS, size: float, stage: Path) -> LAS:
-    """A model of at most a size, from the original or from what the last stage made."""
+    """Return a model of at most a size, made from the original or from what the last stage made."""
     if ranks_of(model):
         storage_dtype = model.storage_dtype
         model = decompress(model)
@@ -98,17 +100,18 @@ def _compressed(config: DictConfig, model: LAS, size: float, stage: Path) -> LAS
         model.storage_dtype = storage_dtype
         round_to_storage(model)
     if config.search is None:
-        factorisation, cache = instantiate(config.factorisation)(model), EvaluationCache(default_cache_path())
+        factorisation = make_factorisation(model, part("factorisation", config.factorisation))
+        cache = EvaluationCache(default_cache_path())
         evaluator = Evaluator(model, load_utterances(plain(config.proxy)), cache=cache, factorisation=factorisation)
         return compress(model, ranks_of_size(every_rank(evaluator), config.agent, size), factorisation)
     save_compressed(model, stage / "dense")
     sets = {"proxy": plain(config.proxy), "dev": plain(config.data.dev), "test": plain(config.data.test)}
-    found = search(_search_config([*config.search, f"model.name={stage / 'dense'}"], size, stage, sets), "search")
+    found = search(_search_config([*config.search, f"model={stage / 'dense'}"], size, stage, sets), "search")
     return load_las(str(found / "compressed"))
 
 
 def _search_config(overrides: list[str], size: float, stage: Path, sets: dict[str, Any]) -> DictConfig:
-    """Of the lowest WER at a size, unless the overrides say otherwise."""
+    """Return the config of a search for the lowest divergence at a size, unless the overrides say otherwise."""
     GlobalHydra.instance().clear()  # This program's own config has been read.
     wanted = ["reward=divergence", "constraint=check", f"outputs={stage}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -119,9 +122,9 @@ def _search_config(overrides: list[str], size: float, stage: Path, sets: dict[st
     return config
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="iterate")
+@command("iterate")
 def main(config: DictConfig) -> None:
-    """One process of all stages."""
+    """Run one process of all stages."""
     with training_processes(config.device):
         iterate(config)
 

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.common.command import command
 from experiments.validate import validate_ranks
 from shrinkml_env.data import SHIPPED_SETS
 
@@ -113,17 +113,17 @@ def result_of(run: Path) -> Path:
     return source
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="leaderboard")
+@command("leaderboard")
 def main(config: DictConfig) -> None:
-    """Exit status 1, and nothing is changed, where a submission is refused."""
+    """Write the page; where a submission is refused, nothing is changed and the exit status is 1."""
     torch.set_num_threads(1)
     if not OmegaConf.is_list(config.add):
-        sys.exit(f"add must be a list: give add=[{config.add}]")
+        raise ValueError(f"add must be a list: give add=[{config.add}]")
     folder, target = Path(config.submissions), Path(config.page)
     added = {folder / f"{Path(run).name}.json": result_of(Path(run)) for run in config.add}
     submitted = {path: path for path in sorted(folder.glob("*.json"))} | added
     if not submitted:
-        sys.exit(f"{folder} holds no submission: give add=[RUN]")
+        raise FileNotFoundError(f"{folder} holds no submission: give add=[RUN]")
     refused = {path: reasons for path, source in submitted.items() if (reasons := refusals(source))}
     if refused:
         sys.exit("\n".join(f"REFUSED {path.stem}: {reason}" for path, reasons in refused.items() for reason in reasons))

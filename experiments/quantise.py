@@ -7,23 +7,23 @@ docs/quantisation.md.
 
 from __future__ import annotations
 
-import importlib
-import sys
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from experiments.common.command import command
 from experiments.common.measure import measure
-from experiments.common.report import SetResult, format_table
-from experiments.common.run_directory import plain, run_directory, write_json
-from experiments.common.statistics import points, wer_increase
+from experiments.common.report import format_table
+from experiments.common.run_directory import plain, run_directory, title_of, write_json
+from experiments.common.statistics import points
 from experiments.finetune import model_in
 from shrinkml_env import count_parameters, load_model, load_utterances, quantise, save_compressed
 from shrinkml_env.compression import int8_scales, ranks_of
+from shrinkml_env.evaluation.intervals import wer_increase
+from shrinkml_env.search_result import SetResult
 
 SETS = ("dev", "test")
 
@@ -41,7 +41,7 @@ def make(config: DictConfig) -> Path:
         raise ValueError(f"{config.model} is quantised already")
     quantised = quantise(model)
     sets = {name: load_utterances(plain(config[name])) for name in SETS}
-    directory = run_directory(config, Path(config.model.rpartition(":")[2]).name)
+    directory = run_directory(config, title_of(config.model))
     models = {"original": model, "compressed": quantised}
     for name, form in models.items():
         save_compressed(form, directory / name)
@@ -73,16 +73,11 @@ def make(config: DictConfig) -> Path:
     return directory
 
 
-@hydra.main(version_base="1.3", config_path="../conf/quantise", config_name="quantise")
+@command("quantise")
 def main(config: DictConfig) -> None:
-    """Exit status 1, and one line, where something is wrong with what was asked for."""
+    """Quantise one model."""
     torch.set_num_threads(1)
-    for module in config.imports:
-        importlib.import_module(module)
-    try:
-        make(config)
-    except (FileNotFoundError, ImportError, ValueError) as error:
-        sys.exit(str(error))
+    make(config)
 
 
 if __name__ == "__main__":

@@ -11,16 +11,17 @@ from __future__ import annotations
 import pkgutil
 from pathlib import Path
 
-import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from experiments.common.report import SetResult, format_table
+from experiments.common.checks import require_shares
+from experiments.common.command import command
+from experiments.common.parts import check_part, part
+from experiments.common.report import format_table
 from experiments.common.run_directory import plain, run_directory, write_json
-from experiments.search import describe_factorisation
 from shrinkml_env import (
     EvaluationCache,
     Evaluator,
@@ -31,44 +32,65 @@ from shrinkml_env import (
     load_utterances,
     save_compressed,
 )
+from shrinkml_env.envs import make_factorisation
 from shrinkml_env.mdp.rewards import Accuracy
+from shrinkml_env.search_result import SetResult
 from shrinkml_env.space.search_space import Full
 
 SETS = ("proxy", "dev", "test")
 
 
 def every_rank(evaluator: Evaluator) -> SearchProblem:
-    """The lowest WER on an evaluator's utterances, among all ranks that there are: what rules choose from."""
+    """Return the problem that rules choose from: the lowest WER on an evaluator's utterances, among all ranks."""
     space = Full(max(layer.break_even for layer in evaluator.layers))
     return SearchProblem(evaluator, space(evaluator.layers), Accuracy())
 
 
+def check_rule(agent: DictConfig) -> None:
+    """Find out whether the config of an agent is that of a rule, before anything is made.
+
+    Raises:
+        ValueError: It is not, or cannot be made.
+    """
+    check_part("agent", agent)
+    if not hasattr(pkgutil.resolve_name(agent._target_), "ranks_of_size"):
+        raise ValueError(
+            f"{agent._target_} is a search, not a rule like uniform, energy, profile and knapsack: give it a size "
+            "by python -m experiments.search reward=divergence constraint=check constraint.budget=SIZE"
+        )
+
+
 def ranks_of_size(problem: SearchProblem, agent: DictConfig, size: float) -> dict[str, int]:
-    """The ranks by which a rule makes a model of at most a size ratio.
+    """Return the ranks by which a rule makes a model of at most a size ratio.
 
     Args:
         problem: Holds the ranks to choose from, and measures for a rule that does.
         agent: Config of the rule.
-        size: Parameters, over the model's.
+        size: The size ratio, in (0, 1].
 
     Raises:
         ValueError: The agent is no rule, or cannot make the model so small.
     """
-    if not hasattr(pkgutil.resolve_name(agent._target_), "ranks_of_size"):
-        raise ValueError(
-            f"{agent._target_} is a search, not a rule like uniform, energy, profile and knapsack: give it a size by "
-            "python -m experiments.search reward=divergence constraint=check constraint.budget=SIZE"
-        )
-    ranks: dict[str, int] = instantiate(agent).ranks_of_size(problem, size)
+    check_rule(agent)
+    ranks: dict[str, int] = instantiate(agent, _convert_="all").ranks_of_size(problem, size)
     return ranks
 
 
 def make(config: DictConfig, title: str) -> Path:
-    """Ranks, model, word errors; returns the run's directory."""
+    """Make a seed model and measure it; returns the run's directory.
+
+    Raises:
+        ValueError: The size is out of range or out of reach, or the agent is no rule.
+        FileNotFoundError: The model or a set is missing.
+    """
     torch.set_num_threads(1)
-    model = load_model(config.model.name)
+    require_shares(config, "size")
+    check_rule(config.agent)
+    check_part("factorisation", config.factorisation)
+    model = load_model(config.model)
     sets = {name: plain(config[name]) for name in SETS}
-    factorisation, cache = instantiate(config.factorisation)(model), EvaluationCache(default_cache_path())
+    factorisation = make_factorisation(model, part("factorisation", config.factorisation))
+    cache = EvaluationCache(default_cache_path())
     evaluators = {
         name: Evaluator(model, load_utterances(spec), cache=cache, factorisation=factorisation)
         for name, spec in sets.items()
@@ -84,8 +106,8 @@ def make(config: DictConfig, title: str) -> Path:
         results[name] = SetResult.of(before, after)
     record = {
         "settings": {"rule": title},
-        "model": config.model.name,
-        "factorisation": describe_factorisation(config.factorisation, evaluators["proxy"]),
+        "model": config.model,
+        "factorisation": plain(config.factorisation),
         "granularity": "layer",
         "utterances": sets,
         "ranks": ranks,
@@ -107,7 +129,7 @@ def make(config: DictConfig, title: str) -> Path:
     return directory
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="seed_model")
+@command("seed_model")
 def main(config: DictConfig) -> None:
     """One model; Hydra's multirun makes many."""
     make(config, f"{HydraConfig.get().runtime.choices['agent']}-{config.size:g}")

@@ -1,4 +1,4 @@
-"""Which utterances stand for dev? ``python -m experiments.select_proxy [model.name=DIR]``.
+"""Which utterances stand for dev? ``python -m experiments.select_proxy [model=MODEL]``.
 
 Measures compressed models on the whole proxy pool and on dev: some all over the search space, others within five points
 of the original's WER. With some, each method chooses proxy sets of several sizes; on others, drawn independently and
@@ -11,29 +11,30 @@ measured is kept in the evaluation cache, so that a run that was stopped goes on
 from __future__ import annotations
 
 import csv
-import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import hydra
 import matplotlib as mpl
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from numpy.typing import NDArray
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from scipy.stats import kendalltau, spearmanr
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 from tqdm import tqdm
 
+from experiments.common.checks import require_whole
+from experiments.common.command import command
 from experiments.common.fetch import fetch
+from experiments.common.parts import check_part, part
 from experiments.common.report import format_table
-from experiments.common.run_directory import plain, run_directory
+from experiments.common.run_directory import plain, run_directory, title_of
 from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
 from shrinkml_env.data.selection import SELECTIONS, Pool
+from shrinkml_env.envs.assembly import make_search_space
 from shrinkml_env.space.search_space import SearchSpace
 
 NEAR = 0.05
@@ -157,21 +158,38 @@ def fidelity(
     return Fidelity(*((float(m), float(a), float(b)) for m, a, b in zip(values[:, 0].mean(0), low, high, strict=True)))
 
 
+def check(config: DictConfig) -> None:
+    """Find out what is wrong with a config before anything is made.
+
+    Raises:
+        ValueError: A number is out of range, or the search space cannot be made.
+    """
+    require_whole(config, "configurations", "workers")
+    require_whole(config, "seed", least=0)
+    if not OmegaConf.is_list(config.sizes) or not all(isinstance(size, int) and size > 0 for size in config.sizes):
+        raise ValueError(f"sizes must be a list of whole numbers above 0, got {config.sizes}")
+    check_part("search_space", config.search_space)
+
+
 def select(config: DictConfig) -> Path:
-    """Measure, choose, compare; returns the run's directory."""
+    """Measure, choose, compare; returns the run's directory.
+
+    Raises:
+        ValueError: See `check`; or the search space is too small.
+        FileNotFoundError: The model or a set is missing.
+    """
     torch.set_num_threads(1)
-    for module in config.imports:
-        importlib.import_module(module)
+    check(config)
     fetch(config, "pool", "dev")
-    directory = run_directory(config, Path(config.model.name).name, besides=("workers",))
+    directory = run_directory(config, title_of(config.model))
     cache = EvaluationCache(default_cache_path())
-    model: Any = load_model(config.model.name)
+    model: Any = load_model(config.model)
     model = model.to(config.device)
     pool, dev = (
         Evaluator(model, load_utterances(plain(config[name])), plain(config.granularity), cache, workers=config.workers)
         for name in ("pool", "dev")
     )
-    space: SearchSpace = instantiate(config.search_space)(pool.layers)
+    space = make_search_space(pool.layers, part("search_space", config.search_space))
     groups = _measure(pool, dev, space, config.configurations, config.seed)
     words = np.array([len(model.normalise(utterance.text).split()) for utterance in pool.utterances])
     voices = [utterance.speaker for utterance in pool.utterances]
@@ -267,7 +285,7 @@ def _draw(path: Path, rows: Mapping[tuple[str, str, int], Fidelity]) -> None:
     plt.close(figure)
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="select_proxy")
+@command("select_proxy")
 def main(config: DictConfig) -> None:
     """One model."""
     select(config)

@@ -1,4 +1,4 @@
-"""What compressing one layer costs: ``python -m experiments.sensitivity [model.name=DIR] [factorisation=...]``.
+"""What compressing one layer costs: ``python -m experiments.sensitivity [model=MODEL] [factorisation=...]``.
 
 Measures the WER on the proxy set with each layer at each of its candidate ranks, all others dense. Writes a
 picture and ``sensitivity.json``, from which ``search_space=sensitivity search_space.path=FILE`` forms its candidates.
@@ -6,27 +6,28 @@ picture and ``sensitivity.json``, from which ``search_space=sensitivity search_s
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import gymnasium as gym
-import hydra
 import matplotlib as mpl
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 from tqdm import tqdm
 
+from experiments.common.command import command
 from experiments.common.fetch import fetch
+from experiments.common.parts import check_part, part
 from experiments.common.report import format_table
-from experiments.common.run_directory import plain, run_directory
+from experiments.common.run_directory import plain, run_directory, title_of
 from shrinkml_env import Evaluation, EvaluationCache, Ledger, SearchProblem, default_cache_path
 from shrinkml_env.space.search_space import Sensitive
 from shrinkml_env.space.sensitivity import Sensitivity
+
+PARTS = ("search_space", "factorisation")
 
 HEAD = ("layer", "candidates", "r*", "fatal up to", "nothing lost from", "largest loss")
 
@@ -34,16 +35,15 @@ HEAD = ("layer", "candidates", "r*", "fatal up to", "nothing lost from", "larges
 def sensitivity(config: DictConfig) -> Path:
     """Measure, write, print, draw; returns the run's directory."""
     torch.set_num_threads(1)
-    for module in config.imports:
-        importlib.import_module(module)
+    for group in PARTS:
+        check_part(group, config[group])
     fetch(config, "proxy")
-    directory = run_directory(config, Path(config.model.name).name)
+    directory = run_directory(config, title_of(config.model))
     env = gym.make(
         "ShrinkML-v0",
-        model=config.model.name,
+        model=config.model,
         proxy=plain(config.proxy),
-        search_space=instantiate(config.search_space),
-        factorisation=instantiate(config.factorisation),
+        **{group: part(group, config[group]) for group in PARTS},
         granularity=plain(config.granularity),
         device=config.device,
         cache=EvaluationCache(default_cache_path()),
@@ -111,7 +111,7 @@ def _draw(path: Path, problem: SearchProblem, measured: Sensitivity) -> None:
     plt.close(figure)
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="sensitivity")
+@command("sensitivity")
 def main(config: DictConfig) -> None:
     """One model."""
     sensitivity(config)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 
+from experiments.common.command import command
 from experiments.common.report import format_table
 
 TRAINED = ("run", "size ratio", "utterances", "CPU s", "dev WER % before", "dev WER % after", "test WER % after")
@@ -59,7 +59,7 @@ def trained_rows(runs: Path) -> list[tuple[str, ...]]:
     return table
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="summary")
+@command("summary")
 def main(config: DictConfig) -> None:
     """Print the table."""
     runs = Path(config.outputs)

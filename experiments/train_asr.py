@@ -1,4 +1,4 @@
-"""Train a recogniser: ``python -m experiments.train_asr [model=las_small] [data=synthetic|librispeech] [device=cuda]``.
+"""Train a recogniser: ``python -m experiments.train_asr [architecture=las_small] [data=librispeech] [device=cuda]``.
 
 Resumes where it was stopped. Several processes: ``torchrun --nproc-per-node N -m experiments.train_asr``.
 """
@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import hydra
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
+from experiments.common.command import command
 from experiments.common.run_directory import run_directory
 from experiments.common.training import is_first, load_speech, training_processes
 from shrinkml_env import load_model, save_compressed
@@ -23,9 +23,14 @@ from shrinkml_env.data import SAMPLE_RATE, SpeechFolder
 
 
 def train(config: DictConfig) -> Path:
-    """Data, model, training, saved model; returns the run's directory."""
+    """Train and save a model; returns the run's directory.
+
+    Raises:
+        ValueError: The model to start from is of another kind or has other sizes.
+        FileNotFoundError: The speech, or the model to start from, is missing.
+    """
     torch.set_num_threads(config.threads)
-    directory = run_directory(config, f"{Path(config.model.name).name}-{config.training.seed}")
+    directory = run_directory(config, f"{Path(config.architecture.name).name}-{config.training.seed}")
     train_set, sets = load_speech(config.data, "dev")
     torch.manual_seed(config.training.seed)
     model = _make_model(config, train_set)
@@ -48,16 +53,18 @@ def train(config: DictConfig) -> Path:
 
 
 def _make_model(config: DictConfig, train_set: SpeechFolder) -> LAS:
-    sizes, decoding = (instantiate(part, _convert_="all") for part in (config.model.sizes, config.decoding))
+    sizes, decoding = (instantiate(part, _convert_="all") for part in (config.architecture.sizes, config.decoding))
     if config.start_from is None:
-        return LAS(sizes, Tokenizer.train(train_set.texts, config.model.vocabulary_size), decoding)
+        return LAS(sizes, Tokenizer.train(train_set.texts, config.architecture.vocabulary_size), decoding)
     tokenizer, weights = _earlier(config.start_from)
     # Made anew, so that this run's dropout and search settings hold.
     model = LAS(sizes, tokenizer, decoding)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f"start_from={config.start_from}: its sizes are not those of model.sizes ({error})") from error
+        raise ValueError(
+            f"start_from={config.start_from}: its sizes are not those of architecture.sizes ({error})"
+        ) from error
     return model
 
 
@@ -73,9 +80,9 @@ def _earlier(start_from: str) -> tuple[Tokenizer, dict[str, Tensor]]:
     return model.tokenizer, model.state_dict()
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="train_asr")
+@command("train_asr")
 def main(config: DictConfig) -> None:
-    """One process of one training."""
+    """Run one process of one training."""
     with training_processes(config.device):
         train(config)
 

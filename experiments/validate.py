@@ -7,25 +7,25 @@ holds, and compares likewise. Ends with an error where a number differs.
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+from experiments.common.command import command
 from experiments.common.measure import measure
-from experiments.common.report import SetResult
+from experiments.common.parts import part
 from shrinkml_env import Evaluator, count_parameters, load_compressed, load_model, load_utterances
 from shrinkml_env.envs import make_factorisation
+from shrinkml_env.search_result import SetResult
 
 
 def validate(directory: Path) -> list[str]:
-    """Prints what is measured; returns what differs from the record, one line each.
+    """Print what is measured; return what differs from the record, one line each.
 
     Raises:
         FileNotFoundError: The folder is not a finished run's.
@@ -56,19 +56,21 @@ def validate(directory: Path) -> list[str]:
 
 
 def validate_ranks(path: Path) -> list[str]:
-    """Prints what is measured; returns what differs from the record, one line each. No cache is asked.
+    """Print what is measured; return what differs from the record, one line each. No cache is asked.
 
     Raises:
         ValueError: The file lacks something, or its ranks are not of its model.
         FileNotFoundError: There is no such file or model.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"ranks={path}: there is no such file")
     record = json.loads(path.read_text())
     needed = {"model", "factorisation", "granularity", "utterances", "ranks", "params", "size_ratio", "sets"}
     missing = needed - record.keys()
     if missing:
         raise ValueError(f"{path} lacks {', '.join(sorted(missing))}: it must be the best.json of a run")
     model = load_model(record["model"])
-    factorisation = make_factorisation(model, record["factorisation"])
+    factorisation = make_factorisation(model, part("factorisation", OmegaConf.create(record["factorisation"])))
     measured: dict[str, Any] = {"sets": {}}
     for name, spec in tqdm(record["utterances"].items(), desc="sets"):
         evaluator = Evaluator(model, load_utterances(spec), record["granularity"], factorisation=factorisation)
@@ -92,14 +94,12 @@ def _differences(recorded: Any, measured: Any, key: str = "") -> list[tuple[str,
     ]
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="validate")
+@command("validate")
 def main(config: DictConfig) -> None:
-    """Exit status 1 where the record and the measurement differ."""
+    """Measure one result; the exit status is 1 where the record and the measurement differ."""
     torch.set_num_threads(1)
-    for module in config.imports:
-        importlib.import_module(module)
     if (config.run is None) == (config.ranks is None):
-        sys.exit("give one of run=DIR, a run of experiments.search, and ranks=FILE, a file like its best.json")
+        raise ValueError("give one of run=DIR, a run of experiments.search, and ranks=FILE, a file like its best.json")
     differences = validate(Path(config.run)) if config.run is not None else validate_ranks(Path(config.ranks))
     if differences:
         sys.exit("VALIDATION FAILED\n" + "\n".join(differences))

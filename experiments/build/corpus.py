@@ -1,13 +1,14 @@
-"""Make the synthetic speech corpus: `python -m experiments.build.corpus` (options: conf/make_corpus.yaml)."""
+"""Make the synthetic speech corpus: `python -m experiments.build.corpus` (options: conf/corpus.yaml)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from experiments.common.checks import require_whole
+from experiments.common.command import command
 from shrinkml_env.data.synthetic.assets import fetch_assets
 from shrinkml_env.data.synthetic.calibration import CALIBRATION, copy_calibration
 from shrinkml_env.data.synthetic.corpus import focus, remove_others, synthesise, write_index
@@ -72,12 +73,13 @@ def make_subsets(config: DictConfig) -> None:
             (root / "train" / "focus.txt").write_text("\n".join(ids) + "\n")
 
 
-@hydra.main(version_base="1.3", config_path="../../conf", config_name="make_corpus")
+@command("corpus")
 def main(config: DictConfig) -> None:
     """Synthesise the chosen subsets, and copy the calibration set from training."""
+    require_whole(config, "workers", "calibration_utterances")
     unknown = sorted(set(config.subsets) - {*SUBSETS, CALIBRATION})
     if unknown:
-        raise ValueError(f"unknown subsets {unknown}: choose from {', '.join((*SUBSETS, CALIBRATION))}")
+        raise ValueError(f"subsets: there is no {', '.join(unknown)}; choose from {', '.join((*SUBSETS, CALIBRATION))}")
     if set(config.subsets) != {CALIBRATION}:
         make_subsets(config)
     if CALIBRATION in config.subsets:

@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from experiments.common.checks import require_whole
+from experiments.common.command import command
 from experiments.common.run_directory import plain
 from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
 from shrinkml_env.compression import SVD
@@ -29,8 +30,9 @@ from shrinkml_env.space.table import SETS, Table
 
 
 def make(config: DictConfig) -> Table:
-    """Measure, or read what is measured."""
-    model = load_model(config.model.name)
+    """Measure the whole space; return its table."""
+    require_whole(config, "best", "random", "workers", "memory_mb", "batch")
+    model = load_model(config.model)
     blocks: dict[str, list[str]] = {name: list(block.layers) for name, block in config.blocks.items()}
     candidates = {name: plain(block.ranks) for name, block in config.blocks.items()}
     cache = EvaluationCache(default_cache_path() if config.cache is None else config.cache)
@@ -52,7 +54,7 @@ def make(config: DictConfig) -> Table:
     space = Explicit(candidates)(proxy.layers)
     macs = {subset: _macs(evaluator) for subset, evaluator in evaluators.items()}
     known = Table(
-        model=config.model.name,
+        model=config.model,
         blocks=blocks,
         layers=space.layers,
         candidates=space.candidates,
@@ -114,7 +116,7 @@ def _macs(evaluator: Evaluator) -> tuple[Mapping[str, int], int]:
     return positions, evaluator.macs({}) - dense
 
 
-@hydra.main(version_base="1.3", config_path="../../conf", config_name="make_table")
+@command("table")
 def main(config: DictConfig) -> None:
     """One table."""
     torch.set_num_threads(1)

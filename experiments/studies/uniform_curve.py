@@ -1,4 +1,4 @@
-"""What uniform ranks cost: ``python -m experiments.studies.uniform_curve [model.name=DIR] [set=test]``.
+"""What uniform ranks cost: ``python -m experiments.studies.uniform_curve [model=MODEL] [set=test]``.
 
 Every layer gets the same fraction of its break-even rank; at each size ratio, WER and word errors. This is the curve
 that a search has to beat, and where it starts to climb is where there is something to win. ``dense=[PATTERN, ...]``
@@ -12,26 +12,28 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import hydra
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from experiments.common.checks import require_shares
+from experiments.common.command import command
 from experiments.common.fetch import fetch
+from experiments.common.parts import check_part, part
 from experiments.common.report import draw_uniform_curve, format_table
 from experiments.common.run_directory import plain, run_directory
 from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
+from shrinkml_env.envs import make_factorisation
 from shrinkml_env.space.search_space import uniform_ranks
 
 
 def uniform_ranks_of_size(
     evaluator: Evaluator, size_ratio: float, names: Sequence[str] | None = None
 ) -> dict[str, int]:
-    """The largest uniform fraction whose size ratio is at most the wanted one.
+    """Return the ranks of the largest uniform fraction whose size ratio is at most the wanted one.
 
     Args:
-        evaluator: Of the model.
+        evaluator: Measures the model.
         size_ratio: In (0, 1].
         names: The layers to compress; by default all.
 
@@ -50,18 +52,20 @@ def uniform_ranks_of_size(
     return uniform_ranks(layers, smallest)
 
 
-@hydra.main(version_base="1.3", config_path="../../conf", config_name="uniform_curve")
+@command("uniform_curve")
 def main(config: DictConfig) -> None:
     """Measure, print, draw."""
     torch.set_num_threads(1)
+    require_shares(config, "sizes")
+    check_part("factorisation", config.factorisation)
     fetch(config, "set")
-    model = load_model(config.model.name)
+    model = load_model(config.model)
     evaluator = Evaluator(
         model,
         load_utterances(plain(config.set)),
         plain(config.granularity),
         cache=EvaluationCache(default_cache_path()),
-        factorisation=instantiate(config.factorisation)(model),
+        factorisation=make_factorisation(model, part("factorisation", config.factorisation)),
     )
     names = [layer.name for layer in evaluator.layers]
     for pattern in config.dense:

@@ -26,6 +26,7 @@ __all__ = [
     "make_problem",
     "make_reward",
     "make_search_space",
+    "named",
     "resolve",
     "resolve_for",
 ]
@@ -47,7 +48,7 @@ def resolve(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, expe
         ValueError: The name is unknown, the options are not those of what it names, or the object is something else.
     """
     if isinstance(spec, str | Mapping):
-        return _named(kind, registry, spec, given=0)()
+        return named(kind, registry, spec, given=0)()
     if isinstance(spec, type) or not isinstance(spec, expected):
         got = f"the class {spec.__name__}: call it" if isinstance(spec, type) else f"{spec!r}"
         raise ValueError(
@@ -72,7 +73,7 @@ def resolve_for(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, 
         ValueError: The name is unknown, the options are not those of what it names, or something else is made.
     """
     if isinstance(spec, str | Mapping):
-        return _named(kind, registry, spec, given=len(subjects))(*subjects)
+        return named(kind, registry, spec, given=len(subjects))(*subjects)
     maker = spec.func if isinstance(spec, functools.partial) else spec
     fits = issubclass(maker, expected) if isinstance(maker, type) else inspect.isroutine(maker)
     made = spec(*subjects) if fits else spec
@@ -85,10 +86,20 @@ def resolve_for(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, 
     return part
 
 
-def _named(
+def named(
     kind: str, registry: Mapping[str, Callable[..., T]], spec: str | Mapping[Any, Any], given: int
 ) -> Callable[..., T]:
-    """Return what a name stands for, with its options; its first arguments are given elsewhere."""
+    """Return what a name stands for, with its options, without making it.
+
+    Args:
+        kind: The kind of part, for error messages: ``"reward"``.
+        registry: Name -> class or factory.
+        spec: A name, or a mapping with ``"name"`` and options.
+        given: How many of its first arguments are no options, but given where it is made.
+
+    Raises:
+        ValueError: The name is unknown, or the options are not those of what it names.
+    """
     options: dict[str, Any] = {"name": spec} if isinstance(spec, str) else {str(key): spec[key] for key in spec}
     name = options.pop("name", None)
     if name not in registry:

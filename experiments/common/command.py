@@ -1,0 +1,141 @@
+"""Commands: a config from ``conf/``, ``--help``, and an end in one line where something is wrong.
+
+This is the only place that knows ``hydra.main``.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.common.command_errors import explain
+from experiments.common.command_help import Command
+
+__all__ = ["CONF", "command"]
+
+CONF = Path(__file__).parents[2] / "conf"
+
+FULL_ERROR = "HYDRA_FULL_ERROR"
+
+
+class _Failed(BaseException):
+    """Carries an error past Hydra, which would tell it in lines of its own."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+def command(config_name: str, folder: str = ".") -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Make a command of a function of a config: ``main()`` reads the command line.
+
+    Whatever is wrong with what the user has given ends the program with exit status 2 and one line on stderr. With
+    ``HYDRA_FULL_ERROR=1`` the traceback is shown. The function itself stays at hand as ``main.__wrapped__``.
+
+    Args:
+        config_name: The config's name in ``conf/``.
+        folder: The folder in ``conf/`` that holds it, with the groups beside it.
+    """
+
+    def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
+        @functools.wraps(function)
+        def job(config: DictConfig) -> None:
+            try:
+                _require_values(config)
+                _import_modules(config)
+                function(config)
+            except Exception as error:
+                # The jobs of a multirun are left to Hydra's launchers, which bring their errors back.
+                if HydraConfig.get().mode is RunMode.RUN:
+                    raise _Failed(error) from error
+                raise
+
+        run = hydra.main(version_base="1.3", config_path=str(CONF / folder), config_name=config_name)(job)
+
+        @functools.wraps(function)
+        def main() -> None:
+            this = Command(CONF / folder, config_name, _program(function), sys.modules[function.__module__].__doc__)
+            arguments = sys.argv[1:]
+            overrides = [argument for argument in arguments if not argument.startswith("-")]
+            full = os.environ.get(FULL_ERROR) == "1"
+            try:
+                if {"-h", "--help"} & set(arguments):
+                    print(this.help(overrides))
+                    return
+                _require_flags(arguments)
+                with _errors_raised():
+                    run()
+                return
+            except _Failed as failed:
+                error = failed.error
+            except Exception as raised:
+                error = raised
+            told = None if full else explain(error, this, overrides)
+            if told is None:
+                raise error
+            print(told, file=sys.stderr)
+            sys.exit(2)
+
+        return main
+
+    return decorate
+
+
+def _program(function: Callable[[DictConfig], None]) -> str:
+    """Return the module of a command, as it is typed behind ``python -m``."""
+    specification = sys.modules[function.__module__].__spec__
+    return function.__module__ if specification is None else specification.name
+
+
+def _require_values(config: DictConfig) -> None:
+    """Raise an error that names the first option without a value."""
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        # Hydra has an error for it.
+        OmegaConf.select(config, missing[0], throw_on_missing=True)
+
+
+def _import_modules(config: DictConfig) -> None:
+    """Import what the user wants to have imported first.
+
+    Raises:
+        ValueError: A module cannot be imported.
+    """
+    for module in config.get("imports") or ():
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            where = "it must lie in this folder or on PYTHONPATH"
+            raise ValueError(f"imports: {module} cannot be imported: {error}; {where}") from error
+
+
+def _require_flags(arguments: list[str]) -> None:
+    """Raise a ValueError if there is an argument that looks like a flag and is none of Hydra's."""
+    _, unknown = get_args_parser().parse_known_args(arguments)
+    if unknown:
+        name, _, value = unknown[0].lstrip("-").partition("=")
+        raise ValueError(f"{unknown[0]} is no flag: give options as NAME=VALUE, here {name}={value or '...'}")
+
+
+@contextmanager
+def _errors_raised() -> Iterator[None]:
+    """Let Hydra raise errors, which it would print otherwise."""
+    before = os.environ.get(FULL_ERROR)
+    os.environ[FULL_ERROR] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[FULL_ERROR]
+        else:
+            os.environ[FULL_ERROR] = before

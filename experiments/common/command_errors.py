@@ -1,0 +1,117 @@
+"""Errors of the command line, in one line each that names the option and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+
+from hydra.errors import (
+    CompactHydraException,
+    ConfigCompositionException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
+
+from experiments.common.command_help import Command
+
+__all__ = ["explain"]
+
+ROOT = Path(__file__).parents[2]
+OURS = ("shrinkml_env", "agents", "experiments")
+
+
+def explain(error: BaseException, command: Command, overrides: list[str]) -> str | None:
+    """Return the line that tells a user what is wrong; None for an error that is none of theirs.
+
+    Args:
+        error: What was raised.
+        command: The command that was called.
+        overrides: The options that it was given.
+    """
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:
+        return _line(f"{_full_key(error)}: {error.__cause__}")
+    if isinstance(error, MissingConfigException):
+        return _missing_choice(error, command)
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {error.override!r}: put quotes around it if it holds brackets or spaces, 'NAME=[A,B]'"
+    if isinstance(error, ConfigCompositionException):
+        return _wrong_override(error, command, overrides)
+    if isinstance(error, MissingMandatoryValue | InterpolationToMissingValueError):
+        return _no_value(error, command, overrides)
+    if isinstance(error, OmegaConfBaseException):
+        name = f"{error.full_key}: " if error.full_key else ""
+        return _line(f"{name}{error.msg or error}".partition("\n")[0])
+    if isinstance(error, OSError | CompactHydraException):
+        return _line(str(error))
+    if isinstance(error, ValueError | TypeError | ImportError):
+        return _line(str(error) if _is_ours(error) else f"{error} (HYDRA_FULL_ERROR=1 shows where)")
+    return None
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _full_key(error: BaseException) -> str:
+    """Return the option that an error names in Hydra's way."""
+    found = re.search(r"full_key: (\S+)", str(error))
+    return found[1] if found else "config"
+
+
+def _missing_choice(error: MissingConfigException, command: Command) -> str:
+    """Say what a group can be set to."""
+    group, _, choice = str(error.missing_cfg_file).rpartition("/")
+    if group.startswith("hydra/"):
+        return f"{group}={choice} is not installed: pip install -c constraints.txt -e '.[sweeps]'"
+    choices = command.choices_of(group)
+    return f"{group}={choice}: there is no such choice{_nearest(choice, choices)}; choose from {', '.join(choices)}"
+
+
+def _wrong_override(error: ConfigCompositionException, command: Command, overrides: list[str]) -> str:
+    """Say which option is none, and which are near."""
+    text = str(error)
+    present = re.search(r"An item is already at '(?P<key>[^']+)'", text)
+    if present:
+        return f"{present['key']} is an option already: leave out the +"
+    found = re.search(r"Could not override '(?P<key>[^']+)'", text)
+    if not found:
+        cause = f": {error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
+        return _line(text + cause)
+    key = found["key"]
+    try:
+        config, choices = command.compose([override for override in overrides if not override.startswith(f"{key}=")])
+    except Exception:
+        # Something else is wrong as well: the options without any override are near enough.
+        config, choices = command.compose([])
+    known = [*choices, *(option.name for option in command.options(config, choices))]
+    return f"{key}: there is no such option{_nearest(key, known)}; python -m {command.program} --help lists all"
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    """Return the names that may have been meant, to stand behind a complaint."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    return f": did you mean {' or '.join(near)}?" if near else ""
+
+
+def _no_value(error: OmegaConfBaseException, command: Command, overrides: list[str]) -> str:
+    """Say which option must be given, and what it means."""
+    text = str(error)
+    found = re.search(r"MissingMandatoryValue while resolving interpolation: Missing mandatory value: (\S+)", text)
+    name = found[1] if found else error.full_key or _full_key(error)
+    _, choices = command.compose(overrides)
+    meaning = command.explanations(choices).get(str(name), "")
+    return f"{name} must be given: {name}=...{f' ({meaning})' if meaning else ''}"
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Return whether code of ours has raised an error, with a text for people."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return True
+    path = Path(trace.tb_frame.f_code.co_filename)
+    return any(path.is_relative_to(ROOT / package) for package in OURS)
