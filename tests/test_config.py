@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 from experiments.common.agent import make_agent
+from experiments.common.parts import check_part, part
 from experiments.common.run_directory import plain
 from shrinkml_env.compression.factorisations import FACTORISATIONS
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
 from shrinkml_env.mdp.actions import ACTIONS
 from shrinkml_env.mdp.constraints import CONSTRAINTS
 from shrinkml_env.mdp.observations import OBSERVATIONS
-from shrinkml_env.mdp.rewards import REWARDS, Harmonic
+from shrinkml_env.mdp.rewards import REWARDS
 from shrinkml_env.mdp.shaping import POTENTIALS
 from shrinkml_env.space.search_space import SEARCH_SPACES
 from tests.helpers.fake_evaluator import make_fake_env
@@ -31,6 +31,10 @@ GROUPS = {
     "search_space": SEARCH_SPACES,
     "factorisation": FACTORISATIONS,
 }
+NO_OPTIONS = {
+    **dict.fromkeys(("action", "observation", "shaping"), ("problem",)),
+    "constraint": ("evaluator", "search_space"),
+}
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -38,29 +42,21 @@ def test_every_name_has_its_file(group):
     assert {path.stem for path in (CONF / group).glob("*.yaml")} == {*GROUPS[group], "custom"}
 
 
-def test_a_class_of_the_users_own():
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        overrides = ["reward=custom", "reward._target_=shrinkml_env.mdp.rewards.Harmonic", "+reward.beta=0.5"]
-        config = compose("search", overrides=overrides)
-    assert instantiate(config.reward) == Harmonic(beta=0.5)
-
-
 @pytest.mark.parametrize(("group", "name"), [(group, name) for group, names in GROUPS.items() for name in names])
-def test_every_file_makes_what_the_name_means(group, name):
+def test_every_file_is_what_gym_make_takes(group, name):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         needed = ["search_space.candidates={encoder.2:[16,32]}"] if name == "explicit" else []
         config = compose("search", overrides=[f"{group}={name}", *needed])[group]
-    kind = GROUPS[group][name]
-    assert get_class(config._target_) is kind
-    made = instantiate(config)
-    if name == "explicit":
-        assert made.candidates == {"encoder.2": [16, 32]}
+    check_part(group, config)
+    spec = part(group, config)
+    assert spec["name"] == name
     # Every option is written out, and has the default that it has in Python (a budget, or explicit ranks, have none).
-    options = {} if kind.__init__ is object.__init__ else dict(inspect.signature(kind).parameters)
-    assert set(config) - {"_target_"} == set(options)
+    kind = GROUPS[group][name]
+    parameters = {} if kind.__init__ is object.__init__ else dict(inspect.signature(kind).parameters)
+    options = {option: value for option, value in parameters.items() if option not in NO_OPTIONS.get(group, ())}
+    assert set(spec) - {"name"} == set(options)
     for option, parameter in options.items():
-        assert parameter.default is parameter.empty or config[option] == parameter.default, option
-    assert type(made) is kind
+        assert parameter.default is parameter.empty or spec[option] == parameter.default, option
 
 
 AGENTS = sorted(path.stem for path in (CONF / "agent").glob("*.yaml") if path.stem != "custom")
@@ -71,7 +67,7 @@ def test_every_agent_searches(name):
     """On the fake model, with the action kind that its config asks for."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("search", overrides=[f"agent={name}", "seed=3"])
-    env = make_fake_env(instantiate(config.action), ledger=Ledger(budget=50))
+    env = make_fake_env(part("action", config.action), ledger=Ledger(budget=50))
     agent = make_agent(config.agent, env)
     with suppress(BudgetExhausted):
         agent.learn(total_timesteps=240)
@@ -81,7 +77,7 @@ def test_every_agent_searches(name):
 def test_the_command_line_has_the_last_word_on_actions():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("search", overrides=["agent=dqn", "action=one_shot"])
-    assert config.action._target_.endswith("OneShot")
+    assert config.action.name == "one_shot"
     assert config.agent._target_.endswith("DQN")
 
 
@@ -104,3 +100,14 @@ def test_a_data_set_is_named_in_one_way(command, key, embedded):
     assert found == [embedded, {"root": "/data", "subset": ["a", "b"], **limit}]
     if "dev" in configs[1]:
         assert plain(configs[1].dev) == {"root": "/data", "subset": "dev-clean", "limit": 3}
+
+
+def test_every_config_is_named_as_its_command_is():
+    """Those in a folder of their own, too."""
+    modules = {
+        path.stem: path.relative_to(CONF.parent)
+        for path in (CONF.parent / "experiments").glob("**/*.py")
+        if "common" not in path.parts and path.stem != "__init__"
+    }
+    assert {path.stem for path in CONF.glob("*.yaml")} <= set(modules)
+    assert (CONF / "compress" / "compress.yaml").is_file()

@@ -23,7 +23,7 @@ speakers test 10 3005 3080 3331 367 533
 part() { echo "{root: $ROOT, subset: test-other, ids: $study/$1.txt}"; }
 
 sets="proxy=$(part proxy)|dev=$(part dev)|test=$(part test)|factorisation=activation_aware"
-sets="$sets|factorisation.calibration=$(part calibration)|model.name=$MODEL"
+sets="$sets|factorisation.calibration=$(part calibration)|model=$MODEL"
 
 in_turns() { # a line of standard input for each program, and what all get
     xargs -P "$CORES" -I {} sh -c 'set -f; line=$1; shift; exec python -m $line "$@"' sh {} "$@"
@@ -42,7 +42,7 @@ search() { # sizes, a folder, and what else all get
 # WER against size on the reported speakers, with and without the calibration.
 for way in svd activation_aware; do
     [ $way = svd ] || calibrate="factorisation.calibration=$(part calibration)"
-    python -m experiments.studies.uniform_curve "model.name=$MODEL" "set=$(part test)" "dense=[decoder.*]" \
+    python -m experiments.studies.uniform_curve "model=$MODEL" "set=$(part test)" "dense=[decoder.*]" \
         sizes=[0.97,0.95,0.93,0.91] "outputs=$study/uniform" factorisation=$way ${calibrate+"$calibrate"}
 done
 

@@ -61,7 +61,7 @@ def test_the_record_must_say_how_it_was_factored(configure, aware):
 
 def test_a_sensitivity_tells_its_factorisation(configure, aware, speech, tmp_path):
     sets = f"proxy={{root: {speech['root']}, subset: {speech['subset']}}}"
-    common = [f"model.name={tmp_path / 'model'}", sets, f"outputs={tmp_path / 'sensitivity'}", "search_space.count=2"]
+    common = [f"model={tmp_path / 'model'}", sets, f"outputs={tmp_path / 'sensitivity'}", "search_space.count=2"]
     with initialize(version_base="1.3", config_path="../../conf"):
         path = sensitivity(compose("sensitivity", [*common, *aware])) / "sensitivity.json"
     assert Sensitivity.load(path).factorisation == "activation_aware"

@@ -8,9 +8,9 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 
 from experiments.common.agent import make_agent
+from experiments.common.run_directory import plain
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
 from tests.helpers.fake_evaluator import make_fake_env
 from tests.test_config import AGENTS, CONF
@@ -72,7 +72,7 @@ def test_the_overview_knows_which_actions_an_agent_takes(name):
     for action in ACTIONS:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("search", overrides=[f"agent={name}", f"action={action}"])
-        env = make_fake_env(instantiate(config.action), ledger=Ledger(budget=5))
+        env = make_fake_env(plain(config.action), ledger=Ledger(budget=5))
         with suppress(InstantiationException, ValueError):
             agent = make_agent(config.agent, env)
             with suppress(BudgetExhausted):

@@ -54,7 +54,7 @@ def configure_training(tones, original, tmp_path):
 
     def compose_config(name, *overrides):
         common = ["data=synthetic", f"original={original}", "training.batch_seconds=2.0", "training.epochs=2"]
-        common = [f"model.name={original}"] if name == "seed_model" else common
+        common = [f"model={original}"] if name == "seed_model" else common
         with initialize(version_base="1.3", config_path="../../conf"):
             return compose(name, [*common, *sets[name], f"outputs={tmp_path / name}", *overrides])
 

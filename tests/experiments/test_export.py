@@ -36,9 +36,9 @@ def test_what_is_no_run_is_an_error_of_one_line(run, tmp_path):
     assert TinyCTC.architecture == "tiny_ctc"
     command = [sys.executable, "-m", "experiments.export", "imports=[tests.helpers.models]", "format=onnx"]
     found = subprocess.run(command, capture_output=True, text=True)
-    assert found.returncode == 1
-    assert found.stderr.strip().startswith("give run=DIR, a run of experiments.search")
+    assert found.returncode == 2
+    assert found.stderr.startswith("run must be given: run=...")
     found = subprocess.run([*command, f"run={run / 'compressed'}"], capture_output=True, text=True)
-    assert found.returncode == 1
+    assert found.returncode == 2
     assert found.stderr.strip().splitlines()[-1].startswith("only LAS models can be exported")
     assert "Traceback" not in found.stderr

@@ -28,7 +28,7 @@ def configure(tmp_path):
     _, _, *sets = make_workplace(tmp_path, TinyCTC())
 
     def compose_quantise(model: Path):
-        with initialize(version_base="1.3", config_path="../../conf/quantise"):
+        with initialize(version_base="1.3", config_path="../../conf"):
             return compose("quantise", [f"model={model}", f"outputs={tmp_path / 'outputs'}", *sets])
 
     return compose_quantise
@@ -70,7 +70,7 @@ def test_a_run_and_what_is_quantised_already(configure, tmp_path):
 def test_errors_have_one_line(tmp_path):
     command = [sys.executable, "-m", "experiments.quantise", f"outputs={tmp_path / 'outputs'}"]
     found = subprocess.run([*command, "model=nowhere"], capture_output=True, text=True)
-    assert found.returncode == 1
+    assert found.returncode == 2
     assert found.stderr.startswith("'nowhere' is neither a shipped model")
     assert len(found.stderr.splitlines()) == 1
     assert not (tmp_path / "outputs").exists()

@@ -105,7 +105,7 @@ def test_the_run_directory_follows_from_the_config(configure):
             r"agent\._target_=nowhere\.Agent .*No module named 'nowhere'",
         ),
         (["agent=custom", "agent._target_=agents.Agent"], r"agent\._target_=agents\.Agent .*no attribute 'Agent'"),
-        (["+reward.foo=3"], "reward: .*Linear has no option 'foo'; its options are size_weight"),
+        (["+reward.foo=3"], "reward 'linear' has no option 'foo'; its options are size_weight"),
         (["search_space=explicit"], r"search_space: .* needs its option 'candidates': give search_space\.candidates="),
         (["agent=random", "+agent.foo=3"], "agent: .* has no option 'foo'; its options are seed"),
         (["reward=custom", "reward._target_=agents"], r"reward\._target_=agents is not a class but a module"),

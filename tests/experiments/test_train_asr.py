@@ -10,12 +10,12 @@ from shrinkml_env.asr.training import CHECKPOINT
 from tests.conftest import LIBRISPEECH
 
 TINY = (
-    "model.name=tones",
-    "model.vocabulary_size=14",
-    "model.sizes.encoder_units=8",
-    "model.sizes.time_reduction=[3,2]",
-    "model.sizes.decoder_units=8",
-    "model.sizes.readout_units=8",
+    "architecture.name=tones",
+    "architecture.vocabulary_size=14",
+    "architecture.sizes.encoder_units=8",
+    "architecture.sizes.time_reduction=[3,2]",
+    "architecture.sizes.decoder_units=8",
+    "architecture.sizes.readout_units=8",
     "training.epochs=4",
     "training.batch_seconds=2.5",
 )
@@ -45,7 +45,13 @@ def test_the_recipe_on_real_librispeech_in_two_processes(tmp_path):
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
         *("-m", "experiments.train_asr", "recipe=librispeech_960", f"data.root={LIBRISPEECH.parent}"),
         *("data.subset=[test-other]", "+data.train.limit=20", "data.dev.subset=test-other", "data.dev.limit=2"),
-        *(*TINY, "model.vocabulary_size=60", "training.epochs=1", "training.batch_seconds=50", "training.workers=1"),
+        *(
+            *TINY,
+            "architecture.vocabulary_size=60",
+            "training.epochs=1",
+            "training.batch_seconds=50",
+            "training.workers=1",
+        ),
         f"outputs={tmp_path / 'runs'}",
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -77,7 +83,7 @@ def test_starts_from_a_saved_model(corpus, tmp_path):
     assert first.returncode == 0, first.stderr
     (start,) = (tmp_path / "first").glob("*/model")
     # So small a rate changes no weight by half a step of the file's format.
-    options = ("training.learning_rate=1e-12", "model.sizes.dropout=0.5")
+    options = ("training.learning_rate=1e-12", "architecture.sizes.dropout=0.5")
     unchanged = train(corpus, tmp_path / "second", f"start_from={start}", *options)
     assert unchanged.returncode == 0, unchanged.stderr
     (result,) = (tmp_path / "second").glob("*/model")
@@ -87,7 +93,7 @@ def test_starts_from_a_saved_model(corpus, tmp_path):
     for name, parameter in before.named_parameters():
         assert name.startswith("ctc.") or parameter.equal(after.get_parameter(name)), name
 
-    other = train(corpus, tmp_path / "third", f"start_from={start}", "model.sizes.encoder_units=6")
+    other = train(corpus, tmp_path / "third", f"start_from={start}", "architecture.sizes.encoder_units=6")
     assert other.returncode != 0
     assert f"start_from={start}: its sizes" in other.stderr
 

@@ -24,4 +24,4 @@ def make_workplace(folder: Path, model: TinyCTC) -> list[str]:
             lines.append(f"1-2-{index:04d} {' '.join(['word', *words[1:], 'more']).upper()}")
         (chapter / "1-2.trans.txt").write_text("\n".join(lines) + "\n")
     sets = [f"{name}={{root: {folder}, subset: {name}}}" for name in ("proxy", "dev", "test")]
-    return [f"model.name={folder / 'model'}", *sets]
+    return [f"model={folder / 'model'}", *sets]

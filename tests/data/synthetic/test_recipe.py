@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from shrinkml_env.data.synthetic.recipe import HELD_OUT_SUBSETS, Item, held_out_items, training_items
 from shrinkml_env.data.synthetic.voices import KOKORO_HELD_OUT, KOKORO_TRAINING
 
-CONFIG = OmegaConf.load(Path(__file__).parents[3] / "conf" / "make_corpus.yaml")
+CONFIG = OmegaConf.load(Path(__file__).parents[3] / "conf" / "corpus.yaml")
 
 
 @cache

@@ -1,0 +1,284 @@
+"""Every command: its help explains every option, and whatever is wrong ends it with one line."""
+
+import ast
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from experiments.common.agent import make_agent
+from experiments.common.command import CONF, command
+from experiments.common.command_help import Command, Option, read_comments
+
+ROOT = CONF.parent
+CONFIGS = {path.stem: (CONF, path.stem) for path in CONF.glob("*.yaml")} | {"compress": (CONF / "compress", "compress")}
+assert make_agent  # Its module registers the resolver that the configs of agents need.
+
+
+def described(name):
+    return Command(*CONFIGS[name], f"experiments.{name}", "It does something.")
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_every_option_is_explained_in_a_line(name):
+    this = described(name)
+    groups = [
+        group for group in this.compose([])[1] if group != "launcher"
+    ]  # Its options are those of Hydra's plugins.
+    for overrides in [[], *([f"{group}={choice}"] for group in groups for choice in this.choices_of(group))]:
+        config, choices = this.compose(overrides)
+        options = this.options(config, choices)
+        assert options
+        assert [option.name for option in options if not option.explanation] == [], overrides
+        explanations = this.explanations(choices)
+        assert [group for group in choices if not explanations.get(f"defaults.{group}")] == []
+        for option in options:
+            assert len(option.explanation) <= 115, option
+            assert option.explanation[0].isupper(), option
+
+
+def test_every_command_is_decorated():
+    """And its config is the one that has its name."""
+    found = {}
+    for path in sorted((ROOT / "experiments").glob("**/*.py")):
+        for node in ast.parse(path.read_text()).body:
+            for decorator in getattr(node, "decorator_list", ()):
+                if isinstance(decorator, ast.Call) and getattr(decorator.func, "id", "") == "command":
+                    found[path.stem] = decorator.args[0].value
+    assert all(name == config for name, config in found.items())
+    assert set(found) == set(CONFIGS)
+
+
+def test_the_help_of_the_search():
+    text = described("search").help(["reward=threshold", "budget=7"])
+    lines = text.splitlines()
+    assert lines[0] == "It does something."
+    (budget,) = (line.split() for line in lines if line.startswith("  budget="))
+    assert budget == ["budget=7", "Unique", "evaluations", "on", "the", "proxy", "set"]
+    assert "  reward.punishment=1.0" in text
+    assert "size_weight" not in text
+    (head,) = (line for line in lines if line.startswith("options of reward="))
+    assert head == "options of reward=threshold (1 - s if e <= e0 + tolerance, else -punishment):"
+    listed = lines[lines.index(next(line for line in lines if line.startswith("  action=continuous"))) + 1]
+    assert listed.split() == ["continuous,", "custom,", "delta,", "discrete,", "energy,", "one_shot"]
+    assert "size (required)" in described("seed_model").help([])
+
+
+def test_comments_stand_behind_or_above():
+    text = """# @package _global_
+# Of the file.
+
+one: 1 # Behind
+# Above
+two: {a: 1} # Behind wins
+# Above alone
+three:
+  # Inside
+  four: "#x"
+
+  five: 5
+- group: choice # Choice
+"""
+    assert read_comments(text) == {
+        "one": "Behind",
+        "two": "Behind wins",
+        "three": "Above alone",
+        "three.four": "Inside",
+        "three.group": "Choice",
+    } | {key: value for key, value in read_comments(text).items() if key == "group"}
+
+
+@pytest.mark.parametrize(
+    ("value", "typed"),
+    [
+        ("???", "x (required)"),
+        (None, "x=null"),
+        (True, "x=true"),
+        ("", 'x=""'),
+        ([1, "a"], "x=[1, a]"),
+        ({"_target_": "a.B", "c": 1}, "x=B(c=1)"),
+    ],
+)
+def test_options_are_shown_as_they_are_typed(value, typed):
+    assert Option("x", value, "").typed == typed
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """Calls a command as it is typed; returns the exit status and the lines on stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+    def call_command(name, *arguments):
+        module = importlib.import_module(f"experiments.{name}")
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        with pytest.raises(SystemExit) as ended:
+            module.main()
+        told = capsys.readouterr().err.splitlines()
+        assert "HYDRA_FULL_ERROR" not in os.environ
+        return ended.value.code, told
+
+    return call_command
+
+
+MISTAKES = [
+    ("search", ["bugdet=3"], "bugdet: there is no such option: did you mean budget?"),
+    ("search", ["agnt=ppo"], "agnt: there is no such option: did you mean agent?"),
+    ("search", ["model.name=x"], "model.name: there is no such option: did you mean model?"),
+    ("search", ["reward=threshold", "reward.tolerence=1"], "did you mean reward.tolerance?"),
+    (
+        "search",
+        ["reward=lineer"],
+        "reward=lineer: there is no such choice: did you mean linear?; choose from absolute, ",
+    ),
+    (
+        "search",
+        ["launcher=foo"],
+        "launcher=foo: there is no such choice; choose from joblib, ray, slurm, submitit_local",
+    ),
+    ("search", ["foo={"], "cannot read 'foo={'"),
+    ("search", ["budget"], "cannot read 'budget'"),
+    ("search", ["--budget", "100"], "--budget is no flag: give options as NAME=VALUE, here budget=..."),
+    ("search", ["--budget=100"], "--budget=100 is no flag: give options as NAME=VALUE, here budget=100"),
+    ("search", ["+budget=3"], "budget is an option already: leave out the +"),
+    ("search", ["~foo"], "'foo' does not exist"),
+    ("search", ["seed=${foo}"], "Interpolation key 'foo' not found"),
+    ("search", ["budget=abc"], "budget must be a whole number of at least 1, got 'abc'"),
+    ("search", ["imports=[nowhere]"], "imports: nowhere cannot be imported: No module named 'nowhere'"),
+    ("search", ["agent=custom"], "agent._target_ must be given: agent._target_=... (Import path of your class"),
+    ("search", ["agent=custom", "agent._target_=no.Agent"], "agent._target_=no.Agent cannot be imported"),
+    ("search", ["+reward.foo=3"], "reward 'linear' has no option 'foo'; its options are size_weight"),
+    ("search", ["data=librispeech"], "data.root must be given: data.root=... (Folder with the subsets"),
+    ("search", ["model=nowhere"], "'nowhere' is neither a shipped model"),
+    ("search", ["proxy=nowhere"], "no utterance set is named 'nowhere'"),
+    ("seed_model", [], "size must be given: size=... (Size ratio that the model may have at most"),
+    ("seed_model", ["size=2"], "size must be a number above 0 and at most 1, got 2"),
+    ("seed_model", ["size=0.5", "agent=ppo"], "stable_baselines3.PPO is a search, not a rule"),
+    ("export", ["run=x", "format=foo"], "format must be one of safetensors, torch, onnx, huggingface, got 'foo'"),
+    ("export", ["run=x", "format=onnx"], "x is neither a finished run of experiments.search nor a saved model's"),
+    ("validate", [], "give one of run=DIR, a run of experiments.search, and ranks=FILE"),
+    ("validate", ["run=x"], "best.json is missing: is x a finished run"),
+    ("validate", ["ranks=x"], "ranks=x: there is no such file"),
+    ("summary", [], "outputs/search holds no finished run"),
+    ("leaderboard", ["add=x"], "add must be a list: give add=[x]"),
+    ("leaderboard", [], "docs/leaderboard holds no submission: give add=[RUN]"),
+    ("cache", ["command=foo"], "command must be one of show, prune, export, got 'foo'"),
+    ("cache", ["command=prune"], "say what to delete: days=N"),
+    ("quantise", [], "model must be given: model=..."),
+    ("finetune", [], "seed_model must be given: seed_model=... (Model to train"),
+    ("iterate", ["sizes=[0.2,0.3]"], "sizes must fall from stage to stage"),
+    ("iterate", ["agent=ppo"], "stable_baselines3.PPO is a search, not a rule"),
+    ("select_proxy", ["configurations=0"], "configurations must be a whole number of at least 1, got 0"),
+    ("select_proxy", ["sizes=3"], "sizes must be a list of whole numbers above 0, got 3"),
+    ("sensitivity", ["+factorisation.foo=3"], "factorisation 'svd' has no option 'foo'; its options are none"),
+    ("studies.uniform_curve", ["sizes=[2]"], "sizes must be a list of numbers above 0 and at most 1, got [2]"),
+    ("build.corpus", ["subsets=[foo]"], "subsets: there is no foo; choose from proxy-pool"),
+    ("build.table", ["batch=0"], "batch must be a whole number of at least 1, got 0"),
+    ("train_asr", ["recipe=librispeech_100"], "data.root must be given"),
+    ("train_asr", ["architecture=foo"], "architecture=foo: there is no such choice; choose from las_large, las_small"),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "expected"), MISTAKES, ids=lambda value: str(value)[:40])
+def test_whatever_is_wrong_ends_in_one_line(call, tmp_path, name, arguments, expected):
+    status, told = call(name, *arguments)
+    assert status == 2
+    assert len(told) == 1, told
+    assert expected in told[0]
+    assert "Traceback" not in told[0]
+
+
+def test_a_job_of_a_multirun_says_which_it_is(call):
+    status, told = call("seed_model", "-m", "size=0.5,2", "agent=ppo")
+    assert status == 2
+    assert told[0].startswith("Error executing job with overrides: ['size=0.5'")
+    assert told[1].startswith("stable_baselines3.PPO is a search")
+    assert len(told) == 2
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Makes a command of a function, with the config of `experiments.summary`, and calls it; returns what it tells."""
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setattr(sys, "argv", ["summary"])
+
+    def run_function(function):
+        main = command("summary")(function)
+        assert main.__wrapped__ is function
+        main()
+        return capsys.readouterr()
+
+    return run_function
+
+
+def test_a_command_is_its_function_with_a_config(run):
+    def show(config):
+        print(OmegaConf.to_yaml(config))
+
+    assert yaml.safe_load(run(show).out) == {"outputs": "outputs/search"}
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("two\n lines"), "two lines\n"),
+        (FileNotFoundError("x is missing"), "x is missing\n"),
+        (ImportError("pip install it"), "pip install it (HYDRA_FULL_ERROR=1 shows where)\n"),
+        (TypeError("no"), "no (HYDRA_FULL_ERROR=1 shows where)\n"),
+    ],
+)
+def test_errors_of_the_user(run, capsys, monkeypatch, error, told):
+    def fail(config):
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run(fail)
+    assert ended.value.code == 2
+    told_here = capsys.readouterr().err
+    # This function is none of ShrinkML's, so the place may be of interest.
+    assert told_here.replace(" (HYDRA_FULL_ERROR=1 shows where)", "") == told.replace(
+        " (HYDRA_FULL_ERROR=1 shows where)", ""
+    )
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(sys, "argv", ["summary"])
+    with pytest.raises(type(error)):
+        command("summary")(fail)()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("bug"), KeyError("bug"), AssertionError("bug")])
+def test_bugs_keep_their_traceback(run, error):
+    def fail(config):
+        raise error
+
+    with pytest.raises(type(error), match="bug"):
+        run(fail)
+
+
+def test_an_exit_status_of_ones_own_is_kept(run):
+    def fail(config):
+        sys.exit("VALIDATION FAILED")
+
+    with pytest.raises(SystemExit, match="VALIDATION FAILED"):
+        run(fail)
+
+
+def test_as_it_is_typed(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "experiments.cache"]
+    found = subprocess.run(
+        [*command, "comand=show"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    message = "comand: there is no such option: did you mean command?; python -m experiments.cache --help lists all\n"
+    assert (found.returncode, found.stderr) == (2, message)
+    found = subprocess.run(
+        [*command, "--help"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0
+    assert found.stdout.startswith("The evaluation cache: `python -m experiments.cache command=show|prune|export`.")
+    assert "usage: python -m experiments.cache [OPTION=VALUE ...]" in found.stdout
+    assert list(Path(tmp_path).iterdir()) == []
