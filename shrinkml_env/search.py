@@ -15,6 +15,7 @@ from shrinkml_env.compression import CompressibleModel, compress, encoder_parame
 from shrinkml_env.data import UtteranceSpec, load_utterances
 from shrinkml_env.evaluation import BudgetExhausted, Evaluation, Evaluator
 from shrinkml_env.evaluation.intervals import wer_increase
+from shrinkml_env.evaluation.ledger import SupportsEvaluate
 from shrinkml_env.evaluation.progress import ProgressBar
 from shrinkml_env.mdp.problem import SearchProblem
 from shrinkml_env.search_result import MODELS, SearchResult, SetResult
@@ -166,7 +167,7 @@ def report(
         config: For the record.
         progress_bar: Show one.
     """
-    evaluators = {"proxy": problem.evaluator, **sets}
+    evaluators: dict[str, SupportsEvaluate] = {"proxy": problem.evaluator, **sets}
     bar = tqdm(evaluators.items(), desc="chosen on every set", disable=not progress_bar)
     measured = {name: (evaluator.baseline, evaluator.evaluate(ranks)) for name, evaluator in bar}
     test = sets["test"]

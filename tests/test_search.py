@@ -12,6 +12,7 @@ from stable_baselines3.common.monitor import Monitor
 import shrinkml_env
 from shrinkml_env import BudgetExhausted, Ledger, Utterance, load_compressed, load_model, run_search
 from shrinkml_env.envs.vector import VectorShrinkEnv
+from shrinkml_env.evaluation import word_edits
 from shrinkml_env.evaluation.intervals import wer_increase
 from shrinkml_env.evaluation.ledger_file import read_ledger
 from shrinkml_env.sb3 import BudgetCallback, ShrinkVecEnv

@@ -10,11 +10,6 @@ import shrinkml_env
 
 ROOT = Path(shrinkml_env.__file__).parent
 FOREIGN = re.compile(r"\bexperiments\.|-m experiments\b|\bdocs/|\bconf/|\bagents\.[a-z]")
-NOT_YET = {
-    "envs/registration.py",
-    "space/sensitivity.py",
-    "space/table.py",
-}
 
 
 def texts(source: str) -> list[tuple[int, str]]:
@@ -41,7 +36,4 @@ raise ValueError(f"{NAME}: see "
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_no_text_advises_what_the_wheel_lacks(path):
     found = [(line, text) for line, text in texts(path.read_text(encoding="utf-8")) if FOREIGN.search(text)]
-    if path.relative_to(ROOT).as_posix() in NOT_YET:
-        assert found, "its texts are all right: take it from the list"
-    else:
-        assert found == []
+    assert found == []

@@ -69,9 +69,6 @@ class SupportsEvaluate(Protocol):
     def on(self, utterances: Sequence[Utterance]) -> Evaluator:
         """Return an evaluator of the same model and layers that measures for real on other utterances."""
 
-    def on(self, utterances: Sequence[Utterance]) -> Evaluator:
-        """Measure the same model and layers on other utterances."""
-
     def close(self) -> None:
         """End what was started to measure; it starts again when it is needed."""
 
