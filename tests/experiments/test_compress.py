@@ -221,7 +221,7 @@ def test_few_speakers(configure, data, speakers, note):
 def test_as_it_is_typed(data):
     command = [sys.executable, "-m", "experiments.compress", f"model={data.parent / 'model'}", f"data={data}"]
     wrong = subprocess.run([*command, "target_size=2"], capture_output=True, text=True, check=False)
-    assert (wrong.returncode, wrong.stderr) == (1, "target_size must be between 0 and 1: a share, got 2\n")
+    assert (wrong.returncode, wrong.stderr) == (2, "target_size must be between 0 and 1: a share, got 2\n")
     options = ["imports=[tests.helpers.models]", "target_size=0.6", "budget=8", f"outputs={data.parent / 'outputs'}"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -12,8 +12,9 @@ import yaml
 from omegaconf import OmegaConf
 
 from experiments.common.agent import make_agent
-from experiments.common.command import CONF, command
+from experiments.common.command import command
 from experiments.common.command_help import Command, Option, read_comments
+from experiments.common.compose import CONF
 
 ROOT = CONF.parent
 CONFIGS = {path.stem: (CONF, path.stem) for path in CONF.glob("*.yaml")} | {"compress": (CONF / "compress", "compress")}
