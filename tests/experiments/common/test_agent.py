@@ -1,8 +1,8 @@
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from experiments.common.agent import episode_steps, make_agent
+from experiments.common.parts import part
 from experiments.common.runs import CONF
 from tests.helpers.fake_evaluator import make_fake_env
 
@@ -11,7 +11,7 @@ def agent_of(*overrides):
     """The agent and its environment, which has five layers."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("search", overrides=list(overrides))
-    env = make_fake_env(instantiate(config.action))
+    env = make_fake_env(part("action", config.action))
     return make_agent(config.agent, env), env, config
 
 

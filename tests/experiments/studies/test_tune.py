@@ -3,10 +3,10 @@ from dataclasses import replace
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from experiments.common.agent import make_agent
+from experiments.common.parts import part
 from experiments.common.runs import CONF, Task, compose_search
 from experiments.studies.tune import final_score, name_of, settings, trials
 from tests.experiments.studies.test_benchmark import fake_table  # noqa: F401 - a fixture
@@ -34,7 +34,7 @@ def test_the_settings_are_those_of_the_agents_config(agent):
     space = config()["spaces"][agent]
     for setting in settings(space, 3, seed=1):
         composed = compose_search(Task("tabular", agent, "linear", 0, 5, setting))
-        make_agent(composed.agent, make_fake_env(instantiate(composed.action)))
+        make_agent(composed.agent, make_fake_env(part("action", composed.action)))
 
 
 def test_the_reported_rewards_are_not_tuned_on():
