@@ -7,12 +7,14 @@ stratified bootstrap over the runs of each task, 95 % percentile intervals.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from rliable import library, metrics
 from scipy.stats import bootstrap, trim_mean
+
+from shrinkml_env.evaluation.intervals import Estimate
 
 __all__ = [
     "Estimate",
@@ -36,17 +38,6 @@ Scores = NDArray[np.float64]
 """(runs, tasks), or (runs, tasks, points) for curves."""
 
 RESAMPLES = 2000
-
-
-class Estimate(NamedTuple):
-    """A point estimate and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 def anytime(rewards: Sequence[float], feasible: Sequence[bool], points: int, worst: float) -> Scores:
