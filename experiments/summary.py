@@ -19,7 +19,7 @@ SETS = ("proxy", "dev", "test")
 
 
 def rows(runs: Path) -> list[tuple[str, ...]]:
-    """The original model and every finished run, by name.
+    """Return the rows of the original model and of every finished run, by name.
 
     Raises:
         FileNotFoundError: There is no finished run in the folder.
@@ -47,7 +47,7 @@ def rows(runs: Path) -> list[tuple[str, ...]]:
 
 
 def trained_rows(runs: Path) -> list[tuple[str, ...]]:
-    """Every finished fine-tuning, by name."""
+    """Return the rows of every finished fine-tuning, by name."""
     table = []
     for path in sorted(runs.glob("*/result.json")):
         record = json.loads(path.read_text())
