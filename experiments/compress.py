@@ -410,7 +410,7 @@ def verdict(config: DictConfig, result: SearchResult) -> str:
     )
 
 
-@command("compress")
+@command("compress", folder="compress")
 def main(config: DictConfig) -> None:
     """One model."""
     torch.set_num_threads(1)

@@ -24,7 +24,7 @@ __all__ = ["export"]
 
 
 def export(run: Path, format_name: str, out: Path | None = None, utterances: Any = None) -> Path:
-    """Export and check; prints what was written.
+    """Export a model and check what was written; prints where it is.
 
     Args:
         run: The run directory or the model's folder.
@@ -50,7 +50,8 @@ def export(run: Path, format_name: str, out: Path | None = None, utterances: Any
     model = load_compressed(folder)
     out = run / "export" / format_name if out is None else out
     compared = load_utterances("proxy" if utterances is None else utterances)
-    near_ties = export_model(model, out, format_name, tqdm(compared, desc="checked", unit="utterance"))
+    with tqdm(compared, desc="checked", unit="utterance") as bar:
+        near_ties = export_model(model, out, format_name, bar)
     for file in sorted(out.iterdir()):
         print(f"{file.stat().st_size / 1e6:10.2f} MB  {file}")
     print(f"The same transcripts of {len(compared) - len(near_ties)} of {len(compared)} utterances.")

@@ -91,7 +91,7 @@ def finetune(config: DictConfig) -> Path:
 
 
 def model_in(name_or_path: str) -> str:
-    """A shipped model's name, a model's folder, or the folder of the model that a run has made.
+    """Return a shipped model's name, a model's folder, or the folder of the model that a run has made.
 
     Raises:
         FileNotFoundError: The folder is a run's, but holds no model yet.
@@ -106,7 +106,7 @@ def model_in(name_or_path: str) -> str:
 
 
 def load_las(name_or_path: str) -> LAS:
-    """A model that can be trained here.
+    """Load a model that can be trained here.
 
     Raises:
         ValueError: It is of another kind, or quantised.
@@ -128,7 +128,7 @@ def _objective(config: DictConfig) -> Objective:
 
 
 def _measure_seed(directory: Path, model: LAS, dev: Sequence[Utterance]) -> dict[str, Any]:
-    """What the seed model makes of the dev set, measured once in a run.
+    """Return what the seed model makes of the dev set, measured once in a run.
 
     Raises:
         ValueError: The run began with another model.
@@ -148,7 +148,7 @@ def _measure_seed(directory: Path, model: LAS, dev: Sequence[Utterance]) -> dict
 
 
 def print_result(result: Mapping[str, Any], directory: Path) -> None:
-    """The outcome on the terminal."""
+    """Print the outcome."""
     dev, after = result["before"]["dev"], result["after"]
     print(f"dev WER {100 * dev['wer']:.2f} % before, {100 * after['dev']['wer']:.2f} % after fine-tuning")
     print(f"test WER {100 * after['test']['wer']:.2f} %")

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from torch import distributed
 
-from experiments.common.command import CONF, command
+from experiments.common.command import command
+from experiments.common.compose import compose_config
 from experiments.common.parts import check_part, part
 from experiments.common.run_directory import plain, read_json, run_directory, write_json
 from experiments.common.training import is_first, training_processes
@@ -67,12 +66,12 @@ def iterate(config: DictConfig) -> Path:
             save_compressed(_compressed(config, load_las(model), size, stage), stage / "seed")
         if distributed.is_initialized():
             distributed.barrier()
-        part = OmegaConf.masked_copy(config, [str(key) for key in config if key not in OWN])
+        of_stage = OmegaConf.masked_copy(config, [str(key) for key in config if key not in OWN])
         # Together the stages hear what one training hears.
         training = {"epochs": config.training.epochs * share / sum(shares), "first_epoch": first_epoch}
         first_epoch += training["epochs"]
-        part.merge_with({"seed_model": str(stage / "seed"), "outputs": str(stage), "training": training})
-        run = finetune(part)
+        of_stage.merge_with({"seed_model": str(stage / "seed"), "outputs": str(stage), "training": training})
+        run = finetune(of_stage)
         model = str(run / "model")
         results.append(read_json(run / RESULT))
     if is_first():
@@ -112,10 +111,7 @@ def _compressed(config: DictConfig, model: LAS, size: float, stage: Path) -> LAS
 
 def _search_config(overrides: list[str], size: float, stage: Path, sets: dict[str, Any]) -> DictConfig:
     """Return the config of a search for the lowest divergence at a size, unless the overrides say otherwise."""
-    GlobalHydra.instance().clear()  # This program's own config has been read.
-    wanted = ["reward=divergence", "constraint=check", f"outputs={stage}"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("search", overrides=[*wanted, *overrides])
+    config = compose_config("search", ["reward=divergence", "constraint=check", f"outputs={stage}", *overrides])
     OmegaConf.set_struct(config, False)
     config.merge_with({"constraint": {"budget": size}})
     config.update(sets)

@@ -51,13 +51,13 @@ WEIGHT = 0.2
 
 
 def score(record: dict[str, Any]) -> float:
-    """-(e - e0) - 0.2 s on test."""
+    """Return the score of a submission: -(e - e0) - 0.2 s on test."""
     test = record["sets"]["test"]
     return -(float(test["wer_after"]) - float(test["wer_before"])) - WEIGHT * float(record["size_ratio"])
 
 
 def refusals(path: Path) -> list[str]:
-    """Why a submission is refused, one line each; empty if it stands."""
+    """Return why a submission is refused, one line each; empty if it stands."""
     record = json.loads(path.read_text())
     if record.get("model") != "las_small":
         return [f"the leaderboard is for the model las_small, not {record.get('model')}"]
@@ -69,7 +69,7 @@ def refusals(path: Path) -> list[str]:
 
 
 def page(submissions: Sequence[Path], folder: str = "leaderboard") -> str:
-    """The leaderboard in Markdown.
+    """Return the leaderboard in Markdown.
 
     Args:
         submissions: The files.
@@ -102,7 +102,7 @@ def page(submissions: Sequence[Path], folder: str = "leaderboard") -> str:
 
 
 def result_of(run: Path) -> Path:
-    """What a run submits.
+    """Return the file that a run submits.
 
     Raises:
         FileNotFoundError: The folder is not a finished run's.

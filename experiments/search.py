@@ -19,11 +19,12 @@ from stable_baselines3.common.logger import configure
 from tqdm import tqdm
 
 from experiments.common.agent import make_agent
+from experiments.common.checks import require_whole
 from experiments.common.command import command
 from experiments.common.environment import LIVE, make_environment
 from experiments.common.fetch import fetch
 from experiments.common.observers import TensorBoardLog
-from experiments.common.parts import check_part, label
+from experiments.common.parts import check_part, label, part
 from experiments.common.run_directory import plain, run_directory
 from experiments.common.search_report import print_result, write_report
 from shrinkml_env import (
@@ -35,6 +36,7 @@ from shrinkml_env import (
     default_cache_path,
     run_search,
 )
+from shrinkml_env.envs.assembly import make_reward
 from shrinkml_env.search import search_problem
 from shrinkml_env.space.search_space import uniform_ranks
 
@@ -61,14 +63,15 @@ def check(config: DictConfig) -> None:
     Raises:
         ValueError: A number is out of range, or a part of the config cannot be made.
     """
-    for key in ("budget", "finalists", "num_envs", "workers"):
-        value = config[key]
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{key} must be a whole number of at least 1, got {value!r}")
+    require_whole(config, "budget", "finalists", "num_envs", "workers", "memory_mb")
     for module in config.imports:
         importlib.import_module(module)
     for group in (*LIVE, "agent"):
         check_part(group, config[group])
+    if getattr(make_reward(part("reward", config.reward)), "space", None) is not None:
+        raise ValueError(
+            f"a search has one best configuration, so it needs a scalar reward: not {label(config.reward)}"
+        )
 
 
 def find(config: DictConfig, directory: Path, title: str) -> tuple[SearchResult, SearchProblem]:

@@ -132,7 +132,7 @@ def make(config: DictConfig, title: str) -> Path:
 
 @command("seed_model")
 def main(config: DictConfig) -> None:
-    """One model; Hydra's multirun makes many."""
+    """Make one model; Hydra's multirun makes many."""
     make(config, f"{HydraConfig.get().runtime.choices['agent']}-{config.size:g}")
 
 

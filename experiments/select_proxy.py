@@ -75,7 +75,7 @@ class Fidelity(NamedTuple):
 
 
 def broad(space: SearchSpace, rng: np.random.Generator) -> Iterator[dict[str, int]]:
-    """Configurations of every size: a level for the whole model, and every layer somewhere around it."""
+    """Yield configurations of every size: a level for the whole model, and every layer somewhere around it."""
     while True:
         level = rng.uniform()
         places = np.clip(level + 0.2 * rng.standard_normal(len(space.layers)), 0, 1)
@@ -88,7 +88,7 @@ def broad(space: SearchSpace, rng: np.random.Generator) -> Iterator[dict[str, in
 def near(
     space: SearchSpace, rng: np.random.Generator, is_near: Callable[[Mapping[str, int]], bool]
 ) -> Iterator[dict[str, int]]:
-    """A random walk from the original: another candidate for one layer at a time, never leaving the near.
+    """Yield a random walk from the original: another candidate for one layer at a time, never leaving the near.
 
     Raises:
         ValueError: It is stuck.
@@ -109,7 +109,7 @@ def near(
 def take(
     source: Iterator[dict[str, int]], count: int, known: set[tuple[int, ...]], bar: tqdm[Any]
 ) -> list[dict[str, int]]:
-    """The next `count` configurations that are not known yet.
+    """Return the next `count` configurations that are not known yet.
 
     Raises:
         ValueError: There are not so many.
@@ -137,7 +137,10 @@ def take(
 def fidelity(
     words: NDArray[np.int64], measured: Measured, subsets: Sequence[Sequence[int]], block: int, seed: int
 ) -> Fidelity:
-    """Of several sets drawn by one method, on models that did not choose them, resampled in blocks of neighbours."""
+    """Return the fidelity of several sets drawn by one method.
+
+    It is measured on models that did not choose them, resampled in blocks of neighbours.
+    """
     rng = np.random.default_rng(seed)
     models = np.arange(len(measured.dev))
     samples = [models]
@@ -225,7 +228,7 @@ def select(config: DictConfig) -> Path:
 def _measure(
     pool: Evaluator, dev: Evaluator, space: SearchSpace, count: int, seed: int
 ) -> dict[tuple[str, int], Measured]:
-    """(broad or near, 0 to choose with or 1 to check with) -> `count` models each, all different.
+    """Return (broad or near, 0 to choose with or 1 to check with) -> `count` models each, all different.
 
     The near ones of each use are half of a walk of its own: neighbours on a walk are alike.
     """
@@ -288,7 +291,7 @@ def _draw(path: Path, rows: Mapping[tuple[str, str, int], Fidelity]) -> None:
 
 @command("select_proxy")
 def main(config: DictConfig) -> None:
-    """One model."""
+    """Choose proxy sets for one model."""
     select(config)
 
 

@@ -34,7 +34,12 @@ HEAD = ("layer", "candidates", "r*", "fatal up to", "nothing lost from", "larges
 
 
 def sensitivity(config: DictConfig) -> Path:
-    """Measure, write, print, draw; returns the run's directory."""
+    """Measure, write, print and draw the sensitivity of a model; returns the run's directory.
+
+    Raises:
+        ValueError: A part does not fit the model, or a set cannot be read.
+        FileNotFoundError: The model or the set is missing.
+    """
     torch.set_num_threads(1)
     for group in PARTS:
         check_part(group, config[group])
@@ -94,7 +99,7 @@ def _rows(problem: SearchProblem, measured: Sensitivity, formed: Sensitive) -> l
 
 
 def _draw(path: Path, problem: SearchProblem, measured: Sensitivity) -> None:
-    """A row for each layer: from its smallest rank to break-even, coloured by the WER that it loses."""
+    """Draw a row for each layer: from its smallest rank to break-even, coloured by the WER that it loses."""
     figure, axes = plt.subplots(figsize=(8, 1.4 + 0.3 * len(problem.layers)), constrained_layout=True)
     norm = mpl.colors.SymLogNorm(linthresh=1, vmin=0, vmax=100)
     for row, layer in enumerate(problem.layers):
@@ -114,7 +119,7 @@ def _draw(path: Path, problem: SearchProblem, measured: Sensitivity) -> None:
 
 @command("sensitivity")
 def main(config: DictConfig) -> None:
-    """One model."""
+    """Measure the sensitivity of one model."""
     sensitivity(config)
 
 

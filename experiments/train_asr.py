@@ -69,7 +69,7 @@ def _make_model(config: DictConfig, train_set: SpeechFolder) -> LAS:
 
 
 def _earlier(start_from: str) -> tuple[Tokenizer, dict[str, Tensor]]:
-    """Tokenizer and weights of a run that has not ended, or of a saved model, whose CTC head begins anew."""
+    """Return tokenizer and weights of a run that has not ended, or of a saved model, whose CTC head begins anew."""
     checkpoint = Path(start_from) / CHECKPOINT
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)

@@ -84,7 +84,7 @@ def validate_ranks(path: Path) -> list[str]:
 
 
 def _differences(recorded: Any, measured: Any, key: str = "") -> list[tuple[str, Any, Any]]:
-    """The leaves of two nested mappings that differ or that only one has."""
+    """Return the leaves of two nested mappings that differ or that only one has."""
     if not (isinstance(recorded, dict) and isinstance(measured, dict)):
         return [] if recorded == measured else [(key, recorded, measured)]
     return [

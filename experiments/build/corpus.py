@@ -24,7 +24,7 @@ def _cost(item: Item) -> float:
 
 
 def _first_hours(items: list[Item], hours: float) -> list[Item]:
-    """The items that are expected to fill the hours."""
+    """Return the first items that are expected to fill the hours."""
     total = 0.0
     for count, item in enumerate(items, start=1):
         total += item.expected_seconds
@@ -34,7 +34,7 @@ def _first_hours(items: list[Item], hours: float) -> list[Item]:
 
 
 def make_subsets(config: DictConfig) -> None:
-    """The held-out sets first, then training engine by engine."""
+    """Synthesise the held-out sets first, then training engine by engine."""
     root, shipped_root = Path(config.root), Path(config.shipped_root)
     assets = fetch_assets(Path(config.assets_dir))
     held_out = held_out_items(config.utterances, config.seed)

@@ -19,7 +19,7 @@ BASELINE_WER = 0.03
 
 
 def measured(wer: float, size_ratio: float) -> Evaluation:
-    """What the evaluator would say of such a model."""
+    """Return what the evaluator would say of such a model."""
     edits, params, macs = round(wer * WORDS), round(size_ratio * PARAMS), round(size_ratio * MACS)
     return Evaluation({}, (edits,), (WORDS,), params, size_ratio, macs, capped=0)
 

@@ -82,7 +82,7 @@ def make(config: DictConfig) -> Table:
 
 
 def _chosen(table: Table, best: int, random: int, seed: int) -> NDArray[np.int64]:
-    """The original, the best by every scalar reward's defaults, and some drawn at random: their numbers, ascending."""
+    """Return the numbers of the original, of the best by every scalar reward's defaults, and of some drawn at random."""
     chosen = {table.size - 1, *np.random.default_rng(seed).permutation(table.size)[:random].tolist()}
     for name in REWARDS:
         if name != "vector":
@@ -94,7 +94,7 @@ def _chosen(table: Table, best: int, random: int, seed: int) -> NDArray[np.int64
 def _measure(
     evaluator: Evaluator, table: Table, chosen: NDArray[np.int64], batch: int, subset: str
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Word errors and capped utterances of every configuration; -1 of those that are not chosen."""
+    """Return word errors and capped utterances of every configuration; -1 of those that are not chosen."""
     edits, capped = np.full((2, table.size), -1)
     configurations = list(table.configurations())
     with tqdm(total=len(chosen), desc=subset, unit="configuration", smoothing=0.02) as bar:
@@ -108,7 +108,7 @@ def _measure(
 
 
 def _macs(evaluator: Evaluator) -> tuple[Mapping[str, int], int]:
-    """How often each decided matrix is applied, and the multiply-adds of everything else."""
+    """Return how often each decided matrix is applied, and the multiply-adds of everything else."""
     workload: Any = evaluator.workload
     decided = [matrix for layer in evaluator.layers for matrix in layer.matrices]
     positions = {matrix.name: workload.positions[matrix.name] for matrix in decided}
@@ -118,7 +118,7 @@ def _macs(evaluator: Evaluator) -> tuple[Mapping[str, int], int]:
 
 @command("table")
 def main(config: DictConfig) -> None:
-    """One table."""
+    """Make one table."""
     torch.set_num_threads(1)
     table = make(config)
     path = Path(config.output)

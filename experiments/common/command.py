@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -21,10 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.common.command_errors import explain
 from experiments.common.command_help import Command
+from experiments.common.compose import CONF
 
-__all__ = ["CONF", "command"]
-
-CONF = Path(__file__).parents[2] / "conf"
+__all__ = ["command"]
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 

@@ -56,7 +56,7 @@ def uniform_ranks_of_size(
 
 @command("uniform_curve")
 def main(config: DictConfig) -> None:
-    """Measure, print, draw."""
+    """Measure, print and draw one curve."""
     torch.set_num_threads(1)
     require_shares(config, "sizes")
     check_part("factorisation", config.factorisation)

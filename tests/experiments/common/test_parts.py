@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from experiments.common.command import CONF
+from experiments.common.compose import CONF
 from experiments.common.parts import check_part, label, part
 from shrinkml_env.compression.factorisations import ActivationAware
 from shrinkml_env.mdp.constraints import Clip
