@@ -72,8 +72,8 @@ def results_of(
     found = {**(known or {}), **read_results(path)}
     missing = {cell.key: cell for cell in cells if cell.key not in found}
     pool: Workers[Task, dict[str, Any]] = Workers(make, workers)
+    futures = {pool.submit(cell.task): cell for cell in missing.values()}
     try:
-        futures = {pool.submit(cell.task): cell for cell in missing.values()}
         # In the order in which they are finished: a result that waited for an earlier one would be lost in a kill.
         for future in tqdm(as_completed(futures), total=len(futures), desc=name, disable=not futures):
             cell = futures[future]

@@ -1,23 +1,22 @@
-from experiments.common.runs import CONF
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from experiments.common.agent import episode_steps, make_agent
+from experiments.common.agent import make_agent
+from experiments.common.compose import compose_config
 from experiments.common.parts import part
+from shrinkml_env.search import episode_length
 from tests.helpers.fake_evaluator import make_fake_env
 
 
 def agent_of(*overrides):
     """The agent and its environment, which has five layers."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("search", overrides=list(overrides))
+    config = compose_config("search", overrides)
     env = make_fake_env(part("action", config.action))
     return make_agent(config.agent, env), env, config
 
 
 def test_episodes_are_as_long_as_the_model_is_deep():
     agent, env, config = agent_of("agent=ppo", "agent.n_steps=${episodes:8}", "agent.batch_size=${episodes:4}")
-    assert episode_steps(env) == 5
+    assert episode_length(env) == 5
     assert (agent.n_steps, agent.batch_size) == (40, 20)
     # A config that is only written down says it in words.
     assert OmegaConf.to_container(config, resolve=True)["agent"]["n_steps"] == "8 episodes"
@@ -25,7 +24,7 @@ def test_episodes_are_as_long_as_the_model_is_deep():
 
 def test_one_shot_episodes_have_one_step():
     agent, env, _ = agent_of("agent=ppo", "action=one_shot")
-    assert episode_steps(env) == 1
+    assert episode_length(env) == 1
     assert agent.n_steps == agent.batch_size == 8
 
 

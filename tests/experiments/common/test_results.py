@@ -1,7 +1,8 @@
 import json
 
 import pytest
-from experiments.common.resumable import results_of
+
+from experiments.common.results import Cell, append_result, read_results, results_of
 
 
 def square(number):
@@ -11,18 +12,56 @@ def square(number):
     return {"square": number**2}
 
 
-def test_results_are_in_the_tasks_order_and_not_made_again(tmp_path):
-    tasks = {tmp_path / f"{number}.json": number for number in (3, 1, 2)}
-    (tmp_path / "1.json").write_text(json.dumps({"square": "known"}))
+def cells(*numbers):
+    return [Cell(number, {"number": number}, {"name": f"number {number}"}) for number in numbers]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "results.jsonl"
+
+
+def test_results_are_in_the_order_of_the_cells_and_not_made_again(path):
+    append_result(path, cells(1)[0], {"square": "known"})
     expected = [{"square": 9}, {"square": "known"}, {"square": 4}]
-    assert results_of(tasks, square, workers=2) == expected
-    (tmp_path / "2.json").unlink()
-    assert results_of(tasks, square) == expected
+    assert results_of(cells(3, 1, 2), square, path, workers=2) == expected
+    lines = path.read_bytes()
+    assert results_of(cells(3, 1, 2), square, path) == expected
+    assert path.read_bytes() == lines
+    assert next(json.loads(line)["cell"]["name"] for line in lines.splitlines()) == "number 1"
 
 
-def test_what_was_made_beside_a_failure_stays(tmp_path):
-    tasks = {tmp_path / f"{number}.json": number for number in (13, 4, 5)}
+def test_what_is_known_elsewhere_is_not_made(path):
+    (cell,) = cells(13)
+    assert results_of([cell], square, path, known={cell.key: {"square": 169}}) == [{"square": 169}]
+    assert not path.exists()
+
+
+def test_what_was_made_beside_a_failure_stays(path):
     with pytest.raises(ValueError, match="unlucky"):
-        results_of(tasks, square)
-    (tmp_path / "13.json").write_text("{}")
-    assert results_of(tasks, square) == [{}, {"square": 16}, {"square": 25}]
+        results_of(cells(4, 13, 5), square, path)
+    assert cells(4)[0].key in read_results(path)
+    append_result(path, cells(13)[0], {})
+    assert results_of(cells(13, 4, 5), square, path) == [{}, {"square": 16}, {"square": 25}]
+
+
+def test_a_line_that_a_kill_has_torn_is_made_again(path):
+    one, other = cells(1, 2)
+    append_result(path, one, {"square": 1})
+    whole = path.read_bytes()
+    append_result(path, other, {"square": 4})
+    both = path.read_bytes()
+    for end in range(len(whole), len(both)):
+        path.write_bytes(both[:end])
+        assert list(read_results(path)) == [one.key]
+        append_result(path, other, {"square": 4})
+        assert path.read_bytes() == both
+
+
+@pytest.mark.parametrize("line", ["nonsense", '{"key": 3}', "[]", '{"key": "a", "result": 3}'])
+def test_a_damaged_line_is_named(path, line):
+    append_result(path, cells(1)[0], {})
+    with path.open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(ValueError, match=r"results\.jsonl, line 2 is damaged"):
+        read_results(path)

@@ -2,26 +2,26 @@ import json
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize
 
 import shrinkml_env
-from experiments.common.runs import Task
-from experiments.studies.ablation import Outcome, Variant, draw, main, make, rows
+from experiments.common.compose import compose_config
+from experiments.common.searches import Search
+from experiments.studies.ablation import VariantResult, VariantSearch, draw, main, make, table
 
 OUTCOMES = {
     ("default", "tpe"): [
-        Outcome([-0.5, -0.2], -0.3, 0.1, 0.5, 40.0, 20),
-        Outcome([-0.3, -0.1], -0.3, 0.2, 0.4, 60.0, 30),
+        VariantResult([-0.5, -0.2], -0.3, 0.1, 0.5, 40.0, 20),
+        VariantResult([-0.3, -0.1], -0.3, 0.2, 0.4, 60.0, 30),
     ],
     ("other", "tpe"): [
-        Outcome([-0.12, -0.11], -0.2, 0.3, 0.3, 10.0, 20),
-        Outcome([-0.5, -0.4], -0.1, 0.3, 0.3, 10.0, 20),
+        VariantResult([-0.12, -0.11], -0.2, 0.3, 0.3, 10.0, 20),
+        VariantResult([-0.5, -0.4], -0.1, 0.3, 0.3, 10.0, 20),
     ],
 }
 
 
 def test_rows_by_hand():
-    default, other = rows(OUTCOMES, [10, 20], within=0.02)
+    default, other = table(OUTCOMES, [10, 20], within=0.02).itertuples(index=False, name=None)
     # The best of all is -0.1: only the second search of the first comes as close as -0.12, after 20 at 2 seconds each.
     assert default[:2] == ("default", "tpe")
     assert default[2:4] == ("-0.300 [-0.300, -0.300]", "")
@@ -31,8 +31,7 @@ def test_rows_by_hand():
 
 
 def test_equal_variants_are_refused(tmp_path):
-    with initialize(version_base="1.3", config_path="../../../conf"):
-        config = compose("ablation", ["+variants.again=[]", "seeds=1", f"outputs={tmp_path}"])
+    config = compose_config("ablation", ["+variants.again=[]", "seeds=1", f"outputs={tmp_path}"])
     with pytest.raises(ValueError, match="variants 'default' and 'again' are the same"):
         main.__wrapped__(config)
 
@@ -47,8 +46,8 @@ def test_a_search_is_measured_on_dev_as_it_goes(tmp_path, monkeypatch):
     speech = Path(shrinkml_env.__file__).parent / "assets" / "speech"
     limits = {"proxy": 2, "dev": 2, "test": 3}
     sets = [f"{name}={{root: {speech}, subset: dev, limit: {limit}}}" for name, limit in limits.items()]
-    variant = Variant(Task("live", "random", "linear", 0, 3, tuple(sets)), points=(1, 3))
-    outcome = Outcome(**json.loads(json.dumps(make(variant))))
+    variant = VariantSearch("mine", Search("live", "random", "linear", 0, 3, tuple(sets)), after=(1, 3))
+    outcome = VariantResult(**json.loads(json.dumps(make(variant))))
     assert outcome.evaluations == 3
     assert len(outcome.on_dev) == 2
     assert outcome.on_dev[0] <= outcome.on_dev[1]  # dev is proxy here

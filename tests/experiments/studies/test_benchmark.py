@@ -1,18 +1,20 @@
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from experiments.common.runs import CONF, Run, Task, compose_search, digest, play
+from experiments.common.compose import CONF, compose_config
+from experiments.common.searches import Search, search_cell
 from experiments.common.statistics import hypervolume
 from experiments.studies import benchmark
-from experiments.studies.benchmark import fronts, scales, scores, write
+from experiments.studies.benchmark import Run, draw, fronts, notes, play, scales, scores, table
 from experiments.studies.landscape import wer_and_size
 from tests.envs.test_tabular import TABLE
 
-LIVE = Task("live", "random", "linear", 0, 5)
+LIVE = Search("live", "random", "linear", 0, 5)
 
 
 @pytest.fixture
@@ -21,30 +23,36 @@ def fake_table(monkeypatch):
     monkeypatch.setattr("shrinkml_env.space.table.Table.load", classmethod(lambda cls, path=None: TABLE))
 
 
+@pytest.fixture
+def few_resamples(monkeypatch):
+    """For tests that do not look at the ends of intervals."""
+    monkeypatch.setattr("experiments.common.statistics.RESAMPLES", 50)
+
+
 @pytest.mark.parametrize("agent", ["random", "tpe", "ppo", "dqn"])
 def test_a_run_is_played_to_its_budget_or_until_it_repeats_itself(fake_table, agent):
-    task = Task("tabular", agent, "linear", seed=1, budget=20)
-    run = play(task)
+    search = Search("tabular", agent, "linear", seed=1, budget=20)
+    run = play(search)
     assert (run.agent, run.reward, run.seed) == (agent, "linear", 1)
     assert len(run.rewards) == len(run.feasible) == len(run.wer) == len(run.size_ratio)
     assert len(run.wer) == 20 if agent in ("random", "tpe") else 10 < len(run.wer) <= 20
-    assert play(task) == run
+    assert play(search) == run
 
 
 def test_overrides_reach_the_environment(fake_table):
     overrides = ("constraint=check", "constraint.budget=0.5")
-    run = play(Task("tabular", "random", "linear", 0, 20, overrides))
+    run = play(Search("tabular", "random", "linear", 0, 20, overrides))
     assert run.feasible == [size <= 0.5 for size in run.size_ratio]
     assert len(set(run.feasible)) == 2
 
 
-def test_scores_and_table(fake_table, tmp_path, capsys):
+def test_scores_and_table(fake_table, few_resamples, tmp_path):
     config = OmegaConf.create(
         {"env": "tabular", "agents": ["random", "perfect"], "rewards": ["linear", "amc"], "budget": 5, "overrides": []}
     )
     runs = []
     for reward in config.rewards:
-        zero, one = benchmark.ends(Task("tabular", "random", reward, 0, 5), [])
+        zero, one = benchmark.ends(Search("tabular", "random", reward, 0, 5), [])
         assert zero < one
         for seed in range(10):
             found = np.linspace(zero, one, 6)[1:]
@@ -57,11 +65,12 @@ def test_scores_and_table(fake_table, tmp_path, capsys):
     assert results["random"][3, 1] == pytest.approx([-1, 0, 0, 0, 0])  # cut at -1, and nothing new at the end
     shares = fronts(runs, config)
     assert shares["random"].shape == (10, 2, 5)
-    write(tmp_path, results, shares, scale)
-    lines = capsys.readouterr().out.splitlines()
-    assert " ".join(lines[2].split()) == "perfect 1.000 [1.000, 1.000] 20 of 20 5 0.000 [0.000, 0.000] random"
+    best, other = table(results, shares).itertuples(index=False, name=None)
+    assert best == ("perfect", "1.000 [1.000, 1.000]", "20 of 20", "5", "0.000 [0.000, 0.000]", "random")
+    assert other[0] == "random"
     zero, one = scale["linear"]
-    assert f"linear: score 0 is a reward of {zero:.4f}, 1 of {one:.4f}" in lines
+    assert f"linear: score 0 is a reward of {zero:.4f}, 1 of {one:.4f}" in notes(results, scale)
+    draw(tmp_path / "benchmark.png", results, shares)
     assert (tmp_path / "benchmark.png").stat().st_size > 10_000
 
 
@@ -85,7 +94,7 @@ def test_shares_of_the_hypervolume(fake_table):
 
 def test_scores_are_of_the_runs_own_reward(fake_table):
     plain, heavy = (
-        benchmark.ends(Task("tabular", "random", "linear", 0, 5, overrides), [])
+        benchmark.ends(Search("tabular", "random", "linear", 0, 5, overrides), [])
         for overrides in ((), ("reward.size_weight=0.9",))
     )
     assert heavy[0] < plain[0]
@@ -101,7 +110,7 @@ def test_overrides_may_be_of_an_agents_options(fake_table):
 
 def test_configs_are_composed_inside_a_hydra_program_too():
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        assert compose_search(LIVE).agent._target_ == "agents.RandomSearch"
+        assert LIVE.config.agent._target_ == "agents.RandomSearch"
 
 
 def test_live_scores_are_relative_to_the_random_agent():
@@ -113,24 +122,23 @@ def test_live_scores_are_relative_to_the_random_agent():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("env=tabel", "env must be tabular or live"),
+        ("env=tabel", "env must be one of tabular, live"),
         ("agents=ppo", r"agents must be a list, got 'ppo': give agents=\[ppo\]"),
         ("agents=[]", "agents must hold at least one"),
         ("agents=[ppo,ppo]", "nothing twice"),
         ("rewards=linear", r"give rewards=\[linear\]"),
         ("rewards=[linear,vector]", "scalar reward"),
-        ("seeds=0", "seeds must be a number of at least 1, got 0"),
-        ("seeds=[0,1]", "seeds must be a number"),
-        ("budget=0", "budget must be a number of at least 1"),
-        ("workers=0", "workers must be a number of at least 1"),
+        ("seeds=0", "seeds must be a whole number of at least 1, got 0"),
+        ("seeds=[0,1]", "seeds must be a whole number"),
+        ("budget=0", "budget must be a whole number of at least 1"),
+        ("workers=0", "workers must be a whole number of at least 1"),
         ("agents=[custom]", "agent=custom needs the path of your class"),
         ("agents=[ppo]", "add it to agents"),
     ],
 )
 def test_what_is_wrong_is_found_before_anything_is_made(tmp_path, override, message):
     env = ["env=live"] if "add it" in message else []
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("benchmark", ["agents=[ppo]", "rewards=[linear]", f"outputs={tmp_path}", override, *env])
+    config = compose_config("benchmark", ["agents=[ppo]", "rewards=[linear]", f"outputs={tmp_path}", override, *env])
     with pytest.raises(ValueError, match=message):
         benchmark.main.__wrapped__(config)
     assert not any(tmp_path.iterdir())
@@ -138,11 +146,11 @@ def test_what_is_wrong_is_found_before_anything_is_made(tmp_path, override, mess
 
 def test_the_code_of_your_own_agent_is_part_of_what_a_run_depends_on(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
-    task = Task("live", "custom", "linear", 0, 5, ("agent._target_=my_own.Agent",))
+    search = Search("live", "custom", "linear", 0, 5, ("agent._target_=my_own.Agent",))
     found = []
     for code in ("class Agent: pass", "class Agent: more = 1"):
         (tmp_path / "my_own.py").write_text(code)
-        found.append(digest(task))
+        found.append(search_cell(search).key)
     assert found[0] != found[1]
 
 
@@ -150,14 +158,16 @@ def test_an_agent_that_plays_nothing_has_no_score(fake_table, tmp_path, monkeypa
     (tmp_path / "idle.py").write_text("class Agent:\n    __init__ = learn = lambda self, *args, **options: None\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match="has measured nothing"):
-        play(Task("tabular", "custom", "linear", 0, 5, ("agent._target_=idle.Agent",)))
+        play(Search("tabular", "custom", "linear", 0, 5, ("agent._target_=idle.Agent",)))
 
 
 def test_other_options_are_other_runs(fake_table):
-    task = Task("tabular", "random", "linear", 3, 5)
-    assert digest(task) == digest(replace(task, seed=4))
-    for other in ({"agent": "tpe"}, {"reward": "amc"}, {"overrides": ("reward.size_weight=0.9",)}, {"env": "live"}):
-        assert digest(replace(task, **other)) != digest(task)
+    search = Search("tabular", "random", "linear", 3, 5)
+    other = ({"agent": "tpe"}, {"reward": "amc"}, {"overrides": ("reward.size_weight=0.9",)}, {"env": "live"})
+    others = [replace(search, **change) for change in (*other, {"seed": 4}, {"budget": 6})]
+    assert len({search_cell(one).key for one in (search, *others)}) == 7
+    same = [replace(search, overrides=(override,)) for override in ("workers=3", "memory_mb=1", "outputs=elsewhere")]
+    assert {search_cell(one).key for one in same} == {search_cell(search).key}
 
 
 def test_overrides_that_a_table_ignores_are_refused():
@@ -179,26 +189,24 @@ def test_scores_need_something_feasible_that_is_better_than_the_middle(fake_tabl
         benchmark.ends(LIVE, [drawn])
     tight = ("constraint=check", "constraint.budget=0.26")
     with pytest.raises(ValueError, match="reward accuracy: nothing that meets the constraint is better"):
-        benchmark.ends(Task("tabular", "random", "accuracy", 0, 5, tight), [])
+        benchmark.ends(Search("tabular", "random", "accuracy", 0, 5, tight), [])
 
 
-def test_the_command_goes_on_where_it_was_stopped(tmp_path, capsys):
+def test_the_command_goes_on_where_it_was_stopped(few_resamples, tmp_path, capsys):
     """On the shipped table."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        overrides = ["agents=[uniform,random]", "rewards=[linear]", "seeds=2", "budget=4", f"outputs={tmp_path}"]
-        config = compose("benchmark", overrides)
+    overrides = ["agents=[uniform,random]", "rewards=[linear]", "seeds=2", "budget=4", f"outputs={tmp_path}"]
+    config = compose_config("benchmark", overrides)
     benchmark.main.__wrapped__(config)
-    (directory,) = tmp_path.iterdir()
-    runs = {path: path.stat().st_mtime_ns for path in (directory / "runs").iterdir()}
-    assert len(runs) == 4
+    (directory,) = tmp_path.glob("benchmark-*")
+    lines = (tmp_path / "results.jsonl").read_text().splitlines(keepends=True)
+    assert len(lines) == 4
+    assert {json.loads(line)["cell"]["agent"] for line in lines} == {"uniform", "random"}
     table = (directory / "table.txt").read_text()
     assert {line.split()[0] for line in table.splitlines()[2:4]} == {
         "uniform",
         "random",
     }
-    stopped, *others = sorted(runs)
-    stopped.unlink()
+    (tmp_path / "results.jsonl").write_text("".join(lines[:-1]))
     benchmark.main.__wrapped__(config)
-    assert {path: path.stat().st_mtime_ns for path in others} == {path: runs[path] for path in others}
-    assert stopped.exists()
+    assert (tmp_path / "results.jsonl").read_text() == "".join(lines)
     assert (directory / "table.txt").read_text() == table

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from experiments.studies.landscape import local_optima, pareto_front
+from experiments.common.statistics import pareto_front
+from experiments.studies.landscape import local_optima
 
 values = arrays(np.float64, (3, 2, 3), elements=st.integers(0, 6).map(float))
 

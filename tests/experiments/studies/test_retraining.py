@@ -1,9 +1,14 @@
+import json
 from dataclasses import replace
 
 import pytest
 
 from experiments.studies import retraining
-from experiments.studies.retraining import DENSE, Trained, Training, averaged, draw, key_of, pairs, rows
+from experiments.studies.retraining import DENSE, Trained, Training, averaged, draw, pair_table, table, training_cell
+
+
+def rows(*arguments):
+    return list(table(*arguments).itertuples(index=False, name=None))
 
 
 def trained(ranks, size, way, edits, dev_wer=0.1):
@@ -27,11 +32,11 @@ RESULTS = [
 
 
 def test_every_training_beside_the_others():
-    table = rows(RESULTS, [1, 1, 1], ["profile", "uniform"])
-    assert len(table) == len(RESULTS)
-    assert table[0][:8] == ("1", "dense", "plain", "1.000", "10.00", "10.00", "10.00", "+0.00 (+0.00)")
-    assert table[0][8:] == ("", "", "2.00", "20.00")
-    by_hand, other_rule, ppo, stepwise = table[4:]
+    found = rows(RESULTS, [1, 1, 1], ["profile", "uniform"])
+    assert len(found) == len(RESULTS)
+    assert found[0][:8] == ("1", "dense", "plain", "1.000", "10.00", "10.00", "10.00", "+0.00 (+0.00)")
+    assert found[0][8:] == ("", "", "2.00", "20.00")
+    by_hand, other_rule, ppo, stepwise = found[4:]
     # Dev chooses who is best by hand, though the other rule is better on test.
     assert by_hand[1] == "profile (by hand)"
     assert other_rule[1] == "uniform"
@@ -44,7 +49,7 @@ def test_every_training_beside_the_others():
 
 
 def test_what_differs_in_one_thing_is_paired():
-    assert pairs(RESULTS) == [
+    assert list(pair_table(RESULTS).itertuples(index=False, name=None)) == [
         ("1", "", "dense distilled", "dense plain", "-10.00 [-10.00, -10.00]"),
         ("0.2", "", "profile distilled", "profile plain", "-30.00 [-30.00, -30.00]"),
         ("0.2", "", "ppo distilled", "ppo plain", "-30.00 [-30.00, -30.00]"),
@@ -67,8 +72,9 @@ def test_a_picture(tmp_path):
 def test_a_training_is_the_same_wherever_its_files_lie():
     def key(outputs="a", root="b", ids="b/train/focus.txt", epochs=1):
         train = {"root": root, "subset": "train", "ids": ids}
-        config = {"outputs": outputs, "seed_model": f"{outputs}/seed", "data": {"train": train}, "epochs": epochs}
-        return key_of(Training("profile", 0.2, "plain", config, [1, 2]))
+        config = {"outputs": outputs, "seed_model": f"{outputs}/seed", "data": {"train": train}}
+        config["training"] = {"epochs": epochs, "seed": 0}
+        return training_cell(Training("profile", 0.2, "plain", config, [1, 2])).key
 
     assert key(outputs="c", root="d", ids="d/train/focus.txt") == key()
     assert key(ids="b/train/others.txt") != key()
@@ -96,20 +102,23 @@ def test_the_command_makes_every_model_once(configure_training, tones, tmp_path,
         f"overrides={[f'{name}={speech}' for name in ('proxy', 'dev', 'test')]}",
     )
     retraining.main.__wrapped__(config)
-    (directory,) = (tmp_path / "retraining").iterdir()
+    outputs = tmp_path / "retraining"
+    (directory,) = outputs.glob("retraining-*")
     table = (directory / "table.txt").read_text()
     for ranks in ("dense", "uniform (by hand)", "random", "uniform in steps"):
         for way in retraining.WAYS:
             assert sum(f" {ranks} " in line and f" {way} " in line for line in table.splitlines()) >= 1, (ranks, way)
     assert table in capsys.readouterr().out
-    made = {path: path.stat().st_mtime_ns for path in directory.glob("trained/*")}
-    assert len(made) == 8
-    stopped, *others = sorted(made)
-    stopped.unlink()
+    lines = (outputs / "results.jsonl").read_text().splitlines(keepends=True)
+    assert [json.loads(line)["cell"].get("way") for line in lines].count(None) == 2  # those of the ranks
+    assert len(lines) == 2 + 8
+    (outputs / "results.jsonl").write_text("".join(lines[:-1]))
     retraining.main.__wrapped__(config)
-    assert {path: path.stat().st_mtime_ns for path in others} == {path: made[path] for path in others}
+    assert (outputs / "results.jsonl").read_text() == "".join(lines)
     assert (directory / "table.txt").read_text() == table
     # Just those with distillation, which are there already.
     config.undistilled = []
     retraining.main.__wrapped__(config)
-    assert " plain " not in (directory / "table.txt").read_text()
+    (other,) = set(outputs.glob("retraining-*")) - {directory}
+    assert " plain " not in (other / "table.txt").read_text()
+    assert (outputs / "results.jsonl").read_text() == "".join(lines)

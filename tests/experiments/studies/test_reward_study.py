@@ -1,10 +1,14 @@
 import numpy as np
 
-from experiments.common.runs import Task, play
+from experiments.common.searches import Search, explored
 from experiments.studies import reward_study
-from experiments.studies.reward_study import Point, Setting, draw, make, optimum, point, row, settings
+from experiments.studies.reward_study import Model, Setting, SettingSearch, draw, model_of, optimum, row, settings
 from tests.envs.test_tabular import LIVE, TABLE
 from tests.experiments.studies.test_benchmark import fake_table  # noqa: F401 - a fixture
+
+
+def make(search):
+    return reward_study.make(SettingSearch(Setting(search.reward, "", search.overrides), search))
 
 
 def test_settings():
@@ -35,25 +39,25 @@ def test_test_is_measured_where_the_table_does_not_hold_it(fake_table, monkeypat
         ranks = configurations[int(np.flatnonzero(known == is_known)[0])]
         on_proxy = TABLE.evaluator().evaluate(ranks)
         on_test = TABLE.evaluator("test").evaluate(ranks) if is_known else LIVE.evaluate(ranks)
-        assert point(on_proxy) == Point(on_proxy.size_ratio, on_proxy.wer, on_test.wer)
+        assert model_of(on_proxy) == Model(on_proxy.size_ratio, on_proxy.wer, on_test.wer)
         assert bool(asked) != is_known
 
 
 def test_a_run_ends_at_its_best_feasible_configuration(fake_table, monkeypatch):  # noqa: F811
     monkeypatch.setattr(reward_study, "_live_on_test", lambda: LIVE)
     tight = ("constraint=check", "constraint.budget=0.4")
-    task = Task("tabular", "random", "accuracy", 0, 30, tight)
-    run = play(task)
-    best = min(wer for wer, feasible in zip(run.wer, run.feasible, strict=True) if feasible)
-    assert not all(run.feasible)
-    assert make(task)["end"].proxy_wer == best
-    nothing = Task("tabular", "random", "accuracy", 0, 1, ("constraint=check", "constraint.budget=0.001"))
+    search = Search("tabular", "random", "accuracy", 0, 30, tight)
+    history = explored(search).history
+    best = min(trial.evaluation.wer for trial in history if trial.feasible)
+    assert not all(trial.feasible for trial in history)
+    assert make(search)["end"].proxy_wer == best
+    nothing = Search("tabular", "random", "accuracy", 0, 1, ("constraint=check", "constraint.budget=0.001"))
     assert make(nothing) == {"end": None}
 
 
 def test_a_row_by_hand():
-    ends = [Point(0.5, 0.3, 0.1), Point(0.6, 0.4, 0.2), None]
-    found = row(Setting("linear", "size_weight 1", ()), Point(0.3, 0.1, 0.25), "ppo", ends, allowed=0.1)
+    ends = [Model(0.5, 0.3, 0.1), Model(0.6, 0.4, 0.2), None]
+    found = row(Setting("linear", "size_weight 1", ()), Model(0.3, 0.1, 0.25), "ppo", ends, allowed=0.1)
     assert found == (
         "linear",
         "size_weight 1",
@@ -65,7 +69,7 @@ def test_a_row_by_hand():
         "1 of 3",
         "1 of 3",
     )
-    nothing = row(Setting("linear", "", ()), Point(0.3, 0.1, 0.25), "ppo", [None], 0.1)
+    nothing = row(Setting("linear", "", ()), Model(0.3, 0.1, 0.25), "ppo", [None], 0.1)
     assert nothing[5:] == ("", "", "1 of 1", "0 of 1")
 
 
@@ -74,7 +78,7 @@ def test_a_picture(fake_table, tmp_path, monkeypatch):  # noqa: F811
     chosen = settings({"linear": {"size_weight": [0.1, 0.5]}, "amc": {"cost": ["params"]}})
     ends = {
         (setting, "random"): [
-            make(Task("tabular", "random", setting.reward, seed, 5, setting.overrides))["end"] for seed in (0, 1)
+            make(Search("tabular", "random", setting.reward, seed, 5, setting.overrides))["end"] for seed in (0, 1)
         ]
         for setting in chosen
     }

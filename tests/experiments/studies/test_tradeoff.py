@@ -5,14 +5,18 @@ from pathlib import Path
 import pytest
 
 import shrinkml_env
-from experiments.common.runs import Task
-from experiments.studies.tradeoff import Found, Rule, Search, chosen, draw, make, pairs, rows
+from experiments.common.searches import Search
+from experiments.studies.tradeoff import Chosen, SizedRule, SizedSearch, chosen, draw, make, pair_table, table
+
+
+def rows(*arguments):
+    return [tuple(row) for row in table(*arguments).itertuples(index=False, name=None)]
 
 
 def found(agent, size, seed, edits, dev_wer=0.1, size_ratio=None):
     """A search on three test utterances of ten words, in each of which the original makes one error."""
     ranks = {"output": 4}
-    return Found(agent, size, seed, ranks, size_ratio or size, 5, 0.1, dev_wer, edits, [1, 1, 1], [10, 10, 10])
+    return Chosen(agent, size, seed, ranks, size_ratio or size, 5, 0.1, dev_wer, edits, [1, 1, 1], [10, 10, 10])
 
 
 FOUND = [
@@ -52,9 +56,8 @@ def test_the_best_by_hand_is_best_on_dev():
 
 
 def test_means_of_seeds_are_paired():
-    assert pairs(FOUND, [("ppo", "uniform"), ("uniform", "nobody")]) == [
-        ("0.5", "ppo", "uniform", "-25.00 [-30.00, -20.00]")
-    ]
+    compared = pair_table(FOUND, [("ppo", "uniform"), ("uniform", "nobody")])
+    assert list(compared.itertuples(index=False, name=None)) == [("0.5", "ppo", "uniform", "-25.00 [-30.00, -20.00]")]
 
 
 def test_a_picture(tmp_path):
@@ -79,8 +82,8 @@ def sets(tmp_path, monkeypatch):
     [("profile", 0, 0.39), ("knapsack", 66, 0.2)],
 )
 def test_a_rule_keeps_its_size(sets, rule, evaluations, least):
-    task = Task("live", rule, "accuracy", 0, 0, tuple(sets))
-    result = Found(**json.loads(json.dumps(make(Rule(task, 0.4)))))
+    search = Search("live", rule, "accuracy", 0, 1, tuple(sets))
+    result = Chosen(**json.loads(json.dumps(make(SizedRule(search, 0.4)))))
     assert (result.agent, result.size, result.seed, result.evaluations) == (rule, 0.4, 0, evaluations)
     assert least < result.size_ratio <= 0.4
     assert len(result.edits) == 3
@@ -88,7 +91,7 @@ def test_a_rule_keeps_its_size(sets, rule, evaluations, least):
 
 @pytest.mark.parametrize("granularity", ["layer", "matrix"])
 def test_a_search_keeps_its_size(sets, granularity):
-    task = Task(
+    search = Search(
         "live",
         "random",
         "accuracy",
@@ -96,7 +99,7 @@ def test_a_search_keeps_its_size(sets, granularity):
         2,
         ("constraint=clip", "constraint.budget=0.5", f"granularity={granularity}", *sets),
     )
-    result = Found(**json.loads(json.dumps(make(Search("mine", task, finalists=1)))))
+    result = Chosen(**json.loads(json.dumps(make(SizedSearch("mine", search, finalists=1)))))
     assert (result.agent, result.size, result.seed, result.evaluations) == ("mine", 0.5, 3, 2)
     assert result.size_ratio <= 0.5
     assert len(result.edits) == len(result.edits_before) == len(result.words) == 3

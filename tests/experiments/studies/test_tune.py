@@ -1,30 +1,36 @@
 import itertools
-from dataclasses import replace
 
+import optuna
 import pytest
-from experiments.common.runs import CONF, Task, compose_search
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from experiments.common.agent import make_agent
+from experiments.common.compose import compose_config
 from experiments.common.parts import part
-from experiments.studies.tune import final_score, name_of, settings, trials
+from experiments.common.searches import Search, search_cell
+from experiments.studies import tune
+from experiments.studies.tune import drawn_settings, final_score, setting_cells, study_of
 from tests.experiments.studies.test_benchmark import fake_table  # noqa: F401 - a fixture
 from tests.helpers.fake_evaluator import make_fake_env
 
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
-def test_every_setting_once_and_the_present_one_first():
+
+def settings(space, count, seed):
+    study = optuna.create_study(sampler=optuna.samplers.BruteForceSampler(seed=seed))
+    return list(drawn_settings(study, space, count).values())
+
+
+def test_every_setting_once():
     space = {"a": [1, 2], "b": [True, False]}
     drawn = settings(space, 100, seed=0)
-    assert drawn[0] == ()
-    assert sorted(drawn[1:]) == sorted((f"a={a}", f"b={b}") for a, b in itertools.product(space["a"], space["b"]))
-    assert len(settings(space, 2, seed=0)) == 3
+    assert sorted(drawn) == sorted((f"a={a}", f"b={b}") for a, b in itertools.product(space["a"], space["b"]))
+    assert len(settings(space, 2, seed=0)) == 2
     assert settings(space, 2, seed=0) == settings(space, 2, seed=0)
 
 
 def config():
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.to_container(compose("tune"))
+    return OmegaConf.to_container(compose_config("tune"))
 
 
 @pytest.mark.filterwarnings("ignore")  # Samplers warn of experimental and of deprecated options.
@@ -33,35 +39,32 @@ def test_the_settings_are_those_of_the_agents_config(agent):
     """Every override can be composed, and made into an agent; one without a plus is of something that is there."""
     space = config()["spaces"][agent]
     for setting in settings(space, 3, seed=1):
-        composed = compose_search(Task("tabular", agent, "linear", 0, 5, setting))
+        composed = Search("tabular", agent, "linear", 0, 5, setting).config
         make_agent(composed.agent, make_fake_env(part("action", composed.action)))
 
 
 def test_the_reported_rewards_are_not_tuned_on():
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        benchmark = compose("benchmark")
-    tuned = config()
+    benchmark, tuned = compose_config("benchmark"), config()
     assert not set(tuned["seeds"]) & set(range(benchmark.first_seed, benchmark.first_seed + benchmark.seeds))
     for reward, *options in tuned["rewards"]:
         name = reward.partition("=")[2]
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            default, changed = (compose("search", [reward, *extra]).reward for extra in ([], options))
+        default, changed = (compose_config("search", [reward, *extra]).reward for extra in ([], options))
         assert name in benchmark.rewards
         assert default != changed
 
 
 def test_scores_are_between_the_ends(fake_table):  # noqa: F811
-    assert final_score(Task("tabular", "random", "linear", 0, 48)) == pytest.approx(1.0)  # all of 4 * 3 * 4
-    assert -1 <= final_score(Task("tabular", "random", "linear", 0, 1)) < 1
+    assert final_score(Search("tabular", "random", "linear", 0, 48)) == pytest.approx(1.0)  # all of 4 * 3 * 4
+    assert -1 <= final_score(Search("tabular", "random", "linear", 0, 1)) < 1
 
 
-def test_every_setting_meets_the_same_rewards_and_seeds():
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        played = trials(compose("tune", ["trials=2"]), "knapsack")
-    assert next(iter(played)) == ()
-    assert len(played) == 3
-    for setting, tasks in played.items():
-        assert [(task.reward, task.seed, task.overrides) for task in tasks] == [
+def test_every_setting_meets_the_same_rewards_and_seeds(tmp_path):
+    config = compose_config("tune", ["trials=2", f"outputs={tmp_path}"])
+    drawn = drawn_settings(study_of(config, "knapsack"), tune.space_of(config, "knapsack"), 2)
+    assert len(set(drawn.values())) == 2
+    for setting in (tune.PRESENT, *drawn.values()):
+        searches = [cell.task for cell in setting_cells(config, "knapsack", setting)]
+        assert [(search.reward, search.seed, search.overrides) for search in searches] == [
             (reward, seed, (option, *setting))
             for reward, option in [
                 ("linear", "reward.size_weight=0.5"),
@@ -74,14 +77,33 @@ def test_every_setting_meets_the_same_rewards_and_seeds():
 
 def test_a_score_is_kept_under_all_that_it_depends_on(monkeypatch):
     """Two agents' defaults must not share one, though nothing but the defaults differs."""
-    task = Task("tabular", "knapsack", "linear", 1000, 100)
-    name = name_of(task)
-    assert name_of(replace(task, seed=1001)) != name
+    search = Search("tabular", "knapsack", "linear", 1000, 100)
+    others = [
+        Search("tabular", "knapsack", "linear", 1001, 100),
+        Search("tabular", "knapsack", "linear", 1000, 100, ("agent.points=99",)),
+    ]
+    assert len({search_cell(one).key for one in (search, *others)}) == 3
 
-    def with_other_defaults(task):
-        config = compose_search(task)
-        config.agent.points = 99
-        return config
 
-    monkeypatch.setattr("experiments.common.runs.compose_search", with_other_defaults)
-    assert name_of(task) != name
+def test_the_command_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
+    played = []
+
+    def scored(cell):
+        played.append(cell.key)
+        return {"score": 0.9 if "agent.points=3" in cell.task.overrides else 0.5}
+
+    monkeypatch.setattr(tune, "made", lambda study, config, cells, make, name: [*map(scored, cells)])
+    config = compose_config("tune", ["agents=[knapsack]", "trials=2", f"outputs={tmp_path}"])
+    tune.main.__wrapped__(config)
+    first = list(played)
+    assert len(first) == 3 * 6
+    # More of the same study: what was drawn before comes first again.
+    played.clear()
+    config.trials = 4
+    tune.main.__wrapped__(config)
+    assert played[: 3 * 6] == first
+    assert len(played) == 5 * 6
+    assert len(set(played)) == 4 * 6  # one of the settings is the present one
+    assert "agent.points=3" in capsys.readouterr().out.splitlines()[-2]
+    study = study_of(config, "knapsack")
+    assert sorted(trial.value for trial in study.trials) == [0.5, 0.5, 0.5, 0.9]

@@ -1,0 +1,86 @@
+"""The results that are kept with the software are still those that its commands ask for, and those of its pages."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from experiments import summary
+from experiments.common import results
+from experiments.common.compose import compose_config
+
+TWELVE_PASSES = "retraining training.epochs=12 undistilled=[] ~agents.ppo stepwise.sizes=[]"
+PAGES = Path(__file__).parents[3] / "docs" / "results"
+
+
+def table_rows(printed):
+    """The rows of all tables that a study prints, as they would stand in a page."""
+    columns = []
+    for line in printed.splitlines():
+        if re.fullmatch(r"-+( +-+)*", line):
+            columns = [match.span() for match in re.finditer("-+", line)]
+        elif not line.strip():
+            columns = []
+        elif columns:
+            yield f"| {' | '.join(line[start:end].strip() for start, end in columns)} |"
+
+
+def test_rows_of_a_printed_table():
+    printed = "name   size\n-----  ----\na b     0.5\nc          \n\nname\n----\n   d\n\nfolder: x"
+    assert list(table_rows(printed)) == ["| a b | 0.5 |", "| c |  |", "| d |"]
+
+
+@pytest.mark.parametrize(
+    ("command", "page"),
+    [
+        ("tradeoff", "without-retraining.md"),
+        ("tradeoff comparison=rewards", "without-retraining.md"),
+        ("retraining", "with-retraining.md"),
+        (f"{TWELVE_PASSES} rules=[] by_hand=[]", "with-retraining.md"),
+        (f"{TWELVE_PASSES} sizes=[0.2]", "with-retraining.md"),
+        # Their pages show what is printed in other columns.
+        ("tradeoff comparison=factorisations", None),
+        ("reward_study", None),
+        ("ablation", None),
+    ],
+)
+def test_nothing_is_made_again_and_pages_show_what_is_printed(command, page, tmp_path, monkeypatch, capsys):
+    def made_again(*arguments):
+        raise AssertionError("a result that is not kept would be made")
+
+    monkeypatch.setattr(results.Workers, "submit", made_again)
+    name, *overrides = command.split()
+    study = importlib.import_module(f"experiments.studies.{name}")
+    study.main.__wrapped__(compose_config(name, [*overrides, f"outputs={tmp_path}"]))
+    # Each line behind a table is the beginning of something else.
+    printed = capsys.readouterr().out.replace("\ntables and picture:", "\n\ntables and picture:")
+    rows = list(table_rows(printed))
+    assert rows
+    if page is not None:
+        assert set(rows) - set((PAGES / page).read_text().splitlines()) == set()
+
+
+def test_kept_results_are_asked_for(monkeypatch, tmp_path):
+    """Without them a study begins anew."""
+    asked = []
+
+    def submit(self, task):
+        asked.append(task)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(results.Workers, "submit", submit)
+    study = importlib.import_module("experiments.studies.tradeoff")
+    config = compose_config("tradeoff", ["reuse=false", "comparison=rewards", f"outputs={tmp_path}"])
+    with pytest.raises(KeyboardInterrupt):
+        study.main.__wrapped__(config)
+    assert len(asked) == 1
+
+
+def test_whispers_searches_are_those_of_its_page(capsys):
+    summary.main.__wrapped__(compose_config("summary", [f"outputs={results.KEPT / 'whisper.jsonl'}"]))
+    printed = capsys.readouterr().out
+    page = (PAGES / "whisper.md").read_text()
+    found = re.findall(r"^(?:encoder|near)/model_based\S*.* (\d+\.\d+)$", printed, re.MULTILINE)
+    assert found
+    assert all(f"| {rate} |" in page for rate in found)
