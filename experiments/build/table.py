@@ -82,7 +82,7 @@ def make(config: DictConfig) -> Table:
 
 
 def _chosen(table: Table, best: int, random: int, seed: int) -> NDArray[np.int64]:
-    """Return the numbers of the original, of the best by every scalar reward's defaults, and of some drawn at random."""
+    """Return the numbers of the original, of the best by every scalar reward, and of some drawn at random."""
     chosen = {table.size - 1, *np.random.default_rng(seed).permutation(table.size)[:random].tolist()}
     for name in REWARDS:
         if name != "vector":
