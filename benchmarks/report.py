@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from experiments.common.report import format_table
+import pandas as pd
+
+from shrinkml_env.tables import format_table
 
 __all__ = ["Section", "spread"]
 
@@ -37,7 +39,7 @@ class Section:
         """For the terminal."""
         print(f"{self.title}\n")
         for head, rows in self.tables.values():
-            print(format_table(head, rows) + "\n")
+            print(format_table(pd.DataFrame(rows, columns=list(head))) + "\n")
         print("\n".join(self.remarks))
 
     def markdown(self) -> str:

@@ -9,18 +9,19 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pandas as pd
 from omegaconf import DictConfig
 
 from experiments.common.checks import require_choice
 from experiments.common.command import command
-from experiments.common.report import format_table
 from shrinkml_env import EvaluationCache, default_cache_path
+from shrinkml_env.tables import format_table
 
 
 def show(cache: EvaluationCache) -> None:
     """Print what it holds, one line for each model, utterance set and method."""
     rows = [(found.subject, str(found.measurements), _day(found.first), _day(found.last)) for found in cache.summary()]
-    print(format_table(("measured", "configurations", "first", "last"), rows))
+    print(format_table(pd.DataFrame(rows, columns=["measured", "configurations", "first", "last"])))
     print(f"{len(cache)} measurements, {cache.path.stat().st_size / 1e6:.1f} MB: {cache.path}")
 
 

@@ -10,20 +10,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
 from experiments.common.command import command
 from experiments.common.measure import measure
-from experiments.common.report import format_table
 from experiments.common.run_directory import plain, run_directory, title_of, write_json
-from experiments.common.statistics import points
+from experiments.common.statistics import in_points
 from experiments.finetune import model_in
 from shrinkml_env import count_parameters, load_model, load_utterances, quantise, save_compressed
 from shrinkml_env.compression import int8_scales, ranks_of
 from shrinkml_env.evaluation.intervals import wer_increase
 from shrinkml_env.search_result import SetResult
+from shrinkml_env.tables import format_table
 
 SETS = ("dev", "test")
 
@@ -54,7 +55,7 @@ def make(config: DictConfig) -> Path:
         results[name] = SetResult.of(before, after)
         increases[name] = increase = wer_increase(after.edits, before.edits, before.words)
         wers = (f"{100 * found.wer:.2f} %" for found in (before, after))
-        rows.append((f"{name} WER", *wers, points(increase)))
+        rows.append((f"{name} WER", *wers, in_points(increase)))
     params = {name: count_parameters(form) for name, form in models.items()}
     record = {
         "settings": {"quantiser": "int8, symmetric, one scale a row"},
@@ -68,7 +69,7 @@ def make(config: DictConfig) -> Path:
         "sets": {name: result.to_json() for name, result in results.items()},
     }
     write_json(directory / "best.json", record)
-    print(format_table(("", "before", "int8", "points more, 95 % interval"), rows))
+    print(format_table(pd.DataFrame(rows, columns=["", "before", "int8", "points more, 95 % interval"])))
     print(f"{len(int8_scales(quantised))} matrices in int8; the model: {directory / 'compressed'}")
     return directory
 

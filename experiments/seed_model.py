@@ -11,6 +11,7 @@ from __future__ import annotations
 import pkgutil
 from pathlib import Path
 
+import pandas as pd
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
@@ -20,7 +21,6 @@ from tqdm import tqdm
 from experiments.common.checks import require_shares
 from experiments.common.command import command
 from experiments.common.parts import check_part, part
-from experiments.common.report import format_table
 from experiments.common.run_directory import plain, run_directory, write_json
 from shrinkml_env import (
     EvaluationCache,
@@ -36,6 +36,7 @@ from shrinkml_env.envs import make_factorisation
 from shrinkml_env.mdp.rewards import Accuracy
 from shrinkml_env.search_result import SetResult
 from shrinkml_env.space.search_space import Full
+from shrinkml_env.tables import format_table
 
 SETS = ("proxy", "dev", "test")
 
@@ -123,7 +124,7 @@ def make(config: DictConfig, title: str) -> Path:
         (f"{name} WER", f"{100 * result.wer_before:.2f} %", f"{100 * result.wer_after:.2f} %")
         for name, result in results.items()
     ]
-    print(format_table(("", "original", "compressed"), rows))
+    print(format_table(pd.DataFrame(rows, columns=["", "original", "compressed"])))
     print(f"size ratio {after.size_ratio:.3f} ({1 / after.size_ratio:.1f}x smaller)")
     print(f"fine-tune it: python -m experiments.finetune seed_model={directory}")
     return directory

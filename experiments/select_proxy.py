@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
@@ -30,12 +31,12 @@ from experiments.common.checks import require_whole
 from experiments.common.command import command
 from experiments.common.fetch import fetch
 from experiments.common.parts import check_part, part
-from experiments.common.report import format_table
 from experiments.common.run_directory import plain, run_directory, title_of
 from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
 from shrinkml_env.data.selection import SELECTIONS, Pool
 from shrinkml_env.envs.assembly import make_search_space
 from shrinkml_env.space.search_space import SearchSpace
+from shrinkml_env.tables import format_table
 
 NEAR = 0.05
 """Configurations are near the original if they lose at most so much WER on dev."""
@@ -216,7 +217,7 @@ def select(config: DictConfig) -> Path:
         (kind, method, str(size), _interval(row.kendall), _interval(row.spearman), _interval(row.error, 100))
         for (kind, method, size), row in rows.items()
     ]
-    print(format_table(head, table))
+    print(format_table(pd.DataFrame(table, columns=list(head))))
     with open(directory / "fidelity.csv", "w", newline="") as file:
         csv.writer(file).writerows([head, *table])
     _draw(directory / "fidelity.png", rows)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import gymnasium as gym
 import matplotlib as mpl
+import pandas as pd
 import torch
 from omegaconf import DictConfig
 
@@ -21,11 +22,11 @@ from tqdm import tqdm
 from experiments.common.command import command
 from experiments.common.fetch import fetch
 from experiments.common.parts import check_part, part
-from experiments.common.report import format_table
 from experiments.common.run_directory import plain, run_directory, title_of
 from shrinkml_env import Evaluation, EvaluationCache, Ledger, SearchProblem, default_cache_path
 from shrinkml_env.space.search_space import Sensitive
 from shrinkml_env.space.sensitivity import Sensitivity
+from shrinkml_env.tables import format_table
 
 PARTS = ("search_space", "factorisation")
 
@@ -68,7 +69,7 @@ def sensitivity(config: DictConfig) -> Path:
     env.close()
     measured.save(directory / "sensitivity.json")
     formed = Sensitive(directory / "sensitivity.json")
-    print(format_table(HEAD, _rows(problem, measured, formed)))
+    print(format_table(pd.DataFrame(_rows(problem, measured, formed), columns=list(HEAD))))
     print(f"WER of the original: {100 * measured.baseline_wer:.2f} %; {problem.ledger.count} evaluations")
     spaces = {"measured": problem.search_space, "formed from it": formed(problem.layers)}
     for name, space in spaces.items():

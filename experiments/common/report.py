@@ -1,4 +1,4 @@
-"""Tables and pictures that several commands make."""
+"""Pictures that several commands make."""
 
 from __future__ import annotations
 
@@ -13,20 +13,7 @@ from matplotlib import pyplot as plt
 
 from shrinkml_env import Evaluation
 
-__all__ = ["draw_uniform_curve", "format_table", "save_wer_against_size"]
-
-
-def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns in line: the first to the left, the others to the right."""
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in [head, *rows]
-    ]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+__all__ = ["draw_uniform_curve", "save_wer_against_size"]
 
 
 def draw_uniform_curve(path: Path, curve: Sequence[Evaluation]) -> None:

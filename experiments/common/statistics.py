@@ -9,35 +9,33 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import moocore
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from rliable import library, metrics
 from scipy.stats import bootstrap, trim_mean
 
-from shrinkml_env.evaluation.intervals import Estimate
+from shrinkml_env.evaluation.intervals import RESAMPLES, Estimate
 
 __all__ = [
-    "Estimate",
     "anytime",
     "difference",
     "evaluations_to_reach",
     "hypervolume",
     "hypervolumes",
     "improvement",
+    "in_points",
     "iqm",
     "iqm_curve",
     "mean",
     "mean_difference",
     "mean_wer_increase",
-    "points",
+    "pareto_front",
     "profile",
-    "wer_increase",
 ]
 
 Scores = NDArray[np.float64]
 """(runs, tasks), or (runs, tasks, points) for curves."""
-
-RESAMPLES = 2000
 
 
 def anytime(rewards: Sequence[float], feasible: Sequence[bool], points: int, worst: float) -> Scores:
@@ -59,25 +57,37 @@ def anytime(rewards: Sequence[float], feasible: Sequence[bool], points: int, wor
 
 
 def hypervolume(wer: ArrayLike, size: ArrayLike, reference: float) -> float:
-    """The area that configurations dominate, up to a reference WER and the size 1 (Zitzler and Thiele 1998).
+    """Return the area that configurations dominate, up to a reference WER and the size 1 (Zitzler and Thiele 1998).
 
     Args:
-        wer: Of each configuration.
+        wer: WER of each configuration, a fraction.
         size: Size ratio of each.
         reference: WER.
     """
-    errors, sizes = np.asarray(wer, np.float64), np.asarray(size, np.float64)
-    inside = (errors < reference) & (sizes < 1)
-    order = np.lexsort((errors[inside], sizes[inside]))
-    lowest = np.minimum.accumulate(errors[inside][order])
-    widths = np.diff(sizes[inside][order], append=1.0)
-    return float(np.sum(widths * (reference - lowest)))
+    return float(moocore.hypervolume(_columns(wer, size), ref=[reference, 1.0]))
 
 
 def hypervolumes(wer: Sequence[float], size: Sequence[float], points: int, reference: float) -> Scores:
-    """The hypervolume after each unique evaluation, (points,); a run that ended earlier keeps what it had."""
+    """Return the hypervolume after each unique evaluation, (points,); a run that ended earlier keeps what it had."""
     counts = np.minimum(np.arange(1, points + 1), len(wer))
     return np.array([hypervolume(wer[:count], size[:count], reference) for count in counts])
+
+
+def pareto_front(wer: ArrayLike, size: ArrayLike) -> NDArray[np.int64]:
+    """Return the indices of the configurations that no other one dominates, by increasing size.
+
+    Args:
+        wer: WER of each configuration.
+        size: Size ratio of each.
+    """
+    columns = _columns(wer, size)
+    front = np.flatnonzero(moocore.is_nondominated(columns))
+    ordered: NDArray[np.int64] = front[np.argsort(columns[front, 1], kind="stable")]
+    return ordered
+
+
+def _columns(wer: ArrayLike, size: ArrayLike) -> NDArray[np.float64]:
+    return np.column_stack([np.asarray(wer, np.float64), np.asarray(size, np.float64)])
 
 
 def evaluations_to_reach(curve: Scores, score: float) -> int | None:
@@ -141,42 +151,6 @@ def mean_difference(one: ArrayLike, other: ArrayLike) -> Estimate:
     return Estimate(value, float(interval.low), float(interval.high))
 
 
-def wer_increase(edits: ArrayLike, edits_before: ArrayLike, words: ArrayLike, one_sided: bool = False) -> Estimate:
-    """How much higher a corpus WER is than another on the same utterances, with a paired bootstrap over them.
-
-    As Bisani and Ney 2004 (doi 10.1109/ICASSP.2004.1326009): utterances are drawn with replacement, with the errors of
-    both and their words.
-
-    Args:
-        edits: Word errors of each utterance.
-        edits_before: Those of what it is compared with.
-        words: Reference words of each utterance.
-        one_sided: The interval reaches from minus infinity to the limit that 95 % stay below.
-
-    Returns:
-        Fractions; without an interval (NaN) where there is only one utterance.
-    """
-    parts = np.asarray([edits, edits_before, words], np.float64)
-
-    def increase(after: Any, before: Any, reference: Any, axis: int) -> Any:
-        return (after - before).sum(axis) / reference.sum(axis)
-
-    value = float(increase(parts[0], parts[1], parts[2], 0))
-    if parts.shape[1] < 2:
-        return Estimate(value, float("nan"), float("nan"))
-    interval = bootstrap(
-        tuple(parts),
-        increase,
-        paired=True,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        alternative="less" if one_sided else "two-sided",
-        rng=0,
-    ).confidence_interval
-    return Estimate(value, float(interval.low), float(interval.high))
-
-
 def mean_wer_increase(edits: ArrayLike, edits_before: ArrayLike, words: ArrayLike) -> Estimate:
     """As `wer_increase`, of the means of several seeds: both the seeds of each group and the utterances are resampled.
 
@@ -203,7 +177,7 @@ def mean_wer_increase(edits: ArrayLike, edits_before: ArrayLike, words: ArrayLik
     return Estimate(float(value), float(low), float(high))
 
 
-def points(increase: Estimate) -> str:
+def in_points(increase: Estimate) -> str:
     """A difference of WERs and its interval, in percentage points."""
     return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * part for part in increase))
 

@@ -14,20 +14,27 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import hydra
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from omegaconf import DictConfig
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
-from tqdm import tqdm
 
-from experiments.common.report import format_table
-from experiments.common.resumable import results_of
-from experiments.common.run_directory import run_directory
-from experiments.common.runs import Task, compose_search, digest, evaluator_on, require_lists, spend
+from experiments.common.checks import require_whole
+from experiments.common.command import command
+from experiments.common.results import Cell
+from experiments.common.searches import (
+    Search,
+    check_searches,
+    evaluator_on,
+    explored,
+    require_lists,
+    search_cell,
+)
 from experiments.common.statistics import mean, mean_difference
+from experiments.common.study import Report, made, publish
 
 HEAD = (
     "variant",
@@ -44,24 +51,31 @@ HEAD = (
 
 
 @dataclass(frozen=True, slots=True)
-class Variant:
-    """One search to make, and where its best so far is measured on dev."""
+class VariantSearch:
+    """A search in one of the variants.
 
-    task: Task
-    points: tuple[int, ...]
+    Attributes:
+        variant: The variant's name.
+        search: The search.
+        after: Numbers of evaluations after which the best so far is measured on dev.
+    """
+
+    variant: str
+    search: Search
+    after: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of it.
+class VariantResult:
+    """How far a search has come.
 
     Attributes:
-        on_dev: The reward on dev of what was best on proxy, at each of the points.
+        on_dev: The reward on dev of what was best on proxy, after each number of evaluations.
         on_test: The reward on test of what was best at the end.
-        test_wer: Of the same, a fraction.
-        size_ratio: Of the same.
-        seconds: Of one core, that the search took.
-        evaluations: Unique ones of the search.
+        test_wer: Its WER on test, a fraction.
+        size_ratio: Its size ratio.
+        seconds: CPU time of the search.
+        evaluations: Unique evaluations of the search.
     """
 
     on_dev: Sequence[float]
@@ -72,38 +86,37 @@ class Outcome:
     evaluations: int
 
 
-def make(variant: Variant) -> dict[str, Any]:
-    """A search and its measurements on dev and test, as JSON."""
+def make(task: VariantSearch) -> dict[str, Any]:
+    """Return a `VariantResult`, as JSON."""
     started = time.process_time()
-    problem = spend(variant.task, cache=None)
+    problem = explored(task.search, cache=None)
     seconds = time.process_time() - started
-    config = compose_search(variant.task)
-    dev, test = (evaluator_on(problem, config, name) for name in ("dev", "test"))
+    dev, test = (evaluator_on(problem, task.search.config, name) for name in ("dev", "test"))
     on_dev = []
-    for point in variant.points:
-        best = max(problem.history[:point], key=lambda trial: (trial.feasible, trial.reward))
+    for count in task.after:
+        best = max(problem.history[:count], key=lambda trial: (trial.feasible, trial.reward))
         on_dev.append(float(problem.reward_function(dev.evaluate(best.ranks), dev.baseline)))
     final = test.evaluate(problem.ranking[0].ranks)
     on_test = float(problem.reward_function(final, test.baseline))
-    return asdict(Outcome(on_dev, on_test, final.wer, final.size_ratio, seconds, problem.ledger.count))
+    return asdict(VariantResult(on_dev, on_test, final.wer, final.size_ratio, seconds, problem.ledger.count))
 
 
-def rows(
-    outcomes: Mapping[tuple[str, str], Sequence[Outcome]], points: Sequence[int], within: float
-) -> list[tuple[str, ...]]:
-    """One line for each variant and agent."""
+def table(
+    outcomes: Mapping[tuple[str, str], Sequence[VariantResult]], after: Sequence[int], within: float
+) -> pd.DataFrame:
+    """Return a row for each variant and agent."""
     best = max(max(outcome.on_dev) for group in outcomes.values() for outcome in group)
-    table: list[tuple[str, ...]] = []
+    rows: list[tuple[str, ...]] = []
     on_test = {key: [outcome.on_test for outcome in group] for key, group in outcomes.items()}
     first = {agent: name for name, agent in reversed(list(outcomes))}
     for (name, agent), group in outcomes.items():
         reached = [
-            next((point for point, value in zip(points, outcome.on_dev, strict=True) if value >= best - within), None)
+            next((count for count, value in zip(after, outcome.on_dev, strict=True) if value >= best - within), None)
             for outcome in group
         ]
         each = float(np.mean([outcome.seconds / outcome.evaluations for outcome in group]))
-        after = [point for point in reached if point is not None]
-        table.append(
+        close = [count for count in reached if count is not None]
+        rows.append(
             (
                 name,
                 agent,
@@ -113,16 +126,16 @@ def rows(
                 else str(mean_difference(on_test[name, agent], on_test[first[agent], agent])),
                 f"{100 * np.mean([outcome.test_wer for outcome in group]):.2f}",
                 f"{np.mean([outcome.size_ratio for outcome in group]):.3f}",
-                f"{np.median(after):.0f}" if after else "",
-                f"{np.median(after) * each:.0f}" if after else "",
-                f"{len(group) - len(after)} of {len(group)}",
+                f"{np.median(close):.0f}" if close else "",
+                f"{np.median(close) * each:.0f}" if close else "",
+                f"{len(group) - len(close)} of {len(group)}",
                 f"{each:.2f}",
             )
         )
-    return table
+    return pd.DataFrame(rows, columns=list(HEAD))
 
 
-def draw(path: Path, outcomes: Mapping[tuple[str, str], Sequence[Outcome]], points: Sequence[int]) -> None:
+def draw(path: Path, outcomes: Mapping[tuple[str, str], Sequence[VariantResult]], after: Sequence[int]) -> None:
     """One panel for each agent: the mean reward on dev against evaluations."""
     agents = list(dict.fromkeys(agent for _, agent in outcomes))
     figure, panels = plt.subplots(
@@ -131,10 +144,10 @@ def draw(path: Path, outcomes: Mapping[tuple[str, str], Sequence[Outcome]], poin
     for panel, agent in zip(panels[0], agents, strict=True):
         for (name, who), group in outcomes.items():
             if who == agent:
-                estimates = [mean([outcome.on_dev[place] for outcome in group]) for place in range(len(points))]
+                estimates = [mean([outcome.on_dev[place] for outcome in group]) for place in range(len(after))]
                 values, low, high = np.array(estimates).T
-                panel.plot(points, values, "o-", markersize=3, label=name)
-                panel.fill_between(points, low, high, alpha=0.12)
+                panel.plot(after, values, "o-", markersize=3, label=name)
+                panel.fill_between(after, low, high, alpha=0.12)
         panel.set_title(agent)
         panel.set_xscale("log")
         panel.set_xlabel("unique evaluations")
@@ -145,32 +158,39 @@ def draw(path: Path, outcomes: Mapping[tuple[str, str], Sequence[Outcome]], poin
     plt.close(figure)
 
 
-@hydra.main(version_base="1.3", config_path="../../conf", config_name="ablation")
+def grid(config: DictConfig) -> list[Cell[VariantSearch]]:
+    """Return the cells, agent by agent and variant by variant.
+
+    Raises:
+        ValueError: Something in the config is wrong, or two variants are the same.
+    """
+    require_lists(agents=config.agents, after=config.after)
+    require_whole(config, "seeds", "budget", "workers")
+    cells: dict[str, Cell[VariantSearch]] = {}
+    for agent in config.agents:
+        for variant, overrides in config.variants.items():
+            first = Search("live", agent, config.reward, 0, config.budget, tuple(overrides))
+            for seed in range(config.seeds):
+                search = replace(first, seed=seed)
+                task = VariantSearch(str(variant), search, tuple(config.after))
+                cell = search_cell(search, task, after=list(config.after))
+                if cell.key in cells:
+                    twin = cells[cell.key].task.variant
+                    raise ValueError(f"variants {twin!r} and {variant!r} are the same: leave one out")
+                cells[cell.key] = cell
+    check_searches([cell.task.search for cell in cells.values()])
+    return list(cells.values())
+
+
+@command("ablation")
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
-    require_lists(agents=config.agents)
-    directory = run_directory(config, "ablation", besides=("workers", "agents", "variants", "seeds", "within"))
-    folder = directory / "searches"
-    folder.mkdir(exist_ok=True)
-    searches: dict[Path, Variant] = {}
-    names: dict[Path, tuple[str, str]] = {}
-    for agent in tqdm(config.agents, desc="configs"):
-        for name, overrides in config.variants.items():
-            first = Task("live", agent, config.reward, 0, config.budget, tuple(overrides))
-            for seed in range(config.seeds):
-                path = folder / f"{agent}-{digest(first)}-{seed}.json"
-                if path in names:
-                    raise ValueError(f"variants {names[path][0]!r} and {name!r} are the same: leave one out")
-                searches[path] = Variant(replace(first, seed=seed), tuple(config.points))
-                names[path] = str(name), agent
-    outcomes: dict[tuple[str, str], list[Outcome]] = {}
-    for key, result in zip(names.values(), results_of(searches, make, config.workers, "searches"), strict=True):
-        outcomes.setdefault(key, []).append(Outcome(**result))
-    text = format_table(HEAD, rows(outcomes, config.points, config.within))
-    (directory / "table.txt").write_text(text + "\n")
-    print(text)
-    draw(directory / "ablation.png", outcomes, config.points)
-    print(f"searches, table and picture: {directory}")
+    cells = grid(config)
+    outcomes: dict[tuple[str, str], list[VariantResult]] = {}
+    for cell, result in zip(cells, made("ablation", config, cells, make), strict=True):
+        outcomes.setdefault((cell.task.variant, cell.task.search.agent), []).append(VariantResult(**result))
+    shown = table(outcomes, config.after, config.within)
+    publish("ablation", config, Report([shown], lambda path: draw(path, outcomes, config.after)))
 
 
 if __name__ == "__main__":

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-import hydra
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
@@ -26,10 +27,17 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from tqdm import tqdm
 
-from experiments.common.report import format_table
-from experiments.common.resumable import results_of
-from experiments.common.run_directory import run_directory
-from experiments.common.runs import Run, Task, compose_search, digest, make_env, play_as_json, require_lists
+from experiments.common.checks import require_choice, require_whole
+from experiments.common.command import command
+from experiments.common.results import Cell
+from experiments.common.searches import (
+    Search,
+    check_searches,
+    explored,
+    require_lists,
+    search_cell,
+    tabular_env,
+)
 from experiments.common.statistics import (
     anytime,
     difference,
@@ -41,9 +49,8 @@ from experiments.common.statistics import (
     iqm_curve,
     profile,
 )
-from experiments.search import check as check_search
+from experiments.common.study import Report, made, publish
 from experiments.studies.landscape import wer_and_size
-from shrinkml_env.envs.tabular import TabularEnv
 from shrinkml_env.space.table import Table
 
 LEAST_REGRET = 1e-3
@@ -53,25 +60,36 @@ LEAST_SEEDS = 10
 """With which it is said who beats whom."""
 
 
-def check(config: DictConfig) -> None:
-    """Find out what is wrong with a config before anything is made.
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a search has measured: lists have one entry for each unique evaluation, in order."""
 
-    Raises:
-        ValueError: Something is out of range or has no effect, or an agent or a reward cannot be made.
-    """
-    if config.env not in ("tabular", "live"):
-        raise ValueError(f"env must be tabular or live, got {config.env!r}")
-    require_lists(agents=config.agents, rewards=config.rewards)
-    for key in ("seeds", "budget", "workers"):
-        if not isinstance(config[key], int) or config[key] < 1:
-            raise ValueError(f"{key} must be a number of at least 1, got {config[key]!r}")
-    if config.env == "live" and "random" not in config.agents:
-        raise ValueError("live scores are relative to the random agent: add it to agents=[...]")
-    require_effect(config.env, config.overrides)
-    for agent in config.agents:
-        check_search(compose_search(Task(config.env, agent, config.rewards[0], 0, 1, tuple(config.overrides))))
-    for reward in config.rewards:
-        check_search(compose_search(Task(config.env, config.agents[0], reward, 0, 1, tuple(config.overrides))))
+    agent: str
+    reward: str
+    seed: int
+    rewards: list[float]
+    feasible: list[bool]
+    wer: list[float]
+    size_ratio: list[float]
+
+
+def play(search: Search) -> Run:
+    """Make a search, and keep what it has measured."""
+    history = explored(search).history
+    return Run(
+        agent=search.agent,
+        reward=search.reward,
+        seed=search.seed,
+        rewards=[float(trial.reward) for trial in history],
+        feasible=[trial.feasible for trial in history],
+        wer=[trial.evaluation.wer for trial in history],
+        size_ratio=[trial.evaluation.size_ratio for trial in history],
+    )
+
+
+def make(search: Search) -> dict[str, Any]:
+    """Return a `Run`, as JSON."""
+    return asdict(play(search))
 
 
 def require_effect(task_env: str, overrides: Sequence[str]) -> None:
@@ -92,30 +110,29 @@ def require_effect(task_env: str, overrides: Sequence[str]) -> None:
             )
 
 
-def ends(task: Task, runs: Sequence[Run]) -> tuple[float, float]:
+def ends(search: Search, runs: Sequence[Run]) -> tuple[float, float]:
     """The rewards that score 0 and 1 in runs like this one.
 
     Raises:
         ValueError: There is no scale: nothing feasible is better than middling.
     """
-    if task.env == "tabular":
-        zero, one = _ends_on_table(replace(task, seed=0), Table.load().content)
+    if search.env == "tabular":
+        zero, one = _ends_on_table(replace(search, seed=0), Table.load().content)
     else:
         drawn = [value for run in runs if run.agent == "random" for value in run.rewards]
         feasible = [value for run in runs for value, meets in zip(run.rewards, run.feasible, strict=True) if meets]
         zero, one = float(np.median(drawn)), max(feasible, default=-np.inf)
     if one <= zero:
         raise ValueError(
-            f"reward {task.reward}: nothing that meets the constraint is better than a middling configuration, so "
+            f"reward {search.reward}: nothing that meets the constraint is better than a middling configuration, so "
             "there is no score: allow more"
         )
     return zero, one
 
 
 @cache
-def _ends_on_table(task: Task, content: str) -> tuple[float, float]:
-    table = make_env(task, compose_search(task)).unwrapped
-    assert isinstance(table, TabularEnv)
+def _ends_on_table(search: Search, content: str) -> tuple[float, float]:
+    table = tabular_env(search)
     return float(np.median(table.rewards)), table.optimum
 
 
@@ -123,7 +140,7 @@ def scales(runs: Sequence[Run], config: DictConfig) -> dict[str, tuple[float, fl
     """Reward function -> see `ends`."""
     return {
         reward: ends(
-            Task(config.env, config.agents[0], reward, 0, config.budget, tuple(config.overrides)),
+            Search(config.env, config.agents[0], reward, 0, config.budget, tuple(config.overrides)),
             [run for run in runs if run.reward == reward],
         )
         for reward in config.rewards
@@ -175,38 +192,44 @@ def fronts(runs: Sequence[Run], config: DictConfig) -> dict[str, NDArray[np.floa
     return {agent: curve / whole for agent, curve in curves.items()}
 
 
-def write(
-    directory: Path,
-    results: Mapping[str, NDArray[np.float64]],
-    shares: Mapping[str, NDArray[np.float64]],
-    scales: Mapping[str, tuple[float, float]],
-) -> None:
-    """The table (printed as well) and the pictures."""
+def table(results: Mapping[str, NDArray[np.float64]], shares: Mapping[str, NDArray[np.float64]]) -> pd.DataFrame:
+    """Return a row for each agent, the best first.
+
+    Args:
+        results: See `scores`.
+        shares: See `fronts`.
+    """
     final = {agent: values[:, :, -1] for agent, values in results.items()}
-    order = sorted(final, key=lambda agent: -iqm(final[agent]).value)
+    order = ranked(results)
     enough = len(final[order[0]]) >= LEAST_SEEDS
     rows = []
     for place, agent in enumerate(tqdm(order, desc="intervals", unit="agent")):
         within = [evaluations_to_reach(curve, 0.99) for curve in np.concatenate(results[agent])]
         reached = [count for count in within if count is not None]
         rows.append(
-            (
-                agent,
-                str(iqm(final[agent])),
-                f"{len(reached)} of {len(within)}",
-                f"{np.median(reached):.0f}" if reached else "",
-                str(iqm(shares[agent][:, :, -1])),
-                _beaten(final, order[place:]) if enough else "",
-            )
+            {
+                "agent": agent,
+                "score (IQM, 95 %)": str(iqm(final[agent])),
+                "runs within 1 %": f"{len(reached)} of {len(within)}",
+                "after (their median)": f"{np.median(reached):.0f}" if reached else "",
+                "hypervolume (IQM, 95 %)": str(iqm(shares[agent][:, :, -1])),
+                "beats": _beaten(final, order[place:]) if enough else "",
+            }
         )
-    head = ("agent", "score (IQM, 95 %)", "runs within 1 %", "after (their median)", "hypervolume (IQM, 95 %)", "beats")
+    return pd.DataFrame(rows)
+
+
+def ranked(results: Mapping[str, NDArray[np.float64]]) -> list[str]:
+    """Return the agents by falling score after the last evaluation."""
+    return sorted(results, key=lambda agent: -iqm(results[agent][:, :, -1]).value)
+
+
+def notes(results: Mapping[str, NDArray[np.float64]], scales: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Return what the scores are relative to."""
     lines = [f"{reward}: score 0 is a reward of {zero:.4f}, 1 of {one:.4f}" for reward, (zero, one) in scales.items()]
-    if not enough:
+    if min(len(values) for values in results.values()) < LEAST_SEEDS:
         lines.append(f"who beats whom is said from {LEAST_SEEDS} seeds on")
-    text = "\n".join([format_table(head, rows), "", *lines])
-    (directory / "table.txt").write_text(text + "\n")
-    print(text)
-    _draw(directory, results, shares, order)
+    return lines
 
 
 def _beaten(final: Mapping[str, NDArray[np.float64]], order: Sequence[str]) -> str:
@@ -216,12 +239,9 @@ def _beaten(final: Mapping[str, NDArray[np.float64]], order: Sequence[str]) -> s
     return f"{beaten[-1]}{' and below' * (len(beaten) > 1)}" if beaten else ""
 
 
-def _draw(
-    directory: Path,
-    results: Mapping[str, NDArray[np.float64]],
-    shares: Mapping[str, NDArray[np.float64]],
-    order: Sequence[str],
-) -> None:
+def draw(path: Path, results: Mapping[str, NDArray[np.float64]], shares: Mapping[str, NDArray[np.float64]]) -> None:
+    """Draw regret and hypervolume against evaluations, their distributions, and who is better than whom."""
+    order = ranked(results)
     budget = results[order[0]].shape[-1]
     figure, panels = plt.subplots(2, 2, figsize=(13, 10), constrained_layout=True)
     panels = panels.ravel()
@@ -260,27 +280,41 @@ def _draw(
     for panel in panels:
         panel.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=9, frameon=False)
-    figure.savefig(directory / "benchmark.png", dpi=110)
+    figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
-@hydra.main(version_base="1.3", config_path="../../conf", config_name="benchmark")
+def grid(config: DictConfig) -> list[Cell[Search]]:
+    """Return the cells, agent by agent and reward by reward.
+
+    Raises:
+        ValueError: Something is out of range or has no effect, or an agent or a reward cannot be made.
+    """
+    require_choice(config, "env", ("tabular", "live"))
+    require_lists(agents=config.agents, rewards=config.rewards)
+    require_whole(config, "seeds", "budget", "workers")
+    require_whole(config, "first_seed", least=0)
+    if config.env == "live" and "random" not in config.agents:
+        raise ValueError("live scores are relative to the random agent: add it to agents=[...]")
+    require_effect(config.env, config.overrides)
+    seeds = range(config.first_seed, config.first_seed + config.seeds)
+    searches = [
+        Search(config.env, agent, reward, seed, config.budget, tuple(config.overrides))
+        for agent, reward in tqdm(list(itertools.product(config.agents, config.rewards)), desc="configs")
+        for seed in seeds
+    ]
+    check_searches(searches)
+    return [search_cell(search) for search in searches]
+
+
+@command("benchmark")
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
-    check(config)
-    directory = run_directory(config, config.env, besides=("workers", "agents", "rewards", "seeds"))
-    folder = directory / "runs"
-    folder.mkdir(exist_ok=True)
-    tasks = {}
-    for agent, reward in tqdm(list(itertools.product(config.agents, config.rewards)), desc="configs"):
-        first = Task(config.env, agent, reward, config.first_seed, config.budget, tuple(config.overrides))
-        name = f"{agent}-{reward}-{digest(first)}"
-        for seed in range(config.first_seed, config.first_seed + config.seeds):
-            tasks[folder / f"{name}-{seed}.json"] = replace(first, seed=seed)
-    runs = [Run(**result) for result in results_of(tasks, play_as_json, config.workers)]
+    runs = [Run(**result) for result in made("benchmark", config, grid(config), make, "runs")]
     scale = scales(runs, config)
-    write(directory, scores(runs, config, scale), fronts(runs, config), scale)
-    print(f"runs, table and pictures: {directory}")
+    results, shares = scores(runs, config, scale), fronts(runs, config)
+    report = Report([table(results, shares)], lambda path: draw(path, results, shares), notes(results, scale))
+    publish("benchmark", config, report)
 
 
 if __name__ == "__main__":

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import hydra
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-from experiments.common.report import format_table
-from experiments.common.run_directory import run_directory
+from experiments.common.command import command
+from experiments.common.statistics import pareto_front
+from experiments.common.study import Report, publish
 from shrinkml_env.envs import TabularEnv, make_tabular_env
 from shrinkml_env.mdp.rewards import REWARDS
 from shrinkml_env.space.table import Table
@@ -53,15 +54,7 @@ def wer_and_size(table: Table) -> tuple[NDArray[np.float64], NDArray[np.float64]
     """WER on proxy, a fraction, and size ratio of every configuration, (configurations,) each."""
     evaluator = table.evaluator()
     wer: NDArray[np.float64] = table.edits["proxy"] / table.words["proxy"]
-    return wer, np.array([evaluator.size_ratio(ranks) for ranks in table.configurations()])
-
-
-def pareto_front(wer: NDArray[np.float64], size: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The configurations that no other one beats in one without losing in the other, by increasing size."""
-    order = np.lexsort((wer, size))
-    lowest = np.minimum.accumulate(wer[order])
-    front: NDArray[np.int64] = order[np.concatenate([[True], lowest[1:] < lowest[:-1]])]
-    return front
+    return wer, np.array([evaluation.size_ratio for evaluation in evaluator.evaluations])
 
 
 def _row(name: str, table: Table, dev: TabularEnv, proxy: TabularEnv) -> tuple[str, ...]:
@@ -88,8 +81,8 @@ def _row(name: str, table: Table, dev: TabularEnv, proxy: TabularEnv) -> tuple[s
     )
 
 
-def draw(path: Path, table: Table) -> int:
-    """WER and size of all configurations; returns the length of the Pareto front."""
+def draw(path: Path, table: Table) -> None:
+    """Draw WER and size of all configurations, and their Pareto front."""
     wer, size = wer_and_size(table)
     front = pareto_front(wer, size)
     figure, axes = plt.subplots(figsize=(7.5, 4.5), constrained_layout=True)
@@ -105,24 +98,21 @@ def draw(path: Path, table: Table) -> int:
     axes.legend(markerscale=5)
     figure.savefig(path, dpi=130)
     plt.close(figure)
-    return len(front)
 
 
-@hydra.main(version_base="1.3", config_path="../../conf", config_name="landscape")
+@command("landscape")
 def main(config: DictConfig) -> None:
-    """Of the shipped table."""
+    """Describe the shipped table."""
     table = Table.load()
-    directory = run_directory(config, "landscape")
     rows = [
         _row(name, table, make_tabular_env(reward=name, subset="dev", table=table), make_tabular_env(reward=name))
         for name in REWARDS
-        if name != "vector"
+        if name not in ("vector", "divergence")
     ]
-    text = format_table(HEAD, rows)
-    (directory / "landscape.txt").write_text(text + "\n")
-    print(text)
-    front = draw(directory / "landscape.png", table)
-    print(f"{table.size} configurations, {front} on the Pareto front; picture: {directory}")
+    front = pareto_front(*wer_and_size(table))
+    notes = [f"{table.size} configurations, {len(front)} on the Pareto front"]
+    shown = pd.DataFrame(rows, columns=list(HEAD))
+    publish("landscape", config, Report([shown], lambda path: draw(path, table), notes))
 
 
 if __name__ == "__main__":

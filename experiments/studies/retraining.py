@@ -8,38 +8,40 @@ goes on where it was stopped.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import hydra
 import matplotlib as mpl
 import numpy as np
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.utils import instantiate
+import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
+from experiments.common.command import command
+from experiments.common.compose import compose_config
+from experiments.common.identity import key_of
 from experiments.common.measure import measure
-from experiments.common.report import format_table, save_wer_against_size
-from experiments.common.resumable import results_of
-from experiments.common.run_directory import plain, read_json, run_directory
-from experiments.common.runs import CONF, Task, compose_search, digest, require_lists
-from experiments.common.statistics import points, wer_increase
+from experiments.common.parts import part
+from experiments.common.report import save_wer_against_size
+from experiments.common.results import Cell
+from experiments.common.run_directory import plain, read_json
+from experiments.common.searches import Search, check_searches, require_lists
+from experiments.common.statistics import in_points
+from experiments.common.study import Report, is_missing, made, publish
 from experiments.finetune import RESULT, finetune
 from experiments.iterate import iterate
-from experiments.studies.tradeoff import Found, Rule, Search
-from experiments.studies.tradeoff import make as find
+from experiments.studies.tradeoff import Chosen, rule_cell, sized_cell
+from experiments.studies.tradeoff import make as choose_ranks
 from shrinkml_env import compress, load_model, load_utterances, quantise, save_compressed
+from shrinkml_env.envs.assembly import make_factorisation
+from shrinkml_env.evaluation.intervals import wer_increase
 
-SHOWN = ("workers", "sizes", "undistilled", "rules", "by_hand", "agents", "stepwise", "seeds")
+SHOWN = ("workers", "reuse", "sizes", "undistilled", "rules", "by_hand", "agents", "stepwise", "seeds")
 """Keys that say which models are made and compared, and change none of them."""
 
 OWN = (*SHOWN, "budget", "finalists", "overrides")
@@ -148,22 +150,22 @@ def averaged(seeds: Sequence[Trained]) -> Trained:
     return replace(seeds[0], **means)
 
 
-def rows(results: Sequence[Trained], original: Sequence[int], by_hand: Sequence[str]) -> list[tuple[str, ...]]:
-    """One for each training.
+def table(results: Sequence[Trained], original: Sequence[int], by_hand: Sequence[str]) -> pd.DataFrame:
+    """Return a row for each training.
 
     Args:
         results: One for each size, origin of ranks and way.
         original: Word errors of each test utterance by the original.
         by_hand: Among which dev chooses what the others are compared with.
     """
-    table: list[tuple[str, ...]] = []
+    rows: list[tuple[str, ...]] = []
     for one in results:
         alike = [other for other in results if other.way == one.way]
         dense = next(other for other in alike if other.ranks == DENSE)
         rules = [other for other in alike if other.size == one.size and other.ranks in by_hand]
         rival = min(rules, key=lambda other: other.dev_wer, default=None)
         lost = wer_increase(one.edits, original, one.words, one_sided=True)
-        table.append(
+        rows.append(
             (
                 f"{one.size:g}",
                 f"{one.ranks} (by hand)" if one is rival else one.ranks,
@@ -179,22 +181,22 @@ def rows(results: Sequence[Trained], original: Sequence[int], by_hand: Sequence[
                 f"{_wer(one.int8_edits, one.words):.2f}",
             )
         )
-    return table
+    return pd.DataFrame(rows, columns=list(HEAD))
 
 
-def pairs(results: Sequence[Trained]) -> list[tuple[str, ...]]:
-    """Distilled beside plain, and in steps beside at once."""
+def pair_table(results: Sequence[Trained]) -> pd.DataFrame:
+    """Return distilled beside plain, and in steps beside at once."""
     named = {(one.size, one.ranks, one.way): one for one in results}
-    table: list[tuple[str, ...]] = []
+    rows: list[tuple[str, ...]] = []
     for size, ranks, way in named:
         one = named[size, ranks, way]
         plainly = named.get((size, ranks, "plain"))
         if way == "distilled" and plainly is not None:
-            table.append((f"{size:g}", "", f"{ranks} distilled", f"{ranks} plain", _more(one, plainly)))
+            rows.append((f"{size:g}", "", f"{ranks} distilled", f"{ranks} plain", _more(one, plainly)))
         at_once = named.get((size, ranks.removesuffix(STEPWISE), way))
         if at_once is not None and at_once is not one:
-            table.append((f"{size:g}", way, ranks, at_once.ranks, _more(one, at_once)))
-    return table
+            rows.append((f"{size:g}", way, ranks, at_once.ranks, _more(one, at_once)))
+    return pd.DataFrame(rows, columns=list(PAIRS))
 
 
 def _wer(edits: Sequence[float], words: Sequence[int]) -> float:
@@ -203,7 +205,7 @@ def _wer(edits: Sequence[float], words: Sequence[int]) -> float:
 
 
 def _more(one: Trained, other: Trained) -> str:
-    return points(wer_increase(one.edits, other.edits, one.words))
+    return in_points(wer_increase(one.edits, other.edits, one.words))
 
 
 def draw(path: Path, results: Sequence[Trained], original: Sequence[int]) -> None:
@@ -222,115 +224,98 @@ def draw(path: Path, results: Sequence[Trained], original: Sequence[int]) -> Non
     save_wer_against_size(figure, axes, path, "size ratio")
 
 
-def ranks_to_find(config: DictConfig, folder: Path) -> dict[Path, Search | Rule]:
-    """File -> how to find the ranks of a seed model."""
-    common = (f"model.name={config.original}", *config.overrides)
-    wanted: dict[Path, Search | Rule] = {}
+def rank_cells(config: DictConfig) -> list[Cell[Any]]:
+    """Return the cells of the ranks of the seed models, size by size: rules first."""
+    common = (f"model={config.original}", *config.overrides)
+    cells: list[Cell[Any]] = []
     for size in config.sizes:
-        for rule in config.rules:
-            task = Task("live", rule, "accuracy", 0, 0, common)
-            wanted[folder / f"{rule}-{size:g}-{digest(task)}.json"] = Rule(task, size)
+        cells += [rule_cell(rule, size, common) for rule in config.rules]
         for agent, overrides in config.agents.items():
             kept = (*common, *overrides, f"constraint.budget={size}")
-            task = Task("live", str(agent), "divergence", 0, config.budget, kept)
-            wanted[folder / f"{agent}-{size:g}-{digest(task)}.json"] = Search(str(agent), task, config.finalists)
-    return wanted
+            search = Search("live", str(agent), "divergence", 0, config.budget, kept)
+            cells.append(sized_cell(str(agent), search, config.finalists))
+    check_searches([cell.task.search for cell in cells])
+    return cells
 
 
-def seed_model(folder: Path, found: Found) -> Path:
-    """Where a seed model lies."""
-    return folder / f"{found.agent}-{found.size:g}"
+def seed_model(config: DictConfig, found: Chosen) -> Path:
+    """Return where a seed model lies: its folder is named after all that it is made of."""
+    content = [config.original, plain(config.overrides), dict(found.ranks)]
+    return Path(config.outputs) / "seeds" / f"{found.agent}-{found.size:g}-{key_of(content)}"
 
 
-def make_seed_models(original: str, search: DictConfig, found: Sequence[Found], folder: Path) -> None:
-    """The compressed models, made as a search would."""
-    model = load_model(original)
-    factorisation = instantiate(search.factorisation)(model)
+def make_seed_models(config: DictConfig, search: DictConfig, found: Sequence[Chosen]) -> None:
+    """Make the compressed models as a search would."""
+    model = load_model(config.original)
+    factorisation = make_factorisation(model, part("factorisation", search.factorisation))
     for one in found:
-        save_compressed(compress(model, one.ranks, factorisation), seed_model(folder, one))
+        save_compressed(compress(model, one.ranks, factorisation), seed_model(config, one))
 
 
-def trainings(
-    config: DictConfig, search: DictConfig, found: Sequence[Found], seeds: Path, runs: Path
-) -> Iterable[Training]:
-    """All that are to be made, the dense model's first; seed models lie in `seeds`, and `runs` is for the trainings."""
+def trainings(config: DictConfig, search: DictConfig, found: Sequence[Chosen]) -> Iterable[Training]:
+    """Yield all trainings that are to be made, the dense model's first."""
     for way, seed in itertools.product(WAYS, range(config.seeds)):
-        part = OmegaConf.masked_copy(config, [str(key) for key in config if key not in OWN])
-        part.merge_with({"outputs": str(runs), "training": {"seed": config.training.seed + seed}})
+        tuning = OmegaConf.masked_copy(config, [str(key) for key in config if key not in OWN])
+        runs = str(Path(config.outputs) / "runs")
+        tuning.merge_with({"outputs": runs, "training": {"seed": config.training.seed + seed}})
         if way == "plain":
-            part.distillation = None
+            tuning.distillation = None
 
-        def tuned(model: str, part: DictConfig = part) -> Any:
-            return OmegaConf.to_container(OmegaConf.merge(part, {"seed_model": model}), resolve=True)
+        def tuned(model: str, tuning: DictConfig = tuning) -> Any:
+            return OmegaConf.to_container(OmegaConf.merge(tuning, {"seed_model": model}), resolve=True)
 
         wanted = [one for one in found if way == "distilled" or one.size in config.undistilled]
         if wanted:
             yield Training(DENSE, 1.0, way, tuned(config.original), found[0].edits_before)
         for one in wanted:
-            yield Training(one.agent, one.size, way, tuned(str(seed_model(seeds, one))), one.edits)
+            yield Training(one.agent, one.size, way, tuned(str(seed_model(config, one))), one.edits)
         at_once = {(one.agent, one.size): one for one in wanted}
         for sizes in plain(config.stepwise.sizes):
             rule, size = config.stepwise.rule, sizes[-1]
             if (rule, size) in at_once:
                 untrained = at_once[rule, size].edits
-                yield Training(rule + STEPWISE, size, way, _stepwise(rule, sizes, search, part), untrained)
+                yield Training(rule + STEPWISE, size, way, _stepwise(rule, sizes, search, tuning), untrained)
 
 
-def _stepwise(rule: str, sizes: Sequence[float], search: DictConfig, part: DictConfig) -> Any:
-    """A config of `experiments.iterate`, which compresses as a search and trains as the part says."""
-    GlobalHydra.instance().clear()  # This program's own config has been read.
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        own = compose("iterate", [f"agent={rule}", f"sizes={list(sizes)}"])
+def _stepwise(rule: str, sizes: Sequence[float], search: DictConfig, tuning: DictConfig) -> Any:
+    """Return a config of `experiments.iterate`, which compresses as a search and trains as the tuning says."""
+    own = compose_config("iterate", [f"agent={rule}", f"sizes={list(sizes)}"])
     OmegaConf.set_struct(own, False)
-    own.update({key: part[key] for key in part if key != "seed_model"})
+    own.update({key: tuning[key] for key in tuning if key != "seed_model"})
     own.update({key: search[key] for key in ("factorisation", "proxy")})
     return OmegaConf.to_container(own, resolve=True)
 
 
-def key_of(training: Training) -> str:
-    """Of all that a training depends on, wherever its folders and its data lie; data goes by its names."""
+def training_cell(training: Training) -> Cell[Training]:
+    """Return the cell of a training; its key does not depend on where folders and data lie: data goes by its names."""
     content = asdict(training)
     config = {key: value for key, value in training.config.items() if key not in ("outputs", "seed_model")}
     speech = {key: value for key, value in config["data"]["train"].items() if key != "root"}
     if speech.get("ids"):
         speech["ids"] = Path(speech["ids"]).name
     content["config"] = {**config, "data": {**config["data"], "train": speech}}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+    seed = config["training"]["seed"]
+    about = {"ranks": training.ranks, "size": training.size, "way": training.way, "seed": seed}
+    return Cell(training, content, about)
 
 
-@hydra.main(version_base="1.3", config_path="../../conf", config_name="retraining")
+@command("retraining")
 def main(config: DictConfig) -> None:
-    """Make what is missing, then compare."""
+    """Find ranks, make seed models, train them, compare."""
     require_lists(sizes=config.sizes)
-    # Where the data lies changes nothing; other data of the same names needs outputs= of its own.
-    directory = run_directory(config, "retraining", besides=(*SHOWN, "data"))
-    folders = {name: directory / name for name in ("ranks", "seeds", "runs", "trained")}
-    for folder in folders.values():
-        folder.mkdir(exist_ok=True)
-    found = [
-        Found(**result)
-        for result in results_of(ranks_to_find(config, folders["ranks"]), find, config.workers, "searches")
-    ]
-    search = compose_search(Task("live", "random", "accuracy", 0, 0, tuple(config.overrides)))
-    wanted = {}
-    for training in trainings(config, search, found, folders["seeds"], folders["runs"]):
-        name = f"{training.ranks}-{training.size:g}-{training.way}-{key_of(training)}.json"
-        wanted[folders["trained"] / name] = training
-    if not all(path.exists() for path in wanted):
-        make_seed_models(config.original, search, found, folders["seeds"])
+    found = [Chosen(**result) for result in made("retraining", config, rank_cells(config), choose_ranks)]
+    search = Search("live", "random", "accuracy", 0, 1, tuple(config.overrides)).config
+    cells = [training_cell(one) for one in trainings(config, search, found)]
+    if is_missing("retraining", config, cells):
+        make_seed_models(config, search, found)
     groups: dict[tuple[float, str, str], list[Trained]] = {}
-    for result in results_of(wanted, train, config.workers, "trainings"):
+    for result in made("retraining", config, cells, train, "trainings"):
         trained = Trained(**result)
         groups.setdefault((trained.size, trained.ranks, trained.way), []).append(trained)
     results = [averaged(group) for group in groups.values()]
     original = found[0].edits_before
-    text = format_table(HEAD, rows(results, original, config.by_hand))
-    if compared := pairs(results):
-        text += f"\n\n{format_table(PAIRS, compared)}"
-    (directory / "table.txt").write_text(text + "\n")
-    print(text)
-    draw(directory / "retraining.png", results, original)
-    print(f"ranks, models, tables and picture: {directory}")
+    tables = [table(results, original, config.by_hand), pair_table(results)]
+    publish("retraining", config, Report(tables, lambda path: draw(path, results, original)))
 
 
 if __name__ == "__main__":

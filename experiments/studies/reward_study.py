@@ -8,28 +8,36 @@ both mean on test. The same command goes on where it was stopped.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import gymnasium as gym
-import hydra
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from omegaconf import DictConfig
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 from tqdm import tqdm
 
-from experiments.common.report import format_table
-from experiments.common.resumable import results_of
-from experiments.common.run_directory import plain, run_directory
-from experiments.common.runs import Task, compose_search, digest, make_env, require_lists, spend
-from experiments.studies.landscape import pareto_front, wer_and_size
-from shrinkml_env import Evaluation
-from shrinkml_env.envs.tabular import TabularEnv
+from experiments.common.checks import require_whole
+from experiments.common.command import command
+from experiments.common.results import Cell
+from experiments.common.run_directory import plain
+from experiments.common.searches import (
+    Search,
+    check_searches,
+    explored,
+    require_lists,
+    search_cell,
+    tabular_env,
+)
+from experiments.common.statistics import pareto_front
+from experiments.common.study import Report, made, publish
+from experiments.studies.landscape import wer_and_size
+from shrinkml_env import Evaluation, Evaluator, load_utterances
 from shrinkml_env.space.table import Table
 
 HEAD = (
@@ -53,7 +61,7 @@ class Setting(NamedTuple):
     overrides: tuple[str, ...]
 
 
-class Point(NamedTuple):
+class Model(NamedTuple):
     """A model: its size ratio, and its WERs as fractions."""
 
     size_ratio: float
@@ -61,18 +69,27 @@ class Point(NamedTuple):
     test_wer: float
 
 
+@dataclass(frozen=True, slots=True)
+class SettingSearch:
+    """A search under one setting of a reward."""
+
+    setting: Setting
+    search: Search
+
+
 @cache
-def _live_on_test() -> Any:
-    """Measures what the table does not hold."""
-    return gym.make("ShrinkML-v0", **Table.load().live_kwargs("test")).unwrapped.problem.evaluator  # type: ignore[attr-defined]
+def _live_on_test() -> Evaluator:
+    """The evaluator that measures what the table does not hold."""
+    return Table.load().evaluator().on(load_utterances("test"))
 
 
-def point(on_proxy: Evaluation) -> Point:
+def model_of(on_proxy: Evaluation) -> Model:
     """A configuration of the table, with its WER on test: from the table, or measured."""
     table = Table.load()
     known = table.edits["test"][table.index(on_proxy.ranks)] >= 0
-    on_test = (table.evaluator("test") if known else _live_on_test()).evaluate(on_proxy.ranks)
-    return Point(on_proxy.size_ratio, on_proxy.wer, on_test.wer)
+    evaluator = table.evaluator("test") if known else _live_on_test()
+    on_test = evaluator.evaluate(on_proxy.ranks)
+    return Model(on_proxy.size_ratio, on_proxy.wer, on_test.wer)
 
 
 def settings(knobs: Mapping[str, Mapping[str, Sequence[Any]]]) -> list[Setting]:
@@ -85,22 +102,19 @@ def settings(knobs: Mapping[str, Mapping[str, Sequence[Any]]]) -> list[Setting]:
     return found
 
 
-def optimum(setting: Setting) -> Point:
-    """The configuration of the table with the highest reward."""
-    task = Task("tabular", "random", setting.reward, 0, 1, setting.overrides)
-    env = make_env(task, compose_search(task)).unwrapped
-    assert isinstance(env, TabularEnv)
-    best = list(env.table.configurations())[int(np.argmax(env.rewards))]
-    return point(env.problem.evaluator.evaluate(best))
+def optimum(setting: Setting) -> Model:
+    """Return the configuration of the table with the highest reward."""
+    env = tabular_env(Search("tabular", "random", setting.reward, 0, 1, setting.overrides))
+    return model_of(env.table.evaluator().evaluations[int(np.argmax(env.rewards))])
 
 
-def make(task: Task) -> dict[str, Any]:
-    """Where a run ends, as JSON: its best feasible configuration; None where it has found none."""
-    best = spend(task).ranking[0]
-    return {"end": point(best.evaluation) if best.feasible else None}
+def make(task: SettingSearch) -> dict[str, Any]:
+    """Return where a search ends, as JSON: its best feasible configuration; None where it has found none."""
+    best = explored(task.search).ranking[0]
+    return {"end": model_of(best.evaluation) if best.feasible else None}
 
 
-def row(setting: Setting, best: Point, agent: str, ends: Sequence[Point | None], allowed: float) -> tuple[str, ...]:
+def row(setting: Setting, best: Model, agent: str, ends: Sequence[Model | None], allowed: float) -> tuple[str, ...]:
     """One line of the table; means, and from the smallest to the largest of the seeds."""
     reached = [end for end in ends if end is not None]
     sizes, wers = (np.array([getattr(end, name) for end in reached]) for name in ("size_ratio", "test_wer"))
@@ -117,7 +131,7 @@ def row(setting: Setting, best: Point, agent: str, ends: Sequence[Point | None],
     )
 
 
-def draw(path: Path, best: Mapping[Setting, Point], ends: Mapping[tuple[Setting, str], Sequence[Point | None]]) -> None:
+def draw(path: Path, best: Mapping[Setting, Model], ends: Mapping[tuple[Setting, str], Sequence[Model | None]]) -> None:
     """One panel for each reward, on proxy: the front, the best for each value of its option, and where agents end."""
     wer, size = wer_and_size(Table.load())
     front = pareto_front(wer, size)
@@ -159,37 +173,43 @@ def draw(path: Path, best: Mapping[Setting, Point], ends: Mapping[tuple[Setting,
     plt.close(figure)
 
 
-def _scatter(panel: Any, points: Sequence[Point], marker: str, label: str) -> None:
+def _scatter(panel: Any, points: Sequence[Model], marker: str, label: str) -> None:
     sizes, wers = [found.size_ratio for found in points], [100 * found.proxy_wer for found in points]
     panel.plot(sizes, wers, marker, markersize=5, alpha=0.7, linestyle="", label=label)
 
 
-@hydra.main(version_base="1.3", config_path="../../conf", config_name="reward_study")
+def grid(config: DictConfig) -> list[Cell[SettingSearch]]:
+    """Return the cells, setting by setting and agent by agent.
+
+    Raises:
+        ValueError: Something in the config is wrong.
+    """
+    require_lists(agents=config.agents)
+    require_whole(config, "seeds", "budget", "workers")
+    cells = []
+    for setting in settings(plain(config.knobs)):
+        for agent in config.agents:
+            first = Search("tabular", agent, setting.reward, 0, config.budget, setting.overrides)
+            searches = [replace(first, seed=seed) for seed in range(config.seeds)]
+            cells += [search_cell(search, SettingSearch(setting, search)) for search in searches]
+    check_searches([cell.task.search for cell in cells])
+    return cells
+
+
+@command("reward_study")
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
-    require_lists(agents=config.agents)
-    directory = run_directory(config, "reward_study", besides=("workers", "agents", "seeds", "knobs", "tolerance"))
-    folder = directory / "runs"
-    folder.mkdir(exist_ok=True)
-    tasks: dict[Path, tuple[Setting, Task]] = {}
-    for setting in tqdm(settings(plain(config.knobs)), desc="configs"):
-        for agent in config.agents:
-            first = Task("tabular", agent, setting.reward, 0, config.budget, setting.overrides)
-            name = f"{agent}-{setting.reward}-{digest(first)}"
-            for seed in range(config.seeds):
-                tasks[folder / f"{name}-{seed}.json"] = setting, replace(first, seed=seed)
-    results = results_of({path: task for path, (_, task) in tasks.items()}, make, config.workers)
-    ends: dict[tuple[Setting, str], list[Point | None]] = {}
-    for (setting, task), result in zip(tasks.values(), results, strict=True):
-        ends.setdefault((setting, task.agent), []).append(Point(*result["end"]) if result["end"] else None)
+    cells = grid(config)
+    ends: dict[tuple[Setting, str], list[Model | None]] = {}
+    for cell, result in zip(cells, made("reward_study", config, cells, make), strict=True):
+        end = Model(*result["end"]) if result["end"] else None
+        ends.setdefault((cell.task.setting, cell.task.search.agent), []).append(end)
     allowed = Table.load().evaluator("test").baseline.wer + config.tolerance
-    best = {setting: optimum(setting) for setting, _ in ends}
-    table = [row(setting, best[setting], agent, group, allowed) for (setting, agent), group in ends.items()]
-    text = format_table(HEAD, table)
-    (directory / "table.txt").write_text(text + "\n")
-    print(text)
-    draw(directory / "reward_study.png", best, ends)
-    print(f"runs, table and picture: {directory}")
+    tried = dict.fromkeys(setting for setting, _ in ends)
+    best = {setting: optimum(setting) for setting in tqdm(tried, desc="optima", unit="setting")}
+    rows = [row(setting, best[setting], agent, group, allowed) for (setting, agent), group in ends.items()]
+    shown = pd.DataFrame(rows, columns=list(HEAD))
+    publish("reward_study", config, Report([shown], lambda path: draw(path, best, ends)))
 
 
 if __name__ == "__main__":

@@ -13,21 +13,34 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import hydra
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from omegaconf import DictConfig
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-from experiments.common.report import format_table, save_wer_against_size
-from experiments.common.resumable import results_of
-from experiments.common.run_directory import plain, run_directory
-from experiments.common.runs import Task, compose_search, digest, evaluator_on, make_env, require_lists, spend
-from experiments.common.statistics import mean, mean_wer_increase, points, wer_increase
-from experiments.search import choose
+from experiments.common.checks import require_whole
+from experiments.common.command import command
+from experiments.common.environment import make_environment
+from experiments.common.report import save_wer_against_size
+from experiments.common.results import Cell
+from experiments.common.run_directory import plain
+from experiments.common.searches import (
+    Search,
+    check_searches,
+    evaluator_on,
+    explored,
+    require_lists,
+    search_cell,
+)
+from experiments.common.statistics import in_points, mean, mean_wer_increase
+from experiments.common.study import Report, made, publish
 from experiments.seed_model import every_rank, ranks_of_size
+from shrinkml_env import Evaluator, Ledger
+from shrinkml_env.evaluation.intervals import wer_increase
+from shrinkml_env.search import choose, search_problem
 
 HEAD = (
     "size",
@@ -46,48 +59,48 @@ PAIRS = ("size", "mean of the seeds of", "has more test WER than", "by (95 %)")
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
-    """One search to make.
+class SizedSearch:
+    """A search that keeps to a size.
 
     Attributes:
-        name: What it is called in tables.
-        task: Keeps to a size.
-        finalists: How many configurations are measured on dev.
+        name: Its name in tables.
+        search: The search.
+        finalists: How many of its configurations are measured on dev.
     """
 
     name: str
-    task: Task
+    search: Search
     finalists: int
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """One rule to follow.
+class SizedRule:
+    """A rule that is asked for the ranks of a size.
 
     Attributes:
-        task: With the rule as its agent.
-        size: That the model is to have at most.
+        search: With the rule as its agent.
+        size: The largest share of the parameters.
     """
 
-    task: Task
+    search: Search
     size: float
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What became of it: the configuration that dev chose, or the rule's.
+class Chosen:
+    """A configuration that dev chose among a search's, or a rule's.
 
     Attributes:
         agent: The rule's name in conf/agent, or the search's in the table.
-        size: That it had to keep.
-        seed: Of the agent.
+        size: The size ratio that it had to keep.
+        seed: The agent's.
         ranks: Layer name -> rank.
-        size_ratio: At most `size`, but where the agent has found nothing so small.
+        size_ratio: At most `size`, unless the agent has found nothing so small.
         evaluations: Unique evaluations on proxy that were used.
-        proxy_wer: A fraction.
-        dev_wer: A fraction.
+        proxy_wer: WER on proxy, a fraction.
+        dev_wer: WER on dev, a fraction.
         edits: Word errors of each test utterance.
-        edits_before: Those of the original.
+        edits_before: Word errors of each test utterance by the original.
         words: Reference words of each test utterance.
     """
 
@@ -105,31 +118,31 @@ class Found:
 
     @property
     def test_wer(self) -> float:
-        """A fraction."""
+        """WER on test, a fraction."""
         return sum(self.edits) / sum(self.words)
 
 
-def make(wanted: Search | Rule) -> dict[str, Any]:
-    """A `Found`, as JSON."""
-    task = wanted.task
-    config = compose_search(task)
-    if isinstance(wanted, Rule):
-        name, size = task.agent, wanted.size
-        env = make_env(task, config)
-        problem = every_rank(env.unwrapped.problem.evaluator)  # type: ignore[attr-defined]
+def make(task: SizedSearch | SizedRule) -> dict[str, Any]:
+    """Return a `Chosen`, as JSON."""
+    config = task.search.config
+    if isinstance(task, SizedRule):
+        name, size = task.search.agent, task.size
+        evaluator = search_problem(make_environment(config, Ledger())).evaluator
+        assert isinstance(evaluator, Evaluator)
+        problem = every_rank(evaluator)
         ranks: Mapping[str, int] = ranks_of_size(problem, config.agent, size)
         dev = evaluator_on(problem, config, "dev")
     else:
-        name, size = wanted.name, float(config.constraint.budget)
-        problem = spend(task)
+        name, size = task.name, float(config.constraint.budget)
+        problem = explored(task.search)
         dev = evaluator_on(problem, config, "dev")
-        ranks = choose(problem, dev, wanted.finalists).ranks
+        ranks = choose(problem, dev, task.finalists, progress_bar=False).ranks
     test = evaluator_on(problem, config, "test")
     on_test = test.evaluate(ranks)
-    found = Found(
+    found = Chosen(
         agent=name,
         size=size,
-        seed=task.seed,
+        seed=task.search.seed,
         ranks=dict(ranks),
         size_ratio=on_test.size_ratio,
         evaluations=problem.ledger.count,
@@ -142,14 +155,25 @@ def make(wanted: Search | Rule) -> dict[str, Any]:
     return asdict(found)
 
 
-def chosen(found: Sequence[Found]) -> Found:
+def rule_cell(rule: str, size: float, overrides: Sequence[str]) -> Cell[SizedRule]:
+    """Return the cell of a rule at a size."""
+    search = Search("live", rule, "accuracy", 0, 1, tuple(overrides))
+    return search_cell(search, SizedRule(search, size), size=size)
+
+
+def sized_cell(name: str, search: Search, finalists: int) -> Cell[SizedSearch]:
+    """Return the cell of a search whose constraint is a size."""
+    return search_cell(search, SizedSearch(name, search, finalists), name=name, finalists=finalists)
+
+
+def chosen(found: Sequence[Chosen]) -> Chosen:
     """The one of several that is best on dev; of equals the smaller model."""
     return min(found, key=lambda search: (search.dev_wer, search.size_ratio, search.seed))
 
 
-def rows(found: Sequence[Found], by_hand: Sequence[str]) -> list[tuple[str, ...]]:
-    """The table's, size by size, in `found`'s order of agents."""
-    table: list[tuple[str, ...]] = []
+def table(found: Sequence[Chosen], by_hand: Sequence[str]) -> pd.DataFrame:
+    """Return a row for each size and agent, in `found`'s order."""
+    rows: list[tuple[str, ...]] = []
     for size in dict.fromkeys(search.size for search in found):
         of_size = [search for search in found if search.size == size]
         hand = [search for search in of_size if search.agent in by_hand and search.size_ratio <= size]
@@ -160,11 +184,11 @@ def rows(found: Sequence[Found], by_hand: Sequence[str]) -> list[tuple[str, ...]
             best = chosen(kept) if kept else None
             name = f"{agent} (by hand)" if rival and agent == rival.agent else agent
             count = f"{len(kept)} of {len(seeds)}"
-            table.append((f"{size:g}", name, count, *_measured(kept, best, None if agent in by_hand else rival)))
-    return table
+            rows.append((f"{size:g}", name, count, *_measured(kept, best, None if agent in by_hand else rival)))
+    return pd.DataFrame(rows, columns=list(HEAD))
 
 
-def _measured(kept: Sequence[Found], best: Found | None, rival: Found | None) -> tuple[str, ...]:
+def _measured(kept: Sequence[Chosen], best: Chosen | None, rival: Chosen | None) -> tuple[str, ...]:
     """The rest of a row."""
     if best is None:
         return ("",) * 6
@@ -173,8 +197,8 @@ def _measured(kept: Sequence[Found], best: Found | None, rival: Found | None) ->
     beside_mean = beside = ""
     if rival is not None:
         edits = [search.edits for search in kept]
-        beside_mean = points(mean_wer_increase(edits, [rival.edits], best.words))
-        beside = points(wer_increase(best.edits, rival.edits, best.words))
+        beside_mean = in_points(mean_wer_increase(edits, [rival.edits], best.words))
+        beside = in_points(wer_increase(best.edits, rival.edits, best.words))
     return (
         f"{seeds.value:.2f} [{seeds.low:.2f}, {seeds.high:.2f}]" if len(kept) > 1 else "",
         beside_mean if len(kept) > 1 else "",
@@ -185,20 +209,20 @@ def _measured(kept: Sequence[Found], best: Found | None, rival: Found | None) ->
     )
 
 
-def pairs(found: Sequence[Found], compared: Sequence[tuple[str, str]]) -> list[tuple[str, ...]]:
-    """For every size the seeds' mean beside another's, where both have kept it."""
-    table: list[tuple[str, ...]] = []
+def pair_table(found: Sequence[Chosen], compared: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    """Return for every size the seeds' mean beside another's, where both have kept it."""
+    rows: list[tuple[str, ...]] = []
     for size in dict.fromkeys(search.size for search in found):
         kept = [search for search in found if search.size == size and search.size_ratio <= size]
         for names in compared:
             groups = [[search.edits for search in kept if search.agent == name] for name in names]
             if all(groups):
                 one, other = groups
-                table.append((f"{size:g}", *names, points(mean_wer_increase(one, other, kept[0].words))))
-    return table
+                rows.append((f"{size:g}", *names, in_points(mean_wer_increase(one, other, kept[0].words))))
+    return pd.DataFrame(rows, columns=list(PAIRS))
 
 
-def draw(path: Path, found: Sequence[Found]) -> None:
+def draw(path: Path, found: Sequence[Chosen]) -> None:
     """Mean test WER of the seeds that kept the size, with its 95 % interval, against the size."""
     figure, axes = plt.subplots(figsize=(8, 5), constrained_layout=True)
     for place, agent in enumerate(dict.fromkeys(search.agent for search in found)):
@@ -216,35 +240,37 @@ def draw(path: Path, found: Sequence[Found]) -> None:
     save_wer_against_size(figure, axes, path, "size ratio allowed")
 
 
-@hydra.main(version_base="1.3", config_path="../../conf", config_name="tradeoff")
-def main(config: DictConfig) -> None:
-    """Make what is missing, then compare."""
+def grid(config: DictConfig) -> list[Cell[Any]]:
+    """Return the cells, size by size: rules first.
+
+    Raises:
+        ValueError: Something in the config is wrong.
+    """
     comparison = config.comparison
     require_lists(sizes=comparison.sizes)
-    directory = run_directory(config, "tradeoff", besides=("workers", "comparison"))
-    folder = directory / "searches"
-    folder.mkdir(exist_ok=True)
-    wanted: dict[Path, Search | Rule] = {}
+    require_whole(config, "budget", "finalists", "workers")
+    cells: list[Cell[Any]] = []
     for size in comparison.sizes:
-        for rule in comparison.rules:
-            task = Task("live", rule, "accuracy", 0, 0, tuple(config.overrides))
-            wanted[folder / f"{rule}-{size:g}-{digest(task)}.json"] = Rule(task, size)
+        cells += [rule_cell(rule, size, config.overrides) for rule in comparison.rules]
         for name, options in comparison.agents.items():
             if size not in options.get("sizes", comparison.sizes):
                 continue
-            kept = (*options.overrides, f"constraint.budget={size}")
-            agent = options.get("agent", name)
-            task = Task("live", agent, options.get("reward", "accuracy"), 0, config.budget, (*config.overrides, *kept))
-            for seed in range(options.seeds):
-                path = folder / f"{name}-{size:g}-{digest(task)}-{seed}.json"
-                wanted[path] = Search(str(name), replace(task, seed=seed), config.finalists)
-    found = [Found(**result) for result in results_of(wanted, make, config.workers, "searches")]
-    text = format_table(HEAD, rows(found, comparison.by_hand))
-    text = f"{text}\n\n{format_table(PAIRS, pairs(found, plain(comparison.pairs)))}"
-    (directory / f"{comparison.name}.txt").write_text(text + "\n")
-    print(text)
-    draw(directory / f"{comparison.name}.png", found)
-    print(f"searches, table and picture: {directory}")
+            overrides = (*config.overrides, *options.overrides, f"constraint.budget={size}")
+            reward = options.get("reward", "accuracy")
+            first = Search("live", options.get("agent", name), reward, 0, config.budget, overrides)
+            searches = [replace(first, seed=seed) for seed in range(options.seeds)]
+            cells += [sized_cell(str(name), search, config.finalists) for search in searches]
+    check_searches([cell.task.search for cell in cells])
+    return cells
+
+
+@command("tradeoff")
+def main(config: DictConfig) -> None:
+    """Make what is missing, then compare."""
+    found = [Chosen(**result) for result in made("tradeoff", config, grid(config), make)]
+    comparison = config.comparison
+    tables = [table(found, comparison.by_hand), pair_table(found, plain(comparison.pairs))]
+    publish("tradeoff", config, Report(tables, lambda path: draw(path, found)))
 
 
 if __name__ == "__main__":

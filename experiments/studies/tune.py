@@ -9,98 +9,140 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
+import optuna
+import pandas as pd
 from omegaconf import DictConfig, OmegaConf
-from tqdm import tqdm
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
-from experiments.common.report import format_table
-from experiments.common.run_directory import plain, read_json, run_directory, write_json
-from experiments.common.runs import Task, digest, play, require_lists
+from experiments.common.checks import require_whole
+from experiments.common.command import command
+from experiments.common.identity import key_of
+from experiments.common.results import Cell
+from experiments.common.run_directory import plain, run_directory
+from experiments.common.searches import Search, require_lists, search_cell
 from experiments.common.statistics import anytime
-from experiments.studies.benchmark import ends
-from shrinkml_env.evaluation.workers import Workers
+from experiments.common.study import made
+from experiments.studies.benchmark import ends, play
+from shrinkml_env.tables import format_table
+
+Setting = tuple[str, ...]
+"""Overrides of an agent's config."""
+
+PRESENT: Setting = ()
+"""The settings in conf/agent."""
 
 
-def settings(space: Mapping[str, Sequence[Any]], count: int, seed: int) -> list[tuple[str, ...]]:
-    """The present settings (no overrides), then at most `count` different ones drawn at random."""
-    rng = np.random.default_rng(seed)
+def drawn_settings(study: optuna.Study, space: Mapping[str, Sequence[Any]], count: int) -> dict[int, Setting]:
+    """Draw settings until there are so many, or all that there are; returns the number of each trial -> its setting.
+
+    Args:
+        study: Optuna's study of an agent, whose sampler draws nothing twice.
+        space: Override -> values.
+        count: How many settings are wanted, earlier ones included.
+    """
     total = int(np.prod([len(values) for values in space.values()]))
-    drawn: dict[tuple[str, ...], None] = {(): None}
-    while len(drawn) < 1 + min(count, total):
-        drawn[tuple(f"{key}={values[int(rng.integers(len(values)))]}" for key, values in space.items())] = None
-    return list(drawn)
+    while len(study.trials) < min(count, total):
+        trial = study.ask()
+        for key, values in space.items():
+            trial.suggest_categorical(key, [str(value) for value in values])
+    return {
+        trial.number: tuple(f"{key}={value}" for key, value in trial.params.items()) for trial in study.trials[:count]
+    }
 
 
-def final_score(task: Task) -> float:
-    """What a run ends at: 1 for the optimum, 0 for the table's median; -1 at least."""
-    run = play(task)
+def final_score(search: Search) -> float:
+    """Return what a search ends at: 1 for the optimum, 0 for the table's median; -1 at least."""
+    run = play(search)
     # The agent's settings change nothing in the table.
-    overrides = tuple(override for override in task.overrides if override.startswith("reward."))
-    zero, one = ends(replace(task, overrides=overrides), [])
+    overrides = tuple(override for override in search.overrides if override.startswith("reward."))
+    zero, one = ends(replace(search, overrides=overrides), [])
     floor = zero - (one - zero)
-    best = float(anytime(run.rewards, run.feasible, task.budget, floor)[-1])
+    best = float(anytime(run.rewards, run.feasible, search.budget, floor)[-1])
     return (max(floor, best) - zero) / (one - zero)
 
 
-def _space(config: DictConfig, agent: str) -> dict[str, list[Any]]:
-    """Override -> values; what they refer to is known when the agent is made."""
+def make(search: Search) -> dict[str, Any]:
+    """Return a search's score, as JSON."""
+    return {"score": final_score(search)}
+
+
+def setting_cells(config: DictConfig, agent: str, setting: Setting) -> list[Cell[Search]]:
+    """Return the searches by which a setting is judged: the same rewards and seeds for all."""
+    return [
+        search_cell(Search("tabular", agent, name.partition("=")[2], seed, config.budget, (*options, *setting)))
+        for name, *options in plain(config.rewards)
+        for seed in config.seeds
+    ]
+
+
+def study_of(config: DictConfig, agent: str) -> optuna.Study:
+    """Return Optuna's study of an agent, from the journal in the outputs if it has begun."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    outputs = Path(config.outputs)
+    outputs.mkdir(parents=True, exist_ok=True)
+    judged = [space_of(config, agent), plain(config.rewards), plain(config.seeds), config.budget, config.seed]
+    return optuna.create_study(
+        study_name=f"{agent}-{key_of(judged)}",
+        storage=JournalStorage(JournalFileBackend(str(outputs / "optuna.log"))),
+        sampler=optuna.samplers.BruteForceSampler(seed=config.seed),
+        direction="maximize",
+        load_if_exists=True,
+    )
+
+
+def space_of(config: DictConfig, agent: str) -> dict[str, list[Any]]:
+    """Return override -> values; what they refer to is known when the agent is made."""
     space = OmegaConf.to_container(config.spaces[agent], resolve=False)
     assert isinstance(space, dict)
     return {str(key): list(values) for key, values in space.items()}
 
 
-def trials(config: DictConfig, agent: str) -> dict[tuple[str, ...], list[Task]]:
-    """Setting -> what it is played on."""
-    return {
-        setting: [
-            Task("tabular", agent, name.partition("=")[2], seed, config.budget, (*options, *setting))
-            for name, *options in plain(config.rewards)
-            for seed in config.seeds
-        ]
-        for setting in settings(_space(config, agent), config.trials, config.seed)
-    }
+def check(config: DictConfig) -> None:
+    """Find out what is wrong with a config before anything is made.
 
-
-def name_of(task: Task) -> str:
-    """What a score is kept under: another default of the agent is another name."""
-    return " ".join([task.agent, task.reward, str(task.seed), *task.overrides, digest(task)])
-
-
-@hydra.main(version_base="1.3", config_path="../../conf", config_name="tune")
-def main(config: DictConfig) -> None:
-    """Play what is missing, then rank."""
+    Raises:
+        ValueError: Something is.
+    """
     require_lists(agents=config.agents, rewards=config.rewards, seeds=config.seeds)
+    require_whole(config, "trials", "budget", "workers")
     unknown = [agent for agent in config.agents if agent not in config.spaces]
     if unknown:
         raise ValueError(f"nothing to try for {unknown[0]}: give '+spaces.{unknown[0]}={{agent.OPTION: [VALUES]}}'")
-    directory = run_directory(config, "tune", besides=("workers", "agents"))
-    path = directory / "scores.json"
-    known: dict[str, float] = read_json(path) if path.exists() else {}
-    played = {
-        agent: {setting: {name_of(task): task for task in tasks} for setting, tasks in trials(config, agent).items()}
-        for agent in tqdm(config.agents, desc="configs", unit="agent")
+
+
+@command("tune")
+def main(config: DictConfig) -> None:
+    """Play what is missing, then rank."""
+    check(config)
+    studies = {agent: study_of(config, agent) for agent in config.agents}
+    settings = {
+        agent: drawn_settings(study, space_of(config, agent), config.trials) for agent, study in studies.items()
     }
-    tasks = {name: task for of_agent in played.values() for named in of_agent.values() for name, task in named.items()}
-    missing = [name for name in tasks if name not in known]
-    workers = Workers(final_score, config.workers)
-    found = workers([tasks[name] for name in missing])
-    for name, score in zip(tqdm(missing, desc="runs", unit="run"), islice(found, len(missing)), strict=True):
-        known[name] = score
-        write_json(path, known)
-    workers.close()
+    cells = {
+        (agent, setting): setting_cells(config, agent, setting)
+        for agent in config.agents
+        for setting in (PRESENT, *settings[agent].values())
+    }
+    results = iter(made("tune", config, [cell for group in cells.values() for cell in group], make, "runs"))
+    means = {key: float(np.mean([next(results)["score"] for _ in group])) for key, group in cells.items()}
     rows = []
-    for agent, of_agent in played.items():
-        means = {setting: float(np.mean([known[name] for name in scored])) for setting, scored in of_agent.items()}
-        best = max(means, key=lambda setting: means[setting])
-        rows.append((agent, f"{means[()]:.3f}", f"{means[best]:.3f}", " ".join(best) or "the present ones"))
-    text = format_table(("agent", "present score", "best score", "best settings"), rows)
+    for agent, study in studies.items():
+        for number, setting in settings[agent].items():
+            study.tell(number, means[agent, setting], skip_if_finished=True)
+        judged = {setting: means[agent, setting] for setting in (PRESENT, *settings[agent].values())}
+        best = max(judged, key=judged.__getitem__)
+        scores = (f"{judged[setting]:.3f}" for setting in (PRESENT, best))
+        rows.append((agent, *scores, " ".join(best) or "the present ones"))
+    text = format_table(pd.DataFrame(rows, columns=["agent", "present score", "best score", "best settings"]))
+    directory = run_directory(config, "tune", besides=("reuse",))
     (directory / "best.txt").write_text(text + "\n")
     print(text)
-    print(f"all scores: {path}")
+    print(f"table: {directory}; Optuna's studies: {Path(config.outputs) / 'optuna.log'}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import pandas as pd
 import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
@@ -20,11 +21,12 @@ from experiments.common.checks import require_shares
 from experiments.common.command import command
 from experiments.common.fetch import fetch
 from experiments.common.parts import check_part, part
-from experiments.common.report import draw_uniform_curve, format_table
+from experiments.common.report import draw_uniform_curve
 from experiments.common.run_directory import plain, run_directory
 from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
 from shrinkml_env.envs import make_factorisation
 from shrinkml_env.space.search_space import uniform_ranks
+from shrinkml_env.tables import format_table
 
 
 def uniform_ranks_of_size(
@@ -80,7 +82,7 @@ def main(config: DictConfig) -> None:
         (f"{e.size_ratio:.3f}", f"{e.params:,}", f"{100 * e.wer:.2f}", str(sum(e.edits)), str(sum(e.words)))
         for e in curve
     ]
-    print(format_table(head, rows))
+    print(format_table(pd.DataFrame(rows, columns=list(head))))
     directory: Path = run_directory(config, "uniform")
     with open(directory / "uniform.csv", "w", newline="") as file:
         csv.writer(file).writerows([head, *rows])

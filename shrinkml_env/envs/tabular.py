@@ -120,8 +120,14 @@ class TabularEnv(gym.Env[Any, Any]):
     @cached_property
     def rewards(self) -> NDArray[np.float64]:
         """The reward of every configuration, in the table's order, (configurations,)."""
-        evaluate, reward = self.problem.evaluator.evaluate, self.problem.reward
-        return np.array([reward(evaluate(ranks))[0] for ranks in self.table.configurations()])
+        evaluator = self.problem.evaluator
+        assert isinstance(evaluator, TableEvaluator)
+        return np.array([self.problem.reward(evaluation)[0] for evaluation in evaluator.evaluations])
+
+    @cached_property
+    def feasible(self) -> NDArray[np.bool_]:
+        """Which configurations meet the constraint, in the table's order, (configurations,)."""
+        return np.array([self.problem.is_feasible(ranks) for ranks in self.table.configurations()])
 
     @cached_property
     def optimum(self) -> float:
@@ -130,8 +136,8 @@ class TabularEnv(gym.Env[Any, Any]):
         Raises:
             ValueError: None meets the constraint.
         """
-        feasible = [self.problem.is_feasible(ranks) for ranks in self.table.configurations()]
-        if not any(feasible):
+        feasible = self.feasible
+        if not feasible.any():
             raise ValueError("no configuration of the table meets the constraint: raise the budget")
         return float(self.rewards[feasible].max())
 

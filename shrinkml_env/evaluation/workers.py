@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -36,11 +36,19 @@ class Workers(Generic[Task, Answer]):
 
     def __call__(self, tasks: Sequence[Task]) -> Iterator[Answer]:
         """Return the answers, in the order of the tasks, each as soon as it and those before it are there."""
+        return self._started.map(_answer, tasks)
+
+    def submit(self, task: Task) -> Future[Answer]:
+        """Hand a task over; the answer is the future's result, whichever other tasks are still worked on."""
+        return self._started.submit(_answer, task)
+
+    @property
+    def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
             # Not forked: a process with threads, as torch starts them, cannot be forked safely.
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self.count, context, _begin, (self._function,))
-        return self._pool.map(_answer, tasks)
+        return self._pool
 
     def close(self) -> None:
         """End the processes; they start again at the next task."""

@@ -14,7 +14,7 @@ import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, Self
@@ -104,7 +104,17 @@ class Table:
         Raises:
             ValueError: No such set.
         """
-        return TableEvaluator(self, subset)
+        if subset not in self._evaluators:
+            self._evaluators[subset] = TableEvaluator(self, subset)
+        return self._evaluators[subset]
+
+    @cached_property
+    def _evaluators(self) -> dict[str, TableEvaluator]:
+        """One for each set, since each may hold an evaluation for every configuration."""
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_evaluators"}
 
     @cached_property
     def content(self) -> str:
@@ -168,11 +178,20 @@ class Table:
             ValueError: The file is something else.
             FileNotFoundError: There is no such file.
         """
-        file: Any = resources.files("shrinkml_env") / "assets/table.npz" if path is None else Path(path)
-        if path is None and not file.is_file():
+        return cls._shipped() if path is None else cls._read(Path(path))
+
+    @classmethod
+    @cache
+    def _shipped(cls) -> Self:
+        file = resources.files("shrinkml_env") / "assets/table.npz"
+        if not file.is_file():
             raise FileNotFoundError(
                 "this version ships no table: give `table=`, a Table that holds a measurement of every configuration"
             )
+        return cls._read(file)
+
+    @classmethod
+    def _read(cls, file: Any) -> Self:
         try:
             with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as archive:
                 summary = json.loads(str(archive["summary"]))
@@ -238,6 +257,18 @@ class TableEvaluator:
     def baseline(self) -> Evaluation:
         """The original."""
         return self.evaluate({})
+
+    @cached_property
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """Every configuration, in the table's order.
+
+        Raises:
+            ValueError: As `evaluate`.
+        """
+        return tuple(map(self.evaluate, self.table.configurations()))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "evaluations"}
 
     def evaluate(self, ranks: Mapping[str, int]) -> Evaluation:
         """Look a configuration up; what `ranks` leaves out is dense.

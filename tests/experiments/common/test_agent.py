@@ -1,9 +1,9 @@
+from experiments.common.runs import CONF
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from experiments.common.agent import episode_steps, make_agent
 from experiments.common.parts import part
-from experiments.common.runs import CONF
 from tests.helpers.fake_evaluator import make_fake_env
 
 

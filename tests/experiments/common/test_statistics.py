@@ -17,8 +17,8 @@ from experiments.common.statistics import (
     mean_difference,
     mean_wer_increase,
     profile,
-    wer_increase,
 )
+from shrinkml_env.evaluation.intervals import wer_increase
 
 RNG = np.random.default_rng(0)
 

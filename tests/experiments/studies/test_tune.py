@@ -2,12 +2,12 @@ import itertools
 from dataclasses import replace
 
 import pytest
+from experiments.common.runs import CONF, Task, compose_search
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from experiments.common.agent import make_agent
 from experiments.common.parts import part
-from experiments.common.runs import CONF, Task, compose_search
 from experiments.studies.tune import final_score, name_of, settings, trials
 from tests.experiments.studies.test_benchmark import fake_table  # noqa: F401 - a fixture
 from tests.helpers.fake_evaluator import make_fake_env

@@ -1,0 +1,84 @@
+"""The skeleton of a study: a grid of cells, each made once, then tables and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+from omegaconf import DictConfig
+
+from experiments.common.results import Cell, kept_results, read_results, results_of
+from experiments.common.run_directory import run_directory
+from shrinkml_env.tables import format_table
+
+__all__ = ["Report", "is_missing", "made", "publish"]
+
+Task = TypeVar("Task")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a study shows.
+
+    Attributes:
+        tables: Its tables, in order.
+        draw: Draws its picture into a file.
+        notes: Lines below the tables.
+    """
+
+    tables: Sequence[pd.DataFrame]
+    draw: Callable[[Path], None]
+    notes: Sequence[str] = ()
+
+
+def made(
+    study: str,
+    config: DictConfig,
+    cells: Sequence[Cell[Task]],
+    make: Callable[[Task], dict[str, Any]],
+    name: str = "searches",
+) -> list[dict[str, Any]]:
+    """Return the results of a study's cells, in their order; what is missing is made.
+
+    Results are looked for in ``OUTPUTS/results.jsonl``, where new ones are appended, and with ``reuse=true`` among
+    those that are kept with the software.
+
+    Args:
+        study: The study's name.
+        config: The study's config.
+        cells: Its grid.
+        make: Makes the JSON result of a cell's task; pickled by its name.
+        name: Stands before the progress bar.
+    """
+    path = _results(config)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return results_of(cells, make, path, config.workers, name, _kept(study, config))
+
+
+def is_missing(study: str, config: DictConfig, cells: Sequence[Cell[Any]]) -> bool:
+    """Whether `made` would have to make something."""
+    known = _kept(study, config).keys() | read_results(_results(config)).keys()
+    return any(cell.key not in known for cell in cells)
+
+
+def _results(config: DictConfig) -> Path:
+    return Path(config.outputs) / "results.jsonl"
+
+
+def _kept(study: str, config: DictConfig) -> dict[str, dict[str, Any]]:
+    return kept_results(study) if config.reuse else {}
+
+
+def publish(study: str, config: DictConfig, report: Report) -> Path:
+    """Print a report's tables, and write them and its picture into the study's folder; returns it."""
+    directory = run_directory(config, study, besides=("reuse",))
+    text = "\n\n".join(format_table(table) for table in report.tables if len(table))
+    text = "\n".join([text, *([""] if report.notes else []), *report.notes])
+    (directory / "table.txt").write_text(text + "\n")
+    print(text)
+    report.draw(directory / f"{study}.png")
+    print(f"tables and picture: {directory}")
+    return directory
