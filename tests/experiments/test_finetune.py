@@ -15,7 +15,7 @@ from experiments import compress as compress_command
 from experiments.finetune import finetune, model_in
 from experiments.iterate import iterate
 from experiments.seed_model import make
-from experiments.summary import rows, trained_rows
+from experiments.summary import table, trained_table
 from experiments.validate import validate, validate_ranks
 from shrinkml_env import compress, count_parameters, encoder_parameters, load_model, save_compressed
 from shrinkml_env.asr import Augmentation, JointCTCAttention
@@ -123,7 +123,7 @@ def test_the_engineers_command_trains_what_it_has_found(tones, hearing, tmp_path
         test = record["sets"]["test"]
         assert record["wer_increase"]["value"] == pytest.approx(test["wer_after"] - test["wer_before"])
         assert f"Trained on {other}, 20 times" in told
-        assert rows(directory.parent)
+        assert len(table(directory.parent)) == 2
     else:
         assert not trained
         assert "so the model is left as it was." in told
@@ -240,7 +240,7 @@ def test_iterates_down_to_the_last_size(configure_training, original, ranks):
 
 def test_summary_of_a_rule(configure_training, tmp_path):
     make(configure_training("seed_model", "agent=uniform", "size=0.6"), "uniform-0.6")
-    original, rule = rows(tmp_path / "seed_model")
+    original, rule = table(tmp_path / "seed_model").itertuples(index=False, name=None)
     assert original[0] == "original"
     # Found by the rule: no evaluations, no reward; three WERs all the same.
     assert rule[1:4] == ("uniform-0.6", "", "")
@@ -272,6 +272,6 @@ def test_from_the_command_line_in_two_processes(tones, original, seed_model, tmp
     assert result["training"]["processes"] == 2
     assert 0 < result["training"]["utterances"] <= 9
     assert str(path.parent) in output.stdout
-    table = trained_rows(tmp_path / "runs")
-    assert table[0][0] == path.parent.name
-    assert f"{100 * result['after']['test']['wer']:.2f}" in table[0]
+    (row,) = trained_table(tmp_path / "runs").to_dict("records")
+    assert row["run"] == path.parent.name
+    assert row["test WER % after"] == f"{100 * result['after']['test']['wer']:.2f}"
