@@ -10,15 +10,9 @@ from experiments.common.statistics import hypervolume
 from experiments.studies import benchmark
 from experiments.studies.benchmark import fronts, scales, scores, write
 from experiments.studies.landscape import wer_and_size
-from tests.envs.test_tabular import TABLE
+from tests.helpers.fake_table import TABLE
 
 LIVE = Task("live", "random", "linear", 0, 5)
-
-
-@pytest.fixture
-def fake_table(monkeypatch):
-    """The table of the fake model in place of the shipped one."""
-    monkeypatch.setattr("shrinkml_env.space.table.Table.load", classmethod(lambda cls, path=None: TABLE))
 
 
 @pytest.mark.parametrize("agent", ["random", "tpe", "ppo", "dqn"])

@@ -9,7 +9,6 @@ from experiments.common.agent import make_agent
 from experiments.common.parts import part
 from experiments.common.runs import CONF, Task, compose_search
 from experiments.studies.tune import final_score, name_of, settings, trials
-from tests.experiments.studies.test_benchmark import fake_table  # noqa: F401 - a fixture
 from tests.helpers.fake_evaluator import make_fake_env
 
 
@@ -50,7 +49,7 @@ def test_the_reported_rewards_are_not_tuned_on():
         assert default != changed
 
 
-def test_scores_are_between_the_ends(fake_table):  # noqa: F811
+def test_scores_are_between_the_ends(fake_table):
     assert final_score(Task("tabular", "random", "linear", 0, 48)) == pytest.approx(1.0)  # all of 4 * 3 * 4
     assert -1 <= final_score(Task("tabular", "random", "linear", 0, 1)) < 1
 
