@@ -7,7 +7,7 @@ import pytest
 from benchmarks.reference import Careful, Straightforward, spell
 from benchmarks.timing import Comparison, compare
 from shrinkml_env import Evaluator, Utterance, compress, load_model, load_utterances
-from tests.asr.test_las import MODEL
+from tests.helpers.las import MODEL
 from tests.helpers.models import tones
 from tests.helpers.near_ties import margin, units_of
 

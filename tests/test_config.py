@@ -2,7 +2,6 @@
 
 import inspect
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -19,9 +18,9 @@ from shrinkml_env.mdp.observations import OBSERVATIONS
 from shrinkml_env.mdp.rewards import REWARDS
 from shrinkml_env.mdp.shaping import POTENTIALS
 from shrinkml_env.space.search_space import SEARCH_SPACES
+from tests.helpers.configs import AGENTS, CONF
 from tests.helpers.fake_evaluator import make_fake_env
 
-CONF = Path(__file__).parents[1] / "conf"
 GROUPS = {
     "action": ACTIONS,
     "observation": OBSERVATIONS,
@@ -57,9 +56,6 @@ def test_every_file_is_what_gym_make_takes(group, name):
     assert set(spec) - {"name"} == set(options)
     for option, parameter in options.items():
         assert parameter.default is parameter.empty or spec[option] == parameter.default, option
-
-
-AGENTS = sorted(path.stem for path in (CONF / "agent").glob("*.yaml") if path.stem != "custom")
 
 
 @pytest.mark.parametrize("name", AGENTS)

@@ -10,7 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback,
 from stable_baselines3.common.monitor import Monitor
 
 import shrinkml_env
-from shrinkml_env import BudgetExhausted, Ledger, Utterance, load_compressed, load_model, run_search
+from shrinkml_env import BudgetExhausted, Ledger, load_compressed, load_model, run_search
 from shrinkml_env.envs.vector import VectorShrinkEnv
 from shrinkml_env.evaluation import word_edits
 from shrinkml_env.evaluation.intervals import wer_increase
@@ -18,21 +18,12 @@ from shrinkml_env.evaluation.ledger_file import read_ledger
 from shrinkml_env.sb3 import BudgetCallback, ShrinkVecEnv
 from shrinkml_env.search import episode_length, explore, search_problem
 from tests.helpers.fake_evaluator import FakeEvaluator, make_fake_env
-from tests.helpers.models import TinyCTC, tones
+from tests.helpers.models import TinyCTC, half_recognised
 
 MODEL = TinyCTC()
 
 
-def utterances(seed, count=4):
-    """Utterances that the model half recognises."""
-    texts = [" ".join(["word", *text.split()[1:], "more"]) for text in MODEL.transcribe(tones(count, seed))]
-    return [
-        Utterance(f"{seed}-{index}", "speaker", waveform, text)
-        for index, (waveform, text) in enumerate(zip(tones(count, seed), texts, strict=True))
-    ]
-
-
-PROXY, DEV, TEST = (utterances(seed) for seed in range(3))
+PROXY, DEV, TEST = (half_recognised(MODEL, 4, seed) for seed in range(3))
 
 
 def make(budget=6, **arguments):

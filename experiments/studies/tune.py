@@ -132,6 +132,8 @@ def main(config: DictConfig) -> None:
     means = {key: float(np.mean([next(results)["score"] for _ in group])) for key, group in cells.items()}
     rows = []
     for agent, study in studies.items():
+        # At the last of all settings the other sampler would stop a loop of Optuna's, and there is none.
+        study.sampler = optuna.samplers.RandomSampler()
         for number, setting in settings[agent].items():
             study.tell(number, means[agent, setting], skip_if_finished=True)
         judged = {setting: means[agent, setting] for setting in (PRESENT, *settings[agent].values())}

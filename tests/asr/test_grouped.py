@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from shrinkml_env import compress, load_model, load_utterances
 from shrinkml_env.asr.grouped import GroupedLAS
-from tests.asr.test_las import MODEL, make_model
+from tests.helpers.las import MODEL, make_model
 from tests.helpers.models import tones
 from tests.helpers.near_ties import margin, units_of
 

@@ -35,7 +35,7 @@ from shrinkml_env.compression.compress import replace_matrices
 from shrinkml_env.data import Utterance
 from shrinkml_env.evaluation.stages import StagedRecogniser
 from shrinkml_env.export.programs import require_las
-from tests.asr.test_las import MODEL, noise
+from tests.helpers.las import MODEL, noise
 from tests.helpers.models import TinyCTC, tones
 
 JOINT = JointLAS.from_las(MODEL)

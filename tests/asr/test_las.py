@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shrinkml_env.asr import LAS, Decoding, LASConfig, Tokenizer
+from shrinkml_env.asr import LAS, Decoding
 from shrinkml_env.asr.las_modules import BidirectionalLSTM
 from shrinkml_env.compression import (
     ActivationAwareSVD,
@@ -17,27 +17,10 @@ from shrinkml_env.compression import (
     compress,
     count_parameters,
     load_compressed,
-    round_to_storage,
     save_compressed,
     second_moments,
 )
-
-TEXTS = ["set an alarm for seven thirty", "call martin's sister", "play the quick brown fox", "jazz vow"] * 10
-SIZES = LASConfig(
-    encoder_units=8, time_reduction=(3, 2, 1), attention_units=8, embedding_units=6, decoder_units=10, readout_units=9
-)
-
-
-def make_model(**decoding):
-    torch.manual_seed(0)
-    model = LAS(SIZES, Tokenizer.train(TEXTS, 60), Decoding(**decoding)).eval()
-    round_to_storage(model)
-    return model
-
-
-def noise(*sizes, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    return [0.1 * torch.randn(size, generator=generator) for size in sizes]
+from tests.helpers.las import MODEL, make_model, noise
 
 
 def test_is_a_compressible_model():
@@ -105,9 +88,6 @@ def test_batching_changes_no_logits(sizes, seed):
             assert torch.allclose(alone[0], encoded[row, : length.item()], atol=1e-5)
             single, _ = model.decoder.step(model.decoder.start(alone, length), torch.ones(1, dtype=torch.long))
             assert torch.allclose(single[0], logits[row], atol=1e-5)
-
-
-MODEL = make_model()
 
 
 def test_transcribes_any_number_and_keeps_the_order():

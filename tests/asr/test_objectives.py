@@ -9,7 +9,7 @@ import torch
 from shrinkml_env.asr import LAS, Distillation, JointCTCAttention, Tokenizer
 from shrinkml_env.asr.las import Outputs
 from shrinkml_env.asr.objectives import IGNORED, Lesson, state_distance
-from tests.asr.test_las import make_model, noise
+from tests.helpers.las import make_model, noise
 
 MODEL = make_model()
 

@@ -5,13 +5,9 @@ import pytest
 import torch
 
 from shrinkml_env.asr import (
-    LAS,
     Augmentation,
-    Decoding,
     Distillation,
     JointCTCAttention,
-    LASConfig,
-    Tokenizer,
     training,
 )
 from shrinkml_env.asr.training import Trainer, TrainingSettings
@@ -24,26 +20,13 @@ from shrinkml_env.compression import (
     save_compressed,
 )
 from shrinkml_env.data import SpeechFolder
-from tests.conftest import LIBRISPEECH
-
-SIZES = LASConfig(
-    encoder_units=24, time_reduction=(3, 2), attention_units=16, embedding_units=8, decoder_units=32, readout_units=16,
-    dropout=0.1,
-)  # fmt: skip
-
-
-PLAIN = Augmentation(speeds=(1.0,), reverberation=0.0, noise=0.0)
-
-
-def make_model(corpus, vocabulary=14):
-    torch.manual_seed(0)
-    return LAS(SIZES, Tokenizer.train(corpus.texts, vocabulary), Decoding())
+from tests.helpers.speech import LIBRISPEECH, PLAIN, make_learner
 
 
 def make_trainer(corpus, directory, augmentation=PLAIN, model=None, objective=None, **settings):
     options = {"epochs": 2, "batch_seconds": 2.0, "checkpoint_steps": 1, **settings}
     return Trainer(
-        model or make_model(corpus), corpus, list(corpus), augmentation, objective or JointCTCAttention(),
+        model or make_learner(corpus), corpus, list(corpus), augmentation, objective or JointCTCAttention(),
         TrainingSettings(**options), directory,
     )  # fmt: skip
 
@@ -62,7 +45,7 @@ def test_learns_to_tell_tones_apart(corpus, tmp_path):
 @pytest.mark.parametrize("ranks", [{}, {"encoder.1": 6, "decoder.lstm": 4}])
 def test_a_killed_training_resumes_to_the_same_weights(corpus, tmp_path, ranks):
     def make(directory, augmentation):
-        teacher = make_model(corpus)
+        teacher = make_learner(corpus)
         objective = Distillation(teacher, JointCTCAttention(0.0)) if ranks else JointCTCAttention()
         model = copy.deepcopy(compress(teacher, ranks))
         return make_trainer(corpus, tmp_path / directory, augmentation, model, objective)
@@ -132,7 +115,7 @@ RANKS = {"encoder.0": 5, "encoder.1": 6, "decoder.lstm": 4, "decoder.output": 5}
 
 
 def test_factors_are_trained_and_the_ranks_stay(corpus, tmp_path):
-    dense = make_model(corpus)
+    dense = make_learner(corpus)
     model = copy.deepcopy(compress(dense, RANKS))
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     make_trainer(corpus, tmp_path, model=model, objective=JointCTCAttention(0.0), epochs=1).run()
@@ -151,7 +134,7 @@ def test_factors_are_trained_and_the_ranks_stay(corpus, tmp_path):
 
 def test_factors_have_the_gradients_of_their_product(corpus, tmp_path):
     """The chain rule by hand: W = U V, so dL/dU = dL/dW V^T and dL/dV = U^T dL/dW."""
-    model = copy.deepcopy(compress(make_model(corpus), RANKS))
+    model = copy.deepcopy(compress(make_learner(corpus), RANKS))
     dense = decompress(model)
     gradients = []
     for name, each in ("factored", model), ("dense", dense):
@@ -174,7 +157,7 @@ def test_another_training_sets_checkpoint_is_refused(corpus, tmp_path):
     with pytest.raises(ValueError, match=r"checkpoint\.pt belongs to another training set"):
         make_trainer(smaller, tmp_path / "run", epochs=1)
     with pytest.raises(ValueError, match="training set, model or number of processes"):
-        make_trainer(corpus, tmp_path / "run", model=compress(make_model(corpus), {"encoder.0": 4}), epochs=1)
+        make_trainer(corpus, tmp_path / "run", model=compress(make_learner(corpus), {"encoder.0": 4}), epochs=1)
 
 
 def test_no_training_without_an_epoch():
@@ -228,7 +211,7 @@ def test_accumulated_gradients_are_the_mean_of_their_batches(corpus, tmp_path):
 @pytest.mark.skipif(not LIBRISPEECH.is_dir(), reason=f"the LibriSpeech sample is not in {LIBRISPEECH}")
 def test_a_step_on_real_librispeech(tmp_path):
     speech = SpeechFolder(LIBRISPEECH, "test-other", limit=4)
-    trainer = make_trainer(speech, tmp_path, Augmentation(), make_model(speech, 30), epochs=1, batch_seconds=30.0)
+    trainer = make_trainer(speech, tmp_path, Augmentation(), make_learner(speech, 30), epochs=1, batch_seconds=30.0)
     weights = trainer.model.decoder.output.weight.detach().clone()
     trainer.run()
     assert not torch.equal(weights, trainer.model.decoder.output.weight)

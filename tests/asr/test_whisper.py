@@ -23,7 +23,7 @@ from shrinkml_env import (
 from shrinkml_env.asr.huggingface.folder import import_transformers
 from shrinkml_env.compression import ranks_of
 from shrinkml_env.data import SpeechFolder
-from tests.conftest import LIBRISPEECH, WHISPER
+from tests.helpers.speech import LIBRISPEECH, WHISPER
 
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.skipif(

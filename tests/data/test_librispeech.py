@@ -7,7 +7,7 @@ import soundfile
 import torch
 
 from shrinkml_env.data import SHIPPED_SETS, SpeechFolder, Utterance, download_librispeech, load_utterances
-from tests.conftest import LIBRISPEECH
+from tests.helpers.speech import LIBRISPEECH
 
 
 @pytest.fixture

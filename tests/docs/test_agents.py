@@ -12,8 +12,8 @@ from hydra.errors import InstantiationException
 from experiments.common.agent import make_agent
 from experiments.common.run_directory import plain
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
+from tests.helpers.configs import AGENTS, CONF
 from tests.helpers.fake_evaluator import make_fake_env
-from tests.test_config import AGENTS, CONF
 
 DOCS = CONF.parent / "docs"
 ACTIONS = ("continuous", "energy", "delta", "discrete", "one_shot")

@@ -3,12 +3,12 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers.pages import ROOT, blocks
+
 PAGES = (
     "docs/actions.md",
     "docs/constraints.md",
@@ -19,10 +19,6 @@ PAGES = (
     "docs/speed.md",
     "docs/your-own-reward.md",
 )
-
-
-def blocks(page):
-    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
 
 
 def test_quantisation(tmp_path, monkeypatch, capsys):

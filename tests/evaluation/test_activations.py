@@ -6,8 +6,10 @@ import torch
 from shrinkml_env import compress
 from shrinkml_env.compression import SVD, split_layers
 from shrinkml_env.evaluation import ActivationError, Evaluator
-from tests.evaluation.test_evaluator import MODEL, UTTERANCES
-from tests.helpers.models import tones
+from tests.helpers.models import TinyCTC, half_recognised, tones
+
+MODEL = TinyCTC()
+UTTERANCES = half_recognised(MODEL)
 
 WAVEFORMS = tones(2)
 ERROR = ActivationError(MODEL, MODEL.layers, WAVEFORMS, SVD(MODEL))

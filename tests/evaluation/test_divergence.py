@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from shrinkml_env import Utterance, compress
 from shrinkml_env.compression import PredictiveModel
 from shrinkml_env.evaluation import EvaluationCache, Evaluator, mean_divergence
-from tests.asr.test_las import make_model
+from tests.helpers.las import make_model
 from tests.helpers.models import TinyCTC, tones
 
 MODEL = make_model()

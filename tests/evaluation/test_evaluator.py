@@ -18,22 +18,13 @@ from shrinkml_env.evaluation import EvaluationCache, Evaluator, recognise_all
 from shrinkml_env.evaluation.divergence import DivergenceMeasurer
 from shrinkml_env.evaluation.measurer import Measurer
 from shrinkml_env.evaluation.side_by_side import SideBySideMeasurer
-from tests.asr.test_las import make_model
-from tests.helpers.models import TinyCTC, tones
+from tests.helpers.las import make_model
+from tests.helpers.models import TinyCTC, half_recognised, tones
 
 MODEL = TinyCTC()
 
 
-def utterances(model=MODEL, count=5):
-    """References that the model half gets right: its own words, some exchanged."""
-    texts = [text or "nothing" for text in model.transcribe(tones(count))]
-    return [
-        Utterance(str(index), "s", waveform, " ".join(["word", *text.split()[1:]]) + " more")
-        for index, (waveform, text) in enumerate(zip(tones(count), texts, strict=True))
-    ]
-
-
-UTTERANCES = utterances()
+UTTERANCES = half_recognised(MODEL)
 EVALUATOR = Evaluator(MODEL, UTTERANCES)
 
 
@@ -179,7 +170,7 @@ def test_another_process_measures_the_same():
     code = (
         "from tests.evaluation.test_evaluator import *\n"
         "torch.set_num_threads(2)\n"
-        "e = Evaluator(TinyCTC(), utterances()).evaluate({'gru': 4, 'front': 5})\n"
+        "e = Evaluator(MODEL, UTTERANCES).evaluate({'gru': 4, 'front': 5})\n"
         "print(e.edits, e.params, e.macs)"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -265,7 +256,10 @@ def test_workers_lock_a_few_at_a_time(tmp_path):
 
 
 def test_key_says_what_is_measured_and_how():
-    same = [Evaluator(TinyCTC(), utterances(), memory=0, workers=2), pickle.loads(pickle.dumps(EVALUATOR))]
+    same = [
+        Evaluator(TinyCTC(), half_recognised(TinyCTC()), memory=0, workers=2),
+        pickle.loads(pickle.dumps(EVALUATOR)),
+    ]
     assert {evaluator.key for evaluator in same} == {EVALUATOR.key}
     others = [
         EVALUATOR,

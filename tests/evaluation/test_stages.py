@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from shrinkml_env import compress
 from shrinkml_env.compression import SVD, StagedModel, matrix_ranks, recognise_in_batches
 from shrinkml_env.evaluation.stages import StageCache, StagedRecogniser
-from tests.asr.test_las import MODEL
+from tests.helpers.las import MODEL
 from tests.helpers.models import TinyCTC, tones
 
 WAVEFORMS = tones(5)

@@ -6,9 +6,8 @@ from shrinkml_env import save_compressed
 from shrinkml_env.asr import JointCTCAttention
 from shrinkml_env.asr.training import Trainer, TrainingSettings
 from shrinkml_env.compression import round_to_storage
-from tests.asr.test_training import PLAIN, make_model
-from tests.conftest import make_corpus
 from tests.helpers.models import TinyCTC
+from tests.helpers.speech import PLAIN, make_corpus, make_learner
 from tests.helpers.workplace import make_workplace
 
 
@@ -33,7 +32,7 @@ def tones(tmp_path_factory):
 def original(tones):
     """The folder of a model that has learned a little."""
     torch.set_num_threads(1)
-    model, folder = make_model(tones), tones.folder.parent
+    model, folder = make_learner(tones), tones.folder.parent
     settings = TrainingSettings(epochs=40, batch_seconds=20.0, learning_rate=1e-2)
     Trainer(model, tones, tones[:1], PLAIN, JointCTCAttention(), settings, folder / "training").run()
     round_to_storage(model.eval())

@@ -21,8 +21,8 @@ from shrinkml_env import compress, count_parameters, encoder_parameters, load_mo
 from shrinkml_env.asr import Augmentation, JointCTCAttention
 from shrinkml_env.asr.training import Trainer, TrainingSettings
 from shrinkml_env.compression import ranks_of, round_to_storage
-from tests.asr.test_training import PLAIN
 from tests.helpers.models import TinyCTC
+from tests.helpers.speech import PLAIN
 
 RANKS = {"encoder.0": 5, "encoder.1": 6, "decoder.lstm": 4}
 

@@ -7,7 +7,7 @@ import torch
 
 from shrinkml_env import load_model
 from shrinkml_env.asr.training import CHECKPOINT
-from tests.conftest import LIBRISPEECH
+from tests.helpers.speech import LIBRISPEECH
 
 TINY = (
     "architecture.name=tones",

@@ -7,8 +7,8 @@ import pytest
 
 from experiments.search import search
 from shrinkml_env.evaluation import read_ledger
-from tests.docs.test_pages import blocks
 from tests.helpers.fake_evaluator import make_fake_env
+from tests.helpers.pages import blocks
 
 HILL_CLIMBER, LOCAL_SEARCH, TORCHRL = blocks("docs/your-own-agent.md")
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shrinkml_env import Utterance
 from shrinkml_env.compression import (
     Hypothesis,
     Layer,
@@ -152,3 +153,13 @@ def tones(count: int = 3, seed: int = 0) -> list[Tensor]:
         chirp = torch.sin(2 * torch.pi * (pitch + rate * time) * time)
         waveforms.append(0.3 * chirp + 0.05 * torch.randn(len(time), generator=generator))
     return waveforms
+
+
+def half_recognised(model: TinyCTC, count: int = 5, seed: int = 0) -> list[Utterance]:
+    """Utterances whose references are the model's own words, the first exchanged and one added."""
+    waveforms = tones(count, seed)
+    texts = [" ".join(["word", *text.split()[1:], "more"]) for text in model.transcribe(waveforms)]
+    return [
+        Utterance(f"{seed}-{index}", "speaker", waveform, text)
+        for index, (waveform, text) in enumerate(zip(waveforms, texts, strict=True))
+    ]

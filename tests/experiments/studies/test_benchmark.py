@@ -12,11 +12,12 @@ from experiments.common.statistics import hypervolume
 from experiments.studies import benchmark
 from experiments.studies.benchmark import Run, draw, fronts, notes, play, scales, scores, table
 from experiments.studies.landscape import wer_and_size
-from tests.envs.test_tabular import TABLE
+from tests.helpers.fake_table import TABLE
 
 LIVE = Search("live", "random", "linear", 0, 5)
 
 
+<<<<<<< HEAD
 @pytest.fixture
 def fake_table(monkeypatch):
     """The table of the fake model in place of the shipped one."""
@@ -29,6 +30,8 @@ def few_resamples(monkeypatch):
     monkeypatch.setattr("experiments.common.statistics.RESAMPLES", 50)
 
 
+=======
+>>>>>>> tests
 @pytest.mark.parametrize("agent", ["random", "tpe", "ppo", "dqn"])
 def test_a_run_is_played_to_its_budget_or_until_it_repeats_itself(fake_table, agent):
     search = Search("tabular", agent, "linear", seed=1, budget=20)

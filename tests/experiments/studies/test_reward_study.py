@@ -2,9 +2,14 @@ import numpy as np
 
 from experiments.common.searches import Search, explored
 from experiments.studies import reward_study
+<<<<<<< HEAD
 from experiments.studies.reward_study import Model, Setting, SettingSearch, draw, model_of, optimum, row, settings
 from tests.envs.test_tabular import LIVE, TABLE
 from tests.experiments.studies.test_benchmark import fake_table  # noqa: F401 - a fixture
+=======
+from experiments.studies.reward_study import Point, Setting, draw, make, optimum, point, row, settings
+from tests.helpers.fake_table import LIVE, TABLE
+>>>>>>> tests
 
 
 def make(search):
@@ -20,7 +25,7 @@ def test_settings():
     ]
 
 
-def test_the_optimum_is_the_best_there_is(fake_table, monkeypatch):  # noqa: F811
+def test_the_optimum_is_the_best_there_is(fake_table, monkeypatch):
     measured = [LIVE.evaluate(ranks) for ranks in TABLE.configurations()]
     monkeypatch.setattr(reward_study, "_live_on_test", lambda: LIVE)
     best = max(measured, key=lambda evaluation: -evaluation.wer - 0.5 * evaluation.size_ratio)
@@ -30,7 +35,7 @@ def test_the_optimum_is_the_best_there_is(fake_table, monkeypatch):  # noqa: F81
     assert heavy.size_ratio < light.size_ratio
 
 
-def test_test_is_measured_where_the_table_does_not_hold_it(fake_table, monkeypatch):  # noqa: F811
+def test_test_is_measured_where_the_table_does_not_hold_it(fake_table, monkeypatch):
     known = TABLE.edits["test"] >= 0
     asked = []
     monkeypatch.setattr(reward_study, "_live_on_test", lambda: asked.append(1) or LIVE)
@@ -43,7 +48,7 @@ def test_test_is_measured_where_the_table_does_not_hold_it(fake_table, monkeypat
         assert bool(asked) != is_known
 
 
-def test_a_run_ends_at_its_best_feasible_configuration(fake_table, monkeypatch):  # noqa: F811
+def test_a_run_ends_at_its_best_feasible_configuration(fake_table, monkeypatch):
     monkeypatch.setattr(reward_study, "_live_on_test", lambda: LIVE)
     tight = ("constraint=check", "constraint.budget=0.4")
     search = Search("tabular", "random", "accuracy", 0, 30, tight)
@@ -73,7 +78,7 @@ def test_a_row_by_hand():
     assert nothing[5:] == ("", "", "1 of 1", "0 of 1")
 
 
-def test_a_picture(fake_table, tmp_path, monkeypatch):  # noqa: F811
+def test_a_picture(fake_table, tmp_path, monkeypatch):
     monkeypatch.setattr(reward_study, "_live_on_test", lambda: LIVE)
     chosen = settings({"linear": {"size_weight": [0.1, 0.5]}, "amc": {"cost": ["params"]}})
     ends = {
