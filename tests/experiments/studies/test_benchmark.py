@@ -17,21 +17,12 @@ from tests.helpers.fake_table import TABLE
 LIVE = Search("live", "random", "linear", 0, 5)
 
 
-<<<<<<< HEAD
-@pytest.fixture
-def fake_table(monkeypatch):
-    """The table of the fake model in place of the shipped one."""
-    monkeypatch.setattr("shrinkml_env.space.table.Table.load", classmethod(lambda cls, path=None: TABLE))
-
-
 @pytest.fixture
 def few_resamples(monkeypatch):
     """For tests that do not look at the ends of intervals."""
     monkeypatch.setattr("experiments.common.statistics.RESAMPLES", 50)
 
 
-=======
->>>>>>> tests
 @pytest.mark.parametrize("agent", ["random", "tpe", "ppo", "dqn"])
 def test_a_run_is_played_to_its_budget_or_until_it_repeats_itself(fake_table, agent):
     search = Search("tabular", agent, "linear", seed=1, budget=20)

@@ -2,14 +2,8 @@ import numpy as np
 
 from experiments.common.searches import Search, explored
 from experiments.studies import reward_study
-<<<<<<< HEAD
 from experiments.studies.reward_study import Model, Setting, SettingSearch, draw, model_of, optimum, row, settings
-from tests.envs.test_tabular import LIVE, TABLE
-from tests.experiments.studies.test_benchmark import fake_table  # noqa: F401 - a fixture
-=======
-from experiments.studies.reward_study import Point, Setting, draw, make, optimum, point, row, settings
 from tests.helpers.fake_table import LIVE, TABLE
->>>>>>> tests
 
 
 def make(search):

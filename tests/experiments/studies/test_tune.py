@@ -7,15 +7,9 @@ from omegaconf import OmegaConf
 from experiments.common.agent import make_agent
 from experiments.common.compose import compose_config
 from experiments.common.parts import part
-<<<<<<< HEAD
 from experiments.common.searches import Search, search_cell
 from experiments.studies import tune
 from experiments.studies.tune import drawn_settings, final_score, setting_cells, study_of
-from tests.experiments.studies.test_benchmark import fake_table  # noqa: F401 - a fixture
-=======
-from experiments.common.runs import CONF, Task, compose_search
-from experiments.studies.tune import final_score, name_of, settings, trials
->>>>>>> tests
 from tests.helpers.fake_evaluator import make_fake_env
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -58,15 +52,9 @@ def test_the_reported_rewards_are_not_tuned_on():
         assert default != changed
 
 
-<<<<<<< HEAD
-def test_scores_are_between_the_ends(fake_table):  # noqa: F811
+def test_scores_are_between_the_ends(fake_table):
     assert final_score(Search("tabular", "random", "linear", 0, 48)) == pytest.approx(1.0)  # all of 4 * 3 * 4
     assert -1 <= final_score(Search("tabular", "random", "linear", 0, 1)) < 1
-=======
-def test_scores_are_between_the_ends(fake_table):
-    assert final_score(Task("tabular", "random", "linear", 0, 48)) == pytest.approx(1.0)  # all of 4 * 3 * 4
-    assert -1 <= final_score(Task("tabular", "random", "linear", 0, 1)) < 1
->>>>>>> tests
 
 
 def test_every_setting_meets_the_same_rewards_and_seeds(tmp_path):
