@@ -15,7 +15,7 @@ HILL_CLIMBER, LOCAL_SEARCH, TORCHRL = blocks("docs/your-own-agent.md")
 
 @pytest.mark.parametrize("code", [HILL_CLIMBER, TORCHRL])
 def test_is_short(code):
-    assert len([line for line in code.splitlines() if line.strip()]) <= 30
+    assert len([line for line in code.splitlines() if line.strip()]) <= 35
 
 
 @pytest.fixture
@@ -69,5 +69,5 @@ def test_torchrl_learns_on_the_environment_directly():
     exec(TORCHRL, names)
     history = names["env"].unwrapped.problem.history
     assert len(history) == 10  # two batches of five episodes
-    assert {int(state["step"]) for state in names["optimizer"].state.values()} == {2 * 10}
+    assert {int(state["step"]) for state in names["agent"].optimizer.state.values()} == {2 * 10}
     assert names["env"].unwrapped.problem.best.reward == max(trial.reward for trial in history)
