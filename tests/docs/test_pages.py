@@ -38,6 +38,22 @@ def test_runs(page):
         exec(compile(code, f"{page}, block {number}", "exec"), {})
 
 
+def test_searching_from_python(tmp_path, monkeypatch, capsys):
+    """With few evaluations, on few utterances."""
+    monkeypatch.chdir(tmp_path)
+    few = "[*shrinkml_env.load_utterances('dev')[:2]]"
+    names = {}
+    for code in blocks("docs/search.md"):
+        code = code.replace('{"budget": 200}', '{"budget": 3}').replace('{"budget": 20}', '{"budget": 2}')
+        code = code.replace('dev="dev", test="test"', f"dev={few}, test={few}")
+        exec(code, names)
+    assert names["result"].evaluations == 3
+    assert (tmp_path / "runs" / "mine" / "best.json").exists()
+    assert (tmp_path / "small" / "model.safetensors").stat().st_size == names["result"].file_bytes[1]
+    assert names["env"].unwrapped.problem.ledger.spent
+    assert "reward" in capsys.readouterr().out
+
+
 def test_the_script_with_workers_runs(tmp_path):
     (code,) = blocks("docs/evaluation.md")
     (tmp_path / "script.py").write_text(code)
