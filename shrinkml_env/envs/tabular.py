@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from shrinkml_env.envs.rendering import picture, table
 from shrinkml_env.envs.shrink import ShrinkEnv
-from shrinkml_env.mdp.actions import Continuous, Discrete, MaskedActions
+from shrinkml_env.mdp.actions import ROUNDING, Continuous, Discrete, MaskedActions
 from shrinkml_env.mdp.constraints import Budget, Unconstrained
 from shrinkml_env.space.table import TableEvaluator
 
@@ -215,6 +215,7 @@ class VectorTabularEnv(VectorEnv[Any, Any, NDArray[Any]]):
         if not isinstance(env.observation_space, gym.spaces.Box):
             raise ValueError("the vector version has vector observations: leave out `observation`")
         self.num_envs = num_envs
+        self.autoreset_mode = self.metadata["autoreset_mode"]  # TorchRL looks for it here, as in Gymnasium's own
         self.env = env
         self.single_action_space, self.single_observation_space = env.action_space, env.observation_space
         self.action_space = batch_space(env.action_space, num_envs)
@@ -244,8 +245,9 @@ class VectorTabularEnv(VectorEnv[Any, Any, NDArray[Any]]):
             places = np.minimum(actions, count - 1)
         else:
             values = actions[:, 0].astype(np.float64)
-            if not (np.abs(values) <= 1.0).all():
+            if not (np.abs(values) <= 1.0 + ROUNDING).all():
                 raise ValueError(f"layer {env.layers[depth].name!r}: an action is outside [-1, 1]")
+            values = values.clip(-1.0, 1.0)
             smallest, *_, dense = env.table.candidates[depth]
             wanted = smallest + (values + 1.0) / 2.0 * (dense - smallest)
             places = np.searchsorted(env._bounds[depth], wanted, side="left")

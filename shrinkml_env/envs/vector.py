@@ -40,6 +40,7 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
         self.num_envs = num_envs
+        self.autoreset_mode = self.metadata["autoreset_mode"]  # TorchRL looks for it here, as in Gymnasium's own
         # Copies of the outermost object only: the problem and all that hangs on it is the same.
         self.envs: tuple[ShrinkEnv, ...] = (env, *(copy.copy(env) for _ in range(num_envs - 1)))
         for other in self.envs[1:]:

@@ -66,8 +66,12 @@ class MaskedActions(ActionKind):
         """Return which actions are allowed after these ranks of the first layers, shape (actions,)."""
 
 
+ROUNDING = 1e-6
+"""How far a number may lie outside [-1, 1]: wrappers that rescale actions in float32 overshoot by as much."""
+
+
 class _Number(ActionKind):
-    """One number in [-1, 1]. float64 is accepted as well as float32."""
+    """One number in [-1, 1]. float64 is accepted as well as float32, and so is what `ROUNDING` puts outside."""
 
     def __init__(self, problem: SearchProblem) -> None:
         super().__init__(problem)
@@ -76,12 +80,12 @@ class _Number(ActionKind):
     def decode(self, ranks: tuple[int, ...], action: Any) -> Wish:
         """Decode a number, as `ActionKind.decode` says."""
         value = np.asarray(action)
-        if value.shape != (1,) or value.dtype.kind != "f" or not -1.0 <= value[0] <= 1.0:
+        if value.shape != (1,) or value.dtype.kind != "f" or not abs(value[0]) <= 1.0 + ROUNDING:
             raise ValueError(
                 f"layer {self.problem.layers[len(ranks)].name!r}: the action must be an array of one float in [-1, 1], "
                 f"got {action!r}"
             )
-        return Wish((self._rank(ranks, float(value[0])),))
+        return Wish((self._rank(ranks, float(value[0].clip(-1.0, 1.0))),))
 
     def encode(self, ranks: tuple[int, ...]) -> list[NDArray[np.float32]]:
         """Encode a configuration in float32 arrays of shape (1,)."""

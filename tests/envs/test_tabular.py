@@ -239,3 +239,18 @@ def test_registered():
     env.reset(seed=0)
     assert env.step(0)[-1]["layer"] == "first"
     assert gym.make_vec("ShrinkMLTabular-v0", num_envs=3, table=TABLE).num_envs == 3
+
+
+def test_actions_that_are_rescaled_in_float32_are_played():
+    env = make_tabular_env("continuous", table=TABLE)
+    rescaled = gym.wrappers.RescaleAction(env, np.float32(0.1), np.float32(0.9))
+    for bound in (0.1, 0.9):
+        rescaled.reset(seed=0)
+        rescaled.step(np.float32([bound]))
+    envs = make_vector_tabular_env(2, action="continuous", table=TABLE)
+    envs.reset()
+    edge = np.nextafter(np.float32(1), np.float32(2))
+    envs.step(np.float32([[edge], [-edge]]))
+    with pytest.raises(ValueError, match=r"outside \[-1, 1\]"):
+        envs.step(np.float32([[1.00001], [0]]))
+    assert envs.autoreset_mode is envs.metadata["autoreset_mode"]

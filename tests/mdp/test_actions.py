@@ -161,3 +161,14 @@ def test_each_problem_has_its_own_space():
 
 def test_kinds_with_masks():
     assert [name for name, kind in ACTIONS.items() if issubclass(kind, MaskedActions)] == ["discrete"]
+
+
+@pytest.mark.parametrize("kind", [CONTINUOUS, ENERGY, DELTA])
+def test_what_float32_puts_outside_the_box_is_at_its_edge(kind):
+    """As ``gymnasium.wrappers.RescaleAction`` makes it of the box's own bounds."""
+    edge = np.nextafter(np.float32(1), np.float32(2))
+    for sign in (-1, 1):
+        outside, inside = (np.array([sign * value], np.float32) for value in (edge, 1))
+        assert kind.decode((), outside) == kind.decode((), inside)
+        with pytest.raises(ValueError, match="must be an array of one float"):
+            kind.decode((), np.array([sign * 1.00001]))
