@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
+from shrinkml_env.checks import whole_number
 from shrinkml_env.compression import CompressibleModel, compress, encoder_parameters, file_bytes, save_compressed
 from shrinkml_env.data import UtteranceSpec, load_utterances
 from shrinkml_env.evaluation import BudgetExhausted, Evaluation, Evaluator
@@ -225,8 +226,7 @@ def _first(env: Any) -> Any:
 
 
 def _check(problem: SearchProblem, agent: Any, finalists: int) -> None:
-    if isinstance(finalists, bool) or not isinstance(finalists, int) or finalists < 1:
-        raise ValueError(f"finalists must be a whole number of at least 1, got {finalists!r}")
+    whole_number("finalists", finalists, least=1)
     if isinstance(agent, type) or not callable(getattr(agent, "learn", None)):
         what = f"the class {agent.__name__}: make an agent of it" if isinstance(agent, type) else repr(agent)
         raise TypeError(f"agent must have a method learn(total_timesteps), got {what}")

@@ -145,6 +145,8 @@ def make_problem(
     """Make a search problem on a finished evaluator, the other parts given as in `make_env`."""
     if isinstance(ledger, Mapping):
         ledger = resolve("ledger", {"jsonl": Ledger}, {"name": "jsonl", **ledger}, Ledger)
+    elif not isinstance(ledger, Ledger | None):
+        raise ValueError(f'ledger must be a mapping such as {{"budget": 200}}, a Ledger, or None, got {ledger!r}')
     space = make_search_space(evaluator.layers, search_space)
     return SearchProblem(
         evaluator,

@@ -12,6 +12,7 @@ import gymnasium as gym
 import torch
 
 from shrinkml_env.asr import load_model
+from shrinkml_env.checks import whole_number
 from shrinkml_env.compression import CompressibleModel
 from shrinkml_env.data import load_utterances
 from shrinkml_env.envs.assembly import assemble_env, make_factorisation, make_reward
@@ -112,6 +113,7 @@ def make_env(
     if unknown:
         valid = ", ".join(name for name in inspect.signature(make_env).parameters if name != "unknown")
         raise ValueError(f"ShrinkML-v0 has no argument {next(iter(unknown))!r}; its arguments are {valid}")
+    memory_mb = whole_number("memory_mb", memory_mb, least=0)
     model, cache = _load(model, device), _open(cache)
     utterances = load_utterances(proxy)
     reward = make_reward(reward)
@@ -179,6 +181,10 @@ def make_tabular_env(
         ValueError: A name or an option is unknown, or parts do not go together.
     """
     known = Table.load() if table is None else table
+    if not isinstance(known, Table):
+        raise ValueError(
+            f"table must be a Table, as Table.load(path) reads one, or None for the shipped one, got {table!r}"
+        )
     parts = {"action": action, "observation": observation, "reward": reward, "constraint": constraint}
     twin = assemble_env(
         known.evaluator(subset), **parts, search_space=known.search_space, ledger=ledger, render_mode=render_mode
@@ -202,8 +208,14 @@ def make_vector_tabular_env(num_envs: int = 1, **arguments: Any) -> VectorTabula
     return VectorTabularEnv(make_tabular_env(**arguments), num_envs)
 
 
-def _load(model: Any, device: str) -> Any:
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+def _load(model: Any, device: Any) -> Any:
+    try:
+        kind = torch.device(device).type if isinstance(device, str | torch.device) else None
+    except RuntimeError:
+        kind = None
+    if kind is None:
+        raise ValueError(f"device must be 'cpu', 'cuda', or another that torch knows, got {device!r}")
+    if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device!r}: this torch finds no GPU; leave out `device`")
     if isinstance(model, str | os.PathLike):
         model = load_model(Path(model) if isinstance(model, os.PathLike) else model)
@@ -212,7 +224,7 @@ def _load(model: Any, device: str) -> Any:
             f"model: must be a name, a path, or a CompressibleModel, got a {type(model).__name__}, which lacks the "
             "protocol's methods: see help(shrinkml_env.CompressibleModel)"
         )
-    if next(model.parameters()).device.type != torch.device(device).type:
+    if next(model.parameters()).device.type != kind:
         model = copy.deepcopy(model).to(device)
     return model
 
@@ -220,4 +232,8 @@ def _load(model: Any, device: str) -> Any:
 def _open(cache: Any) -> EvaluationCache | None:
     if cache == "default":
         cache = default_cache_path()
-    return EvaluationCache(Path(cache)) if isinstance(cache, str | os.PathLike) else cache
+    if isinstance(cache, str | os.PathLike):
+        return EvaluationCache(Path(cache))
+    if not isinstance(cache, EvaluationCache | None):
+        raise ValueError(f"cache must be 'default', the name of a file, an EvaluationCache, or None, got {cache!r}")
+    return cache

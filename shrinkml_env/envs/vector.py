@@ -11,6 +11,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 from numpy.typing import NDArray
 
+from shrinkml_env.checks import whole_number
 from shrinkml_env.envs.shrink import MaskableShrinkEnv, ShrinkEnv
 
 __all__ = ["MaskableVectorShrinkEnv", "VectorShrinkEnv"]
@@ -37,8 +38,7 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
     }
 
     def __init__(self, env: ShrinkEnv, num_envs: int) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        num_envs = whole_number("num_envs", num_envs, least=1)
         self.num_envs = num_envs
         self.autoreset_mode = self.metadata["autoreset_mode"]  # TorchRL looks for it here, as in Gymnasium's own
         # Copies of the outermost object only: the problem and all that hangs on it is the same.

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from shrinkml_env.checks import whole_number
 from shrinkml_env.compression.layers import Layer, canonical_ranks
 from shrinkml_env.data.utterance import Utterance
 from shrinkml_env.evaluation.evaluator import Evaluator
@@ -98,13 +99,13 @@ class Ledger:
         budget: The number of unique evaluations allowed, or None for any number.
 
     Raises:
-        ValueError: The budget is negative.
+        ValueError: The budget is no whole number of at least 0, or the path none.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, budget: int | None = None) -> None:
-        if budget is not None and budget < 0:
-            raise ValueError(f"the budget of evaluations must be at least 0 or None, got {budget}")
-        self.budget = budget
+        self.budget = None if budget is None else whole_number("ledger: budget", budget, least=0)
+        if path is not None and not isinstance(path, str | os.PathLike):
+            raise ValueError(f"ledger: path must be the name of a file, got {path!r}")
         self._file = None if path is None else LedgerFile(path)
         self._subject: tuple[str, Evaluation] | None = None  # the evaluator's key and baseline, once they are known
         self._stored: dict[tuple[int, ...], Evaluation] = {}

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from shrinkml_env.checks import whole_number
 from shrinkml_env.compression import (
     BATCH,
     SVD,
@@ -73,10 +74,8 @@ class Measurer:
             raise ValueError(
                 "the model is in training mode, in which dropout makes every measurement another: call eval()"
             )
-        if memory < 0:
-            raise ValueError(f"the memory for activations must be at least 0 bytes, got {memory}")
-        if workers < 1:
-            raise ValueError(f"workers must be at least 1, got {workers}")
+        memory = whole_number("memory", memory, least=0)
+        workers = whole_number("workers", workers, least=1)
         device = device_of(model)
         if workers > 1 and device != "cpu":
             raise ValueError(f"several workers are for CPUs, the model is on {device!r}: leave workers at 1")

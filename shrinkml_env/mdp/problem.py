@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from shrinkml_env.checks import is_number
 from shrinkml_env.compression.layers import Layer, canonical_ranks
 from shrinkml_env.evaluation.ledger import Ledger, SupportsEvaluate
 from shrinkml_env.evaluation.result import Evaluation
@@ -171,9 +172,11 @@ class SearchProblem:
         The reward is a float, or a float32 array if the reward function has a `space`.
 
         Raises:
-            ValueError: The reward is not finite.
+            ValueError: The reward is no number, or not finite.
         """
         value = self.reward_function(evaluation, self.baseline)
+        if self.reward_space is None and not is_number(value):
+            raise ValueError(f"the reward {self.reward_function!r} must give a number, it gave {value!r}")
         if not np.all(np.isfinite(value)):
             raise ValueError(f"the reward {self.reward_function!r} gave {value} at a WER of {evaluation.wer:.4f}")
         terms = getattr(self.reward_function, "terms", None)

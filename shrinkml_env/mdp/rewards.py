@@ -24,6 +24,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from shrinkml_env.checks import is_number
 from shrinkml_env.evaluation.result import Evaluation
 
 __all__ = [
@@ -315,10 +316,11 @@ def _require(
     at_most: float = math.inf,
     below: float = math.inf,
 ) -> None:
-    if math.isfinite(value) and at_least <= value <= at_most and above < value < below:
+    if is_number(value) and math.isfinite(value) and at_least <= value <= at_most and above < value < below:
         return
+    # Without bounds a number is all that is asked for.
     bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
-    wanted = " and ".join(f"{words} {bound:g}" for words, bound in bounds.items() if math.isfinite(bound))
+    wanted = " and ".join(f"{words} {bound:g}" for words, bound in bounds.items() if math.isfinite(bound)) or "a number"
     raise ValueError(f"reward {reward!r}: {option} must be {wanted}, got {value!r}")
 
 

@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
+from shrinkml_env.checks import is_number
 from shrinkml_env.mdp.problem import SearchProblem
 
 __all__ = ["POTENTIALS", "ActivationErrorPotential", "NoPotential", "Potential"]
@@ -53,7 +54,7 @@ class ActivationErrorPotential(Potential):
     """
 
     def __init__(self, problem: SearchProblem, weight: float = 0.1) -> None:
-        if not (math.isfinite(weight) and weight > 0):
+        if not (is_number(weight) and math.isfinite(weight) and weight > 0):
             raise ValueError(f"shaping 'activation_error': weight must be above 0, got {weight!r}")
         super().__init__(problem)
         self.weight = weight

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from shrinkml_env.checks import whole_number
 from shrinkml_env.compression.layers import Layer
 from shrinkml_env.space.sensitivity import Sensitivity
 
@@ -199,10 +200,11 @@ class Explicit:
             if name not in known:
                 raise ValueError(f"search space: no layer is named {name!r}; the layers are {', '.join(known)}")
         chosen = [layer for name, layer in known.items() if name in self.candidates]
-        return _form(
-            chosen,
-            lambda layer: {layer.canonical(rank) for rank in self.candidates[layer.name]} - {layer.max_rank},
-        )
+        ranks = {
+            layer: [whole_number(f"layer {layer.name!r}: a candidate", rank, 1) for rank in self.candidates[layer.name]]
+            for layer in chosen
+        }
+        return _form(chosen, lambda layer: {layer.canonical(rank) for rank in ranks[layer]} - {layer.max_rank})
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,7 @@ def test_masks_and_seeds():
     envs.reset(seed=[1, 2])
     assert envs.action_masks().shape == (2, 25)
     assert envs.action_masks().sum() == 30
-    with pytest.raises(ValueError, match="num_envs must be at least 1"):
+    with pytest.raises(ValueError, match="num_envs must be a whole number of at least 1"):
         make(0)
 
 

@@ -328,7 +328,7 @@ def test_content_is_the_hash_of_what_the_counts_depend_on(measurer, mark):
 
 
 def test_bad_number_of_workers():
-    with pytest.raises(ValueError, match="workers must be at least 1"):
+    with pytest.raises(ValueError, match="workers must be a whole number of at least 1"):
         Evaluator(MODEL, UTTERANCES, workers=0)
 
 
