@@ -64,6 +64,7 @@ def check(config: DictConfig) -> None:
         ValueError: A number is out of range, or a part of the config cannot be made.
     """
     require_whole(config, "budget", "finalists", "num_envs", "workers", "memory_mb")
+    require_whole(config, "seed", least=0)
     for module in config.imports:
         importlib.import_module(module)
     for group in (*LIVE, "agent"):
