@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python -m
 
-.PHONY: demo test lint types unit bench wheel clean
+.PHONY: demo test quick lint types unit bench wheel clean
 
 demo: $(VENV)/experiments  ## Compress the embedded recogniser and show the result.
 	$(RUN) experiments.search agent=model_based budget=100
@@ -18,7 +18,10 @@ types: $(VENV)/dev
 	$(RUN) mypy
 
 unit: $(VENV)/dev
-	$(RUN) pytest -n 2
+	$(RUN) pytest -n 2 --cov=shrinkml_env --cov-branch --cov-report=term:skip-covered
+
+quick: $(VENV)/dev  ## The fast tests, in about a minute: after each change.
+	$(RUN) pytest -n 2 -m "not slow and not docs and not results"
 
 bench: $(VENV)/experiments  ## Speed against plain references; writes docs/performance.md (about 40 minutes).
 	$(RUN) benchmarks

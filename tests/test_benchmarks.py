@@ -38,6 +38,7 @@ def test_ratios_are_paired():
     assert comparison.per({"fast": 1, "slow": 2}).times_faster("fast", than="slow") == (1.5, 1.0, 2.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_the_embedded_models_transcripts_are_those_of_the_straightforward_way(seed):
     """In batches of any size and order, unit by unit; only a near tie may fall the other way."""

@@ -58,6 +58,7 @@ def test_every_file_is_what_gym_make_takes(group, name):
         assert parameter.default is parameter.empty or spec[option] == parameter.default, option
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", AGENTS)
 def test_every_agent_searches(name):
     """On the fake model, with the action kind that its config asks for."""

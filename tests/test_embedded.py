@@ -42,6 +42,7 @@ def test_size_and_file_format(model):
     assert len(model.layers) == 11
 
 
+@pytest.mark.slow
 def test_word_error_rate_on_unseen_voices_and_sentences(model):
     utterances = load_utterances("test")
     hypotheses = recognise_all(model, utterances)
@@ -52,11 +53,13 @@ def test_word_error_rate_on_unseen_voices_and_sentences(model):
     assert not any(hypothesis.capped for hypothesis in hypotheses)
 
 
+@pytest.mark.slow
 def test_the_original_never_hits_its_token_limit(model):
     for name in ("proxy-pool", "dev"):
         assert not any(hypothesis.capped for hypothesis in recognise_all(model, load_utterances(name)))
 
 
+@pytest.mark.slow
 def test_beam_search_is_no_worse_than_greedy(model):
     utterances = load_utterances("proxy")
     references = [model.normalise(utterance.text) for utterance in utterances]
@@ -66,6 +69,7 @@ def test_beam_search_is_no_worse_than_greedy(model):
     assert jiwer.wer(references, beam.transcribe([u.waveform for u in utterances])) <= greedy + 0.005
 
 
+@pytest.mark.slow
 def test_factored_and_put_back_give_the_same_transcripts(model):
     """The compressed model's transcripts are those of the dense one with U @ V in place of each matrix."""
     waveforms = [utterance.waveform for utterance in load_utterances("dev")[:40]]
@@ -79,6 +83,7 @@ def test_factored_and_put_back_give_the_same_transcripts(model):
     assert compressed.transcribe(waveforms) == dense.transcribe(waveforms)
 
 
+@pytest.mark.slow
 def test_the_file_is_smaller_and_remembers(model, tmp_path):
     ranks = {layer.name: max(1, layer.break_even // 4) for layer in model.layers}
     compressed = compress(model, ranks)
@@ -93,6 +98,7 @@ def test_the_file_is_smaller_and_remembers(model, tmp_path):
 SCALAR_IDS = [name for name, options in VARIANTS.items() if options.get("reward") != "vector"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCALAR_IDS)
 def test_both_check_envs_without_a_warning(name):
     with warnings.catch_warnings():
@@ -102,6 +108,7 @@ def test_both_check_envs_without_a_warning(name):
         sb3_check_env(env)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCALAR_IDS)
 def test_vector_environments(name):
     for mode in ("sync", "async"):
@@ -117,6 +124,7 @@ def test_vector_environments(name):
         envs.close()
 
 
+@pytest.mark.slow
 def test_the_multi_objective_environment():
     assert set(VARIANTS) - set(SCALAR_IDS) == {"ShrinkMLMultiObjective-v0"}
     env = gym.make("ShrinkMLMultiObjective-v0")
@@ -137,6 +145,7 @@ print(repr(reward), info["wer"], info["size_ratio"], info["ranks"])
 """
 
 
+@pytest.mark.slow
 def test_the_same_numbers_in_another_process():
     outputs = {
         subprocess.run([sys.executable, "-c", _EPISODE], capture_output=True, text=True, check=True).stdout
@@ -158,6 +167,7 @@ def run_experiment(name, *arguments):
     return run.stdout
 
 
+@pytest.mark.slow
 def test_search_and_validation_from_the_command_line(tmp_path):
     sets = [f"{name}={few}" for name, few in FEW.items()]
     run_experiment(
@@ -178,6 +188,7 @@ def test_search_and_validation_from_the_command_line(tmp_path):
     assert [line.split()[0] for line in summary[2:]] == ["original", *(directory.name for directory in directories)]
 
 
+@pytest.mark.slow
 def test_sensitivity_from_the_command_line(tmp_path):
     output = run_experiment("sensitivity", "search_space.count=1", f"proxy={FEW['proxy']}", f"outputs={tmp_path}")
     assert "search space formed from it:" in output
@@ -187,6 +198,7 @@ def test_sensitivity_from_the_command_line(tmp_path):
     assert env.unwrapped.problem.search_space.size > 1
 
 
+@pytest.mark.slow
 def test_proxy_selection_from_the_command_line(tmp_path):
     sets = (f"pool={FEW['proxy']}", f"dev={FEW['dev']}", "sizes=[2,3]", "configurations=3")
     run_experiment("select_proxy", *sets, f"outputs={tmp_path}")
@@ -195,6 +207,7 @@ def test_proxy_selection_from_the_command_line(tmp_path):
     assert (ids.parent / "fidelity.png").exists()
 
 
+@pytest.mark.slow
 def test_the_cache_from_the_command_line(tmp_path):
     evaluator = Evaluator(load_model("las_small"), load_utterances("proxy")[:2], cache=EvaluationCache(tmp_path / "c"))
     evaluator.evaluate({"decoder.output": 10})

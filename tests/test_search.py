@@ -145,6 +145,7 @@ def test_several_environments_at_once(wrapped):
     assert result.evaluations == 7  # which no number of whole steps of three makes
 
 
+@pytest.mark.slow
 def test_on_a_table_the_choice_is_measured_for_real():
     env = gym.make("ShrinkMLTabular-v0", ledger={"budget": 30})
 

@@ -247,6 +247,7 @@ def test_knapsack_is_exact_where_losses_add_up():
     assert len({round(trial.evaluation.wer, 9) for trial in found}) == whole
 
 
+@pytest.mark.slow
 def test_knapsack_keeps_to_its_sizes_and_begins_at_the_largest():
     env = make_fake_env()
     KnapsackSearch(env, points=2, sizes=(0.3, 0.6)).learn(200 * STEPS)
@@ -264,6 +265,7 @@ def test_knapsack_keeps_to_its_sizes_and_begins_at_the_largest():
         KnapsackSearch(make_fake_env(), sizes=(0.0, 0.01)).learn(STEPS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler",
     [
@@ -295,6 +297,7 @@ def test_a_sampler_that_only_repeats_itself_ends():
     assert agent.num_timesteps == 101 * STEPS
 
 
+@pytest.mark.slow
 def test_a_model_of_the_wer_is_worth_having():
     """After 25 evaluations it has found more than random search after four times as many, whatever the seed."""
     for seed in range(3):
@@ -344,6 +347,7 @@ def test_searches_that_compare_errors_compare_what_the_reward_depends_on(agent_c
     assert tried == expected
 
 
+@pytest.mark.slow
 def test_a_model_of_the_divergence_is_worth_having():
     for seed in range(3):
         random, planned = (
@@ -367,6 +371,7 @@ def test_a_model_based_search_tries_everything_once():
     assert agent.num_timesteps == 2 * env.problem.ledger.count == 2 * (5 * 5 - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.5, 0.02])
 @pytest.mark.parametrize("resource", ["size", "macs"])
 def test_a_model_based_search_plans_within_the_budget_and_uses_it_up(resource, share):
@@ -384,6 +389,7 @@ def test_a_model_based_search_plans_within_the_budget_and_uses_it_up(resource, s
     assert budget - 0.05 < largest <= budget
 
 
+@pytest.mark.slow
 def test_a_model_based_search_within_multiply_adds_leaves_an_embedding_dense():
     """Factored it would cost more: where hardly more than the cheapest is allowed, it must come up to dense."""
     evaluator = FakeEvaluator(lookups={"bridge": 2000})

@@ -23,6 +23,7 @@ def test_each_form_recognises_what_it_does_alone(configurations):
     assert found == expected
 
 
+@pytest.mark.slow
 def test_the_embedded_model():
     model = load_model("las_small")
     waveforms = [utterance.waveform for utterance in load_utterances("dev")[:12]]

@@ -98,6 +98,7 @@ def plain_transcripts(name, folder, limits):
     return [text.strip() for text in texts]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_transcripts_are_those_of_transformers(name, folders, models):
     # 8 tokens and 6.5 a second, rounded up.
@@ -172,6 +173,7 @@ def test_copies_and_pickles(name, models):
         assert vars(other).keys() == vars(model).keys()
 
 
+@pytest.mark.slow
 def test_workers(models):
     """Each unpickles the model in a process that knows nothing of transformers."""
     utterances = [Utterance(str(index), "s", wave, "set an alarm") for index, wave in enumerate(tones(2))]
@@ -185,6 +187,7 @@ def test_workers(models):
     assert found == [alone.evaluate(each) for each in ranks]
 
 
+@pytest.mark.slow
 def test_saved_models_need_no_original(folders, tmp_path):
     """All in one new process, since importing transformers takes seconds."""
     expected = {}
@@ -377,6 +380,7 @@ def test_without_transformers(folders, monkeypatch):
         load_model(f"hf:{folders['whisper']}")
 
 
+@pytest.mark.slow
 def test_importing_the_library_does_not_import_transformers():
     script = "import sys, shrinkml_env; print([name for name in sys.modules if name.startswith('transformers')])"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "[]"

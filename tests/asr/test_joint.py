@@ -188,6 +188,7 @@ def test_a_changed_factor_counts():
     assert not torch.allclose(encoded(compressed), before, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [0, 20_000, 2**28])
 @settings(deadline=None, max_examples=8)
 @given(configurations=st.lists(ranks, min_size=1, max_size=4))
@@ -291,6 +292,7 @@ def test_evaluator():
     assert evaluator.activation_error(configuration) > 0
 
 
+@pytest.mark.slow
 def test_by_name(tmp_path):
     """Of a shipped model, of a folder, and in an environment."""
     joint, plain = load_model("joint:las_small"), load_model("las_small")

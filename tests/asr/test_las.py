@@ -225,6 +225,7 @@ def test_beam_size_is_checked():
         Decoding(beam_size=0)
 
 
+@pytest.mark.slow
 def test_unpickles_in_a_fresh_process(tmp_path):
     (tmp_path / "model.pickle").write_bytes(pickle.dumps(MODEL))
     code = f"import pickle; print(type(pickle.load(open({str(tmp_path / 'model.pickle')!r}, 'rb'))).__name__)"

@@ -31,6 +31,7 @@ def make_trainer(corpus, directory, augmentation=PLAIN, model=None, objective=No
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_learns_to_tell_tones_apart(corpus, tmp_path):
     trainer = make_trainer(
         corpus, tmp_path / "run", epochs=120, batch_seconds=20.0, learning_rate=1e-2, checkpoint_steps=1000,
@@ -42,6 +43,7 @@ def test_learns_to_tell_tones_apart(corpus, tmp_path):
     assert list((tmp_path / "run" / "tensorboard").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [{}, {"encoder.1": 6, "decoder.lstm": 4}])
 def test_a_killed_training_resumes_to_the_same_weights(corpus, tmp_path, ranks):
     def make(directory, augmentation):

@@ -171,6 +171,7 @@ def test_the_file_holds_a_byte_for_each_number_of_a_matrix(quantised, saved):
     assert config["int8"] == list(scales)
 
 
+@pytest.mark.slow
 def test_loading_needs_no_torchao(saved):
     code = (
         "import sys; sys.modules['torchao'] = None; import tests.helpers.models; from shrinkml_env import"

@@ -31,6 +31,7 @@ def test_other_failures_are_not_hidden(monkeypatch):
         torchaudio_compat.import_torchaudio()
 
 
+@pytest.mark.slow
 def test_a_fresh_process_can_import_it():
     code = "from shrinkml_env.data import torchaudio_compat as t; print(t.import_torchaudio().transforms.MFCC)"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

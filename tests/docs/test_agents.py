@@ -15,6 +15,8 @@ from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
 from tests.helpers.configs import AGENTS, CONF
 from tests.helpers.fake_evaluator import make_fake_env
 
+pytestmark = pytest.mark.docs
+
 DOCS = CONF.parent / "docs"
 ACTIONS = ("continuous", "energy", "delta", "discrete", "one_shot")
 

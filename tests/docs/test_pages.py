@@ -9,6 +9,8 @@ import pytest
 
 from tests.helpers.pages import ROOT, blocks
 
+pytestmark = pytest.mark.docs
+
 PAGES = (
     "docs/actions.md",
     "docs/constraints.md",

@@ -55,6 +55,7 @@ def registered():
     del gym.registry["FakeShrink-v0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("observation", OBSERVATIONS)
 @pytest.mark.parametrize("render_mode", [None, "ansi", "rgb_array"])
@@ -259,6 +260,7 @@ def test_vector_environment(registered):
     envs.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_vector_environment_runs_it(kind):
     make = functools.partial(make_fake_env, kind)
@@ -282,6 +284,7 @@ def test_every_vector_environment_runs_it(kind):
         vectorised.close()
 
 
+@pytest.mark.slow
 def test_masks_reach_a_masking_agent_through_another_process():
     make = functools.partial(make_fake_env, "discrete", constraint={"name": "mask", "budget": 0.4})
     envs = SubprocVecEnv([make, make])
@@ -316,6 +319,7 @@ def test_a_multi_objective_environment(registered):
     assert play(scalar, [3] * STEPS)[-1][1] == pytest.approx(expected + 0.2)
 
 
+@pytest.mark.slow
 def test_a_video_of_an_episode(registered, tmp_path):
     env = gym.make(registered, action="discrete", render_mode="rgb_array")
     env = gym.wrappers.RecordVideo(env, str(tmp_path / "videos"), episode_trigger=lambda _: True, disable_logger=True)
@@ -327,6 +331,7 @@ def test_a_video_of_an_episode(registered, tmp_path):
     assert video.stat().st_size > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("granularity", ["layer", "matrix"])
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("observation", OBSERVATIONS)
@@ -394,6 +399,7 @@ print(repr(results))
 """
 
 
+@pytest.mark.slow
 def test_same_seed_same_numbers_in_a_new_process():
     outputs = {
         subprocess.run(

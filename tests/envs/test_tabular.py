@@ -49,6 +49,7 @@ def test_every_place_on_the_line_is_the_same_candidate():
         assert one == other, value
 
 
+@pytest.mark.slow
 def test_both_checkers_pass_without_a_warning():
     for action in ("discrete", "continuous"):
         with warnings.catch_warnings():

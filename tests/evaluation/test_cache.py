@@ -180,6 +180,7 @@ def _write_for_ever(path):
         number += 1
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_a_sound_file(tmp_path):
     path = tmp_path / "cache.sqlite"
     writer = multiprocessing.get_context("fork").Process(target=_write_for_ever, args=(path,))

@@ -60,6 +60,7 @@ def test_as_the_training_pass_says_utterance_by_utterance():
     assert total > 0
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(
     st.fixed_dictionaries({}, optional={layer.name: st.integers(1, layer.max_rank) for layer in MODEL.layers}),

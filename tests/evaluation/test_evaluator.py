@@ -166,6 +166,7 @@ def test_singular_vectors_are_computed_on_one_thread(monkeypatch):
     assert (threads, torch.get_num_threads()) == ({1}, 2)
 
 
+@pytest.mark.slow
 def test_another_process_measures_the_same():
     code = (
         "from tests.evaluation.test_evaluator import *\n"
@@ -192,6 +193,7 @@ def test_errors_name_layer_and_utterance():
 CONFIGURATIONS = [{"gru": 4}, {}, {"front": 2, "gru": 3}, {"gru": 4}, {"hidden": 5}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_several_at_once_are_as_one_after_the_other(workers, tmp_path):
     cache = EvaluationCache(tmp_path / "cache.sqlite")
@@ -243,6 +245,7 @@ def test_each_comes_as_soon_as_it_is_measured_and_no_lock_is_held_then(cached, t
         assert len(cache) == 4
 
 
+@pytest.mark.slow
 def test_workers_lock_a_few_at_a_time(tmp_path):
     cache = Watched(tmp_path / "cache.sqlite")
     evaluator = Evaluator(MODEL, UTTERANCES, cache=cache, workers=2)

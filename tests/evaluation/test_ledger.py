@@ -161,6 +161,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.slow
 def test_another_process_holds_the_file_until_it_is_killed(tmp_path):
     path = tmp_path / "evaluations.jsonl"
     command = [sys.executable, "-c", HOLD, str(path)]

@@ -23,6 +23,7 @@ def test_which_models_have_stages():
     assert not isinstance(TinyCTC(), StagedModel)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [0, 20_000, 2**28])
 @settings(deadline=None, max_examples=8)
 @given(configurations=st.lists(ranks, min_size=1, max_size=4))

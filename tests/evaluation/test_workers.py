@@ -5,6 +5,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from shrinkml_env.evaluation.workers import Workers
 
 PROGRAM = """
@@ -24,12 +26,14 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_answers_come_in_the_order_of_the_tasks():
     workers = Workers(abs, 2)
     assert list(workers([-3, 1, -2])) == [3, 1, 2]
     workers.close()
 
 
+@pytest.mark.slow
 def test_a_killed_program_leaves_no_process_behind(tmp_path):
     path = tmp_path / "program.py"
     path.write_text(PROGRAM)

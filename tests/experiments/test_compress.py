@@ -53,6 +53,7 @@ def configure(data):
     return compose_compress
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("goal", ["target_size=0.6", "max_wer_increase=30"])
 def test_leaves_a_smaller_model_and_what_it_costs(configure, goal, capsys):
     config = configure(goal)
@@ -90,6 +91,7 @@ def test_leaves_a_smaller_model_and_what_it_costs(configure, goal, capsys):
     assert json.loads((directory / "best.json").read_text()) == record
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("allowed", "good_enough"), [(60, True), (20, False)])
 def test_the_size_for_a_word_error_rate_is_looked_for_by_halving(configure, capsys, allowed, good_enough):
     """This model loses between 20 and 60 points at every size, so the range closes in on one of its ends."""
@@ -218,6 +220,7 @@ def test_few_speakers(configure, data, speakers, note):
     assert note in prepare(configure("target_size=0.5")).data_note
 
 
+@pytest.mark.slow
 def test_as_it_is_typed(data):
     command = [sys.executable, "-m", "experiments.compress", f"model={data.parent / 'model'}", f"data={data}"]
     wrong = subprocess.run([*command, "target_size=2"], capture_output=True, text=True, check=False)

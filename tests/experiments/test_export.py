@@ -30,6 +30,7 @@ def test_a_run_and_a_models_folder_are_exported(run, tmp_path, capsys):
         assert load_compressed(folder).transcribe(tones()) == expected
 
 
+@pytest.mark.slow
 def test_what_is_no_run_is_an_error_of_one_line(run, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere is neither a finished run"):
         export(tmp_path / "nowhere", "onnx")

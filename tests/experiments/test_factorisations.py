@@ -47,6 +47,7 @@ def test_the_result_of_a_search_is_factored_as_the_search_did(configure, aware, 
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_the_record_must_say_how_it_was_factored(configure, aware):
     directory = search(configure("agent=random", "budget=2", "finalists=1", *aware), "title")
     record = json.loads((directory / "best.json").read_text())
@@ -59,6 +60,7 @@ def test_the_record_must_say_how_it_was_factored(configure, aware):
             validate_ranks(directory / "best.json")
 
 
+@pytest.mark.slow
 def test_a_sensitivity_tells_its_factorisation(configure, aware, speech, tmp_path):
     sets = f"proxy={{root: {speech['root']}, subset: {speech['subset']}}}"
     common = [f"model={tmp_path / 'model'}", sets, f"outputs={tmp_path / 'sensitivity'}", "search_space.count=2"]

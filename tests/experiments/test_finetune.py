@@ -33,6 +33,7 @@ def seed_model(original, tmp_path):
     return tmp_path / "small"
 
 
+@pytest.mark.slow
 def test_a_jointly_factored_model(configure_training, original, tmp_path):
     ranks = {"encoder.0": 6, "encoder.1.recurrent": 5, "decoder.lstm": 4}
     seed_model = compress(load_model(f"joint:{original}"), ranks)
@@ -45,6 +46,7 @@ def test_a_jointly_factored_model(configure_training, original, tmp_path):
         assert not torch.equal(before.weight_forward_v, after.weight_forward_v)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distillation", ["none", "original"])
 def test_leaves_a_better_model_of_the_same_ranks(configure_training, seed_model, original, distillation, capsys):
     options = (f"distillation={distillation}", "training.epochs=40.4", "training.batch_seconds=20")
@@ -72,6 +74,7 @@ def test_leaves_a_better_model_of_the_same_ranks(configure_training, seed_model,
     assert "has ended already" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_dropout_is_that_of_the_config(configure_training, seed_model):
     def trained(*options):
         return load_model(finetune(configure_training("finetune", f"seed_model={seed_model}", *options)) / "model")
@@ -94,6 +97,7 @@ def hearing(tones, original):
     return folder / "model"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", ["5e-3", "1e-9"])
 def test_the_engineers_command_trains_what_it_has_found(tones, hearing, tmp_path, rate, capsys):
     for speaker in "34567":
@@ -134,6 +138,7 @@ def test_the_engineers_command_trains_what_it_has_found(tones, hearing, tmp_path
         compress_command.prepare(bad)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_model(configure_training, seed_model, tmp_path, monkeypatch):
     options = (f"seed_model={seed_model}", "distillation=original", "+training.checkpoint_steps=1")
     whole = finetune(configure_training("finetune", *options, f"outputs={tmp_path / 'whole'}"))
@@ -209,6 +214,7 @@ def test_a_search_is_no_rule_and_has_its_own_command(configure_training):
         make(configure_training("seed_model", "agent=uniform", "size=0.01"), "title")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [[], ["search=['agent=random','budget=4','finalists=1']"]], ids=["rule", "search"])
 def test_iterates_down_to_the_last_size(configure_training, original, ranks):
     config = configure_training("iterate", "sizes=[0.7,0.4]", "shares=[1,3]", "agent=uniform", *ranks)
@@ -256,6 +262,7 @@ def test_bad_stages(configure_training):
         iterate(configure_training("iterate", "sizes=[0.7,0.4]", "shares=[1]"))
 
 
+@pytest.mark.slow
 def test_from_the_command_line_in_two_processes(tones, original, seed_model, tmp_path):
     speech = f"{{root: {tones.folder.parent}, subset: train}}"
     command = [

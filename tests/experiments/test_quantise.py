@@ -67,6 +67,7 @@ def test_a_run_and_what_is_quantised_already(configure, tmp_path):
     assert list(int8_scales(exported)) == list(int8_scales(load_compressed(folder / "compressed")))
 
 
+@pytest.mark.slow
 def test_errors_have_one_line(tmp_path):
     command = [sys.executable, "-m", "experiments.quantise", f"outputs={tmp_path / 'outputs'}"]
     found = subprocess.run([*command, "model=nowhere"], capture_output=True, text=True)

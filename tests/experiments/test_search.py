@@ -10,6 +10,7 @@ from experiments.validate import validate, validate_ranks
 from shrinkml_env.evaluation import read_ledger
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -59,6 +60,7 @@ def leaves(record, path=()):
     return [path]
 
 
+@pytest.mark.slow
 def test_validation_notices_every_wrong_number(configure, tmp_path):
     directory = search(configure("agent=random", "budget=3", "finalists=1"), "title")
     content = (directory / "best.json").read_text()

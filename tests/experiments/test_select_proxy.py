@@ -47,6 +47,7 @@ def test_fidelity_by_hand():
     assert fidelity(words, measured, [[2]], block=1, seed=0).kendall[0] == pytest.approx(-1)
 
 
+@pytest.mark.slow
 def test_blocks_of_neighbours_widen_the_interval():
     """Ten models that are all alike count as one."""
     rng = np.random.default_rng(0)

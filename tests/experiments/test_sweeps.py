@@ -89,11 +89,13 @@ def compare(folder, reference, recognised, processes):
     assert {threads for _, threads in processes} == {"1"}
 
 
+@pytest.mark.slow
 def test_joblib(reference, parts, tmp_path):
     require("hydra-joblib-launcher")
     compare(tmp_path, reference, *sweep(tmp_path, parts, "launcher=joblib", "hydra.launcher.n_jobs=2"))
 
 
+@pytest.mark.slow
 def test_submitit_on_this_machine(reference, parts, tmp_path):
     require("hydra-submitit-launcher")
     compare(tmp_path, reference, *sweep(tmp_path, parts, "launcher=submitit_local"))
@@ -145,6 +147,7 @@ def ray_cluster(tmp_path):
         cluster.terminate()
 
 
+@pytest.mark.slow
 def test_ray(reference, parts, tmp_path, ray_cluster):
     folder = tmp_path / "here"
     compare(folder, reference, *sweep(folder, parts, "launcher=ray", **ray_cluster))

@@ -21,6 +21,7 @@ TINY = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "launcher", [("-m",), ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m")]
 )
@@ -78,6 +79,7 @@ def train(corpus, outputs, *options):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_starts_from_a_saved_model(corpus, tmp_path):
     first = train(corpus, tmp_path / "first")
     assert first.returncode == 0, first.stderr

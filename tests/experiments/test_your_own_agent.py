@@ -34,6 +34,7 @@ def run(configure, tmp_path, monkeypatch):
     return run_search
 
 
+@pytest.mark.slow
 def test_a_class_of_ones_own(run):
     first = run("HillClimber", "seed=1")
     assert 1 < len(first) <= 8
@@ -63,6 +64,7 @@ def test_a_search_of_ones_own(run):
         assert min(changes) == 1
 
 
+@pytest.mark.slow
 def test_torchrl_learns_on_the_environment_directly():
     pytest.importorskip("torchrl", reason="torchrl is not installed: pip install -c constraints.txt torchrl")
     names = {}

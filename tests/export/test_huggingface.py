@@ -35,6 +35,7 @@ def test_transformers_reads_what_is_exported(tmp_path, kind):
     assert {weight.dtype for weight in weights.values()} == {model.storage_dtype}
 
 
+@pytest.mark.slow
 def test_everything_of_transformers_works_with_it(tmp_path):
     """Without this library: generating, pipelines, saving again."""
     model = make_compressed(tmp_path / "model", "whisper")

@@ -84,6 +84,7 @@ def test_features_are_those_of_the_model(original, samples):
     torch.testing.assert_close(found, original.features.one(waveform), atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [0, 1, 2])
 def test_a_scan_computes_what_the_lstm_does(compressed, layer):
     source = compressed.encoder.layers[layer].lstm
@@ -93,6 +94,7 @@ def test_a_scan_computes_what_the_lstm_does(compressed, layer):
         torch.testing.assert_close(las.ScanLSTM(source)(inputs), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_programs_compute_what_the_model_does(transcriber, compressed, utterances):
     for utterance in utterances[:4]:
         with torch.no_grad():
@@ -129,6 +131,7 @@ def test_several_hypotheses_are_steps_of_one_program(transcriber):
             np.testing.assert_allclose(one[row : row + 1], other, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["torch", "onnx"])
 def test_a_folder_transcribes_by_itself(exported, compressed, tmp_path, name):
     """With the script in it and none of this library, from an audio file."""
@@ -162,6 +165,7 @@ def weights_of(folder):
     return stored, sum(len(tensor.raw_data) for tensor in tensors)
 
 
+@pytest.mark.slow
 def test_graphs_hold_factors_in_the_models_number_format(original, compressed, exported, utterances, tmp_path):
     shapes, size = weights_of(exported / "onnx")
     assert {(64, 4), (4, 16), (64, 6), (6, 16), (64, 5), (5, 16), (56, 7), (7, 14), (7, 38)} <= shapes
@@ -228,6 +232,7 @@ def test_a_missing_package_is_named(compressed, utterances, tmp_path, monkeypatc
         export_model(compressed, tmp_path / "out", "onnx", utterances)
 
 
+@pytest.mark.slow
 def test_the_documentation_runs(tmp_path, monkeypatch, capsys):
     pytest.importorskip("onnxscript")
     page = (Path(__file__).parents[2] / "docs" / "export.md").read_text()

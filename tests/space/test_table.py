@@ -33,6 +33,7 @@ def test_complete_on_proxy_and_small(table):
     assert table.edits["proxy"].shape == (table.size,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subset", ["dev", "test"])
 def test_the_best_and_many_others_on_dev_and_test(table, subset):
     known = table.edits[subset] >= 0
@@ -44,6 +45,7 @@ def test_the_best_and_many_others_on_dev_and_test(table, subset):
     assert known[np.random.default_rng(0).permutation(table.size)[:1000]].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", ["discrete", "continuous"])
 def test_both_checkers_pass_without_a_warning(action):
     with warnings.catch_warnings():
@@ -53,6 +55,7 @@ def test_both_checkers_pass_without_a_warning(action):
         sb3_check_env(env)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subset", ["proxy", "dev"])
 def test_random_rows_are_what_the_live_twin_measures(table, model, subset):
     tabular = gym.make("ShrinkMLTabular-v0", subset=subset).unwrapped
@@ -86,6 +89,7 @@ def test_an_evaluator_on_other_utterances_measures_for_real(table, tmp_path, mon
     assert (measured.params, measured.macs) == (expected.params, expected.macs)
 
 
+@pytest.mark.slow
 def test_the_optimum_is_the_best_of_all_rewards(table):
     env = make_tabular_env(reward="linear", table=table)
     wer = table.edits["proxy"] / table.words["proxy"]

@@ -97,6 +97,7 @@ def test_every_prefix_is_balanced_over_the_patterns(monkeypatch: pytest.MonkeyPa
         assert len(set(turns[start : start + len(PATTERNS)])) >= len(PATTERNS) - 1
 
 
+@pytest.mark.slow
 def test_another_process_with_another_hash_seed_makes_the_same_list(corpus: list[str]) -> None:
     script = (
         "import hashlib; from shrinkml_env.data.synthetic.grammar import sentences;"

@@ -29,6 +29,7 @@ def described(name):
     return Command(*CONFIGS[name], f"experiments.{name}", "It does something.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(CONFIGS))
 def test_every_option_is_explained_in_a_line(name):
     this = described(name)
@@ -275,6 +276,7 @@ def test_an_exit_status_of_ones_own_is_kept(run):
         run(fail)
 
 
+@pytest.mark.slow
 def test_as_it_is_typed(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "experiments.cache"]

@@ -21,6 +21,7 @@ def path(tmp_path):
     return tmp_path / "results.jsonl"
 
 
+@pytest.mark.slow
 def test_results_are_in_the_order_of_the_cells_and_not_made_again(path):
     append_result(path, cells(1)[0], {"square": "known"})
     expected = [{"square": 9}, {"square": "known"}, {"square": 4}]
@@ -37,6 +38,7 @@ def test_what_is_known_elsewhere_is_not_made(path):
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_what_was_made_beside_a_failure_stays(path):
     with pytest.raises(ValueError, match="unlucky"):
         results_of(cells(4, 13, 5), square, path)

@@ -82,6 +82,7 @@ def test_iqm_is_the_mean_of_the_middle_half():
     assert [point.value for point in curve] == pytest.approx([found.value, found.value + 1])
 
 
+@pytest.mark.slow
 def test_intervals_are_the_same_each_time_and_disturb_nobody():
     scores = RNG.normal(size=(10, 2))
     np.random.seed(5)  # noqa: NPY002
@@ -98,6 +99,7 @@ def few_resamples(monkeypatch):
     monkeypatch.setattr("experiments.common.statistics.RESAMPLES", 300)
 
 
+@pytest.mark.slow
 def test_a_difference_excludes_zero_only_where_there_is_one(few_resamples):
     scores = RNG.normal(size=(10, 5))
     clear = difference(scores + 3, RNG.normal(size=(10, 5)))
@@ -108,6 +110,7 @@ def test_a_difference_excludes_zero_only_where_there_is_one(few_resamples):
     assert improvement(scores, scores).value == 0.5
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_truth_about_as_often_as_it_says(few_resamples):
     covered = 0
     for _ in range(60):

@@ -41,6 +41,7 @@ def test_a_picture(tmp_path):
     assert (tmp_path / "ablation.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_a_search_is_measured_on_dev_as_it_goes(tmp_path, monkeypatch):
     monkeypatch.setenv("SHRINKML_CACHE", str(tmp_path / "cache.sqlite"))
     speech = Path(shrinkml_env.__file__).parent / "assets" / "speech"

@@ -23,6 +23,7 @@ def few_resamples(monkeypatch):
     monkeypatch.setattr("experiments.common.statistics.RESAMPLES", 50)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("agent", ["random", "tpe", "ppo", "dqn"])
 def test_a_run_is_played_to_its_budget_or_until_it_repeats_itself(fake_table, agent):
     search = Search("tabular", agent, "linear", seed=1, budget=20)
@@ -40,6 +41,7 @@ def test_overrides_reach_the_environment(fake_table):
     assert len(set(run.feasible)) == 2
 
 
+@pytest.mark.slow
 def test_scores_and_table(fake_table, few_resamples, tmp_path):
     config = OmegaConf.create(
         {"env": "tabular", "agents": ["random", "perfect"], "rewards": ["linear", "amc"], "budget": 5, "overrides": []}
@@ -155,6 +157,7 @@ def test_an_agent_that_plays_nothing_has_no_score(fake_table, tmp_path, monkeypa
         play(Search("tabular", "custom", "linear", 0, 5, ("agent._target_=idle.Agent",)))
 
 
+@pytest.mark.slow
 def test_other_options_are_other_runs(fake_table):
     search = Search("tabular", "random", "linear", 3, 5)
     other = ({"agent": "tpe"}, {"reward": "amc"}, {"overrides": ("reward.size_weight=0.9",)}, {"env": "live"})
@@ -186,6 +189,7 @@ def test_scores_need_something_feasible_that_is_better_than_the_middle(fake_tabl
         benchmark.ends(Search("tabular", "random", "accuracy", 0, 5, tight), [])
 
 
+@pytest.mark.slow
 def test_the_command_goes_on_where_it_was_stopped(few_resamples, tmp_path, capsys):
     """On the shipped table."""
     overrides = ["agents=[uniform,random]", "rewards=[linear]", "seeds=2", "budget=4", f"outputs={tmp_path}"]

@@ -10,6 +10,8 @@ from experiments import summary
 from experiments.common import results
 from experiments.common.compose import compose_config
 
+pytestmark = pytest.mark.results
+
 TWELVE_PASSES = "retraining training.epochs=12 undistilled=[] ~agents.ppo stepwise.sizes=[]"
 PAGES = Path(__file__).parents[3] / "docs" / "results"
 
@@ -31,6 +33,7 @@ def test_rows_of_a_printed_table():
     assert list(table_rows(printed)) == ["| a b | 0.5 |", "| c |  |", "| d |"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "page"),
     [
@@ -61,6 +64,7 @@ def test_nothing_is_made_again_and_pages_show_what_is_printed(command, page, tmp
         assert set(rows) - set((PAGES / page).read_text().splitlines()) == set()
 
 
+@pytest.mark.slow
 def test_kept_results_are_asked_for(monkeypatch, tmp_path):
     """Without them a study begins anew."""
     asked = []

@@ -81,6 +81,7 @@ def test_a_training_is_the_same_wherever_its_files_lie():
     assert key(epochs=2) != key()
 
 
+@pytest.mark.slow
 def test_the_command_makes_every_model_once(configure_training, tones, tmp_path, capsys):
     speech = f"{{root: {tones.folder.parent}, subset: train}}"
     config = configure_training(

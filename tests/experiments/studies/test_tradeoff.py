@@ -76,6 +76,7 @@ def sets(tmp_path, monkeypatch):
     return [f"{name}={{root: {SPEECH}, subset: dev, limit: {limit}}}" for name, limit in limits.items()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "evaluations", "least"),
     # Two utterances bear a lot, and of equal losses the knapsack takes the smaller model.
@@ -89,6 +90,7 @@ def test_a_rule_keeps_its_size(sets, rule, evaluations, least):
     assert len(result.edits) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("granularity", ["layer", "matrix"])
 def test_a_search_keeps_its_size(sets, granularity):
     search = Search(

@@ -32,6 +32,7 @@ def config():
     return OmegaConf.to_container(compose_config("tune"))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Samplers warn of experimental and of deprecated options.
 @pytest.mark.parametrize("agent", config()["agents"])
 def test_the_settings_are_those_of_the_agents_config(agent):
@@ -84,6 +85,7 @@ def test_a_score_is_kept_under_all_that_it_depends_on(monkeypatch):
     assert len({search_cell(one).key for one in (search, *others)}) == 3
 
 
+@pytest.mark.slow
 def test_the_command_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
     played = []
 
