@@ -144,7 +144,6 @@ class LowRankJointEncoderLayer(LowRank, _EncoderLayer):
     """
 
     kind = "lstm"
-    settings = ("units", "time_reduction")
 
     @staticmethod
     def matrix_kinds(module: JointEncoderLayer) -> dict[str, str]:

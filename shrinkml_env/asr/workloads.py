@@ -9,14 +9,14 @@ from torch import nn
 
 from shrinkml_env.asr.recogniser import Recogniser
 from shrinkml_env.compression import Matrix, Workload
-from shrinkml_env.compression.modules import LowRankConv1d, module_matrices
+from shrinkml_env.compression.modules import module_matrices
 
 __all__ = ["convolutions", "frames_workload", "lengths_after", "matrices_below"]
 
 
 def convolutions(module: nn.Module) -> dict[str, Any]:
     """Path -> 1-D convolution, dense or factored, in module order."""
-    return {path: part for path, part in module.named_modules() if isinstance(part, nn.Conv1d | LowRankConv1d)}
+    return {path: part for path, part in module.named_modules() if isinstance(part, nn.Conv1d)}
 
 
 def lengths_after(convolutions: Iterable[Any], length: int) -> list[int]:

@@ -107,18 +107,20 @@ def second_moments(
     def watch(module: nn.Module) -> Callable[..., None]:
         matrix_inputs = LOW_RANK_MODULES[type(module)].matrix_inputs
         signature = inspect.signature(module.forward)
+        parameters = dict(module.named_parameters(remove_duplicate=False))
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
             inputs = matrix_inputs(module, signature.bind(*args, **kwargs).arguments, output)
             for name, seen in inputs.items():
-                matrix, sums = wanted.get(id(module.get_parameter(name)), (None, None))
+                matrix, sums = wanted.get(id(parameters.get(name)), (None, None))
                 if matrix is not None and sums is not None:
                     sums.add(seen, matrix.rows)
 
         return hook
 
     handles: list[RemovableHandle] = [
-        module.register_forward_hook(watch(module), with_kwargs=True)
+        # Before hooks that change the output.
+        module.register_forward_hook(watch(module), prepend=True, with_kwargs=True)
         for module in network.modules()
         if module_matrices(module)
     ]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from typing import TypeVar, cast
+from functools import partial
+from types import MethodType
+from typing import Any, TypeVar, cast
 
 from torch import Tensor, nn
 
 from shrinkml_env.compression.discovery import ranks_of
 from shrinkml_env.compression.factors import Factorisation, Factors
 from shrinkml_env.compression.layers import matrix_ranks
-from shrinkml_env.compression.modules import LOW_RANK_MODULES, module_matrices
+from shrinkml_env.compression.modules import LOW_RANK_MODULES, LowRank, module_matrices, take_over
 from shrinkml_env.compression.protocol import CompressibleModel
 from shrinkml_env.compression.storage import int8_scales
 from shrinkml_env.compression.svd import SVD
@@ -71,7 +73,11 @@ def replace_matrices(model: ModelT, factors: Mapping[str, Factors]) -> ModelT:
         }
         for module in modules.values()
     }
-    return cast(ModelT, _copy_tree(cast(nn.Module, model), by_module, {}, {}))
+    copies: dict[int, nn.Module] = {}
+    copied = _copy_tree(cast(nn.Module, model), by_module, copies, {})
+    for module in copies.values():
+        _redirect(module, copies)
+    return cast(ModelT, copied)
 
 
 def _copy_tree(
@@ -84,10 +90,7 @@ def _copy_tree(
     if id(module) in modules:
         return modules[id(module)]
     copied = module.__new__(type(module))
-    # The containers that every module has are its own; all other attributes are shared.
-    own = vars(nn.Module())
-    for name, value in vars(module).items():
-        copied.__dict__[name] = value.copy() if name in own and isinstance(value, dict | set) else value
+    take_over(copied, module)
     for name, parameter in module._parameters.items():
         if parameter is not None:
             # Not the same object: moving or converting a module replaces the memory of its parameter objects.
@@ -98,13 +101,46 @@ def _copy_tree(
         if buffer is not None:
             # Not the same memory: a forward pass may write to it, as batch normalisation does in training.
             copied._buffers[name] = tensors.setdefault(id(buffer), buffer.clone())
-    if isinstance(copied, nn.RNNBase):
-        copied._flat_weights = [copied._parameters[name] for name in copied._flat_weights_names]
-        copied._flat_weight_refs = [None if weight is None else weakref.ref(weight) for weight in copied._flat_weights]
     if factors.get(id(module)):
         copied = LOW_RANK_MODULES[type(module)](copied, factors[id(module)])
     modules[id(module)] = copied
     for name, child in module._modules.items():
         if child is not None:
             copied._modules[name] = _copy_tree(child, factors, modules, tensors)
+    if isinstance(copied, nn.RNNBase) and not isinstance(copied, LowRank):
+        copied._flat_weights = [getattr(copied, name, None) for name in copied._flat_weights_names]
+        copied._flat_weight_refs = [None if weight is None else weakref.ref(weight) for weight in copied._flat_weights]
     return copied
+
+
+def _redirect(module: nn.Module, copies: Mapping[int, nn.Module]) -> None:
+    """Let a copied module's plain attributes and hooks refer to copies of modules where they refer to originals."""
+    for name, value in vars(module).items():
+        if name in ("_parameters", "_buffers", "_modules"):
+            continue
+        if name.endswith("_hooks") and isinstance(value, dict):
+            for key, hook in value.items():
+                value[key] = _redirected(hook, copies)
+        else:
+            vars(module)[name] = _redirected(value, copies)
+
+
+def _redirected(value: Any, copies: Mapping[int, nn.Module]) -> Any:
+    """Return the same with copies of modules, also within lists, tuples, dicts, bound methods and partial functions."""
+    if isinstance(value, nn.Module):
+        return copies.get(id(value), value)
+    if isinstance(value, MethodType):
+        owner = _redirected(value.__self__, copies)
+        return value if owner is value.__self__ else getattr(owner, value.__name__)
+    if type(value) is partial:
+        parts = value.func, value.args, value.keywords
+        function, arguments, keywords = (_redirected(part, copies) for part in parts)
+        changed = function is not value.func or arguments is not value.args or keywords is not value.keywords
+        return partial(function, *arguments, **keywords) if changed else value
+    if type(value) in (list, tuple):
+        found = [_redirected(part, copies) for part in value]
+        return type(value)(found) if any(a is not b for a, b in zip(found, value, strict=True)) else value
+    if type(value) is dict:
+        entries = {key: _redirected(part, copies) for key, part in value.items()}
+        return entries if any(entries[key] is not value[key] for key in value) else value
+    return value

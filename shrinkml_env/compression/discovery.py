@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import cast
 from torch import nn
 
 from shrinkml_env.compression.layers import Layer, Matrix
-from shrinkml_env.compression.modules import LowRank, LowRankMultiheadAttention, module_kind, module_matrices
+from shrinkml_env.compression.modules import LowRank, module_kind, module_matrices, why_dense
 from shrinkml_env.compression.protocol import CompressibleModel
 from shrinkml_env.compression.tensors import has_prefix
 
@@ -34,7 +35,8 @@ def find_layers(
     query, key, value and output projections have the usual names. A matrix whose parameter has several names (tied
     weights, as of an embedding and an output layer) is one matrix, named after its first place, if all of its places
     can be compressed; otherwise it is left out, since factors in one place would not remove it from the others. So is
-    a layer that no rank makes smaller.
+    a layer that no rank makes smaller. A module that stays dense because of what was done to it (a weight that is
+    computed from others, a `forward` of its own) is named in a warning.
 
     Args:
         model: Any module.
@@ -56,8 +58,13 @@ def find_layers(
     whole = {identity for identity, count in places.items() if count == names[identity]}
     found: dict[str, tuple[str, list[Matrix]]] = {}
     for path, module in model.named_modules():
+        if has_prefix(path, exclude):
+            continue
+        reason = why_dense(module)
+        if reason is not None:
+            warnings.warn(f"module {path!r} ({type(module).__name__}) stays dense: {reason}", stacklevel=2)
         kind = module_kind(module)
-        if kind is None or has_prefix(path, exclude):
+        if kind is None:
             continue
         matrices = []
         for matrix in module_matrices(module):
@@ -103,7 +110,7 @@ def _attention_groups(
     grouped = {path for paths in groups.values() for path in paths}
     complete = dict(groups)
     for path, module in model.named_modules():
-        if isinstance(module, nn.MultiheadAttention | LowRankMultiheadAttention):
+        if isinstance(module, nn.MultiheadAttention):
             parts = [path, _join(path, "out_proj")]
         else:
             inputs = next((names for names in _PROJECTIONS if all(name in module._modules for name in names)), ())

@@ -125,6 +125,8 @@ def require_storable(model: CompressibleModel) -> None:
     """
     for name, (tensor, storage) in storages(model).items():
         if not storage.represents(tensor):
+            if not tensor.isfinite().all():
+                raise ValueError(f"parameter {name!r} holds NaN or infinity")
             raise ValueError(
                 f"parameter {name!r} holds values that {storage.dtype} does not represent exactly: call"
                 " round_to_storage(model), then measure and save it"

@@ -50,12 +50,14 @@ def check(low_rank: nn.Module, dense: nn.Module, *inputs: object) -> None:
 
 
 @given(st.integers(2, 9), st.integers(2, 9), st.integers(1, 9), st.booleans())
+@settings(deadline=None)
 def test_linear(inputs, outputs, rank, bias):
     low_rank, dense = factored(nn.Linear(inputs, outputs, bias=bias), rank)
     check(low_rank, dense, random(3, 4, inputs))
 
 
 @given(st.integers(1, 5), st.integers(1, 3), st.integers(0, 3), st.integers(1, 2), st.integers(1, 6), st.booleans())
+@settings(deadline=None)
 def test_conv1d(kernel, stride, padding, dilation, rank, bias):
     conv = nn.Conv1d(4, 6, kernel, stride=stride, padding=padding, dilation=dilation, bias=bias)
     low_rank, dense = factored(conv, rank)
@@ -300,4 +302,4 @@ def test_factors_must_fit():
 
 def test_repr_tells_the_rank():
     low_rank, _ = factored(nn.Linear(5, 4), 2)
-    assert repr(low_rank) == "LowRankLinear(in_features=5, out_features=4, ranks={'weight': 2})"
+    assert repr(low_rank) == "LowRankLinear(in_features=5, out_features=4, bias=True, ranks={'weight': 2})"

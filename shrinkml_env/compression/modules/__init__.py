@@ -5,12 +5,15 @@ To support another module type, write its `LowRank` class and enter it in `LOW_R
 
 from __future__ import annotations
 
-from torch import nn
+from typing import cast
+
+from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch.nn.utils import parametrize
 
 from shrinkml_env.compression.layers import Matrix
 from shrinkml_env.compression.modules.attention import LowRankMultiheadAttention
-from shrinkml_env.compression.modules.base import Form, LowRank, named_matrices
+from shrinkml_env.compression.modules.base import RESERVED, Form, LowRank, named_matrices, take_over
 from shrinkml_env.compression.modules.feedforward import LowRankConv1d, LowRankEmbedding, LowRankLinear
 from shrinkml_env.compression.modules.recurrent import LowRankGRU, LowRankGRUCell, LowRankLSTM, LowRankLSTMCell
 
@@ -28,6 +31,8 @@ __all__ = [
     "LowRankMultiheadAttention",
     "module_kind",
     "module_matrices",
+    "take_over",
+    "why_dense",
 ]
 
 LOW_RANK_MODULES: dict[type[nn.Module], type[LowRank]] = {
@@ -55,4 +60,29 @@ def module_matrices(module: nn.Module) -> tuple[Matrix, ...]:
     if isinstance(module, LowRank):
         return module.matrices
     low_rank = LOW_RANK_MODULES.get(type(module))
-    return () if low_rank is None else named_matrices(module, low_rank.matrix_kinds(module))
+    if low_rank is None or why_dense(module) is not None:
+        return ()
+    return named_matrices(module, low_rank.matrix_kinds(module))
+
+
+def why_dense(module: nn.Module) -> str | None:
+    """Return why a module stays dense although its type can be compressed; None where nothing is against it."""
+    parametrized = parametrize.is_parametrized(module)
+    # Torch derives a class for each parametrized module.
+    low_rank = LOW_RANK_MODULES.get(type(module).__bases__[0] if parametrized else type(module))
+    kinds = {} if low_rank is None else low_rank.matrix_kinds(module)
+    if not kinds:
+        return None
+    if parametrized:
+        computed = list(cast(nn.ModuleDict, module.parametrizations))
+    else:
+        computed = [name for name in kinds if module._parameters.get(name) is None]
+        computed += [name for name, value in vars(module).items() if "bias" in name and isinstance(value, Tensor)]
+    if computed:
+        return f"its {' and '.join(computed)} is computed from other parameters (a normalisation, a mask ...)"
+    names = [*vars(module), *module._parameters, *module._buffers, *module._modules]
+    replaced = [name for name in vars(module) if callable(getattr(type(module), name, None))]
+    if replaced:
+        return f"it has a method {replaced[0]!r} of its own"
+    taken = RESERVED.union(f"{name}_{suffix}" for name in kinds for suffix in "uv").intersection(names)
+    return f"it has an attribute {min(taken)!r}, a name that its low-rank form needs" if taken else None

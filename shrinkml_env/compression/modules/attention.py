@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from shrinkml_env.compression.factors import Factors
 from shrinkml_env.compression.modules.base import LowRank, vectors
 
 __all__ = ["LowRankMultiheadAttention"]
 
 
-class LowRankMultiheadAttention(LowRank):
+class LowRankMultiheadAttention(LowRank, nn.MultiheadAttention):
     """`nn.MultiheadAttention` with factored input projections.
 
     Where queries, keys and values have one size their projections are one matrix, (3 m, n), with one V. The output
@@ -22,8 +23,11 @@ class LowRankMultiheadAttention(LowRank):
     """
 
     kind = "linear"
-    settings = ("embed_dim", "kdim", "vdim", "num_heads", "head_dim", "dropout", "batch_first")
-    _qkv_same_embed_dim = False  # Keeps `nn.TransformerEncoderLayer` from its fused kernel, which wants dense weights.
+
+    def __init__(self, module: nn.MultiheadAttention, factors: Mapping[str, Factors]) -> None:
+        super().__init__(module, factors)
+        # Keeps `nn.TransformerEncoderLayer` from its fused kernel, which wants dense weights.
+        self._qkv_same_embed_dim = False
 
     @staticmethod
     def matrix_kinds(module: nn.MultiheadAttention) -> dict[str, str]:
@@ -46,8 +50,8 @@ class LowRankMultiheadAttention(LowRank):
             same = call["query"] is call["key"] is call["value"]
             inputs = {"in_proj_weight": query if same else torch.cat([query, key, value])}
         attention = LowRankMultiheadAttention(module, {})
-        attention.out_proj = nn.Identity()
-        attended, _ = attention(**{**call, "need_weights": False})
+        attention.out_proj = nn.Identity()  # type: ignore[assignment]
+        attended, _ = attention.forward(**{**call, "need_weights": False})  # Not called: its hooks have had their turn.
         return {**inputs, "out_proj.weight": vectors(attended)}
 
     def forward(
@@ -120,8 +124,9 @@ class LowRankMultiheadAttention(LowRank):
             hidden = _once(lambda part: F.linear(part, self._factor("in_proj_weight", "v")), *inputs)
             parts = zip(hidden, self._factor("in_proj_weight", "u").chunk(3), biases, strict=True)
             return [F.linear(*part) for part in parts]
-        if self.in_proj_weight is not None:
-            weights = self.in_proj_weight.chunk(3)
+        together = self._parameters["in_proj_weight"]
+        if together is not None:
+            weights = together.chunk(3)
             return [F.linear(*part) for part in zip(inputs, weights, biases, strict=True)]
         projected = []
         for name, part, bias in zip(("q_proj_weight", "k_proj_weight", "v_proj_weight"), inputs, biases, strict=True):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from shrinkml_env.compression.factors import Factors
 from shrinkml_env.compression.layers import Matrix
 
-__all__ = ["Form", "LowRank", "named_matrices", "vectors"]
+__all__ = ["RESERVED", "Form", "LowRank", "named_matrices", "take_over", "vectors"]
 
 
 Form = Literal["factored", "merged", "stepwise"]
@@ -23,7 +23,8 @@ LSTM's W_hh as well, in a loop over time instead of a kernel."""
 class LowRank(nn.Module, ABC):
     """Stands in for a module, with two factors in place of some of its matrices.
 
-    A factored parameter `weight` is held as parameters `weight_u` (m, r) and `weight_v` (r, n); the others are the
+    A low-rank module derives from the type that it replaces, and begins as a copy of the module: hooks, buffers and
+    plain attributes are the module's. A factored parameter `weight` is held as parameters `weight_u` (m, r) and `weight_v` (r, n); the others are the
     replaced module's own. Reading `weight` still works and gives the product, in the original's shape. Products are
     kept for the next call while the factors do not change and no gradient is wanted; they are not part of the state.
 
@@ -40,9 +41,6 @@ class LowRank(nn.Module, ABC):
 
     kind: ClassVar[str]
     """The `Layer.kind` of the modules it replaces."""
-
-    settings: ClassVar[tuple[str, ...]]
-    """Attributes taken over from the replaced module."""
 
     @staticmethod
     @abstractmethod
@@ -65,19 +63,17 @@ class LowRank(nn.Module, ABC):
         """
 
     def __init__(self, module: nn.Module, factors: Mapping[str, Factors]) -> None:
-        super().__init__()
-        self.training = module.training
+        take_over(self, module)
         self.matrices = named_matrices(module, self.matrix_kinds(module))
         self.ranks: dict[str, int] = {}
         self.form: Form = "factored"
         self._shapes: dict[str, torch.Size] = {}
         self._cache: dict[str, tuple[object, Any]] = {}
-        for name in self.settings:
-            setattr(self, name, getattr(module, name))
         sizes = {matrix.name: (matrix.rows, matrix.columns) for matrix in self.matrices}
         for name in factors:
             if name not in sizes:
                 raise ValueError(f"{type(module).__name__} has no matrix {name!r} that can be factored")
+        self._parameters.clear()
         for name, parameter in module._parameters.items():
             if parameter is None or name not in factors:
                 self.register_parameter(name, parameter)
@@ -112,8 +108,8 @@ class LowRank(nn.Module, ABC):
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
-        """The settings and ranks, for `repr`."""
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in (*self.settings, "ranks"))
+        """Return what the replaced module says, and the ranks."""
+        return ", ".join(filter(None, (super().extra_repr(), f"ranks={self.ranks}")))
 
     def shape(self, name: str) -> torch.Size:
         """The shape of the replaced module's parameter that is held as factors."""
@@ -147,13 +143,30 @@ class LowRank(nn.Module, ABC):
         return cached[1]
 
 
+RESERVED = frozenset(
+    {"matrices", "ranks", "form", "_shapes", "_cache", "_names", "_single_input", *dir(LowRank)}
+) - set(dir(nn.Module))
+"""Names that every low-rank module needs for itself."""
+
+
+def take_over(target: nn.Module, source: nn.Module) -> None:
+    """Give a new module all that another has: the containers of parameters, hooks etc. copied, what they hold shared.
+
+    What `nn.Module.compile` made of the source stays with the source: it computes with that one's weights.
+    """
+    containers = vars(nn.Module())
+    for name, value in vars(source).items():
+        own = name in containers and isinstance(value, dict | set)
+        target.__dict__[name] = value.copy() if own else value
+    target.__dict__.pop("_compiled_call_impl", None)
+
+
 def named_matrices(module: nn.Module, kinds: Mapping[str, str]) -> tuple[Matrix, ...]:
     """Those of a module's own parameters that have a kind, parameter name -> kind."""
     parameters = dict(module.named_parameters(recurse=False))
     return tuple(
         Matrix(name, rows=len(parameters[name]), columns=parameters[name][0].numel(), kind=kind)
         for name, kind in kinds.items()
-        if name in parameters  # Not so where another module computes the weight, as weight normalisation does.
     )
 
 

@@ -13,11 +13,10 @@ from shrinkml_env.compression.modules.base import LowRank, vectors
 __all__ = ["LowRankConv1d", "LowRankEmbedding", "LowRankLinear"]
 
 
-class LowRankLinear(LowRank):
+class LowRankLinear(LowRank, nn.Linear):
     """`nn.Linear` as y = U (V x) + b."""
 
     kind = "linear"
-    settings = ("in_features", "out_features")
 
     @staticmethod
     def matrix_kinds(module: nn.Linear) -> dict[str, str]:
@@ -36,14 +35,13 @@ class LowRankLinear(LowRank):
         return F.linear(F.linear(input, self._factor("weight", "v")), self._factor("weight", "u"), self.bias)
 
 
-class LowRankEmbedding(LowRank):
+class LowRankEmbedding(LowRank, nn.Embedding):
     """`nn.Embedding` as a look-up in U, (tokens, r), and a product with V, (r, dimension).
 
     Its kind is that of a linear map of one-hot vectors; where it is tied to an output layer both share the factors.
     """
 
     kind = "linear"
-    settings = ("num_embeddings", "embedding_dim", "padding_idx")
 
     @staticmethod
     def matrix_kinds(module: nn.Embedding) -> dict[str, str]:
@@ -62,11 +60,10 @@ class LowRankEmbedding(LowRank):
         return F.embedding(input, self._factor("weight", "u"), self.padding_idx) @ self._factor("weight", "v")
 
 
-class LowRankConv1d(LowRank):
+class LowRankConv1d(LowRank, nn.Conv1d):
     """`nn.Conv1d` as a convolution to r channels and a pointwise one; the matrix is (out, in * kernel)."""
 
     kind = "conv"
-    settings = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 
     @staticmethod
     def matrix_kinds(module: nn.Conv1d) -> dict[str, str]:

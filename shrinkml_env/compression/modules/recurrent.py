@@ -27,6 +27,7 @@ class _LowRankRecurrent(LowRank):
     """
 
     replaced: ClassVar[type[nn.Module]]
+    kernel_settings: ClassVar[tuple[str, ...]]
 
     def __init__(self, module: nn.Module, factors: Mapping[str, Factors]) -> None:
         super().__init__(module, factors)
@@ -51,7 +52,7 @@ class _LowRankRecurrent(LowRank):
         return {name: weight for name, weight in weights.items() if weight is not None}
 
     def _empty_kernel(self) -> nn.Module:
-        settings = {name: getattr(self, name) for name in self.settings}
+        settings = {name: getattr(self, name) for name in self.kernel_settings}
         if self._projected is not None:
             settings["input_size"] = self.ranks[self._projected]
         if settings.get("num_layers") == 1:
@@ -80,8 +81,35 @@ class _LowRankRecurrent(LowRank):
         return self._cached(f"kernel, {self.form}", self._frozen_kernel).train(self.training)(input, hx)
 
 
-_RNN_SETTINGS = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
-_CELL_SETTINGS = ("input_size", "hidden_size", "bias")
+class _LowRankRNN(_LowRankRecurrent):
+    """What LSTM and GRU share, whose torch versions keep a list of their weights for their kernel."""
+
+    kernel_settings = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
+
+    def __init__(self, module: nn.RNNBase, factors: Mapping[str, Factors]) -> None:
+        super().__init__(module, factors)
+        vars(self).pop("_flat_weights")
+        vars(self).pop("_flat_weight_refs")
+
+    @property
+    def _flat_weights(self) -> list[Tensor]:
+        return [getattr(self, name) for name in self._flat_weights_names]
+
+    def flatten_parameters(self) -> None:
+        """Do nothing: the kernel that computes is flat already."""
+
+    def _init_flat_weights(self) -> None:
+        """Do nothing: the list is made of the factors whenever it is read."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Not that of `nn.RNNBase`, which keeps a list of its weights.
+        nn.Module.__setstate__(self, state)  # type: ignore[no-untyped-call]
+
+
+class _LowRankCell(_LowRankRecurrent):
+    """What the cells share."""
+
+    kernel_settings = ("input_size", "hidden_size", "bias")
 
 
 def _rnn_kinds(kind: str, module: nn.RNNBase) -> dict[str, str]:
@@ -190,10 +218,9 @@ class _LowRankLSTMBase(_LowRankRecurrent):
         return torch.sigmoid(out) * torch.tanh(cell), cell
 
 
-class LowRankLSTM(_LowRankLSTMBase):
+class LowRankLSTM(_LowRankLSTMBase, _LowRankRNN, nn.LSTM):  # type: ignore[misc]
     """`nn.LSTM` with factored W_ih or W_hh, of any number of layers and directions."""
 
-    settings = _RNN_SETTINGS
     replaced = nn.LSTM
 
     @staticmethod
@@ -226,11 +253,10 @@ class LowRankLSTM(_LowRankLSTMBase):
         return output[:, 0], (hidden, cell)
 
 
-class LowRankGRU(_LowRankRecurrent):
+class LowRankGRU(_LowRankRNN, nn.GRU):  # type: ignore[misc]
     """`nn.GRU` with factored W_ih or W_hh, of any number of layers and directions."""
 
     kind = "gru"
-    settings = _RNN_SETTINGS
     replaced = nn.GRU
 
     @staticmethod
@@ -244,10 +270,9 @@ class LowRankGRU(_LowRankRecurrent):
         return _rnn_inputs(module, call, output)
 
 
-class LowRankLSTMCell(_LowRankLSTMBase):
+class LowRankLSTMCell(_LowRankLSTMBase, _LowRankCell, nn.LSTMCell):
     """`nn.LSTMCell` with factored W_ih or W_hh."""
 
-    settings = _CELL_SETTINGS
     replaced = nn.LSTMCell
 
     @staticmethod
@@ -269,11 +294,10 @@ class LowRankLSTMCell(_LowRankLSTMBase):
         return self._step(self._input_gates(input), *((zeros, zeros) if hx is None else hx))
 
 
-class LowRankGRUCell(_LowRankRecurrent):
+class LowRankGRUCell(_LowRankCell, nn.GRUCell):
     """`nn.GRUCell` with factored W_ih or W_hh."""
 
     kind = "gru"
-    settings = _CELL_SETTINGS
     replaced = nn.GRUCell
 
     @staticmethod
