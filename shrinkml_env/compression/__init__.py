@@ -24,6 +24,7 @@ from shrinkml_env.compression.layers import (
     ranks_by_matrix,
     split_layers,
 )
+from shrinkml_env.compression.lossless import require_lossless
 from shrinkml_env.compression.protocol import (
     BATCH,
     CompressibleModel,
@@ -82,6 +83,7 @@ __all__ = [
     "recognise_in_batches",
     "recognise_in_stages",
     "register_architecture",
+    "require_lossless",
     "require_storable",
     "round_to_storage",
     "save_compressed",

@@ -131,7 +131,9 @@ def _redirected(value: Any, copies: Mapping[int, nn.Module]) -> Any:
         return copies.get(id(value), value)
     if isinstance(value, MethodType):
         owner = _redirected(value.__self__, copies)
-        return value if owner is value.__self__ else getattr(owner, value.__name__)
+        if owner is value.__self__:
+            return value
+        return getattr(owner, value.__name__) if isinstance(owner, LowRank) else MethodType(value.__func__, owner)
     if type(value) is partial:
         parts = value.func, value.args, value.keywords
         function, arguments, keywords = (_redirected(part, copies) for part in parts)

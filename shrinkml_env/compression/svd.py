@@ -93,8 +93,15 @@ def weights_of(model: CompressibleModel, matrices: Iterable[str] | None = None) 
     """The matrices of an uncompressed model's layers, or the named ones of them, with the parameters that hold them.
 
     Raises:
-        ValueError: A name is none of these.
+        ValueError: A name is none of these, or the model or a part of it is compiled.
     """
+    for path, module in cast(nn.Module, model).named_modules():
+        if "_orig_mod" in module._modules:
+            what = f"module {path!r}" if path else "the model"
+            raise ValueError(
+                f"{what} is what torch.compile returned, which computes with the original weights: give what was"
+                " compiled (`_orig_mod`), and compile the result"
+            )
     parameters = dict(cast(nn.Module, model).named_parameters())
     known = {matrix.name: matrix for layer in model.layers for matrix in layer.matrices}
     found = []

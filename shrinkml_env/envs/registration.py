@@ -11,9 +11,9 @@ from typing import Any
 import gymnasium as gym
 import torch
 
-from shrinkml_env.asr import load_model
+from shrinkml_env.asr import LAS, load_model
 from shrinkml_env.checks import whole_number
-from shrinkml_env.compression import CompressibleModel
+from shrinkml_env.compression import CompressibleModel, require_lossless
 from shrinkml_env.data import load_utterances
 from shrinkml_env.envs.assembly import assemble_env, make_factorisation, make_reward
 from shrinkml_env.envs.shrink import MaskableShrinkEnv, ShrinkEnv
@@ -32,6 +32,9 @@ __all__ = [
     "make_vector_tabular_env",
     "register_envs",
 ]
+
+CHECKED_UTTERANCES = 3
+"""Short utterances with which `require_lossless` tries a model that is not the library's own."""
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "ShrinkML-v0": {},
@@ -108,7 +111,8 @@ def make_env(
         unknown: Anything else is a mistake.
 
     Raises:
-        ValueError: A name, an argument or an option is unknown, or parts do not go together.
+        ValueError: A name, an argument or an option is unknown, parts do not go together, or the model's code does not
+            work with factored modules (see `require_lossless`).
     """
     if unknown:
         valid = ", ".join(name for name in inspect.signature(make_env).parameters if name != "unknown")
@@ -117,17 +121,21 @@ def make_env(
     model, cache = _load(model, device), _open(cache)
     utterances = load_utterances(proxy)
     reward = make_reward(reward)
+    evaluator = Evaluator(
+        model,
+        utterances,
+        granularity,
+        cache,
+        make_factorisation(model, factorisation),
+        memory=memory_mb * 2**20,
+        workers=workers,
+        divergence=signal_of(reward) == "divergence",
+    )
+    if not isinstance(model, LAS):
+        shortest = sorted((utterance.waveform for utterance in utterances), key=len)[:CHECKED_UTTERANCES]
+        require_lossless(model, shortest)
     return assemble_env(
-        Evaluator(
-            model,
-            utterances,
-            granularity,
-            cache,
-            make_factorisation(model, factorisation),
-            memory=memory_mb * 2**20,
-            workers=workers,
-            divergence=signal_of(reward) == "divergence",
-        ),
+        evaluator,
         action=action,
         observation=observation,
         reward=reward,

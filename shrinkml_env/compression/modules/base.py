@@ -24,9 +24,10 @@ class LowRank(nn.Module, ABC):
     """Stands in for a module, with two factors in place of some of its matrices.
 
     A low-rank module derives from the type that it replaces, and begins as a copy of the module: hooks, buffers and
-    plain attributes are the module's. A factored parameter `weight` is held as parameters `weight_u` (m, r) and `weight_v` (r, n); the others are the
-    replaced module's own. Reading `weight` still works and gives the product, in the original's shape. Products are
-    kept for the next call while the factors do not change and no gradient is wanted; they are not part of the state.
+    plain attributes are the module's. A factored parameter `weight` is held as parameters `weight_u` (m, r) and
+    `weight_v` (r, n); the others are the replaced module's own. Reading `weight` still works and gives the product, in
+    the original's shape. Products are kept for the next call while the factors do not change and no gradient is wanted;
+    they are not part of the state.
 
     Args:
         module: What is replaced.

@@ -1,0 +1,96 @@
+"""A check that a model's own code computes with what compression puts in place of its modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from shrinkml_env.compression.canonical import one_thread
+from shrinkml_env.compression.compress import replace_matrices
+from shrinkml_env.compression.factors import Factors
+from shrinkml_env.compression.protocol import CompressibleModel
+from shrinkml_env.compression.svd import weights_of
+
+__all__ = ["require_lossless"]
+
+
+def require_lossless(model: CompressibleModel, waveforms: Sequence[Tensor]) -> None:
+    """Check that a model transcribes the same when all that can be factored is held as factors that lose nothing.
+
+    The factors of a matrix are itself and an identity matrix, in float32, so that hardly any product is rounded
+    otherwise than before: a transcript that differs, an error, or a call of one of the original's modules means that
+    the model's code does more with a module than to call it and read its weights. Only then the modules are tried one
+    by one.
+
+    Args:
+        model: An uncompressed model in evaluation mode; not changed.
+        waveforms: A few short ones: float32 samples at 16 kHz.
+
+    Raises:
+        ValueError: There is a difference; the message names the first module at fault. Or the model does not transcribe
+            the same waveform to the same text every time.
+    """
+    factors: dict[str, dict[str, Factors]] = {}
+    for matrix, weight in weights_of(model):
+        factors.setdefault(matrix.name.rpartition(".")[0], {})[matrix.name] = _lossless(weight)
+    with one_thread():
+        expected = _texts(model, waveforms)
+        fault = _fault(
+            model, {name: pair for parts in factors.values() for name, pair in parts.items()}, waveforms, expected
+        )
+        if fault is None:
+            return
+        if _texts(model, waveforms) != expected:
+            raise ValueError("the model transcribes the same waveforms differently every time: is dropout active?")
+        found = ((path, _fault(model, parts, waveforms, expected)) for path, parts in factors.items())
+        path, fault = next(((path, fault) for path, fault in found if fault is not None), ("", fault))
+    where = f"module {path!r}" if path else "no module alone, but all of them together"
+    raise ValueError(
+        f"{where}: held as factors that lose nothing, the model {fault}. Its code does more with the module than"
+        " call it and read its weights (see 'What your code may do' in docs/your-own-model.md): change that, or leave"
+        " the module out of the model's `layers` (`no_layers` of a Recogniser)"
+    )
+
+
+def _lossless(weight: nn.Parameter) -> Factors:
+    """Return a matrix and an identity matrix, of the smallest rank."""
+    dense = weight.detach().flatten(1)
+    rows, columns = dense.shape
+    identity = torch.eye(min(rows, columns), dtype=dense.dtype, device=dense.device)
+    return Factors(identity, dense) if rows < columns else Factors(dense, identity)
+
+
+def _texts(model: CompressibleModel, waveforms: Sequence[Tensor]) -> list[str]:
+    return [hypothesis.text for hypothesis in model.recognise(waveforms)]
+
+
+def _fault(
+    model: CompressibleModel, factors: Mapping[str, Factors], waveforms: Sequence[Tensor], expected: Sequence[str]
+) -> str | None:
+    """Return in which way a model with these factors differs, as the end of a sentence; None if it does not."""
+    modules = dict(cast(nn.Module, model).named_modules(remove_duplicate=False))
+    called: list[str] = []
+    handles = [
+        modules[path].register_forward_pre_hook(lambda *_, path=path: called.append(path))  # type: ignore[misc]
+        for path in {name.rpartition(".")[0] for name in factors}
+    ]
+    try:
+        texts = _texts(replace_matrices(model, factors), waveforms)
+    except Exception as error:  # The model's code may raise anything.
+        return f"fails with {type(error).__name__}: {error}"
+    finally:
+        for handle in handles:
+            handle.remove()
+    if called:
+        return f"goes on calling {called[0]!r} of the original, to which it holds a reference"
+    return next(
+        (
+            f"transcribes {actual!r} instead of {text!r}"
+            for actual, text in zip(texts, expected, strict=True)
+            if actual != text
+        ),
+        None,
+    )
