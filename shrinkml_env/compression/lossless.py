@@ -71,6 +71,8 @@ def _fault(
     model: CompressibleModel, factors: Mapping[str, Factors], waveforms: Sequence[Tensor], expected: Sequence[str]
 ) -> str | None:
     """Return in which way a model with these factors differs, as the end of a sentence; None if it does not."""
+    low_rank = replace_matrices(model, factors)
+    # Registered now, since the copy takes over what is there before.
     modules = dict(cast(nn.Module, model).named_modules(remove_duplicate=False))
     called: list[str] = []
     handles = [
@@ -78,7 +80,7 @@ def _fault(
         for path in {name.rpartition(".")[0] for name in factors}
     ]
     try:
-        texts = _texts(replace_matrices(model, factors), waveforms)
+        texts = _texts(low_rank, waveforms)
     except Exception as error:  # The model's code may raise anything.
         return f"fails with {type(error).__name__}: {error}"
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from shrinkml_env.asr import LAS, load_model
 from shrinkml_env.checks import whole_number
 from shrinkml_env.compression import CompressibleModel, require_lossless
-from shrinkml_env.data import load_utterances
+from shrinkml_env.data import Utterance, load_utterances
 from shrinkml_env.envs.assembly import assemble_env, make_factorisation, make_reward
 from shrinkml_env.envs.shrink import MaskableShrinkEnv, ShrinkEnv
 from shrinkml_env.envs.tabular import MaskableTabularEnv, TabularEnv, VectorTabularEnv
@@ -33,7 +34,7 @@ __all__ = [
     "register_envs",
 ]
 
-CHECKED_UTTERANCES = 3
+TRIED_UTTERANCES = 3
 """Short utterances with which `require_lossless` tries a model that is not the library's own."""
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -131,10 +132,7 @@ def make_env(
         workers=workers,
         divergence=signal_of(reward) == "divergence",
     )
-    if not isinstance(model, LAS):
-        shortest = sorted((utterance.waveform for utterance in utterances), key=len)[:CHECKED_UTTERANCES]
-        require_lossless(model, shortest)
-    return assemble_env(
+    env = assemble_env(
         evaluator,
         action=action,
         observation=observation,
@@ -145,6 +143,9 @@ def make_env(
         ledger=ledger,
         render_mode=render_mode,
     )
+    if not isinstance(model, LAS):
+        _try_out(model, utterances)
+    return env
 
 
 def make_vector_env(num_envs: int = 1, **arguments: Any) -> VectorShrinkEnv:
@@ -235,6 +236,12 @@ def _load(model: Any, device: Any) -> Any:
     if next(model.parameters()).device.type != kind:
         model = copy.deepcopy(model).to(device)
     return model
+
+
+def _try_out(model: CompressibleModel, utterances: Sequence[Utterance]) -> None:
+    """Check on the shortest utterances that another's model works with factored modules; see `require_lossless`."""
+    shortest = sorted((utterance.waveform for utterance in utterances), key=len)
+    require_lossless(model, shortest[:TRIED_UTTERANCES])
 
 
 def _open(cache: Any) -> EvaluationCache | None:

@@ -16,7 +16,8 @@ from shrinkml_env.mdp.observations import Features
 from shrinkml_env.mdp.rewards import REWARDS, Linear
 from shrinkml_env.mdp.shaping import ActivationErrorPotential
 from tests.helpers.fake_evaluator import FakeEvaluator
-from tests.helpers.models import TinyCTC, tones
+from tests.helpers.las import make_model
+from tests.helpers.models import TinyCTC, half_recognised, tones
 
 
 class Model(torch.nn.Linear):
@@ -52,6 +53,7 @@ def parts(monkeypatch):
     monkeypatch.setattr(registration, "load_model", load_model)
     monkeypatch.setattr(registration, "load_utterances", lambda spec: spec)
     monkeypatch.setattr(registration, "Evaluator", make_evaluator)
+    monkeypatch.setattr(registration, "_try_out", lambda model, utterances: asked.update(tried=(model, utterances)))
     return asked
 
 
@@ -63,6 +65,7 @@ def test_defaults(parts):
     cache = parts.pop("cache")
     assert cache.path == default_cache_path()
     assert parts.pop("factorisation").key == "svd-float32"
+    assert parts.pop("tried")[1] == "proxy"
     limits = {"workers": 1, "memory": 256 * 2**20, "divergence": False}
     assert parts == {"model": "las_small", "utterances": "proxy", "granularity": "layer", "device": "cpu", **limits}
 
@@ -112,6 +115,26 @@ def test_parts_that_are_made_of_the_problem_are_given_as_classes(parts):
     assert (type(problem.constraint), problem.size_limit) == (Clip, 0.4)
     assert problem.constraint.search_space is problem.search_space
     assert env.potential.weight == 0.1
+
+
+def test_other_peoples_models_are_tried_out(parts):
+    model = TinyCTC()
+    make_env(model=model, proxy=["utterance"])
+    assert parts.pop("tried") == (model, ["utterance"])
+    make_env(model=make_model(), proxy=["utterance"])
+    assert "tried" not in parts
+
+
+def test_a_model_whose_code_minds_factored_modules_is_refused():
+    class ByType(TinyCTC):
+        def logits(self, waveform):
+            found = super().logits(waveform)
+            return found if type(self.hidden) is torch.nn.Linear else found.flip(1)
+
+    spoken = half_recognised(TinyCTC())
+    make_env(model=TinyCTC(), proxy=spoken, cache=None)
+    with pytest.raises(ValueError, match="module 'hidden': held as factors that lose nothing, the model transcribes"):
+        make_env(model=ByType(), proxy=spoken, cache=None)
 
 
 def test_factorisations(parts):

@@ -88,8 +88,8 @@ class _LowRankRNN(_LowRankRecurrent):
 
     def __init__(self, module: nn.RNNBase, factors: Mapping[str, Factors]) -> None:
         super().__init__(module, factors)
-        vars(self).pop("_flat_weights")
-        vars(self).pop("_flat_weight_refs")
+        del vars(self)["_flat_weights"]  # See the property.
+        self._flat_weight_refs: list[Any] = []
 
     @property
     def _flat_weights(self) -> list[Tensor]:
