@@ -136,7 +136,7 @@ class JointEncoderLayer(_EncoderLayer):
         self.norm = nn.LayerNorm(2 * units)
 
 
-class LowRankJointEncoderLayer(LowRank, _EncoderLayer):
+class LowRankJointEncoderLayer(LowRank, JointEncoderLayer):
     """`JointEncoderLayer` with factored matrices.
 
     The next layer's kernel reads V x with U; W_hh is multiplied back for its kernel, as `LowRankLSTM` does. There is

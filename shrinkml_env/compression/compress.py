@@ -49,17 +49,20 @@ def compress(model: ModelT, ranks: Mapping[str, int], factorisation: Factorisati
 
 
 def replace_matrices(model: ModelT, factors: Mapping[str, Factors]) -> ModelT:
-    """A copy of a model's module tree, with factors in place of the named matrices and all else over the same memory.
+    """Return a copy of a model's modules, with factors in place of the named matrices and all else over the same memory.
+
+    Attributes and hooks that refer to modules of the model refer to those of the copy.
 
     Raises:
         ValueError: A name is not a matrix of a module that can be compressed, or its factors have the wrong shape.
     """
     modules = dict(cast(nn.Module, model).named_modules(remove_duplicate=False))
+    matrices = {id(module): [matrix.name for matrix in module_matrices(module)] for module in set(modules.values())}
     by_weight: dict[int, Factors] = {}
     for name, pair in factors.items():
         path, _, parameter = name.rpartition(".")
         module = modules.get(path)
-        if module is None or parameter not in {matrix.name for matrix in module_matrices(module)}:
+        if module is None or parameter not in matrices[id(module)]:
             raise ValueError(f"matrix {name!r} does not belong to a module that can be compressed")
         weight = cast(nn.Parameter, module._parameters[parameter])
         # Made once, so that tied matrices share them.
@@ -67,9 +70,9 @@ def replace_matrices(model: ModelT, factors: Mapping[str, Factors]) -> ModelT:
         by_weight[id(weight)] = Factors(u, v)
     by_module = {
         id(module): {
-            matrix.name: by_weight[id(module._parameters[matrix.name])]
-            for matrix in module_matrices(module)
-            if id(module._parameters.get(matrix.name)) in by_weight
+            name: by_weight[id(module._parameters[name])]
+            for name in matrices[id(module)]
+            if id(module._parameters.get(name)) in by_weight
         }
         for module in modules.values()
     }

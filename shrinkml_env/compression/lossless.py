@@ -76,7 +76,7 @@ def _fault(
     modules = dict(cast(nn.Module, model).named_modules(remove_duplicate=False))
     called: list[str] = []
     handles = [
-        modules[path].register_forward_pre_hook(lambda *_, path=path: called.append(path))  # type: ignore[misc]
+        modules[path].register_forward_pre_hook(lambda *_, path=path: called.append(path))
         for path in {name.rpartition(".")[0] for name in factors}
     ]
     try:
