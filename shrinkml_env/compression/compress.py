@@ -49,7 +49,7 @@ def compress(model: ModelT, ranks: Mapping[str, int], factorisation: Factorisati
 
 
 def replace_matrices(model: ModelT, factors: Mapping[str, Factors]) -> ModelT:
-    """Return a copy of a model's modules, with factors in place of the named matrices and all else over the same memory.
+    """Return a copy of a model's modules: factors in place of the named matrices, all else over the same memory.
 
     Attributes and hooks that refer to modules of the model refer to those of the copy.
 
