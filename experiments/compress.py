@@ -38,6 +38,7 @@ from shrinkml_env import (
     load_model,
     load_utterances,
 )
+from shrinkml_env.asr.text import characters, compose
 from shrinkml_env.asr.zoo import SHIPPED_MODELS
 from shrinkml_env.compression import PredictiveModel, compressed_parameters, ranks_by_matrix
 from shrinkml_env.data import SpeechFolder
@@ -315,10 +316,10 @@ def require_spelling(model: CompressibleModel, transcripts: Sequence[tuple[str, 
 
     @cache
     def dropped(character: str) -> bool:
-        return character.isalnum() and not model.normalise(character)
+        return character[0].isalnum() and not model.normalise(character)
 
     for utterance_id, text in transcripts:
-        unknown = [character for character in text if dropped(character)]
+        unknown = [character for character in characters(compose(text)) if dropped(character)]
         if unknown or not model.normalise(text):
             lacks = f"{unknown[0]!r} is no letter of this model" if unknown else "no word of it is left"
             raise ValueError(

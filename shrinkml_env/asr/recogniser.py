@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from shrinkml_env.asr.text import words
 from shrinkml_env.compression import Hypothesis, Layer, Workload, find_layers, recognise_in_batches
 
 __all__ = ["Recogniser", "merge_parametrizations"]
@@ -56,8 +56,8 @@ class Recogniser(nn.Module, ABC):
         return [hypothesis.text for hypothesis in recognise_in_batches(self, waveforms)]
 
     def normalise(self, text: str) -> str:
-        """Lower case; letters, digits and apostrophes."""
-        return " ".join(re.sub(r"[^\w']|_", " ", text.lower()).split())
+        """Return the text in lower case: letters with their marks, digits and apostrophes, in any script."""
+        return words(text)
 
     @abstractmethod
     def workload(self, num_samples: Sequence[int], texts: Sequence[str]) -> Workload:

@@ -319,6 +319,7 @@ def test_whisper_of_several_languages(tmp_path):
 def test_text_is_compared_in_the_models_normal_form(models):
     # The tokenizer's own file says how a word is spelled.
     assert models["whisper"].normalise("Mr. Colour's twenty-one DOGS!") == "mister color is 21 dogs"
+    assert models["whisper"].normalise("We can’t, don\u02bct") == "we can not do not"
     assert models["wav2vec2"].normalise("IT'S  TWENTY-ONE_Élan") == "it's twenty one élan"
 
 

@@ -158,6 +158,7 @@ NOISE = 0.1 * np.random.default_rng(0).standard_normal((8000, 2))
         (replace_line("12-5-0001"), r"12-5\.trans\.txt, line 2: expected an utterance id and its text"),
         (replace_line("12-5-0001 ..."), r"transcript of 12-5-0001: no word of it is left: '\.\.\.'"),
         (replace_line("12-5-0001 CAFÉ"), r"transcript of 12-5-0001: 'É' is no letter of this model"),
+        (replace_line("12-5-0001 CAFE\u0301"), r"transcript of 12-5-0001: 'É' is no letter of this model"),
         (replace_line("12-5-0000 AGAIN"), r"12-5\.trans\.txt, line 2: '12-5-0000' is listed twice"),
         (replace_line("12-5-0007 MORE"), r"12-5-0007\.flac: listed in 12-5\.trans\.txt, line 2, but missing"),
         (lambda chapter: (chapter / "12-5-0001.flac").unlink(), r"12-5-0001\.flac: listed in .* but missing"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import islice
@@ -16,9 +18,13 @@ from torch.nn import functional
 from shrinkml_env.asr.decoding import Decoding
 from shrinkml_env.asr.huggingface.folder import import_transformers
 from shrinkml_env.asr.huggingface.seq2seq import HuggingFaceSeq2Seq
+from shrinkml_env.asr.text import compose, words
 from shrinkml_env.compression import Hypothesis, State, recognise_in_stages, register_architecture
 
 __all__ = ["HuggingFaceWhisper"]
+
+_BRACKETS = re.compile(r"[<\[][^>\]]*[>\]]|\([^)]+\)")
+"""Remarks, ``[music]``, that are not spoken."""
 
 
 @register_architecture("hf_whisper")
@@ -119,15 +125,19 @@ class HuggingFaceWhisper(HuggingFaceSeq2Seq):
         return recognise_in_stages(self, waveforms)
 
     def normalise(self, text: str) -> str:
-        """As Whisper's tokenizer does: English spelling and numbers made uniform; other languages just lower case."""
-        return str(self._normaliser(text)).strip()
+        """Return the text as Whisper's tokenizer normalises it.
+
+        In English, spelling and numbers are made uniform. In other languages it is words in lower case, without what
+        stands in brackets, and apostrophes separate words; unlike Whisper's, which drops them, marks stay on letters.
+        """
+        if self._language in ("en", "english"):
+            return str(self._english(compose(text))).strip()
+        return words(unicodedata.normalize("NFKC", _BRACKETS.sub("", text)), besides="")
 
     @cached_property
-    def _normaliser(self) -> Any:
+    def _english(self) -> Any:
         import_transformers()
         module = importlib.import_module("transformers.models.whisper.english_normalizer")
-        if self._language not in ("en", "english"):
-            return module.BasicTextNormalizer()
         return module.EnglishTextNormalizer(json.loads(self.files.get("normalizer.json", "{}")))
 
     def runs(self, num_samples: int, num_tokens: int) -> list[tuple[int, int]]:
