@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from shrinkml_env.asr.text import words
 from shrinkml_env.compression import Hypothesis, Layer, Workload, find_layers, recognise_in_batches
+from shrinkml_env.data.utterance import as_waveforms
 
 __all__ = ["Recogniser", "merge_parametrizations"]
 
@@ -52,8 +53,14 @@ class Recogniser(nn.Module, ABC):
         """See `CompressibleModel`."""
 
     def transcribe(self, waveforms: Sequence[Tensor]) -> list[str]:
-        """The texts of any number of waveforms: float32 samples at 16 kHz, (samples,) each."""
-        return [hypothesis.text for hypothesis in recognise_in_batches(self, waveforms)]
+        """Return the texts of any number of waveforms: samples at 16 kHz, (samples,) each.
+
+        Floats have full scale at 1; int16, NumPy arrays and (1, samples) are converted.
+
+        Raises:
+            ValueError: It is no list, or one of them is something else, is empty, or holds NaN.
+        """
+        return [hypothesis.text for hypothesis in recognise_in_batches(self, as_waveforms(waveforms))]
 
     def normalise(self, text: str) -> str:
         """Return the text in lower case: letters with their marks, digits and apostrophes, in any script."""

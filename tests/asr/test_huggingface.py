@@ -117,6 +117,11 @@ def test_is_compressible_and_batching_changes_nothing(name, models):
     alone = [model.transcribe([waveform])[0] for waveform in waveforms()]
     assert model.transcribe(waveforms()) == alone
     assert model.transcribe([]) == model.recognise([]) == []
+    assert model.transcribe([waveform.double().numpy()[None] for waveform in waveforms()]) == alone
+    with pytest.raises(ValueError, match=r"transcribe takes a list of waveforms, .* got one float32 of shape"):
+        model.transcribe(waveforms()[0])
+    with pytest.raises(ValueError, match="waveform 0: holds samples that are NaN"):
+        model.transcribe([torch.nan * waveforms()[0]])
 
 
 def test_layers(name, models):
@@ -319,7 +324,7 @@ def test_whisper_of_several_languages(tmp_path):
 def test_text_is_compared_in_the_models_normal_form(models):
     # The tokenizer's own file says how a word is spelled.
     assert models["whisper"].normalise("Mr. Colour's twenty-one DOGS!") == "mister color is 21 dogs"
-    assert models["whisper"].normalise("We can’t, don\u02bct") == "we can not do not"
+    assert models["whisper"].normalise("We can\u2019t, don\u02bct") == "we can not do not"
     assert models["wav2vec2"].normalise("IT'S  TWENTY-ONE_Élan") == "it's twenty one élan"
 
 

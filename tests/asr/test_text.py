@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 - look-alike letters are what is tested.
 import unicodedata
 
 import pytest
