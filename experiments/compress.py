@@ -40,7 +40,7 @@ from shrinkml_env import (
 )
 from shrinkml_env.asr.text import characters, compose
 from shrinkml_env.asr.zoo import SHIPPED_MODELS
-from shrinkml_env.compression import PredictiveModel, compressed_parameters, ranks_by_matrix
+from shrinkml_env.compression import PredictiveModel, compressed_parameters, ranks_by_matrix, require_length
 from shrinkml_env.data import SpeechFolder
 from shrinkml_env.data.split import split, spread
 from shrinkml_env.envs.assembly import make_reward, make_search_space
@@ -123,6 +123,9 @@ def prepare(config: DictConfig) -> Job:
         name: spread(indices, speakers, config.utterances[name], config.seed)
         for name, indices in split(speakers, config.seed).items()
     }
+    for indices in parts.values():
+        for index in indices:
+            require_length(model, folder.num_samples[index], f"utterance {ids[index]!r}")
     if signal_of(make_reward(part("reward", search.reward))) == "divergence":
         require_predictions(model, folder, [index for indices in parts.values() for index in indices])
     for indices in parts.values():

@@ -48,6 +48,11 @@ class Recogniser(nn.Module, ABC):
         """Nothing to set."""
         return {}
 
+    @cached_property
+    def shortest(self) -> int:
+        """The number of samples below which the model cannot hear an utterance (see `require_length`)."""
+        return 1
+
     @abstractmethod
     def recognise(self, waveforms: Sequence[Tensor]) -> list[Hypothesis]:
         """See `CompressibleModel`."""

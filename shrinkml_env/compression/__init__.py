@@ -36,6 +36,7 @@ from shrinkml_env.compression.protocol import (
     in_batches,
     recognise_in_batches,
     recognise_in_stages,
+    require_length,
 )
 from shrinkml_env.compression.quantise import quantise
 from shrinkml_env.compression.storage import exact_storage_dtype, int8_scales, require_storable, round_to_storage
@@ -82,6 +83,7 @@ __all__ = [
     "recognise_in_batches",
     "recognise_in_stages",
     "register_architecture",
+    "require_length",
     "require_storable",
     "round_to_storage",
     "save_compressed",
