@@ -38,8 +38,9 @@ from shrinkml_env import (
     load_model,
     load_utterances,
 )
+from shrinkml_env.asr.text import characters, compose
 from shrinkml_env.asr.zoo import SHIPPED_MODELS
-from shrinkml_env.compression import PredictiveModel, compressed_parameters, ranks_by_matrix
+from shrinkml_env.compression import PredictiveModel, compressed_parameters, ranks_by_matrix, require_length
 from shrinkml_env.data import SpeechFolder
 from shrinkml_env.data.split import split, spread
 from shrinkml_env.envs.assembly import make_reward, make_search_space
@@ -122,6 +123,9 @@ def prepare(config: DictConfig) -> Job:
         name: spread(indices, speakers, config.utterances[name], config.seed)
         for name, indices in split(speakers, config.seed).items()
     }
+    for indices in parts.values():
+        for index in indices:
+            require_length(model, folder.num_samples[index], f"utterance {ids[index]!r}")
     if signal_of(make_reward(part("reward", search.reward))) == "divergence":
         require_predictions(model, folder, [index for indices in parts.values() for index in indices])
     for indices in parts.values():
@@ -315,10 +319,10 @@ def require_spelling(model: CompressibleModel, transcripts: Sequence[tuple[str, 
 
     @cache
     def dropped(character: str) -> bool:
-        return character.isalnum() and not model.normalise(character)
+        return character[0].isalnum() and not model.normalise(character)
 
     for utterance_id, text in transcripts:
-        unknown = [character for character in text if dropped(character)]
+        unknown = [character for character in characters(compose(text)) if dropped(character)]
         if unknown or not model.normalise(text):
             lacks = f"{unknown[0]!r} is no letter of this model" if unknown else "no word of it is left"
             raise ValueError(

@@ -26,6 +26,7 @@ from shrinkml_env.compression import (
     recognise_in_stages,
     register_architecture,
 )
+from shrinkml_env.data.utterance import as_waveforms
 
 __all__ = ["LAS", "Outputs"]
 
@@ -155,8 +156,14 @@ class LAS(nn.Module):
         return GroupedLAS(forms).recognise(waveforms)
 
     def transcribe(self, waveforms: Sequence[Tensor]) -> list[str]:
-        """The texts of any number of waveforms: float32 samples at 16 kHz, (samples,) each."""
-        return [hypothesis.text for hypothesis in recognise_in_batches(self, waveforms)]
+        """Return the texts of any number of waveforms: samples at 16 kHz, (samples,) each.
+
+        Floats have full scale at 1; int16, NumPy arrays and (1, samples) are converted.
+
+        Raises:
+            ValueError: It is no list, or one of them is something else, is empty, or holds NaN.
+        """
+        return [hypothesis.text for hypothesis in recognise_in_batches(self, as_waveforms(waveforms))]
 
     def normalise(self, text: str) -> str:
         """Lower case, letters and apostrophes."""

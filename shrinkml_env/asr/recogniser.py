@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from shrinkml_env.asr.text import words
 from shrinkml_env.compression import Hypothesis, Layer, Workload, find_layers, recognise_in_batches
+from shrinkml_env.data.utterance import as_waveforms
 
 __all__ = ["Recogniser", "merge_parametrizations"]
 
@@ -47,17 +48,28 @@ class Recogniser(nn.Module, ABC):
         """Nothing to set."""
         return {}
 
+    @cached_property
+    def shortest(self) -> int:
+        """The number of samples below which the model cannot hear an utterance (see `require_length`)."""
+        return 1
+
     @abstractmethod
     def recognise(self, waveforms: Sequence[Tensor]) -> list[Hypothesis]:
         """See `CompressibleModel`."""
 
     def transcribe(self, waveforms: Sequence[Tensor]) -> list[str]:
-        """The texts of any number of waveforms: float32 samples at 16 kHz, (samples,) each."""
-        return [hypothesis.text for hypothesis in recognise_in_batches(self, waveforms)]
+        """Return the texts of any number of waveforms: samples at 16 kHz, (samples,) each.
+
+        Floats have full scale at 1; int16, NumPy arrays and (1, samples) are converted.
+
+        Raises:
+            ValueError: It is no list, or one of them is something else, is empty, or holds NaN.
+        """
+        return [hypothesis.text for hypothesis in recognise_in_batches(self, as_waveforms(waveforms))]
 
     def normalise(self, text: str) -> str:
-        """Lower case; letters, digits and apostrophes."""
-        return " ".join(re.sub(r"[^\w']|_", " ", text.lower()).split())
+        """Return the text in lower case: letters with their marks, digits and apostrophes, in any script."""
+        return words(text)
 
     @abstractmethod
     def workload(self, num_samples: Sequence[int], texts: Sequence[str]) -> Workload:

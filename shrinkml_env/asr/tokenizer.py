@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import base64
 import io
-import re
+import string
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 import sentencepiece
 import torch
 
+from shrinkml_env.asr.text import characters, lower
+
 __all__ = ["Tokenizer", "normalise"]
 
 
+_LETTERS = frozenset(string.ascii_lowercase + "'")
+
+
 def normalise(text: str) -> str:
-    """Lower case; everything but letters and apostrophes becomes a single space."""
-    return " ".join(re.sub(r"[^a-z']+", " ", text.lower()).split())
+    """Return a text in lower case, in which all but the letters a to z and apostrophes is a single space.
+
+    A letter with a mark is another letter, however it is encoded.
+    """
+    kept = (letter if letter in _LETTERS else " " for letter in characters(lower(text)))
+    return " ".join("".join(kept).split())
 
 
 class Tokenizer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from shrinkml_env.asr.recogniser import Recogniser, merge_parametrizations
-from shrinkml_env.asr.workloads import frames_workload
-from shrinkml_env.compression import Hypothesis, Workload, register_architecture
+from shrinkml_env.asr.workloads import frames_shortest, frames_workload
+from shrinkml_env.compression import Hypothesis, Workload, register_architecture, require_length
 from shrinkml_env.data.torchaudio_compat import import_torchaudio
 from shrinkml_env.data.utterance import SAMPLE_RATE
 
@@ -47,12 +48,18 @@ class TorchaudioCTC(Recogniser):
         self.network = import_torchaudio().models.wav2vec2_model(**params) if network is None else network
         merge_parametrizations(self.network)
 
+    @cached_property
+    def shortest(self) -> int:
+        """See `frames_shortest`."""
+        return frames_shortest(self)
+
     def recognise(self, waveforms: Sequence[Tensor]) -> list[Hypothesis]:
         """Recognise waveforms, (samples,) each."""
         with torch.inference_mode():
             return [Hypothesis(self._recognise(waveform)) for waveform in waveforms]
 
     def _recognise(self, waveform: Tensor) -> str:
+        require_length(self, waveform.numel(), "a waveform")
         waveform = waveform.to(next(self.parameters()).device)
         if self.normalise_waveform:
             waveform = functional.layer_norm(waveform, waveform.shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Reversible, Sequence
 from typing import Any
 
 from torch import nn
@@ -11,7 +11,7 @@ from shrinkml_env.asr.recogniser import Recogniser
 from shrinkml_env.compression import Matrix, Workload
 from shrinkml_env.compression.modules import module_matrices
 
-__all__ = ["convolutions", "frames_workload", "lengths_after", "matrices_below"]
+__all__ = ["convolutions", "frames_shortest", "frames_workload", "lengths_after", "matrices_below", "shortest_before"]
 
 
 def convolutions(module: nn.Module) -> dict[str, Any]:
@@ -20,13 +20,25 @@ def convolutions(module: nn.Module) -> dict[str, Any]:
 
 
 def lengths_after(convolutions: Iterable[Any], length: int) -> list[int]:
-    """Frames after each of a chain of convolutions: floor((length + 2 padding - kernel) / stride) + 1."""
+    """Return the frames after each of a chain of convolutions, 0 where a kernel is longer than what it is given.
+
+    After each there are floor((length + 2 padding - kernel) / stride) + 1.
+    """
     lengths = []
     for convolution in convolutions:
         (kernel,), (stride,), (padding,) = convolution.kernel_size, convolution.stride, convolution.padding
-        length = (length + 2 * padding - kernel) // stride + 1
+        length = max(0, (length + 2 * padding - kernel) // stride + 1) if length else 0
         lengths.append(length)
     return lengths
+
+
+def shortest_before(convolutions: Reversible[Any]) -> int:
+    """Return the smallest length of which a chain of convolutions makes a frame: the inverse of `lengths_after`."""
+    length = 1
+    for convolution in reversed(convolutions):
+        (kernel,), (stride,), (padding,) = convolution.kernel_size, convolution.stride, convolution.padding
+        length = max(1, (length - 1) * stride + kernel - 2 * padding)
+    return length
 
 
 def matrices_below(model: nn.Module) -> Iterator[tuple[str, str, Matrix]]:
@@ -34,6 +46,11 @@ def matrices_below(model: nn.Module) -> Iterator[tuple[str, str, Matrix]]:
     for path, module in model.named_modules():
         for matrix in module_matrices(module):
             yield path, f"{path}.{matrix.name}", matrix
+
+
+def frames_shortest(model: nn.Module) -> int:
+    """Return the samples that a model of the Wav2Vec2 family needs for its first frame."""
+    return shortest_before([part for part in convolutions(model).values() if part.padding == (0,)])
 
 
 def frames_workload(model: Recogniser, num_samples: Sequence[int]) -> Workload:

@@ -37,6 +37,7 @@ from shrinkml_env.compression.protocol import (
     in_batches,
     recognise_in_batches,
     recognise_in_stages,
+    require_length,
 )
 from shrinkml_env.compression.quantise import quantise
 from shrinkml_env.compression.storage import exact_storage_dtype, int8_scales, require_storable, round_to_storage
@@ -83,6 +84,7 @@ __all__ = [
     "recognise_in_batches",
     "recognise_in_stages",
     "register_architecture",
+    "require_length",
     "require_lossless",
     "require_storable",
     "round_to_storage",

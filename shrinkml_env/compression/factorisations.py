@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from shrinkml_env.compression import SVD, ActivationAwareSVD, CompressibleModel, Factorisation
+from shrinkml_env.compression import SVD, ActivationAwareSVD, CompressibleModel, Factorisation, require_length
 from shrinkml_env.data.sets import UtteranceSpec, load_utterances
 
 __all__ = ["FACTORISATIONS", "ActivationAware", "Plain"]
@@ -36,11 +36,13 @@ class ActivationAware:
         """Recognise the calibration speech, and prepare the factors of a model's matrices.
 
         Raises:
-            ValueError: There is no such set, or as `ActivationAwareSVD`.
+            ValueError: There is no such set, an utterance is too short for the model, or as `ActivationAwareSVD`.
             FileNotFoundError: The set's folder is missing.
         """
-        speech = [utterance.waveform for utterance in load_utterances(self.calibration)]
-        return ActivationAwareSVD(model, speech, self.damping)
+        speech = load_utterances(self.calibration)
+        for utterance in speech:
+            require_length(model, utterance.waveform.numel(), f"utterance {utterance.id!r}")
+        return ActivationAwareSVD(model, [utterance.waveform for utterance in speech], self.damping)
 
 
 FACTORISATIONS: dict[str, Callable[..., Callable[[CompressibleModel], Factorisation]]] = {

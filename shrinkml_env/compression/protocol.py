@@ -23,6 +23,7 @@ __all__ = [
     "in_batches",
     "recognise_in_batches",
     "recognise_in_stages",
+    "require_length",
 ]
 
 BATCH = 16
@@ -186,3 +187,21 @@ def recognise_in_stages(model: StagedModel, waveforms: Sequence[Tensor]) -> list
         for stage in range(len(model.stages)):
             state = model.advance(stage, state)
         return model.finish(waveforms, state)
+
+
+def require_length(model: CompressibleModel, num_samples: int, name: str) -> None:
+    """Check that speech is not shorter than a model's `shortest`, the samples that it needs; a model need not have one.
+
+    Args:
+        model: The recogniser.
+        num_samples: The length of the speech.
+        name: The name of the speech, for the error.
+
+    Raises:
+        ValueError: It is shorter.
+    """
+    shortest = getattr(model, "shortest", 1)
+    if num_samples < shortest:
+        raise ValueError(
+            f"{name}: {num_samples} samples are too few for the model, which needs {shortest}: leave it out"
+        )

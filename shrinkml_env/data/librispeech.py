@@ -1,11 +1,14 @@
 """Speech in LibriSpeech's directory layout, read lazily.
 
-``ROOT/SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac`` (or ``.wav``) beside one ``SPEAKER-CHAPTER.trans.txt`` a
-chapter, whose lines are an utterance's id and its text (Panayotov et al. 2015, https://www.openslr.org/12).
+``ROOT/SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac`` (or another of `AUDIO`) beside one
+``SPEAKER-CHAPTER.trans.txt`` a chapter, whose lines are an utterance's id and its text (Panayotov et al. 2015,
+https://www.openslr.org/12). Hidden files and folders are not looked at.
 """
 
 from __future__ import annotations
 
+import struct
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,39 +17,47 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import overload
 
-import numpy as np
 import soundfile
 import torch
 
+from shrinkml_env.checks import whole_number
 from shrinkml_env.data.torchaudio_compat import import_torchaudio
-from shrinkml_env.data.utterance import SAMPLE_RATE, Utterance
+from shrinkml_env.data.utterance import SAMPLE_RATE, Utterance, as_waveform
 
-__all__ = ["SpeechFolder", "download_librispeech", "read_waveform"]
+__all__ = ["AUDIO", "SpeechFolder", "download_librispeech", "read_waveform"]
 
 
-AUDIO = (".flac", ".wav")
-"""Suffixes of audio files."""
+AUDIO = (".flac", ".wav", ".ogg", ".opus", ".mp3")
+"""Suffixes of audio files, in either case; of several with one name the first kind is read."""
+
+_TRANSCRIPT = ".trans.txt"
+
+_STREAMED = 0x7FFF0000
+"""Bytes from which a WAV's header does not tell its length: what writes into a pipe does not know it."""
+
+_ENDLESS = 2**40
+"""Samples that no file holds: libsndfile's answer where a header does not tell."""
 
 
 def read_waveform(path: str | Path) -> torch.Tensor:
-    """Samples of a mono 16 kHz audio file: float32 in [-1, 1], shape (samples,).
+    """Return the samples of a mono 16 kHz audio file: float32 with full scale at 1, shape (samples,).
 
     Raises:
-        ValueError: The file cannot be decoded to its end, is empty, holds NaN or infinity, or has another sampling rate
-            or several channels.
+        ValueError: The file cannot be decoded to the end that its header promises, is empty, holds NaN, infinity or
+            floats at the scale of int16, or has another sampling rate or several channels.
     """
-    _num_samples(path)
+    promised = _num_samples(path)
     try:
         samples, _ = soundfile.read(path, dtype="float32")
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{path}: not a readable audio file ({error})") from error
-    if not np.isfinite(samples).all():
-        raise ValueError(f"{path}: holds samples that are NaN or infinite: write or record it again")
-    return torch.from_numpy(samples)
+    if len(samples) < promised:
+        raise ValueError(f"{path}: cut off after {len(samples)} of {promised} samples: copy or record it again")
+    return as_waveform(samples, str(path))
 
 
 def _num_samples(path: str | Path) -> int:
-    """Length from the file's header, which must be that of mono audio at 16 kHz, and not be 0."""
+    """Return the length from the file's header, which must be that of mono audio at 16 kHz, and keep its promise."""
     try:
         header = soundfile.info(path)
     except soundfile.LibsndfileError as error:
@@ -58,7 +69,36 @@ def _num_samples(path: str | Path) -> int:
         )
     if header.frames < 1:
         raise ValueError(f"{path}: holds no sample: remove it, and its line in the transcript")
+    if header.frames > _ENDLESS:
+        raise ValueError(f"{path}: its header does not tell how long it is; ffmpeg -i IN OUT makes it")
+    missing = _missing_bytes(path)
+    if missing > 0:
+        raise ValueError(f"{path}: cut off, {missing} bytes of its samples are missing: copy or record it again")
     return int(header.frames)
+
+
+def _missing_bytes(path: str | Path) -> int:
+    """Return by how many bytes a WAV is shorter than its header says; libsndfile reads what is there without a word.
+
+    It is 0 for other formats, whose reader notices, and for a WAV that was streamed.
+    """
+    with open(path, "rb") as file:
+        if file.read(4) not in (b"RIFF", b"RF64"):
+            return 0
+        file.seek(12)
+        length = None
+        while len(header := file.read(8)) == 8:
+            name, size = struct.unpack("<4sI", header)
+            start = file.tell()
+            if name == b"ds64":  # RF64's own lengths, in 64 bits: of the file, then of the samples.
+                (length,) = struct.unpack("<8xQ", file.read(16))
+            if name == b"data":
+                if length is None and size >= _STREAMED:
+                    return 0
+                promised = size if length is None else length
+                return max(0, promised - (file.seek(0, 2) - start))
+            file.seek(start + size + size % 2)
+    return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +142,15 @@ class SpeechFolder(Sequence[Utterance]):
         entries = [found[name] for name in sorted(found)]
         where = f"{root}: {', '.join(subsets)}"
         if ids is not None:
-            wanted = set(Path(ids).read_text(encoding="utf-8").split())
+            wanted = {_composed(name) for name in _read_text(Path(ids)).split()}
             missing = wanted - found.keys()
             if missing or not wanted:
                 named = f"utterance {min(missing)!r} is not in {where}" if missing else "it is empty"
                 raise ValueError(f"{ids}: {named}")
             entries = [entry for entry in entries if entry.id in wanted]
         if limit is not None:
-            if limit < 1:
-                raise ValueError(f"limit must be at least 1, got {limit}")
-            entries = sorted(_round_robin(entries)[:limit], key=lambda entry: entry.id)
+            kept = _round_robin(entries)[: whole_number("limit", limit, 1)]
+            entries = sorted(kept, key=lambda entry: entry.id)
         self._entries = tuple(entries)
 
     def __len__(self) -> int:
@@ -189,39 +228,75 @@ def _subset_folder(root: Path, subset: str) -> Path:
 
 
 def _entries(folder: Path) -> Iterator[_Entry]:
-    chapters = sorted(folder.glob("*/*/"))
-    if not any(True for chapter in chapters for _ in chapter.glob("*.trans.txt")):
-        inner = sorted({transcript.parents[2].name for transcript in folder.glob("*/*/*/*.trans.txt")})
+    chapters = [chapter for speaker in _visible(folder) for chapter in _visible(speaker)]
+    if not any(map(_transcripts, chapters)):
+        deeper = (inner for chapter in chapters for inner in _visible(chapter) if _transcripts(inner))
+        inner = sorted({path.parents[1].name for path in deeper})
         hint = f"; did you mean one of {', '.join(inner)} in it?" if inner else ""
-        raise ValueError(f"{folder}: no utterance in it; expected SPEAKER/CHAPTER/*.trans.txt and *.flac{hint}")
+        raise ValueError(f"{folder}: no utterance in it; expected SPEAKER/CHAPTER/*{_TRANSCRIPT} and *.flac{hint}")
     for chapter in chapters:
-        audio = {path.stem: path for path in chapter.iterdir() if path.suffix in AUDIO and path.name[0] != "."}
-        listed: set[str] = set()
-        for transcript in sorted(chapter.glob("*.trans.txt")):
-            for number, line in enumerate(_lines(transcript), start=1):
-                utterance_id, _, text = line.strip().partition(" ")
-                if not utterance_id:
-                    continue  # an empty line
-                if not text:
-                    raise ValueError(
-                        f"{transcript}, line {number}: expected an utterance id and its text, got {line!r}"
-                    )
-                if utterance_id in listed:
-                    raise ValueError(f"{transcript}, line {number}: {utterance_id!r} is listed twice")
-                if utterance_id not in audio:
-                    missing = chapter / f"{utterance_id}{AUDIO[0]}"
-                    raise FileNotFoundError(f"{missing}: listed in {transcript.name}, line {number}, but missing")
-                listed.add(utterance_id)
-                yield _Entry(utterance_id, chapter.parent.name, str(audio[utterance_id]), text)
-        for name in sorted(audio.keys() - listed):
-            raise ValueError(f"{audio[name]}: no *.trans.txt beside it says what is spoken; add a line or remove it")
+        yield from _chapter_entries(chapter)
 
 
-def _lines(transcript: Path) -> list[str]:
+def _chapter_entries(chapter: Path) -> Iterator[_Entry]:
+    speaker = _composed(chapter.parent.name)
+    audio = _audio(chapter)
+    listed: set[str] = set()
+    for transcript in _transcripts(chapter):
+        for number, line in enumerate(_read_text(transcript).split("\n"), start=1):
+            if not line.strip():
+                continue
+            name, *words = line.split()
+            utterance_id = _composed(name)
+            if not words:
+                raise ValueError(f"{transcript}, line {number}: expected an utterance id and its text, got {line!r}")
+            if utterance_id in listed:
+                raise ValueError(f"{transcript}, line {number}: {utterance_id!r} is listed twice")
+            if utterance_id not in audio:
+                raise FileNotFoundError(_missing_audio(chapter, utterance_id, f"{transcript.name}, line {number}"))
+            listed.add(utterance_id)
+            yield _Entry(utterance_id, speaker, str(audio[utterance_id]), " ".join(words))
+    for name in sorted(audio.keys() - listed):
+        raise ValueError(f"{audio[name]}: no *{_TRANSCRIPT} beside it says what is spoken; add a line or remove it")
+
+
+def _composed(name: str) -> str:
+    """Return a name in NFC; some file systems (macOS's) decompose those of files."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _visible(folder: Path) -> list[Path]:
+    """Return what is in a folder, sorted, but for hidden files; nothing if it is a file."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _transcripts(chapter: Path) -> list[Path]:
+    return [path for path in _visible(chapter) if path.name.lower().endswith(_TRANSCRIPT)]
+
+
+def _audio(chapter: Path) -> dict[str, Path]:
+    """Return the audio files of a chapter by the ids in their names."""
+    found = [path for path in _visible(chapter) if path.suffix.lower() in AUDIO]
+    # The first kind comes last, and stays.
+    found.sort(key=lambda path: AUDIO.index(path.suffix.lower()), reverse=True)
+    return {_composed(path.stem): path for path in found}
+
+
+def _missing_audio(chapter: Path, utterance_id: str, place: str) -> str:
+    for path in _visible(chapter):
+        if _composed(path.stem) == utterance_id:
+            return f"{path}: listed in {place}, but audio is read from {', '.join(AUDIO)}; ffmpeg makes one of another"
+    return f"{chapter / utterance_id}{AUDIO[0]}: listed in {place}, but missing"
+
+
+def _read_text(path: Path) -> str:
+    """Return a text in UTF-8, its lines ended by a newline."""
     try:
-        return transcript.read_text(encoding="utf-8-sig").splitlines()
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{transcript}: not a text in UTF-8 ({error})") from error
+        raise ValueError(f"{path}: not a text in UTF-8 ({error})") from error
 
 
 def _round_robin(entries: Sequence[_Entry]) -> list[_Entry]:

@@ -64,7 +64,8 @@ class Evaluator:
 
     Raises:
         ValueError: The model is in training mode or has parameters that its `storage_dtype` does not represent, an
-            utterance has no reference word, or the model predicts nothing whose divergence could be measured.
+            utterance has no reference word or is too short for the model, or the model predicts nothing whose
+            divergence could be measured.
     """
 
     def __init__(

@@ -21,6 +21,7 @@ from shrinkml_env.compression import (
     count_parameters,
     inference_tensors,
     recognise_in_batches,
+    require_length,
     require_storable,
 )
 from shrinkml_env.compression.canonical import content_bytes, digest, one_thread
@@ -56,7 +57,7 @@ class Measurer:
 
     Raises:
         ValueError: The model is in training mode or has parameters that its `storage_dtype` does not represent, an
-            utterance has no reference word, or a number is out of range.
+            utterance has no reference word or is too short for the model, or a number is out of range.
     """
 
     arithmetic: ClassVar[tuple[Any, ...]] = ()
@@ -88,6 +89,7 @@ class Measurer:
         for utterance, reference in zip(self.utterances, self._references, strict=True):
             if not reference:
                 raise ValueError(f"utterance {utterance.id!r}: no reference word in {utterance.text!r}")
+            require_length(model, utterance.waveform.numel(), f"utterance {utterance.id!r}")
         self._staged = StagedRecogniser(model, self._waveforms, memory) if isinstance(model, StagedModel) else None
         self._workers: Workers[Ranks, Counts] = Workers(self, workers)
 

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from shrinkml_env import CompressibleModel, Evaluator, Utterance, encoder_parameters, load_compressed, load_model
 from shrinkml_env.asr import Decoding
+from shrinkml_env.asr.huggingface import HuggingFaceWhisper
 from shrinkml_env.asr.huggingface.folder import import_transformers, unpacked
 from shrinkml_env.compression import (
     ActivationAwareSVD,
@@ -118,6 +119,11 @@ def test_is_compressible_and_batching_changes_nothing(name, models):
     alone = [model.transcribe([waveform])[0] for waveform in waveforms()]
     assert model.transcribe(waveforms()) == alone
     assert model.transcribe([]) == model.recognise([]) == []
+    assert model.transcribe([waveform.double().numpy()[None] for waveform in waveforms()]) == alone
+    with pytest.raises(ValueError, match=r"transcribe takes a list of waveforms, .* got one float32 of shape"):
+        model.transcribe(waveforms()[0])
+    with pytest.raises(ValueError, match="waveform 0: holds samples that are NaN"):
+        model.transcribe([torch.nan * waveforms()[0]])
 
 
 def test_layers(name, models):
@@ -316,12 +322,69 @@ def test_whisper_of_several_languages(tmp_path):
     again = type(german).from_config(german.to_config())
     assert again.prompt == german.prompt
     with pytest.raises(ValueError, match=r"language 'fr': the model knows .*<\|en\|>"):
-        type(model).from_folder(tmp_path, language="fr").transcribe(waveforms())
+        type(model).from_folder(tmp_path, language="fr")
+
+
+def edit_generation(folder, lost, **changes):
+    path = folder / "generation_config.json"
+    settings = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({name: value for name, value in settings.items() if name not in lost}))
+
+
+def generated(folder):
+    """Return what transformers writes of the first waveform."""
+    transformers = import_transformers()
+    network = transformers.WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    model = load_model(f"hf:{folder}")
+    tokens = network.generate(model.features(waveforms()[0]), max_new_tokens=12)
+    return model.tokenizer.decode(tokens[0], skip_special_tokens=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("outdated", [False, True])
+def test_whisper_whose_files_force_the_language(tmp_path, outdated):
+    make_whisper(tmp_path, ("en", "de"))
+    ids = HuggingFaceWhisper.from_folder(tmp_path).tokenizer.convert_tokens_to_ids
+    marks = ["<|de|>", "<|transcribe|>", "<|notimestamps|>"]
+    forced = [[position, ids(mark)] for position, mark in enumerate(marks, start=1)]
+    lost = ("is_multilingual", "lang_to_id", "task_to_id") if outdated else ()
+    edit_generation(tmp_path, lost, forced_decoder_ids=forced)
+    model = load_model(f"hf:{tmp_path}")
+    assert model.prompt == ids(["<|startoftranscript|>", *marks])
+    assert model.normalise("Zwei colour") == "zwei colour"  # Not by the rules of English.
+    assert model.transcribe(waveforms()[:1])[0][:12] == generated(tmp_path)
+    if not outdated:
+        named = HuggingFaceWhisper.from_folder(tmp_path, language="en")
+        assert named.prompt == ids(["<|startoftranscript|>", "<|en|>", *marks[1:]])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_language_is_never_ignored(tmp_path):
+    english, outdated = tmp_path / "english", tmp_path / "outdated"
+    for folder, languages in {english: (), outdated: ("en", "de")}.items():
+        folder.mkdir()
+        make_whisper(folder, languages)
+    assert HuggingFaceWhisper.from_folder(english, language="English").prompt == load_model(f"hf:{english}").prompt
+    with pytest.raises(ValueError, match="language 'de': the model knows English only"):
+        HuggingFaceWhisper.from_folder(english, language="de")
+    edit_generation(outdated, ("is_multilingual", "lang_to_id", "task_to_id"))
+    ids = load_model(f"hf:{outdated}").tokenizer.convert_tokens_to_ids
+    assert load_model(f"hf:{outdated}").prompt == ids(["<|startoftranscript|>", "<|notimestamps|>"])
+    for language in "de", "en":
+        with pytest.raises(ValueError, match=rf"language '{language}': generation_config\.json is outdated"):
+            HuggingFaceWhisper.from_folder(outdated, language=language)
+    edit_generation(outdated, (), forced_decoder_ids=[[1, None], [2, ids("<|transcribe|>")]])
+    with pytest.raises(ValueError, match=r"generation_config\.json is outdated"):
+        load_model(f"hf:{outdated}")
+    edit_generation(outdated, (), forced_decoder_ids=[[2, ids("<|transcribe|>")]])
+    with pytest.raises(ValueError, match="forced_decoder_ids must be at positions 1, 2"):
+        load_model(f"hf:{outdated}")
 
 
 def test_text_is_compared_in_the_models_normal_form(models):
     # The tokenizer's own file says how a word is spelled.
     assert models["whisper"].normalise("Mr. Colour's twenty-one DOGS!") == "mister color is 21 dogs"
+    assert models["whisper"].normalise("We can\u2019t, don\u02bct") == "we can not do not"
     assert models["wav2vec2"].normalise("IT'S  TWENTY-ONE_Élan") == "it's twenty one élan"
 
 
@@ -448,3 +511,26 @@ def test_calibration_sees_every_matrix(models, name):
     names = {matrix.name for layer in model.layers for matrix in layer.matrices}
     assert set(second_moments(model, waveforms()[:2])) == set(found.singular_values) == names
     assert model.transcribe(waveforms()[:2]) == before
+
+
+def test_too_short_for_the_model(name, models, tmp_path):
+    model = models[name]
+    shortest = model.shortest
+    # Two of Kaldi's windows, 25 ms each, 10 ms apart.
+    # Moonshine: (1 - 1) * 2 + 3 = 3, (3 - 1) * 3 + 7 = 13, (13 - 1) * 64 + 127 = 895.
+    # Wav2Vec2 and HuBERT: (1 - 1) * 4 + 3 = 3, (3 - 1) * 4 + 3 = 11, (11 - 1) * 5 + 10 = 60.
+    assert shortest == {"whisper": 1, "speech2text": 560, "moonshine": 895}.get(name, 60)
+    sound = torch.randn(shortest, generator=torch.Generator().manual_seed(0))
+    assert len(model.transcribe([sound])) == 1
+    counted = model.workload([shortest - 1], ["a"])
+    assert min(*counted.positions.values(), *counted.lookups.values(), counted.other_macs) >= 0
+    if shortest == 1:
+        return
+    with pytest.raises(ValueError, match=f"{shortest - 1} samples are too few for the model, which needs {shortest}"):
+        model.transcribe([sound, sound[1:]])
+    proxy = [Utterance("long", "s", tones(1)[0], "a"), Utterance("12-5-0001", "s", sound[1:], "a")]
+    with pytest.raises(ValueError, match=f"utterance '12-5-0001': {shortest - 1} samples are too few for the model"):
+        gym.make("ShrinkML-v0", model=model, proxy=proxy, cache=None)
+    aware = {"name": "activation_aware", "calibration": proxy}
+    with pytest.raises(ValueError, match=f"utterance '12-5-0001': {shortest - 1} samples are too few for the model"):
+        gym.make("ShrinkML-v0", model=model, proxy=proxy[:1], factorisation=aware, cache=None)

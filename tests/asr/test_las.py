@@ -95,6 +95,11 @@ def test_transcribes_any_number_and_keeps_the_order():
     together = MODEL.transcribe(waveforms)
     assert together == [MODEL.transcribe([waveform])[0] for waveform in waveforms]
     assert MODEL.transcribe([]) == []
+    assert MODEL.transcribe([waveform.double().numpy()[None] for waveform in waveforms]) == together
+    with pytest.raises(ValueError, match=r"transcribe takes a list of waveforms, .* got one float32 of shape"):
+        MODEL.transcribe(waveforms[0])
+    with pytest.raises(ValueError, match="waveform 1: holds samples that are NaN"):
+        MODEL.transcribe([waveforms[0], torch.nan * waveforms[1]])
 
 
 def test_token_limit_depends_on_the_utterance_alone():

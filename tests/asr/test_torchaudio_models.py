@@ -121,3 +121,12 @@ def test_calibration_sees_every_matrix(pipeline):
     names = {matrix.name for layer in model.layers for matrix in layer.matrices}
     assert set(second_moments(model, tones(2))) == set(found.singular_values) == names
     assert model.transcribe(tones(2)) == before
+
+
+def test_too_short_for_the_model(pipeline):
+    model = load_model("torchaudio:TINY_ASR")
+    assert model.shortest == 60  # (1 - 1) * 4 + 3 = 3, (3 - 1) * 4 + 3 = 11, (11 - 1) * 5 + 10 = 60
+    assert len(model.transcribe([torch.ones(60)])) == 1
+    with pytest.raises(ValueError, match="59 samples are too few for the model, which needs 60"):
+        model.transcribe([torch.ones(59)])
+    assert min(model.workload([59], ["a"]).positions.values()) == 0

@@ -1,4 +1,7 @@
+import os
 import shutil
+import struct
+import unicodedata
 from collections import Counter
 
 import numpy as np
@@ -7,6 +10,7 @@ import soundfile
 import torch
 
 from shrinkml_env.data import SHIPPED_SETS, SpeechFolder, Utterance, download_librispeech, load_utterances
+from shrinkml_env.data.librispeech import read_waveform
 from tests.helpers.speech import LIBRISPEECH
 
 
@@ -160,3 +164,164 @@ def test_what_is_there_is_not_downloaded(corpus):
     assert sorted(corpus.rglob("*")) == before
     with pytest.raises(ValueError, match="train-clean-360"):
         download_librispeech(corpus, "dev-none")
+
+
+SOUND = 0.1 * np.random.default_rng(0).standard_normal(8000).astype(np.float32)
+
+
+@pytest.mark.parametrize("form", ["WAV", "WAVEX", "RF64"])
+@pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_a_wav_that_is_cut_off_is_refused(tmp_path, form, subtype, share):
+    path = tmp_path / "cut.wav"
+    soundfile.write(path, SOUND, 16_000, format=form, subtype=subtype)
+    whole = read_waveform(path)
+    assert len(whole) == 8000
+    with path.open("ab") as file:
+        file.write(b"LIST\4\0\0\0INFO")
+    assert torch.equal(read_waveform(path), whole)
+    size = {"PCM_16": 2, "FLOAT": 4}[subtype]
+    header = os.path.getsize(path) - 12 - 8000 * size
+    os.truncate(path, header + int(8000 * share) * size)
+    with pytest.raises(ValueError, match=rf"cut\.wav: cut off, {(8000 - int(8000 * share)) * size} bytes of its sam"):
+        read_waveform(path)
+
+
+@pytest.mark.parametrize("size", [0x7FFFF000, 0x80000000, 0xFFFFFFFF])
+def test_a_streamed_wav_of_unknown_length_is_whole(tmp_path, size):
+    path = tmp_path / "streamed.wav"
+    soundfile.write(path, SOUND, 16_000)
+    whole, content = read_waveform(path), path.read_bytes()
+    assert content[36:40] == b"data"
+    unknown = struct.pack("<I", size)
+    path.write_bytes(content[:4] + unknown + content[8:40] + unknown + content[44:])
+    assert torch.equal(read_waveform(path), whole)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "share"), [("flac", 0.5), ("ogg", 0.5), ("opus", 0.5), ("mp3", 0.5), ("wav", 0.0005)]
+)
+def test_other_audio_that_is_cut_off_is_refused(tmp_path, suffix, share):
+    path = tmp_path / f"cut.{suffix}"
+    form = {"opus": {"format": "OGG", "subtype": "OPUS"}}.get(suffix, {"format": suffix.upper()})
+    soundfile.write(path, SOUND, 16_000, **form)
+    assert len(read_waveform(path)) == 8000
+    os.truncate(path, int(os.path.getsize(path) * share))
+    with pytest.raises(ValueError, match=rf"cut\.{suffix}: (cut off after|not a readable|holds no sample)"):
+        read_waveform(path)
+
+
+def test_floats_at_the_scale_of_int16(tmp_path):
+    path = tmp_path / "loud.wav"
+    soundfile.write(path, 32768 * SOUND, 16_000, subtype="FLOAT")
+    with pytest.raises(ValueError, match=r"loud\.wav: holds samples as large as \d+, where full scale is 1"):
+        read_waveform(path)
+    soundfile.write(path, 10 * SOUND, 16_000, subtype="FLOAT")
+    assert 1 < read_waveform(path).abs().max() < 6
+
+
+def test_a_flac_of_unknown_length(tmp_path):
+    path = tmp_path / "streamed.flac"
+    soundfile.write(path, SOUND, 16_000)
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"streamed\.flac: its header does not tell how long it is"):
+        read_waveform(path)
+
+
+def rewrite(chapter, change):
+    (transcript,) = chapter.glob("*.trans.txt")
+    transcript.write_text(change(transcript.read_text()), encoding="utf-8")
+
+
+@pytest.mark.parametrize("space", ["\t", " \t ", "\u00a0", "\f", "\u2028", "\x1c"])
+def test_any_white_space_separates_words(corpus, space):
+    expected = SpeechFolder(corpus, "dev-tiny")
+    for chapter in corpus.glob("LibriSpeech/*/*/*"):
+        rewrite(chapter, lambda text: text.replace(" ", space))
+    found = SpeechFolder(corpus, "dev-tiny")
+    assert (found.ids, found.texts) == (expected.ids, expected.texts)
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_any_newline_ends_a_line(corpus, end):
+    expected = SpeechFolder(corpus, "dev-tiny").texts
+    for transcript in corpus.rglob("*.trans.txt"):
+        transcript.write_bytes(transcript.read_text().replace("\n", end).encode())
+    assert SpeechFolder(corpus, "dev-tiny").texts == expected
+
+
+def test_suffixes_of_either_case_and_other_formats(corpus):
+    expected = SpeechFolder(corpus, "dev-tiny")
+    lengths = expected.num_samples
+    forms = {
+        ".FLAC": {},
+        ".WAV": {},
+        ".Ogg": {},
+        ".mp3": {"format": "MP3"},
+        ".opus": {"format": "OGG", "subtype": "OPUS"},
+    }
+    paths = sorted(corpus.rglob("*.flac"))
+    for path, (suffix, form) in zip(paths, list(forms.items()) * 2, strict=False):
+        samples, rate = soundfile.read(path)
+        path.unlink()
+        soundfile.write(path.with_suffix(suffix), samples, rate, **form)
+    for path in corpus.rglob("*.trans.txt"):
+        path.rename(path.with_name(path.name.replace("trans.txt", "TRANS.TXT")))
+    found = SpeechFolder(corpus, "dev-tiny")
+    assert (found.ids, found.texts, found.num_samples) == (expected.ids, expected.texts, lengths)
+    assert tuple(len(utterance.waveform) for utterance in found) == lengths
+
+
+def test_of_two_kinds_the_first_is_read(corpus):
+    chapter = corpus / "LibriSpeech" / "dev-tiny" / "100" / "5"
+    for suffix in (".wav", ".mp3"):
+        soundfile.write(chapter / f"100-5-0000{suffix}", np.zeros(50), 16_000)
+    assert SpeechFolder(corpus, "dev-tiny").num_samples[0] == 1600
+
+
+def test_audio_of_a_kind_that_is_not_read_is_named(corpus):
+    chapter = corpus / "LibriSpeech" / "dev-tiny" / "100" / "5"
+    (chapter / "100-5-0000.flac").rename(chapter / "100-5-0000.m4a")
+    with pytest.raises(FileNotFoundError, match=r"100-5-0000\.m4a: listed in 100-5\.trans\.txt, line 1, but .*\.mp3"):
+        SpeechFolder(corpus, "dev-tiny")
+
+
+def test_hidden_files_and_folders_are_not_looked_at(corpus):
+    subset = corpus / "LibriSpeech" / "dev-tiny"
+    expected = SpeechFolder(corpus, "dev-tiny").ids
+    for path in list(subset.glob("*/*/*")):
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7Mac OS X")
+    for hidden in (".ipynb_checkpoints", "7/.ipynb_checkpoints", ".Trash/5"):
+        (subset / hidden).mkdir(parents=True)
+        shutil.copy(subset / "7" / "5" / "7-5.trans.txt", subset / hidden / "7-5-checkpoint.trans.txt")
+    (subset / ".DS_Store").write_bytes(b"\0")
+    (subset / "7" / "README.txt").write_text("speech")
+    assert SpeechFolder(corpus, "dev-tiny").ids == expected
+
+
+@pytest.mark.parametrize("in_names", ["NFC", "NFD"])
+@pytest.mark.parametrize("in_lists", ["NFC", "NFD"])
+def test_composed_and_decomposed_names_are_one(tmp_path, in_names, in_lists):
+    names, lists = (lambda text, form=form: unicodedata.normalize(form, text) for form in (in_names, in_lists))
+    chapter = tmp_path / "set" / names("Müller") / "5"
+    chapter.mkdir(parents=True)
+    soundfile.write(chapter / f"{names('müller-1')}.flac", SOUND, 16_000)
+    (chapter / "5.trans.txt").write_text(f"{lists('müller-1')} GRÜN", encoding="utf-8")
+    (tmp_path / "ids.txt").write_text(lists("müller-1"), encoding="utf-8-sig")
+    found = SpeechFolder(tmp_path, "set", ids=tmp_path / "ids.txt")
+    assert (found.ids, found.speakers, len(found[0].waveform)) == (("müller-1",), ("Müller",), 8000)
+
+
+def test_a_list_of_ids_in_another_encoding(corpus, tmp_path):
+    (tmp_path / "ids.txt").write_text("7-5-0000\n", encoding="utf-16")
+    with pytest.raises(ValueError, match=r"ids\.txt: not a text in UTF-8"):
+        SpeechFolder(corpus, "dev-tiny", ids=tmp_path / "ids.txt")
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.5, "abc", True])
+def test_a_limit_is_a_whole_number(corpus, limit):
+    with pytest.raises(ValueError, match="limit must be a whole number of at least 1, got"):
+        SpeechFolder(corpus, "dev-tiny", limit=limit)

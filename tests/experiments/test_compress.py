@@ -145,7 +145,24 @@ def empty_wav(chapter):
     soundfile.write(chapter / "12-5-0001.wav", np.zeros(0), 16_000)
 
 
+def cut_wav(chapter):
+    (chapter / "12-5-0001.flac").unlink()
+    soundfile.write(chapter / "12-5-0001.wav", np.zeros(8000), 16_000)
+    os.truncate(chapter / "12-5-0001.wav", 9000)
+
+
 NOISE = 0.1 * np.random.default_rng(0).standard_normal((8000, 2))
+
+
+def test_too_short_for_the_model(configure, data, monkeypatch):
+    monkeypatch.setattr(TinyCTC, "shortest", 400, raising=False)
+    write(data / "12" / "5" / "12-5-0001.flac", NOISE[:399, 0])
+    with pytest.raises(
+        ValueError, match="utterance '12-5-0001': 399 samples are too few for the model, which needs 400"
+    ):
+        prepare(configure("target_size=0.5"))
+    write(data / "12" / "5" / "12-5-0001.flac", NOISE[:400, 0])
+    prepare(configure("target_size=0.5"))
 
 
 @pytest.mark.parametrize(
@@ -153,6 +170,7 @@ NOISE = 0.1 * np.random.default_rng(0).standard_normal((8000, 2))
     [
         (lambda chapter: (chapter / "12-5-0001.flac").write_bytes(b"x" * 99), r"12-5-0001\.flac: not a readable"),
         (lambda chapter: os.truncate(chapter / "12-5-0001.flac", 9000), r"12-5-0001\.flac: not a readable"),
+        (cut_wav, r"12-5-0001\.wav: cut off, 7044 bytes of its samples are missing"),
         (wav_with_nan, r"12-5-0001\.wav: holds samples that are NaN"),
         (empty_wav, r"12-5-0001\.wav: holds no sample"),
         (replace_audio(NOISE), r"12-5-0001\.flac: needs mono audio at 16000 Hz, has 2 channel\(s\) at 16000 Hz"),
@@ -160,6 +178,7 @@ NOISE = 0.1 * np.random.default_rng(0).standard_normal((8000, 2))
         (replace_line("12-5-0001"), r"12-5\.trans\.txt, line 2: expected an utterance id and its text"),
         (replace_line("12-5-0001 ..."), r"transcript of 12-5-0001: no word of it is left: '\.\.\.'"),
         (replace_line("12-5-0001 CAFÉ"), r"transcript of 12-5-0001: 'É' is no letter of this model"),
+        (replace_line("12-5-0001 CAFE\u0301"), r"transcript of 12-5-0001: 'É' is no letter of this model"),
         (replace_line("12-5-0000 AGAIN"), r"12-5\.trans\.txt, line 2: '12-5-0000' is listed twice"),
         (replace_line("12-5-0007 MORE"), r"12-5-0007\.flac: listed in 12-5\.trans\.txt, line 2, but missing"),
         (lambda chapter: (chapter / "12-5-0001.flac").unlink(), r"12-5-0001\.flac: listed in .* but missing"),

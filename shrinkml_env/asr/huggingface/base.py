@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from shrinkml_env.asr.huggingface.folder import LOCAL, import_transformers, read_folder, unpacked
 from shrinkml_env.asr.recogniser import Recogniser
-from shrinkml_env.compression import Layer, exact_storage_dtype
+from shrinkml_env.compression import Layer, exact_storage_dtype, require_length
 from shrinkml_env.data.utterance import SAMPLE_RATE
 
 __all__ = ["HuggingFaceModel"]
@@ -113,7 +113,12 @@ class HuggingFaceModel(Recogniser):
             return auto_class.from_pretrained(folder, **LOCAL)
 
     def features(self, waveform: Tensor) -> Tensor:
-        """What the network wants to see of one waveform, (samples,): (1, ...) on the network's device."""
+        """Return the network's input for one waveform, (samples,): (1, ...) on the network's device.
+
+        Raises:
+            ValueError: The waveform is too short for the model.
+        """
+        require_length(self, waveform.numel(), "a waveform")
         found = self.feature_extractor(waveform.cpu().numpy(), sampling_rate=SAMPLE_RATE, return_tensors="pt")
         features: Tensor = found[self.network.main_input_name]
         return features.to(self.network.device)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from shrinkml_env.asr.huggingface.base import HuggingFaceModel
 from shrinkml_env.asr.recogniser import merge_parametrizations
-from shrinkml_env.asr.workloads import frames_workload
+from shrinkml_env.asr.workloads import frames_shortest, frames_workload
 from shrinkml_env.compression import Hypothesis, Workload, register_architecture
 
 __all__ = ["HuggingFaceCTC"]
@@ -35,6 +36,11 @@ class HuggingFaceCTC(HuggingFaceModel):
         self.training_only = (f"{body}.masked_spec_embed",)
         # A filter bank over samples: few numbers, and everything depends on them.
         self.no_layers = (f"{body}.feature_extractor.conv_layers.0",)
+
+    @cached_property
+    def shortest(self) -> int:
+        """See `frames_shortest`."""
+        return frames_shortest(self)
 
     def recognise(self, waveforms: Sequence[Tensor]) -> list[Hypothesis]:
         """Recognise waveforms, (samples,) each."""

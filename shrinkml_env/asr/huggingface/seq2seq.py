@@ -15,7 +15,7 @@ from shrinkml_env.asr.decoding import Decoding, greedy_search
 from shrinkml_env.asr.features import lengths_mask
 from shrinkml_env.asr.huggingface.base import HuggingFaceModel
 from shrinkml_env.asr.huggingface.folder import import_transformers, unpacked
-from shrinkml_env.asr.workloads import convolutions, lengths_after, matrices_below
+from shrinkml_env.asr.workloads import convolutions, lengths_after, matrices_below, shortest_before
 from shrinkml_env.compression import Hypothesis, Workload, register_architecture
 
 __all__ = ["HuggingFaceMoonshine", "HuggingFaceSeq2Seq", "HuggingFaceSpeech2Text"]
@@ -246,6 +246,10 @@ def _heard(encoded: Sequence[Tensor]) -> dict[str, Tensor]:
     return heard
 
 
+_WINDOW, _HOP = 400, 160
+"""Samples of which Speech2Text's features make one frame, and between two frames."""
+
+
 @register_architecture("hf_speech2text")
 class HuggingFaceSpeech2Text(HuggingFaceSeq2Seq):
     """transformers' Speech2TextForConditionalGeneration."""
@@ -253,9 +257,14 @@ class HuggingFaceSpeech2Text(HuggingFaceSeq2Seq):
     model_types = ("speech_to_text",)
     attention = "eager"  # The only one that it has.
 
+    @cached_property
+    def shortest(self) -> int:
+        """Two windows: their features are divided by their standard deviation."""
+        return _WINDOW + _HOP
+
     def runs(self, num_samples: int, num_tokens: int) -> list[tuple[int, int]]:
         """The encoder sees 25 ms windows every 10 ms, as Kaldi cuts them."""
-        return [(1 + (num_samples - 400) // 160, num_tokens)]
+        return [(max(0, 1 + (num_samples - _WINDOW) // _HOP), num_tokens)]
 
 
 @register_architecture("hf_moonshine")
@@ -263,6 +272,11 @@ class HuggingFaceMoonshine(HuggingFaceSeq2Seq):
     """transformers' MoonshineForConditionalGeneration, which hears samples."""
 
     model_types = ("moonshine",)
+
+    @cached_property
+    def shortest(self) -> int:
+        """Samples of which the encoder's convolutions make a frame."""
+        return shortest_before(list(convolutions(self.network.model.encoder).values()))
 
     @property
     def most_tokens(self) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import islice
@@ -16,9 +18,19 @@ from torch.nn import functional
 from shrinkml_env.asr.decoding import Decoding
 from shrinkml_env.asr.huggingface.folder import import_transformers
 from shrinkml_env.asr.huggingface.seq2seq import HuggingFaceSeq2Seq
+from shrinkml_env.asr.text import compose, words
 from shrinkml_env.compression import Hypothesis, State, recognise_in_stages, register_architecture
 
 __all__ = ["HuggingFaceWhisper"]
+
+_BRACKETS = re.compile(r"[<\[][^>\]]*[>\]]|\([^)]+\)")
+"""Remarks, ``[music]``, that are not spoken."""
+
+
+def _language_codes() -> dict[str, str]:
+    """Return the languages that Whisper models may know, by name: ``{"german": "de"}``."""
+    codes: dict[str, str] = importlib.import_module("transformers.models.whisper.tokenization_whisper").TO_LANGUAGE_CODE
+    return codes
 
 
 @register_architecture("hf_whisper")
@@ -32,6 +44,9 @@ class HuggingFaceWhisper(HuggingFaceSeq2Seq):
         decoding: As `HuggingFaceSeq2Seq`.
         language: What a multilingual model is told to hear, ``"en"``; None for what its files say, or else English.
         network: As `HuggingFaceModel`.
+
+    Raises:
+        ValueError: The language is none that the model can be told (see `prompt`).
     """
 
     model_types = ("whisper",)
@@ -46,24 +61,57 @@ class HuggingFaceWhisper(HuggingFaceSeq2Seq):
     ) -> None:
         super().__init__(files, decoding, network)
         self.language = language
+        _ = self.prompt  # A wrong language is told at once.
 
     @property
     def prompt(self) -> list[int]:
-        """Start, language and task where there are several, and that no timestamps are wanted."""
+        """Start, language and task where there are several, and that no timestamps are wanted.
+
+        As in transformers' `generate`, ``forced_decoder_ids`` say so where no language is named.
+
+        Raises:
+            ValueError: The language is none that the model knows, or its files do not let one be chosen.
+        """
         generation = self.generation
         prompt = [generation.decoder_start_token_id]
-        if getattr(generation, "is_multilingual", False):
-            languages = importlib.import_module("transformers.models.whisper.tokenization_whisper").TO_LANGUAGE_CODE
-            token = f"<|{languages.get(self._language, self._language)}|>"
-            if token not in generation.lang_to_id:
-                raise ValueError(f"language {self._language!r}: the model knows {', '.join(generation.lang_to_id)}")
-            prompt += [generation.lang_to_id[token], generation.task_to_id["transcribe"]]
+        named = self.language or getattr(generation, "language", None)
+        known = getattr(generation, "lang_to_id", None) or {}
+        multilingual = getattr(generation, "is_multilingual", None)
+        forced = self._forced
+        if forced and forced[0] is not None and named is None:
+            prompt += forced
+        elif known and multilingual is not False:
+            language = str(named or "en").lower()
+            token = f"<|{_language_codes().get(language, language)}|>"
+            if token not in known:
+                raise ValueError(f"language {language!r}: the model knows {', '.join(known)}")
+            prompt += [known[token], generation.task_to_id["transcribe"]]
+        elif multilingual is False:
+            if self.language is not None and self.language.lower() not in ("en", "english"):
+                raise ValueError(f"language {self.language!r}: the model knows English only")
+        elif self.language is not None or forced or multilingual:
+            raise ValueError(
+                f"language {self.language!r}: generation_config.json is outdated and does not let it be chosen; "
+                "take that of the original model, or put the language's token into its forced_decoder_ids"
+            )
         no_timestamps = getattr(generation, "no_timestamps_token_id", None)
-        return prompt if no_timestamps is None else [*prompt, no_timestamps]
+        return prompt if no_timestamps in (None, *prompt) else [*prompt, no_timestamps]
 
     @property
-    def _language(self) -> str:
-        return str(self.language or getattr(self.generation, "language", None) or "en").lower()
+    def _forced(self) -> list[int | None]:
+        """The tokens behind the start by which older files say language and task; None leaves the language open."""
+        forced = getattr(self.generation, "forced_decoder_ids", None)
+        forced = forced or getattr(self.network.config, "forced_decoder_ids", None) or []
+        if [position for position, _ in forced] != list(range(1, len(forced) + 1)):
+            raise ValueError(f"generation_config.json: forced_decoder_ids must be at positions 1, 2, ..., got {forced}")
+        return [token for _, token in forced]
+
+    @cached_property
+    def hears_english(self) -> bool:
+        """Whether the prompt names English, or no language."""
+        codes = set(_language_codes().values())
+        marks = (token.strip("<|>") for token in self.tokenizer.convert_ids_to_tokens(self.prompt))
+        return all(mark == "en" for mark in marks if mark in codes)
 
     @property
     def stages(self) -> tuple[tuple[str, ...], ...]:
@@ -119,15 +167,19 @@ class HuggingFaceWhisper(HuggingFaceSeq2Seq):
         return recognise_in_stages(self, waveforms)
 
     def normalise(self, text: str) -> str:
-        """As Whisper's tokenizer does: English spelling and numbers made uniform; other languages just lower case."""
-        return str(self._normaliser(text)).strip()
+        """Return the text as Whisper's tokenizer normalises it.
+
+        In English, spelling and numbers are made uniform. In other languages it is words in lower case, without what
+        stands in brackets, and apostrophes separate words; unlike Whisper's, which drops them, marks stay on letters.
+        """
+        if self.hears_english:
+            return str(self._english(compose(text))).strip()
+        return words(unicodedata.normalize("NFKC", _BRACKETS.sub("", text)), besides="")
 
     @cached_property
-    def _normaliser(self) -> Any:
+    def _english(self) -> Any:
         import_transformers()
         module = importlib.import_module("transformers.models.whisper.english_normalizer")
-        if self._language not in ("en", "english"):
-            return module.BasicTextNormalizer()
         return module.EnglishTextNormalizer(json.loads(self.files.get("normalizer.json", "{}")))
 
     def runs(self, num_samples: int, num_tokens: int) -> list[tuple[int, int]]:
