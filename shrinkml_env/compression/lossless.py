@@ -50,7 +50,7 @@ def require_lossless(model: CompressibleModel, waveforms: Sequence[Tensor]) -> N
     where = f"module {path!r}" if path else "no module alone, but all of them together"
     raise ValueError(
         f"{where}: held as factors that lose nothing, the model {fault}. Its code does more with the module than"
-        " call it and read its weights (see 'What your code may do' in docs/your-own-model.md): change that, or leave"
+        " call it and read its weights: change that, or leave"
         " the module out of the model's `layers` (`no_layers` of a Recogniser)"
     )
 

@@ -95,7 +95,7 @@ def _missing_bytes(path: str | Path) -> int:
             if name == b"data":
                 if length is None and size >= _STREAMED:
                     return 0
-                promised = size if length is None else length
+                promised = int(size if length is None else length)
                 return max(0, promised - (file.seek(0, 2) - start))
             file.seek(start + size + size % 2)
     return 0

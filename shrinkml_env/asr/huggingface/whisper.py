@@ -95,7 +95,7 @@ class HuggingFaceWhisper(HuggingFaceSeq2Seq):
                 "take that of the original model, or put the language's token into its forced_decoder_ids"
             )
         no_timestamps = getattr(generation, "no_timestamps_token_id", None)
-        return prompt if no_timestamps in (None, *prompt) else [*prompt, no_timestamps]
+        return prompt if no_timestamps is None or no_timestamps in prompt else [*prompt, no_timestamps]
 
     @property
     def _forced(self) -> list[int | None]:
