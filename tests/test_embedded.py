@@ -1,6 +1,7 @@
 """The embedded model, speech and default environment, as users get them."""
 
 import functools
+import importlib
 import subprocess
 import sys
 import warnings
@@ -27,13 +28,24 @@ from shrinkml_env import (
     load_utterances,
     save_compressed,
 )
+from shrinkml_env.compression import SVD
 from shrinkml_env.envs.registration import VARIANTS
 from shrinkml_env.evaluation import recognise_all
+
+SUBSETS = {"proxy": "proxy-pool", "dev": "dev", "test": "test"}
+SPEECH = Path(shrinkml_env.__file__).parent / "assets" / "speech"
+FEW = {name: {"root": str(SPEECH), "subset": subset, "limit": 4} for name, subset in SUBSETS.items()}
 
 
 @pytest.fixture(scope="module")
 def model():
     return load_model("las_small")
+
+
+@pytest.fixture(scope="module")
+def small(model):
+    """Arguments of `gym.make` that change no type, shape or range: on 4 of the utterances, with finished factors."""
+    return {"model": model, "factorisation": SVD(model), "proxy": FEW["proxy"]}
 
 
 def test_size_and_file_format(model):
@@ -100,34 +112,33 @@ SCALAR_IDS = [name for name, options in VARIANTS.items() if options.get("reward"
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCALAR_IDS)
-def test_both_check_envs_without_a_warning(name):
+def test_both_check_envs_without_a_warning(name, small):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        env = gym.make(name)
+        env = gym.make(name, **small)
         gymnasium_check_env(env.unwrapped, skip_render_check=True)
         sb3_check_env(env)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCALAR_IDS)
-def test_vector_environments(name):
+def test_vector_environments(name, small):
     for mode in ("sync", "async"):
-        envs = gym.make_vec(name, num_envs=2, vectorization_mode=mode)
+        envs = gym.make_vec(name, num_envs=2, vectorization_mode=mode, **small)
         observations, _ = envs.reset(seed=0)
         assert observations in envs.observation_space
         envs.step(envs.action_space.sample())
         envs.close()
     for vectorise in (DummyVecEnv, SubprocVecEnv):
-        envs = vectorise([functools.partial(gym.make, f"shrinkml_env:{name}")] * 2)
+        envs = vectorise([functools.partial(gym.make, f"shrinkml_env:{name}", **small)] * 2)
         envs.reset()
         envs.step([envs.action_space.sample() for _ in range(2)])
         envs.close()
 
 
-@pytest.mark.slow
-def test_the_multi_objective_environment():
+def test_the_multi_objective_environment(small):
     assert set(VARIANTS) - set(SCALAR_IDS) == {"ShrinkMLMultiObjective-v0"}
-    env = gym.make("ShrinkMLMultiObjective-v0")
+    env = gym.make("ShrinkMLMultiObjective-v0", **small)
     with pytest.warns(UserWarning, match=r"reward returned by `step\(\)` must be a float"):
         gymnasium_check_env(env.unwrapped, skip_render_check=True)
     sb3_check_env(LinearReward(env, weight=np.array([1.0, 0.1])))
@@ -146,30 +157,33 @@ print(repr(reward), info["wer"], info["size_ratio"], info["ranks"])
 
 
 @pytest.mark.slow
-def test_the_same_numbers_in_another_process():
-    outputs = {
-        subprocess.run([sys.executable, "-c", _EPISODE], capture_output=True, text=True, check=True).stdout
-        for _ in range(2)
-    }
-    assert len(outputs) == 1
+def test_the_same_numbers_in_another_process(capsys):
+    exec(_EPISODE, {})
+    other = subprocess.run([sys.executable, "-c", _EPISODE], capture_output=True, text=True, check=True).stdout
+    assert other == capsys.readouterr().out != ""
 
 
-SUBSETS = {"proxy": "proxy-pool", "dev": "dev", "test": "test"}
-SPEECH = Path(shrinkml_env.__file__).parent / "assets" / "speech"
-FEW = {name: f"{{root: {SPEECH}, subset: {subset}, limit: 4}}" for name, subset in SUBSETS.items()}
+@pytest.fixture
+def run_experiment(monkeypatch, capsys):
+    """``python -m experiments.NAME ARGUMENTS`` in this process; returns what it prints."""
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        capsys.readouterr()
+        importlib.import_module(f"experiments.{name}").main()
+        return capsys.readouterr().out
+
+    return run
 
 
-def run_experiment(name, *arguments):
-    """``python -m experiments.NAME ARGUMENTS``; returns what it prints."""
-    command = [sys.executable, "-m", f"experiments.{name}", *arguments]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    return run.stdout
+def typed(chosen):
+    """A set as it is typed."""
+    return "{" + ", ".join(f"{option}: {value}" for option, value in chosen.items()) + "}"
 
 
 @pytest.mark.slow
-def test_search_and_validation_from_the_command_line(tmp_path):
-    sets = [f"{name}={few}" for name, few in FEW.items()]
+def test_search_and_validation_from_the_command_line(tmp_path, run_experiment):
+    sets = [f"{name}={typed(few)}" for name, few in FEW.items()]
     run_experiment(
         "search",
         "-m",
@@ -189,8 +203,10 @@ def test_search_and_validation_from_the_command_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_sensitivity_from_the_command_line(tmp_path):
-    output = run_experiment("sensitivity", "search_space.count=1", f"proxy={FEW['proxy']}", f"outputs={tmp_path}")
+def test_sensitivity_from_the_command_line(tmp_path, run_experiment):
+    output = run_experiment(
+        "sensitivity", "search_space.count=1", f"proxy={typed(FEW['proxy'])}", f"outputs={tmp_path}"
+    )
     assert "search space formed from it:" in output
     (path,) = tmp_path.glob("*/sensitivity.json")
     assert (path.parent / "sensitivity.png").exists()
@@ -199,8 +215,10 @@ def test_sensitivity_from_the_command_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_proxy_selection_from_the_command_line(tmp_path):
-    sets = (f"pool={FEW['proxy']}", f"dev={FEW['dev']}", "sizes=[2,3]", "configurations=3")
+# So few configurations may make the same errors on so few utterances, and then there is no correlation.
+@pytest.mark.filterwarnings("ignore")
+def test_proxy_selection_from_the_command_line(tmp_path, run_experiment):
+    sets = (f"pool={typed(FEW['proxy'])}", f"dev={typed(FEW['dev'])}", "sizes=[2,3]", "configurations=3")
     run_experiment("select_proxy", *sets, f"outputs={tmp_path}")
     (ids,) = tmp_path.glob("*/ranking-3.txt")
     assert len(load_utterances({"root": SPEECH, "subset": "proxy-pool", "ids": ids})) == 3
@@ -208,7 +226,7 @@ def test_proxy_selection_from_the_command_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_cache_from_the_command_line(tmp_path):
+def test_the_cache_from_the_command_line(tmp_path, run_experiment):
     evaluator = Evaluator(load_model("las_small"), load_utterances("proxy")[:2], cache=EvaluationCache(tmp_path / "c"))
     evaluator.evaluate({"decoder.output": 10})
     shown = run_experiment("cache", f"path={tmp_path / 'c'}")
