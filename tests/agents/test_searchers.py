@@ -250,7 +250,7 @@ def test_knapsack_is_exact_where_losses_add_up():
 @pytest.mark.slow
 def test_knapsack_keeps_to_its_sizes_and_begins_at_the_largest():
     env = make_fake_env()
-    KnapsackSearch(env, points=2, sizes=(0.3, 0.6)).learn(200 * STEPS)
+    KnapsackSearch(env, points=2, sizes=(0.3, 0.6)).learn(30 * STEPS)
     singles = sum(min(2, len(ranks) - 1) for ranks in env.problem.candidates)
     proposals = env.problem.history[singles:]
     assert len(proposals) > 5
@@ -258,7 +258,7 @@ def test_knapsack_keeps_to_its_sizes_and_begins_at_the_largest():
     first = KnapsackSearch(points=2).ranks_of_size(make_fake_env().problem, 0.6)
     assert first.items() <= proposals[0].ranks.items()
     unbound = make_fake_env()
-    KnapsackSearch(unbound, points=2).learn(200 * STEPS)
+    KnapsackSearch(unbound, points=2).learn(30 * STEPS)
     smallest = [min(t.evaluation.size_ratio for t in e.problem.history[singles:]) for e in (env, unbound)]
     assert smallest[0] > smallest[1]
     with pytest.raises(ValueError, match=r"the smallest configuration has 0\.\d+ of the original's size, not 0\.01"):
