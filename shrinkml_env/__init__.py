@@ -73,4 +73,6 @@ __all__ = [
     "save_compressed",
 ]
 
+__version__ = "0.1.0"
+
 register_envs()

@@ -169,7 +169,7 @@ def report(
         progress_bar: Show one.
     """
     evaluators: dict[str, SupportsEvaluate] = {"proxy": problem.evaluator, **sets}
-    bar = tqdm(evaluators.items(), desc="chosen on every set", disable=not progress_bar)
+    bar = tqdm(evaluators.items(), desc="chosen on every set", unit="set", disable=not progress_bar)
     measured = {name: (evaluator.baseline, evaluator.evaluate(ranks)) for name, evaluator in bar}
     test = sets["test"]
     compressed = compress(test.model, test.matrix_ranks(ranks), test.factorisation)

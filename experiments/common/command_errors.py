@@ -36,6 +36,8 @@ def explain(error: BaseException, command: Command, overrides: list[str]) -> str
     if isinstance(error, MissingConfigException):
         return _missing_choice(error, command)
     if isinstance(error, OverrideParseException):
+        if "=" not in error.override.strip("="):
+            return f"cannot read {error.override!r}: give options as NAME=VALUE, without spaces around ="
         return f"cannot read {error.override!r}: put quotes around it if it holds brackets or spaces, 'NAME=[A,B]'"
     if isinstance(error, ConfigCompositionException):
         return _wrong_override(error, command, overrides)

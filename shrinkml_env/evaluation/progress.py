@@ -23,7 +23,7 @@ class ProgressBar:
     def __call__(self, evaluation: Evaluation, count: int) -> None:
         """Show a new evaluation, the `count`-th of its run."""
         self._bar.update(count - self._bar.n)
-        self._bar.set_postfix(wer=f"{100 * evaluation.wer:.1f}%", size=f"{evaluation.size_ratio:.2f}")
+        self._bar.set_postfix_str(f"last: WER {100 * evaluation.wer:.1f} %, size {evaluation.size_ratio:.2f}")
 
     def close(self) -> None:
         """Leave the bar as it is: it shows nothing more."""

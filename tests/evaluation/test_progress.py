@@ -12,6 +12,6 @@ def test_shows_count_wer_and_size(capsys):
     shown = capsys.readouterr().err
     assert "search:  50%" in shown
     assert "2/4" in shown
-    assert f"size={found.size_ratio:.2f}, wer={100 * found.wer:.1f}%" in shown
+    assert f"last: WER {100 * found.wer:.1f} %, size {found.size_ratio:.2f}" in shown
     ledger.evaluate(evaluator, {"output": 30})  # a closed bar shows nothing more
     assert capsys.readouterr().err == ""
