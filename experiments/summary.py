@@ -50,8 +50,8 @@ def table(runs: Path) -> pd.DataFrame:
         )
         rows += [("original", "", "", "", "1.000", *original)]
         # A search's reward function, a rule, a quantiser.
-        settings = record["settings"]
-        method = settings.get("reward") or next(iter(settings.values()))
+        settings = record.get("settings", {})
+        method = settings.get("reward") or next(iter(settings.values()), "")
         # What no search has found has neither, and a model that was trained after its search has no reward.
         spent, rewards = str(record.get("evaluations", "")), record.get("rewards")
         scored = f"{rewards['proxy']:.4f}" if rewards else ""

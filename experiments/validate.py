@@ -34,6 +34,8 @@ def validate(directory: Path) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: is {directory} a finished run of experiments.search?")
     record = json.loads(path.read_text())
+    if "utterances" not in record:
+        raise ValueError(f"{path} lacks utterances, the sets that were measured: give them to run_search as config=")
     models = {name: load_compressed(directory / name) for name in ("original", "compressed")}
     measured: dict[str, Any] = {
         "params": {name: count_parameters(model) for name, model in models.items()},

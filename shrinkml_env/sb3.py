@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from shrinkml_env.envs.vector import VectorShrinkEnv
 from shrinkml_env.evaluation import BudgetExhausted
@@ -30,8 +30,8 @@ class ShrinkVecEnv(VecEnv):
     Monitor wrapper has them.
 
     Where the budget runs out in the middle of a step, that step raises `BudgetExhausted`, as `VectorShrinkEnv` does.
-    While a `BudgetCallback` watches, it returns instead as if nothing had happened, with rewards of 0, and the callback
-    ends the training before anything is learned from it.
+    While a `BudgetCallback` watches, one such step returns instead as if nothing had happened, with rewards of 0, and
+    the callback ends the training before anything is learned from it; a further step raises.
 
     Args:
         envs: What ``gym.make_vec`` returns.
@@ -50,6 +50,7 @@ class ShrinkVecEnv(VecEnv):
             )
         self.envs = envs
         self.stops_at_budget = False
+        self._stopped = False
         self._actions: Any = None
         self._observations: Any = None
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
@@ -80,11 +81,12 @@ class ShrinkVecEnv(VecEnv):
         try:
             observations, rewards, terminated, _, infos = self.envs.step(self._actions)
         except BudgetExhausted:
-            if not self.stops_at_budget:
+            if not self.stops_at_budget or self._stopped:
                 raise
+            self._stopped = True
             nothing = np.zeros(self.num_envs, np.float32)
             return self._observations, nothing, nothing.astype(np.bool_), [{} for _ in range(self.num_envs)]
-        self._observations = observations
+        self._observations, self._stopped = observations, False
         self._returns += rewards
         self._lengths += 1
         split = self._split(infos)
@@ -157,8 +159,14 @@ class BudgetCallback(BaseCallback):
         self._counted = 0
 
     def _on_training_start(self) -> None:
-        # Environments that share a problem are asked once; those with a ledger each end with the first one.
-        self._problems = list(dict.fromkeys(self.training_env.get_attr("problem")))
+        if isinstance(self.training_env.unwrapped, SubprocVecEnv):
+            raise ValueError(
+                "a budget cannot be counted in other processes: use ShrinkVecEnv(gym.make_vec(...)), whose `workers` "
+                "measure side by side, in place of SubprocVecEnv"
+            )
+        # Environments that share a ledger are asked once; those with a ledger each end with the first one.
+        problems = self.training_env.get_attr("problem")
+        self._problems = list({id(problem.ledger): problem for problem in problems}.values())
         self._counted = self._count()
         self._stop_quietly(True)
         if self.progress_bar:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -77,10 +78,11 @@ def run_search(
 
     Raises:
         ValueError: The environment has no budget or a vector reward, a set is wrong, or the agent measured nothing.
-        TypeError: `env` is no ShrinkML environment, or `agent` has no method `learn`.
+        TypeError: `env` is no ShrinkML environment, `agent` has no method `learn`, or `config` is no JSON.
     """
     problem = search_problem(env)
     _check(problem, agent, finalists)
+    json.dumps(dict(config or {}))  # What is no JSON is told before the search.
     folder = None if directory is None else Path(directory)
     # All sets are read before the search, so that whatever is wrong with them loses no work.
     sets = {name: problem.evaluator.on(load_utterances(spec)) for name, spec in (("dev", dev), ("test", test))}
@@ -149,7 +151,7 @@ def choose(problem: SearchProblem, dev: Evaluator, finalists: int, progress_bar:
         measured = list(bar)
     finally:
         dev.close()
-    return max(measured, key=lambda evaluation: float(problem.reward_function(evaluation, dev.baseline)))
+    return max(measured, key=lambda evaluation: _worth(problem, evaluation, dev.baseline))
 
 
 def report(
@@ -183,15 +185,26 @@ def report(
         encoder_params=_encoder_params(test.model, compressed),
         file_bytes=(file_bytes(test.model), file_bytes(compressed)),
         sets={name: SetResult.of(*pair) for name, pair in measured.items()},
-        rewards={name: float(problem.reward_function(now, then)) for name, (then, now) in measured.items()},
+        rewards={name: _worth(problem, now, then) for name, (then, now) in measured.items()},
         wer_increase=wer_increase(after.edits, before.edits, before.words),
         history=problem.history,
         config=dict(config),
+        notes=() if problem.is_feasible(ranks) else ("Nothing that the search has tried meets the constraint.",),
     )
+
+
+def _worth(problem: SearchProblem, evaluation: Evaluation, baseline: Evaluation) -> float:
+    """The reward on another set than proxy."""
+    reward = float(problem.reward_function(evaluation, baseline))
+    if not math.isfinite(reward):
+        raise ValueError(f"the reward {problem.reward_function!r} gave {reward} at a WER of {evaluation.wer:.4f}")
+    return reward
 
 
 def write(result: SearchResult, directory: Path) -> None:
     """Write both models and, last, ``best.json``, which says that the search is finished."""
+    # An earlier search's record must not stand beside this one's models.
+    (directory / "best.json").unlink(missing_ok=True)
     for name, model in zip(MODELS, (result.original, result.model), strict=True):
         save_compressed(model, directory / name)
     aside = directory / f"best.json.{os.getpid()}"

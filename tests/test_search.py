@@ -8,6 +8,7 @@ import pytest
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 import shrinkml_env
 from shrinkml_env import BudgetExhausted, Ledger, load_compressed, load_model, run_search
@@ -282,3 +283,58 @@ def test_an_agent_of_another_environment_is_told():
     with pytest.raises(ValueError, match=r"Sampler has measured nothing: .* was the agent made with it"):
         run_search(env, Sampler(other), dev=DEV, test=TEST, progress_bar=False)
     assert search_problem(env).history == ()
+
+
+def test_an_end_that_the_callback_does_not_see_is_no_endless_loop():
+    """`EvalCallback` plays on the same environments; the budget ends while it does."""
+    envs = ShrinkVecEnv(VectorShrinkEnv(make_fake_env(ledger=Ledger(budget=12)), 3))
+    evaluation = EvalCallback(envs, n_eval_episodes=30, eval_freq=5, deterministic=False, warn=False)
+    with pytest.raises(BudgetExhausted):
+        ppo(envs, batch_size=24).learn(10_000, callback=[BudgetCallback(), evaluation])
+    assert envs.first.problem.ledger.spent
+
+
+def test_environments_in_other_processes_are_refused():
+    envs = SubprocVecEnv([make_fake_env] * 2)
+    with pytest.raises(ValueError, match=r"other processes: use ShrinkVecEnv"):
+        ppo(envs).learn(100, callback=BudgetCallback())
+    envs.close()
+
+
+def test_a_shared_ledger_is_counted_once():
+    ledger = Ledger(budget=4)
+    evaluator = FakeEvaluator()
+    envs = DummyVecEnv([lambda: make_fake_env(evaluator=evaluator, ledger=ledger)] * 2)
+    values = []
+
+    class Reads(BaseCallback):
+        def _on_step(self):
+            values.append(self.logger.name_to_value.get("evaluation/count", 0))
+            return True
+
+    ppo(envs, batch_size=16).learn(1000, callback=[BudgetCallback(), Reads()])
+    assert max(values) == 4
+
+
+def test_what_meets_no_constraint_is_told():
+    env = make(constraint={"name": "check", "budget": 0.05})
+    result = run_search(env, Sampler(env), dev=DEV, test=TEST, progress_bar=False)
+    assert result.notes == ("Nothing that the search has tried meets the constraint.",)
+    assert result.notes[0] in repr(result)
+
+
+def test_a_reward_that_fails_on_dev_is_told():
+    def reward(evaluation, baseline):
+        return 0.0 if evaluation.words == proxy.words else float("nan")
+
+    env = make(reward=reward)
+    proxy = env.unwrapped.problem.baseline
+    with pytest.raises(ValueError, match=r"gave nan at a WER of"):
+        run_search(env, Sampler(env), dev=DEV[:3], test=TEST, progress_bar=False)
+
+
+def test_a_config_that_is_no_json_is_told_before_the_search():
+    env = make()
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        run_search(env, Sampler(env), dev=DEV, test=TEST, config={"x": np.float32(1)})
+    assert env.unwrapped.problem.history == ()
