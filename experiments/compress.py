@@ -155,7 +155,7 @@ def compress(config: DictConfig, job: Job) -> Path:
     if job.training is not None:
         result, note = fine_tune(job.training, job.search, directory, result)
         notes.append(note)
-    result = replace(result, notes=(verdict(config, result), *notes))
+    result = replace(result, notes=(verdict(config, result), *result.notes, *notes))
     write(result, directory)
     conclude(result, problem, directory)
     return directory

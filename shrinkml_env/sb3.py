@@ -37,7 +37,8 @@ class ShrinkVecEnv(VecEnv):
         envs: What ``gym.make_vec`` returns.
 
     Attributes:
-        stops_at_budget: Whether a callback ends the training at the end of the budget; `BudgetCallback` sets it.
+        quiet_steps: Whether the next step may be quiet about the end of the budget: 1, which `BudgetCallback` sets
+            before each step, or 0.
 
     Raises:
         ValueError: Its rewards are vectors, which Stable-Baselines3 does not know.
@@ -49,8 +50,7 @@ class ShrinkVecEnv(VecEnv):
                 "Stable-Baselines3 needs scalar rewards: wrap the single environment in MO-Gymnasium's LinearReward"
             )
         self.envs = envs
-        self.stops_at_budget = False
-        self._stopped = False
+        self.quiet_steps = 0
         self._actions: Any = None
         self._observations: Any = None
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
@@ -81,12 +81,12 @@ class ShrinkVecEnv(VecEnv):
         try:
             observations, rewards, terminated, _, infos = self.envs.step(self._actions)
         except BudgetExhausted:
-            if not self.stops_at_budget or self._stopped:
+            if not self.quiet_steps:
                 raise
-            self._stopped = True
+            self.quiet_steps = 0
             nothing = np.zeros(self.num_envs, np.float32)
             return self._observations, nothing, nothing.astype(np.bool_), [{} for _ in range(self.num_envs)]
-        self._observations, self._stopped = observations, False
+        self._observations = observations
         self._returns += rewards
         self._lengths += 1
         split = self._split(infos)
@@ -168,20 +168,29 @@ class BudgetCallback(BaseCallback):
         problems = self.training_env.get_attr("problem")
         self._problems = list({id(problem.ledger): problem for problem in problems}.values())
         self._counted = self._count()
-        self._stop_quietly(True)
+        self._allow_quiet_step()
         if self.progress_bar:
             (problem,) = self._problems[:1]
             self._bar = ProgressBar(problem.ledger.budget)
             problem.ledger.subscribe(self._bar)
 
+    def _on_rollout_start(self) -> None:
+        self._allow_quiet_step()
+
     def _on_step(self) -> bool:
+        self._allow_quiet_step()
         if self._count() > self._counted:
             self._counted = self._count()
             self._record(self._problems[0])
         return not any(problem.ledger.spent for problem in self._problems)
 
     def _on_training_end(self) -> None:
-        self._stop_quietly(False)
+        self.close()
+
+    def close(self) -> None:
+        """Stop watching, also where ``learn`` was ended by an error, of which callbacks are not told."""
+        if isinstance(env := self.training_env.unwrapped, ShrinkVecEnv):
+            env.quiet_steps = 0
         if self._bar is not None:
             self._problems[0].ledger.unsubscribe(self._bar)
             self._bar.close()
@@ -200,10 +209,9 @@ class BudgetCallback(BaseCallback):
     def _count(self) -> int:
         return sum(problem.ledger.count for problem in self._problems)
 
-    def _stop_quietly(self, quietly: bool) -> None:
-        env = self.training_env.unwrapped
-        if isinstance(env, ShrinkVecEnv):
-            env.stops_at_budget = quietly
+    def _allow_quiet_step(self) -> None:
+        if isinstance(env := self.training_env.unwrapped, ShrinkVecEnv):
+            env.quiet_steps = 1
 
 
 def with_callbacks(

@@ -88,9 +88,10 @@ def run_search(
     sets = {name: problem.evaluator.on(load_utterances(spec)) for name, spec in (("dev", dev), ("test", test))}
     if folder is not None:
         problem.ledger.keep_in(folder / "evaluations.jsonl")
+    learns = not problem.ledger.spent
     with _progress(problem, progress_bar):
         explore(env, agent, callback)
-    if folder is not None and hasattr(agent, "save"):
+    if folder is not None and learns and hasattr(agent, "save"):
         agent.save(folder / "agent")
     ranks = choose(problem, sets["dev"], finalists, progress_bar).ranks
     result = report(problem, ranks, sets, config or {}, progress_bar)
@@ -115,16 +116,20 @@ def explore(env: Any, agent: Agent, callback: Any = None) -> SearchProblem:
     if budget is None:
         raise ValueError('a search needs a budget of evaluations: gym.make("ShrinkML-v0", ledger={"budget": 200})')
     options = {} if callback is None else {"callback": callback}
+    ending = None
     if _is_stable_baselines(agent):
         # Optional: the library itself does without Stable-Baselines3.
         from shrinkml_env.sb3 import BudgetCallback, with_callbacks
 
-        options = {"callback": with_callbacks(BudgetCallback(), callback)}
+        ending = BudgetCallback()
+        options = {"callback": with_callbacks(ending, callback)}
     try:
         if not problem.ledger.spent:
             with suppress(BudgetExhausted):
                 agent.learn(total_timesteps=EPISODES_PER_EVALUATION * budget * episode_length(env), **options)
     finally:
+        if ending is not None and ending.model is not None:
+            ending.close()
         problem.close()
     if not problem.history:
         raise ValueError(

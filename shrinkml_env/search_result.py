@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from html import escape
 from typing import Any, Protocol
 
 import pandas as pd
@@ -200,7 +201,8 @@ class SearchResult:
 
     def _repr_html_(self) -> str:
         tables = (table.to_html(index=False, border=0) for table in (self.model_table(), self.layer_table()))
-        return f"<p>{self.summary()}</p>" + "".join(tables)
+        told = "".join(f"<p>{escape(line)}</p>" for line in (self.summary(), *self.notes))
+        return told + "".join(tables)
 
     def _encoder_rows(self) -> list[tuple[str, str, str]]:
         if self.encoder_params is None:

@@ -207,6 +207,8 @@ def test_a_callback_ends_several_environments_in_the_middle_of_a_step():
     assert agent.learn(10_000, callback=[BudgetCallback(), seen]) is agent
     assert seen.ended == 1
     assert len(evaluator.measured) == envs.first.problem.ledger.count == 7
+    # A further training with the callback ends at once.
+    assert agent.learn(1000, callback=BudgetCallback(), reset_num_timesteps=False) is agent
     # Without the callback the environment says so itself.
     with pytest.raises(BudgetExhausted):
         agent.learn(10_000)
@@ -321,6 +323,7 @@ def test_what_meets_no_constraint_is_told():
     result = run_search(env, Sampler(env), dev=DEV, test=TEST, progress_bar=False)
     assert result.notes == ("Nothing that the search has tried meets the constraint.",)
     assert result.notes[0] in repr(result)
+    assert result.notes[0] in result._repr_html_()
 
 
 def test_a_reward_that_fails_on_dev_is_told():
@@ -338,3 +341,29 @@ def test_a_config_that_is_no_json_is_told_before_the_search():
     with pytest.raises(TypeError, match="not JSON serializable"):
         run_search(env, Sampler(env), dev=DEV, test=TEST, config={"x": np.float32(1)})
     assert env.unwrapped.problem.history == ()
+
+
+def test_an_error_in_a_callback_leaves_no_quiet_environment():
+    class Fails(BaseCallback):
+        def _on_step(self):
+            raise KeyError("mine")
+
+    envs = ShrinkVecEnv(VectorShrinkEnv(make_fake_env(ledger=Ledger(budget=7)), 4))
+    with pytest.raises(KeyError, match="mine"):
+        explore(envs, ppo(envs, n_steps=10, batch_size=40), Fails())
+    with pytest.raises(BudgetExhausted):
+        ppo(envs, n_steps=10, batch_size=40).learn(10_000)
+
+
+def test_a_second_search_saves_no_agent_that_has_not_learned(tmp_path):
+    class Saves(Sampler):
+        def save(self, path):
+            path.write_text("saved")
+
+    env = make()
+    agent = Saves(env)
+    first = run_search(env, agent, dev=DEV, test=TEST, directory=tmp_path, progress_bar=False)
+    (tmp_path / "agent").unlink()
+    again = run_search(env, agent, dev=DEV, test=TEST, directory=tmp_path, progress_bar=False)
+    assert again.to_json() == first.to_json()
+    assert not (tmp_path / "agent").exists()
