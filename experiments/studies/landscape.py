@@ -110,36 +110,6 @@ def main(config: DictConfig) -> None:
         if name not in ("vector", "divergence")
     }
     rows = [_row(name, table, dev, proxy) for name, (dev, proxy) in envs.items()]
-    front = pareto_front(wer, size)
-    figure, axes = plt.subplots(figsize=(7.5, 4.5), constrained_layout=True)
-    axes.scatter(size, 100 * wer, s=2, alpha=0.2, linewidths=0, color="tab:blue", label="every configuration")
-    axes.step(size[front], 100 * wer[front], where="post", color="tab:red", label="Pareto front")
-    axes.set_yscale("symlog", linthresh=10)
-    axes.set_ylim(0, None)
-    axes.set_yticks([0, 2, 4, 6, 8, 10, 20, 50, 100])
-    axes.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
-    axes.set_xlabel("size ratio")
-    axes.set_ylabel("WER on the proxy set, % (logarithmic above 10)")
-    axes.grid(alpha=0.3)
-    axes.legend(markerscale=5)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-
-
-@command("landscape")
-def main(config: DictConfig) -> None:
-    """Describe the shipped table."""
-    table = Table.load()
-    rows = [
-        _row(
-            name,
-            table,
-            make_tabular_env(reward=name, subset="dev", table=table),
-            make_tabular_env(reward=name, table=table),
-        )
-        for name in REWARDS
-        if name not in ("vector", "divergence")
-    ]
     front = pareto_front(*wer_and_size(table))
     notes = [f"{table.size} configurations, {len(front)} on the Pareto front"]
     shown = pd.DataFrame(rows, columns=list(HEAD))
