@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,9 @@ def compare(folder, reference, recognised, processes):
     assert results(folder) == expected
     # One cache for all: the two runs of `uniform`, at the same time, want the same configurations.
     cache = EvaluationCache(folder / "cache" / "evaluations.sqlite")
-    assert len(set(recognised)) == len(recognised) == len(cache)
+    # Each run tries out the model and its factors that lose nothing on a few utterances, and caches nothing of it.
+    times = Counter(recognised)
+    assert sorted(times.values()) == [1] * len(cache) + [len(expected)] * 2
     assert len(cache) == len(EvaluationCache(reference / "cache" / "evaluations.sqlite"))
     assert len(processes) > 1
     assert {threads for _, threads in processes} == {"1"}
