@@ -48,7 +48,8 @@ from shrinkml_env.evaluation import recognise_all, word_edits
 from shrinkml_env.evaluation.evaluator import group_layers
 from shrinkml_env.evaluation.intervals import wer_increase
 from shrinkml_env.mdp.rewards import signal_of
-from shrinkml_env.search import choose, explore, write
+from shrinkml_env.search import choose, explore
+from shrinkml_env.search_directory import write
 from shrinkml_env.search_result import SetResult
 
 HOPELESS = 0.8

@@ -57,8 +57,7 @@ class TabularEnv(gym.Env[Any, Any]):
             raise ValueError("tabular environments have discrete or continuous actions")
         if type(twin.problem.constraint) not in (Unconstrained, Budget):
             raise ValueError("tabular environments change no decision: use the constraint 'none' or 'check'")
-        if twin.problem.reward_space is not None:
-            raise ValueError("tabular environments have scalar rewards: their optimum would mean nothing else")
+        twin.problem.require_scalar_reward("the optimum of a tabular environment")
         self.twin = twin
         self.live_kwargs = dict(live_kwargs)
         self.table = evaluator.table

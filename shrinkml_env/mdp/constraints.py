@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from shrinkml_env.evaluation.ledger import SupportsEvaluate
+from shrinkml_env.evaluation.protocol import SupportsEvaluate
 from shrinkml_env.space.search_space import SearchSpace
 
 __all__ = ["CONSTRAINTS", "Budget", "Clip", "Constraint", "Decrement", "Mask", "Unconstrained"]

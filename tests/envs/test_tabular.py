@@ -167,7 +167,7 @@ def test_mistakes_and_masks():
         make_tabular_env(constraint={"name": "clip", "budget": 0.5}, table=TABLE)
     with pytest.raises(ValueError, match=r"needs the divergence .*; tables have none"):
         make_tabular_env(reward="divergence", table=TABLE)
-    with pytest.raises(ValueError, match="scalar rewards"):
+    with pytest.raises(ValueError, match="needs a scalar reward"):
         make_tabular_env(reward="vector", table=TABLE)
     with pytest.raises(ValueError, match="no set 'train'; it has proxy"):
         make_tabular_env(subset="train", table=TABLE)

@@ -136,7 +136,7 @@ def test_each_environment_has_its_own_randomness():
 
 
 def test_what_stable_baselines_cannot_do():
-    with pytest.raises(ValueError, match=r"needs scalar rewards: .* LinearReward"):
+    with pytest.raises(ValueError, match=r"needs a scalar reward, .* LinearReward"):
         ShrinkVecEnv(make(2, reward="vector"))
 
 
