@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -67,10 +68,10 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
         seeds: Sequence[int | None]
         if seed is None:
             seeds = [None] * self.num_envs
-        elif isinstance(seed, int):
-            seeds = [seed + index for index in range(self.num_envs)]
+        elif isinstance(seed, Integral):
+            seeds = [int(seed) + index for index in range(self.num_envs)]
         else:
-            seeds = seed
+            seeds = [None if single is None else int(single) for single in seed]
         if len(seeds) != self.num_envs:
             raise ValueError(f"{len(seeds)} seeds for {self.num_envs} environments")
         observations: list[Any] = []

@@ -94,7 +94,12 @@ class Ledger:
 
         Args:
             observer: Called with the evaluation and the number of unique evaluations so far, this one included.
+
+        Raises:
+            TypeError: It cannot be called.
         """
+        if not callable(observer):
+            raise TypeError(f"an observer is called with (evaluation, count), which {observer!r} cannot be")
         self._observers.append(observer)
 
     def unsubscribe(self, observer: Observer) -> None:

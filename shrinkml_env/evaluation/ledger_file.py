@@ -31,10 +31,17 @@ class LedgerFile:
 
     Args:
         path: The file; neither it nor its folder need exist.
+
+    Raises:
+        ValueError: The path is a folder, or lies in a file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        if self.path.is_dir():
+            raise ValueError(f"ledger: path must be the name of a file, got the folder {self.path}")
+        if self.path.parent.is_file():
+            raise ValueError(f"ledger: path {self.path} lies in {self.path.parent}, which is no folder")
         self._lock: FileLock | None = None
         self._header: dict[str, Any] = {}
 

@@ -39,6 +39,12 @@ class Constraint(ABC):
         self.search_space = search_space
 
     @property
+    def changes_decisions(self) -> bool:
+        """Whether an episode's decisions may become others: whether `allowed` or `apply` are a subclass's own."""
+        kind = type(self)
+        return kind.allowed is not Constraint.allowed or kind.apply is not Constraint.apply
+
+    @property
     def size_limit(self) -> float | None:
         """The largest size ratio allowed, in (0, 1]; None where the size is not limited, whatever else is."""
         return None

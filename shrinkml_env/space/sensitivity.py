@@ -50,16 +50,14 @@ class Sensitivity:
     @classmethod
     def measure(
         cls,
-        layers: Iterable[Layer],
-        candidates: Iterable[Iterable[int]],
+        choices: Iterable[tuple[Layer, Iterable[int]]],
         evaluate: Callable[[Mapping[str, int]], Evaluation],
         factorisation: str = "svd",
     ) -> Self:
         """Evaluate every layer at each of its candidates; dense is measured once for all.
 
         Args:
-            layers: Those to measure.
-            candidates: For each of them its ranks, dense among them or not.
+            choices: The layers to measure, each with its ranks, dense among them or not: `SearchSpace.choices`.
             evaluate: Ranks (what they leave out is dense) -> measurement; each call is a unique evaluation.
             factorisation: How it compresses.
         """
@@ -68,7 +66,7 @@ class Sensitivity:
                 layer.shapes,
                 {rank: evaluate({layer.name: rank}).wer for rank in ranks if layer.canonical(rank) != layer.max_rank},
             )
-            for layer, ranks in zip(layers, candidates, strict=True)
+            for layer, ranks in choices
         }
         return cls(evaluate({}).wer, curves, factorisation)
 
@@ -108,6 +106,10 @@ class Sensitivity:
             FileNotFoundError: There is no such file.
         """
         file: Any = resources.files("shrinkml_env") / "assets/sensitivity.json" if path is None else Path(path)
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"search space 'sensitivity': there is no file {file}; path must be one that Sensitivity.save wrote"
+            )
         try:
             content = json.loads(file.read_text())
             if content["format"] != _FORMAT:

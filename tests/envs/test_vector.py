@@ -146,3 +146,13 @@ def test_pictures_for_stable_baselines():
     (first, second) = envs.get_images()
     assert first.shape == second.shape
     assert envs.render("rgb_array").dtype == np.uint8
+
+
+def test_seeds_may_be_numpys():
+    drawn = []
+    for seed in 3, np.int64(3), [3, 4], np.array([3, 4]):
+        envs = make(2)
+        envs.reset(seed=seed)
+        drawn.append([float(env.np_random.random()) for env in envs.envs])
+    assert drawn[0] == drawn[1] == drawn[2] == drawn[3]
+    assert drawn[0][0] != drawn[0][1]
