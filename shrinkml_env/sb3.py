@@ -52,6 +52,7 @@ class ShrinkVecEnv(VecEnv):
             "Stable-Baselines3", "wrap the single environment in MO-Gymnasium's LinearReward"
         )
         self.envs = envs
+        self._space = envs.first.problem.search_space
         self.quiet_steps = 0
         self._actions: Any = None
         self._observations: Any = None
@@ -139,8 +140,16 @@ class ShrinkVecEnv(VecEnv):
         return [self.envs.envs[index] for index in self._get_indices(indices)]
 
     def _split(self, infos: dict[str, Any]) -> list[dict[str, Any]]:
-        """Gymnasium's dictionary of arrays as one dictionary for each environment."""
-        return [_pick(infos, index) for index in range(self.num_envs)]
+        """Return Gymnasium's dictionary of arrays as one dictionary for each environment."""
+        return [self._named(_pick(infos, index)) for index in range(self.num_envs)]
+
+    def _named(self, info: dict[str, Any]) -> dict[str, Any]:
+        """Return an info with names in place of places, as the single environment has them."""
+        if "ranks" in info:
+            info["ranks"] = self._space.named([int(rank) for rank in info["ranks"] if rank])
+        if "layer" in info:
+            info["layer"] = self._space.layers[info["layer"]].name
+        return info
 
 
 class EvaluationLog:

@@ -24,11 +24,27 @@ def make(num_envs=3, action="continuous", **parts):
     return (MaskableVectorShrinkEnv if isinstance(env, MaskableShrinkEnv) else VectorShrinkEnv)(env, num_envs)
 
 
+class InNumbers(gym.Wrapper):
+    """Infos as a batch has them: no names, and as many ranks at every step."""
+
+    def reset(self, **options):
+        observation, info = self.env.reset(**options)
+        return observation, info | {"ranks": np.zeros(STEPS, np.int64)}
+
+    def step(self, action):
+        *results, info = self.env.step(action)
+        names = [layer.name for layer in self.env.layers]
+        ranks = np.array([info["ranks"].get(name, 0) for name in names])
+        return *results, info | {"layer": names.index(info["layer"]), "ranks": ranks}
+
+
 @pytest.mark.parametrize("kind", ACTIONS)
 def test_the_same_as_single_environments(kind):
     """As Gymnasium's own vector environment of as many single ones, number for number."""
     envs = make(action=kind)
-    reference = gym.vector.SyncVectorEnv([lambda: make_fake_env(kind)] * 3, autoreset_mode=AutoresetMode.SAME_STEP)
+    reference = gym.vector.SyncVectorEnv(
+        [lambda: InNumbers(make_fake_env(kind))] * 3, autoreset_mode=AutoresetMode.SAME_STEP
+    )
     assert envs.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
     assert envs.action_space == reference.action_space
     assert envs.observation_space == reference.observation_space
