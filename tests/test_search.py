@@ -7,6 +7,7 @@ from dataclasses import replace
 import gymnasium as gym
 import numpy as np
 import pytest
+import soundfile
 from mo_gymnasium.wrappers import LinearReward
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
@@ -16,6 +17,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import shrinkml_env
+from experiments.summary import table
+from experiments.validate import validate, validate_ranks
 from shrinkml_env import BudgetExhausted, Ledger, load_compressed, load_model, run_search, save_compressed
 from shrinkml_env.envs.vector import VectorShrinkEnv
 from shrinkml_env.envs.wrapped import episode_length, search_problem
@@ -603,3 +606,25 @@ def test_normalised_observations_end_as_well():
     assert ppo(wrapped, batch_size=24).learn(10_000, callback=BudgetCallback()).num_timesteps > 0
     assert envs.first.problem.ledger.count == 7
     assert envs.quiet_steps == 0
+
+
+def test_the_commands_read_the_directory_of_a_library_run(tmp_path):
+    sets, model = {}, tmp_path / "model"
+    save_compressed(MODEL, model)
+    for seed, name in enumerate(("proxy", "dev", "test")):
+        folder = tmp_path / "speech" / name / "1" / "1"
+        folder.mkdir(parents=True)
+        spoken = half_recognised(MODEL, 3, seed)
+        for index, utterance in enumerate(spoken):
+            soundfile.write(folder / f"1-1-{index}.wav", utterance.waveform.numpy(), 16000)
+        lines = [f"1-1-{index} {utterance.text.upper()}" for index, utterance in enumerate(spoken)]
+        (folder / "1-1.trans.txt").write_text("\n".join(lines))
+        sets[name] = {"root": tmp_path / "speech", "subset": name}
+    env = make(model=str(model), proxy=sets["proxy"], budget=2)
+    run = tmp_path / "runs" / "mine"
+    result = run_search(env, Sampler(env), sets["dev"], sets["test"], directory=run, progress_bar=False)
+    assert validate(run) == []
+    assert validate_ranks(run / "best.json") == []
+    row = table(run.parent).iloc[-1]
+    assert (row["run"], row["found by"]) == ("mine", "Linear (size_weight=0.2)")
+    assert row["test WER %"] == f"{100 * result.wer['test']:.2f}"

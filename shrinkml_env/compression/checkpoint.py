@@ -48,7 +48,11 @@ def save_compressed(model: CompressibleModel, path: str | os.PathLike[str]) -> N
 
     Raises:
         ValueError: The model's class is not registered, or its number formats do not represent a parameter exactly.
+        FileExistsError: The path is a file.
     """
+    directory = Path(path)
+    if directory.exists() and not directory.is_dir():
+        raise FileExistsError(f"{directory} is a file: a model is saved to a folder, give the name of one")
     if architectures.get(model.architecture) is not type(model):
         raise ValueError(f"{type(model).__name__} is not registered: decorate it with @register_architecture(name)")
     content = _tensor_file(model)
@@ -63,7 +67,6 @@ def save_compressed(model: CompressibleModel, path: str | os.PathLike[str]) -> N
     if quantised:
         config["int8"] = quantised
     config_bytes = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
-    directory = Path(path)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / CONFIG_FILE).unlink(missing_ok=True)
     _write(directory / TENSOR_FILE, content)

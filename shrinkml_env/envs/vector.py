@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -68,7 +67,7 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
         seeds: Sequence[int | None]
         if seed is None:
             seeds = [None] * self.num_envs
-        elif isinstance(seed, Integral):
+        elif isinstance(seed, int | np.integer):
             seeds = [int(seed) + index for index in range(self.num_envs)]
         else:
             seeds = [None if single is None else int(single) for single in seed]

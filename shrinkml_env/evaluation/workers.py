@@ -81,7 +81,8 @@ class Workers(Generic[Task, Answer]):
         if self._pool is None:
             # Not forked: a process with threads, as torch starts them, cannot be forked safely.
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.count, context, _begin, (_Carried(self._function),))
+            carried: Any = _Carried(self._function)  # which arrives as the function
+            self._pool = ProcessPoolExecutor(self.count, context, _begin, (carried,))
         before = set(multiprocessing.active_children())
         try:
             yield self._pool

@@ -240,7 +240,8 @@ class Discrete(MaskedActions):
             raise ValueError(
                 f"layer {self.problem.layers[index].name!r}: an action is outside 0..{self._count - 1}, or no integer"
             )
-        return np.minimum(values, self.problem.search_space.counts[index] - 1)
+        places: NDArray[np.int64] = np.minimum(values, self.problem.search_space.counts[index] - 1)
+        return places
 
     def encode(self, ranks: tuple[int, ...]) -> list[int]:
         """Encode a configuration in its places."""
