@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from filelock import FileLock, Timeout
 
 from shrinkml_env.evaluation.result import Evaluation
+from shrinkml_env.files import errors_name, parse_json
 
 __all__ = ["ANOTHER", "LedgerFile", "read_ledger"]
 
@@ -71,7 +72,7 @@ class LedgerFile:
         assert self.is_open
         if not evaluations:
             return
-        with open(self.path, "a+b") as file:
+        with errors_name(self.path), open(self.path, "a+b") as file:
             whole = _whole_lines(file)
             if whole < file.seek(0, os.SEEK_END):
                 file.truncate(whole)  # what follows the last newline was torn by a kill
@@ -104,7 +105,7 @@ def read_ledger(path: str | os.PathLike[str]) -> tuple[Evaluation, tuple[Evaluat
     path = Path(path)
     first, _, _ = path.read_bytes().partition(b"\n")
     try:
-        header = json.loads(first)
+        header = parse_json(first)
         if header["format"] != _FORMAT:
             raise ValueError(f"the format is {header['format']!r}, not {_FORMAT!r}")
         baseline = _from_json(header["baseline"])
@@ -123,7 +124,7 @@ def _read(path: Path, header: dict[str, Any]) -> tuple[Evaluation, ...]:
             return ()  # killed while the header was written
         raise ValueError(f"{path} is not a ledger of evaluations; give another path")
     try:
-        found = json.loads(lines[0])
+        found = parse_json(lines[0])
     except ValueError as error:
         raise ValueError(f"{path} is not a ledger of evaluations; give another path") from error
     if not isinstance(found, dict) or found.get("format") != _FORMAT:
@@ -134,7 +135,7 @@ def _read(path: Path, header: dict[str, Any]) -> tuple[Evaluation, ...]:
     evaluations = []
     for number, line in enumerate(lines[1:], start=2):
         try:
-            evaluation = _from_json(json.loads(line))
+            evaluation = _from_json(parse_json(line))
             if list(evaluation.ranks) != list(baseline.ranks) or evaluation.words != baseline.words:
                 raise ValueError("its layers or reference words are not the header's")
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -29,6 +29,7 @@ from shrinkml_env.compression.layers import Layer, Matrix, canonical_ranks
 from shrinkml_env.data.utterance import Utterance
 from shrinkml_env.evaluation import EvaluationCache, Evaluator, default_cache_path
 from shrinkml_env.evaluation.result import Evaluation
+from shrinkml_env.files import parse_json, write_whole
 from shrinkml_env.space.search_space import SearchSpace
 
 __all__ = ["SETS", "Table", "TableEvaluator"]
@@ -139,8 +140,9 @@ class Table:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as a compressed NumPy archive without pickled objects."""
-        with open(path, "wb") as file:
-            np.savez_compressed(file, summary=np.array(json.dumps(self._summary())), **self._arrays())
+        content = io.BytesIO()
+        np.savez_compressed(content, summary=np.array(json.dumps(self._summary())), **self._arrays())
+        write_whole(path, content.getvalue())
 
     def _summary(self) -> dict[str, Any]:
         return {
@@ -194,7 +196,7 @@ class Table:
     def _read(cls, file: Any) -> Self:
         try:
             with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as archive:
-                summary = json.loads(str(archive["summary"]))
+                summary = parse_json(str(archive["summary"]))
                 if summary["format"] != _FORMAT:
                     raise ValueError(f"its format is {summary['format']!r}, not {_FORMAT!r}")
                 arrays = {name: archive[name] for name in archive.files if name != "summary"}
