@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["errors_name", "parse_json", "read_json_object", "write_whole"]
+__all__ = ["errors_name", "parse_json", "read_json_object", "write_whole", "written_aside"]
 
 
 @contextmanager
@@ -27,20 +27,39 @@ def errors_name(path: str | os.PathLike[str]) -> Iterator[None]:
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
+@contextmanager
+def written_aside(path: str | os.PathLike[str], content: bytes | str) -> Iterator[Path]:
+    """Write what a file is to hold to another one beside it, which is removed at the end unless it was moved.
+
+    Args:
+        path: The file, which stays as it is.
+        content: A text is encoded in UTF-8.
+
+    Yields:
+        The other file: to be moved to its place by `Path.replace`.
+
+    Raises:
+        OSError: It cannot be written; the message names the file whose content it is.
+    """
+    target = Path(path)
+    aside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with errors_name(target):
+            aside.write_bytes(content.encode() if isinstance(content, str) else content)
+        yield aside
+    finally:
+        with suppress(OSError):  # On a disk that cannot be written there is nothing to remove.
+            aside.unlink()
+
+
 def write_whole(path: str | os.PathLike[str], content: bytes | str) -> None:
     """Write a file that is either complete or as it was; a text is encoded in UTF-8.
 
     Raises:
         OSError: The file cannot be written; the message names it, and what was there before is still there.
     """
-    target = Path(path)
-    aside = target.with_name(f".{target.name}.{os.getpid()}")
-    with errors_name(target):
-        try:
-            aside.write_bytes(content.encode() if isinstance(content, str) else content)
-            aside.replace(target)
-        finally:
-            aside.unlink(missing_ok=True)
+    with written_aside(path, content) as aside:
+        aside.replace(path)
 
 
 def parse_json(content: bytes | str) -> Any:

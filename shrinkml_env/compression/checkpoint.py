@@ -28,7 +28,7 @@ from shrinkml_env.compression.storage import (
     storages,
 )
 from shrinkml_env.compression.tensors import inference_tensors
-from shrinkml_env.files import read_json_object, write_whole
+from shrinkml_env.files import read_json_object, written_aside
 
 __all__ = ["file_bytes", "load_compressed", "save_compressed"]
 
@@ -66,9 +66,12 @@ def save_compressed(model: CompressibleModel, path: str | os.PathLike[str]) -> N
     config_text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     directory = Path(path)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / CONFIG_FILE).unlink(missing_ok=True)
-    write_whole(directory / TENSOR_FILE, content)
-    write_whole(directory / CONFIG_FILE, config_text)
+    tensor_file, config_file = directory / TENSOR_FILE, directory / CONFIG_FILE
+    # Both are written before anything is replaced: a full disk leaves the model that is there.
+    with written_aside(tensor_file, content) as tensors_aside, written_aside(config_file, config_text) as config_aside:
+        config_file.unlink(missing_ok=True)
+        tensors_aside.replace(tensor_file)
+        config_aside.replace(config_file)
 
 
 def file_bytes(model: CompressibleModel) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from operator import index
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -132,7 +133,7 @@ def _read(path: Path, header: dict[str, Any]) -> tuple[Evaluation, ...]:
     if found != header:
         raise ValueError(f"{path} records {ANOTHER}; give another path, or remove the file")
     baseline = _from_json(header["baseline"])
-    evaluations = []
+    evaluations: dict[tuple[int, ...], Evaluation] = {}
     for number, line in enumerate(lines[1:], start=2):
         try:
             evaluation = _from_json(parse_json(line))
@@ -140,8 +141,11 @@ def _read(path: Path, header: dict[str, Any]) -> tuple[Evaluation, ...]:
                 raise ValueError("its layers or reference words are not the header's")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}, line {number} is damaged ({error!r}); repair or remove the file") from error
-        evaluations.append(evaluation)
-    return tuple(evaluations)
+        ranks = tuple(evaluation.ranks.values())
+        if ranks in evaluations:
+            raise ValueError(f"{path}, line {number} repeats an earlier line's ranks; repair or remove the file")
+        evaluations[ranks] = evaluation
+    return tuple(evaluations.values())
 
 
 def _locked(path: Path) -> FileLock:
@@ -182,13 +186,18 @@ def _to_json(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _from_json(record: Mapping[str, Any]) -> Evaluation:
-    return Evaluation(
-        ranks={str(name): int(rank) for name, rank in record["ranks"].items()},
-        edits=tuple(int(edits) for edits in record["edits"]),
-        words=tuple(int(words) for words in record["words"]),
-        params=int(record["params"]),
+    evaluation = Evaluation(
+        ranks={str(name): index(rank) for name, rank in record["ranks"].items()},
+        edits=tuple(map(index, record["edits"])),
+        words=tuple(map(index, record["words"])),
+        params=index(record["params"]),
         size_ratio=float(record["size_ratio"]),
-        macs=int(record["macs"]),
-        capped=int(record["capped"]),
+        macs=index(record["macs"]),
+        capped=index(record["capped"]),
         divergence=float(record["divergence"]) if "divergence" in record else None,
     )
+    if len(evaluation.edits) != len(evaluation.words) or min(evaluation.edits, default=0) < 0:
+        raise ValueError("its edits are not one number of at least 0 for each utterance")
+    if not 0 < evaluation.size_ratio <= 1:
+        raise ValueError(f"its size_ratio is {evaluation.size_ratio}, not above 0 and at most 1")
+    return evaluation
