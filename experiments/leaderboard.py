@@ -98,7 +98,7 @@ def page(submissions: Sequence[Path], folder: str = "leaderboard") -> str:
                 f"{100 * record['sets']['dev']['wer_after']:.2f}",
                 f"{100 * record['sets']['test']['wer_after']:.2f}",
                 f"{score(record):.4f}",
-                f"[{name}]({folder}/{name}.json)",
+                f"[{_cell(name)}]({folder}/{name}.json)",
             )
         )
     lines = [HEAD, ["---"] * len(HEAD), *rows]
@@ -118,9 +118,7 @@ def _read(path: Path) -> dict[str, Any]:
     for key, needed in (("settings", ("reward", "seed")), ("sets", SETS)):
         missing = [name for name in needed if name not in record[key]]
         if missing:
-            raise ValueError(
-                f"{path}: {key} lacks {missing[0]}: it must be the best.json of a run of experiments.search"
-            )
+            raise ValueError(f"{path}: {key} lacks {missing[0]}: it must be the best.json of a search")
     return record
 
 
@@ -148,7 +146,9 @@ def main(config: DictConfig) -> None:
     if not OmegaConf.is_list(config.add):
         raise ValueError(f"add must be a list: give add=[{config.add}]")
     folder, target = Path(config.submissions), Path(config.page)
-    added = {folder / f"{Path(run).name}.json": result_of(Path(run)) for run in config.add}
+    added = {folder / f"{Path(run).resolve().name}.json": result_of(Path(run)) for run in config.add}
+    if len(added) < len(config.add):
+        raise ValueError("add names two runs with folders of the same name, by which submissions are told apart")
     submitted = {path: path for path in sorted(folder.glob("*.json"))} | added
     if not submitted:
         raise FileNotFoundError(f"{folder} holds no submission: give add=[RUN]")

@@ -111,9 +111,10 @@ def main(config: DictConfig) -> None:
     torch.set_num_threads(1)
     if (config.run is None) == (config.ranks is None):
         raise ValueError("give one of run=DIR, a run of experiments.search, and ranks=FILE, a file like its best.json")
-    differences = (
-        validate(Path(config.run)) if config.run is not None else validate_ranks(Path(config.ranks), config.trust)
-    )
+    if config.run is not None:
+        differences = validate(Path(config.run))
+    else:
+        differences = validate_ranks(Path(config.ranks), config.trust)
     if differences:
         sys.exit("VALIDATION FAILED\n" + "\n".join(differences))
     print("every recorded number was measured again")

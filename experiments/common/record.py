@@ -50,6 +50,7 @@ def _holding(**checks: Check) -> Check:
     return passes
 
 
+_REWARDS = _each(_number, "proxy")
 _WER = _holding(wer=_number)
 
 _RECORD: Mapping[str, tuple[Check, str]] = {
@@ -62,10 +63,7 @@ _RECORD: Mapping[str, tuple[Check, str]] = {
     "file_bytes": (_each(_count, "original", "compressed"), "an object with whole numbers original and compressed"),
     "size_ratio": (_share, "a number above 0 and at most 1"),
     "evaluations": (_count, "a whole number"),
-    "rewards": (
-        lambda value: value == {} or _each(_number, "proxy")(value),
-        "empty, or an object of numbers with proxy",
-    ),
+    "rewards": (lambda value: value == {} or _REWARDS(value), "an object of numbers, empty or with proxy"),
     "sets": (_each(_each(_number, "wer_before", "wer_after")), "an object of sets with wer_before and wer_after"),
 }
 """Key of ``best.json`` -> the check of its value, and what it must be."""

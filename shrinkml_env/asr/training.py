@@ -399,8 +399,12 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     Raises:
         ValueError: The file is damaged or is no training's.
     """
+    content = io.BytesIO(path.read_bytes())
     try:
-        state = torch.load(io.BytesIO(path.read_bytes()), map_location=device, weights_only=True)
+        if not zipfile.is_zipfile(content):
+            raise ValueError("no archive")
+        content.seek(0)
+        state = torch.load(content, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         cause = str(error).partition("\n")[0]
         raise ValueError(f"{path}: not a whole checkpoint of a training ({cause}); remove it to begin anew") from error
