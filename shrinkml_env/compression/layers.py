@@ -79,7 +79,11 @@ class Layer:
         Raises:
             ValueError: The rank is not an integer between 1 and `max_rank`.
         """
-        if isinstance(rank, bool) or int(rank) != rank or not 1 <= rank <= self.max_rank:
+        try:
+            fits = not isinstance(rank, bool) and 1 <= rank <= self.max_rank and int(rank) == rank
+        except TypeError:
+            fits = False
+        if not fits:
             raise ValueError(f"layer {self.name!r}: rank must be an integer in 1..{self.max_rank}, got {rank!r}")
         return int(rank) if rank <= self.break_even else self.max_rank
 
