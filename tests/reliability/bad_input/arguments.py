@@ -39,17 +39,22 @@ ACTIONS: dict[str, list[Any]] = {
     "discrete": [-1, 99, 1.0, np.nan, True, np.array([1]), "1", None, []],
 }
 
+MUST_BE = {
+    "continuous": r"layer 'frontend': the action must be an array of one float in \[-1, 1\], got",
+    "discrete": r"layer 'frontend': the action must be an integer in 0\.\.24, got",
+}
+
 REWARDS: list[tuple[dict[str, Any], str]] = [
-    ({"name": "linear", "size_weight": -0.1}, "'linear': size_weight"),
-    ({"name": "linear", "size_weight": math.inf}, "'linear': size_weight"),
-    ({"name": "threshold", "tolerance": -0.1}, "'threshold': tolerance"),
-    ({"name": "threshold", "punishment": "much"}, "'threshold': punishment"),
-    ({"name": "soft_threshold", "kappa": math.nan}, "'soft_threshold': kappa"),
-    ({"name": "divergence", "size_weight": None}, "'divergence': size_weight"),
-    ({"name": "amc", "cost": "watts"}, "'amc': cost"),
-    ({"name": "multiplicative", "target": 0}, "'multiplicative': target"),
-    ({"name": "absolute", "target": 2}, "'absolute': target"),
-    ({"name": "harmonic", "beta": 0}, "'harmonic': beta"),
+    ({"name": "linear", "size_weight": -0.1}, "'linear': size_weight must be at least 0, got"),
+    ({"name": "linear", "size_weight": math.inf}, "'linear': size_weight must be at least 0, got"),
+    ({"name": "threshold", "tolerance": -0.1}, "'threshold': tolerance must be at least 0, got"),
+    ({"name": "threshold", "punishment": "much"}, "'threshold': punishment must be at least 0, got"),
+    ({"name": "soft_threshold", "kappa": math.nan}, "'soft_threshold': kappa must be at least 0, got"),
+    ({"name": "divergence", "size_weight": None}, "'divergence': size_weight must be at least 0, got"),
+    ({"name": "amc", "cost": "watts"}, "'amc': cost must be 'params' or 'macs', got"),
+    ({"name": "multiplicative", "target": 0}, "'multiplicative': target must be above 0 and at most 1, got"),
+    ({"name": "absolute", "target": 2}, "'absolute': target must be above 0 and at most 1, got"),
+    ({"name": "harmonic", "beta": 0}, "'harmonic': beta must be above 0, got"),
 ]
 
 
@@ -117,24 +122,24 @@ def agent(make_agent: Any, _: Path) -> None:
 
 
 RANKS = [
-    ({"nothing": 3}, "'nothing'"),
-    ({"hidden": 0}, r"'hidden'.* 1\.\.24"),
-    ({"hidden": 25}, r"'hidden'.* 1\.\.24"),
-    ({"hidden": 1.5}, "'hidden'"),
-    ({"hidden": "3"}, "'hidden'"),
-    ({"hidden": None}, "'hidden'"),
-    ({"hidden": True}, "'hidden'"),
-    ({3: 3}, "3"),
+    ({"nothing": 3}, "no layer is named 'nothing'; the layers are front, gru, hidden, output"),
+    ({3: 3}, "no layer is named 3; the layers are front, gru, hidden, output"),
+    *(
+        ({"hidden": rank}, rf"layer 'hidden': rank must be an integer in 1\.\.24, got {rank!r}")
+        for rank in (0, 25, 1.5, "3", None, True, math.inf, math.nan)
+    ),
 ]
 
-SPACES = [
-    ({"nothing": [1, 2]}, "'nothing'"),
+EXPLICIT = r"candidates must be like {'encoder\.2': \[16, 32\]}, got "
+
+SPACES: list[tuple[Any, str]] = [
+    ({"nothing": [1, 2]}, "search space: no layer is named 'nothing'; the layers are front, gru, hidden, output"),
     ({"hidden": []}, "the search space is empty"),
-    ({"hidden": [0, 3]}, "'hidden'"),
-    ({"hidden": [99]}, "'hidden'"),
-    ({"hidden": ["many"]}, "'hidden'"),
-    ({"hidden": 3}, "'hidden'"),
-    ([1, 2], "candidates"),
+    ({"hidden": [0, 3]}, "layer 'hidden': a candidate must be a whole number of at least 1, got 0"),
+    ({"hidden": [99]}, r"layer 'hidden': rank must be an integer in 1\.\.24, got 99"),
+    ({"hidden": ["many"]}, "layer 'hidden': a candidate must be a whole number of at least 1, got 'many'"),
+    ({"hidden": 3}, rf"{EXPLICIT}{{'hidden': 3}}"),
+    ([1, 2], rf"{EXPLICIT}\[1, 2\]"),
 ]
 
 SETS: list[tuple[Any, str]] = [
@@ -143,17 +148,17 @@ SETS: list[tuple[Any, str]] = [
     (None, "an utterance set must be a name"),
     ([1, 2], "an utterance set must be a name"),
     ([], "at least one utterance"),
-    ({"root": "nowhere"}, "needs the keys root and subset"),
+    ({"root": "nowhere"}, r"needs the keys root and subset .*, got \['root'\]"),
     ({"root": "nowhere", "subset": "dev", "folder": 1}, "needs the keys root and subset"),
     ({"root": "nowhere", "subset": "dev-other"}, "no subset 'dev-other' in nowhere"),
-    ({"root": 3, "subset": "dev"}, "root"),
-    ({"root": "nowhere", "subset": 3}, "subset"),
+    ({"root": 3, "subset": "dev"}, "root of an utterance set must be a path, got 3"),
+    ({"root": "nowhere", "subset": 3}, "subset of an utterance set must be a name or a list of names, got 3"),
 ]
 
 SEARCHES: list[tuple[dict[str, Any], str]] = [
     ({"finalists": 0}, "finalists must be a whole number of at least 1, got 0"),
-    ({"finalists": 1.5}, "finalists must be a whole number"),
-    ({"finalists": True}, "finalists must be a whole number"),
+    ({"finalists": 1.5}, "finalists must be a whole number of at least 1, got"),
+    ({"finalists": True}, "finalists must be a whole number of at least 1, got"),
     ({"dev": "nowhere"}, "no utterance set is named 'nowhere'"),
     ({"test": 3}, "an utterance set must be a name"),
     ({"agent": agents.RandomSearch}, "agent must .* the class RandomSearch: make an agent of it"),
@@ -161,24 +166,44 @@ SEARCHES: list[tuple[dict[str, Any], str]] = [
 ]
 
 AGENTS = [
-    ("agents.ModelBasedSearch(env, warm_up=1)", lambda env: agents.ModelBasedSearch(env, warm_up=1), "at least"),
-    ("agents.ModelBasedSearch(env, elites=0)", lambda env: agents.ModelBasedSearch(env, elites=0), "at least"),
-    ("agents.GreedySearch(env, evaluations=0)", lambda env: agents.GreedySearch(env, evaluations=0), "at least"),
-    ("agents.KnapsackSearch(env, points=0)", lambda env: agents.KnapsackSearch(env, points=0), "at least|candidate"),
-    ("agents.KnapsackSearch(env, sizes=(0.5, 1.1))", lambda env: agents.KnapsackSearch(env, sizes=(0.5, 1.1)), "sizes"),
+    (
+        "agents.ModelBasedSearch(env, warm_up=1)",
+        lambda env: agents.ModelBasedSearch(env, warm_up=1),
+        "warm_up must be at least 2, got 1",
+    ),
+    (
+        "agents.ModelBasedSearch(env, elites=0)",
+        lambda env: agents.ModelBasedSearch(env, elites=0),
+        "elites must be at least 1, got 0",
+    ),
+    (
+        "agents.GreedySearch(env, evaluations=0)",
+        lambda env: agents.GreedySearch(env, evaluations=0),
+        "evaluation must be spent, got evaluations=0",
+    ),
+    (
+        "agents.KnapsackSearch(env, points=0)",
+        lambda env: agents.KnapsackSearch(env, points=0),
+        "at least one candidate .*, got points=0",
+    ),
+    (
+        "agents.KnapsackSearch(env, sizes=(0.5, 1.1))",
+        lambda env: agents.KnapsackSearch(env, sizes=(0.5, 1.1)),
+        "sizes must be a range",
+    ),
     (
         'agents.OptunaSearch(env, objectives=("speed",))',
         lambda env: agents.OptunaSearch(env, objectives=("speed",)),
-        "objectives",
+        "objectives must be some of reward, wer, size_ratio",
     ),
 ]
 
 EVALUATORS: list[tuple[dict[str, Any], str]] = [
-    ({"granularity": "layers"}, "granularity must be"),
-    ({"granularity": {"x": ["nothing"]}}, "'nothing'"),
-    ({"granularity": {"x": ["hidden", "hidden"]}}, "'hidden'"),
-    ({"workers": 0}, "workers must be"),
-    ({"memory": -1}, "memory"),
+    ({"granularity": "layers"}, "granularity must be 'layer', 'matrix' or a mapping of blocks, got 'layers'"),
+    ({"granularity": {"x": ["nothing"]}}, "block 'x': no layer is named 'nothing'; the layers are"),
+    ({"granularity": {"x": ["hidden", "hidden"]}}, "block 'x': layer 'hidden' is in another block already"),
+    ({"workers": 0}, "workers must be a whole number of at least 1, got 0"),
+    ({"memory": -1}, "memory must be a whole number of at least 0, got -1"),
 ]
 
 CASES = [
@@ -198,7 +223,7 @@ CASES = [
         Case(
             "actions",
             f"step({shown(action)}), {kind}",
-            "layer 'frontend': the action must be an",
+            MUST_BE[kind],
             functools.partial(step, kind, action),
         )
         for kind, rows in ACTIONS.items()
