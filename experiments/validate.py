@@ -82,9 +82,11 @@ def validate_ranks(path: Path, trust: bool = False) -> list[str]:
         method = part("factorisation", OmegaConf.create(method))
     model = load_model(record["model"])
     factorisation = make_factorisation(model, method)
+    sets = {name: load_utterances(spec) for name, spec in record["utterances"].items()}
     measured: dict[str, Any] = {"sets": {}}
-    for name, spec in tqdm(record["utterances"].items(), desc="sets"):
-        evaluator = Evaluator(model, load_utterances(spec), record["granularity"], factorisation=factorisation)
+    for name, utterances in tqdm(sets.items(), desc="sets"):
+        evaluator = Evaluator(model, utterances, record["granularity"], factorisation=factorisation)
+        evaluator.matrix_ranks(record["ranks"])  # What is wrong with them is told before anything is measured.
         before, after = evaluator.baseline, evaluator.evaluate(record["ranks"])
         measured |= {"params": {"original": before.params, "compressed": after.params}, "size_ratio": after.size_ratio}
         result = SetResult.of(before, after)

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -204,7 +205,7 @@ class Table:
                 Layer(layer["name"], layer["kind"], tuple(Matrix(*matrix) for matrix in layer["matrices"]))
                 for layer in summary["layers"]
             )
-            return cls(
+            table = cls(
                 model=summary["model"],
                 blocks=summary["blocks"],
                 layers=layers,
@@ -218,10 +219,23 @@ class Table:
                 edits={name: values.astype(np.int64) for name, values in _named(arrays, "edits ").items()},
                 capped={name: values.astype(np.int64) for name, values in _named(arrays, "capped ").items()},
             )
-        except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+            table._require_complete()
+            return table
+        except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             if isinstance(error, FileNotFoundError):
                 raise
             raise ValueError(f"{file} is no table, as Table.save writes it: {error}") from error
+
+    def _require_complete(self) -> None:
+        """Check that every set has numbers of every configuration.
+
+        Raises:
+            ValueError: One has none, or of more or fewer.
+        """
+        for subset in self.words:
+            for name, values in (("edits", self.edits.get(subset)), ("capped", self.capped.get(subset))):
+                if values is None or values.shape != (self.size,):
+                    raise ValueError(f"{name} of {subset} are not {self.size} numbers, one of each configuration")
 
 
 def _named(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
