@@ -80,9 +80,9 @@ def validate_ranks(path: Path, trust: bool = False) -> list[str]:
                 "you trust whoever wrote it"
             )
         method = part("factorisation", OmegaConf.create(method))
+    sets = {name: load_utterances(spec) for name, spec in record["utterances"].items()}
     model = load_model(record["model"])
     factorisation = make_factorisation(model, method)
-    sets = {name: load_utterances(spec) for name, spec in record["utterances"].items()}
     measured: dict[str, Any] = {"sets": {}}
     for name, utterances in tqdm(sets.items(), desc="sets"):
         evaluator = Evaluator(model, utterances, record["granularity"], factorisation=factorisation)

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from tests.reliability.bad_input import CASES
+from tests.reliability.table import PAGE, page
 
 TRIED = [case for case in CASES if case.act is not None]
 
@@ -18,3 +19,8 @@ def test_it_is_told_in_a_line(case, tmp_path, monkeypatch):
     assert "\n" not in line
     assert re.search(case.told, line), line
     assert len(line) < 1000
+
+
+def test_the_page_lists_them():
+    assert len(CASES) >= 150
+    assert PAGE.read_text(encoding="utf-8") == page(), "run python -m tests.reliability.table"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-__all__ = ["Case", "parametrised", "shown"]
+__all__ = ["Case", "options", "parametrised", "shown"]
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,21 @@ class Case:
         subject: What is wrong, a heading of the table.
         given: How it is given, as it is typed, or what is the matter with a file.
         told: A part of the error's line, as a regular expression.
-        act: Gives it, in an empty folder; None where another test does, by name.
+        act: Gives it, in an empty folder; None where another test does.
+        literal: Whether `told` is to be read as it is.
     """
 
     subject: str
     given: str
     told: str
     act: Callable[[Path], object] | None = None
+    literal: bool = False
 
     @property
     def text(self) -> str:
         """The part of the error's line, as a table shows it."""
+        if self.literal:
+            return self.told.strip()
         plain = re.sub(r"\.[*+]\??|\\d\+", "…", self.told.lstrip("^"))
         return re.sub(r"\\(.)", r"\1", plain).strip()
 
@@ -68,8 +72,3 @@ def _is_short(value: Tensor | np.ndarray[Any, Any]) -> bool:
 def options(arguments: dict[str, Any]) -> str:
     """Return keyword arguments as they are typed."""
     return ", ".join(f"{name}={shown(value)}" for name, value in arguments.items())
-
-
-def listed(subject: str, rows: Sequence[tuple[str, str, Callable[[Path], object]]]) -> list[Case]:
-    """Return the cases of one subject."""
-    return [Case(subject, *row) for row in rows]
