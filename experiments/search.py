@@ -37,6 +37,7 @@ from shrinkml_env import (
 from shrinkml_env.agent import is_algorithm
 from shrinkml_env.envs.assembly import make_reward
 from shrinkml_env.envs.wrapped import search_problem
+from shrinkml_env.files import errors_name
 from shrinkml_env.sb3 import EvaluationLog
 from shrinkml_env.space.search_space import uniform_ranks
 
@@ -52,8 +53,9 @@ def search(config: DictConfig, title: str) -> Path:
     """
     check(config)
     directory = run_directory(config, title)
-    result, problem = find(config, directory, title)
-    conclude(result, problem, directory)
+    with errors_name(directory):
+        result, problem = find(config, directory, title)
+        conclude(result, problem, directory)
     return directory
 
 

@@ -15,6 +15,7 @@ from shrinkml_env.compression.canonical import digest
 from shrinkml_env.data import UtteranceSpec
 from shrinkml_env.envs.registration import make_env
 from shrinkml_env.envs.wrapped import arguments_of, num_envs_of, shrink_env
+from shrinkml_env.files import write_whole
 from shrinkml_env.search_result import MODELS, SearchResult
 
 __all__ = ["claim", "describe_search", "made_of", "require_folder", "write", "write_record"]
@@ -76,7 +77,7 @@ def claim(folder: Path, search: Mapping[str, Any]) -> None:
     """
     path = folder / IDENTITY
     if not path.exists():
-        _write_json(path, search)
+        write_whole(path, json.dumps(search, indent=2))
         return
     try:
         was = dict(_leaves(json.loads(path.read_text())))
@@ -122,14 +123,7 @@ def write(result: SearchResult, directory: Path) -> None:
 
 def write_record(result: SearchResult, directory: Path) -> None:
     """Write ``best.json`` alone."""
-    _write_json(directory / RESULT, result.to_json())
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file that is either complete or not there."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(content, indent=2))
-    os.replace(aside, path)
+    write_whole(directory / RESULT, json.dumps(result.to_json(), indent=2))
 
 
 def _describe(part: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from shrinkml_env.compression.layers import Layer
 from shrinkml_env.evaluation.result import Evaluation
+from shrinkml_env.files import parse_json, write_whole
 
 __all__ = ["LayerCurve", "Sensitivity", "require_factorisation"]
 
@@ -95,7 +96,7 @@ class Sensitivity:
             "baseline_wer": self.baseline_wer,
             "curves": curves,
         }
-        Path(path).write_text(json.dumps(content, indent=1) + "\n")
+        write_whole(path, json.dumps(content, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] | None = None) -> Self:
@@ -111,7 +112,7 @@ class Sensitivity:
                 f"search space 'sensitivity': there is no file {file}; path must be one that Sensitivity.save wrote"
             )
         try:
-            content = json.loads(file.read_text())
+            content = parse_json(file.read_bytes())
             if content["format"] != _FORMAT:
                 raise ValueError(f"its format is {content['format']!r}, not {_FORMAT!r}")
             curves = {
