@@ -27,6 +27,11 @@ if __name__ == "__main__":
 """
 
 
+@pytest.fixture(autouse=True)
+def workers_are_forked():
+    """Not here: these are started as users start them."""
+
+
 @pytest.mark.slow
 def test_answers_come_in_the_order_of_the_tasks():
     workers = Workers(abs, 2)

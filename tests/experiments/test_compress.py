@@ -4,8 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +19,7 @@ from shrinkml_env import Evaluator, load_compressed, load_utterances
 from shrinkml_env.compression import count_parameters
 from shrinkml_env.data import SpeechFolder
 from tests.helpers.models import TinyCTC
+from tests.helpers.processes import python
 from tests.helpers.workplace import make_speech
 
 CONF = Path(__file__).parents[2] / "conf" / "compress"
@@ -230,11 +229,11 @@ def test_few_speakers(configure, data, speakers, note):
 
 @pytest.mark.slow
 def test_as_it_is_typed(data):
-    command = [sys.executable, "-m", "experiments.compress", f"model={data.parent / 'model'}", f"data={data}"]
-    wrong = subprocess.run([*command, "target_size=2"], capture_output=True, text=True, check=False)
+    command = ["-m", "experiments.compress", f"model={data.parent / 'model'}", f"data={data}"]
+    wrong = python(*command, "target_size=2")
     assert (wrong.returncode, wrong.stderr) == (2, "target_size must be between 0 and 1: a share, got 2\n")
     options = ["imports=[tests.helpers.models]", "target_size=0.6", "budget=8", f"outputs={data.parent / 'outputs'}"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    done = python(*command, *options)
     assert done.returncode == 0, done.stderr
     (directory,) = (data.parent / "outputs").iterdir()
     assert f"model, measurements and report: {directory}" in done.stdout
