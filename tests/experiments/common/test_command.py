@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import itertools
 import os
 import subprocess
 import sys
@@ -21,7 +22,7 @@ CONFIGS = {path.stem: (CONF, path.stem) for path in CONF.glob("*.yaml")} | {"com
 assert make_agent  # Its module registers the resolver that the configs of agents need.
 
 
-DISCRETE = [[f"agent={name}"] for name in ("controller", "dqn", "maskable_ppo")]
+DISCRETE = [f"agent={name}" for name in ("controller", "dqn", "maskable_ppo")]
 """Agents that choose their actions, which a command for rules does not have."""
 
 
@@ -33,12 +34,17 @@ def described(name):
 @pytest.mark.parametrize("name", sorted(CONFIGS))
 def test_every_option_is_explained_in_a_line(name):
     this = described(name)
-    groups = [
-        group for group in this.compose([])[1] if group != "launcher"
-    ]  # Its options are those of Hydra's plugins.
-    for overrides in [[], *([f"{group}={choice}"] for group in groups for choice in this.choices_of(group))]:
-        if name in ("seed_model", "iterate") and overrides in DISCRETE:
-            continue
+    taken = {
+        group: [f"{group}={choice}" for choice in this.choices_of(group)]
+        for group in this.compose([])[1]
+        if group != "launcher"  # Its options are those of Hydra's plugins.
+    }
+    if name in ("seed_model", "iterate"):
+        taken["agent"] = [choice for choice in taken["agent"] if choice not in DISCRETE]
+    recipes = [[recipe] for recipe in taken.pop("recipe", ())]  # They change other groups.
+    # To compose takes a while, so it is done with another choice of each group at once.
+    together = [[choice for choice in row if choice] for row in itertools.zip_longest(*taken.values())]
+    for overrides in [[], *recipes, *together]:
         config, choices = this.compose(overrides)
         options = this.options(config, choices)
         assert options
