@@ -217,7 +217,8 @@ def test_sensitivity_from_the_command_line(tmp_path, run_experiment):
 @pytest.mark.slow
 # So few configurations may make the same errors on so few utterances, and then there is no correlation.
 @pytest.mark.filterwarnings("ignore")
-def test_proxy_selection_from_the_command_line(tmp_path, run_experiment):
+def test_proxy_selection_from_the_command_line(tmp_path, run_experiment, monkeypatch):
+    monkeypatch.setattr("experiments.select_proxy.RESAMPLES", 50)
     sets = (f"pool={typed(FEW['proxy'])}", f"dev={typed(FEW['dev'])}", "sizes=[2,3]", "configurations=3")
     run_experiment("select_proxy", *sets, f"outputs={tmp_path}")
     (ids,) = tmp_path.glob("*/ranking-3.txt")

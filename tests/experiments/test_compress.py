@@ -83,7 +83,7 @@ def test_leaves_a_smaller_model_and_what_it_costs(configure, goal, capsys):
 @pytest.mark.parametrize(("allowed", "good_enough"), [(60, True), (20, False)])
 def test_the_size_for_a_word_error_rate_is_looked_for_by_halving(configure, capsys, allowed, good_enough):
     """This model loses between 20 and 60 points at every size, so the range closes in on one of its ends."""
-    config = configure(f"max_wer_increase={allowed}", "budget=80")
+    config = configure(f"max_wer_increase={allowed}", "budget=40")
     job = prepare(config)
     directory = compress(config, job)
     told = re.findall(r"([+-][\d.]+) points at (\d\.\d+)", capsys.readouterr().out)
@@ -92,7 +92,7 @@ def test_the_size_for_a_word_error_rate_is_looked_for_by_halving(configure, caps
     expected = [job.smallest + (1 - job.smallest) * fraction for fraction in fractions]
     assert [float(size) for _, size in told] == pytest.approx(expected, abs=0.001)
     search = OmegaConf.load(directory / "search.yaml")
-    assert (search.budget, search.constraint.budget) == (80 - 4 * 10, float(told[-1][1]))
+    assert (search.budget, search.constraint.budget) == (40 - 4 * 5, float(told[-1][1]))
     assert json.loads((directory / "best.json").read_text())["size_ratio"] <= search.constraint.budget
     assert {path.name for path in (directory / "sizes").iterdir()} == {f"{float(size):.3f}" for _, size in told}
 
