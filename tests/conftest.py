@@ -1,3 +1,4 @@
+import gc
 import multiprocessing
 from multiprocessing.forkserver import ensure_running
 
@@ -6,6 +7,13 @@ import torch
 
 from tests.helpers.processes import forked_instead
 from tests.helpers.speech import make_corpus
+
+
+def pytest_collection_finish():
+    """Modules are never garbage: the collector need not look at them again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -35,7 +35,7 @@ def test_small_spaces_end_with_an_error():
 
 @pytest.mark.filterwarnings("ignore::scipy.stats.ConstantInputWarning")
 def test_fidelity_by_hand(monkeypatch):
-    monkeypatch.setattr("experiments.select_proxy.RESAMPLES", 50)  # Only for the intervals, which nothing here looks at.
+    monkeypatch.setattr("experiments.select_proxy.RESAMPLES", 50)  # Of the intervals, which do not matter here.
     words = np.array([10, 10, 20])
     edits = np.array([[0, 1, 9], [1, 1, 5], [3, 4, 0]])
     # On the first two utterances the WERs are 0.05, 0.1 and 0.35: ranked as dev ranks them, each 0.05 below.

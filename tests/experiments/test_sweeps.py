@@ -14,7 +14,6 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from shrinkml_env import EvaluationCache
-from tests.helpers.processes import python
 from tests.helpers.watched import WatchedCTC
 from tests.helpers.workplace import make_workplace
 
@@ -43,10 +42,10 @@ def environment(folder, **settings):
 def sweep(folder, parts, *overrides, **settings):
     """Give the command in a folder; outputs and cache lie there. Returns the lines of both notes."""
     (folder / "cache").mkdir(parents=True)
-    command = ["-m", "experiments.search", "--multirun", *overrides, *SWEEP, *TINY, *WATCHED, *parts]
+    command = [sys.executable, "-m", "experiments.search", "--multirun", *overrides, *SWEEP, *TINY, *WATCHED, *parts]
     # The thread of each run is the program's own doing.
     variables = environment(folder, SHRINKML_CACHE="cache/evaluations.sqlite", OMP_NUM_THREADS="2", **settings)
-    run = python(*command, cwd=folder, env=variables)
+    run = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=600, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     recognised, processes = ((folder / "cache" / name).read_text().splitlines() for name in NOTES)
     return recognised, {tuple(line.split()) for line in processes}

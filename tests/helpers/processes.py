@@ -5,6 +5,7 @@ They are forked from a server that has imported it and done nothing else (multip
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import runpy
@@ -15,6 +16,9 @@ import traceback
 from collections.abc import Mapping
 from multiprocessing.context import BaseContext
 from pathlib import Path
+
+TIMEOUT = 600
+"""Seconds after which a program is killed."""
 
 PRELOADED = ["shrinkml_env", *(f"experiments.common.{name}" for name in ("agent", "command", "search_report"))]
 FORKED = multiprocessing.get_context("forkserver")
@@ -32,6 +36,9 @@ def python(
 ) -> subprocess.CompletedProcess[str]:
     """Run `python ARGUMENTS`, where the arguments are `-c CODE ...`, `-m MODULE ...` or `FILE ...`, and wait for it.
 
+    Functions that are registered with atexit are called at its end. Programs that start processes through joblib or Ray
+    hang here: run them by `subprocess`.
+
     Args:
         arguments: As they are typed.
         cwd: Folder that it runs in; None for this process' own.
@@ -43,6 +50,8 @@ def python(
         outputs = [Path(folder) / name for name in ("stdout", "stderr")]
         program = FORKED.Process(target=_run, args=(typed, cwd or Path.cwd(), dict(env or os.environ), outputs))
         program.start()
+        program.join(TIMEOUT)
+        program.kill()
         program.join()
         assert program.exitcode is not None
         return subprocess.CompletedProcess(typed, program.exitcode, *(path.read_text() for path in outputs))
@@ -71,3 +80,5 @@ def _run(arguments: list[str], cwd: Path, env: dict[str, str], outputs: list[Pat
     except BaseException:
         traceback.print_exc()
         sys.exit(1)
+    finally:
+        atexit._run_exitfuncs()  # As at the end of any program, but not of multiprocessing's.
