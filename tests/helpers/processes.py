@@ -6,7 +6,6 @@ They are forked from a server that has imported it and done nothing else (multip
 from __future__ import annotations
 
 import atexit
-import multiprocessing
 import os
 import runpy
 import subprocess
@@ -14,6 +13,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Mapping
+from multiprocessing import get_context
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
@@ -21,14 +21,13 @@ TIMEOUT = 600
 """Seconds after which a program is killed."""
 
 PRELOADED = ["shrinkml_env", *(f"experiments.common.{name}" for name in ("agent", "command", "search_report"))]
-FORKED = multiprocessing.get_context("forkserver")
+FORKED = get_context("forkserver")
 FORKED.set_forkserver_preload(PRELOADED)
-_get_context = multiprocessing.get_context
 
 
 def forked_instead(method: str | None = None) -> BaseContext:
     """Return what `multiprocessing.get_context` does, but for "spawn" that of processes which are forked here."""
-    return FORKED if method == "spawn" else _get_context(method)
+    return FORKED if method == "spawn" else get_context(method)
 
 
 def python(

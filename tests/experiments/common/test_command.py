@@ -16,6 +16,7 @@ from experiments.common.agent import make_agent
 from experiments.common.command import command
 from experiments.common.command_help import Command, Option, read_comments
 from experiments.common.compose import CONF
+from tests.helpers.processes import python
 
 ROOT = CONF.parent
 CONFIGS = {path.stem: (CONF, path.stem) for path in CONF.glob("*.yaml")} | {"compress": (CONF / "compress", "compress")}
@@ -291,9 +292,7 @@ def test_as_it_is_typed(tmp_path):
     )
     message = "comand: there is no such option: did you mean command?; python -m experiments.cache --help lists all\n"
     assert (found.returncode, found.stderr) == (2, message)
-    found = subprocess.run(
-        [*command, "--help"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    found = python("-m", "experiments.cache", "--help", cwd=tmp_path)
     assert found.returncode == 0
     assert found.stdout.startswith("The evaluation cache: `python -m experiments.cache command=show|prune|export`.")
     assert "usage: python -m experiments.cache [OPTION=VALUE ...]" in found.stdout
