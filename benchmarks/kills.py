@@ -256,8 +256,6 @@ def endured(make: Callable[[Path], Task], kills: int, chance: random.Random, fol
     """
     (folder / "parts").mkdir()
     task = make(folder / "parts")
-    finish(task, folder / "warm")  # The first run reads files that the others find in memory.
-    shutil.rmtree(folder / "warm")
     begun = time.monotonic()
     finish(task, folder / "unbroken")
     length = time.monotonic() - begun
