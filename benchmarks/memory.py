@@ -37,8 +37,8 @@ def evaluations(folder: Path) -> Iterator[None]:
         yield
 
 
-def episodes(_: Path) -> Iterator[None]:
-    """Play one episode after the other on the table."""
+def episodes(folder: Path) -> Iterator[None]:
+    """Play one episode after the other on the table; nothing is kept in the folder."""
     env = gym.make("ShrinkMLTabular-v0")
     env.action_space.seed(0)
     while True:
