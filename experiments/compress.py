@@ -7,7 +7,6 @@ more speech, and leaves the compressed model and a report in one folder. Started
 
 from __future__ import annotations
 
-import importlib
 import shutil
 import time
 from collections.abc import Mapping, Sequence, Set
@@ -16,18 +15,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiments.common.agent import make_agent
 from experiments.common.command import command
 from experiments.common.compose import compose_config
 from experiments.common.environment import make_environment
+from experiments.common.kinds import NAME, list_of, number, optional
 from experiments.common.measure import measure
 from experiments.common.parts import part
 from experiments.common.run_directory import plain, read_json, run_directory
 from experiments.finetune import RESULT, finetune, load_las
-from experiments.search import check, conclude, find
+from experiments.search import check, conclude, environment, find
 from shrinkml_env import (
     CompressibleModel,
     Evaluator,
@@ -93,12 +92,7 @@ def prepare(config: DictConfig) -> Job:
     """
     if config.max_wer_increase is not None and config.budget < 2 * HALVINGS:
         raise ValueError(f"budget must be at least {2 * HALVINGS} where the size is looked for, got {config.budget}")
-    for name, limit in config.utterances.items():
-        if limit < 1:
-            raise ValueError(f"utterances.{name!s} must be at least 1, got {limit}")
     title = f"{Path(config.model.rpartition(':')[2]).name}-{goal(config).replace('=', '-')}"
-    for module in config.imports:
-        importlib.import_module(module)
     model: Any = load_model(config.model)
     model = model.to(config.device)
     search = compose_search(config, model)
@@ -151,7 +145,8 @@ def compress(config: DictConfig, job: Job) -> Path:
     if config.max_wer_increase is not None:
         notes.append(find_size(job.search, job.smallest, config.max_wer_increase / 100, directory / "sizes"))
     OmegaConf.save(job.search, directory / "search.yaml", resolve=True)
-    result, problem = find(job.search, directory, f"{config.model}, {goal(config)}")
+    env = environment(job.search, directory)
+    result, problem = find(job.search, env, directory, f"{config.model}, {goal(config)}")
     if job.training is not None:
         result, note = fine_tune(job.training, job.search, directory, result)
         notes.append(note)
@@ -414,10 +409,17 @@ def verdict(config: DictConfig, result: SearchResult) -> str:
     )
 
 
-@command("compress", folder="compress")
+@command(
+    "compress",
+    folder="compress",
+    data=optional(NAME),
+    target_size=optional(number(above=0, below=1)),
+    max_wer_increase=optional(number(above=0)),
+    finetune=optional(NAME),
+    finetune_overrides=list_of(NAME, least=0),
+)
 def main(config: DictConfig) -> None:
     """One model."""
-    torch.set_num_threads(1)
     job = prepare(config)
     print(job.data_note)
     minutes = config.budget * job.seconds / 60

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from experiments.common.command import command
+from experiments.common.kinds import NAME, list_of
 from experiments.validate import validate_ranks
 from shrinkml_env.data import SHIPPED_SETS
 
@@ -113,12 +113,9 @@ def result_of(run: Path) -> Path:
     return source
 
 
-@command("leaderboard")
+@command("leaderboard", add=list_of(NAME, least=0), submissions=NAME, page=NAME)
 def main(config: DictConfig) -> None:
     """Write the page; where a submission is refused, nothing is changed and the exit status is 1."""
-    torch.set_num_threads(1)
-    if not OmegaConf.is_list(config.add):
-        raise ValueError(f"add must be a list: give add=[{config.add}]")
     folder, target = Path(config.submissions), Path(config.page)
     added = {folder / f"{Path(run).name}.json": result_of(Path(run)) for run in config.add}
     submitted = {path: path for path in sorted(folder.glob("*.json"))} | added

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
@@ -77,7 +76,6 @@ def make(config: DictConfig) -> Path:
 @command("quantise")
 def main(config: DictConfig) -> None:
     """Quantise one model."""
-    torch.set_num_threads(1)
     make(config)
 
 

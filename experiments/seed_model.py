@@ -12,13 +12,11 @@ import pkgutil
 from pathlib import Path
 
 import pandas as pd
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from experiments.common.checks import require_shares
 from experiments.common.command import command
 from experiments.common.parts import check_part, part
 from experiments.common.run_directory import plain, run_directory, write_json
@@ -84,10 +82,7 @@ def make(config: DictConfig, title: str) -> Path:
         ValueError: The size is out of range or out of reach, or the agent is no rule.
         FileNotFoundError: The model or a set is missing.
     """
-    torch.set_num_threads(1)
-    require_shares(config, "size")
     check_rule(config.agent)
-    check_part("factorisation", config.factorisation)
     model = load_model(config.model)
     sets = {name: plain(config[name]) for name in SETS}
     factorisation = make_factorisation(model, part("factorisation", config.factorisation))

@@ -18,19 +18,18 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from scipy.stats import kendalltau, spearmanr
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 from tqdm import tqdm
 
-from experiments.common.checks import require_whole
 from experiments.common.command import command
 from experiments.common.fetch import fetch
-from experiments.common.parts import check_part, part
+from experiments.common.kinds import list_of, whole
+from experiments.common.parts import part
 from experiments.common.run_directory import plain, run_directory, title_of
 from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
 from shrinkml_env.data.selection import SELECTIONS, Pool
@@ -162,28 +161,13 @@ def fidelity(
     return Fidelity(*((float(m), float(a), float(b)) for m, a, b in zip(values[:, 0].mean(0), low, high, strict=True)))
 
 
-def check(config: DictConfig) -> None:
-    """Find out what is wrong with a config before anything is made.
-
-    Raises:
-        ValueError: A number is out of range, or the search space cannot be made.
-    """
-    require_whole(config, "configurations", "workers")
-    require_whole(config, "seed", least=0)
-    if not OmegaConf.is_list(config.sizes) or not all(isinstance(size, int) and size > 0 for size in config.sizes):
-        raise ValueError(f"sizes must be a list of whole numbers above 0, got {config.sizes}")
-    check_part("search_space", config.search_space)
-
-
 def select(config: DictConfig) -> Path:
     """Measure, choose, compare; returns the run's directory.
 
     Raises:
-        ValueError: See `check`; or the search space is too small.
+        ValueError: The search space is too small.
         FileNotFoundError: The model or a set is missing.
     """
-    torch.set_num_threads(1)
-    check(config)
     fetch(config, "pool", "dev")
     directory = run_directory(config, title_of(config.model))
     cache = EvaluationCache(default_cache_path())
@@ -289,7 +273,7 @@ def _draw(path: Path, rows: Mapping[tuple[str, str, int], Fidelity]) -> None:
     plt.close(figure)
 
 
-@command("select_proxy")
+@command("select_proxy", configurations=whole(1), sizes=list_of(whole(1)))
 def main(config: DictConfig) -> None:
     """Choose proxy sets for one model."""
     select(config)

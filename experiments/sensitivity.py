@@ -12,7 +12,6 @@ from pathlib import Path
 import gymnasium as gym
 import matplotlib as mpl
 import pandas as pd
-import torch
 from omegaconf import DictConfig
 
 mpl.use("Agg")
@@ -21,7 +20,7 @@ from tqdm import tqdm
 
 from experiments.common.command import command
 from experiments.common.fetch import fetch
-from experiments.common.parts import check_part, part
+from experiments.common.parts import part
 from experiments.common.run_directory import plain, run_directory, title_of
 from shrinkml_env import Evaluation, EvaluationCache, Ledger, SearchProblem, default_cache_path
 from shrinkml_env.space.search_space import Sensitive
@@ -40,9 +39,6 @@ def sensitivity(config: DictConfig) -> Path:
         ValueError: A part does not fit the model, or a set cannot be read.
         FileNotFoundError: The model or the set is missing.
     """
-    torch.set_num_threads(1)
-    for group in PARTS:
-        check_part(group, config[group])
     fetch(config, "proxy")
     directory = run_directory(config, title_of(config.model))
     env = gym.make(

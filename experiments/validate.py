@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from experiments.common.command import command
+from experiments.common.kinds import NAME, optional
 from experiments.common.measure import measure
 from experiments.common.parts import part
 from shrinkml_env import Evaluator, count_parameters, load_compressed, load_model, load_utterances
@@ -96,10 +96,9 @@ def _differences(recorded: Any, measured: Any, key: str = "") -> list[tuple[str,
     ]
 
 
-@command("validate")
+@command("validate", run=optional(NAME), ranks=optional(NAME))
 def main(config: DictConfig) -> None:
     """Measure one result; the exit status is 1 where the record and the measurement differ."""
-    torch.set_num_threads(1)
     if (config.run is None) == (config.ranks is None):
         raise ValueError("give one of run=DIR, a run of experiments.search, and ranks=FILE, a file like its best.json")
     differences = validate(Path(config.run)) if config.run is not None else validate_ranks(Path(config.ranks))

@@ -6,6 +6,8 @@ does not know.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -14,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from shrinkml_env.search import episode_length
 
-__all__ = ["make_agent"]
+__all__ = ["make_agent", "steps_are_known"]
 
 _STEPS: ContextVar[int | None] = ContextVar("steps of an episode", default=None)
 
@@ -28,6 +30,16 @@ def _episodes(number: int) -> int | str:
 OmegaConf.register_new_resolver("episodes", _episodes, replace=True)
 
 
+@contextmanager
+def steps_are_known(steps: int = 1) -> Iterator[None]:
+    """Let episodes have so many steps: a number of episodes in a config is a number of steps."""
+    token = _STEPS.set(steps)
+    try:
+        yield
+    finally:
+        _STEPS.reset(token)
+
+
 def make_agent(part: DictConfig, env: Any) -> Any:
     """Make the agent of a config.
 
@@ -35,9 +47,6 @@ def make_agent(part: DictConfig, env: Any) -> Any:
         part: A class (``_target_``) and what it takes besides the environment.
         env: What the agent plays.
     """
-    token = _STEPS.set(episode_length(env))
-    try:
+    with steps_are_known(episode_length(env)):
         # Agents look for real dicts and lists, in `policy_kwargs.net_arch` for one.
         return instantiate(part, env=env, _convert_="all")
-    finally:
-        _STEPS.reset(token)

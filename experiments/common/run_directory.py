@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +12,28 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.common.identity import key_of
 
-__all__ = ["plain", "read_json", "run_directory", "title_of", "write_json"]
+__all__ = ["plain", "read_json", "run_directory", "run_path", "title_of", "write_json"]
 
 
-def run_directory(config: DictConfig, title: str, besides: Sequence[str] = ()) -> Path:
+def run_directory(config: DictConfig, title: str) -> Path:
     """Return the folder of a run, ``OUTPUTS/TITLE-KEY``, made if need be and holding the config as ``config.yaml``.
 
     Args:
         config: The run's, with the key ``outputs``: the folder of all runs of this kind.
         title: The name by which people recognise the run.
-        besides: Options that the folder does not depend on, besides those of `key_of`.
     """
-    folder = Path(config.outputs) / f"{title}-{key_of(config, besides)}"
+    folder = run_path(config, title)
     folder.mkdir(parents=True, exist_ok=True)
     # Written aside and moved, since several processes of one run may arrive together.
     aside = folder / f"config.yaml.{os.getpid()}"
     OmegaConf.save(config, aside, resolve=True)
     os.replace(aside, folder / "config.yaml")
     return folder
+
+
+def run_path(config: DictConfig, title: str) -> Path:
+    """Return where the folder of a run lies, made or not; see `run_directory`."""
+    return Path(config.outputs) / f"{title}-{key_of(config)}"
 
 
 def title_of(model: str) -> str:

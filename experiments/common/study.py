@@ -74,7 +74,7 @@ def _kept(study: str, config: DictConfig) -> dict[str, dict[str, Any]]:
 
 def publish(study: str, config: DictConfig, report: Report) -> Path:
     """Print a report's tables, and write them and its picture into the study's folder; returns it."""
-    directory = run_directory(config, study, besides=("reuse",))
+    directory = run_directory(config, study)
     text = "\n\n".join(format_table(table) for table in report.tables if len(table))
     text = "\n".join([text, *([""] if report.notes else []), *report.notes])
     (directory / "table.txt").write_text(text + "\n")

@@ -22,15 +22,14 @@ from omegaconf import DictConfig
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-from experiments.common.checks import require_whole
 from experiments.common.command import command
+from experiments.common.kinds import NAME, list_of, mapping_of, number, whole
 from experiments.common.results import Cell
 from experiments.common.searches import (
     Search,
     check_searches,
     evaluator_on,
     explored,
-    require_lists,
     search_cell,
 )
 from experiments.common.statistics import mean, mean_difference
@@ -162,10 +161,8 @@ def grid(config: DictConfig) -> list[Cell[VariantSearch]]:
     """Return the cells, agent by agent and variant by variant.
 
     Raises:
-        ValueError: Something in the config is wrong, or two variants are the same.
+        ValueError: A search cannot be made, or two variants are the same.
     """
-    require_lists(agents=config.agents, after=config.after)
-    require_whole(config, "seeds", "budget", "workers")
     cells: dict[str, Cell[VariantSearch]] = {}
     for agent in config.agents:
         for variant, overrides in config.variants.items():
@@ -182,7 +179,13 @@ def grid(config: DictConfig) -> list[Cell[VariantSearch]]:
     return list(cells.values())
 
 
-@command("ablation")
+@command(
+    "ablation",
+    variants=mapping_of(list_of(NAME, least=0)),
+    reward=NAME,
+    after=list_of(whole(1)),
+    within=number(least=0),
+)
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
     cells = grid(config)

@@ -27,14 +27,13 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from tqdm import tqdm
 
-from experiments.common.checks import require_choice, require_whole
 from experiments.common.command import command
+from experiments.common.kinds import NAME, SEED, choice, list_of
 from experiments.common.results import Cell
 from experiments.common.searches import (
     Search,
     check_searches,
     explored,
-    require_lists,
     search_cell,
     tabular_env,
 )
@@ -288,12 +287,8 @@ def grid(config: DictConfig) -> list[Cell[Search]]:
     """Return the cells, agent by agent and reward by reward.
 
     Raises:
-        ValueError: Something is out of range or has no effect, or an agent or a reward cannot be made.
+        ValueError: An override has no effect, or an agent or a reward cannot be made.
     """
-    require_choice(config, "env", ("tabular", "live"))
-    require_lists(agents=config.agents, rewards=config.rewards)
-    require_whole(config, "seeds", "budget", "workers")
-    require_whole(config, "first_seed", least=0)
     if config.env == "live" and "random" not in config.agents:
         raise ValueError("live scores are relative to the random agent: add it to agents=[...]")
     require_effect(config.env, config.overrides)
@@ -307,7 +302,7 @@ def grid(config: DictConfig) -> list[Cell[Search]]:
     return [search_cell(search) for search in searches]
 
 
-@command("benchmark")
+@command("benchmark", env=choice("tabular", "live"), rewards=list_of(NAME), first_seed=SEED)
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
     runs = [Run(**result) for result in made("benchmark", config, grid(config), make, "runs")]

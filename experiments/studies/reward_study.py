@@ -22,15 +22,14 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from tqdm import tqdm
 
-from experiments.common.checks import require_whole
 from experiments.common.command import command
+from experiments.common.kinds import ANYTHING, list_of, mapping_of, number
 from experiments.common.results import Cell
 from experiments.common.run_directory import plain
 from experiments.common.searches import (
     Search,
     check_searches,
     explored,
-    require_lists,
     search_cell,
     tabular_env,
 )
@@ -184,8 +183,6 @@ def grid(config: DictConfig) -> list[Cell[SettingSearch]]:
     Raises:
         ValueError: Something in the config is wrong.
     """
-    require_lists(agents=config.agents)
-    require_whole(config, "seeds", "budget", "workers")
     cells = []
     for setting in settings(plain(config.knobs)):
         for agent in config.agents:
@@ -196,7 +193,7 @@ def grid(config: DictConfig) -> list[Cell[SettingSearch]]:
     return cells
 
 
-@command("reward_study")
+@command("reward_study", knobs=mapping_of(mapping_of(list_of(ANYTHING))), tolerance=number(least=0))
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
     cells = grid(config)

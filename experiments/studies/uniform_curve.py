@@ -13,14 +13,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pandas as pd
-import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from experiments.common.checks import require_shares
 from experiments.common.command import command
 from experiments.common.fetch import fetch
-from experiments.common.parts import check_part, part
+from experiments.common.kinds import NAME, UTTERANCES, list_of
+from experiments.common.parts import part
 from experiments.common.report import draw_uniform_curve
 from experiments.common.run_directory import plain, run_directory
 from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
@@ -54,12 +53,9 @@ def uniform_ranks_of_size(
     return uniform_ranks(layers, smallest)
 
 
-@command("uniform_curve")
+@command("uniform_curve", set=UTTERANCES, dense=list_of(NAME, least=0))
 def main(config: DictConfig) -> None:
     """Measure, print and draw one curve."""
-    torch.set_num_threads(1)
-    require_shares(config, "sizes")
-    check_part("factorisation", config.factorisation)
     fetch(config, "set")
     model = load_model(config.model)
     evaluator = Evaluator(
