@@ -7,9 +7,9 @@ more speech, and leaves the compressed model and a report in one folder. Started
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence, Set
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -46,9 +46,10 @@ from shrinkml_env.envs.assembly import make_reward, make_search_space
 from shrinkml_env.evaluation import recognise_all, word_edits
 from shrinkml_env.evaluation.evaluator import group_layers
 from shrinkml_env.evaluation.intervals import wer_increase
+from shrinkml_env.files import write_file
 from shrinkml_env.mdp.rewards import signal_of
 from shrinkml_env.search import choose, explore, write
-from shrinkml_env.search_result import SetResult
+from shrinkml_env.search_result import MODELS, SetResult
 
 HOPELESS = 0.8
 """WER of an original that shows that model and transcripts do not go together."""
@@ -136,7 +137,7 @@ def compress(config: DictConfig, job: Job) -> Path:
     for name, ids in job.parts.items():
         assert job.folder is not None
         path = directory / f"{name}.txt"
-        path.write_text("".join(f"{utterance_id}\n" for utterance_id in ids), encoding="utf-8")
+        write_file(path, "".join(f"{utterance_id}\n" for utterance_id in ids))
         job.search[name] = {"root": str(job.folder.parent), "subset": job.folder.name, "ids": str(path)}
     if job.parts and job.search.factorisation.get("calibration") == "calibration":
         # The embedded speech is for the embedded model; this may be heard as well as any other that is not reported.
@@ -145,8 +146,11 @@ def compress(config: DictConfig, job: Job) -> Path:
     if config.max_wer_increase is not None:
         notes.append(find_size(job.search, job.smallest, config.max_wer_increase / 100, directory / "sizes"))
     OmegaConf.save(job.search, directory / "search.yaml", resolve=True)
-    env = environment(job.search, directory)
-    result, problem = find(job.search, env, directory, f"{config.model}, {goal(config)}")
+    # What is found is only the end where nothing is trained; a search's folder says that it is finished.
+    folder = directory if job.training is None else directory / "search"
+    with closing(environment(job.search, folder)) as env:
+        agent = make_agent(job.search.agent, env)
+        result, problem = find(job.search, env, agent, folder, f"{config.model}, {goal(config)}")
     if job.training is not None:
         result, note = fine_tune(job.training, job.search, directory, result)
         notes.append(note)
@@ -195,15 +199,14 @@ def find_size(search: DictConfig, smallest: float, allowed: float, folder: Path)
 def fine_tune(
     training: DictConfig, search: DictConfig, directory: Path, result: SearchResult
 ) -> tuple[SearchResult, str]:
-    """Train the compressed model on, and keep the outcome if it is better on dev.
+    """Train the model that the search in a directory has compressed, and keep the outcome if it is better on dev.
 
     Returns:
         The result, and what has happened, for people.
     """
-    truncated = directory / "truncated"
-    shutil.copytree(directory / "compressed", truncated, dirs_exist_ok=True)
     training = training.copy()
-    training.merge_with({"seed_model": str(truncated), "original": str(directory / "original")})
+    found = {name: str(directory / "search" / name) for name in MODELS}
+    training.merge_with({"seed_model": found["compressed"], "original": found["original"]})
     training.merge_with({"outputs": str(directory / "finetune")})
     for name in ("dev", "test"):
         training.data[name] = search[name]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from experiments.common.command import command
 from experiments.common.kinds import NAME, list_of
 from experiments.validate import validate_ranks
 from shrinkml_env.data import SHIPPED_SETS
+from shrinkml_env.files import write_file
 
 HEAD = (
     "place",
@@ -126,9 +126,9 @@ def main(config: DictConfig) -> None:
         sys.exit("\n".join(f"REFUSED {path.stem}: {reason}" for path, reasons in refused.items() for reason in reasons))
     folder.mkdir(parents=True, exist_ok=True)
     for path, source in added.items():
-        shutil.copyfile(source, path)
+        write_file(path, source.read_bytes())
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page(sorted(submitted), os.path.relpath(folder, target.parent)))
+    write_file(target, page(sorted(submitted), os.path.relpath(folder, target.parent)))
     print(f"{len(submitted)} submissions reproduced: {config.page}")
 
 

@@ -52,9 +52,10 @@ def search(config: DictConfig, title: str) -> Path:
     check(config)
     directory = run_path(config, title)
     # Where something does not fit the model or the data, nothing is left behind.
-    env = environment(config, directory)
-    run_directory(config, title)
-    result, problem = find(config, env, directory, title)
+    with closing(environment(config, directory)) as env:
+        agent = make_agent(config.agent, env)
+        run_directory(config, title)
+        result, problem = find(config, env, agent, directory, title)
     conclude(result, problem, directory)
     return directory
 
@@ -85,17 +86,16 @@ def environment(config: DictConfig, directory: Path) -> Any:
     return make_environment(config, ledger, EvaluationCache(default_cache_path()))
 
 
-def find(config: DictConfig, env: Any, directory: Path, title: str) -> tuple[SearchResult, SearchProblem]:
-    """Search an environment with the agent that a config describes, in a directory.
+def find(config: DictConfig, env: Any, agent: Any, directory: Path, title: str) -> tuple[SearchResult, SearchProblem]:
+    """Search an environment with its agent, in a directory.
 
     Raises:
-        ValueError: The agent or a set does not fit.
+        ValueError: A set cannot be read.
     """
-    with closing(env), closing(TensorBoardLog(directory / "tensorboard")) as log:
+    with closing(TensorBoardLog(directory / "tensorboard")) as log:
         problem = search_problem(env)
         problem.ledger.subscribe(log)
         print(f"search space: {len(problem.layers)} layers, {problem.search_space.size:.1e} configurations")
-        agent = make_agent(config.agent, env)
         if isinstance(agent, BaseAlgorithm):
             agent.set_logger(configure(str(directory / "tensorboard"), ["tensorboard"]))
         sets = {name: plain(config[name]) for name in ("dev", "test")}

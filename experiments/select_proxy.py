@@ -10,7 +10,6 @@ measured is kept in the evaluation cache, so that a run that was stopped goes on
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,10 +29,12 @@ from experiments.common.command import command
 from experiments.common.fetch import fetch
 from experiments.common.kinds import list_of, whole
 from experiments.common.parts import part
+from experiments.common.report import save_figure
 from experiments.common.run_directory import plain, run_directory, title_of
 from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
 from shrinkml_env.data.selection import SELECTIONS, Pool
 from shrinkml_env.envs.assembly import make_search_space
+from shrinkml_env.files import write_file
 from shrinkml_env.space.search_space import SearchSpace
 from shrinkml_env.tables import format_table
 
@@ -193,7 +194,7 @@ def select(config: DictConfig) -> Path:
             seeds = range(config.seed, config.seed + draws)
             subsets = [selection(choosing, size, seed) for seed in seeds]
             ids = [pool.utterances[index].id for index in subsets[0]]
-            (directory / f"{method}-{size}.txt").write_text("\n".join(ids) + "\n")
+            write_file(directory / f"{method}-{size}.txt", "\n".join(ids) + "\n")
             for kind in ("broad", "near"):
                 rows[kind, method, size] = fidelity(words, groups[kind, 1], subsets, BLOCKS[kind], config.seed)
     head = ("configurations", "method", "utterances", "Kendall", "Spearman", "WER error, points")
@@ -201,9 +202,9 @@ def select(config: DictConfig) -> Path:
         (kind, method, str(size), _interval(row.kendall), _interval(row.spearman), _interval(row.error, 100))
         for (kind, method, size), row in rows.items()
     ]
-    print(format_table(pd.DataFrame(table, columns=list(head))))
-    with open(directory / "fidelity.csv", "w", newline="") as file:
-        csv.writer(file).writerows([head, *table])
+    shown = pd.DataFrame(table, columns=list(head))
+    print(format_table(shown))
+    write_file(directory / "fidelity.csv", shown.to_csv(index=False))
     _draw(directory / "fidelity.png", rows)
     print(f"sets, table and picture: {directory}")
     return directory
@@ -269,8 +270,7 @@ def _draw(path: Path, rows: Mapping[tuple[str, str, int], Fidelity]) -> None:
     for panel in panels.flat:
         panel.grid(alpha=0.3)
     panels[0, 0].legend(frameon=False)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    save_figure(figure, path, dpi=130)
 
 
 @command("select_proxy", configurations=whole(1), sizes=list_of(whole(1)))

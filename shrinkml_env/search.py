@@ -19,6 +19,7 @@ from shrinkml_env.evaluation import BudgetExhausted, Evaluation, Evaluator
 from shrinkml_env.evaluation.intervals import wer_increase
 from shrinkml_env.evaluation.ledger import SupportsEvaluate
 from shrinkml_env.evaluation.progress import ProgressBar
+from shrinkml_env.files import write_file
 from shrinkml_env.mdp.problem import SearchProblem
 from shrinkml_env.search_result import MODELS, SearchResult, SetResult
 
@@ -212,9 +213,7 @@ def write(result: SearchResult, directory: Path) -> None:
     (directory / "best.json").unlink(missing_ok=True)
     for name, model in zip(MODELS, (result.original, result.model), strict=True):
         save_compressed(model, directory / name)
-    aside = directory / f"best.json.{os.getpid()}"
-    aside.write_text(json.dumps(result.to_json(), indent=2))
-    os.replace(aside, directory / "best.json")
+    write_file(directory / "best.json", json.dumps(result.to_json(), indent=2))
 
 
 def search_problem(env: Any) -> SearchProblem:

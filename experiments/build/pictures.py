@@ -16,6 +16,7 @@ from matplotlib import pyplot as plt
 
 from experiments.common.command import command
 from experiments.common.kinds import NAME
+from experiments.common.report import save_figure
 from shrinkml_env import Evaluation
 from shrinkml_env.mdp.rewards import REWARDS, Reward
 
@@ -58,8 +59,7 @@ def draw(path: Path) -> None:
     for panel in panels[:, 0]:
         panel.set_ylabel("size ratio")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=80)
-    plt.close(figure)
+    save_figure(figure, path, dpi=80)
 
 
 @command("pictures", output=NAME)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -46,7 +47,26 @@ def make_agent(part: DictConfig, env: Any) -> Any:
     Args:
         part: A class (``_target_``) and what it takes besides the environment.
         env: What the agent plays.
+
+    Raises:
+        ValueError: It is one of Stable-Baselines3's for other action spaces.
     """
     with steps_are_known(episode_length(env)):
-        # Agents look for real dicts and lists, in `policy_kwargs.net_arch` for one.
-        return instantiate(part, env=env, _convert_="all")
+        try:
+            # Agents look for real dicts and lists, in `policy_kwargs.net_arch` for one.
+            return instantiate(part, env=env, _convert_="all")
+        except InstantiationException as error:
+            needed = _needed_actions(error.__cause__)
+            if needed:
+                raise ValueError(f"agent: {part._target_} needs action={' or action='.join(needed)}") from error
+            raise
+
+
+def _needed_actions(error: BaseException | None) -> list[str]:
+    """Return the kinds of actions whose spaces Stable-Baselines3 names when it refuses another one."""
+    told = str(error) if isinstance(error, AssertionError) else ""
+    return [kind for space, kind in ACTIONS.items() if "only supports" in told and f".{space}'>" in told]
+
+
+ACTIONS = {"Box": "continuous", "Discrete": "discrete", "MultiDiscrete": "one_shot"}
+"""Action space -> the kind of actions that has it."""

@@ -77,6 +77,8 @@ OPTIONS: dict[str, Kind] = {
     "seeds": whole(1),
     "size": SHARE,
     "sizes": list_of(SHARE),
+    "stepwise.rule": NAME,
+    "stepwise.sizes": list_of(list_of(SHARE), least=0),
     "test": UTTERANCES,
     "threads": whole(1),
     "training.accumulate": whole(1),
@@ -99,6 +101,7 @@ OPTIONS: dict[str, Kind] = {
     "decoding.beam_size": whole(1),
     "utterances.dev": whole(1),
     "utterances.proxy": whole(1),
+    "utterances.proxy-pool": whole(1),
     "utterances.test": whole(1),
     "workers": whole(1),
 }

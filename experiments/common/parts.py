@@ -149,7 +149,7 @@ HYDRAS = ("_target_", "_partial_", "_convert_", "_args_", "_recursive_")
 
 def _check_types(name: str, found: Callable[..., Any], options: Mapping[str, Any]) -> None:
     """Raise a ValueError for the first option, nested ones included, that is of another type than a class says."""
-    types = _types(inspect.unwrap(found.__init__ if isinstance(found, type) else found))
+    types = _types(inspect.unwrap(getattr(found, "__init__") if isinstance(found, type) else found))  # noqa: B009
     for option, value in options.items():
         if isinstance(value, Mapping) and "_target_" in value:
             _check_types(f"{name}.{option}", _found(f"{name}.{option}", value["_target_"]), value)
@@ -159,7 +159,7 @@ def _check_types(name: str, found: Callable[..., Any], options: Mapping[str, Any
 
 def _types(function: Callable[..., Any]) -> dict[str, Any]:
     """Return the types of a function's parameters, as far as its module knows them: some are for a checker alone."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, hint in getattr(function, "__annotations__", {}).items():
         one = SimpleNamespace(__annotations__={name: hint})
         with suppress(NameError, TypeError, AttributeError, SyntaxError):

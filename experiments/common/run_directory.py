@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.common.identity import key_of
+from shrinkml_env.files import write_file
 
 __all__ = ["plain", "read_json", "run_directory", "run_path", "title_of", "write_json"]
 
@@ -24,10 +24,7 @@ def run_directory(config: DictConfig, title: str) -> Path:
     """
     folder = run_path(config, title)
     folder.mkdir(parents=True, exist_ok=True)
-    # Written aside and moved, since several processes of one run may arrive together.
-    aside = folder / f"config.yaml.{os.getpid()}"
-    OmegaConf.save(config, aside, resolve=True)
-    os.replace(aside, folder / "config.yaml")
+    write_file(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     return folder
 
 
@@ -41,11 +38,9 @@ def title_of(model: str) -> str:
     return Path(model.rpartition(":")[2]).name
 
 
-def write_json(path: Path, content: Mapping[str, Any], indent: int | None = 2) -> None:
-    """Write a file that is either complete or not there; `indent` as in `json.dumps`."""
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(content, indent=indent))
-    os.replace(aside, path)
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a mapping as JSON."""
+    write_file(path, json.dumps(content, indent=2))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -12,7 +12,9 @@ import matplotlib as mpl
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
+from experiments.common.report import save_figure
 from shrinkml_env import Evaluation, SearchResult
+from shrinkml_env.files import write_file
 
 __all__ = ["print_result", "write_report"]
 
@@ -35,7 +37,7 @@ def write_report(directory: Path, result: SearchResult, uniform: Sequence[Evalua
     _draw(directory / "search.png", result, uniform)
     page = jinja2.Environment(autoescape=True).from_string(_PAGE)
     picture = base64.b64encode((directory / "search.png").read_bytes()).decode("ascii")
-    (directory / "report.html").write_text(page.render(result=result, picture=picture), encoding="utf-8")
+    write_file(directory / "report.html", page.render(result=result, picture=picture))
 
 
 def _draw(path: Path, result: SearchResult, uniform: Sequence[Evaluation]) -> None:
@@ -72,8 +74,7 @@ def _draw(path: Path, result: SearchResult, uniform: Sequence[Evaluation]) -> No
     axes.set_title(f"{result.config['title']}: {result.evaluations} evaluations")
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    save_figure(figure, path, dpi=130)
 
 
 _PAGE = """<!doctype html>

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from experiments.common.results import Cell, kept_results, read_results, results_of
 from experiments.common.run_directory import run_directory
+from shrinkml_env.files import write_file
 from shrinkml_env.tables import format_table
 
 __all__ = ["Report", "is_missing", "made", "publish"]
@@ -77,7 +78,7 @@ def publish(study: str, config: DictConfig, report: Report) -> Path:
     directory = run_directory(config, study)
     text = "\n\n".join(format_table(table) for table in report.tables if len(table))
     text = "\n".join([text, *([""] if report.notes else []), *report.notes])
-    (directory / "table.txt").write_text(text + "\n")
+    write_file(directory / "table.txt", text + "\n")
     print(text)
     report.draw(directory / f"{study}.png")
     print(f"tables and picture: {directory}")

@@ -24,6 +24,7 @@ from matplotlib import pyplot as plt
 
 from experiments.common.command import command
 from experiments.common.kinds import NAME, list_of, mapping_of, number, whole
+from experiments.common.report import save_figure
 from experiments.common.results import Cell
 from experiments.common.searches import (
     Search,
@@ -153,8 +154,7 @@ def draw(path: Path, outcomes: Mapping[tuple[str, str], Sequence[VariantResult]]
         panel.grid(alpha=0.3)
     panels[0][0].set_ylabel("reward on dev of the best on proxy (mean, 95 %)")
     panels[0][-1].legend(frameon=False)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path, dpi=110)
 
 
 def grid(config: DictConfig) -> list[Cell[VariantSearch]]:

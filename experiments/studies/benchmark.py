@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from experiments.common.command import command
 from experiments.common.kinds import NAME, SEED, choice, list_of
+from experiments.common.report import save_figure
 from experiments.common.results import Cell
 from experiments.common.searches import (
     Search,
@@ -279,8 +280,7 @@ def draw(path: Path, results: Mapping[str, NDArray[np.float64]], shares: Mapping
     for panel in panels:
         panel.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=9, frameon=False)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path, dpi=110)
 
 
 def grid(config: DictConfig) -> list[Cell[Search]]:

@@ -304,7 +304,6 @@ def training_cell(training: Training) -> Cell[Training]:
     "retraining",
     undistilled=list_of(SHARE, least=0),
     agents=mapping_of(list_of(NAME, least=0)),
-    **{"stepwise.rule": NAME, "stepwise.sizes": list_of(list_of(SHARE), least=0)},
 )
 def main(config: DictConfig) -> None:
     """Find ranks, make seed models, train them, compare."""

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from experiments.common.command import command
 from experiments.common.kinds import ANYTHING, list_of, mapping_of, number
+from experiments.common.report import save_figure
 from experiments.common.results import Cell
 from experiments.common.run_directory import plain
 from experiments.common.searches import (
@@ -168,8 +169,7 @@ def draw(path: Path, best: Mapping[Setting, Model], ends: Mapping[tuple[Setting,
         panel.set_ylabel("WER on proxy, %")
     handles, labels = panels.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path, dpi=110)
 
 
 def _scatter(panel: Any, points: Sequence[Model], marker: str, label: str) -> None:

@@ -28,6 +28,7 @@ from experiments.common.searches import Search, search_cell
 from experiments.common.statistics import anytime
 from experiments.common.study import made
 from experiments.studies.benchmark import ends, play
+from shrinkml_env.files import write_file
 from shrinkml_env.tables import format_table
 
 Setting = tuple[str, ...]
@@ -146,7 +147,7 @@ def main(config: DictConfig) -> None:
         rows.append((agent, *scores, " ".join(best) or "the present ones"))
     text = format_table(pd.DataFrame(rows, columns=["agent", "present score", "best score", "best settings"]))
     directory = run_directory(config, "tune")
-    (directory / "best.txt").write_text(text + "\n")
+    write_file(directory / "best.txt", text + "\n")
     print(text)
     print(f"table: {directory}; Optuna's studies: {Path(config.outputs) / 'optuna.log'}")
 

@@ -7,7 +7,6 @@ leaves layers as they are: ``dense=[decoder.*]``. With ``granularity=matrix`` ma
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -24,6 +23,7 @@ from experiments.common.report import draw_uniform_curve
 from experiments.common.run_directory import plain, run_directory
 from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
 from shrinkml_env.envs import make_factorisation
+from shrinkml_env.files import write_file
 from shrinkml_env.space.search_space import uniform_ranks
 from shrinkml_env.tables import format_table
 
@@ -78,10 +78,10 @@ def main(config: DictConfig) -> None:
         (f"{e.size_ratio:.3f}", f"{e.params:,}", f"{100 * e.wer:.2f}", str(sum(e.edits)), str(sum(e.words)))
         for e in curve
     ]
-    print(format_table(pd.DataFrame(rows, columns=list(head))))
+    shown = pd.DataFrame(rows, columns=list(head))
+    print(format_table(shown))
     directory: Path = run_directory(config, "uniform")
-    with open(directory / "uniform.csv", "w", newline="") as file:
-        csv.writer(file).writerows([head, *rows])
+    write_file(directory / "uniform.csv", shown.to_csv(index=False))
     draw_uniform_curve(directory / "uniform.png", curve)
     print(f"table and picture: {directory}")
 

@@ -99,7 +99,10 @@ def hearing(tones, original):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rate", ["5e-3", "1e-9"])
-def test_the_engineers_command_trains_what_it_has_found(tones, hearing, tmp_path, rate, capsys):
+def test_the_engineers_command_trains_what_it_has_found(tones, hearing, tmp_path, rate, capsys, monkeypatch):
+    def stop(config):
+        raise KeyboardInterrupt
+
     for speaker in "34567":
         chapter = shutil.copytree(tones.folder / "1" / "2", tmp_path / "data" / speaker / "2")
         for path in chapter.glob("1-*"):
@@ -115,7 +118,7 @@ def test_the_engineers_command_trains_what_it_has_found(tones, hearing, tmp_path
     directory = compress_command.compress(config, compress_command.prepare(config))
     told = capsys.readouterr().out
     record = json.loads((directory / "best.json").read_text())
-    truncated, final = (load_model(directory / name) for name in ("truncated", "compressed"))
+    truncated, final = (load_model(directory / name) for name in ("search/compressed", "compressed"))
     assert ranks_of(final) == ranks_of(truncated)
     assert record["encoder_params"]["compressed"] == encoder_parameters(final)
     assert f"{encoder_parameters(final):,}" in told
@@ -132,6 +135,13 @@ def test_the_engineers_command_trains_what_it_has_found(tones, hearing, tmp_path
         assert not trained
         assert "so the model is left as it was." in told
         assert record["rewards"]
+    # Until the training has ended nothing says that the run has.
+    (directory / "best.json").unlink()
+    with monkeypatch.context() as killed:
+        killed.setattr(compress_command, "finetune", stop)
+        with pytest.raises(KeyboardInterrupt):
+            compress_command.compress(config, compress_command.prepare(config))
+    assert not (directory / "best.json").exists()
     assert compress_command.compress(config, compress_command.prepare(config)) == directory
     assert json.loads((directory / "best.json").read_text()) == record
     with pytest.raises(ValueError, match="what is measured must not be trained on"):
