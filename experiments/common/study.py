@@ -76,10 +76,15 @@ def _kept(study: str, config: DictConfig) -> dict[str, dict[str, Any]]:
 def publish(study: str, config: DictConfig, report: Report) -> Path:
     """Print a report's tables, and write them and its picture into the study's folder; returns it."""
     directory = run_directory(config, study)
-    text = "\n\n".join(format_table(table) for table in report.tables if len(table))
+    text = "\n\n".join(format_table(_filled(table)) for table in report.tables if len(table))
     text = "\n".join([text, *([""] if report.notes else []), *report.notes])
     write_file(directory / "table.txt", text + "\n")
     print(text)
     report.draw(directory / f"{study}.png")
     print(f"tables and picture: {directory}")
     return directory
+
+
+def _filled(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table without the columns in which nothing stands."""
+    return table.loc[:, (table != "").any()]
