@@ -190,8 +190,9 @@ def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
     cells = grid(config)
     outcomes: dict[tuple[str, str], list[VariantResult]] = {}
-    for cell, result in zip(cells, made("ablation", config, cells, make), strict=True):
-        outcomes.setdefault((cell.task.variant, cell.task.search.agent), []).append(VariantResult(**result))
+    found = made("ablation", config, cells, make, lambda result: VariantResult(**result))
+    for cell, outcome in zip(cells, found, strict=True):
+        outcomes.setdefault((cell.task.variant, cell.task.search.agent), []).append(outcome)
     shown = table(outcomes, config.after, config.within)
     publish("ablation", config, Report([shown], lambda path: draw(path, outcomes, config.after)))
 

@@ -305,7 +305,7 @@ def grid(config: DictConfig) -> list[Cell[Search]]:
 @command("benchmark", env=choice("tabular", "live"), rewards=list_of(NAME), first_seed=SEED)
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
-    runs = [Run(**result) for result in made("benchmark", config, grid(config), make, "runs")]
+    runs = made("benchmark", config, grid(config), make, lambda result: Run(**result), "runs")
     scale = scales(runs, config)
     results, shares = scores(runs, config, scale), fronts(runs, config)
     report = Report([table(results, shares)], lambda path: draw(path, results, shares), notes(results, scale))

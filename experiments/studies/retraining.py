@@ -307,14 +307,13 @@ def training_cell(training: Training) -> Cell[Training]:
 )
 def main(config: DictConfig) -> None:
     """Find ranks, make seed models, train them, compare."""
-    found = [Chosen(**result) for result in made("retraining", config, rank_cells(config), choose_ranks)]
+    found = made("retraining", config, rank_cells(config), choose_ranks, lambda result: Chosen(**result))
     search = Search("live", "random", "accuracy", 0, 1, tuple(config.overrides)).config
     cells = [training_cell(one) for one in trainings(config, search, found)]
     if is_missing("retraining", config, cells):
         make_seed_models(config, search, found)
     groups: dict[tuple[float, str, str], list[Trained]] = {}
-    for result in made("retraining", config, cells, train, "trainings"):
-        trained = Trained(**result)
+    for trained in made("retraining", config, cells, train, lambda result: Trained(**result), "trainings"):
         groups.setdefault((trained.size, trained.ranks, trained.way), []).append(trained)
     results = [averaged(group) for group in groups.values()]
     original = found[0].edits_before

@@ -114,6 +114,11 @@ def make(task: SettingSearch) -> dict[str, Any]:
     return {"end": model_of(best.evaluation) if best.feasible else None}
 
 
+def end_of(result: Mapping[str, Any]) -> Model | None:
+    """Take up what `make` returned."""
+    return Model(*result["end"]) if result["end"] else None
+
+
 def row(setting: Setting, best: Model, agent: str, ends: Sequence[Model | None], allowed: float) -> tuple[str, ...]:
     """One line of the table; means, and from the smallest to the largest of the seeds."""
     reached = [end for end in ends if end is not None]
@@ -198,8 +203,7 @@ def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
     cells = grid(config)
     ends: dict[tuple[Setting, str], list[Model | None]] = {}
-    for cell, result in zip(cells, made("reward_study", config, cells, make), strict=True):
-        end = Model(*result["end"]) if result["end"] else None
+    for cell, end in zip(cells, made("reward_study", config, cells, make, end_of), strict=True):
         ends.setdefault((cell.task.setting, cell.task.search.agent), []).append(end)
     allowed = Table.load().evaluator("test").baseline.wer + config.tolerance
     tried = dict.fromkeys(setting for setting, _ in ends)

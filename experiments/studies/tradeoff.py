@@ -263,7 +263,7 @@ def grid(config: DictConfig) -> list[Cell[Any]]:
 @command("tradeoff")
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
-    found = [Chosen(**result) for result in made("tradeoff", config, grid(config), make)]
+    found = made("tradeoff", config, grid(config), make, lambda result: Chosen(**result))
     comparison = config.comparison
     tables = [table(found, comparison.by_hand), pair_table(found, plain(comparison.pairs))]
     publish("tradeoff", config, Report(tables, lambda path: draw(path, found)))

@@ -133,8 +133,9 @@ def main(config: DictConfig) -> None:
         for agent in config.agents
         for setting in (PRESENT, *settings[agent].values())
     }
-    results = iter(made("tune", config, [cell for group in cells.values() for cell in group], make, "runs"))
-    means = {key: float(np.mean([next(results)["score"] for _ in group])) for key, group in cells.items()}
+    every = [cell for group in cells.values() for cell in group]
+    scores = iter(made("tune", config, every, make, lambda result: float(result["score"]), "runs"))
+    means = {key: float(np.mean([next(scores) for _ in group])) for key, group in cells.items()}
     rows = []
     for agent, study in studies.items():
         # At the last of all settings the other sampler would stop a loop of Optuna's, and there is none.
@@ -143,8 +144,8 @@ def main(config: DictConfig) -> None:
             study.tell(number, means[agent, setting], skip_if_finished=True)
         judged = {setting: means[agent, setting] for setting in (PRESENT, *settings[agent].values())}
         best = max(judged, key=judged.__getitem__)
-        scores = (f"{judged[setting]:.3f}" for setting in (PRESENT, best))
-        rows.append((agent, *scores, " ".join(best) or "the present ones"))
+        shown = (f"{judged[setting]:.3f}" for setting in (PRESENT, best))
+        rows.append((agent, *shown, " ".join(best) or "the present ones"))
     text = format_table(pd.DataFrame(rows, columns=["agent", "present score", "best score", "best settings"]))
     directory = run_directory(config, "tune")
     write_file(directory / "best.txt", text + "\n")
