@@ -56,7 +56,7 @@ def search(config: DictConfig, title: str) -> Path:
         agent = make_agent(config.agent, env)
         run_directory(config, title)
         result, problem = find(config, env, agent, directory, title)
-    conclude(result, problem, directory)
+    conclude(result, problem, directory, config.uniform_curve)
     return directory
 
 
@@ -120,9 +120,9 @@ def describe(config: DictConfig, title: str, problem: SearchProblem) -> dict[str
     }
 
 
-def conclude(result: SearchResult, problem: SearchProblem, directory: Path) -> None:
-    """Write the report, and print the outcome."""
-    write_report(directory, result, uniform_curve(problem))
+def conclude(result: SearchResult, problem: SearchProblem, directory: Path, with_uniform: bool) -> None:
+    """Write the report, with the curve of uniform ranks if that is wanted, and print the outcome."""
+    write_report(directory, result, uniform_curve(problem) if with_uniform else ())
     print_result(result, directory)
 
 

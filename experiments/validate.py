@@ -52,7 +52,7 @@ def validate(directory: Path) -> list[str]:
             result |= {f"edits_{when}": edits, "words": words, f"wer_{when}": edits / words}
             result[f"capped_{when}"] = found.capped
         measured["sets"][name] = result
-        print(f"{name}: WER {100 * result['wer_before']:.2f} % before, {100 * result['wer_after']:.2f} % after")
+        tqdm.write(f"{name}: WER {100 * result['wer_before']:.2f} % before, {100 * result['wer_after']:.2f} % after")
     recorded = {key: record[key] for key in measured}
     return [f"{key}: recorded {was}, measured {now}" for key, was, now in _differences(recorded, measured)]
 
@@ -80,7 +80,7 @@ def validate_ranks(path: Path) -> list[str]:
         measured |= {"params": {"original": before.params, "compressed": after.params}, "size_ratio": after.size_ratio}
         result = SetResult.of(before, after)
         measured["sets"][name] = result.to_json()
-        print(f"{name}: WER {100 * result.wer_before:.2f} % before, {100 * result.wer_after:.2f} % after")
+        tqdm.write(f"{name}: WER {100 * result.wer_before:.2f} % before, {100 * result.wer_after:.2f} % after")
     recorded = {key: record[key] for key in measured}
     return [f"{key}: recorded {was}, measured {now}" for key, was, now in _differences(recorded, measured)]
 

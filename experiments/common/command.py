@@ -24,6 +24,7 @@ from experiments.common.compose import CONF
 from experiments.common.imports import import_modules
 from experiments.common.kinds import Kind
 from experiments.common.options import check_options, check_removals
+from shrinkml_env.progress import progress_shown
 
 __all__ = ["command"]
 
@@ -64,7 +65,8 @@ def command(
                 check_removals(config, HydraConfig.get().overrides.task, kinds)
                 check_options(config, kinds)
                 torch.set_num_threads(1)
-                function(config)
+                with progress_shown():
+                    function(config)
             except Exception as error:
                 # The jobs of a multirun are left to Hydra's launchers, which bring their errors back.
                 if HydraConfig.get().mode is RunMode.RUN:

@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 
 __all__ = ["IRRELEVANT", "describe", "key_of"]
 
-IRRELEVANT = frozenset({"outputs", "workers", "memory_mb", "reuse", "launcher"})
-"""Options of a config that say where results lie and how they are come by. No result depends on them."""
+IRRELEVANT = frozenset({"outputs", "workers", "memory_mb", "reuse", "launcher", "uniform_curve"})
+"""Options of a config that say where results lie and how they are come by or shown. No result depends on them."""
 
 OURS = frozenset({"shrinkml_env", "agents", "experiments"})
 

@@ -99,6 +99,7 @@ OPTIONS: dict[str, Kind] = {
     "architecture.name": NAME,
     "architecture.vocabulary_size": whole(1),
     "decoding.beam_size": whole(1),
+    "uniform_curve": FLAG,
     "utterances.dev": whole(1),
     "utterances.proxy": whole(1),
     "utterances.proxy-pool": whole(1),

@@ -32,7 +32,7 @@ def write_report(directory: Path, result: SearchResult, uniform: Sequence[Evalua
     Args:
         directory: The run's.
         result: The outcome.
-        uniform: The uniform-rank curve on the proxy set.
+        uniform: The uniform-rank curve on the proxy set; empty for a picture without one.
     """
     _draw(directory / "search.png", result, uniform)
     page = jinja2.Environment(autoescape=True).from_string(_PAGE)
@@ -53,14 +53,15 @@ def _draw(path: Path, result: SearchResult, uniform: Sequence[Evaluation]) -> No
     )
     figure.colorbar(points, label="evaluation")
     curve = sorted(uniform, key=lambda evaluation: evaluation.size_ratio)
-    axes.plot(
-        [evaluation.size_ratio for evaluation in curve],
-        [100 * evaluation.wer for evaluation in curve],
-        "o-",
-        color="tab:gray",
-        markersize=4,
-        label="uniform rank fraction",
-    )
+    if curve:
+        axes.plot(
+            [evaluation.size_ratio for evaluation in curve],
+            [100 * evaluation.wer for evaluation in curve],
+            "o-",
+            color="tab:gray",
+            markersize=4,
+            label="uniform rank fraction",
+        )
     proxy = result.sets["proxy"]
     axes.plot(result.size_ratio, 100 * proxy.wer_after, "*", color="tab:red", markersize=16, label="chosen")
     axes.axhline(100 * proxy.wer_before, color="black", linewidth=1, linestyle="--", label="original")

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from experiments.common.command import command
 from experiments.common.fetch import fetch
-from experiments.common.kinds import NAME, UTTERANCES, list_of
+from experiments.common.kinds import NAME, SHARE, UTTERANCES, list_of
 from experiments.common.parts import part
 from experiments.common.report import draw_uniform_curve
 from experiments.common.run_directory import plain, run_directory
@@ -53,7 +53,7 @@ def uniform_ranks_of_size(
     return uniform_ranks(layers, smallest)
 
 
-@command("uniform_curve", set=UTTERANCES, dense=list_of(NAME, least=0))
+@command("uniform_curve", set=UTTERANCES, dense=list_of(NAME, least=0), sizes=list_of(SHARE, least=0))
 def main(config: DictConfig) -> None:
     """Measure, print and draw one curve."""
     fetch(config, "set")
