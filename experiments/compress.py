@@ -24,7 +24,7 @@ from experiments.common.environment import make_environment
 from experiments.common.kinds import NAME, list_of, number, optional
 from experiments.common.measure import measure
 from experiments.common.parts import part
-from experiments.common.run_directory import plain, read_json, run_directory
+from experiments.common.run_directory import plain, run_directory
 from experiments.finetune import RESULT, finetune, load_las
 from experiments.search import check, conclude, environment, find
 from shrinkml_env import (
@@ -46,9 +46,10 @@ from shrinkml_env.envs.assembly import make_reward, make_search_space
 from shrinkml_env.evaluation import recognise_all, word_edits
 from shrinkml_env.evaluation.evaluator import group_layers
 from shrinkml_env.evaluation.intervals import wer_increase
-from shrinkml_env.files import write_file
+from shrinkml_env.files import read_json_object, write_whole
 from shrinkml_env.mdp.rewards import signal_of
-from shrinkml_env.search import choose, explore, write
+from shrinkml_env.search import choose, explore
+from shrinkml_env.search_directory import write
 from shrinkml_env.search_result import MODELS, SetResult
 
 HOPELESS = 0.8
@@ -137,7 +138,7 @@ def compress(config: DictConfig, job: Job) -> Path:
     for name, ids in job.parts.items():
         assert job.folder is not None
         path = directory / f"{name}.txt"
-        write_file(path, "".join(f"{utterance_id}\n" for utterance_id in ids))
+        write_whole(path, "".join(f"{utterance_id}\n" for utterance_id in ids))
         job.search[name] = {"root": str(job.folder.parent), "subset": job.folder.name, "ids": str(path)}
     if job.parts and job.search.factorisation.get("calibration") == "calibration":
         # The embedded speech is for the embedded model; this may be heard as well as any other that is not reported.
@@ -156,7 +157,7 @@ def compress(config: DictConfig, job: Job) -> Path:
         notes.append(note)
     result = replace(result, notes=(verdict(config, result), *result.notes, *notes))
     write(result, directory)
-    conclude(result, problem, directory)
+    conclude(result, problem, directory, job.search.uniform_curve)
     return directory
 
 
@@ -211,7 +212,7 @@ def fine_tune(
     for name in ("dev", "test"):
         training.data[name] = search[name]
     run = finetune(training)
-    outcome = read_json(run / RESULT)
+    outcome = read_json_object(run / RESULT)
     before, after = (outcome[when]["dev"]["wer"] for when in ("before", "after"))
     told = f"Trained on {training.data.train.root}/{training.data.train.subset}, {training.training.epochs:g} times: "
     told += f"{100 * before:.2f} % WER on dev before, {100 * after:.2f} % after"

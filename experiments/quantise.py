@@ -22,7 +22,7 @@ from experiments.finetune import model_in
 from shrinkml_env import CompressibleModel, SearchResult, count_parameters, load_model, load_utterances, quantise
 from shrinkml_env.compression import file_bytes, int8_scales, ranks_of
 from shrinkml_env.evaluation.intervals import wer_increase
-from shrinkml_env.search import write
+from shrinkml_env.search_directory import write
 from shrinkml_env.search_result import SetResult
 from shrinkml_env.tables import format_table
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import configure
 from tqdm import tqdm
 
@@ -21,7 +20,6 @@ from experiments.common.command import command
 from experiments.common.environment import LIVE, make_environment
 from experiments.common.fetch import fetch
 from experiments.common.imports import import_modules
-from experiments.common.observers import TensorBoardLog
 from experiments.common.options import check_options
 from experiments.common.parts import label, part
 from experiments.common.run_directory import plain, run_directory, run_path
@@ -35,8 +33,11 @@ from shrinkml_env import (
     default_cache_path,
     run_search,
 )
+from shrinkml_env.agent import is_algorithm
 from shrinkml_env.envs.assembly import make_reward
-from shrinkml_env.search import search_problem
+from shrinkml_env.envs.wrapped import search_problem
+from shrinkml_env.files import errors_name
+from shrinkml_env.sb3 import EvaluationLog
 from shrinkml_env.space.search_space import uniform_ranks
 
 CURVE_FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -52,11 +53,11 @@ def search(config: DictConfig, title: str) -> Path:
     check(config)
     directory = run_path(config, title)
     # Where something does not fit the model or the data, nothing is left behind.
-    with closing(environment(config, directory)) as env:
+    with errors_name(directory), closing(environment(config, directory)) as env:
         agent = make_agent(config.agent, env)
         run_directory(config, title)
         result, problem = find(config, env, agent, directory, title)
-    conclude(result, problem, directory, config.uniform_curve)
+        conclude(result, problem, directory, config.uniform_curve)
     return directory
 
 
@@ -92,15 +93,16 @@ def find(config: DictConfig, env: Any, agent: Any, directory: Path, title: str) 
     Raises:
         ValueError: A set cannot be read.
     """
-    with closing(TensorBoardLog(directory / "tensorboard")) as log:
-        problem = search_problem(env)
-        problem.ledger.subscribe(log)
-        print(f"search space: {len(problem.layers)} layers, {problem.search_space.size:.1e} configurations")
-        if isinstance(agent, BaseAlgorithm):
-            agent.set_logger(configure(str(directory / "tensorboard"), ["tensorboard"]))
-        sets = {name: plain(config[name]) for name in ("dev", "test")}
-        told = describe(config, title, problem)
-        return run_search(env, agent, **sets, finalists=config.finalists, directory=directory, config=told), problem
+    problem = search_problem(env)
+    print(f"search space: {len(problem.layers)} layers, {problem.search_space.size:.1e} configurations")
+    logger = configure(str(directory / "tensorboard"), ["tensorboard"])
+    if is_algorithm(agent):
+        agent.set_logger(logger)  # in which its evaluations are recorded as well
+    else:
+        problem.ledger.subscribe(EvaluationLog(logger, problem))
+    sets = {name: plain(config[name]) for name in ("dev", "test")}
+    told = describe(config, title, problem)
+    return run_search(env, agent, **sets, finalists=config.finalists, directory=directory, config=told), problem
 
 
 def describe(config: DictConfig, title: str, problem: SearchProblem) -> dict[str, Any]:

@@ -30,7 +30,8 @@ from shrinkml_env import (
 )
 from shrinkml_env.envs import make_factorisation
 from shrinkml_env.mdp.rewards import Accuracy
-from shrinkml_env.search import report, write
+from shrinkml_env.search import report
+from shrinkml_env.search_directory import write
 from shrinkml_env.space.search_space import Full
 
 SETS = ("proxy", "dev", "test")

@@ -34,7 +34,7 @@ from experiments.common.run_directory import plain, run_directory, title_of
 from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
 from shrinkml_env.data.selection import SELECTIONS, Pool
 from shrinkml_env.envs.assembly import make_search_space
-from shrinkml_env.files import write_file
+from shrinkml_env.files import write_whole
 from shrinkml_env.space.search_space import SearchSpace
 from shrinkml_env.tables import format_table
 
@@ -78,11 +78,8 @@ def broad(space: SearchSpace, rng: np.random.Generator) -> Iterator[dict[str, in
     """Yield configurations of every size: a level for the whole model, and every layer somewhere around it."""
     while True:
         level = rng.uniform()
-        places = np.clip(level + 0.2 * rng.standard_normal(len(space.layers)), 0, 1)
-        yield {
-            layer.name: ranks[round(place * (len(ranks) - 1))]
-            for layer, ranks, place in zip(space.layers, space.candidates, places, strict=True)
-        }
+        levels = np.clip(level + 0.2 * rng.standard_normal(len(space.layers)), 0, 1)
+        yield space.ranks(np.rint(levels * (np.array(space.counts) - 1)).astype(int).tolist())
 
 
 def near(
@@ -93,7 +90,7 @@ def near(
     Raises:
         ValueError: It is stuck.
     """
-    here = {layer.name: layer.max_rank for layer in space.layers}
+    here = space.dense
     in_vain = 0
     while True:
         index = int(rng.integers(len(space.layers)))
@@ -194,7 +191,7 @@ def select(config: DictConfig) -> Path:
             seeds = range(config.seed, config.seed + draws)
             subsets = [selection(choosing, size, seed) for seed in seeds]
             ids = [pool.utterances[index].id for index in subsets[0]]
-            write_file(directory / f"{method}-{size}.txt", "\n".join(ids) + "\n")
+            write_whole(directory / f"{method}-{size}.txt", "\n".join(ids) + "\n")
             for kind in ("broad", "near"):
                 rows[kind, method, size] = fidelity(words, groups[kind, 1], subsets, BLOCKS[kind], config.seed)
     head = ("configurations", "method", "utterances", "Kendall", "Spearman", "WER error, points")
@@ -204,7 +201,7 @@ def select(config: DictConfig) -> Path:
     ]
     shown = pd.DataFrame(table, columns=list(head))
     print(format_table(shown))
-    write_file(directory / "fidelity.csv", shown.to_csv(index=False))
+    write_whole(directory / "fidelity.csv", shown.to_csv(index=False))
     _draw(directory / "fidelity.png", rows)
     print(f"sets, table and picture: {directory}")
     return directory

@@ -14,7 +14,7 @@ from shrinkml_env.data.synthetic.calibration import CALIBRATION, copy_calibratio
 from shrinkml_env.data.synthetic.corpus import focus, remove_others, synthesise, write_index
 from shrinkml_env.data.synthetic.engines import load_engine
 from shrinkml_env.data.synthetic.recipe import SUBSETS, Item, held_out_items, training_items
-from shrinkml_env.files import write_file
+from shrinkml_env.files import write_whole
 
 # Seconds of one core for a second of speech, for the progress bar's weights.
 _COST = {"kokoro": 0.4, "piper": 0.15, "flite": 0.04, "festival": 0.12, "espeak": 0.02}
@@ -71,7 +71,7 @@ def make_subsets(config: DictConfig) -> None:
         if kept:
             remove_others(root, kept)
             ids = focus(kept, config.focus_hours)
-            write_file(root / "train" / "focus.txt", "\n".join(ids) + "\n")
+            write_whole(root / "train" / "focus.txt", "\n".join(ids) + "\n")
 
 
 @command(

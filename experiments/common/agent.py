@@ -15,7 +15,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from shrinkml_env.search import episode_length
+from shrinkml_env.envs.wrapped import episode_length
 
 __all__ = ["make_agent", "steps_are_known"]
 

@@ -6,7 +6,7 @@ What a command calls by a name that others use otherwise, it declares itself: ``
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -81,6 +81,7 @@ OPTIONS: dict[str, Kind] = {
     "stepwise.sizes": list_of(list_of(SHARE), least=0),
     "test": UTTERANCES,
     "threads": whole(1),
+    "trust": FLAG,
     "training.accumulate": whole(1),
     "training.batch_seconds": number(above=0),
     "training.checkpoint_steps": whole(1),
@@ -140,8 +141,9 @@ def _check(config: DictConfig, prefix: str, kinds: Mapping[str, Kind]) -> None:
         elif isinstance(value, DictConfig) and _has_options(name, kinds):
             _check(value, f"{name}.", kinds)
         else:
-            known = [*_names(config, prefix), *(option for option in kinds if option.startswith(prefix))]
-            raise ValueError(f"{name}: there is no such option{nearest(name, [k for k in known if k != name])}")
+            others = [f"{prefix}{other!s}" for other in config if other != key]
+            known = [option for option in kinds if any(option.startswith(f"{other}.") for other in others)]
+            raise ValueError(f"{name}: there is no such option{nearest(name, [*others, *known])}")
 
 
 def is_part(name: str, value: Any) -> bool:
@@ -155,10 +157,6 @@ def _has_options(name: str, kinds: Mapping[str, Kind]) -> bool:
 
 NESTED = ("architecture", "distillation")
 """Mappings that hold parts, or may be empty."""
-
-
-def _names(config: DictConfig, prefix: str) -> Iterator[str]:
-    yield from (f"{prefix}{key!s}" for key in config)
 
 
 def check_removals(config: DictConfig, overrides: Sequence[str], own: Mapping[str, Kind]) -> None:

@@ -13,7 +13,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 from shrinkml_env import Evaluation
-from shrinkml_env.files import write_file
+from shrinkml_env.files import write_whole
 
 __all__ = ["draw_uniform_curve", "save_figure", "save_wer_against_size"]
 
@@ -23,7 +23,7 @@ def save_figure(figure: Any, path: Path, dpi: int) -> None:
     picture = io.BytesIO()
     figure.savefig(picture, dpi=dpi, format="png")
     plt.close(figure)
-    write_file(path, picture.getvalue())
+    write_whole(path, picture.getvalue())
 
 
 def draw_uniform_curve(path: Path, curve: Sequence[Evaluation]) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.common.identity import key_of
-from shrinkml_env.files import write_file
+from shrinkml_env.files import write_whole
 
-__all__ = ["plain", "read_json", "run_directory", "run_path", "title_of", "write_json"]
+__all__ = ["plain", "run_directory", "run_path", "title_of", "write_json"]
 
 
 def run_directory(config: DictConfig, title: str) -> Path:
@@ -24,7 +24,8 @@ def run_directory(config: DictConfig, title: str) -> Path:
     """
     folder = run_path(config, title)
     folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    # Whole at every moment, since several processes of one run may arrive together.
+    write_whole(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     return folder
 
 
@@ -39,14 +40,8 @@ def title_of(model: str) -> str:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a mapping as JSON."""
-    write_file(path, json.dumps(content, indent=2))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return what `write_json` wrote."""
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
+    """Write a mapping as JSON to a file that is either complete or as it was."""
+    write_whole(path, json.dumps(content, indent=2))
 
 
 def plain(spec: Any) -> Any:

@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 
 from experiments.common.report import save_figure
 from shrinkml_env import Evaluation, SearchResult
-from shrinkml_env.files import write_file
+from shrinkml_env.files import write_whole
 
 __all__ = ["print_result", "write_report"]
 
@@ -37,7 +37,7 @@ def write_report(directory: Path, result: SearchResult, uniform: Sequence[Evalua
     _draw(directory / "search.png", result, uniform)
     page = jinja2.Environment(autoescape=True).from_string(_PAGE)
     picture = base64.b64encode((directory / "search.png").read_bytes()).decode("ascii")
-    write_file(directory / "report.html", page.render(result=result, picture=picture))
+    write_whole(directory / "report.html", page.render(result=result, picture=picture))
 
 
 def _draw(path: Path, result: SearchResult, uniform: Sequence[Evaluation]) -> None:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from experiments.common.results import KEPT, Cell, kept_results, line_of, read_results, results_of
 from experiments.common.run_directory import run_directory
-from shrinkml_env.files import write_file
+from shrinkml_env.files import write_whole
 from shrinkml_env.tables import format_table
 
 __all__ = ["Report", "is_missing", "made", "publish"]
@@ -93,7 +93,7 @@ def publish(study: str, config: DictConfig, report: Report) -> Path:
     directory = run_directory(config, study)
     text = "\n\n".join(format_table(_filled(table)) for table in report.tables if len(table))
     text = "\n".join([text, *([""] if report.notes else []), *report.notes])
-    write_file(directory / "table.txt", text + "\n")
+    write_whole(directory / "table.txt", text + "\n")
     print(text)
     report.draw(directory / f"{study}.png")
     print(f"tables and picture: {directory}")

@@ -28,7 +28,7 @@ from experiments.common.searches import Search, search_cell
 from experiments.common.statistics import anytime
 from experiments.common.study import made
 from experiments.studies.benchmark import ends, play
-from shrinkml_env.files import write_file
+from shrinkml_env.files import write_whole
 from shrinkml_env.tables import format_table
 
 Setting = tuple[str, ...]
@@ -148,7 +148,7 @@ def main(config: DictConfig) -> None:
         rows.append((agent, *shown, " ".join(best) or "the present ones"))
     text = format_table(pd.DataFrame(rows, columns=["agent", "present score", "best score", "best settings"]))
     directory = run_directory(config, "tune")
-    write_file(directory / "best.txt", text + "\n")
+    write_whole(directory / "best.txt", text + "\n")
     print(text)
     print(f"table: {directory}; Optuna's studies: {Path(config.outputs) / 'optuna.log'}")
 

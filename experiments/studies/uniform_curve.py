@@ -23,7 +23,7 @@ from experiments.common.report import draw_uniform_curve
 from experiments.common.run_directory import plain, run_directory
 from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
 from shrinkml_env.envs import make_factorisation
-from shrinkml_env.files import write_file
+from shrinkml_env.files import write_whole
 from shrinkml_env.space.search_space import uniform_ranks
 from shrinkml_env.tables import format_table
 
@@ -81,7 +81,7 @@ def main(config: DictConfig) -> None:
     shown = pd.DataFrame(rows, columns=list(head))
     print(format_table(shown))
     directory: Path = run_directory(config, "uniform")
-    write_file(directory / "uniform.csv", shown.to_csv(index=False))
+    write_whole(directory / "uniform.csv", shown.to_csv(index=False))
     draw_uniform_curve(directory / "uniform.png", curve)
     print(f"table and picture: {directory}")
 
