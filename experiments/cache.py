@@ -12,8 +12,8 @@ from pathlib import Path
 import pandas as pd
 from omegaconf import DictConfig
 
-from experiments.common.checks import require_choice
 from experiments.common.command import command
+from experiments.common.kinds import NAME, TEXT, choice, number, optional
 from shrinkml_env import EvaluationCache, default_cache_path
 from shrinkml_env.tables import format_table
 
@@ -29,10 +29,16 @@ def _day(seconds: float) -> str:
     return time.strftime("%Y-%m-%d", time.localtime(seconds))
 
 
-@command("cache")
+@command(
+    "cache",
+    command=choice("show", "prune", "export"),
+    path=optional(NAME),
+    days=optional(number(least=0)),
+    subject=TEXT,
+    file=NAME,
+)
 def main(config: DictConfig) -> None:
     """Show, prune or export."""
-    require_choice(config, "command", ("show", "prune", "export"))
     if config.command == "prune" and config.days is None and not config.subject:
         raise ValueError("say what to delete: days=N for all that is older, subject=TEXT, or both")
     cache = EvaluationCache(default_cache_path() if config.path is None else config.path)

@@ -7,27 +7,26 @@ more speech, and leaves the compressed model and a report in one folder. Started
 
 from __future__ import annotations
 
-import importlib
-import shutil
 import time
 from collections.abc import Mapping, Sequence, Set
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiments.common.agent import make_agent
 from experiments.common.command import command
 from experiments.common.compose import compose_config
 from experiments.common.environment import make_environment
+from experiments.common.kinds import NAME, list_of, number, optional
 from experiments.common.measure import measure
 from experiments.common.parts import part
 from experiments.common.run_directory import plain, run_directory
 from experiments.finetune import RESULT, finetune, load_las
-from experiments.search import check, conclude, find
+from experiments.search import check, conclude, environment, find
 from shrinkml_env import (
     CompressibleModel,
     Evaluator,
@@ -47,11 +46,11 @@ from shrinkml_env.envs.assembly import make_reward, make_search_space
 from shrinkml_env.evaluation import recognise_all, word_edits
 from shrinkml_env.evaluation.evaluator import group_layers
 from shrinkml_env.evaluation.intervals import wer_increase
-from shrinkml_env.files import read_json_object
+from shrinkml_env.files import read_json_object, write_whole
 from shrinkml_env.mdp.rewards import signal_of
 from shrinkml_env.search import choose, explore
 from shrinkml_env.search_directory import write
-from shrinkml_env.search_result import SetResult
+from shrinkml_env.search_result import MODELS, SetResult
 
 HOPELESS = 0.8
 """WER of an original that shows that model and transcripts do not go together."""
@@ -95,12 +94,7 @@ def prepare(config: DictConfig) -> Job:
     """
     if config.max_wer_increase is not None and config.budget < 2 * HALVINGS:
         raise ValueError(f"budget must be at least {2 * HALVINGS} where the size is looked for, got {config.budget}")
-    for name, limit in config.utterances.items():
-        if limit < 1:
-            raise ValueError(f"utterances.{name!s} must be at least 1, got {limit}")
     title = f"{Path(config.model.rpartition(':')[2]).name}-{goal(config).replace('=', '-')}"
-    for module in config.imports:
-        importlib.import_module(module)
     model: Any = load_model(config.model)
     model = model.to(config.device)
     search = compose_search(config, model)
@@ -144,7 +138,7 @@ def compress(config: DictConfig, job: Job) -> Path:
     for name, ids in job.parts.items():
         assert job.folder is not None
         path = directory / f"{name}.txt"
-        path.write_text("".join(f"{utterance_id}\n" for utterance_id in ids), encoding="utf-8")
+        write_whole(path, "".join(f"{utterance_id}\n" for utterance_id in ids))
         job.search[name] = {"root": str(job.folder.parent), "subset": job.folder.name, "ids": str(path)}
     if job.parts and job.search.factorisation.get("calibration") == "calibration":
         # The embedded speech is for the embedded model; this may be heard as well as any other that is not reported.
@@ -153,13 +147,17 @@ def compress(config: DictConfig, job: Job) -> Path:
     if config.max_wer_increase is not None:
         notes.append(find_size(job.search, job.smallest, config.max_wer_increase / 100, directory / "sizes"))
     OmegaConf.save(job.search, directory / "search.yaml", resolve=True)
-    result, problem = find(job.search, directory, f"{config.model}, {goal(config)}")
+    # What is found is only the end where nothing is trained; a search's folder says that it is finished.
+    folder = directory if job.training is None else directory / "search"
+    with closing(environment(job.search, folder)) as env:
+        agent = make_agent(job.search.agent, env)
+        result, problem = find(job.search, env, agent, folder, f"{config.model}, {goal(config)}")
     if job.training is not None:
         result, note = fine_tune(job.training, job.search, directory, result)
         notes.append(note)
     result = replace(result, notes=(verdict(config, result), *result.notes, *notes))
     write(result, directory)
-    conclude(result, problem, directory)
+    conclude(result, problem, directory, job.search.uniform_curve)
     return directory
 
 
@@ -202,15 +200,14 @@ def find_size(search: DictConfig, smallest: float, allowed: float, folder: Path)
 def fine_tune(
     training: DictConfig, search: DictConfig, directory: Path, result: SearchResult
 ) -> tuple[SearchResult, str]:
-    """Train the compressed model on, and keep the outcome if it is better on dev.
+    """Train the model that the search in a directory has compressed, and keep the outcome if it is better on dev.
 
     Returns:
         The result, and what has happened, for people.
     """
-    truncated = directory / "truncated"
-    shutil.copytree(directory / "compressed", truncated, dirs_exist_ok=True)
     training = training.copy()
-    training.merge_with({"seed_model": str(truncated), "original": str(directory / "original")})
+    found = {name: str(directory / "search" / name) for name in MODELS}
+    training.merge_with({"seed_model": found["compressed"], "original": found["original"]})
     training.merge_with({"outputs": str(directory / "finetune")})
     for name in ("dev", "test"):
         training.data[name] = search[name]
@@ -236,7 +233,7 @@ def goal(config: DictConfig) -> str:
     """``target_size=0.5`` or ``max_wer_increase=0.5``.
 
     Raises:
-        ValueError: None or both are given, or one is out of range.
+        ValueError: None or both are given.
     """
     given = {name: config[name] for name in ("target_size", "max_wer_increase") if config[name] is not None}
     if len(given) != 1:
@@ -244,9 +241,6 @@ def goal(config: DictConfig) -> str:
             "say what is wanted, one of target_size=0.5 (of the parameters) and max_wer_increase=0.5 (points of WER)"
         )
     ((name, value),) = given.items()
-    if not isinstance(value, int | float) or value <= 0 or (name == "target_size" and value >= 1):
-        wanted = "between 0 and 1: a share" if name == "target_size" else "above 0: in points of WER"
-        raise ValueError(f"{name} must be {wanted}, got {value!r}")
     return f"{name}={value:g}"
 
 
@@ -416,10 +410,17 @@ def verdict(config: DictConfig, result: SearchResult) -> str:
     )
 
 
-@command("compress", folder="compress")
+@command(
+    "compress",
+    folder="compress",
+    data=optional(NAME),
+    target_size=optional(number(above=0, below=1)),
+    max_wer_increase=optional(number(above=0)),
+    finetune=optional(NAME),
+    finetune_overrides=list_of(NAME, least=0),
+)
 def main(config: DictConfig) -> None:
     """One model."""
-    torch.set_num_threads(1)
     job = prepare(config)
     print(job.data_note)
     minutes = config.budget * job.seconds / 60

@@ -9,12 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from experiments.common.checks import require_choice
 from experiments.common.command import command
+from experiments.common.kinds import NAME, UTTERANCES, choice, optional
 from experiments.common.record import read_record
 from experiments.common.run_directory import plain
 from shrinkml_env import load_compressed, load_utterances
@@ -60,11 +59,9 @@ def export(run: Path, format_name: str, out: Path | None = None, utterances: Any
     return out
 
 
-@command("export")
+@command("export", run=NAME, format=choice(*FORMATS), out=optional(NAME), set=optional(UTTERANCES))
 def main(config: DictConfig) -> None:
     """Export one model."""
-    torch.set_num_threads(1)
-    require_choice(config, "format", list(FORMATS))
     out = None if config.out is None else Path(config.out)
     export(Path(config.run), config.format, out, plain(config.set))
 

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from torch import distributed, nn
 
 from experiments.common.command import command
+from experiments.common.kinds import NAME
 from experiments.common.measure import measure
 from experiments.common.run_directory import plain, run_directory, write_json
 from experiments.common.training import is_first, load_speech, training_processes
@@ -161,7 +162,7 @@ def print_result(result: Mapping[str, Any], directory: Path) -> None:
     print(f"model and {RESULT}: {directory}")
 
 
-@command("finetune")
+@command("finetune", seed_model=NAME)
 def main(config: DictConfig) -> None:
     """Run one process of one fine-tuning."""
     with training_processes(config.device):

@@ -18,7 +18,8 @@ from torch import distributed
 
 from experiments.common.command import command
 from experiments.common.compose import compose_config
-from experiments.common.parts import check_part, part
+from experiments.common.kinds import NAME, list_of, number, optional
+from experiments.common.parts import part
 from experiments.common.run_directory import plain, run_directory, write_json
 from experiments.common.training import is_first, training_processes
 from experiments.finetune import RESULT, finetune, load_las, print_result
@@ -52,17 +53,16 @@ def iterate(config: DictConfig) -> Path:
     torch.set_num_threads(config.threads)
     sizes = [float(size) for size in config.sizes]
     shares = [1.0] * len(sizes) if config.shares is None else [float(share) for share in config.shares]
-    if not sizes or sizes != sorted(set(sizes), reverse=True) or not 0 < sizes[-1] <= sizes[0] <= 1:
-        raise ValueError(f"sizes must fall from stage to stage, in (0, 1], got {sizes}")
-    if len(shares) != len(sizes) or min(shares) <= 0:
+    if sizes != sorted(sizes, reverse=True):
+        raise ValueError(f"sizes must fall from stage to stage, got {sizes}")
+    if len(shares) != len(sizes):
         raise ValueError(f"shares must be {len(sizes)} numbers above 0, one for each size, got {shares}")
-    check_part("factorisation", config.factorisation)
     if config.search is None:
         check_rule(config.agent)
     directory = run_directory(config, f"{'-'.join(f'{size:g}' for size in sizes)}-{config.seed}")
     model, results, first_epoch = config.original, [], config.training.first_epoch
-    for number, (size, share) in enumerate(zip(sizes, shares, strict=True), start=1):
-        stage = directory / f"stage-{number}"
+    for place, (size, share) in enumerate(zip(sizes, shares, strict=True), start=1):
+        stage = directory / f"stage-{place}"
         if is_first() and not (stage / "seed" / "config.json").exists():
             save_compressed(_compressed(config, load_las(model), size, stage), stage / "seed")
         if distributed.is_initialized():
@@ -119,7 +119,7 @@ def _search_config(overrides: list[str], size: float, stage: Path, sets: dict[st
     return config
 
 
-@command("iterate")
+@command("iterate", shares=optional(list_of(number(above=0), distinct=False)), search=optional(list_of(NAME, least=0)))
 def main(config: DictConfig) -> None:
     """Run one process of all stages."""
     with training_processes(config.device):

@@ -7,20 +7,20 @@ the ``best.json`` of a run on the embedded model and its sets. What counts is th
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from experiments.common.command import command
+from experiments.common.kinds import NAME, list_of
 from experiments.common.record import named_classes, read_record
 from experiments.validate import validate_ranks
 from shrinkml_env.data import SHIPPED_SETS
+from shrinkml_env.files import write_whole
 
 HEAD = (
     "place",
@@ -139,12 +139,9 @@ def result_of(run: Path) -> Path:
     return source
 
 
-@command("leaderboard")
+@command("leaderboard", add=list_of(NAME, least=0), submissions=NAME, page=NAME)
 def main(config: DictConfig) -> None:
     """Write the page; where a submission is refused, nothing is changed and the exit status is 1."""
-    torch.set_num_threads(1)
-    if not OmegaConf.is_list(config.add):
-        raise ValueError(f"add must be a list: give add=[{config.add}]")
     folder, target = Path(config.submissions), Path(config.page)
     added = {folder / f"{Path(run).resolve().name}.json": result_of(Path(run)) for run in config.add}
     if len(added) < len(config.add):
@@ -157,9 +154,9 @@ def main(config: DictConfig) -> None:
         sys.exit("\n".join(f"REFUSED {path.stem}: {reason}" for path, reasons in refused.items() for reason in reasons))
     folder.mkdir(parents=True, exist_ok=True)
     for path, source in added.items():
-        shutil.copyfile(source, path)
+        write_whole(path, source.read_bytes())
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page(sorted(submitted), os.path.relpath(folder, target.parent)))
+    write_whole(target, page(sorted(submitted), os.path.relpath(folder, target.parent)))
     print(f"{len(submitted)} submissions reproduced: {config.page}")
 
 

@@ -7,22 +7,22 @@ docs/quantisation.md.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
 from experiments.common.command import command
-from experiments.common.measure import measure
-from experiments.common.run_directory import plain, run_directory, title_of, write_json
+from experiments.common.measure import Measured, measure
+from experiments.common.run_directory import plain, run_directory, title_of
 from experiments.common.statistics import in_points
 from experiments.finetune import model_in
-from shrinkml_env import count_parameters, load_model, load_utterances, quantise, save_compressed
-from shrinkml_env.compression import int8_scales, ranks_of
+from shrinkml_env import CompressibleModel, SearchResult, count_parameters, load_model, load_utterances, quantise
+from shrinkml_env.compression import file_bytes, int8_scales, ranks_of
 from shrinkml_env.evaluation.intervals import wer_increase
+from shrinkml_env.search_directory import write
 from shrinkml_env.search_result import SetResult
 from shrinkml_env.tables import format_table
 
@@ -30,7 +30,7 @@ SETS = ("dev", "test")
 
 
 def make(config: DictConfig) -> Path:
-    """Quantise, save, measure, print; returns the run's directory.
+    """Quantise, measure, write, print; returns the run's directory.
 
     Raises:
         FileNotFoundError: There is no such model or set.
@@ -43,41 +43,64 @@ def make(config: DictConfig) -> Path:
     quantised = quantise(model)
     sets = {name: load_utterances(plain(config[name])) for name in SETS}
     directory = run_directory(config, title_of(config.model))
-    models = {"original": model, "compressed": quantised}
-    for name, form in models.items():
-        save_compressed(form, directory / name)
-    file_bytes = {name: (directory / name / "model.safetensors").stat().st_size for name in models}
-    rows = [("file, bytes", *(f"{size:,}" for size in file_bytes.values()), "")]
-    results: dict[str, Any] = {}
-    increases: dict[str, Any] = {}
-    for name, utterances in tqdm(sets.items(), desc="WER", unit="set"):
-        before, after = (measure(form, utterances) for form in models.values())
-        results[name] = SetResult.of(before, after)
-        increases[name] = increase = wer_increase(after.edits, before.edits, before.words)
-        wers = (f"{100 * found.wer:.2f} %" for found in (before, after))
-        rows.append((f"{name} WER", *wers, in_points(increase)))
-    params = {name: count_parameters(form) for name, form in models.items()}
-    record = {
-        "settings": {"quantiser": "int8, symmetric, one scale a row"},
-        "model": config.model,
-        "utterances": {name: plain(config[name]) for name in SETS},
-        "ranks": ranks_of(quantised),
-        "size_ratio": params["compressed"] / params["original"],
-        "params": params,
-        "file_bytes": file_bytes,
-        "wer_increase": {name: increase._asdict() for name, increase in increases.items()},
-        "sets": {name: result.to_json() for name, result in results.items()},
+    measured = {
+        name: (measure(model, utterances), measure(quantised, utterances))
+        for name, utterances in tqdm(sets.items(), desc="original and int8", unit="set")
     }
-    write_json(directory / "best.json", record)
-    print(format_table(pd.DataFrame(rows, columns=["", "before", "int8", "points more, 95 % interval"])))
+    result = result_of(config, model, quantised, measured)
+    write(result, directory)
+    print(format_table(table(result, measured)))
     print(f"{len(int8_scales(quantised))} matrices in int8; the model: {directory / 'compressed'}")
     return directory
+
+
+def result_of(
+    config: DictConfig,
+    model: CompressibleModel,
+    quantised: CompressibleModel,
+    measured: Mapping[str, tuple[Measured, Measured]],
+) -> SearchResult:
+    """Return what a quantised model has come to, as a search's result: of no evaluations.
+
+    Args:
+        config: The command's.
+        model: The original.
+        quantised: The model in int8.
+        measured: Name of a set -> what the one and the other made of it.
+    """
+    before, after = measured["test"]
+    return SearchResult(
+        model=quantised,
+        original=model,
+        layers=(),
+        ranks=ranks_of(quantised),
+        params=(count_parameters(model), count_parameters(quantised)),
+        encoder_params=None,
+        file_bytes=(file_bytes(model), file_bytes(quantised)),
+        sets={name: SetResult.of(*pair) for name, pair in measured.items()},
+        rewards={},
+        wer_increase=wer_increase(after.edits, before.edits, before.words),
+        history=(),
+        config={
+            "settings": {"quantiser": "int8, symmetric, one scale a row"},
+            "model": config.model,
+            "utterances": {name: plain(config[name]) for name in SETS},
+        },
+    )
+
+
+def table(result: SearchResult, measured: Mapping[str, tuple[Measured, Measured]]) -> pd.DataFrame:
+    """Return a row for the file and one for each set."""
+    rows = [("file, bytes", *(f"{size:,}" for size in result.file_bytes), "")]
+    for name, (before, after) in measured.items():
+        more = in_points(wer_increase(after.edits, before.edits, before.words))
+        rows.append((f"{name} WER", f"{100 * before.wer:.2f} %", f"{100 * after.wer:.2f} %", more))
+    return pd.DataFrame(rows, columns=["", "before", "int8", "points more, 95 % interval"])
 
 
 @command("quantise")
 def main(config: DictConfig) -> None:
     """Quantise one model."""
-    torch.set_num_threads(1)
     make(config)
 
 

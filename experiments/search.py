@@ -6,24 +6,23 @@ saved, and reported on test. Started again, the same command resumes: what was m
 
 from __future__ import annotations
 
-import importlib
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.logger import configure
 from tqdm import tqdm
 
 from experiments.common.agent import make_agent
-from experiments.common.checks import require_whole
 from experiments.common.command import command
 from experiments.common.environment import LIVE, make_environment
 from experiments.common.fetch import fetch
-from experiments.common.parts import check_part, label, part
-from experiments.common.run_directory import plain, run_directory
+from experiments.common.imports import import_modules
+from experiments.common.options import check_options
+from experiments.common.parts import label, part
+from experiments.common.run_directory import plain, run_directory, run_path
 from experiments.common.search_report import print_result, write_report
 from shrinkml_env import (
     Evaluation,
@@ -52,10 +51,13 @@ def search(config: DictConfig, title: str) -> Path:
         ValueError: Something in the config is wrong.
     """
     check(config)
-    directory = run_directory(config, title)
-    with errors_name(directory):
-        result, problem = find(config, directory, title)
-        conclude(result, problem, directory)
+    directory = run_path(config, title)
+    # Where something does not fit the model or the data, nothing is left behind.
+    with errors_name(directory), closing(environment(config, directory)) as env:
+        agent = make_agent(config.agent, env)
+        run_directory(config, title)
+        result, problem = find(config, env, agent, directory, title)
+        conclude(result, problem, directory, config.uniform_curve)
     return directory
 
 
@@ -63,43 +65,44 @@ def check(config: DictConfig) -> None:
     """Find out what is wrong with a config before anything is made.
 
     Raises:
-        ValueError: A number is out of range, or a part of the config cannot be made.
+        ValueError: An option is of a wrong kind, or a part of the config cannot be made.
     """
-    require_whole(config, "budget", "finalists", "num_envs", "workers", "memory_mb")
-    require_whole(config, "seed", least=0)
-    for module in config.imports:
-        importlib.import_module(module)
-    for group in (*LIVE, "agent"):
-        check_part(group, config[group])
+    import_modules(config.imports)
+    check_options(config)
     if getattr(make_reward(part("reward", config.reward)), "space", None) is not None:
         raise ValueError(
             f"a search has one best configuration, so it needs a scalar reward: not {label(config.reward)}"
         )
 
 
-def find(config: DictConfig, directory: Path, title: str) -> tuple[SearchResult, SearchProblem]:
-    """Make the environment and the agent that a config describes, and search with them in a directory.
+def environment(config: DictConfig, directory: Path) -> Any:
+    """Make the environment that a config describes, with its ledger in a directory.
 
     Raises:
         ValueError: A part of the config does not fit the model or the data.
+        FileNotFoundError: The model or a set is missing.
     """
-    # One core a process: two busy threads on two busy cores are far slower than one.
-    torch.set_num_threads(1)
     fetch(config, "proxy", "dev", "test")
     ledger = Ledger(directory / "evaluations.jsonl", config.budget)
-    env = make_environment(config, ledger, EvaluationCache(default_cache_path()))
-    with closing(env):
-        problem = search_problem(env)
-        print(f"search space: {len(problem.layers)} layers, {problem.search_space.size:.1e} configurations")
-        agent = make_agent(config.agent, env)
-        logger = configure(str(directory / "tensorboard"), ["tensorboard"])
-        if is_algorithm(agent):
-            agent.set_logger(logger)  # in which its evaluations are recorded as well
-        else:
-            ledger.subscribe(EvaluationLog(logger, problem))
-        sets = {name: plain(config[name]) for name in ("dev", "test")}
-        told = describe(config, title, problem)
-        return run_search(env, agent, **sets, finalists=config.finalists, directory=directory, config=told), problem
+    return make_environment(config, ledger, EvaluationCache(default_cache_path()))
+
+
+def find(config: DictConfig, env: Any, agent: Any, directory: Path, title: str) -> tuple[SearchResult, SearchProblem]:
+    """Search an environment with its agent, in a directory.
+
+    Raises:
+        ValueError: A set cannot be read.
+    """
+    problem = search_problem(env)
+    print(f"search space: {len(problem.layers)} layers, {problem.search_space.size:.1e} configurations")
+    logger = configure(str(directory / "tensorboard"), ["tensorboard"])
+    if is_algorithm(agent):
+        agent.set_logger(logger)  # in which its evaluations are recorded as well
+    else:
+        problem.ledger.subscribe(EvaluationLog(logger, problem))
+    sets = {name: plain(config[name]) for name in ("dev", "test")}
+    told = describe(config, title, problem)
+    return run_search(env, agent, **sets, finalists=config.finalists, directory=directory, config=told), problem
 
 
 def describe(config: DictConfig, title: str, problem: SearchProblem) -> dict[str, Any]:
@@ -119,9 +122,9 @@ def describe(config: DictConfig, title: str, problem: SearchProblem) -> dict[str
     }
 
 
-def conclude(result: SearchResult, problem: SearchProblem, directory: Path) -> None:
-    """Write the report, and print the outcome."""
-    write_report(directory, result, uniform_curve(problem))
+def conclude(result: SearchResult, problem: SearchProblem, directory: Path, with_uniform: bool) -> None:
+    """Write the report, with the curve of uniform ranks if that is wanted, and print the outcome."""
+    write_report(directory, result, uniform_curve(problem) if with_uniform else ())
     print_result(result, directory)
 
 

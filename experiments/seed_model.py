@@ -9,34 +9,30 @@ measure nothing for it, ``knapsack`` measures single layers on the proxy set. Th
 from __future__ import annotations
 
 import pkgutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from tqdm import tqdm
 
-from experiments.common.checks import require_shares
 from experiments.common.command import command
 from experiments.common.parts import check_part, part
-from experiments.common.run_directory import plain, run_directory, write_json
+from experiments.common.run_directory import plain, run_directory
 from shrinkml_env import (
     EvaluationCache,
     Evaluator,
     SearchProblem,
-    compress,
     default_cache_path,
     load_model,
     load_utterances,
-    save_compressed,
 )
 from shrinkml_env.envs import make_factorisation
 from shrinkml_env.mdp.rewards import Accuracy
-from shrinkml_env.search_result import SetResult
+from shrinkml_env.search import report
+from shrinkml_env.search_directory import write
 from shrinkml_env.space.search_space import Full
-from shrinkml_env.tables import format_table
 
 SETS = ("proxy", "dev", "test")
 
@@ -78,56 +74,43 @@ def ranks_of_size(problem: SearchProblem, agent: DictConfig, size: float) -> dic
 
 
 def make(config: DictConfig, title: str) -> Path:
-    """Make a seed model and measure it; returns the run's directory.
+    """Make a seed model, measure it, write and print the result; returns the run's directory.
 
     Raises:
-        ValueError: The size is out of range or out of reach, or the agent is no rule.
+        ValueError: The size is out of reach, or the agent is no rule.
         FileNotFoundError: The model or a set is missing.
     """
-    torch.set_num_threads(1)
-    require_shares(config, "size")
     check_rule(config.agent)
-    check_part("factorisation", config.factorisation)
+    sets = evaluators(config)
+    problem = every_rank(sets.pop("proxy"))
+    ranks = ranks_of_size(problem, config.agent, config.size)
+    directory = run_directory(config, title)
+    # Nobody has searched for the reward of the problem.
+    result = replace(report(problem, ranks, sets, describe(config, title)), rewards={})
+    write(result, directory)
+    print(f"\n{result!r}")
+    print(f"fine-tune it: python -m experiments.finetune seed_model={directory}")
+    return directory
+
+
+def evaluators(config: DictConfig) -> dict[str, Evaluator]:
+    """Return what measures on each of the config's sets, with the same factors."""
     model = load_model(config.model)
-    sets = {name: plain(config[name]) for name in SETS}
     factorisation = make_factorisation(model, part("factorisation", config.factorisation))
     cache = EvaluationCache(default_cache_path())
-    evaluators = {
-        name: Evaluator(model, load_utterances(spec), cache=cache, factorisation=factorisation)
-        for name, spec in sets.items()
-    }
-    ranks = ranks_of_size(every_rank(evaluators["proxy"]), config.agent, config.size)
-    directory = run_directory(config, title)
-    compressed = compress(model, ranks, factorisation)
-    save_compressed(model, directory / "original")
-    save_compressed(compressed, directory / "compressed")
-    results = {}
-    for name, evaluator in tqdm(evaluators.items(), desc="WER", unit="set"):
-        before, after = evaluator.baseline, evaluator.evaluate(ranks)
-        results[name] = SetResult.of(before, after)
-    record = {
+    first = Evaluator(model, load_utterances(plain(config.proxy)), cache=cache, factorisation=factorisation)
+    return {"proxy": first, **{name: first.on(load_utterances(plain(config[name]))) for name in ("dev", "test")}}
+
+
+def describe(config: DictConfig, title: str) -> dict[str, Any]:
+    """Return what ``best.json`` says about the making of a model: for people, and for measuring it anew."""
+    return {
         "settings": {"rule": title},
         "model": config.model,
         "factorisation": plain(config.factorisation),
         "granularity": "layer",
-        "utterances": sets,
-        "ranks": ranks,
-        "size_ratio": after.size_ratio,
-        "params": {"original": before.params, "compressed": after.params},
-        "file_bytes": {
-            name: (directory / name / "model.safetensors").stat().st_size for name in ("original", "compressed")
-        },
-        "sets": {name: result.to_json() for name, result in results.items()},
+        "utterances": {name: plain(config[name]) for name in SETS},
     }
-    write_json(directory / "best.json", record)
-    rows = [
-        (f"{name} WER", f"{100 * result.wer_before:.2f} %", f"{100 * result.wer_after:.2f} %")
-        for name, result in results.items()
-    ]
-    print(format_table(pd.DataFrame(rows, columns=["", "original", "compressed"])))
-    print(f"size ratio {after.size_ratio:.3f} ({1 / after.size_ratio:.1f}x smaller)")
-    print(f"fine-tune it: python -m experiments.finetune seed_model={directory}")
-    return directory
 
 
 @command("seed_model")

@@ -10,7 +10,6 @@ measured is kept in the evaluation cache, so that a run that was stopped goes on
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,23 +17,24 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from scipy.stats import kendalltau, spearmanr
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 from tqdm import tqdm
 
-from experiments.common.checks import require_whole
 from experiments.common.command import command
 from experiments.common.fetch import fetch
-from experiments.common.parts import check_part, part
+from experiments.common.kinds import list_of, whole
+from experiments.common.parts import part
+from experiments.common.report import save_figure
 from experiments.common.run_directory import plain, run_directory, title_of
 from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
 from shrinkml_env.data.selection import SELECTIONS, Pool
 from shrinkml_env.envs.assembly import make_search_space
+from shrinkml_env.files import write_whole
 from shrinkml_env.space.search_space import SearchSpace
 from shrinkml_env.tables import format_table
 
@@ -159,28 +159,13 @@ def fidelity(
     return Fidelity(*((float(m), float(a), float(b)) for m, a, b in zip(values[:, 0].mean(0), low, high, strict=True)))
 
 
-def check(config: DictConfig) -> None:
-    """Find out what is wrong with a config before anything is made.
-
-    Raises:
-        ValueError: A number is out of range, or the search space cannot be made.
-    """
-    require_whole(config, "configurations", "workers")
-    require_whole(config, "seed", least=0)
-    if not OmegaConf.is_list(config.sizes) or not all(isinstance(size, int) and size > 0 for size in config.sizes):
-        raise ValueError(f"sizes must be a list of whole numbers above 0, got {config.sizes}")
-    check_part("search_space", config.search_space)
-
-
 def select(config: DictConfig) -> Path:
     """Measure, choose, compare; returns the run's directory.
 
     Raises:
-        ValueError: See `check`; or the search space is too small.
+        ValueError: The search space is too small.
         FileNotFoundError: The model or a set is missing.
     """
-    torch.set_num_threads(1)
-    check(config)
     fetch(config, "pool", "dev")
     directory = run_directory(config, title_of(config.model))
     cache = EvaluationCache(default_cache_path())
@@ -206,7 +191,7 @@ def select(config: DictConfig) -> Path:
             seeds = range(config.seed, config.seed + draws)
             subsets = [selection(choosing, size, seed) for seed in seeds]
             ids = [pool.utterances[index].id for index in subsets[0]]
-            (directory / f"{method}-{size}.txt").write_text("\n".join(ids) + "\n")
+            write_whole(directory / f"{method}-{size}.txt", "\n".join(ids) + "\n")
             for kind in ("broad", "near"):
                 rows[kind, method, size] = fidelity(words, groups[kind, 1], subsets, BLOCKS[kind], config.seed)
     head = ("configurations", "method", "utterances", "Kendall", "Spearman", "WER error, points")
@@ -214,9 +199,9 @@ def select(config: DictConfig) -> Path:
         (kind, method, str(size), _interval(row.kendall), _interval(row.spearman), _interval(row.error, 100))
         for (kind, method, size), row in rows.items()
     ]
-    print(format_table(pd.DataFrame(table, columns=list(head))))
-    with open(directory / "fidelity.csv", "w", newline="") as file:
-        csv.writer(file).writerows([head, *table])
+    shown = pd.DataFrame(table, columns=list(head))
+    print(format_table(shown))
+    write_whole(directory / "fidelity.csv", shown.to_csv(index=False))
     _draw(directory / "fidelity.png", rows)
     print(f"sets, table and picture: {directory}")
     return directory
@@ -282,11 +267,10 @@ def _draw(path: Path, rows: Mapping[tuple[str, str, int], Fidelity]) -> None:
     for panel in panels.flat:
         panel.grid(alpha=0.3)
     panels[0, 0].legend(frameon=False)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    save_figure(figure, path, dpi=130)
 
 
-@command("select_proxy")
+@command("select_proxy", configurations=whole(1), sizes=list_of(whole(1)))
 def main(config: DictConfig) -> None:
     """Choose proxy sets for one model."""
     select(config)

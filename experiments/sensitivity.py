@@ -12,7 +12,6 @@ from pathlib import Path
 import gymnasium as gym
 import matplotlib as mpl
 import pandas as pd
-import torch
 from omegaconf import DictConfig
 
 mpl.use("Agg")
@@ -21,7 +20,8 @@ from tqdm import tqdm
 
 from experiments.common.command import command
 from experiments.common.fetch import fetch
-from experiments.common.parts import check_part, part
+from experiments.common.parts import part
+from experiments.common.report import save_figure
 from experiments.common.run_directory import plain, run_directory, title_of
 from shrinkml_env import Evaluation, EvaluationCache, Ledger, SearchProblem, default_cache_path
 from shrinkml_env.space.search_space import Sensitive
@@ -40,9 +40,6 @@ def sensitivity(config: DictConfig) -> Path:
         ValueError: A part does not fit the model, or a set cannot be read.
         FileNotFoundError: The model or the set is missing.
     """
-    torch.set_num_threads(1)
-    for group in PARTS:
-        check_part(group, config[group])
     fetch(config, "proxy")
     directory = run_directory(config, title_of(config.model))
     env = gym.make(
@@ -113,8 +110,7 @@ def _draw(path: Path, problem: SearchProblem, measured: Sensitivity) -> None:
     axes.set_title("WER lost by compressing one layer, all others dense")
     bar = figure.colorbar(mpl.cm.ScalarMappable(norm, "magma_r"), ax=axes, label="points of WER lost")
     bar.set_ticks([0, 1, 3, 10, 30, 100], labels=["0", "1", "3", "10", "30", "100"])
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    save_figure(figure, path, dpi=130)
 
 
 @command("sensitivity")

@@ -56,7 +56,7 @@ def table(runs: Path) -> pd.DataFrame:
         settings = record.get("settings", {})
         method = settings.get("reward") or next(iter(settings.values()), "")
         # What no search has found has neither, and a model that was trained after its search has no reward.
-        spent, rewards = str(record.get("evaluations", "")), record.get("rewards")
+        spent, rewards = str(record.get("evaluations") or ""), record.get("rewards")
         scored = f"{rewards['proxy']:.4f}" if rewards else ""
         rows += [(name, method, spent, scored, f"{record['size_ratio']:.3f}", *found)]
     # One line for the original; more only if the runs are not of the same one.

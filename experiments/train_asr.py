@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from experiments.common.command import command
+from experiments.common.kinds import NAME, optional
 from experiments.common.run_directory import run_directory
 from experiments.common.training import is_first, load_speech, training_processes
 from shrinkml_env import load_model, save_compressed
@@ -80,7 +81,7 @@ def _earlier(start_from: str) -> tuple[Tokenizer, dict[str, Tensor]]:
     return model.tokenizer, model.state_dict()
 
 
-@command("train_asr")
+@command("train_asr", start_from=optional(NAME))
 def main(config: DictConfig) -> None:
     """Run one process of one training."""
     with training_processes(config.device):

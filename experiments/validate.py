@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from experiments.common.command import command
+from experiments.common.kinds import NAME, optional
 from experiments.common.measure import measure
 from experiments.common.parts import part
 from experiments.common.record import named_classes, read_record
@@ -52,7 +52,7 @@ def validate(directory: Path) -> list[str]:
             result |= {f"edits_{when}": edits, "words": words, f"wer_{when}": edits / words}
             result[f"capped_{when}"] = found.capped
         measured["sets"][name] = result
-        print(f"{name}: WER {100 * result['wer_before']:.2f} % before, {100 * result['wer_after']:.2f} % after")
+        tqdm.write(f"{name}: WER {100 * result['wer_before']:.2f} % before, {100 * result['wer_after']:.2f} % after")
     recorded = {key: record[key] for key in measured}
     return [f"{key}: recorded {was}, measured {now}" for key, was, now in _differences(recorded, measured)]
 
@@ -91,7 +91,7 @@ def validate_ranks(path: Path, trust: bool = False) -> list[str]:
         measured |= {"params": {"original": before.params, "compressed": after.params}, "size_ratio": after.size_ratio}
         result = SetResult.of(before, after)
         measured["sets"][name] = result.to_json()
-        print(f"{name}: WER {100 * result.wer_before:.2f} % before, {100 * result.wer_after:.2f} % after")
+        tqdm.write(f"{name}: WER {100 * result.wer_before:.2f} % before, {100 * result.wer_after:.2f} % after")
     recorded = {key: record[key] for key in measured}
     return [f"{key}: recorded {was}, measured {now}" for key, was, now in _differences(recorded, measured)]
 
@@ -107,10 +107,9 @@ def _differences(recorded: Any, measured: Any, key: str = "") -> list[tuple[str,
     ]
 
 
-@command("validate")
+@command("validate", run=optional(NAME), ranks=optional(NAME))
 def main(config: DictConfig) -> None:
     """Measure one result; the exit status is 1 where the record and the measurement differ."""
-    torch.set_num_threads(1)
     if (config.run is None) == (config.ranks is None):
         raise ValueError("give one of run=DIR, a run of experiments.search, and ranks=FILE, a file like its best.json")
     if config.run is not None:

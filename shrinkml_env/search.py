@@ -160,13 +160,17 @@ def choose(problem: SearchProblem, dev: Evaluator, finalists: int, progress_bar:
     """
     ranking = problem.ranking
     finals = [trial for trial in ranking[:finalists] if trial.feasible or not ranking[0].feasible]
-    found = dev.evaluate_many([trial.ranks for trial in finals])
-    bar = tqdm(found, total=len(finals), desc="finalists on dev", unit="evaluation", disable=not progress_bar)
-    try:
-        measured = list(bar)
-    finally:
-        dev.close()
-    return max(measured, key=lambda evaluation: problem.reward(evaluation, dev.baseline)[0])
+    measured = []
+    with tqdm(total=1 + len(finals), desc="finalists on dev", unit="evaluation", disable=not progress_bar) as bar:
+        try:
+            baseline = dev.baseline
+            bar.update()
+            for evaluation in dev.evaluate_many([trial.ranks for trial in finals]):
+                measured.append(evaluation)
+                bar.update()
+        finally:
+            dev.close()
+    return max(measured, key=lambda evaluation: problem.reward(evaluation, baseline)[0])
 
 
 def report(
@@ -186,8 +190,15 @@ def report(
         progress_bar: Show one.
     """
     evaluators: dict[str, SupportsEvaluate] = {"proxy": problem.evaluator, **sets}
-    bar = tqdm(evaluators.items(), desc="chosen on every set", unit="set", disable=not progress_bar)
-    measured = {name: (evaluator.baseline, evaluator.evaluate(ranks)) for name, evaluator in bar}
+    # Test first: the others are known already, and only what takes its time tells how long the rest will take.
+    order = sorted(evaluators, key=lambda name: name != "test")
+    measured = {}
+    with tqdm(total=2 * len(order), desc="original and chosen", unit="evaluation", disable=not progress_bar) as bar:
+        for name in order:
+            before = evaluators[name].baseline
+            bar.update()
+            measured[name] = before, evaluators[name].evaluate(ranks)
+            bar.update()
     feasible = problem.is_feasible(ranks)
     test = sets["test"]
     compressed = compress(test.model, test.matrix_ranks(ranks), test.factorisation)
@@ -200,8 +211,8 @@ def report(
         params=(before.params, after.params),
         encoder_params=_encoder_params(test.model, compressed),
         file_bytes=(file_bytes(test.model), file_bytes(compressed)),
-        sets={name: SetResult.of(*pair) for name, pair in measured.items()},
-        rewards={name: problem.reward(now, then)[0] for name, (then, now) in measured.items()},
+        sets={name: SetResult.of(*measured[name]) for name in evaluators},
+        rewards={name: problem.reward(*reversed(measured[name]))[0] for name in evaluators},
         wer_increase=wer_increase(after.edits, before.edits, before.words),
         history=problem.history,
         feasible=feasible,

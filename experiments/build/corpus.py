@@ -7,13 +7,14 @@ from pathlib import Path
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from experiments.common.checks import require_whole
 from experiments.common.command import command
+from experiments.common.kinds import NAME, choice, list_of, mapping_of, number, whole
 from shrinkml_env.data.synthetic.assets import fetch_assets
 from shrinkml_env.data.synthetic.calibration import CALIBRATION, copy_calibration
 from shrinkml_env.data.synthetic.corpus import focus, remove_others, synthesise, write_index
 from shrinkml_env.data.synthetic.engines import load_engine
 from shrinkml_env.data.synthetic.recipe import SUBSETS, Item, held_out_items, training_items
+from shrinkml_env.files import write_whole
 
 # Seconds of one core for a second of speech, for the progress bar's weights.
 _COST = {"kokoro": 0.4, "piper": 0.15, "flite": 0.04, "festival": 0.12, "espeak": 0.02}
@@ -70,16 +71,21 @@ def make_subsets(config: DictConfig) -> None:
         if kept:
             remove_others(root, kept)
             ids = focus(kept, config.focus_hours)
-            (root / "train" / "focus.txt").write_text("\n".join(ids) + "\n")
+            write_whole(root / "train" / "focus.txt", "\n".join(ids) + "\n")
 
 
-@command("corpus")
+@command(
+    "corpus",
+    subsets=list_of(choice(*SUBSETS, CALIBRATION)),
+    root=NAME,
+    shipped_root=NAME,
+    assets_dir=NAME,
+    calibration_utterances=whole(1),
+    hours=mapping_of(number(least=0)),
+    focus_hours=number(least=0),
+)
 def main(config: DictConfig) -> None:
     """Synthesise the chosen subsets, and copy the calibration set from training."""
-    require_whole(config, "workers", "calibration_utterances")
-    unknown = sorted(set(config.subsets) - {*SUBSETS, CALIBRATION})
-    if unknown:
-        raise ValueError(f"subsets: there is no {', '.join(unknown)}; choose from {', '.join((*SUBSETS, CALIBRATION))}")
     if set(config.subsets) != {CALIBRATION}:
         make_subsets(config)
     if CALIBRATION in config.subsets:

@@ -1,4 +1,7 @@
-"""The picture of docs/rewards.md: ``python -m experiments.build.pictures``."""
+"""The picture of docs/rewards.md: ``python -m experiments.build.pictures``.
+
+Every scalar reward of the WER with its defaults, over size ratio and WER.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,17 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+from omegaconf import DictConfig
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
+from experiments.common.command import command
+from experiments.common.kinds import NAME
+from experiments.common.report import save_figure
 from shrinkml_env import Evaluation
 from shrinkml_env.mdp.rewards import REWARDS, Reward
 
-PATH = Path("docs/images/rewards.png")
 PARAMS, MACS, WORDS = 6_400_000, 10_000_000_000, 10_000
 BASELINE_WER = 0.03
 
@@ -24,7 +30,7 @@ def measured(wer: float, size_ratio: float) -> Evaluation:
     return Evaluation({}, (edits,), (WORDS,), params, size_ratio, macs, capped=0)
 
 
-def main() -> None:
+def draw(path: Path) -> None:
     """Draw every scalar reward of the WER over size ratio and WER."""
     made = {name: kind() for name, kind in REWARDS.items()}
     rewards = {name: reward for name, reward in made.items() if isinstance(reward, Reward) and reward.signal == "wer"}
@@ -52,9 +58,15 @@ def main() -> None:
         panel.set_xlabel("WER, %")
     for panel in panels[:, 0]:
         panel.set_ylabel("size ratio")
-    PATH.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(PATH, dpi=80)
-    print(PATH)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_figure(figure, path, dpi=80)
+
+
+@command("pictures", output=NAME)
+def main(config: DictConfig) -> None:
+    """Draw the picture."""
+    draw(Path(config.output))
+    print(config.output)
 
 
 if __name__ == "__main__":

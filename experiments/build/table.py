@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from experiments.common.checks import require_whole
 from experiments.common.command import command
+from experiments.common.kinds import ANYTHING, NAME, list_of, mapping_of, optional, whole
 from experiments.common.run_directory import plain
 from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
 from shrinkml_env.compression import SVD
@@ -31,7 +30,6 @@ from shrinkml_env.space.table import SETS, Table
 
 def make(config: DictConfig) -> Table:
     """Measure the whole space; return its table."""
-    require_whole(config, "best", "random", "workers", "memory_mb", "batch")
     model = load_model(config.model)
     blocks: dict[str, list[str]] = {name: list(block.layers) for name, block in config.blocks.items()}
     candidates = {name: plain(block.ranks) for name, block in config.blocks.items()}
@@ -116,10 +114,17 @@ def _macs(evaluator: Evaluator) -> tuple[Mapping[str, int], int]:
     return positions, evaluator.macs({}) - dense
 
 
-@command("table")
+@command(
+    "table",
+    blocks=mapping_of(mapping_of(list_of(ANYTHING))),
+    best=whole(1),
+    random=whole(1),
+    batch=whole(1),
+    cache=optional(NAME),
+    output=NAME,
+)
 def main(config: DictConfig) -> None:
     """Make one table."""
-    torch.set_num_threads(1)
     table = make(config)
     path = Path(config.output)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,13 +6,13 @@ This is the only place that knows ``hydra.main``.
 from __future__ import annotations
 
 import functools
-import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import hydra
+import torch
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -21,6 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.common.command_errors import explain
 from experiments.common.command_help import Command
 from experiments.common.compose import CONF
+from experiments.common.imports import import_modules
+from experiments.common.kinds import Kind
+from experiments.common.options import check_options, check_removals
+from shrinkml_env.progress import progress_shown
 
 __all__ = ["command"]
 
@@ -34,15 +38,22 @@ class _Failed(BaseException):
         self.error = error
 
 
-def command(config_name: str, folder: str = ".") -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+def command(
+    config_name: str, folder: str = ".", **kinds: Kind
+) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """Make a command of a function of a config: ``main()`` reads the command line.
 
+    Before the function is called, the modules of ``imports`` are imported, every option is checked, and torch is told
+    to use one thread: two busy threads on two busy cores are far slower than one.
+
     Whatever is wrong with what the user has given ends the program with exit status 2 and one line on stderr. With
-    ``HYDRA_FULL_ERROR=1`` the traceback is shown. The function itself stays at hand as ``main.__wrapped__``.
+    ``HYDRA_FULL_ERROR=1`` the traceback is shown. The function itself stays at hand as ``main.__wrapped__``, and so do
+    the kinds as ``main.kinds``.
 
     Args:
         config_name: The config's name in ``conf/``.
         folder: The folder in ``conf/`` that holds it, with the groups beside it.
+        kinds: Kinds of the command's own options, or of options that others know otherwise (see `OPTIONS`).
     """
 
     def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
@@ -50,8 +61,12 @@ def command(config_name: str, folder: str = ".") -> Callable[[Callable[[DictConf
         def job(config: DictConfig) -> None:
             try:
                 _require_values(config)
-                _import_modules(config)
-                function(config)
+                import_modules(config.get("imports"))
+                check_removals(config, HydraConfig.get().overrides.task, kinds)
+                check_options(config, kinds)
+                torch.set_num_threads(1)
+                with progress_shown():
+                    function(config)
             except Exception as error:
                 # The jobs of a multirun are left to Hydra's launchers, which bring their errors back.
                 if HydraConfig.get().mode is RunMode.RUN:
@@ -84,6 +99,7 @@ def command(config_name: str, folder: str = ".") -> Callable[[Callable[[DictConf
             print(told, file=sys.stderr)
             sys.exit(2)
 
+        main.kinds = kinds  # type: ignore[attr-defined]
         return main
 
     return decorate
@@ -101,20 +117,6 @@ def _require_values(config: DictConfig) -> None:
     if missing:
         # Hydra has an error for it.
         OmegaConf.select(config, missing[0], throw_on_missing=True)
-
-
-def _import_modules(config: DictConfig) -> None:
-    """Import what the user wants to have imported first.
-
-    Raises:
-        ValueError: A module cannot be imported.
-    """
-    for module in config.get("imports") or ():
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            where = "it must lie in this folder or on PYTHONPATH"
-            raise ValueError(f"imports: {module} cannot be imported: {error}; {where}") from error
 
 
 def _require_flags(arguments: list[str]) -> None:

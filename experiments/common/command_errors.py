@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from hydra.errors import (
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
 from experiments.common.command_help import Command
+from experiments.common.options import nearest
 
 __all__ = ["explain"]
 
@@ -48,6 +48,8 @@ def explain(error: BaseException, command: Command, overrides: list[str]) -> str
         return _line(f"{name}{error.msg or error}".partition("\n")[0])
     if isinstance(error, OSError | CompactHydraException):
         return _line(str(error))
+    if "Config group override must be a string" in str(error):
+        return _choice_of_nothing(command, overrides)
     if isinstance(error, ValueError | TypeError | ImportError):
         return _line(str(error) if _is_ours(error) else f"{error} (HYDRA_FULL_ERROR=1 shows where)")
     return None
@@ -69,7 +71,16 @@ def _missing_choice(error: MissingConfigException, command: Command) -> str:
     if group.startswith("hydra/"):
         return f"{group}={choice} is not installed: pip install -c constraints.txt -e '.[sweeps]'"
     choices = command.choices_of(group)
-    return f"{group}={choice}: there is no such choice{_nearest(choice, choices)}; choose from {', '.join(choices)}"
+    return f"{group}={choice}: there is no such choice{nearest(choice, choices)}; choose from {', '.join(choices)}"
+
+
+def _choice_of_nothing(command: Command, overrides: list[str]) -> str:
+    """Say which group was set to a value that is no name."""
+    for override in overrides:
+        group, _, choice = override.partition("=")
+        if command.choices_of(group) and choice not in command.choices_of(group):
+            return f"{group}={choice}: there is no such choice; choose from {', '.join(command.choices_of(group))}"
+    return "a group must be set to the name of a choice"
 
 
 def _wrong_override(error: ConfigCompositionException, command: Command, overrides: list[str]) -> str:
@@ -78,10 +89,13 @@ def _wrong_override(error: ConfigCompositionException, command: Command, overrid
     present = re.search(r"An item is already at '(?P<key>[^']+)'", text)
     if present:
         return f"{present['key']} is an option already: leave out the +"
+    merged = re.search(r"Error merging override '?(?P<key>[^=]+)=(?P<value>.*?)'?$", text.partition("\n")[0])
+    if merged and "DictConfig" in f"{text}{error.__cause__}":
+        return f"{merged['key']} must be a mapping, got {merged['value']}"
     choice = re.search(r"In '(?P<group>\w+)/(?P<choice>\w+)': Could not override '(?P<key>[^']+)'", text)
     if choice:
         return f"{choice['group']}={choice['choice']} does not go with this command, which has no {choice['key']}"
-    found = re.search(r"Could not override '(?P<key>[^']+)'", text)
+    found = re.search(r"Could not (?:override|delete from config\.) '(?P<key>[^']+)'", text)
     if not found:
         cause = f": {error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
         return _line(text + cause)
@@ -92,13 +106,7 @@ def _wrong_override(error: ConfigCompositionException, command: Command, overrid
         # Something else is wrong as well: the options without any override are near enough.
         config, choices = command.compose([])
     known = [*choices, *(option.name for option in command.options(config, choices))]
-    return f"{key}: there is no such option{_nearest(key, known)}; python -m {command.program} --help lists all"
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    """Return the names that may have been meant, to stand behind a complaint."""
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    return f": did you mean {' or '.join(near)}?" if near else ""
+    return f"{key}: there is no such option{nearest(key, known)}; python -m {command.program} --help lists all"
 
 
 def _no_value(error: OmegaConfBaseException, command: Command, overrides: list[str]) -> str:

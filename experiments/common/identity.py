@@ -15,27 +15,26 @@ from omegaconf import OmegaConf
 
 __all__ = ["IRRELEVANT", "describe", "key_of"]
 
-IRRELEVANT = frozenset({"outputs", "workers", "memory_mb", "launcher"})
-"""Options that say where results lie and how fast they are made. No result depends on them."""
+IRRELEVANT = frozenset({"outputs", "workers", "memory_mb", "reuse", "launcher", "uniform_curve"})
+"""Options of a config that say where results lie and how they are come by or shown. No result depends on them."""
 
 OURS = frozenset({"shrinkml_env", "agents", "experiments"})
 
 
-def key_of(content: Any, besides: Sequence[str] = ()) -> str:
+def key_of(content: Any) -> str:
     """Return eight hexadecimal digits that tell this content from any other.
 
     Args:
-        content: A config, or mappings, lists and values that are JSON.
-        besides: Options that do not count, at the top of the content, besides the `IRRELEVANT` ones.
+        content: A config, or mappings, lists and values that are JSON, with configs among them; see `describe`.
     """
-    described = describe(content)
-    if isinstance(described, dict):
-        described = {name: value for name, value in described.items() if name not in IRRELEVANT.union(besides)}
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps(describe(content), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def describe(content: Any) -> Any:
     """Return what a config means, as JSON, wherever its classes lie.
+
+    A whole config, alone or in other content, is described without its `IRRELEVANT` options, which a part of a config
+    may call by the same names. The modules of its option ``imports`` are described as your own classes are.
 
     Parts that the library registers are named by ``name`` already. A class that a ``_target_`` names is described by
 
@@ -44,7 +43,13 @@ def describe(content: Any) -> Any:
     - its import path and a hash of its module's code, if it is yours: changed code is another experiment.
     """
     if OmegaConf.is_config(content):
-        content = OmegaConf.to_container(content, resolve=True)
+        options = OmegaConf.to_container(content, resolve=True)
+        if not isinstance(options, dict) or content._get_parent() is not None:
+            return describe(options)
+        described: dict[str, Any] = describe({name: options[name] for name in options if name not in IRRELEVANT})
+        if "imports" in described:
+            described["imports"] = [_with_code(name, name) for name in described["imports"]]
+        return described
     if isinstance(content, Mapping):
         return {
             str(name): _describe_class(value) if name == "_target_" else describe(value)
@@ -56,19 +61,25 @@ def describe(content: Any) -> Any:
 
 
 def _describe_class(target: str) -> Any:
-    package = target.partition(".")[0]
-    if package in OURS:
+    if target.partition(".")[0] in OURS:
         return target.rpartition(".")[2]
-    if package in sys.stdlib_module_names:
-        return target
     try:
-        module = pkgutil.resolve_name(target).__module__
-        found = importlib.util.find_spec(module)
+        return _with_code(target, pkgutil.resolve_name(target).__module__)
     except (ImportError, AttributeError, ValueError):
         return target  # Whoever makes it says what is wrong.
+
+
+def _with_code(name: str, module: str) -> Any:
+    """Return a name, with a hash of its module's code if that is neither ShrinkML's nor installed."""
+    if module.partition(".")[0] in OURS | sys.stdlib_module_names:
+        return name
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return name
     if found is None or found.origin is None or not Path(found.origin).is_file() or _is_installed(Path(found.origin)):
-        return target
-    return [target, hashlib.sha256(Path(found.origin).read_bytes()).hexdigest()]
+        return name
+    return [name, hashlib.sha256(Path(found.origin).read_bytes()).hexdigest()]
 
 
 def _is_installed(path: Path) -> bool:

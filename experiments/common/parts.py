@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any, get_type_hints
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.common.agent import steps_are_known
+from experiments.common.kinds import kind_of
 from experiments.common.run_directory import plain
 from shrinkml_env.compression.factorisations import FACTORISATIONS
 from shrinkml_env.envs.assembly import named
-from shrinkml_env.mdp.actions import ACTIONS
-from shrinkml_env.mdp.constraints import CONSTRAINTS
-from shrinkml_env.mdp.observations import OBSERVATIONS
+from shrinkml_env.mdp.actions import ACTIONS, ActionKind
+from shrinkml_env.mdp.constraints import CONSTRAINTS, Constraint
+from shrinkml_env.mdp.observations import OBSERVATIONS, Observation
 from shrinkml_env.mdp.rewards import REWARDS
-from shrinkml_env.mdp.shaping import POTENTIALS
+from shrinkml_env.mdp.shaping import POTENTIALS, Potential
 from shrinkml_env.space.search_space import SEARCH_SPACES
 
-__all__ = ["REGISTRIES", "check_part", "label", "part"]
+__all__ = ["PARTS", "REGISTRIES", "check_part", "label", "part"]
 
 REGISTRIES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "action": ACTIONS,
@@ -37,13 +42,16 @@ REGISTRIES: dict[str, Mapping[str, Callable[..., Any]]] = {
 }
 """Group -> the names that it knows."""
 
-MADE_FOR = {
-    "action": ("problem",),
-    "observation": ("problem",),
-    "shaping": ("problem",),
-    "constraint": ("evaluator", "search_space"),
+PARTS = frozenset({*REGISTRIES, "agent"})
+"""Groups that choose a part."""
+
+BASES: dict[str, type] = {
+    "action": ActionKind,
+    "observation": Observation,
+    "shaping": Potential,
+    "constraint": Constraint,
 }
-"""Groups whose classes are made for something: the first arguments, which are no options."""
+"""Groups whose classes are made for something, which the base class is given: their first arguments are no options."""
 
 CALLED_WITH = {
     "reward": ("evaluation", "baseline"),
@@ -66,7 +74,7 @@ def part(group: str, config: DictConfig) -> Any:
     """
     if "_target_" not in config:
         return plain(config)
-    partial = {"_partial_": True} if group in MADE_FOR else {}
+    partial = {"_partial_": True} if group in BASES else {}
     return instantiate(config, _convert_="all", **partial)
 
 
@@ -74,21 +82,32 @@ def check_part(group: str, config: DictConfig) -> None:
     """Find out what is wrong with a part before anything is made.
 
     Args:
-        group: As in `part`; or ``"agent"``.
+        group: As in `part`; or ``"agent"``, or the dotted name of another class in a config.
         config: The group's config.
 
     Raises:
-        ValueError: The name is unknown, the class cannot be imported or is none, or an option is missing or unknown.
+        ValueError: The name is unknown, the class cannot be imported or is none, or an option is missing, unknown or
+            of another type than the class says.
     """
+    if not isinstance(config, DictConfig):
+        raise ValueError(f"{group} must be chosen by its name or be a mapping, got {config!r}")
     if OmegaConf.is_missing(config, "_target_"):
         raise ValueError(f"{group}=custom needs the path of your class: {group}._target_=my.module.MyClass")
     for option in config:
         if OmegaConf.is_missing(config, option):
             raise ValueError(f"{group} needs its option {option!r}: give {group}.{option!s}=...")
     if "_target_" not in config:
-        named(group, REGISTRIES[group], plain(config), given=len(MADE_FOR.get(group, ())))
+        made = named(group, REGISTRIES[group], plain(config), given=_subjects(group))
+        _check_types(group, made.func, plain(config))  # type: ignore[attr-defined]
         return
-    target = config._target_
+    found = _found(group, config._target_)
+    _check_names(group, found, config)
+    with steps_are_known():
+        _check_types(group, found, plain(config))
+
+
+def _found(group: str, target: str) -> Callable[..., Any]:
+    """Return the class or function that a path names."""
     try:
         found = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:
@@ -96,10 +115,11 @@ def check_part(group: str, config: DictConfig) -> None:
         raise ValueError(f"{group}._target_={target} cannot be imported: {error}; {where}") from error
     if not callable(found):
         raise ValueError(f"{group}._target_={target} is not a class but a {type(found).__name__}")
-    _check_options(group, target, found, config)
+    made: Callable[..., Any] = found
+    return made
 
 
-def _check_options(group: str, target: str, found: Callable[..., Any], config: DictConfig) -> None:
+def _check_names(group: str, found: Callable[..., Any], config: DictConfig) -> None:
     """Raise a ValueError that names the options of a class if the config has others, or lacks one."""
     try:
         parameters = dict(inspect.signature(found).parameters)
@@ -113,23 +133,52 @@ def _check_options(group: str, target: str, found: Callable[..., Any], config: D
         for name, parameter in parameters.items()
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
-    given = [str(option) for option in config if str(option) not in ("_target_", "_partial_", "_convert_", "_args_")]
+    given = [str(option) for option in config if str(option) not in HYDRAS]
     valid = ", ".join(options) or "none"
     for option in given:
         if option not in options and not open_ended:
-            raise ValueError(f"{group}: {target} has no option {option!r}; its options are {valid}")
+            raise ValueError(f"{group}: {config._target_} has no option {option!r}; its options are {valid}")
     for option, parameter in options.items():
         if parameter.default is parameter.empty and option not in given:
-            raise ValueError(f"{group}: {target} needs its option {option!r}: give +{group}.{option}=...")
+            raise ValueError(f"{group}: {config._target_} needs its option {option!r}: give +{group}.{option}=...")
+
+
+HYDRAS = ("_target_", "_partial_", "_convert_", "_args_", "_recursive_")
+"""Keys that tell Hydra how to make an object."""
+
+
+def _check_types(name: str, found: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raise a ValueError for the first option, nested ones included, that is of another type than a class says."""
+    types = _types(inspect.unwrap(getattr(found, "__init__") if isinstance(found, type) else found))  # noqa: B009
+    for option, value in options.items():
+        if isinstance(value, Mapping) and "_target_" in value:
+            _check_types(f"{name}.{option}", _found(f"{name}.{option}", value["_target_"]), value)
+        elif option in types:
+            kind_of(types[option]).require(f"{name}.{option}", value)
+
+
+def _types(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the types of a function's parameters, as far as its module knows them: some are for a checker alone."""
+    found: dict[str, Any] = {}
+    for name, hint in getattr(function, "__annotations__", {}).items():
+        one = SimpleNamespace(__annotations__={name: hint})
+        with suppress(NameError, TypeError, AttributeError, SyntaxError):
+            found |= get_type_hints(one, vars(sys.modules[function.__module__]))
+    return found
 
 
 def _given(group: str, partial: bool, names: list[str]) -> list[str]:
     """Return the parameters of a class or function that are no options."""
     if group == "agent":
         return ["env"]
-    if group in MADE_FOR:
-        return names[: len(MADE_FOR[group])]
-    return names[: len(CALLED_WITH[group])] if partial else []
+    if group in BASES:
+        return names[: _subjects(group)]
+    return names[: len(CALLED_WITH[group])] if partial and group in CALLED_WITH else []
+
+
+def _subjects(group: str) -> int:
+    """Return how many arguments the classes of a group are given besides their options."""
+    return len(inspect.signature(BASES[group]).parameters) if group in BASES else 0
 
 
 def label(config: Any) -> str:

@@ -1,7 +1,8 @@
-"""Pictures that several commands make."""
+"""Pictures that several commands make, and how they are written."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,17 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 from shrinkml_env import Evaluation
+from shrinkml_env.files import write_whole
 
-__all__ = ["draw_uniform_curve", "save_wer_against_size"]
+__all__ = ["draw_uniform_curve", "save_figure", "save_wer_against_size"]
+
+
+def save_figure(figure: Any, path: Path, dpi: int) -> None:
+    """Write a figure as a PNG, and close it."""
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=dpi, format="png")
+    plt.close(figure)
+    write_whole(path, picture.getvalue())
 
 
 def draw_uniform_curve(path: Path, curve: Sequence[Evaluation]) -> None:
@@ -28,8 +38,7 @@ def draw_uniform_curve(path: Path, curve: Sequence[Evaluation]) -> None:
     axes.set_ylabel("WER, %")
     axes.set_title("The same fraction of the break-even rank for every layer")
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    save_figure(figure, path, dpi=130)
 
 
 def save_wer_against_size(figure: Any, axes: Any, path: Path, size: str) -> None:
@@ -50,5 +59,4 @@ def save_wer_against_size(figure: Any, axes: Any, path: Path, size: str) -> None
     axes.invert_xaxis()
     axes.grid(alpha=0.3, which="both")
     axes.legend(frameon=False, fontsize="small")
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    save_figure(figure, path, dpi=130)

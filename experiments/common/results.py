@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -21,7 +21,7 @@ from experiments.common.identity import describe, key_of
 from shrinkml_env.evaluation.workers import Workers
 from shrinkml_env.files import errors_name, parse_json
 
-__all__ = ["KEPT", "Cell", "append_result", "kept_results", "read_results", "results_of"]
+__all__ = ["KEPT", "Cell", "append_result", "kept_results", "line_of", "read_results", "results_of"]
 
 KEPT = Path(__file__).parents[1] / "results"
 """The results that the pages of the documentation rest on, a file for each study."""
@@ -72,21 +72,29 @@ def results_of(
     """
     found = {**(known or {}), **read_results(path)}
     missing = {cell.key: cell for cell in cells if cell.key not in found}
-    pool: Workers[Task, dict[str, Any]] = Workers(make, workers)
-    futures = {pool.submit(cell.task): cell for cell in missing.values()}
+    pool = Workers(partial(_made_once, make, path), workers)
+    futures = [pool.submit(cell) for cell in missing.values()]
     try:
-        # In the order in which they are finished: a result that waited for an earlier one would be lost in a kill.
         for future in tqdm(as_completed(futures), total=len(futures), desc=name, disable=not futures):
-            cell = futures[future]
-            found[cell.key] = future.result()
-            append_result(path, cell, found[cell.key])
+            key, result = future.result()
+            found[key] = result
     finally:
         # Where one has failed, those that are being made are kept all the same; the others are not begun.
         pool.close()
-        for future, cell in futures.items():
-            if cell.key not in found and future.done() and not future.cancelled() and future.exception() is None:
-                append_result(path, cell, future.result())
     return [found[cell.key] for cell in cells]
+
+
+def _made_once(make: Callable[[Task], dict[str, Any]], path: Path, cell: Cell[Task]) -> tuple[str, dict[str, Any]]:
+    """Make a cell's result and append it, unless another process has or is about to; returns its key and the result."""
+    lock = path.with_name(f"{path.name}.{cell.key}.lock")
+    with FileLock(lock):
+        result = read_results(path).get(cell.key)
+        if result is None:
+            result = make(cell.task)
+            append_result(path, cell, result)
+        # Whoever waits for the lock, or makes another file of this name, finds the result.
+        lock.unlink(missing_ok=True)
+    return cell.key, result
 
 
 def append_result(path: Path, cell: Cell[Any], result: Mapping[str, Any]) -> None:
@@ -115,6 +123,13 @@ def read_results(path: Path) -> dict[str, dict[str, Any]]:
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}, line {number} is damaged ({error!r}): remove it or the file") from error
     return found
+
+
+def line_of(path: Path, key: str) -> int | None:
+    """Return the number of the line that holds a key, from 1; None where a file has none."""
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    numbers = [number for number, line in enumerate(lines, start=1) if f'"{key}"'.encode() in line]
+    return numbers[-1] if numbers else None
 
 
 def kept_results(study: str) -> dict[str, dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +12,26 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.common.identity import key_of
 from shrinkml_env.files import write_whole
 
-__all__ = ["plain", "run_directory", "title_of", "write_json"]
+__all__ = ["plain", "run_directory", "run_path", "title_of", "write_json"]
 
 
-def run_directory(config: DictConfig, title: str, besides: Sequence[str] = ()) -> Path:
+def run_directory(config: DictConfig, title: str) -> Path:
     """Return the folder of a run, ``OUTPUTS/TITLE-KEY``, made if need be and holding the config as ``config.yaml``.
 
     Args:
         config: The run's, with the key ``outputs``: the folder of all runs of this kind.
         title: The name by which people recognise the run.
-        besides: Options that the folder does not depend on, besides those of `key_of`.
     """
-    folder = Path(config.outputs) / f"{title}-{key_of(config, besides)}"
+    folder = run_path(config, title)
     folder.mkdir(parents=True, exist_ok=True)
     # Whole at every moment, since several processes of one run may arrive together.
     write_whole(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     return folder
+
+
+def run_path(config: DictConfig, title: str) -> Path:
+    """Return where the folder of a run lies, made or not; see `run_directory`."""
+    return Path(config.outputs) / f"{title}-{key_of(config)}"
 
 
 def title_of(model: str) -> str:
@@ -35,9 +39,9 @@ def title_of(model: str) -> str:
     return Path(model.rpartition(":")[2]).name
 
 
-def write_json(path: Path, content: Mapping[str, Any], indent: int | None = 2) -> None:
-    """Write a file that is either complete or as it was; `indent` as in `json.dumps`."""
-    write_whole(path, json.dumps(content, indent=indent))
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a mapping as JSON to a file that is either complete or as it was."""
+    write_whole(path, json.dumps(content, indent=2))
 
 
 def plain(spec: Any) -> Any:

@@ -12,7 +12,9 @@ import matplotlib as mpl
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
+from experiments.common.report import save_figure
 from shrinkml_env import Evaluation, SearchResult
+from shrinkml_env.files import write_whole
 
 __all__ = ["print_result", "write_report"]
 
@@ -30,12 +32,12 @@ def write_report(directory: Path, result: SearchResult, uniform: Sequence[Evalua
     Args:
         directory: The run's.
         result: The outcome.
-        uniform: The uniform-rank curve on the proxy set.
+        uniform: The uniform-rank curve on the proxy set; empty for a picture without one.
     """
     _draw(directory / "search.png", result, uniform)
     page = jinja2.Environment(autoescape=True).from_string(_PAGE)
     picture = base64.b64encode((directory / "search.png").read_bytes()).decode("ascii")
-    (directory / "report.html").write_text(page.render(result=result, picture=picture), encoding="utf-8")
+    write_whole(directory / "report.html", page.render(result=result, picture=picture))
 
 
 def _draw(path: Path, result: SearchResult, uniform: Sequence[Evaluation]) -> None:
@@ -51,14 +53,15 @@ def _draw(path: Path, result: SearchResult, uniform: Sequence[Evaluation]) -> No
     )
     figure.colorbar(points, label="evaluation")
     curve = sorted(uniform, key=lambda evaluation: evaluation.size_ratio)
-    axes.plot(
-        [evaluation.size_ratio for evaluation in curve],
-        [100 * evaluation.wer for evaluation in curve],
-        "o-",
-        color="tab:gray",
-        markersize=4,
-        label="uniform rank fraction",
-    )
+    if curve:
+        axes.plot(
+            [evaluation.size_ratio for evaluation in curve],
+            [100 * evaluation.wer for evaluation in curve],
+            "o-",
+            color="tab:gray",
+            markersize=4,
+            label="uniform rank fraction",
+        )
     proxy = result.sets["proxy"]
     axes.plot(result.size_ratio, 100 * proxy.wer_after, "*", color="tab:red", markersize=16, label="chosen")
     axes.axhline(100 * proxy.wer_before, color="black", linewidth=1, linestyle="--", label="original")
@@ -72,8 +75,7 @@ def _draw(path: Path, result: SearchResult, uniform: Sequence[Evaluation]) -> No
     axes.set_title(f"{result.config['title']}: {result.evaluations} evaluations")
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    save_figure(figure, path, dpi=130)
 
 
 _PAGE = """<!doctype html>

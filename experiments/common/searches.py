@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from experiments.common.agent import make_agent
 from experiments.common.compose import compose_config
 from experiments.common.environment import make_environment, make_tabular_environment
-from experiments.common.identity import IRRELEVANT
+from experiments.common.imports import import_modules
 from experiments.common.results import Cell
 from experiments.common.run_directory import plain
 from experiments.search import check
@@ -27,7 +25,6 @@ __all__ = [
     "check_searches",
     "evaluator_on",
     "explored",
-    "require_lists",
     "search_cell",
     "tabular_env",
 ]
@@ -80,29 +77,10 @@ def search_cell(search: Search, task: Any = None, **more: Any) -> Cell[Any]:
         task: What is given to whoever makes it; by default the search.
         more: What its result depends on besides, as JSON.
     """
-    content: dict[str, Any] = {"search": _relevant(search.config), **more}
+    content: dict[str, Any] = {"search": search.config, **more}
     if search.env == "tabular":
         content["table"] = Table.load().content
     return Cell(search if task is None else task, content, {**search.about, **more})
-
-
-def _relevant(config: DictConfig) -> dict[str, Any]:
-    """The config without what no result depends on, which `key_of` drops at the top of a content alone."""
-    return {key: value for key, value in plain(config).items() if key not in IRRELEVANT}
-
-
-def require_lists(**lists: Any) -> None:
-    """Find out what is wrong with lists in a config before anything is made.
-
-    Raises:
-        ValueError: One is no list, is empty, or holds something twice.
-    """
-    for key, names in lists.items():
-        if not OmegaConf.is_list(names):
-            raise ValueError(f"{key} must be a list, got {names!r}: give {key}=[{names}]")
-        distinct = {str(name) for name in names}
-        if not names or len(distinct) < len(names):
-            raise ValueError(f"{key} must hold at least one, and nothing twice, got [{', '.join(map(str, names))}]")
 
 
 def check_searches(searches: Sequence[Search]) -> None:
@@ -125,10 +103,8 @@ def explored(search: Search, cache: Any = "default") -> SearchProblem:
     Raises:
         ValueError: The agent ended without having measured anything.
     """
-    torch.set_num_threads(1)
     config = search.config
-    for module in config.imports:
-        importlib.import_module(module)
+    import_modules(config.imports)  # In a process of its own nothing has.
     ledger = Ledger(budget=search.budget)
     if search.env == "tabular":
         env = make_tabular_environment(config, ledger)

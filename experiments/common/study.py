@@ -10,13 +10,15 @@ from typing import Any, TypeVar
 import pandas as pd
 from omegaconf import DictConfig
 
-from experiments.common.results import Cell, kept_results, read_results, results_of
+from experiments.common.results import KEPT, Cell, kept_results, line_of, read_results, results_of
 from experiments.common.run_directory import run_directory
+from shrinkml_env.files import write_whole
 from shrinkml_env.tables import format_table
 
 __all__ = ["Report", "is_missing", "made", "publish"]
 
 Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,9 @@ def made(
     config: DictConfig,
     cells: Sequence[Cell[Task]],
     make: Callable[[Task], dict[str, Any]],
+    read: Callable[[dict[str, Any]], Result],
     name: str = "searches",
-) -> list[dict[str, Any]]:
+) -> list[Result]:
     """Return the results of a study's cells, in their order; what is missing is made.
 
     Results are looked for in ``OUTPUTS/results.jsonl``, where new ones are appended, and with ``reuse=true`` among
@@ -51,11 +54,24 @@ def made(
         config: The study's config.
         cells: Its grid.
         make: Makes the JSON result of a cell's task; pickled by its name.
+        read: Takes the JSON up again.
         name: Stands before the progress bar.
+
+    Raises:
+        ValueError: A file of results is damaged, or a result in it is none of this study.
     """
     path = _results(config)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return results_of(cells, make, path, config.workers, name, _kept(study, config))
+    found = results_of(cells, make, path, config.workers, name, _kept(study, config))
+    results = []
+    for cell, result in zip(cells, found, strict=True):
+        try:
+            results.append(read(result))
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            file = path if line_of(path, cell.key) else KEPT / f"{study}.jsonl"
+            where = f"{file}, line {line_of(file, cell.key)}"
+            raise ValueError(f"{where} holds no result of this study ({error}): remove the line or the file") from error
+    return results
 
 
 def is_missing(study: str, config: DictConfig, cells: Sequence[Cell[Any]]) -> bool:
@@ -74,11 +90,16 @@ def _kept(study: str, config: DictConfig) -> dict[str, dict[str, Any]]:
 
 def publish(study: str, config: DictConfig, report: Report) -> Path:
     """Print a report's tables, and write them and its picture into the study's folder; returns it."""
-    directory = run_directory(config, study, besides=("reuse",))
-    text = "\n\n".join(format_table(table) for table in report.tables if len(table))
+    directory = run_directory(config, study)
+    text = "\n\n".join(format_table(_filled(table)) for table in report.tables if len(table))
     text = "\n".join([text, *([""] if report.notes else []), *report.notes])
-    (directory / "table.txt").write_text(text + "\n")
+    write_whole(directory / "table.txt", text + "\n")
     print(text)
     report.draw(directory / f"{study}.png")
     print(f"tables and picture: {directory}")
     return directory
+
+
+def _filled(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table without the columns in which nothing stands."""
+    return table.loc[:, (table != "").any()]

@@ -22,15 +22,15 @@ from omegaconf import DictConfig
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-from experiments.common.checks import require_whole
 from experiments.common.command import command
+from experiments.common.kinds import NAME, list_of, mapping_of, number, whole
+from experiments.common.report import save_figure
 from experiments.common.results import Cell
 from experiments.common.searches import (
     Search,
     check_searches,
     evaluator_on,
     explored,
-    require_lists,
     search_cell,
 )
 from experiments.common.statistics import mean, mean_difference
@@ -154,18 +154,15 @@ def draw(path: Path, outcomes: Mapping[tuple[str, str], Sequence[VariantResult]]
         panel.grid(alpha=0.3)
     panels[0][0].set_ylabel("reward on dev of the best on proxy (mean, 95 %)")
     panels[0][-1].legend(frameon=False)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path, dpi=110)
 
 
 def grid(config: DictConfig) -> list[Cell[VariantSearch]]:
     """Return the cells, agent by agent and variant by variant.
 
     Raises:
-        ValueError: Something in the config is wrong, or two variants are the same.
+        ValueError: A search cannot be made, or two variants are the same.
     """
-    require_lists(agents=config.agents, after=config.after)
-    require_whole(config, "seeds", "budget", "workers")
     cells: dict[str, Cell[VariantSearch]] = {}
     for agent in config.agents:
         for variant, overrides in config.variants.items():
@@ -182,13 +179,20 @@ def grid(config: DictConfig) -> list[Cell[VariantSearch]]:
     return list(cells.values())
 
 
-@command("ablation")
+@command(
+    "ablation",
+    variants=mapping_of(list_of(NAME, least=0)),
+    reward=NAME,
+    after=list_of(whole(1)),
+    within=number(least=0),
+)
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
     cells = grid(config)
     outcomes: dict[tuple[str, str], list[VariantResult]] = {}
-    for cell, result in zip(cells, made("ablation", config, cells, make), strict=True):
-        outcomes.setdefault((cell.task.variant, cell.task.search.agent), []).append(VariantResult(**result))
+    found = made("ablation", config, cells, make, lambda result: VariantResult(**result))
+    for cell, outcome in zip(cells, found, strict=True):
+        outcomes.setdefault((cell.task.variant, cell.task.search.agent), []).append(outcome)
     shown = table(outcomes, config.after, config.within)
     publish("ablation", config, Report([shown], lambda path: draw(path, outcomes, config.after)))
 

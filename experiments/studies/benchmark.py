@@ -27,14 +27,14 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from tqdm import tqdm
 
-from experiments.common.checks import require_choice, require_whole
 from experiments.common.command import command
+from experiments.common.kinds import NAME, SEED, choice, list_of
+from experiments.common.report import save_figure
 from experiments.common.results import Cell
 from experiments.common.searches import (
     Search,
     check_searches,
     explored,
-    require_lists,
     search_cell,
     tabular_env,
 )
@@ -280,20 +280,15 @@ def draw(path: Path, results: Mapping[str, NDArray[np.float64]], shares: Mapping
     for panel in panels:
         panel.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=9, frameon=False)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path, dpi=110)
 
 
 def grid(config: DictConfig) -> list[Cell[Search]]:
     """Return the cells, agent by agent and reward by reward.
 
     Raises:
-        ValueError: Something is out of range or has no effect, or an agent or a reward cannot be made.
+        ValueError: An override has no effect, or an agent or a reward cannot be made.
     """
-    require_choice(config, "env", ("tabular", "live"))
-    require_lists(agents=config.agents, rewards=config.rewards)
-    require_whole(config, "seeds", "budget", "workers")
-    require_whole(config, "first_seed", least=0)
     if config.env == "live" and "random" not in config.agents:
         raise ValueError("live scores are relative to the random agent: add it to agents=[...]")
     require_effect(config.env, config.overrides)
@@ -307,10 +302,10 @@ def grid(config: DictConfig) -> list[Cell[Search]]:
     return [search_cell(search) for search in searches]
 
 
-@command("benchmark")
+@command("benchmark", env=choice("tabular", "live"), rewards=list_of(NAME), first_seed=SEED)
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
-    runs = [Run(**result) for result in made("benchmark", config, grid(config), make, "runs")]
+    runs = made("benchmark", config, grid(config), make, lambda result: Run(**result), "runs")
     scale = scales(runs, config)
     results, shares = scores(runs, config, scale), fronts(runs, config)
     report = Report([table(results, shares)], lambda path: draw(path, results, shares), notes(results, scale))

@@ -19,6 +19,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 from experiments.common.command import command
+from experiments.common.report import save_figure
 from experiments.common.statistics import pareto_front
 from experiments.common.study import Report, publish
 from shrinkml_env.envs import TabularEnv, make_tabular_env
@@ -96,8 +97,7 @@ def draw(path: Path, table: Table) -> None:
     axes.set_ylabel("WER on the proxy set, % (logarithmic above 10)")
     axes.grid(alpha=0.3)
     axes.legend(markerscale=5)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    save_figure(figure, path, dpi=130)
 
 
 @command("landscape")

@@ -25,12 +25,13 @@ from matplotlib import pyplot as plt
 from experiments.common.command import command
 from experiments.common.compose import compose_config
 from experiments.common.identity import key_of
+from experiments.common.kinds import NAME, SHARE, list_of, mapping_of
 from experiments.common.measure import measure
 from experiments.common.parts import part
 from experiments.common.report import save_wer_against_size
 from experiments.common.results import Cell
 from experiments.common.run_directory import plain
-from experiments.common.searches import Search, check_searches, require_lists
+from experiments.common.searches import Search, check_searches
 from experiments.common.statistics import in_points
 from experiments.common.study import Report, is_missing, made, publish
 from experiments.finetune import RESULT, finetune
@@ -290,28 +291,30 @@ def _stepwise(rule: str, sizes: Sequence[float], search: DictConfig, tuning: Dic
 def training_cell(training: Training) -> Cell[Training]:
     """Return the cell of a training; its key does not depend on where folders and data lie: data goes by its names."""
     content = asdict(training)
-    config = {key: value for key, value in training.config.items() if key not in ("outputs", "seed_model")}
+    config = {key: value for key, value in training.config.items() if key != "seed_model"}
     speech = {key: value for key, value in config["data"]["train"].items() if key != "root"}
     if speech.get("ids"):
         speech["ids"] = Path(speech["ids"]).name
-    content["config"] = {**config, "data": {**config["data"], "train": speech}}
+    content["config"] = OmegaConf.create({**config, "data": {**config["data"], "train": speech}})
     seed = config["training"]["seed"]
     about = {"ranks": training.ranks, "size": training.size, "way": training.way, "seed": seed}
     return Cell(training, content, about)
 
 
-@command("retraining")
+@command(
+    "retraining",
+    undistilled=list_of(SHARE, least=0),
+    agents=mapping_of(list_of(NAME, least=0)),
+)
 def main(config: DictConfig) -> None:
     """Find ranks, make seed models, train them, compare."""
-    require_lists(sizes=config.sizes)
-    found = [Chosen(**result) for result in made("retraining", config, rank_cells(config), choose_ranks)]
+    found = made("retraining", config, rank_cells(config), choose_ranks, lambda result: Chosen(**result))
     search = Search("live", "random", "accuracy", 0, 1, tuple(config.overrides)).config
     cells = [training_cell(one) for one in trainings(config, search, found)]
     if is_missing("retraining", config, cells):
         make_seed_models(config, search, found)
     groups: dict[tuple[float, str, str], list[Trained]] = {}
-    for result in made("retraining", config, cells, train, "trainings"):
-        trained = Trained(**result)
+    for trained in made("retraining", config, cells, train, lambda result: Trained(**result), "trainings"):
         groups.setdefault((trained.size, trained.ranks, trained.way), []).append(trained)
     results = [averaged(group) for group in groups.values()]
     original = found[0].edits_before

@@ -22,15 +22,15 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from tqdm import tqdm
 
-from experiments.common.checks import require_whole
 from experiments.common.command import command
+from experiments.common.kinds import ANYTHING, list_of, mapping_of, number
+from experiments.common.report import save_figure
 from experiments.common.results import Cell
 from experiments.common.run_directory import plain
 from experiments.common.searches import (
     Search,
     check_searches,
     explored,
-    require_lists,
     search_cell,
     tabular_env,
 )
@@ -114,6 +114,11 @@ def make(task: SettingSearch) -> dict[str, Any]:
     return {"end": model_of(best.evaluation) if best.feasible else None}
 
 
+def end_of(result: Mapping[str, Any]) -> Model | None:
+    """Take up what `make` returned."""
+    return Model(*result["end"]) if result["end"] else None
+
+
 def row(setting: Setting, best: Model, agent: str, ends: Sequence[Model | None], allowed: float) -> tuple[str, ...]:
     """One line of the table; means, and from the smallest to the largest of the seeds."""
     reached = [end for end in ends if end is not None]
@@ -169,8 +174,7 @@ def draw(path: Path, best: Mapping[Setting, Model], ends: Mapping[tuple[Setting,
         panel.set_ylabel("WER on proxy, %")
     handles, labels = panels.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path, dpi=110)
 
 
 def _scatter(panel: Any, points: Sequence[Model], marker: str, label: str) -> None:
@@ -184,8 +188,6 @@ def grid(config: DictConfig) -> list[Cell[SettingSearch]]:
     Raises:
         ValueError: Something in the config is wrong.
     """
-    require_lists(agents=config.agents)
-    require_whole(config, "seeds", "budget", "workers")
     cells = []
     for setting in settings(plain(config.knobs)):
         for agent in config.agents:
@@ -196,13 +198,12 @@ def grid(config: DictConfig) -> list[Cell[SettingSearch]]:
     return cells
 
 
-@command("reward_study")
+@command("reward_study", knobs=mapping_of(mapping_of(list_of(ANYTHING))), tolerance=number(least=0))
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
     cells = grid(config)
     ends: dict[tuple[Setting, str], list[Model | None]] = {}
-    for cell, result in zip(cells, made("reward_study", config, cells, make), strict=True):
-        end = Model(*result["end"]) if result["end"] else None
+    for cell, end in zip(cells, made("reward_study", config, cells, make, end_of), strict=True):
         ends.setdefault((cell.task.setting, cell.task.search.agent), []).append(end)
     allowed = Table.load().evaluator("test").baseline.wer + config.tolerance
     tried = dict.fromkeys(setting for setting, _ in ends)

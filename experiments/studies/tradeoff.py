@@ -21,7 +21,6 @@ from omegaconf import DictConfig
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-from experiments.common.checks import require_whole
 from experiments.common.command import command
 from experiments.common.environment import make_environment
 from experiments.common.report import save_wer_against_size
@@ -32,7 +31,6 @@ from experiments.common.searches import (
     check_searches,
     evaluator_on,
     explored,
-    require_lists,
     search_cell,
 )
 from experiments.common.statistics import in_points, mean, mean_wer_increase
@@ -248,8 +246,6 @@ def grid(config: DictConfig) -> list[Cell[Any]]:
         ValueError: Something in the config is wrong.
     """
     comparison = config.comparison
-    require_lists(sizes=comparison.sizes)
-    require_whole(config, "budget", "finalists", "workers")
     cells: list[Cell[Any]] = []
     for size in comparison.sizes:
         cells += [rule_cell(rule, size, config.overrides) for rule in comparison.rules]
@@ -268,7 +264,7 @@ def grid(config: DictConfig) -> list[Cell[Any]]:
 @command("tradeoff")
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
-    found = [Chosen(**result) for result in made("tradeoff", config, grid(config), make)]
+    found = made("tradeoff", config, grid(config), make, lambda result: Chosen(**result))
     comparison = config.comparison
     tables = [table(found, comparison.by_hand), pair_table(found, plain(comparison.pairs))]
     publish("tradeoff", config, Report(tables, lambda path: draw(path, found)))

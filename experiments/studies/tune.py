@@ -19,15 +19,16 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from experiments.common.checks import require_whole
 from experiments.common.command import command
 from experiments.common.identity import key_of
+from experiments.common.kinds import ANYTHING, NAME, SEED, list_of, mapping_of, whole
 from experiments.common.results import Cell
 from experiments.common.run_directory import plain, run_directory
-from experiments.common.searches import Search, require_lists, search_cell
+from experiments.common.searches import Search, search_cell
 from experiments.common.statistics import anytime
 from experiments.common.study import made
 from experiments.studies.benchmark import ends, play
+from shrinkml_env.files import write_whole
 from shrinkml_env.tables import format_table
 
 Setting = tuple[str, ...]
@@ -108,14 +109,18 @@ def check(config: DictConfig) -> None:
     Raises:
         ValueError: Something is.
     """
-    require_lists(agents=config.agents, rewards=config.rewards, seeds=config.seeds)
-    require_whole(config, "trials", "budget", "workers")
     unknown = [agent for agent in config.agents if agent not in config.spaces]
     if unknown:
         raise ValueError(f"nothing to try for {unknown[0]}: give '+spaces.{unknown[0]}={{agent.OPTION: [VALUES]}}'")
 
 
-@command("tune")
+@command(
+    "tune",
+    trials=whole(1),
+    rewards=list_of(list_of(NAME)),
+    seeds=list_of(SEED),
+    spaces=mapping_of(mapping_of(list_of(ANYTHING))),
+)
 def main(config: DictConfig) -> None:
     """Play what is missing, then rank."""
     check(config)
@@ -128,8 +133,9 @@ def main(config: DictConfig) -> None:
         for agent in config.agents
         for setting in (PRESENT, *settings[agent].values())
     }
-    results = iter(made("tune", config, [cell for group in cells.values() for cell in group], make, "runs"))
-    means = {key: float(np.mean([next(results)["score"] for _ in group])) for key, group in cells.items()}
+    every = [cell for group in cells.values() for cell in group]
+    scores = iter(made("tune", config, every, make, lambda result: float(result["score"]), "runs"))
+    means = {key: float(np.mean([next(scores) for _ in group])) for key, group in cells.items()}
     rows = []
     for agent, study in studies.items():
         # At the last of all settings the other sampler would stop a loop of Optuna's, and there is none.
@@ -138,11 +144,11 @@ def main(config: DictConfig) -> None:
             study.tell(number, means[agent, setting], skip_if_finished=True)
         judged = {setting: means[agent, setting] for setting in (PRESENT, *settings[agent].values())}
         best = max(judged, key=judged.__getitem__)
-        scores = (f"{judged[setting]:.3f}" for setting in (PRESENT, best))
-        rows.append((agent, *scores, " ".join(best) or "the present ones"))
+        shown = (f"{judged[setting]:.3f}" for setting in (PRESENT, best))
+        rows.append((agent, *shown, " ".join(best) or "the present ones"))
     text = format_table(pd.DataFrame(rows, columns=["agent", "present score", "best score", "best settings"]))
-    directory = run_directory(config, "tune", besides=("reuse",))
-    (directory / "best.txt").write_text(text + "\n")
+    directory = run_directory(config, "tune")
+    write_whole(directory / "best.txt", text + "\n")
     print(text)
     print(f"table: {directory}; Optuna's studies: {Path(config.outputs) / 'optuna.log'}")
 

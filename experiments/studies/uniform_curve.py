@@ -7,24 +7,23 @@ leaves layers as they are: ``dense=[decoder.*]``. With ``granularity=matrix`` ma
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pandas as pd
-import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from experiments.common.checks import require_shares
 from experiments.common.command import command
 from experiments.common.fetch import fetch
-from experiments.common.parts import check_part, part
+from experiments.common.kinds import NAME, SHARE, UTTERANCES, list_of
+from experiments.common.parts import part
 from experiments.common.report import draw_uniform_curve
 from experiments.common.run_directory import plain, run_directory
 from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
 from shrinkml_env.envs import make_factorisation
+from shrinkml_env.files import write_whole
 from shrinkml_env.space.search_space import uniform_ranks
 from shrinkml_env.tables import format_table
 
@@ -54,12 +53,9 @@ def uniform_ranks_of_size(
     return uniform_ranks(layers, smallest)
 
 
-@command("uniform_curve")
+@command("uniform_curve", set=UTTERANCES, dense=list_of(NAME, least=0), sizes=list_of(SHARE, least=0))
 def main(config: DictConfig) -> None:
     """Measure, print and draw one curve."""
-    torch.set_num_threads(1)
-    require_shares(config, "sizes")
-    check_part("factorisation", config.factorisation)
     fetch(config, "set")
     model = load_model(config.model)
     evaluator = Evaluator(
@@ -82,10 +78,10 @@ def main(config: DictConfig) -> None:
         (f"{e.size_ratio:.3f}", f"{e.params:,}", f"{100 * e.wer:.2f}", str(sum(e.edits)), str(sum(e.words)))
         for e in curve
     ]
-    print(format_table(pd.DataFrame(rows, columns=list(head))))
+    shown = pd.DataFrame(rows, columns=list(head))
+    print(format_table(shown))
     directory: Path = run_directory(config, "uniform")
-    with open(directory / "uniform.csv", "w", newline="") as file:
-        csv.writer(file).writerows([head, *rows])
+    write_whole(directory / "uniform.csv", shown.to_csv(index=False))
     draw_uniform_curve(directory / "uniform.png", curve)
     print(f"table and picture: {directory}")
 

@@ -14,6 +14,7 @@ from shrinkml_env.compression.canonical import one_thread
 from shrinkml_env.compression.modules import LOW_RANK_MODULES, module_matrices
 from shrinkml_env.compression.protocol import CompressibleModel
 from shrinkml_env.compression.svd import weights_of
+from shrinkml_env.progress import watched
 
 __all__ = ["second_moments"]
 
@@ -126,7 +127,7 @@ def second_moments(
     ]
     try:
         with one_thread():
-            for waveform in waveforms:
+            for waveform in watched(waveforms, "calibrating", "utterance"):
                 model.recognise([waveform])
             moments = {matrix.name: sums.moment() for matrix, sums in wanted.values()}
     finally:

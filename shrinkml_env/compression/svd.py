@@ -12,6 +12,7 @@ from shrinkml_env.compression.canonical import one_thread
 from shrinkml_env.compression.factors import Factors
 from shrinkml_env.compression.layers import Layer, Matrix
 from shrinkml_env.compression.protocol import CompressibleModel
+from shrinkml_env.progress import watched
 
 __all__ = ["SVD", "WhitenedSVD", "kept_energy", "weights_of"]
 
@@ -49,7 +50,7 @@ class WhitenedSVD:
         self.singular_values: dict[str, Tensor] = {}
         self._factors: dict[str, Factors] = {}
         with one_thread(), torch.no_grad():
-            for matrix, weight in weights_of(model, matrices):
+            for matrix, weight in watched(weights_of(model, matrices), "factoring", "matrix"):
                 dense = weight.detach().to("cpu", torch.float64).reshape(matrix.rows, matrix.columns)
                 if not dense.isfinite().all():
                     raise ValueError(f"matrix {matrix.name!r} holds NaN or infinity")

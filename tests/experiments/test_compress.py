@@ -195,15 +195,12 @@ def test_data_that_the_model_does_not_understand(configure, data):
     [
         ([], "say what is wanted"),
         (["target_size=0.5", "max_wer_increase=1"], "say what is wanted"),
-        (["target_size=50"], "target_size must be between 0 and 1: a share, got 50"),
-        (["max_wer_increase=half"], "max_wer_increase must be above 0: in points of WER, got 'half'"),
         (["target_size=0.5", "data=null"], "data=FOLDER is missing"),
         (["target_size=0.5", "data=nowhere"], "data=nowhere: no such folder"),
         (["target_size=0.5", "model=nowhere"], "'nowhere' is neither a shipped model"),
         (["target_size=0.01"], r"target_size=0\.01 is out of reach: .* smallest candidate 0\.\d+ of the parameters"),
         (["max_wer_increase=1", "budget=7"], "budget must be at least 8 where the size is looked for, got 7"),
         (["target_size=0.5", "budget=0"], "budget must be a whole number of at least 1"),
-        (["target_size=0.5", "utterances.dev=0"], r"utterances\.dev must be at least 1"),
         (["target_size=0.5", "overrides=['reward=vector']"], "scalar reward"),
     ],
 )
@@ -231,7 +228,7 @@ def test_few_speakers(configure, data, speakers, note):
 def test_as_it_is_typed(data):
     command = ["-m", "experiments.compress", f"model={data.parent / 'model'}", f"data={data}"]
     wrong = python(*command, "target_size=2")
-    assert (wrong.returncode, wrong.stderr) == (2, "target_size must be between 0 and 1: a share, got 2\n")
+    assert (wrong.returncode, wrong.stderr) == (2, "target_size must be a number above 0 and below 1 or null, got 2\n")
     options = ["imports=[tests.helpers.models]", "target_size=0.6", "budget=8", f"outputs={data.parent / 'outputs'}"]
     done = python(*command, *options)
     assert done.returncode == 0, done.stderr

@@ -45,11 +45,9 @@ def test_a_saved_model(configure, tmp_path, capsys):
     assert files["compressed"] < files["original"]
     assert record["size_ratio"] == 1
     assert validate(folder) == []
-    for name in "dev", "test":
-        low, value, high = (record["wer_increase"][name][key] for key in ("low", "value", "high"))
-        assert low <= value <= high
-        found = record["sets"][name]
-        assert value == pytest.approx(found["wer_after"] - found["wer_before"])
+    low, value, high = (record["wer_increase"][key] for key in ("low", "value", "high"))
+    assert low <= value <= high
+    assert value == pytest.approx(record["sets"]["test"]["wer_after"] - record["sets"]["test"]["wer_before"])
     printed = capsys.readouterr().out
     assert f"{files['compressed']:,}" in printed
     assert str(folder / "compressed") in printed

@@ -1,3 +1,5 @@
+import pytest
+from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 
 from experiments.common.agent import make_agent
@@ -37,3 +39,17 @@ def test_networks_of_ones_own():
     assert agent.policy_kwargs["net_arch"] == {"pi": [8], "qf": [16, 4]}
     assert type(agent.policy_kwargs["net_arch"]) is dict
     assert [layer.out_features for layer in agent.critic.qf0 if hasattr(layer, "out_features")] == [16, 4, 1]
+
+
+@pytest.mark.parametrize(
+    ("agent", "action", "needed"),
+    [
+        ("dqn", "continuous", "stable_baselines3.DQN needs action=discrete$"),
+        ("ddpg", "discrete", "stable_baselines3.DDPG needs action=continuous$"),
+        ("maskable_ppo", "energy", "sb3_contrib.MaskablePPO needs action=discrete or action=one_shot$"),
+        ("controller", "continuous", "use action=discrete"),
+    ],
+)
+def test_agents_and_actions_that_do_not_go_together_are_told_in_the_words_of_the_config(agent, action, needed):
+    with pytest.raises((ValueError, InstantiationException), match=needed):
+        agent_of(f"agent={agent}", f"action={action}")

@@ -16,6 +16,8 @@ from experiments.common.agent import make_agent
 from experiments.common.command import command
 from experiments.common.command_help import Command, Option, read_comments
 from experiments.common.compose import CONF
+from experiments.common.options import check_options
+from tests.experiments.bad_commands import BAD_COMMANDS
 from tests.helpers.processes import python
 
 ROOT = CONF.parent
@@ -25,6 +27,11 @@ assert make_agent  # Its module registers the resolver that the configs of agent
 
 DISCRETE = [f"agent={name}" for name in ("controller", "dqn", "maskable_ppo")]
 """Agents that choose their actions, which a command for rules does not have."""
+
+
+def kinds_of(name):
+    (path,) = (path for path in (ROOT / "experiments").glob(f"**/{name}.py") if "common" not in path.parts)
+    return importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts)).main.kinds
 
 
 def described(name):
@@ -141,72 +148,35 @@ def call(monkeypatch, capsys, tmp_path):
     return call_command
 
 
-MISTAKES = [
-    ("search", ["bugdet=3"], "bugdet: there is no such option: did you mean budget?"),
-    ("search", ["agnt=ppo"], "agnt: there is no such option: did you mean agent?"),
-    ("search", ["model.name=x"], "model.name: there is no such option: did you mean model?"),
-    ("search", ["reward=threshold", "reward.tolerence=1"], "did you mean reward.tolerance?"),
-    (
-        "search",
-        ["reward=lineer"],
-        "reward=lineer: there is no such choice: did you mean linear?; choose from absolute, ",
-    ),
-    (
-        "search",
-        ["launcher=foo"],
-        "launcher=foo: there is no such choice; choose from joblib, ray, slurm, submitit_local",
-    ),
-    ("search", ["foo={"], "cannot read 'foo={'"),
-    ("search", ["budget"], "cannot read 'budget'"),
-    ("search", ["--budget", "100"], "--budget is no flag: give options as NAME=VALUE, here budget=..."),
-    ("search", ["--budget=100"], "--budget=100 is no flag: give options as NAME=VALUE, here budget=100"),
-    ("search", ["+budget=3"], "budget is an option already: leave out the +"),
-    ("search", ["~foo"], "'foo' does not exist"),
-    ("search", ["seed=${foo}"], "Interpolation key 'foo' not found"),
-    ("search", ["budget=abc"], "budget must be a whole number of at least 1, got 'abc'"),
-    ("search", ["imports=[nowhere]"], "imports: nowhere cannot be imported: No module named 'nowhere'"),
-    ("search", ["agent=custom"], "agent._target_ must be given: agent._target_=... (Import path of your class"),
-    ("search", ["agent=custom", "agent._target_=no.Agent"], "agent._target_=no.Agent cannot be imported"),
-    ("search", ["+reward.foo=3"], "reward 'linear' has no option 'foo'; its options are size_weight"),
-    ("search", ["data=librispeech"], "data.root must be given: data.root=... (Folder with the subsets"),
-    ("search", ["model=nowhere"], "'nowhere' is neither a shipped model"),
-    ("search", ["proxy=nowhere"], "no utterance set is named 'nowhere'"),
-    ("seed_model", [], "size must be given: size=... (Size ratio that the model may have at most"),
-    ("seed_model", ["size=2"], "size must be a number above 0 and at most 1, got 2"),
-    ("seed_model", ["size=0.5", "agent=dqn"], "agent=dqn does not go with this command, which has no action"),
-    ("seed_model", ["size=0.5", "agent=ppo"], "stable_baselines3.PPO is a search, not a rule"),
-    ("export", ["run=x", "format=foo"], "format must be one of safetensors, torch, onnx, huggingface, got 'foo'"),
-    ("export", ["run=x", "format=onnx"], "x is neither a finished run of experiments.search nor a saved model's"),
-    ("validate", [], "give one of run=DIR, a run of experiments.search, and ranks=FILE"),
-    ("validate", ["run=x"], "best.json is missing: is x a finished run"),
-    ("validate", ["ranks=x"], "ranks=x: there is no such file"),
-    ("summary", [], "outputs/search holds no finished run"),
-    ("leaderboard", ["add=x"], "add must be a list: give add=[x]"),
-    ("leaderboard", [], "docs/leaderboard holds no submission: give add=[RUN]"),
-    ("cache", ["command=foo"], "command must be one of show, prune, export, got 'foo'"),
-    ("cache", ["command=prune"], "say what to delete: days=N"),
-    ("quantise", [], "model must be given: model=..."),
-    ("finetune", [], "seed_model must be given: seed_model=... (Model to train"),
-    ("iterate", ["sizes=[0.2,0.3]"], "sizes must fall from stage to stage"),
-    ("iterate", ["agent=ppo"], "stable_baselines3.PPO is a search, not a rule"),
-    ("select_proxy", ["configurations=0"], "configurations must be a whole number of at least 1, got 0"),
-    ("select_proxy", ["sizes=3"], "sizes must be a list of whole numbers above 0, got 3"),
-    ("sensitivity", ["+factorisation.foo=3"], "factorisation 'svd' has no option 'foo'; its options are none"),
-    ("studies.uniform_curve", ["sizes=[2]"], "sizes must be a list of numbers above 0 and at most 1, got [2]"),
-    ("build.corpus", ["subsets=[foo]"], "subsets: there is no foo; choose from proxy-pool"),
-    ("build.table", ["batch=0"], "batch must be a whole number of at least 1, got 0"),
-    ("train_asr", ["recipe=librispeech_100"], "data.root must be given"),
-    ("train_asr", ["architecture=foo"], "architecture=foo: there is no such choice; choose from las_large, las_small"),
-]
-
-
-@pytest.mark.parametrize(("name", "arguments", "expected"), MISTAKES, ids=lambda value: str(value)[:40])
-def test_whatever_is_wrong_ends_in_one_line(call, tmp_path, name, arguments, expected):
-    status, told = call(name, *arguments)
+@pytest.mark.parametrize(
+    ("line", "expected"), [case[1:] for case in BAD_COMMANDS], ids=[case[0] for case in BAD_COMMANDS]
+)
+def test_whatever_is_wrong_ends_in_one_line(call, tmp_path, line, expected):
+    status, told = call(*line.split(" "))
     assert status == 2
     assert len(told) == 1, told
     assert expected in told[0]
     assert "Traceback" not in told[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_every_option_of_every_choice_is_checked(name):
+    """And what is written in the configs is right."""
+    this, kinds = described(name), kinds_of(name)
+    groups = [group for group in this.compose([])[1] if group != "launcher"]
+    trains = name in ("finetune", "iterate", "retraining", "train_asr")
+    for overrides in [[], *([f"{group}={choice}"] for group in groups for choice in this.choices_of(group))]:
+        if name in ("seed_model", "iterate") and overrides in DISCRETE:
+            continue
+        if (overrides and overrides[0].endswith("=custom")) or (overrides == ["data=focus"] and not trains):
+            continue
+        if "librispeech" in str(overrides):
+            overrides += ["data.root=x", "data.subset=y"]
+        if overrides == ["search_space=explicit"]:
+            overrides += ["search_space.candidates={encoder.0: [2, 3]}"]
+        check_options(this.compose(overrides)[0], kinds)
 
 
 def test_a_job_of_a_multirun_says_which_it_is(call):

@@ -22,10 +22,14 @@ def test_a_key_is_frozen():
 
 def test_outputs_workers_and_memory_do_not_count():
     content = {"seed": 0, "agent": {"name": "x"}}
-    assert {key_of({**content, name: 7}) for name in IRRELEVANT} == {key_of(content)}
-    assert key_of({**content, "agents": [1]}, besides=["agents"]) == key_of(content)
+    configs = [OmegaConf.create({**content, name: 7}) for name in IRRELEVANT]
+    assert {key_of(config) for config in configs} == {key_of(content)}
+    # In a config that is one of several things, too.
+    assert {key_of({"search": config, "size": 1}) for config in configs} == {key_of({"search": content, "size": 1})}
     # Only at the top: an agent may well have an option of that name.
-    assert key_of({**content, "agent": {"name": "x", "workers": 2}}) != key_of(content)
+    inner = OmegaConf.create({**content, "agent": {"name": "x", "workers": 2}})
+    assert key_of(inner) != key_of(content)
+    assert describe(inner.agent) == {"name": "x", "workers": 2}
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=3), JSON, max_size=4))
@@ -67,3 +71,14 @@ def test_your_own_class_is_its_path_and_its_code(tmp_path, monkeypatch):
         keys.append(key_of({"reward": {"_target_": "my_own_reward.Mine"}}))
         sys.modules.pop("my_own_reward")
     assert keys[0] == keys[2] != keys[1]
+
+
+def test_modules_that_are_imported_count_by_their_code(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    keys = []
+    for body in ("1", "2", "1"):
+        (tmp_path / "my_own_model.py").write_text(f"value = {body}\n")
+        keys.append(key_of(OmegaConf.create({"imports": ["my_own_model"]})))
+    assert keys[0] == keys[2] != keys[1]
+    assert describe(OmegaConf.create({"imports": ["numpy", "agents"]})) == {"imports": ["numpy", "agents"]}
+    assert describe(OmegaConf.create({"imports": []})) == {"imports": []}

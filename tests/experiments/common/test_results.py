@@ -1,8 +1,14 @@
 import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from experiments.common.results import Cell, append_result, read_results, results_of
+from experiments.common.study import made
 
 
 def square(number):
@@ -67,3 +73,31 @@ def test_a_damaged_line_is_named(path, line):
         file.write(f"{line}\n")
     with pytest.raises(ValueError, match=r"results\.jsonl, line 2 is damaged"):
         read_results(path)
+
+
+def slowly(number):
+    """For other processes: takes as long as another needs to ask for the same."""
+    Path(f"made-{number}-{os.getpid()}").touch()
+    time.sleep(0.5)
+    return {"square": number**2}
+
+
+@pytest.mark.slow
+def test_two_studies_in_one_folder_make_everything_once(path, monkeypatch):
+    monkeypatch.chdir(path.parent)
+    with ThreadPoolExecutor(2) as both:
+        found = list(both.map(lambda _: results_of(cells(2, 3), slowly, path), range(2)))
+    assert found == [[{"square": 4}, {"square": 9}]] * 2
+    assert len(read_results(path)) == len(path.read_text().splitlines()) == 2
+    assert len(list(path.parent.glob("made-*"))) == 2
+    assert not list(path.parent.glob("results.jsonl.*[0-9a-f].lock"))
+
+
+def test_a_worn_line_is_named(tmp_path, monkeypatch):
+    config = OmegaConf.create({"outputs": str(tmp_path), "workers": 1, "reuse": False})
+    both = cells(1, 2)
+    append_result(tmp_path / "results.jsonl", both[0], {"square": 1})
+    append_result(tmp_path / "results.jsonl", both[1], {"root": 4})
+    assert made("x", config, both[:1], square, lambda result: result["square"]) == [1]
+    with pytest.raises(ValueError, match=r"results\.jsonl, line 2 holds no result of this study \('square'\)"):
+        made("x", config, both, square, lambda result: result["square"])

@@ -118,16 +118,7 @@ def test_live_scores_are_relative_to_the_random_agent():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("env=tabel", "env must be one of tabular, live"),
-        ("agents=ppo", r"agents must be a list, got 'ppo': give agents=\[ppo\]"),
-        ("agents=[]", "agents must hold at least one"),
-        ("agents=[ppo,ppo]", "nothing twice"),
-        ("rewards=linear", r"give rewards=\[linear\]"),
         ("rewards=[linear,vector]", "scalar reward"),
-        ("seeds=0", "seeds must be a whole number of at least 1, got 0"),
-        ("seeds=[0,1]", "seeds must be a whole number"),
-        ("budget=0", "budget must be a whole number of at least 1"),
-        ("workers=0", "workers must be a whole number of at least 1"),
         ("agents=[custom]", "agent=custom needs the path of your class"),
         ("agents=[ppo]", "add it to agents"),
     ],

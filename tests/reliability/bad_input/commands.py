@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from tests.experiments import test_compress
-from tests.experiments.common.test_command import MISTAKES
+from tests.experiments.bad_commands import BAD_COMMANDS
 from tests.reliability.bad_input.case import Case, parametrised
 
 __all__ = ["CASES"]
 
 CASES = [
-    *(Case("commands", " ".join([name, *arguments]), told, literal=True) for name, arguments, told in MISTAKES),
+    *(Case("commands", line, told, literal=True) for _, line, told in BAD_COMMANDS),
     *(
         Case("commands", " ".join(["compress", "model=MODEL", "data=FOLDER", *overrides]), told)
         for overrides, told in parametrised(test_compress.test_what_is_asked_for_makes_sense)

@@ -1,0 +1,189 @@
+"""The options of all commands: an option of one name is of one kind, wherever it stands.
+
+What a command calls by a name that others use otherwise, it declares itself: ``command("iterate", sizes=...)``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.common.kinds import (
+    ANYTHING,
+    DEVICE,
+    FLAG,
+    GRANULARITY,
+    NAME,
+    SEED,
+    SHARE,
+    UTTERANCES,
+    Kind,
+    list_of,
+    mapping_of,
+    number,
+    whole,
+)
+from experiments.common.parts import PARTS, check_part
+from experiments.common.run_directory import plain
+
+__all__ = ["OPTIONS", "check_options", "check_removals", "nearest"]
+
+FRACTION = number(least=0, most=1)
+
+OPTIONS: dict[str, Kind] = {
+    "agents": list_of(NAME),
+    "budget": whole(1),
+    "by_hand": list_of(NAME, least=0),
+    "comparison.agents": mapping_of(mapping_of(ANYTHING)),
+    "comparison.by_hand": list_of(NAME, least=0),
+    "comparison.name": NAME,
+    "comparison.pairs": list_of(list_of(NAME, least=2), least=0),
+    "comparison.rules": list_of(NAME, least=0),
+    "comparison.sizes": list_of(SHARE),
+    "data.download": FLAG,
+    "data.root": NAME,
+    "data.subset": Kind(
+        "the name of a subset or a list of several",
+        "subsets",
+        lambda value: NAME.fits(value) or list_of(NAME).fits(value),
+    ),
+    **{f"data.{name}": UTTERANCES for name in ("train", "pool", "proxy", "measured", "dev", "test")},
+    "dev": UTTERANCES,
+    "device": DEVICE,
+    "distillation.states": number(least=0),
+    "distillation.teacher": NAME,
+    "distillation.temperature": number(above=0),
+    "distillation.weight": FRACTION,
+    "dropout": number(least=0, below=1),
+    "finalists": whole(1),
+    "granularity": GRANULARITY,
+    "imports": list_of(NAME, least=0),
+    "memory_mb": whole(0),
+    "model": NAME,
+    "num_envs": whole(1),
+    "objective.ctc_weight": FRACTION,
+    "objective.label_smoothing": number(least=0, below=1),
+    "original": NAME,
+    "outputs": NAME,
+    "overrides": list_of(NAME, least=0),
+    "pool": UTTERANCES,
+    "proxy": UTTERANCES,
+    "reuse": FLAG,
+    "rules": list_of(NAME, least=0),
+    "seed": SEED,
+    "seeds": whole(1),
+    "size": SHARE,
+    "sizes": list_of(SHARE),
+    "stepwise.rule": NAME,
+    "stepwise.sizes": list_of(list_of(SHARE), least=0),
+    "test": UTTERANCES,
+    "threads": whole(1),
+    "trust": FLAG,
+    "training.accumulate": whole(1),
+    "training.batch_seconds": number(above=0),
+    "training.checkpoint_steps": whole(1),
+    "training.clip": number(above=0),
+    "training.epochs": number(above=0),
+    "training.first_epoch": number(least=0),
+    "training.learning_rate": number(above=0),
+    "training.random_history": FRACTION,
+    "training.random_splits": FRACTION,
+    "training.seed": SEED,
+    "training.warm_up": FRACTION,
+    "training.weight_decay": number(least=0),
+    "training.workers": whole(0),
+    "augmentation.noise": FRACTION,
+    "augmentation.reverberation": FRACTION,
+    "architecture.name": NAME,
+    "architecture.vocabulary_size": whole(1),
+    "decoding.beam_size": whole(1),
+    "uniform_curve": FLAG,
+    "utterances.dev": whole(1),
+    "utterances.proxy": whole(1),
+    "utterances.proxy-pool": whole(1),
+    "utterances.test": whole(1),
+    "workers": whole(1),
+}
+"""Dotted name -> kind, for every command but those that declare another."""
+
+
+def check_options(config: DictConfig, own: Mapping[str, Kind] | None = None) -> None:
+    """Check every option of a config, before anything is made.
+
+    Args:
+        config: A command's, composed; options without a value are passed over.
+        own: Kinds of options that `OPTIONS` lacks or knows otherwise.
+
+    Raises:
+        ValueError: An option is of another kind, a part cannot be made of its options, or no command reads the option.
+            The first that is wrong is named.
+    """
+    _check(config, "", {**OPTIONS, **(own or {})})
+
+
+def _check(config: DictConfig, prefix: str, kinds: Mapping[str, Kind]) -> None:
+    for key in config:
+        name = f"{prefix}{key!s}"
+        if OmegaConf.is_missing(config, key):
+            continue
+        value = config[key]
+        if name in kinds:
+            kinds[name].require(name, plain(value))
+        elif is_part(name, value):
+            check_part(name, value)
+            for option, kind in kinds.items():
+                inner = option.removeprefix(f"{name}.")
+                if inner != option and inner in value:
+                    kind.require(option, plain(value[inner]))
+        elif isinstance(value, DictConfig) and _has_options(name, kinds):
+            _check(value, f"{name}.", kinds)
+        else:
+            others = [f"{prefix}{other!s}" for other in config if other != key]
+            known = [option for option in kinds if any(option.startswith(f"{other}.") for other in others)]
+            raise ValueError(f"{name}: there is no such option{nearest(name, [*others, *known])}")
+
+
+def is_part(name: str, value: Any) -> bool:
+    """Return whether an option is made of a class or a registered name, which say what its options are."""
+    return name in PARTS or (isinstance(value, DictConfig) and "_target_" in value)
+
+
+def _has_options(name: str, kinds: Mapping[str, Kind]) -> bool:
+    return any(option.startswith(f"{name}.") for option in kinds) or name in NESTED
+
+
+NESTED = ("architecture", "distillation")
+"""Mappings that hold parts, or may be empty."""
+
+
+def check_removals(config: DictConfig, overrides: Sequence[str], own: Mapping[str, Kind]) -> None:
+    """Check that what the command line takes away can be done without.
+
+    Args:
+        config: Without it.
+        overrides: Of the command line.
+        own: As in `check_options`.
+
+    Raises:
+        ValueError: The command reads what is not there any more.
+    """
+    kinds = {**OPTIONS, **own}
+    for override in overrides:
+        name = override.removeprefix("~").partition("=")[0]
+        if not override.startswith("~") or OmegaConf.select(config, name) is not None:
+            continue
+        above = [name.rpartition(".")[0]]
+        while above[-1]:
+            above.append(above[-1].rpartition(".")[0])
+        # Parts and mappings of names to something do with less.
+        if not any(outer and (outer in kinds or is_part(outer, OmegaConf.select(config, outer))) for outer in above):
+            raise ValueError(f"~{name}: the command needs {name}: leave out the ~ and give {name}=...")
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return the names that may have been meant, to stand behind a complaint."""
+    near = difflib.get_close_matches(name, dict.fromkeys(known), n=3, cutoff=0.6)
+    return f": did you mean {' or '.join(near)}?" if near else ""
