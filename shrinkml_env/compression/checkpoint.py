@@ -36,7 +36,11 @@ CONFIG_FILE = "config.json"
 TENSOR_FILE = "model.safetensors"
 STORAGE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 CONFIG_TYPES = {"format_version": int, "architecture": str, "config": dict, "ranks": dict, "storage_dtype": str}
-FORMATS = {1: CONFIG_TYPES, 2: CONFIG_TYPES | {"int8": list}, 3: CONFIG_TYPES | {"int8": list, "form": str, "shared": list}}
+FORMATS = {
+    1: CONFIG_TYPES,
+    2: CONFIG_TYPES | {"int8": list},
+    3: CONFIG_TYPES | {"int8": list, "form": str, "shared": list},
+}
 """Format version -> keys of `config.json` and their types. Version 2 is that of quantised models."""
 
 
@@ -141,7 +145,7 @@ def _read_config(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file}: not a JSON object")
     version = config.get("format_version")
     if type(version) is not int or version not in FORMATS:
-        raise ValueError(f"{file}: key 'format_version' must be {' or '.join(map(str, FORMATS))}, got {version!r}")
+        raise ValueError(f"{file}: key 'format_version' must be 1, 2 or 3, got {version!r}")
     types = FORMATS[version]
     for key, expected in types.items():
         if key not in config:
@@ -151,7 +155,11 @@ def _read_config(file: Path) -> dict[str, Any]:
     for key in config:
         if key not in types:
             raise ValueError(f"{file}: unknown key {key!r}")
-    for key, choices in ("architecture", architectures), ("storage_dtype", STORAGE_DTYPES), ("form", get_args(FactorForm)):
+    for key, choices in (
+        ("architecture", architectures),
+        ("storage_dtype", STORAGE_DTYPES),
+        ("form", get_args(FactorForm)),
+    ):
         if key in config and config[key] not in choices:
             raise ValueError(f"{file}: unknown {key} {config[key]!r}; known are {', '.join(choices)}")
     return config

@@ -56,8 +56,8 @@ def expand_right(v: Tensor, order: Tensor | None) -> Tensor:
 
 def times_right(inputs: Tensor, v: Tensor, order: Tensor | None) -> Tensor:
     """Return V x for each x: (..., n) -> (..., r), in pivoting form by r(n - r) multiply-adds; see `Factors`."""
-    if order is None:
-        return torch.nn.functional.linear(inputs, v)
+    if order is None or inputs.is_nested:  # Nested tensors have no columns to select.
+        return torch.nn.functional.linear(inputs, expand_right(v, order))
     ordered = inputs.index_select(-1, order.int())
     rank = len(v)
     return ordered[..., :rank] + torch.nn.functional.linear(ordered[..., rank:], v)

@@ -166,7 +166,9 @@ def arrange_layers(
         for group in [group for group in waiting if group and group[0] in known]:
             waiting.remove(group)
             if len(group) < 2 or any(name not in matrices for name in group):
-                raise ValueError(f"layer {layer.name!r}: {', '.join(group)} are not two or more matrices of it to stack")
+                raise ValueError(
+                    f"layer {layer.name!r}: {', '.join(group)} are not two or more matrices of it to stack"
+                )
             stack = _stack([matrices[name] for name in group])
             matrices = {
                 stack.name if name == group[0] else name: stack if name == group[0] else matrix

@@ -26,7 +26,9 @@ class Choices:
 
     def __post_init__(self) -> None:
         if self.cost.ndim != 1 or self.cost.shape != self.damage.shape or not len(self.cost):
-            raise ValueError(f"a cost and a damage for each choice are needed, got {self.cost.shape}, {self.damage.shape}")
+            raise ValueError(
+                f"a cost and a damage for each choice are needed, got {self.cost.shape}, {self.damage.shape}"
+            )
 
 
 def allocate(layers: Sequence[Choices], limit: float) -> list[int]:
