@@ -17,7 +17,6 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from shrinkml_env.asr.features import num_frames
 from shrinkml_env.asr.las import LAS

@@ -8,6 +8,7 @@ from functools import partial
 from types import MethodType
 from typing import Any, TypeVar, cast
 
+import torch
 from torch import Tensor, nn
 
 from shrinkml_env.compression.discovery import ranks_of
@@ -55,15 +56,16 @@ def compress(model: ModelT, ranks: Mapping[str, int], factorisation: Factorisati
 
 def part_factors(matrix: Matrix, factors: Factors) -> dict[str, Factors]:
     """Return the factors of each matrix of the model that a matrix is made of; those of a stack share the right one."""
-    sizes = [block.rows for block in matrix.blocks]
-    parts = zip(matrix.blocks, factors.u.split(sizes), strict=True)
+    rows = torch.split(factors.u, [block.rows for block in matrix.blocks])
+    parts = zip(matrix.blocks, rows, strict=True)
     return {block.name: Factors(u.contiguous(), factors.v, factors.order) for block, u in parts}
 
 
 def replace_matrices(model: ModelT, factors: Mapping[str, Factors]) -> ModelT:
     """Return a copy of a model's modules: factors in place of the named matrices, all else over the same memory.
 
-    A tensor that is given for several matrices is one parameter of all of them. Attributes and hooks that refer to modules of the model refer to those of the copy.
+    A tensor that is given for several matrices is one parameter of all of them. Attributes and hooks that refer to
+    modules of the model refer to those of the copy.
 
     Raises:
         ValueError: A name is not a matrix of a module that can be compressed, or its factors have the wrong shape.

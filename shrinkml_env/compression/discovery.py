@@ -149,7 +149,7 @@ def arranged_layers(model: CompressibleModel) -> tuple[Layer, ...]:
             if matrix.name in factors:
                 shared.setdefault(id(factors[matrix.name].v), []).append(matrix.name)
     groups = [names for names in shared.values() if len(names) > 1]
-    return arrange_layers(model.layers, *forms, shared=groups) if factors else model.layers
+    return arrange_layers(model.layers, forms.pop(), groups) if factors else model.layers
 
 
 def _factors_of(model: CompressibleModel) -> dict[str, Factors]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
@@ -34,9 +35,9 @@ class SampledGradients:
 
 
 def sampled_gradients(
-    model: CompressibleModel, waveforms: Sequence[Tensor], layers: Sequence[Layer], seed: int = 0
+    model: CompressibleModel, waveforms: Sequence[Tensor], layers: Sequence[Layer], draws: int = 1, seed: int = 0
 ) -> Iterator[SampledGradients]:
-    """Yield for each utterance the gradient of the log-probability of units that the model itself has drawn.
+    """Yield for each utterance gradients of the log-probability of units that the model itself has drawn.
 
     The model is told its own transcript, and every unit is drawn from the distribution that it predicts there. The mean
     of the gradients' outer products is the Fisher information, whose quadratic form is the second-order expansion of
@@ -46,6 +47,7 @@ def sampled_gradients(
         model: An uncompressed `PredictiveModel` in evaluation mode; not changed.
         waveforms: 1-D float32 samples at 16 kHz.
         layers: Its layers, whose matrices and stacks are wanted.
+        draws: Gradients for each utterance.
         seed: Of the draws.
 
     Raises:
@@ -60,40 +62,51 @@ def sampled_gradients(
     parameters = [weight for _, weight in weights_of(model, [name for names in matrices.values() for name in names])]
     frozen = [weight for weight in cast(nn.Module, model).parameters() if not weight.requires_grad]
     generator = torch.Generator().manual_seed(seed)
-    device = parameters[0].device
     for weight in frozen:
         weight.requires_grad_(True)
     try:
         for waveform in waveforms:
-            # cuDNN has no gradients of recurrent modules in evaluation mode.
-            with (
-                one_thread(),
-                torch.inference_mode(False),
-                torch.enable_grad(),
-                torch.backends.cudnn.flags(enabled=False),
-            ):
+            with _differentiable():
                 (text,) = [hypothesis.text for hypothesis in model.recognise([waveform])]
                 state = model.begin([waveform])
                 for stage in range(len(model.stages)):
                     state = model.advance(stage, state)
                 (log_probabilities,) = model.predict([waveform], state, [text])
-                drawn = torch.multinomial(log_probabilities.detach().exp().cpu(), 1, generator=generator).to(device)
-                log_probability = log_probabilities.gather(1, drawn).sum()
-                found = torch.autograd.grad(log_probability, parameters, allow_unused=True)
-            gradients = iter(
-                torch.zeros_like(weight) if gradient is None else gradient
-                for weight, gradient in zip(parameters, found, strict=True)
-            )
-            yield SampledGradients(
-                {
-                    name: torch.cat([next(gradients).detach().flatten(1).float().cpu() for _ in names])
-                    for name, names in matrices.items()
-                },
-                len(drawn),
-            )
+            for draw in range(draws):
+                with _differentiable():
+                    drawn = torch.multinomial(log_probabilities.detach().exp().cpu(), 1, generator=generator)
+                    found = torch.autograd.grad(
+                        log_probabilities.gather(1, drawn.to(log_probabilities.device)).sum(),
+                        parameters,
+                        retain_graph=draw + 1 < draws,
+                        allow_unused=True,
+                    )
+                gradients = iter(
+                    torch.zeros_like(weight) if gradient is None else gradient
+                    for weight, gradient in zip(parameters, found, strict=True)
+                )
+                yield SampledGradients(
+                    {
+                        name: torch.cat([next(gradients).detach().flatten(1).float().cpu() for _ in names])
+                        for name, names in matrices.items()
+                    },
+                    len(drawn),
+                )
     finally:
         for weight in frozen:
             weight.requires_grad_(False)
+
+
+@contextmanager
+def _differentiable() -> Iterator[None]:
+    # cuDNN has no gradients of recurrent modules in evaluation mode.
+    with (
+        one_thread(),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.backends.cudnn.flags(enabled=False),
+    ):
+        yield
 
 
 def row_weights(

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shrinkml_env.compression import Layer
-
 __all__ = ["Choices", "allocate"]
 
 
@@ -78,7 +76,7 @@ def _cost(layers: Sequence[Choices], chosen: Sequence[int]) -> float:
 
 
 def _step(layer: Choices, choice: int, left: float, index: int) -> tuple[float, int, int] | None:
-    """Return the step of a layer that saves most damage for its cost: (what it saves, the layer's index, the choice)."""
+    """Return a layer's step that saves most for its cost: (damage saved for each unit, the layer's index, choice)."""
     more = layer.cost - layer.cost[choice]
     saved = layer.damage[choice] - layer.damage
     possible = np.flatnonzero((more <= left) & (saved > 0))

@@ -46,24 +46,25 @@ class Prediction:
 
 
 def predict_damage(
-    model: CompressibleModel, factorisation: Factorisation, waveforms: Sequence[Tensor], seed: int = 0
+    model: CompressibleModel, factorisation: Factorisation, waveforms: Sequence[Tensor], draws: int = 1, seed: int = 0
 ) -> Prediction:
     """Predict the divergence from the original that each matrix causes at each rank, by gradients on some speech.
 
     For a matrix W, its product W_r of rank r, and the gradients G_u of `sampled_gradients`,
 
-        p(r) = 1 / units * sum over utterances u of 1/2 <G_u, W_r - W>^2,
+        p(r) = 1 / units * sum over utterances u of 1/2 <G_u, W_r - W>^2
 
-    made non-increasing in r: the second-order expansion of the divergence, with the Fisher information estimated from
-    units that the model has drawn itself. Since W_r - W is minus the sum of the triplets behind r, one cumulative sum
-    over u_k^T G_u v_k gives it for every rank. It costs a gradient for each utterance and no evaluation. It tells well
-    which of two ranks does less harm; large harm it underestimates, several times over where a layer is ruined, since
-    the expansion holds for small changes only, and errors of several matrices are taken as independent.
+    and made non-increasing in r: the second-order expansion of the divergence, with the Fisher information estimated
+    from units that the model has drawn itself. Since W_r - W is minus the sum of the triplets behind r, one cumulative
+    sum over u_k^T G_u v_k gives it for every rank. It costs a gradient for each utterance and no evaluation. It tells
+    well which of two ranks does less harm; large harm it underestimates, several times over where a layer is ruined,
+    since the expansion holds for small changes only, and errors of several matrices are taken as independent.
 
     Args:
         model: An uncompressed `PredictiveModel` in evaluation mode; not changed.
         factorisation: Prepared for it.
         waveforms: 1-D float32 samples at 16 kHz; those that the factorisation was calibrated on serve.
+        draws: Gradients for each utterance: more of them make the estimate steadier.
         seed: Of the draws.
 
     Raises:
@@ -77,7 +78,7 @@ def predict_damage(
     triplets = {name: tuple(factor.float() for factor in factorisation.triplets(name)) for name in names}
     changes: dict[str, list[Tensor]] = {name: [] for name in names}
     units = 0
-    for sample in sampled_gradients(model, waveforms, factorisation.layers, seed):
+    for sample in sampled_gradients(model, waveforms, factorisation.layers, draws, seed):
         units += sample.units
         with one_thread():
             for name, gradient in sample.matrices.items():

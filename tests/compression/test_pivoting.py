@@ -159,7 +159,7 @@ def test_an_order_that_is_none_is_refused(tmp_path):
     tensors = load_file(file)
     tensors["output.weight_order"][1] = tensors["output.weight_order"][0]
     save_file(tensors, file)
-    with pytest.raises(ValueError, match="'output.weight_order' must hold the numbers 0..31 in some order"):
+    with pytest.raises(ValueError, match=r"'output.weight_order' must hold the numbers 0\.\.31 in some order"):
         load_compressed(tmp_path)
 
 

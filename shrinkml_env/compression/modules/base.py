@@ -27,8 +27,8 @@ class LowRank(nn.Module, ABC):
     plain attributes are the module's. A factored parameter `weight` is held as parameters `weight_u` (m, r) and
     `weight_v` (r, n); in pivoting form `weight_v` is T, (r, n - r), beside a buffer `weight_order`, (n,) (see
     `Factors`). The other parameters are the replaced module's own. Reading `weight` still works and gives the product,
-    in the original's shape. Products are kept for the next call while the factors do not change and no gradient is wanted;
-    they are not part of the state.
+    in the original's shape. Products are kept for the next call while the factors do not change and no gradient is
+    wanted; they are not part of the state.
 
     Args:
         module: What is replaced.
