@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
@@ -172,13 +174,13 @@ class EpisodicSearch(ABC):
         """
         agent = cls(env)
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as archive:
                 summary = json.loads(str(archive["summary"]))
                 agent._observations, agent._actions = archive["observations"], archive["actions"]
             agent.best_ranks = {str(name): int(rank) for name, rank in summary["ranks"].items()}
             agent.best_return = float(summary["return"])
             agent.num_timesteps = int(summary["num_timesteps"])
-        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"{path} was not saved by {cls.__name__}: {error}") from error
         return agent
 

@@ -77,8 +77,7 @@ class ModelBasedSearch(EpisodicSearch):
 
     def search(self, problem: SearchProblem) -> Proposals:
         """Play what looks best; the search ends when it can think of nothing new."""
-        if problem.reward_space is not None:
-            raise ValueError("this search plans for one number, so it needs a scalar reward")
+        problem.require_scalar_reward(type(self).__name__)
         random = np.random.default_rng(self.seed)
         imagination, space = _Imagination(problem), problem.search_space
         # The original is known without being played.

@@ -60,10 +60,7 @@ class OptunaSearch(EpisodicSearch):
         repeated = 0
         while repeated < _PATIENCE:
             trial = study.ask()
-            places = tuple(
-                trial.suggest_int(layer.name, 0, count - 1)
-                for layer, count in zip(space.layers, space.counts, strict=True)
-            )
+            places = tuple(trial.suggest_int(layer.name, 0, len(candidates) - 1) for layer, candidates in space.choices)
             repeated = repeated + 1 if places in made else 0
             made.add(places)
             outcome = yield space.ranks(places)

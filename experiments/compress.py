@@ -25,7 +25,7 @@ from experiments.common.compose import compose_config
 from experiments.common.environment import make_environment
 from experiments.common.measure import measure
 from experiments.common.parts import part
-from experiments.common.run_directory import plain, read_json, run_directory
+from experiments.common.run_directory import plain, run_directory
 from experiments.finetune import RESULT, finetune, load_las
 from experiments.search import check, conclude, find
 from shrinkml_env import (
@@ -47,8 +47,10 @@ from shrinkml_env.envs.assembly import make_reward, make_search_space
 from shrinkml_env.evaluation import recognise_all, word_edits
 from shrinkml_env.evaluation.evaluator import group_layers
 from shrinkml_env.evaluation.intervals import wer_increase
+from shrinkml_env.files import read_json_object
 from shrinkml_env.mdp.rewards import signal_of
-from shrinkml_env.search import choose, explore, write
+from shrinkml_env.search import choose, explore
+from shrinkml_env.search_directory import write
 from shrinkml_env.search_result import SetResult
 
 HOPELESS = 0.8
@@ -213,7 +215,7 @@ def fine_tune(
     for name in ("dev", "test"):
         training.data[name] = search[name]
     run = finetune(training)
-    outcome = read_json(run / RESULT)
+    outcome = read_json_object(run / RESULT)
     before, after = (outcome[when]["dev"]["wer"] for when in ("before", "after"))
     told = f"Trained on {training.data.train.root}/{training.data.train.subset}, {training.training.epochs:g} times: "
     told += f"{100 * before:.2f} % WER on dev before, {100 * after:.2f} % after"

@@ -6,7 +6,6 @@ written is loaded again and must transcribe a set of utterances as the model doe
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 from experiments.common.checks import require_choice
 from experiments.common.command import command
+from experiments.common.record import read_record
 from experiments.common.run_directory import plain
 from shrinkml_env import load_compressed, load_utterances
 from shrinkml_env.export import FORMATS, export_model
@@ -43,8 +43,8 @@ def export(run: Path, format_name: str, out: Path | None = None, utterances: Any
     folder, record = run, run / "best.json"
     if record.is_file():
         folder = run / "compressed"
-        sets = json.loads(record.read_text())["utterances"]
-        utterances = sets.get("proxy", sets["dev"]) if utterances is None else utterances
+        sets = read_record(record).get("utterances", {})
+        utterances = sets.get("proxy", sets.get("dev")) if utterances is None else utterances
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{run} is neither a finished run of experiments.search nor a saved model's folder")
     model = load_compressed(folder)

@@ -20,7 +20,7 @@ from torch import distributed, nn
 
 from experiments.common.command import command
 from experiments.common.measure import measure
-from experiments.common.run_directory import plain, read_json, run_directory, write_json
+from experiments.common.run_directory import plain, run_directory, write_json
 from experiments.common.training import is_first, load_speech, training_processes
 from shrinkml_env import Utterance, count_parameters, load_model, save_compressed
 from shrinkml_env.asr import LAS, Distillation
@@ -28,6 +28,7 @@ from shrinkml_env.asr.objectives import Objective
 from shrinkml_env.asr.training import Trainer
 from shrinkml_env.compression import int8_scales, ranks_of, round_to_storage
 from shrinkml_env.data import SAMPLE_RATE
+from shrinkml_env.files import read_json_object
 
 SETS = ("dev", "test")
 RESULT = "result.json"
@@ -140,7 +141,7 @@ def _measure_seed(directory: Path, model: LAS, dev: Sequence[Utterance]) -> dict
             digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
     if not path.exists():
         write_json(path, {"digest": digest.hexdigest(), "dev": measure(model, dev).to_json()})
-    known = read_json(path)
+    known = read_json_object(path)
     if known["digest"] != digest.hexdigest():
         raise ValueError(f"{directory} was begun with another seed model of this name: remove it to begin anew")
     measured: dict[str, Any] = known["dev"]

@@ -19,7 +19,7 @@ from torch import distributed
 from experiments.common.command import command
 from experiments.common.compose import compose_config
 from experiments.common.parts import check_part, part
-from experiments.common.run_directory import plain, read_json, run_directory, write_json
+from experiments.common.run_directory import plain, run_directory, write_json
 from experiments.common.training import is_first, training_processes
 from experiments.finetune import RESULT, finetune, load_las, print_result
 from experiments.search import search
@@ -37,6 +37,7 @@ from shrinkml_env import (
 from shrinkml_env.asr import LAS
 from shrinkml_env.compression import ranks_of, round_to_storage
 from shrinkml_env.envs import make_factorisation
+from shrinkml_env.files import read_json_object
 
 OWN = ("sizes", "shares", "agent", "factorisation", "search", "proxy", "seed")
 """Keys that fine-tuning does not have."""
@@ -73,7 +74,7 @@ def iterate(config: DictConfig) -> Path:
         of_stage.merge_with({"seed_model": str(stage / "seed"), "outputs": str(stage), "training": training})
         run = finetune(of_stage)
         model = str(run / "model")
-        results.append(read_json(run / RESULT))
+        results.append(read_json_object(run / RESULT))
     if is_first():
         save_compressed(load_compressed(model), directory / "model")
         result: dict[str, Any] = {

@@ -6,11 +6,11 @@ the ``best.json`` of a run on the embedded model and its sets. What counts is th
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.common.command import command
+from experiments.common.record import named_classes, read_record
 from experiments.validate import validate_ranks
 from shrinkml_env.data import SHIPPED_SETS
 
@@ -49,6 +50,8 @@ Written by `python -m experiments.leaderboard`, which measures every submission 
 
 WEIGHT = 0.2
 
+SETS = ("proxy", "dev", "test")
+
 
 def score(record: dict[str, Any]) -> float:
     """Return the score of a submission: -(e - e0) - 0.2 s on test."""
@@ -58,10 +61,14 @@ def score(record: dict[str, Any]) -> float:
 
 def refusals(path: Path) -> list[str]:
     """Return why a submission is refused, one line each; empty if it stands."""
-    record = json.loads(path.read_text())
+    record = _read(path)
+    if classes := named_classes(record):
+        return [f"a submission is data, and this one names code: {classes[0]}"]
     if record.get("model") != "las_small":
         return [f"the leaderboard is for the model las_small, not {record.get('model')}"]
     proxies = [name for name, shipped in SHIPPED_SETS.items() if shipped["subset"] == "proxy-pool"]
+    if record["utterances"].keys() != set(SETS):
+        return [f"the leaderboard is for the sets {', '.join(SETS)}, not {', '.join(record['utterances'])}"]
     for name, spec in record["utterances"].items():
         if spec not in (proxies if name == "proxy" else [name]):
             return [f"the leaderboard is for the shipped sets, each for its purpose: {name} is {spec}"]
@@ -75,7 +82,7 @@ def page(submissions: Sequence[Path], folder: str = "leaderboard") -> str:
         submissions: The files.
         folder: Where they are, seen from the page.
     """
-    records = {path.stem: json.loads(path.read_text()) for path in submissions}
+    records = {path.stem: _read(path) for path in submissions}
     ordered = sorted(records, key=lambda name: -score(records[name]))
     rows = []
     for place, name in enumerate(ordered, start=1):
@@ -83,15 +90,15 @@ def page(submissions: Sequence[Path], folder: str = "leaderboard") -> str:
         rows.append(
             (
                 str(place),
-                record["title"].rsplit("-", 2)[0],
-                settings["reward"],
+                _cell(record["title"].rsplit("-", 2)[0]),
+                _cell(settings["reward"]),
                 str(record["evaluations"]),
-                settings["seed"],
+                _cell(settings["seed"]),
                 f"{record['size_ratio']:.3f}",
                 f"{100 * record['sets']['dev']['wer_after']:.2f}",
                 f"{100 * record['sets']['test']['wer_after']:.2f}",
                 f"{score(record):.4f}",
-                f"[{name}]({folder}/{name}.json)",
+                f"[{_cell(name)}]({folder}/{name}.json)",
             )
         )
     lines = [HEAD, ["---"] * len(HEAD), *rows]
@@ -99,6 +106,25 @@ def page(submissions: Sequence[Path], folder: str = "leaderboard") -> str:
     return PAGE.format(
         folder=folder, original=original, weight=WEIGHT, table="\n".join(f"| {' | '.join(line)} |" for line in lines)
     )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return a submission.
+
+    Raises:
+        ValueError: It is no record of a search, or lacks what the page tells.
+    """
+    record = read_record(path, "model", "utterances", "sets", "title", "settings", "evaluations", "size_ratio")
+    for key, needed in (("settings", ("reward", "seed")), ("sets", SETS)):
+        missing = [name for name in needed if name not in record[key]]
+        if missing:
+            raise ValueError(f"{path}: {key} lacks {missing[0]}: it must be the best.json of a search")
+    return record
+
+
+def _cell(text: str) -> str:
+    """Return a text of a submission as a cell of a table, in which nothing has a meaning of its own."""
+    return escape(" ".join(text.split())).replace("|", "&#124;").replace("[", "&#91;").replace("`", "&#96;")
 
 
 def result_of(run: Path) -> Path:
@@ -120,7 +146,9 @@ def main(config: DictConfig) -> None:
     if not OmegaConf.is_list(config.add):
         raise ValueError(f"add must be a list: give add=[{config.add}]")
     folder, target = Path(config.submissions), Path(config.page)
-    added = {folder / f"{Path(run).name}.json": result_of(Path(run)) for run in config.add}
+    added = {folder / f"{Path(run).resolve().name}.json": result_of(Path(run)) for run in config.add}
+    if len(added) < len(config.add):
+        raise ValueError("add names two runs with folders of the same name, by which submissions are told apart")
     submitted = {path: path for path in sorted(folder.glob("*.json"))} | added
     if not submitted:
         raise FileNotFoundError(f"{folder} holds no submission: give add=[RUN]")

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import configure
 from tqdm import tqdm
 
@@ -23,7 +22,6 @@ from experiments.common.checks import require_whole
 from experiments.common.command import command
 from experiments.common.environment import LIVE, make_environment
 from experiments.common.fetch import fetch
-from experiments.common.observers import TensorBoardLog
 from experiments.common.parts import check_part, label, part
 from experiments.common.run_directory import plain, run_directory
 from experiments.common.search_report import print_result, write_report
@@ -36,8 +34,11 @@ from shrinkml_env import (
     default_cache_path,
     run_search,
 )
+from shrinkml_env.agent import is_algorithm
 from shrinkml_env.envs.assembly import make_reward
-from shrinkml_env.search import search_problem
+from shrinkml_env.envs.wrapped import search_problem
+from shrinkml_env.files import errors_name
+from shrinkml_env.sb3 import EvaluationLog
 from shrinkml_env.space.search_space import uniform_ranks
 
 CURVE_FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -52,8 +53,9 @@ def search(config: DictConfig, title: str) -> Path:
     """
     check(config)
     directory = run_directory(config, title)
-    result, problem = find(config, directory, title)
-    conclude(result, problem, directory)
+    with errors_name(directory):
+        result, problem = find(config, directory, title)
+        conclude(result, problem, directory)
     return directory
 
 
@@ -86,13 +88,15 @@ def find(config: DictConfig, directory: Path, title: str) -> tuple[SearchResult,
     fetch(config, "proxy", "dev", "test")
     ledger = Ledger(directory / "evaluations.jsonl", config.budget)
     env = make_environment(config, ledger, EvaluationCache(default_cache_path()))
-    with closing(env), closing(TensorBoardLog(directory / "tensorboard")) as log:
-        ledger.subscribe(log)
+    with closing(env):
         problem = search_problem(env)
         print(f"search space: {len(problem.layers)} layers, {problem.search_space.size:.1e} configurations")
         agent = make_agent(config.agent, env)
-        if isinstance(agent, BaseAlgorithm):
-            agent.set_logger(configure(str(directory / "tensorboard"), ["tensorboard"]))
+        logger = configure(str(directory / "tensorboard"), ["tensorboard"])
+        if is_algorithm(agent):
+            agent.set_logger(logger)  # in which its evaluations are recorded as well
+        else:
+            ledger.subscribe(EvaluationLog(logger, problem))
         sets = {name: plain(config[name]) for name in ("dev", "test")}
         told = describe(config, title, problem)
         return run_search(env, agent, **sets, finalists=config.finalists, directory=directory, config=told), problem

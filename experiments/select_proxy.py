@@ -78,11 +78,8 @@ def broad(space: SearchSpace, rng: np.random.Generator) -> Iterator[dict[str, in
     """Yield configurations of every size: a level for the whole model, and every layer somewhere around it."""
     while True:
         level = rng.uniform()
-        places = np.clip(level + 0.2 * rng.standard_normal(len(space.layers)), 0, 1)
-        yield {
-            layer.name: ranks[round(place * (len(ranks) - 1))]
-            for layer, ranks, place in zip(space.layers, space.candidates, places, strict=True)
-        }
+        levels = np.clip(level + 0.2 * rng.standard_normal(len(space.layers)), 0, 1)
+        yield space.ranks(np.rint(levels * (np.array(space.counts) - 1)).astype(int).tolist())
 
 
 def near(
@@ -93,7 +90,7 @@ def near(
     Raises:
         ValueError: It is stuck.
     """
-    here = {layer.name: layer.max_rank for layer in space.layers}
+    here = space.dense
     in_vain = 0
     while True:
         index = int(rng.integers(len(space.layers)))

@@ -65,7 +65,7 @@ def sensitivity(config: DictConfig) -> Path:
             return evaluation
 
         used = problem.evaluator.factorisation_name
-        measured = Sensitivity.measure(problem.layers, problem.candidates, evaluate, used)
+        measured = Sensitivity.measure(problem.search_space.choices, evaluate, used)
     env.close()
     measured.save(directory / "sensitivity.json")
     formed = Sensitive(directory / "sensitivity.json")

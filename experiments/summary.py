@@ -6,7 +6,6 @@ kept in a file: ``outputs=experiments/results/whisper.jsonl``.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from experiments.common.command import command
+from experiments.common.record import check_record, read_record, read_training
 from experiments.common.results import read_results
 from shrinkml_env.tables import format_table
 
@@ -28,8 +28,11 @@ def records_of(runs: Path) -> dict[str, dict[str, Any]]:
         FileNotFoundError: There is none.
     """
     if runs.is_file():
-        return read_results(runs)
-    records = {path.parent.name: json.loads(path.read_text()) for path in sorted(runs.glob("*/best.json"))}
+        return {
+            name: check_record(record, f"{runs}, {name}", "size_ratio", "sets")
+            for name, record in read_results(runs).items()
+        }
+    records = {path.parent.name: read_record(path, "size_ratio", "sets") for path in sorted(runs.glob("*/best.json"))}
     if not records:
         raise FileNotFoundError(f"outputs={runs} holds no finished run of experiments.search")
     return records
@@ -64,7 +67,7 @@ def trained_table(runs: Path) -> pd.DataFrame:
     """Return a row for every finished fine-tuning, by name."""
     rows = []
     for path in sorted(runs.glob("*/result.json")):
-        record = json.loads(path.read_text())
+        record = read_training(path)
         training = record["training"]
         rows.append(
             {

@@ -17,7 +17,7 @@ from experiments.common.run_directory import run_directory
 from experiments.common.training import is_first, load_speech, training_processes
 from shrinkml_env import load_model, save_compressed
 from shrinkml_env.asr import LAS, Tokenizer
-from shrinkml_env.asr.training import CHECKPOINT, Trainer
+from shrinkml_env.asr.training import CHECKPOINT, Trainer, read_checkpoint
 from shrinkml_env.compression import round_to_storage
 from shrinkml_env.data import SAMPLE_RATE, SpeechFolder
 
@@ -72,7 +72,7 @@ def _earlier(start_from: str) -> tuple[Tokenizer, dict[str, Tensor]]:
     """Return tokenizer and weights of a run that has not ended, or of a saved model, whose CTC head begins anew."""
     checkpoint = Path(start_from) / CHECKPOINT
     if checkpoint.exists():
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        state = read_checkpoint(checkpoint)
         return Tokenizer.from_text(state["tokenizer"]), state["model"]
     model = load_model(start_from)
     if not isinstance(model, LAS):

@@ -7,7 +7,6 @@ holds, and compares likewise. Ends with an error where a number differs.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from experiments.common.command import command
 from experiments.common.measure import measure
 from experiments.common.parts import part
+from experiments.common.record import named_classes, read_record
 from shrinkml_env import Evaluator, count_parameters, load_compressed, load_model, load_utterances
 from shrinkml_env.envs import make_factorisation
 from shrinkml_env.search_result import SetResult
@@ -33,7 +33,7 @@ def validate(directory: Path) -> list[str]:
     path = directory / "best.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: is {directory} a finished run of experiments.search?")
-    record = json.loads(path.read_text())
+    record = read_record(path, "params", "file_bytes", "size_ratio", "sets")
     if "utterances" not in record:
         raise ValueError(f"{path} lacks utterances, the sets that were measured: give them to run_search as config=")
     models = {name: load_compressed(directory / name) for name in ("original", "compressed")}
@@ -57,25 +57,36 @@ def validate(directory: Path) -> list[str]:
     return [f"{key}: recorded {was}, measured {now}" for key, was, now in _differences(recorded, measured)]
 
 
-def validate_ranks(path: Path) -> list[str]:
+def validate_ranks(path: Path, trust: bool = False) -> list[str]:
     """Print what is measured; return what differs from the record, one line each. No cache is asked.
 
+    Args:
+        path: The file.
+        trust: Import the class that it may name as its factorisation: whoever wrote the file decides what runs.
+
     Raises:
-        ValueError: The file lacks something, or its ranks are not of its model.
+        ValueError: The file lacks something, its ranks are not of its model, or it names a class and is not trusted.
         FileNotFoundError: There is no such file or model.
     """
     if not path.is_file():
         raise FileNotFoundError(f"ranks={path}: there is no such file")
-    record = json.loads(path.read_text())
-    needed = {"model", "factorisation", "granularity", "utterances", "ranks", "params", "size_ratio", "sets"}
-    missing = needed - record.keys()
-    if missing:
-        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}: it must be the best.json of a run")
+    needed = ("model", "factorisation", "granularity", "utterances", "ranks", "params", "size_ratio", "sets")
+    record = read_record(path, *needed)
+    method, classes = record["factorisation"], named_classes(record["factorisation"])
+    if classes:
+        if not trust:
+            raise ValueError(
+                f"{path} names {classes[0]} as its factorisation, and what a file names is not run: give trust=true if "
+                "you trust whoever wrote it"
+            )
+        method = part("factorisation", OmegaConf.create(method))
+    sets = {name: load_utterances(spec) for name, spec in record["utterances"].items()}
     model = load_model(record["model"])
-    factorisation = make_factorisation(model, part("factorisation", OmegaConf.create(record["factorisation"])))
+    factorisation = make_factorisation(model, method)
     measured: dict[str, Any] = {"sets": {}}
-    for name, spec in tqdm(record["utterances"].items(), desc="sets"):
-        evaluator = Evaluator(model, load_utterances(spec), record["granularity"], factorisation=factorisation)
+    for name, utterances in tqdm(sets.items(), desc="sets"):
+        evaluator = Evaluator(model, utterances, record["granularity"], factorisation=factorisation)
+        evaluator.matrix_ranks(record["ranks"])  # What is wrong with them is told before anything is measured.
         before, after = evaluator.baseline, evaluator.evaluate(record["ranks"])
         measured |= {"params": {"original": before.params, "compressed": after.params}, "size_ratio": after.size_ratio}
         result = SetResult.of(before, after)
@@ -102,7 +113,10 @@ def main(config: DictConfig) -> None:
     torch.set_num_threads(1)
     if (config.run is None) == (config.ranks is None):
         raise ValueError("give one of run=DIR, a run of experiments.search, and ranks=FILE, a file like its best.json")
-    differences = validate(Path(config.run)) if config.run is not None else validate_ranks(Path(config.ranks))
+    if config.run is not None:
+        differences = validate(Path(config.run))
+    else:
+        differences = validate_ranks(Path(config.ranks), config.trust)
     if differences:
         sys.exit("VALIDATION FAILED\n" + "\n".join(differences))
     print("every recorded number was measured again")

@@ -10,16 +10,19 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
+from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from shrinkml_env.envs.vector import VectorShrinkEnv
-from shrinkml_env.evaluation import BudgetExhausted
+from shrinkml_env.envs.wrapped import budget_of, search_problem
+from shrinkml_env.evaluation import BudgetExhausted, Evaluation, Ledger
 from shrinkml_env.evaluation.progress import ProgressBar
 from shrinkml_env.mdp.problem import SearchProblem
 
-__all__ = ["BudgetCallback", "ShrinkVecEnv", "with_callbacks"]
+__all__ = ["BudgetCallback", "EvaluationLog", "ShrinkVecEnv", "with_callbacks"]
 
 
 class ShrinkVecEnv(VecEnv):
@@ -45,11 +48,11 @@ class ShrinkVecEnv(VecEnv):
     """
 
     def __init__(self, envs: VectorShrinkEnv) -> None:
-        if envs.envs[0].problem.reward_space is not None:
-            raise ValueError(
-                "Stable-Baselines3 needs scalar rewards: wrap the single environment in MO-Gymnasium's LinearReward"
-            )
+        envs.first.problem.require_scalar_reward(
+            "Stable-Baselines3", "wrap the single environment in MO-Gymnasium's LinearReward"
+        )
         self.envs = envs
+        self._space = envs.first.problem.search_space
         self.quiet_steps = 0
         self._actions: Any = None
         self._observations: Any = None
@@ -71,6 +74,11 @@ class ShrinkVecEnv(VecEnv):
     def first(self) -> gym.Env[Any, Any]:
         """The first of the environments; all have the same search problem."""
         return self.envs.first
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """The arguments that ``gym.make_vec`` was given, among others."""
+        return self.envs.spec
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Keep the actions; `step_wait` does the work."""
@@ -132,8 +140,55 @@ class ShrinkVecEnv(VecEnv):
         return [self.envs.envs[index] for index in self._get_indices(indices)]
 
     def _split(self, infos: dict[str, Any]) -> list[dict[str, Any]]:
-        """Gymnasium's dictionary of arrays as one dictionary for each environment."""
-        return [_pick(infos, index) for index in range(self.num_envs)]
+        """Return Gymnasium's dictionary of arrays as one dictionary for each environment."""
+        return [self._named(_pick(infos, index)) for index in range(self.num_envs)]
+
+    def _named(self, info: dict[str, Any]) -> dict[str, Any]:
+        """Return an info with names in place of places, as the single environment has them."""
+        if "ranks" in info:
+            info["ranks"] = self._space.named([int(rank) for rank in info["ranks"] if rank])
+        if "layer" in info:
+            info["layer"] = self._space.layers[info["layer"]].name
+        return info
+
+
+class EvaluationLog:
+    """An observer of a ledger that records every evaluation in an agent's logger.
+
+    TensorBoard gets ``evaluation/wer``, ``evaluation/size_ratio`` and ``evaluation/best_reward`` of each evaluation, at
+    its number. The logger's other outputs, which show one value at a time, get those of the latest, and its number as
+    ``evaluation/count``.
+
+    Args:
+        logger: The agent's.
+        problem: The search problem; its best feasible configuration has the best reward, or the best one that is
+            infeasible as long as there is none. A vector reward is not recorded.
+    """
+
+    def __init__(self, logger: Logger, problem: SearchProblem) -> None:
+        self._logger, self._problem = logger, problem
+        self._writers = [form.writer for form in logger.output_formats if isinstance(form, TensorBoardOutputFormat)]
+        self._best = (False, -np.inf)
+        if problem.reward_space is None and (best := problem.best) is not None:
+            self._best = (best.feasible, best.reward)
+
+    def __call__(self, evaluation: Evaluation, count: int) -> None:
+        """Record an evaluation, the `count`-th of its run."""
+        values = {"wer": evaluation.wer, "size_ratio": evaluation.size_ratio}
+        if self._problem.reward_space is None:
+            reward, _ = self._problem.reward(evaluation)
+            self._best = max(self._best, (self._problem.is_feasible(evaluation.ranks), reward))
+            values["best_reward"] = self._best[1]
+        for name, value in values.items():
+            for writer in self._writers:
+                writer.add_scalar(f"evaluation/{name}", value, count)
+        for name, value in {**values, "count": count}.items():
+            self._logger.record(f"evaluation/{name}", value, exclude="tensorboard")
+
+    def close(self) -> None:
+        """Write what is left."""
+        for writer in self._writers:
+            writer.flush()
 
 
 class BudgetCallback(BaseCallback):
@@ -143,8 +198,7 @@ class BudgetCallback(BaseCallback):
     training: ``agent.learn(10**6, callback=[BudgetCallback(progress_bar=True), CheckpointCallback(...)])``. Give an
     ``EvalCallback`` an environment of its own: what it plays on this one counts as evaluations.
 
-    Every new evaluation is recorded in the agent's logger, TensorBoard's included, as ``evaluation/wer``,
-    ``evaluation/size_ratio``, ``evaluation/best_reward`` and ``evaluation/count``.
+    Every new evaluation is recorded in the agent's logger, TensorBoard's included (see `EvaluationLog`).
 
     Args:
         progress_bar: Show the evaluations on the terminal.
@@ -154,35 +208,26 @@ class BudgetCallback(BaseCallback):
     def __init__(self, progress_bar: bool = False, verbose: int = 0) -> None:
         super().__init__(verbose)
         self.progress_bar = progress_bar
-        self._problems: list[SearchProblem] = []
-        self._bar: ProgressBar | None = None
-        self._counted = 0
+        self._ledger = Ledger()
+        self._observers: list[EvaluationLog | ProgressBar] = []
 
     def _on_training_start(self) -> None:
-        if isinstance(self.training_env.unwrapped, SubprocVecEnv):
-            raise ValueError(
-                "a budget cannot be counted in other processes: use ShrinkVecEnv(gym.make_vec(...)), whose `workers` "
-                "measure side by side, in place of SubprocVecEnv"
-            )
-        # Environments that share a ledger are asked once; those with a ledger each end with the first one.
-        problems = self.training_env.get_attr("problem")
-        self._problems = list({id(problem.ledger): problem for problem in problems}.values())
-        self._counted = self._count()
-        self._allow_quiet_step()
+        problem = _problem_of(self.training_env.unwrapped)
+        budget = budget_of(problem)
+        self._ledger = problem.ledger
+        self._observers = [EvaluationLog(self.logger, problem)]
         if self.progress_bar:
-            (problem,) = self._problems[:1]
-            self._bar = ProgressBar(problem.ledger.budget)
-            problem.ledger.subscribe(self._bar)
+            self._observers.append(ProgressBar(budget))
+        for observer in self._observers:
+            self._ledger.subscribe(observer)
+        self._allow_quiet_step()
 
     def _on_rollout_start(self) -> None:
         self._allow_quiet_step()
 
     def _on_step(self) -> bool:
         self._allow_quiet_step()
-        if self._count() > self._counted:
-            self._counted = self._count()
-            self._record(self._problems[0])
-        return not any(problem.ledger.spent for problem in self._problems)
+        return not self._ledger.spent
 
     def _on_training_end(self) -> None:
         self.close()
@@ -191,27 +236,37 @@ class BudgetCallback(BaseCallback):
         """Stop watching, also where ``learn`` was ended by an error, of which callbacks are not told."""
         if isinstance(env := self.training_env.unwrapped, ShrinkVecEnv):
             env.quiet_steps = 0
-        if self._bar is not None:
-            self._problems[0].ledger.unsubscribe(self._bar)
-            self._bar.close()
-            self._bar = None
-
-    def _record(self, problem: SearchProblem) -> None:
-        if not problem.history:
-            return
-        latest, best = problem.history[-1], problem.best
-        self.logger.record("evaluation/count", self._counted)
-        self.logger.record("evaluation/wer", latest.evaluation.wer)
-        self.logger.record("evaluation/size_ratio", latest.evaluation.size_ratio)
-        if best is not None:
-            self.logger.record("evaluation/best_reward", best.reward)
-
-    def _count(self) -> int:
-        return sum(problem.ledger.count for problem in self._problems)
+        for observer in self._observers:
+            self._ledger.unsubscribe(observer)
+            observer.close()
+        self._observers = []
 
     def _allow_quiet_step(self) -> None:
         if isinstance(env := self.training_env.unwrapped, ShrinkVecEnv):
             env.quiet_steps = 1
+
+
+def _problem_of(env: VecEnv) -> SearchProblem:
+    """Return the one search problem of what an agent plays.
+
+    Raises:
+        TypeError: It is no ShrinkML environment.
+        ValueError: It is several that do not end together.
+    """
+    if isinstance(env, SubprocVecEnv):
+        raise ValueError(
+            "a budget cannot be counted in other processes: use ShrinkVecEnv(gym.make_vec(...)), whose `workers` "
+            "measure side by side, in place of SubprocVecEnv"
+        )
+    if not isinstance(env, DummyVecEnv):
+        return search_problem(env)
+    problem = search_problem(env.envs[0])
+    if env.num_envs > 1:
+        raise ValueError(
+            "environments in a DummyVecEnv do not end together: use "
+            f'ShrinkVecEnv(gym.make_vec("ShrinkML-v0", num_envs={env.num_envs}, ledger=...))'
+        )
+    return problem
 
 
 def with_callbacks(

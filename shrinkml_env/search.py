@@ -3,46 +3,36 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any, Protocol
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from typing import Any
 
 from tqdm import tqdm
 
+from shrinkml_env.agent import Learner, is_algorithm, takes_callback
 from shrinkml_env.checks import whole_number
-from shrinkml_env.compression import CompressibleModel, compress, encoder_parameters, file_bytes, save_compressed
+from shrinkml_env.compression import CompressibleModel, compress, encoder_parameters, file_bytes
 from shrinkml_env.data import UtteranceSpec, load_utterances
-from shrinkml_env.evaluation import BudgetExhausted, Evaluation, Evaluator
+from shrinkml_env.envs.wrapped import budget_of, episode_length, search_problem
+from shrinkml_env.evaluation import BudgetExhausted, Evaluation, Evaluator, SupportsEvaluate
 from shrinkml_env.evaluation.intervals import wer_increase
-from shrinkml_env.evaluation.ledger import SupportsEvaluate
 from shrinkml_env.evaluation.progress import ProgressBar
 from shrinkml_env.mdp.problem import SearchProblem
-from shrinkml_env.search_result import MODELS, SearchResult, SetResult
+from shrinkml_env.search_directory import claim, describe_search, made_of, require_folder, write, write_record
+from shrinkml_env.search_result import SearchResult, SetResult
 
-__all__ = ["Agent", "choose", "episode_length", "explore", "run_search", "search_problem"]
+__all__ = ["choose", "explore", "report", "run_search"]
 
 EPISODES_PER_EVALUATION = 20
 """A run ends after so many times as many episodes as its budget has evaluations: an agent that only repeats itself
 costs no evaluations and would never end."""
 
 
-class Agent(Protocol):
-    """An algorithm that plays an environment it was made with: the part of it that a search needs.
-
-    Stable-Baselines3's algorithms have it. An agent may have ``save(path)`` as well: a search with a directory calls
-    it at the end.
-    """
-
-    def learn(self, total_timesteps: int) -> Any:
-        """Take about so many steps; `BudgetExhausted`, which the environment raises, may pass through."""
-
-
 def run_search(
     env: Any,
-    agent: Agent,
+    agent: Learner,
     dev: UtteranceSpec = "dev",
     test: UtteranceSpec = "test",
     finalists: int = 5,
@@ -57,8 +47,8 @@ def run_search(
     and measured on test.
 
     With a directory the search is resumable: started again with an agent of the same seed, it repeats its episodes,
-    and whatever was measured is read from ``evaluations.jsonl``. The directory also gets the agent, both models and
-    ``best.json``, which is written last.
+    and whatever was measured is read from ``evaluations.jsonl``. The directory also gets ``search.json``, which says
+    what the search is made of, both models, ``best.json`` and, if it has a method ``save(path)``, the agent.
 
     Example:
         >>> env = gym.make("ShrinkML-v0", ledger={"budget": 200})  # doctest: +SKIP
@@ -73,34 +63,46 @@ def run_search(
         finalists: How many of the best configurations on the proxy set are measured on dev, at least 1.
         directory: Where the search keeps what it measures and makes; by default nowhere.
         callback: Passed on to ``agent.learn``; with Stable-Baselines3, beside the one that ends the search.
-        config: JSON that ``best.json`` holds besides, for the record.
+        config: JSON that ``best.json`` holds besides, or in place of what is known of the search's making.
         progress_bar: Show the evaluations on the terminal.
 
     Raises:
-        ValueError: The environment has no budget or a vector reward, a set is wrong, or the agent measured nothing.
+        ValueError: The environment has no budget or a vector reward, a set is wrong, the agent knows no callbacks or
+            measured nothing, or the directory is another search's.
         TypeError: `env` is no ShrinkML environment, `agent` has no method `learn`, or `config` is no JSON.
     """
     problem = search_problem(env)
-    _check(problem, agent, finalists)
+    _check(problem, agent, finalists, callback)
     json.dumps(dict(config or {}))  # What is no JSON is told before the search.
-    folder = None if directory is None else Path(directory)
+    folder = None if directory is None else require_folder(directory)
     # All sets are read before the search, so that whatever is wrong with them loses no work.
     sets = {name: problem.evaluator.on(load_utterances(spec)) for name, spec in (("dev", dev), ("test", test))}
-    if folder is not None:
-        problem.ledger.keep_in(folder / "evaluations.jsonl")
+    made = {**made_of(env, agent, dev, test), **(config or {})}
     learns = not problem.ledger.spent
-    with _progress(problem, progress_bar):
-        explore(env, agent, callback)
-    if folder is not None and learns and hasattr(agent, "save"):
-        agent.save(folder / "agent")
-    ranks = choose(problem, sets["dev"], finalists, progress_bar).ranks
-    result = report(problem, ranks, sets, config or {}, progress_bar)
-    if folder is not None:
-        write(result, folder)
+    # Until everything is written no other process may take the directory.
+    with closing(problem):
+        if folder is not None:
+            problem.ledger.keep_in(folder / "evaluations.jsonl")
+            problem.ledger.attach(problem.evaluator)
+            if learns:
+                claim(folder, describe_search(env, agent))
+        with _progress(problem, progress_bar):
+            _explore(env, agent, callback)
+        ranks = choose(problem, sets["dev"], finalists, progress_bar).ranks
+        result = report(problem, ranks, sets, made, progress_bar)
+        if folder is not None:
+            write(result, folder)
+            if learns and hasattr(agent, "save"):
+                try:
+                    agent.save(folder / "agent")
+                except Exception as error:
+                    told = f"The agent could not be saved: {type(error).__name__}: {error}"
+                    result = replace(result, notes=(*result.notes, told))
+                    write_record(result, folder)
     return result
 
 
-def explore(env: Any, agent: Agent, callback: Any = None) -> SearchProblem:
+def explore(env: Any, agent: Learner, callback: Any = None) -> SearchProblem:
     """Let an agent play until the budget of unique evaluations is spent; the problem's history holds what it measured.
 
     Args:
@@ -112,12 +114,18 @@ def explore(env: Any, agent: Agent, callback: Any = None) -> SearchProblem:
         ValueError: The ledger has no budget, or the agent ended without having measured anything.
     """
     problem = search_problem(env)
-    budget = problem.ledger.budget
-    if budget is None:
-        raise ValueError('a search needs a budget of evaluations: gym.make("ShrinkML-v0", ledger={"budget": 200})')
+    with closing(problem):
+        _explore(env, agent, callback)
+    return problem
+
+
+def _explore(env: Any, agent: Learner, callback: Any) -> None:
+    """Explore, and leave the ledger's file open."""
+    problem = search_problem(env)
+    budget = budget_of(problem)
     options = {} if callback is None else {"callback": callback}
     ending = None
-    if _is_stable_baselines(agent):
+    if is_algorithm(agent):
         # Optional: the library itself does without Stable-Baselines3.
         from shrinkml_env.sb3 import BudgetCallback, with_callbacks
 
@@ -130,13 +138,12 @@ def explore(env: Any, agent: Agent, callback: Any = None) -> SearchProblem:
     finally:
         if ending is not None and ending.model is not None:
             ending.close()
-        problem.close()
+        problem.evaluator.close()
     if not problem.history:
         raise ValueError(
             f"{type(agent).__name__} has measured nothing: its `learn` finished no episode of this environment; was "
             "the agent made with it?"
         )
-    return problem
 
 
 def choose(problem: SearchProblem, dev: Evaluator, finalists: int, progress_bar: bool = True) -> Evaluation:
@@ -156,7 +163,7 @@ def choose(problem: SearchProblem, dev: Evaluator, finalists: int, progress_bar:
         measured = list(bar)
     finally:
         dev.close()
-    return max(measured, key=lambda evaluation: _worth(problem, evaluation, dev.baseline))
+    return max(measured, key=lambda evaluation: problem.reward(evaluation, dev.baseline)[0])
 
 
 def report(
@@ -178,6 +185,7 @@ def report(
     evaluators: dict[str, SupportsEvaluate] = {"proxy": problem.evaluator, **sets}
     bar = tqdm(evaluators.items(), desc="chosen on every set", unit="set", disable=not progress_bar)
     measured = {name: (evaluator.baseline, evaluator.evaluate(ranks)) for name, evaluator in bar}
+    feasible = problem.is_feasible(ranks)
     test = sets["test"]
     compressed = compress(test.model, test.matrix_ranks(ranks), test.factorisation)
     before, after = measured["test"]
@@ -190,68 +198,24 @@ def report(
         encoder_params=_encoder_params(test.model, compressed),
         file_bytes=(file_bytes(test.model), file_bytes(compressed)),
         sets={name: SetResult.of(*pair) for name, pair in measured.items()},
-        rewards={name: _worth(problem, now, then) for name, (then, now) in measured.items()},
+        rewards={name: problem.reward(now, then)[0] for name, (then, now) in measured.items()},
         wer_increase=wer_increase(after.edits, before.edits, before.words),
         history=problem.history,
+        feasible=feasible,
         config=dict(config),
-        notes=() if problem.is_feasible(ranks) else ("Nothing that the search has tried meets the constraint.",),
+        notes=() if feasible else ("Nothing that the search has tried meets the constraint.",),
     )
 
 
-def _worth(problem: SearchProblem, evaluation: Evaluation, baseline: Evaluation) -> float:
-    """The reward on another set than proxy."""
-    reward = float(problem.reward_function(evaluation, baseline))
-    if not math.isfinite(reward):
-        raise ValueError(f"the reward {problem.reward_function!r} gave {reward} at a WER of {evaluation.wer:.4f}")
-    return reward
-
-
-def write(result: SearchResult, directory: Path) -> None:
-    """Write both models and, last, ``best.json``, which says that the search is finished."""
-    # An earlier search's record must not stand beside this one's models.
-    (directory / "best.json").unlink(missing_ok=True)
-    for name, model in zip(MODELS, (result.original, result.model), strict=True):
-        save_compressed(model, directory / name)
-    aside = directory / f"best.json.{os.getpid()}"
-    aside.write_text(json.dumps(result.to_json(), indent=2))
-    os.replace(aside, directory / "best.json")
-
-
-def search_problem(env: Any) -> SearchProblem:
-    """Return the search problem of an environment, wrapped or not, single or several in one.
-
-    Raises:
-        TypeError: It is no ShrinkML environment.
-    """
-    problem = getattr(_first(env), "problem", None)
-    if not isinstance(problem, SearchProblem):
-        raise TypeError(
-            f'env must be a ShrinkML environment, such as gym.make("ShrinkML-v0"), got {type(env).__name__}: give the '
-            "environment itself instead of Stable-Baselines3's wrapping of it"
-        )
-    return problem
-
-
-def episode_length(env: Any) -> int:
-    """Return the number of steps of every episode of a ShrinkML environment."""
-    return len(_first(env).actions_for({}))
-
-
-def _first(env: Any) -> Any:
-    """The environment without its wrappers; of several in one, the first."""
-    inner = getattr(env, "unwrapped", env)
-    return getattr(inner, "first", inner)
-
-
-def _check(problem: SearchProblem, agent: Any, finalists: int) -> None:
+def _check(problem: SearchProblem, agent: Any, finalists: int, callback: Any) -> None:
     whole_number("finalists", finalists, least=1)
     if isinstance(agent, type) or not callable(getattr(agent, "learn", None)):
         what = f"the class {agent.__name__}: make an agent of it" if isinstance(agent, type) else repr(agent)
         raise TypeError(f"agent must have a method learn(total_timesteps), got {what}")
-    if problem.reward_space is not None:
-        raise ValueError("a search ends with one best configuration, so it needs a scalar reward: not 'vector'")
-    if problem.ledger.budget is None:
-        raise ValueError('a search needs a budget of evaluations: gym.make("ShrinkML-v0", ledger={"budget": 200})')
+    if callback is not None and not takes_callback(agent):
+        raise ValueError(f"callback: the method learn of {type(agent).__name__} takes none; leave it out")
+    problem.require_scalar_reward("a search")
+    budget_of(problem)
 
 
 @contextmanager
@@ -266,10 +230,6 @@ def _progress(problem: SearchProblem, shown: bool) -> Iterator[None]:
     finally:
         problem.ledger.unsubscribe(bar)
         bar.close()
-
-
-def _is_stable_baselines(agent: Any) -> bool:
-    return any(kind.__module__.startswith("stable_baselines3.") for kind in type(agent).__mro__)
 
 
 def _encoder_params(original: CompressibleModel, compressed: CompressibleModel) -> tuple[int, int] | None:

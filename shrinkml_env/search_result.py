@@ -79,7 +79,7 @@ class SetResult:
         return {**asdict(self), "wer_before": self.wer_before, "wer_after": self.wer_after}
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class SearchResult:
     """The configuration that a search ends with, its model, and what was measured of it.
 
@@ -97,7 +97,8 @@ class SearchResult:
         rewards: Name of a set -> reward of the compressed model on it; empty if it was trained after the search.
         wer_increase: How much higher the WER on test has become, a fraction, with its 95 % interval.
         history: Every unique evaluation of the search on the proxy set, in order.
-        config: What the search was made of, as it was told.
+        feasible: Whether the search's constraint is met; True where there is none.
+        config: JSON about the making of the result.
         notes: Remarks, a sentence or two each.
     """
 
@@ -112,6 +113,7 @@ class SearchResult:
     rewards: dict[str, float]
     wer_increase: Estimate
     history: tuple[Trial, ...]
+    feasible: bool = True
     config: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -145,6 +147,7 @@ class SearchResult:
             "encoder_params": self.encoder_params and dict(zip(MODELS, self.encoder_params, strict=True)),
             "file_bytes": dict(zip(MODELS, self.file_bytes, strict=True)),
             "evaluations": self.evaluations,
+            "feasible": self.feasible,
             "wer_increase": self.wer_increase._asdict(),
             "sets": {name: measured.to_json() for name, measured in self.sets.items()},
             "notes": list(self.notes),

@@ -1,29 +1,40 @@
 """Whole searches on a small recogniser, as they are typed in a notebook."""
 
 import json
+import re
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import soundfile
+from mo_gymnasium.wrappers import LinearReward
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import shrinkml_env
-from shrinkml_env import BudgetExhausted, Ledger, load_compressed, load_model, run_search
+from experiments.summary import table
+from experiments.validate import validate, validate_ranks
+from shrinkml_env import BudgetExhausted, Ledger, load_compressed, load_model, run_search, save_compressed
 from shrinkml_env.envs.vector import VectorShrinkEnv
+from shrinkml_env.envs.wrapped import episode_length, search_problem
 from shrinkml_env.evaluation import word_edits
 from shrinkml_env.evaluation.intervals import wer_increase
 from shrinkml_env.evaluation.ledger_file import read_ledger
-from shrinkml_env.sb3 import BudgetCallback, ShrinkVecEnv
-from shrinkml_env.search import episode_length, explore, search_problem
+from shrinkml_env.sb3 import BudgetCallback, EvaluationLog, ShrinkVecEnv
+from shrinkml_env.search import choose, explore
+from shrinkml_env.search_directory import made_of
 from tests.helpers.fake_evaluator import FakeEvaluator, make_fake_env
 from tests.helpers.models import TinyCTC, half_recognised
 
 MODEL = TinyCTC()
 
 
+LEDGER = Ledger(budget=4)
 PROXY, DEV, TEST = (half_recognised(MODEL, 4, seed) for seed in range(3))
 
 
@@ -268,7 +279,11 @@ def test_an_agent_that_repeats_itself_ends():
         ({"agent": PPO}, TypeError, "agent must .* the class PPO: make an agent of it"),
         ({"agent": object()}, TypeError, r"agent must have a method learn\(total_timesteps\)"),
         ({"env": gym.make("CartPole-v1")}, TypeError, "env must be a ShrinkML environment, .* got "),
-        ({"env": make_fake_env()}, ValueError, r'needs a budget of evaluations: .*ledger=\{"budget": 200\}'),
+        ({"env": make_fake_env()}, ValueError, r'needs a budget of evaluations, .*ledger=\{"budget": 200\}.*got None'),
+        ({"env": make_fake_env(ledger=Ledger(budget=0))}, ValueError, "at least 1: .*got 0"),
+        ({"directory": ""}, ValueError, "directory must be the name of a folder, got ''"),
+        ({"directory": __file__}, ValueError, "folder: .*test_search.py is a file"),
+        ({"callback": print}, ValueError, "callback: the method learn of Sampler takes none"),
         ({"env": make_fake_env(reward="vector", ledger=Ledger(budget=1))}, ValueError, "needs a scalar reward"),
     ],
 )
@@ -304,9 +319,7 @@ def test_environments_in_other_processes_are_refused():
 
 
 def test_a_shared_ledger_is_counted_once():
-    ledger = Ledger(budget=4)
-    evaluator = FakeEvaluator()
-    envs = DummyVecEnv([lambda: make_fake_env(evaluator=evaluator, ledger=ledger)] * 2)
+    envs = ShrinkVecEnv(VectorShrinkEnv(make_fake_env(ledger=Ledger(budget=4)), 2))
     values = []
 
     class Reads(BaseCallback):
@@ -316,6 +329,65 @@ def test_a_shared_ledger_is_counted_once():
 
     ppo(envs, batch_size=16).learn(1000, callback=[BudgetCallback(), Reads()])
     assert max(values) == 4
+
+
+@pytest.mark.parametrize(
+    ("make_envs", "error", "message"),
+    [
+        (lambda: DummyVecEnv([lambda: gym.make("CartPole-v1")]), TypeError, "must be a ShrinkML environment.*CartPole"),
+        (make_fake_env, ValueError, "a search needs a budget"),
+        (lambda: make_fake_env(ledger=Ledger(budget=0)), ValueError, "a search needs a budget.*got 0"),
+        (
+            lambda: DummyVecEnv([lambda: make_fake_env(ledger=LEDGER)] * 2),
+            ValueError,
+            r"do not end together: use ShrinkVecEnv\(.*num_envs=2",
+        ),
+    ],
+)
+def test_what_a_budget_cannot_end_is_refused_at_the_start(make_envs, error, message):
+    with pytest.raises(error, match=message):
+        ppo(make_envs(), batch_size=8).learn(100, callback=BudgetCallback())
+
+
+def test_every_evaluation_is_in_tensorboard_once(tmp_path):
+    """Also the three that one step of several environments makes."""
+    ledger = Ledger(budget=7)
+    envs = ShrinkVecEnv(VectorShrinkEnv(make_fake_env(ledger=ledger), 3))
+    agent = ppo(envs, batch_size=24, tensorboard_log=str(tmp_path))
+    agent.learn(10_000, callback=BudgetCallback())
+    events = EventAccumulator(agent.logger.dir)
+    events.Reload()
+    history = envs.first.problem.history
+    rewards = np.maximum.accumulate([trial.reward for trial in history])
+    for name, values in {
+        "wer": [trial.evaluation.wer for trial in history],
+        "size_ratio": [trial.evaluation.size_ratio for trial in history],
+        "best_reward": rewards,
+    }.items():
+        points = events.Scalars(f"evaluation/{name}")
+        assert [point.step for point in points] == [1, 2, 3, 4, 5, 6, 7]
+        assert [point.value for point in points] == pytest.approx(list(values))
+
+
+def test_the_best_feasible_reward_is_logged():
+    evaluator = FakeEvaluator()
+    problem = make_fake_env(evaluator=evaluator, constraint={"name": "check", "budget": 0.5}).problem
+    logger = Logger(None, [])
+    log = EvaluationLog(logger, problem)
+    space = problem.search_space
+    seen = []
+    for count, ranks in enumerate([space.dense, space.smallest, space.dense], 1):
+        log(evaluator.evaluate(ranks), count)
+        seen.append(logger.name_to_value["evaluation/best_reward"])
+    dense, smallest = (problem.reward(evaluator.evaluate(ranks))[0] for ranks in (space.dense, space.smallest))
+    assert dense > smallest
+    assert seen == [dense, smallest, smallest]
+
+
+def test_a_scalarised_vector_reward_is_searched():
+    env = LinearReward(make_fake_env(reward="vector", ledger=Ledger(budget=3)), weight=np.array([1.0, 0.2]))
+    ppo(env).learn(1000, callback=BudgetCallback())
+    assert env.unwrapped.problem.ledger.count == 3
 
 
 def test_what_meets_no_constraint_is_told():
@@ -367,3 +439,192 @@ def test_a_second_search_saves_no_agent_that_has_not_learned(tmp_path):
     again = run_search(env, agent, dev=DEV, test=TEST, directory=tmp_path, progress_bar=False)
     assert again.to_json() == first.to_json()
     assert not (tmp_path / "agent").exists()
+
+
+def seeded(seed=0, **arguments):
+    env = make(**arguments)
+    return env, ppo(env, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "holds a search with agent.seed 0, not 1: give another directory"),
+        ({"reward": {"name": "linear", "size_weight": 0.3}}, "reward.size_weight 0.2, not 0.3: "),
+        ({"reward": "accuracy"}, "reward.name 'Linear', not 'Accuracy': "),
+        ({"reward": lambda evaluation, baseline: 0.0}, "reward.name 'Linear', not '.*<lambda>'"),
+        ({"action": "energy"}, "action.name 'Continuous', not 'Energy'"),
+        ({"constraint": {"name": "check", "budget": 0.5}}, "constraint.name 'Unconstrained', not 'Budget'"),
+        ({"search_space": {"name": "full", "count": 5}}, "search space '4 layers, .*', not '4 layers, "),
+        ({"proxy": DEV}, "records another model, utterance set"),
+    ],
+)
+def test_a_directory_of_another_search_is_refused(change, message, tmp_path):
+    env, agent = seeded(budget=2)
+    run_search(env, agent, dev=DEV, test=TEST, directory=tmp_path, progress_bar=False)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.suffix != ".lock"}
+    env, agent = seeded(budget=2, **change)
+    with pytest.raises(ValueError, match=message):
+        run_search(env, agent, dev=DEV, test=TEST, directory=tmp_path, progress_bar=False)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.suffix != ".lock"} == before
+
+
+def test_a_search_goes_on_with_a_larger_budget(tmp_path):
+    results = []
+    for budget in 2, 4:
+        env, agent = seeded(budget=budget)
+        results.append(run_search(env, agent, dev=DEV, test=TEST, directory=tmp_path, progress_bar=False))
+    ranks = [[trial.ranks for trial in result.history] for result in results]
+    assert ranks[0] == ranks[1][:2]
+    assert len(ranks[1]) == 4
+
+
+def test_a_damaged_identity_is_told(tmp_path):
+    (tmp_path / "search.json").write_text("[")
+    env, agent = seeded()
+    with pytest.raises(ValueError, match=r"search.json is damaged \(.*\): give another directory"):
+        run_search(env, agent, dev=DEV, test=TEST, directory=tmp_path, progress_bar=False)
+
+
+def test_a_directory_is_taken_until_the_result_is_written(tmp_path):
+    class Late(Sampler):
+        """Saved when all the rest is written."""
+
+        def save(self, path):
+            assert (path.parent / "best.json").exists()
+            other, agent = seeded()
+            with pytest.raises(ValueError, match="another run is writing it") as raised:
+                run_search(other, agent, dev=DEV, test=TEST, directory=path.parent, progress_bar=False)
+            path.write_text(str(raised.value))
+
+    env = make()
+    result = run_search(env, Late(env), dev=DEV, test=TEST, directory=tmp_path, progress_bar=False)
+    assert result.notes == ()
+    assert "evaluations.jsonl" in (tmp_path / "agent").read_text()
+    assert not env.unwrapped.problem.ledger._file.is_open
+
+
+def test_an_agent_that_cannot_be_saved_loses_no_result(tmp_path):
+    class Unsaved(Sampler):
+        def save(self, path):
+            raise OSError("the disk is full")
+
+    env = make()
+    result = run_search(env, Unsaved(env), dev=DEV, test=TEST, directory=tmp_path, progress_bar=False)
+    assert result.notes == ("The agent could not be saved: OSError: the disk is full",)
+    assert json.loads((tmp_path / "best.json").read_text()) == result.to_json()
+    load_compressed(tmp_path / "compressed")
+
+
+def test_a_ledger_with_a_file_of_its_own_is_told(tmp_path):
+    env = make(ledger={"budget": 3, "path": tmp_path / "mine.jsonl"})
+    with pytest.raises(ValueError, match=r"mine.jsonl already.*leave out the ledger's path or the directory"):
+        run_search(env, Sampler(env), dev=DEV, test=TEST, directory=tmp_path / "run", progress_bar=False)
+
+
+@pytest.mark.parametrize("form", ["one", "list", "function", "none"])
+def test_every_form_of_callback(form):
+    seen, calls = Ends(), []
+    callback = {"one": seen, "list": [seen], "function": lambda *_: calls.append(0) or True, "none": None}[form]
+    env = make_fake_env(ledger=Ledger(budget=3))
+    problem = explore(env, ppo(env), callback)
+    assert problem.ledger.count == 3
+    assert (seen.ended, bool(calls)) == (form in ("one", "list"), form == "function")
+
+
+def test_a_function_as_callback_ends_an_agent_that_takes_one():
+    class Calls(Sampler):
+        def learn(self, total_timesteps, callback=None):
+            while callback():
+                super().learn(len(self.env.layers))
+
+    env = make_fake_env(ledger=Ledger(budget=5))
+    rounds = iter([True, False])
+    assert explore(env, Calls(env), lambda: next(rounds)).ledger.count == 1
+
+
+def test_finalists_are_feasible_where_anything_is():
+    env = make_fake_env(constraint={"name": "check", "budget": 0.5}, ledger=Ledger(budget=20))
+    problem = explore(env, Sampler(env))
+    feasible = [trial for trial in problem.history if trial.feasible]
+    assert 0 < len(feasible) < 20
+    dev = FakeEvaluator()
+    chosen = choose(problem, dev, 20, progress_bar=False)
+    assert dev.measured == [trial.ranks for trial in problem.ranking if trial.feasible]
+    assert chosen.ranks == max(feasible, key=lambda trial: trial.reward).ranks
+
+
+def test_where_nothing_is_feasible_the_best_of_all_are_finalists():
+    env = make_fake_env(constraint={"name": "check", "budget": 0.1}, ledger=Ledger(budget=5))
+    problem = explore(env, Sampler(env))
+    dev = FakeEvaluator()
+    chosen = choose(problem, dev, 3, progress_bar=False)
+    assert len(dev.measured) == 3
+    assert chosen.ranks == max(problem.history, key=lambda trial: trial.reward).ranks
+
+
+def test_the_record_says_how_to_measure_a_result_anew(tmp_path):
+    folder, factorisation = tmp_path / "model", {"name": "activation_aware", "damping": 0.02}
+    save_compressed(MODEL, folder)
+    speech = {"root": str(tmp_path), "subset": "speech"}
+    env = make(model=str(folder), proxy=PROXY, factorisation=factorisation)
+    record = run_search(env, Sampler(env), dev=DEV, test=TEST, progress_bar=False).to_json()
+    assert (record["model"], record["factorisation"]) == (str(folder), factorisation)
+    assert record["granularity"] == "layer"
+    assert record["settings"]["reward"] == "Linear (size_weight=0.2)"
+    assert record["settings"]["agent"] == "Sampler (seed=0)"
+    # Utterances that were given as objects have no name to be read again by.
+    assert "utterances" not in record
+    assert made_of(make(), Sampler(env), speech, "test").get("model") is None
+    named = gym.make("ShrinkMLTabular-v0", ledger={"budget": 1})
+    assert made_of(named, Sampler(named), speech, "test")["utterances"] == {
+        "proxy": "proxy",
+        "dev": speech,
+        "test": "test",
+    }
+
+
+def test_results_are_compared_by_identity():
+    env = make(budget=1)
+    result = run_search(env, Sampler(env), dev=DEV, test=TEST, progress_bar=False)
+    assert result == result
+    assert len({result, replace(result)}) == 2
+    assert result.feasible
+    assert result.to_json()["feasible"] is True
+
+
+def test_a_second_search_in_one_process_has_a_bar_of_its_own(capsys):
+    for _ in range(2):
+        env = make(budget=2)
+        run_search(env, Sampler(env), dev=DEV, test=TEST)
+        assert re.search(r"search: 100%.* 2/2 ", capsys.readouterr().err)
+
+
+def test_normalised_observations_end_as_well():
+    envs = ShrinkVecEnv(VectorShrinkEnv(make_fake_env(ledger=Ledger(budget=7)), 3))
+    wrapped = VecNormalize(envs, norm_reward=False)
+    assert ppo(wrapped, batch_size=24).learn(10_000, callback=BudgetCallback()).num_timesteps > 0
+    assert envs.first.problem.ledger.count == 7
+    assert envs.quiet_steps == 0
+
+
+def test_the_commands_read_the_directory_of_a_library_run(tmp_path):
+    sets, model = {}, tmp_path / "model"
+    save_compressed(MODEL, model)
+    for seed, name in enumerate(("proxy", "dev", "test")):
+        folder = tmp_path / "speech" / name / "1" / "1"
+        folder.mkdir(parents=True)
+        spoken = half_recognised(MODEL, 3, seed)
+        for index, utterance in enumerate(spoken):
+            soundfile.write(folder / f"1-1-{index}.wav", utterance.waveform.numpy(), 16000)
+        lines = [f"1-1-{index} {utterance.text.upper()}" for index, utterance in enumerate(spoken)]
+        (folder / "1-1.trans.txt").write_text("\n".join(lines))
+        sets[name] = {"root": tmp_path / "speech", "subset": name}
+    env = make(model=str(model), proxy=sets["proxy"], budget=2)
+    run = tmp_path / "runs" / "mine"
+    result = run_search(env, Sampler(env), sets["dev"], sets["test"], directory=run, progress_bar=False)
+    assert validate(run) == []
+    assert validate_ranks(run / "best.json") == []
+    row = table(run.parent).iloc[-1]
+    assert (row["run"], row["found by"]) == ("mine", "Linear (size_weight=0.2)")
+    assert row["test WER %"] == f"{100 * result.wer['test']:.2f}"

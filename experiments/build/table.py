@@ -85,7 +85,7 @@ def _chosen(table: Table, best: int, random: int, seed: int) -> NDArray[np.int64
     """Return the numbers of the original, of the best by every scalar reward, and of some drawn at random."""
     chosen = {table.size - 1, *np.random.default_rng(seed).permutation(table.size)[:random].tolist()}
     for name in REWARDS:
-        if name != "vector":
+        if name not in ("vector", "divergence"):  # One has no best, and tables have no divergences.
             env = make_tabular_env(reward=name, table=table)
             chosen.update(np.argsort(-env.rewards, kind="stable")[:best].tolist())
     return np.array(sorted(chosen))

@@ -12,7 +12,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from shrinkml_env.search import episode_length
+from shrinkml_env.envs.wrapped import episode_length
 
 __all__ = ["make_agent"]
 

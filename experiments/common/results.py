@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from experiments.common.identity import describe, key_of
 from shrinkml_env.evaluation.workers import Workers
+from shrinkml_env.files import errors_name, parse_json
 
 __all__ = ["KEPT", "Cell", "append_result", "kept_results", "read_results", "results_of"]
 
@@ -91,7 +92,7 @@ def results_of(
 def append_result(path: Path, cell: Cell[Any], result: Mapping[str, Any]) -> None:
     """Append a line; several processes may."""
     line = json.dumps({"key": cell.key, "cell": describe(cell.about), "result": result}) + "\n"
-    with FileLock(path.with_name(f"{path.name}.lock")), open(path, "a+b") as file:
+    with FileLock(path.with_name(f"{path.name}.lock")), errors_name(path), open(path, "a+b") as file:
         file.truncate(_whole_lines(path))  # What follows the last newline was torn by a kill.
         file.write(line.encode())
         file.flush()
@@ -109,7 +110,7 @@ def read_results(path: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for number, line in enumerate(path.read_bytes()[: _whole_lines(path)].splitlines(), start=1):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             found[str(record["key"])] = dict(record["result"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}, line {number} is damaged ({error!r}): remove it or the file") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.common.identity import key_of
+from shrinkml_env.files import write_whole
 
-__all__ = ["plain", "read_json", "run_directory", "title_of", "write_json"]
+__all__ = ["plain", "run_directory", "title_of", "write_json"]
 
 
 def run_directory(config: DictConfig, title: str, besides: Sequence[str] = ()) -> Path:
@@ -25,10 +25,8 @@ def run_directory(config: DictConfig, title: str, besides: Sequence[str] = ()) -
     """
     folder = Path(config.outputs) / f"{title}-{key_of(config, besides)}"
     folder.mkdir(parents=True, exist_ok=True)
-    # Written aside and moved, since several processes of one run may arrive together.
-    aside = folder / f"config.yaml.{os.getpid()}"
-    OmegaConf.save(config, aside, resolve=True)
-    os.replace(aside, folder / "config.yaml")
+    # Whole at every moment, since several processes of one run may arrive together.
+    write_whole(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     return folder
 
 
@@ -38,16 +36,8 @@ def title_of(model: str) -> str:
 
 
 def write_json(path: Path, content: Mapping[str, Any], indent: int | None = 2) -> None:
-    """Write a file that is either complete or not there; `indent` as in `json.dumps`."""
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(content, indent=indent))
-    os.replace(aside, path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return what `write_json` wrote."""
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
+    """Write a file that is either complete or as it was; `indent` as in `json.dumps`."""
+    write_whole(path, json.dumps(content, indent=indent))
 
 
 def plain(spec: Any) -> Any:

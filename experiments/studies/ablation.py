@@ -95,9 +95,9 @@ def make(task: VariantSearch) -> dict[str, Any]:
     on_dev = []
     for count in task.after:
         best = max(problem.history[:count], key=lambda trial: (trial.feasible, trial.reward))
-        on_dev.append(float(problem.reward_function(dev.evaluate(best.ranks), dev.baseline)))
+        on_dev.append(problem.reward(dev.evaluate(best.ranks), dev.baseline)[0])
     final = test.evaluate(problem.ranking[0].ranks)
-    on_test = float(problem.reward_function(final, test.baseline))
+    on_test = problem.reward(final, test.baseline)[0]
     return asdict(VariantResult(on_dev, on_test, final.wer, final.size_ratio, seconds, problem.ledger.count))
 
 

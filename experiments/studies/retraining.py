@@ -29,7 +29,7 @@ from experiments.common.measure import measure
 from experiments.common.parts import part
 from experiments.common.report import save_wer_against_size
 from experiments.common.results import Cell
-from experiments.common.run_directory import plain, read_json
+from experiments.common.run_directory import plain
 from experiments.common.searches import Search, check_searches, require_lists
 from experiments.common.statistics import in_points
 from experiments.common.study import Report, is_missing, made, publish
@@ -40,6 +40,7 @@ from experiments.studies.tradeoff import make as choose_ranks
 from shrinkml_env import compress, load_model, load_utterances, quantise, save_compressed
 from shrinkml_env.envs.assembly import make_factorisation
 from shrinkml_env.evaluation.intervals import wer_increase
+from shrinkml_env.files import read_json_object
 
 SHOWN = ("workers", "reuse", "sizes", "undistilled", "rules", "by_hand", "agents", "stepwise", "seeds")
 """Keys that say which models are made and compared, and change none of them."""
@@ -121,7 +122,7 @@ def train(training: Training) -> dict[str, Any]:
     """A `Trained`, as JSON."""
     config = OmegaConf.create(dict(training.config))
     directory = (iterate if "sizes" in config else finetune)(config)
-    result = read_json(directory / RESULT)
+    result = read_json_object(directory / RESULT)
     quantised = quantise(load_model(directory / "model"))
     save_compressed(quantised, directory / "int8")
     after = result["after"]

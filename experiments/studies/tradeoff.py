@@ -39,8 +39,9 @@ from experiments.common.statistics import in_points, mean, mean_wer_increase
 from experiments.common.study import Report, made, publish
 from experiments.seed_model import every_rank, ranks_of_size
 from shrinkml_env import Evaluator, Ledger
+from shrinkml_env.envs.wrapped import search_problem
 from shrinkml_env.evaluation.intervals import wer_increase
-from shrinkml_env.search import choose, search_problem
+from shrinkml_env.search import choose
 
 HEAD = (
     "size",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
+import pickle
 import time
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -29,11 +32,15 @@ from shrinkml_env.asr.objectives import IGNORED, Lesson, Objective
 from shrinkml_env.compression.tensors import has_prefix
 from shrinkml_env.data.librispeech import SpeechFolder
 from shrinkml_env.data.utterance import SAMPLE_RATE, Utterance
+from shrinkml_env.files import write_whole
 
-__all__ = ["CHECKPOINT", "Trainer", "TrainingSettings"]
+__all__ = ["CHECKPOINT", "Trainer", "TrainingSettings", "read_checkpoint"]
 
 CHECKPOINT = "checkpoint.pt"
 """In a run's folder: everything that it needs to go on."""
+
+STATE = frozenset({"model", "tokenizer", "optimizer", "scheduler", "epoch", "step", "seconds", "fingerprint"})
+"""The keys of a checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,8 +361,9 @@ class Trainer:
             "fingerprint": self._fingerprint,
         }
         target = self.directory / CHECKPOINT
-        torch.save(state, target.with_suffix(".tmp"))
-        os.replace(target.with_suffix(".tmp"), target)
+        content = io.BytesIO()
+        torch.save(state, content)
+        write_whole(target, content.getvalue())
 
     @cached_property
     def _fingerprint(self) -> str:
@@ -369,17 +377,40 @@ class Trainer:
         path = self.directory / CHECKPOINT
         if not path.exists():
             return
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        state = read_checkpoint(path, self.device)
         if state["fingerprint"] != self._fingerprint:
             raise ValueError(
                 f"{path} belongs to another training set, model or number of processes: resume with those, or remove "
                 "it to begin anew"
             )
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.epoch, self.step = state["epoch"], state["step"]
-        self.seconds, self.cpu_seconds = state["seconds"]
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
+            self.epoch, self.step = state["epoch"], state["step"]
+            self.seconds, self.cpu_seconds = state["seconds"]
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: damaged ({' '.join(str(error).split())}); remove it to begin anew") from error
+
+
+def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Return the state of a training that has not ended; nothing but tensors and plain values is read from the file.
+
+    Raises:
+        ValueError: The file is damaged or is no training's.
+    """
+    content = io.BytesIO(path.read_bytes())
+    try:
+        if not zipfile.is_zipfile(content):
+            raise ValueError("no archive")
+        content.seek(0)
+        state = torch.load(content, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        cause = str(error).partition("\n")[0]
+        raise ValueError(f"{path}: not a whole checkpoint of a training ({cause}); remove it to begin anew") from error
+    if not isinstance(state, dict) or not state.keys() >= STATE:
+        raise ValueError(f"{path}: not a checkpoint of a training; remove it to begin anew")
+    return state
 
 
 def _rank_and_world() -> tuple[int, int]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from shrinkml_env.checks import is_number
 from shrinkml_env.compression.calibration import second_moments
 from shrinkml_env.compression.canonical import content_bytes, digest, one_thread
 from shrinkml_env.compression.gradients import row_weights
@@ -71,7 +72,7 @@ class ActivationAwareSVD(WhitenedSVD):
     ) -> None:
         if not waveforms:
             raise ValueError("activation-aware factorisation needs calibration speech: there is no waveform")
-        if not (SMALLEST_DAMPING <= damping < math.inf):
+        if not (is_number(damping) and SMALLEST_DAMPING <= damping < math.inf):
             raise ValueError(f"damping must be a number of at least {SMALLEST_DAMPING:g}, got {damping!r}")
         names = [matrix.name for matrix, _ in weights_of(model, matrices)]
         moments = second_moments(model, waveforms, names)

@@ -29,6 +29,7 @@ from shrinkml_env.compression.storage import (
     storages,
 )
 from shrinkml_env.compression.tensors import inference_tensors
+from shrinkml_env.files import read_json_object, written_aside
 
 __all__ = ["file_bytes", "load_compressed", "save_compressed"]
 
@@ -53,7 +54,11 @@ def save_compressed(model: CompressibleModel, path: str | os.PathLike[str]) -> N
 
     Raises:
         ValueError: The model's class is not registered, or its number formats do not represent a parameter exactly.
+        FileExistsError: The path is a file.
     """
+    directory = Path(path)
+    if directory.exists() and not directory.is_dir():
+        raise FileExistsError(f"{directory} is a file: a model is saved to a folder, give the name of one")
     if architectures.get(model.architecture) is not type(model):
         raise ValueError(f"{type(model).__name__} is not registered: decorate it with @register_architecture(name)")
     content = _tensor_file(model)
@@ -74,12 +79,14 @@ def save_compressed(model: CompressibleModel, path: str | os.PathLike[str]) -> N
         config["int8"] = quantised
     if arranged:
         config |= {"form": form, "shared": shared}
-    config_bytes = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
-    directory = Path(path)
+    config_text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / CONFIG_FILE).unlink(missing_ok=True)
-    _write(directory / TENSOR_FILE, content)
-    _write(directory / CONFIG_FILE, config_bytes)
+    tensor_file, config_file = directory / TENSOR_FILE, directory / CONFIG_FILE
+    # Both are written before anything is replaced: a full disk leaves the model that is there.
+    with written_aside(tensor_file, content) as tensors_aside, written_aside(config_file, config_text) as config_aside:
+        config_file.unlink(missing_ok=True)
+        tensors_aside.replace(tensor_file)
+        config_aside.replace(config_file)
 
 
 def file_bytes(model: CompressibleModel) -> int:
@@ -99,16 +106,6 @@ def _tensor_file(model: CompressibleModel) -> bytes:
         if storage.scales is not None:
             tensors[_scales_of(name)] = storage.scales
     return save(tensors)
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Write a file that is either complete or not there."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_compressed(path: str | os.PathLike[str]) -> CompressibleModel:
@@ -137,12 +134,7 @@ def load_compressed(path: str | os.PathLike[str]) -> CompressibleModel:
 
 
 def _read_config(file: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{file}: not a JSON object")
+    config = read_json_object(file)
     version = config.get("format_version")
     if type(version) is not int or version not in FORMATS:
         raise ValueError(f"{file}: key 'format_version' must be 1, 2 or 3, got {version!r}")

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from shrinkml_env.checks import is_number
+
 __all__ = [
     "FactorForm",
     "Layer",
@@ -115,7 +117,7 @@ class Layer:
         Raises:
             ValueError: The rank is not an integer between 1 and `max_rank`.
         """
-        if isinstance(rank, bool) or int(rank) != rank or not 1 <= rank <= self.max_rank:
+        if not is_number(rank) or not 1 <= rank <= self.max_rank or int(rank) != rank:
             raise ValueError(f"layer {self.name!r}: rank must be an integer in 1..{self.max_rank}, got {rank!r}")
         return int(rank) if rank <= self.break_even else self.max_rank
 
@@ -241,6 +243,7 @@ def canonical_ranks(layers: Sequence[Layer], ranks: Mapping[str, int]) -> dict[s
     Raises:
         ValueError: A name is not among the layers, or a rank is out of range.
     """
+    _require_mapping(ranks)
     names = {layer.name for layer in layers}
     unknown = [name for name in ranks if name not in names]
     if unknown:
@@ -264,6 +267,7 @@ def matrix_ranks(layers: Sequence[Layer], ranks: Mapping[str, int]) -> dict[str,
     Raises:
         ValueError: A name is unknown, a rank is out of range, or a matrix is named twice (by itself and by its layer).
     """
+    _require_mapping(ranks)
     whole = {layer.name: layer for layer in layers}
     single = {part.name: part for part in split_layers(layers) if part.name not in whole}
     chosen: dict[str, int] = {}
@@ -282,3 +286,8 @@ def matrix_ranks(layers: Sequence[Layer], ranks: Mapping[str, int]) -> dict[str,
         for matrix in layer.matrices
         if matrix.name in chosen and matrix.is_factored(chosen[matrix.name])
     }
+
+
+def _require_mapping(ranks: object) -> None:
+    if not isinstance(ranks, Mapping):
+        raise ValueError(f"ranks must be a mapping of layers' names to whole numbers, got {ranks!r}")

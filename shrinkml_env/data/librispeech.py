@@ -130,6 +130,7 @@ class SpeechFolder(Sequence[Utterance]):
     def __init__(
         self, root: str | Path, subset: str | Sequence[str], limit: int | None = None, ids: str | Path | None = None
     ) -> None:
+        limit = None if limit is None else whole_number("limit", limit, least=1)
         subsets = [subset] if isinstance(subset, str) else subset
         found: dict[str, _Entry] = {}
         folders = [_subset_folder(Path(root), name) for name in subsets]
@@ -149,7 +150,7 @@ class SpeechFolder(Sequence[Utterance]):
                 raise ValueError(f"{ids}: {named}")
             entries = [entry for entry in entries if entry.id in wanted]
         if limit is not None:
-            kept = _round_robin(entries)[: whole_number("limit", limit, 1)]
+            kept = _round_robin(entries)[:limit]
             entries = sorted(kept, key=lambda entry: entry.id)
         self._entries = tuple(entries)
 

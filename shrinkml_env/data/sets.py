@@ -52,6 +52,16 @@ def load_utterances(spec: UtteranceSpec) -> tuple[Utterance, ...]:
             raise ValueError(
                 f"an utterance set needs the keys root and subset (and may have limit and ids), got {sorted(spec)}"
             )
+        for key in ("root", "ids"):
+            if not isinstance(spec.get(key, ""), str | Path | None):
+                raise ValueError(f"{key} of an utterance set must be a path, got {spec[key]!r}")
+        subset = spec["subset"]
+        if not isinstance(subset, str) and not (
+            isinstance(subset, Sequence) and all(isinstance(s, str) for s in subset)
+        ):
+            raise ValueError(f"subset of an utterance set must be a name or a list of names, got {subset!r}")
+        if not subset:
+            raise ValueError("subset of an utterance set must be a name or a list of names, got none")
         return tuple(SpeechFolder(**spec))
     given: Any = spec
     if not isinstance(given, Sequence) or not all(isinstance(utterance, Utterance) for utterance in given):

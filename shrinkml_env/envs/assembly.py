@@ -11,7 +11,7 @@ from shrinkml_env.compression import CompressibleModel, Factorisation, Layer
 from shrinkml_env.compression.factorisations import FACTORISATIONS
 from shrinkml_env.envs.shrink import MaskableShrinkEnv, ShrinkEnv
 from shrinkml_env.evaluation import Ledger
-from shrinkml_env.evaluation.ledger import SupportsEvaluate
+from shrinkml_env.evaluation.protocol import SupportsEvaluate
 from shrinkml_env.mdp.actions import ACTIONS, ActionKind, MaskedActions
 from shrinkml_env.mdp.constraints import CONSTRAINTS, Constraint
 from shrinkml_env.mdp.observations import OBSERVATIONS, Observation

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from shrinkml_env.compression.layers import Layer, canonical_ranks
 from shrinkml_env.envs.rendering import picture, table
-from shrinkml_env.evaluation.ledger import SupportsEvaluate
+from shrinkml_env.evaluation.protocol import SupportsEvaluate
 from shrinkml_env.evaluation.result import Evaluation
 from shrinkml_env.mdp.actions import ActionKind, MaskedActions
 from shrinkml_env.mdp.observations import Observation

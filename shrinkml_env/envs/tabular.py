@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -16,10 +14,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from shrinkml_env.checks import whole_number
 from shrinkml_env.envs.rendering import picture, table
 from shrinkml_env.envs.shrink import ShrinkEnv
-from shrinkml_env.mdp.actions import ROUNDING, Continuous, Discrete, MaskedActions
-from shrinkml_env.mdp.constraints import Budget, Unconstrained
+from shrinkml_env.mdp.actions import Continuous, Discrete, MaskedActions
 from shrinkml_env.space.table import TableEvaluator
 
 __all__ = ["MaskableTabularEnv", "TabularEnv", "VectorTabularEnv"]
@@ -55,21 +53,18 @@ class TabularEnv(gym.Env[Any, Any]):
             raise TypeError("a tabular environment needs an environment on a TableEvaluator")
         if not isinstance(twin.action, Discrete | Continuous):
             raise ValueError("tabular environments have discrete or continuous actions")
-        if type(twin.problem.constraint) not in (Unconstrained, Budget):
+        if twin.problem.constraint.changes_decisions:
             raise ValueError("tabular environments change no decision: use the constraint 'none' or 'check'")
-        if twin.problem.reward_space is not None:
-            raise ValueError("tabular environments have scalar rewards: their optimum would mean nothing else")
+        twin.problem.require_scalar_reward("the optimum of a tabular environment")
         self.twin = twin
         self.live_kwargs = dict(live_kwargs)
         self.table = evaluator.table
         self.problem, self.layers = twin.problem, twin.layers
         self.action_space, self.observation_space = twin.action_space, twin.observation_space
         self.render_mode = twin.render_mode
-        self._discrete = isinstance(twin.action, Discrete)
+        self._actions = twin.action
         self._space = self.problem.search_space
         self._counts = self._space.counts
-        # Up to here, halfway to the next one, a candidate is the nearest to a rank.
-        self._bounds = [[(low + high) / 2 for low, high in pairwise(ranks)] for ranks in self.table.candidates]
         self._nodes: list[dict[int, _Node]] = [{} for _ in range(len(self.layers) + 1)]
         self._measured: set[int] = set()
         self._depth, self._number = -1, 0
@@ -150,16 +145,14 @@ class TabularEnv(gym.Env[Any, Any]):
 
     def _place(self, depth: int, action: Any) -> tuple[int, bool]:
         """Return the place of the candidate that an action asks for, and whether it asked for another one."""
-        count = self._counts[depth]
-        if self._discrete:
-            if (type(action) is int or isinstance(action, np.integer)) and 0 <= action < count:
+        actions = self._actions
+        if isinstance(actions, Discrete):
+            if (type(action) is int or isinstance(action, np.integer)) and 0 <= action < self._counts[depth]:
                 return int(action), False
         elif (
             isinstance(action, np.ndarray) and action.shape == (1,) and action.dtype.kind == "f" and abs(action[0]) <= 1
         ):
-            value = float(action[0])
-            smallest, *_, dense = self.table.candidates[depth]
-            return bisect_left(self._bounds[depth], smallest + (value + 1.0) / 2.0 * (dense - smallest)), False
+            return actions.place(depth, float(action[0])), False
         # All that is unusual, mistakes included.
         wish = self.twin.action.decode(self._prefix(depth, self._number), action)
         return self.table.candidates[depth].index(wish.ranks[0]), wish.projected
@@ -214,13 +207,13 @@ class VectorTabularEnv(VectorEnv[Any, Any, NDArray[Any]]):
     def __init__(self, env: TabularEnv, num_envs: int) -> None:
         if not isinstance(env.observation_space, gym.spaces.Box):
             raise ValueError("the vector version has vector observations: leave out `observation`")
-        self.num_envs = num_envs
+        self.num_envs = num_envs = whole_number("num_envs", num_envs, least=1)
         self.autoreset_mode = self.metadata["autoreset_mode"]  # TorchRL looks for it here, as in Gymnasium's own
         self.env = env
         self.single_action_space, self.single_observation_space = env.action_space, env.observation_space
         self.action_space = batch_space(env.action_space, num_envs)
         self.observation_space = batch_space(env.observation_space, num_envs)
-        self._depth, self._numbers = 0, np.zeros(num_envs, np.int64)
+        self._depth, self._numbers = -1, np.zeros(num_envs, np.int64)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -236,22 +229,14 @@ class VectorTabularEnv(VectorEnv[Any, Any, NDArray[Any]]):
 
         Raises:
             ValueError: An action is not in the action space.
+            ResetNeeded: `reset` was never called.
         """
         depth, env = self._depth, self.env
-        count = env._counts[depth]
-        if env._discrete:
-            if actions.min() < 0 or actions.max() >= env.action_space.n:  # type: ignore[attr-defined]
-                raise ValueError(f"layer {env.layers[depth].name!r}: an action is outside {env.action_space}")
-            places = np.minimum(actions, count - 1)
-        else:
-            values = actions[:, 0].astype(np.float64)
-            if not (np.abs(values) <= 1.0 + ROUNDING).all():
-                raise ValueError(f"layer {env.layers[depth].name!r}: an action is outside [-1, 1]")
-            values = values.clip(-1.0, 1.0)
-            smallest, *_, dense = env.table.candidates[depth]
-            wanted = smallest + (values + 1.0) / 2.0 * (dense - smallest)
-            places = np.searchsorted(env._bounds[depth], wanted, side="left")
-        numbers = self._numbers * count + places
+        if depth < 0:
+            raise ResetNeeded("no episode has begun: call reset() before step()")
+        if len(actions) != self.num_envs:
+            raise ValueError(f"{len(actions)} actions for {self.num_envs} environments")
+        numbers = self._numbers * env._counts[depth] + env._actions.places(depth, actions)
         observations, sizes = self._observe(depth + 1, numbers), self._states[depth + 1][1][numbers]
         infos: dict[str, Any] = {"size_ratio": sizes}
         over = depth + 1 == len(env.layers)

@@ -67,10 +67,10 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
         seeds: Sequence[int | None]
         if seed is None:
             seeds = [None] * self.num_envs
-        elif isinstance(seed, int):
-            seeds = [seed + index for index in range(self.num_envs)]
+        elif isinstance(seed, int | np.integer):
+            seeds = [int(seed) + index for index in range(self.num_envs)]
         else:
-            seeds = seed
+            seeds = [None if single is None else int(single) for single in seed]
         if len(seeds) != self.num_envs:
             raise ValueError(f"{len(seeds)} seeds for {self.num_envs} environments")
         observations: list[Any] = []
@@ -78,7 +78,7 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
         for index, (env, single) in enumerate(zip(self.envs, seeds, strict=True)):
             observation, info = env.reset(seed=single)
             observations.append(observation)
-            infos = self._add_info(infos, info, index)
+            infos = self._add_info(infos, self._flat(info), index)
         return self._batch(observations), infos
 
     def step(self, actions: Any) -> tuple[Any, NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
@@ -102,9 +102,9 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
         for index, (env, action) in enumerate(zip(self.envs, singles, strict=True)):
             observation, reward, over, _, info = env.step(action)
             if over:
-                infos = self._add_info(infos, {"final_obs": observation, "final_info": info}, index)
+                infos = self._add_info(infos, {"final_obs": observation, "final_info": self._flat(info)}, index)
                 observation, info = env.reset()
-            infos = self._add_info(infos, info, index)
+            infos = self._add_info(infos, self._flat(info), index)
             observations.append(observation)
             rewards.append(reward)
             terminated.append(over)
@@ -118,6 +118,14 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
     def render(self) -> tuple[Any, ...]:
         """Show each environment's episode, as `ShrinkEnv.render` does."""
         return tuple(env.render() for env in self.envs)
+
+    def _flat(self, info: dict[str, Any]) -> dict[str, Any]:
+        """Return an episode's info in numbers: names and a mapping that grows have no place in a batch."""
+        decided = list(info["ranks"].values())
+        ranks = np.zeros(len(self.first.layers), np.int64)
+        ranks[: len(decided)] = decided
+        place = {"layer": len(decided) - 1} if "layer" in info else {}
+        return {**info, **place, "ranks": ranks}
 
     def _batch(self, observations: list[Any]) -> Any:
         empty: Any = create_empty_array(self.single_observation_space, self.num_envs)

@@ -7,6 +7,7 @@ from shrinkml_env.evaluation.evaluator import Evaluator, recognise_all
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
 from shrinkml_env.evaluation.ledger_file import read_ledger
 from shrinkml_env.evaluation.progress import ProgressBar
+from shrinkml_env.evaluation.protocol import SupportsEvaluate
 from shrinkml_env.evaluation.result import Evaluation
 from shrinkml_env.evaluation.wer import word_edits
 
@@ -18,6 +19,7 @@ __all__ = [
     "Evaluator",
     "Ledger",
     "ProgressBar",
+    "SupportsEvaluate",
     "default_cache_path",
     "mean_divergence",
     "read_ledger",

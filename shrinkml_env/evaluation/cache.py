@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, TextIO
 import platformdirs
 from filelock import FileLock
 
+from shrinkml_env.files import errors_name, parse_json
+
 __all__ = ["CacheSummary", "EvaluationCache", "default_cache_path"]
 
 _SCHEMA = (
@@ -25,6 +27,9 @@ _PATIENCE = (60.0, 600.0)
 """Seconds to wait for another process at the first and the second try."""
 
 _LOCKS = 4096
+
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+"""What SQLite says of a file that is cut off or no database, and where a table has other columns."""
 
 
 def default_cache_path() -> Path:
@@ -56,8 +61,9 @@ class EvaluationCache:
     POSIX locks work; each entry is one transaction. The file is opened at the first use in each process, so that a
     cache pickles. Beside it lies a folder of lock files, which the operating system releases when a process dies.
 
-    Every use raises a ValueError if the file is something else, and a TimeoutError if other processes keep it locked
-    for many minutes.
+    Every use raises a ValueError if the file is damaged or something else, an OSError if it cannot be read or written,
+    as on a full disk, and a TimeoutError if other processes keep it locked for many minutes. Each names the file, which
+    stays as it is.
 
     Args:
         path: The file; made when it is missing.
@@ -71,7 +77,13 @@ class EvaluationCache:
     def get(self, key: str) -> dict[str, Any] | None:
         """Return the value stored under a key, or None."""
         row = self._execute("SELECT value FROM measurements WHERE key = ?", (key,)).fetchone()
-        return None if row is None else json.loads(row[0])
+        if row is None:
+            return None
+        try:
+            value: dict[str, Any] = parse_json(row[0])
+        except (TypeError, ValueError) as error:
+            raise self._damaged(f"the measurement {key} is not JSON: {error}") from error
+        return value
 
     def put(self, key: str, value: dict[str, Any], subject: str = "") -> None:
         """Store a JSON-able value; one that is there already stays, since equal keys mean equal measurements.
@@ -91,7 +103,8 @@ class EvaluationCache:
         Look again for the values inside: the process that was there before may have stored them.
         """
         folder = self.path.with_name(self.path.name + ".locks")
-        folder.mkdir(parents=True, exist_ok=True)
+        with errors_name(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         # In ascending order: two processes that want several can't wait for each other.
         with ExitStack() as stack:
             for number in sorted({int(key[:8], 16) % _LOCKS for key in keys}):
@@ -128,9 +141,15 @@ class EvaluationCache:
                 connection = self._open(patience)
                 with connection:
                     return connection.execute(statement, values)
-            except sqlite3.OperationalError as error:
-                if not _is_busy(error):
-                    raise
+            except sqlite3.DatabaseError as error:
+                kind = error.sqlite_errorcode & 0xFF  # the other bits say more about it
+                if kind in _DAMAGED:
+                    raise self._damaged(str(error)) from error
+                if kind not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                    raise OSError(
+                        f"{self.path}: the evaluation cache cannot be used ({error}); nothing in it is damaged: make "
+                        "room for it, or set SHRINKML_CACHE to a file that can be written"
+                    ) from error
                 busy = error
         raise TimeoutError(
             f"{self.path}: other processes have kept the evaluation cache locked for {sum(_PATIENCE):.0f} s ({busy}); "
@@ -140,20 +159,18 @@ class EvaluationCache:
     def _open(self, patience: float) -> sqlite3.Connection:
         # A connection must not cross a fork.
         if self._connection is None or self._owner != os.getpid():
-            try:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                connection = sqlite3.connect(self.path, timeout=patience, check_same_thread=False)
-                with connection:
-                    connection.execute(_SCHEMA)
-            except (OSError, sqlite3.DatabaseError) as error:
-                if _is_busy(error):
-                    raise
-                raise ValueError(
-                    f"{self.path}: cannot be used as an evaluation cache ({error}); delete it or set SHRINKML_CACHE"
-                ) from error
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(self.path, timeout=patience, check_same_thread=False)
+            with connection:
+                connection.execute(_SCHEMA)
             self._connection, self._owner = connection, os.getpid()
         self._connection.execute(f"PRAGMA busy_timeout = {round(1000 * patience)}")
         return self._connection
+
+    def _damaged(self, cause: str) -> ValueError:
+        return ValueError(
+            f"{self.path}: cannot be used as an evaluation cache ({cause}); delete it or set SHRINKML_CACHE"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path}
@@ -163,9 +180,3 @@ class EvaluationCache:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EvaluationCache:
         return EvaluationCache(self.path)
-
-
-def _is_busy(error: Exception) -> bool:
-    # The lower byte is the kind of error, the rest says more about it.
-    code = error.sqlite_errorcode & 0xFF if isinstance(error, sqlite3.OperationalError) else sqlite3.SQLITE_OK
-    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)

@@ -65,5 +65,15 @@ class CachedMeasurer:
     def _recall(self, keys: Iterable[str]) -> dict[str, Counts]:
         if self._cache is None:
             return {}
-        found = {key: self._cache.get(key) for key in keys}
-        return {key: Counts.from_json(record) for key, record in found.items() if record is not None}
+        found = {}
+        for key in keys:
+            record = self._cache.get(key)
+            if record is not None:
+                try:
+                    found[key] = Counts.from_json(record)
+                except (AttributeError, KeyError, TypeError, ValueError) as error:
+                    raise ValueError(
+                        f"{self._cache.path}: the measurement {key} is damaged ({error!r}): delete the file or set "
+                        "SHRINKML_CACHE"
+                    ) from error
+        return found

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
-
-from torch import Tensor
+from typing import Any
 
 from shrinkml_env.checks import whole_number
-from shrinkml_env.compression.layers import Layer, canonical_ranks
-from shrinkml_env.data.utterance import Utterance
-from shrinkml_env.evaluation.evaluator import Evaluator
+from shrinkml_env.compression.layers import canonical_ranks
 from shrinkml_env.evaluation.ledger_file import ANOTHER, LedgerFile
+from shrinkml_env.evaluation.protocol import SupportsEvaluate
 from shrinkml_env.evaluation.result import Evaluation
 
-__all__ = ["BudgetExhausted", "Ledger", "Observer", "SupportsEvaluate"]
+__all__ = ["BudgetExhausted", "Ledger", "Observer"]
 
 Observer = Callable[[Evaluation, int], None]
 """It is told of a new evaluation, and how many there are with it."""
@@ -24,54 +21,6 @@ Observer = Callable[[Evaluation, int], None]
 
 class BudgetExhausted(RuntimeError):  # noqa: N818 - the end of a budget is no error of the program
     """A search asked for one new configuration more than its budget of unique evaluations allows."""
-
-
-class SupportsEvaluate(Protocol):
-    """The part of an `Evaluator` that searches need; ranks may be partial, and what they leave out is dense."""
-
-    @property
-    def key(self) -> str:
-        """The hash of all that a measurement depends on but the ranks; equal keys mean equal measurements."""
-
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        """The model's layers at the chosen granularity, in forward order."""
-
-    @property
-    def factorisation_name(self) -> str:
-        """The name of the way in which matrices are factored: `Factorisation.name`."""
-
-    @property
-    def baseline(self) -> Evaluation:
-        """The original model, all layers dense."""
-
-    @property
-    def singular_values(self) -> Mapping[str, Tensor]:
-        """Matrix name -> its singular values, descending."""
-
-    def evaluate(self, ranks: Mapping[str, int]) -> Evaluation:
-        """Measure one configuration; ValueError for an unknown layer or rank."""
-
-    def evaluate_many(self, configurations: Sequence[Mapping[str, int]]) -> Iterable[Evaluation]:
-        """Measure several, in their order."""
-
-    def params(self, ranks: Mapping[str, int]) -> int:
-        """Return the number of parameters of the compressed model."""
-
-    def size_ratio(self, ranks: Mapping[str, int]) -> float:
-        """Return `params` over the original's."""
-
-    def macs(self, ranks: Mapping[str, int]) -> int:
-        """Return the multiply-adds over the whole utterance set."""
-
-    def activation_error(self, ranks: Mapping[str, int]) -> float:
-        """Return the error of the activations behind the last layer named, at least 0; see `ActivationError`."""
-
-    def on(self, utterances: Sequence[Utterance]) -> Evaluator:
-        """Return an evaluator of the same model and layers that measures for real on other utterances."""
-
-    def close(self) -> None:
-        """End what was started to measure; it starts again when it is needed."""
 
 
 class Ledger:
@@ -145,7 +94,12 @@ class Ledger:
 
         Args:
             observer: Called with the evaluation and the number of unique evaluations so far, this one included.
+
+        Raises:
+            TypeError: It cannot be called.
         """
+        if not callable(observer):
+            raise TypeError(f"an observer is called with (evaluation, count), which {observer!r} cannot be")
         self._observers.append(observer)
 
     def unsubscribe(self, observer: Observer) -> None:
@@ -169,7 +123,10 @@ class Ledger:
         """
         if self.path is not None:
             if self.path.resolve() != Path(path).resolve():
-                raise ValueError(f"this ledger is kept in {self.path} already and cannot be kept in {path} too")
+                raise ValueError(
+                    f"this ledger is kept in {self.path} already and cannot be kept in {path} too: leave out the "
+                    "ledger's path or the directory"
+                )
             return
         file = LedgerFile(path)
         if self._subject is not None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from operator import index
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
 from shrinkml_env.evaluation.result import Evaluation
+from shrinkml_env.files import errors_name, parse_json
 
 __all__ = ["ANOTHER", "LedgerFile", "read_ledger"]
 
@@ -31,10 +33,17 @@ class LedgerFile:
 
     Args:
         path: The file; neither it nor its folder need exist.
+
+    Raises:
+        ValueError: The path is a folder, or lies in a file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        if self.path.is_dir():
+            raise ValueError(f"ledger: path must be the name of a file, got the folder {self.path}")
+        if self.path.parent.is_file():
+            raise ValueError(f"ledger: path {self.path} lies in {self.path.parent}, which is no folder")
         self._lock: FileLock | None = None
         self._header: dict[str, Any] = {}
 
@@ -71,7 +80,7 @@ class LedgerFile:
         assert self.is_open
         if not evaluations:
             return
-        with open(self.path, "a+b") as file:
+        with errors_name(self.path), open(self.path, "a+b") as file:
             whole = _whole_lines(file)
             if whole < file.seek(0, os.SEEK_END):
                 file.truncate(whole)  # what follows the last newline was torn by a kill
@@ -104,7 +113,7 @@ def read_ledger(path: str | os.PathLike[str]) -> tuple[Evaluation, tuple[Evaluat
     path = Path(path)
     first, _, _ = path.read_bytes().partition(b"\n")
     try:
-        header = json.loads(first)
+        header = parse_json(first)
         if header["format"] != _FORMAT:
             raise ValueError(f"the format is {header['format']!r}, not {_FORMAT!r}")
         baseline = _from_json(header["baseline"])
@@ -123,7 +132,7 @@ def _read(path: Path, header: dict[str, Any]) -> tuple[Evaluation, ...]:
             return ()  # killed while the header was written
         raise ValueError(f"{path} is not a ledger of evaluations; give another path")
     try:
-        found = json.loads(lines[0])
+        found = parse_json(lines[0])
     except ValueError as error:
         raise ValueError(f"{path} is not a ledger of evaluations; give another path") from error
     if not isinstance(found, dict) or found.get("format") != _FORMAT:
@@ -131,16 +140,19 @@ def _read(path: Path, header: dict[str, Any]) -> tuple[Evaluation, ...]:
     if found != header:
         raise ValueError(f"{path} records {ANOTHER}; give another path, or remove the file")
     baseline = _from_json(header["baseline"])
-    evaluations = []
+    evaluations: dict[tuple[int, ...], Evaluation] = {}
     for number, line in enumerate(lines[1:], start=2):
         try:
-            evaluation = _from_json(json.loads(line))
+            evaluation = _from_json(parse_json(line))
             if list(evaluation.ranks) != list(baseline.ranks) or evaluation.words != baseline.words:
                 raise ValueError("its layers or reference words are not the header's")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}, line {number} is damaged ({error!r}); repair or remove the file") from error
-        evaluations.append(evaluation)
-    return tuple(evaluations)
+        ranks = tuple(evaluation.ranks.values())
+        if ranks in evaluations:
+            raise ValueError(f"{path}, line {number} repeats an earlier line's ranks; repair or remove the file")
+        evaluations[ranks] = evaluation
+    return tuple(evaluations.values())
 
 
 def _locked(path: Path) -> FileLock:
@@ -181,13 +193,18 @@ def _to_json(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _from_json(record: Mapping[str, Any]) -> Evaluation:
-    return Evaluation(
-        ranks={str(name): int(rank) for name, rank in record["ranks"].items()},
-        edits=tuple(int(edits) for edits in record["edits"]),
-        words=tuple(int(words) for words in record["words"]),
-        params=int(record["params"]),
+    evaluation = Evaluation(
+        ranks={str(name): index(rank) for name, rank in record["ranks"].items()},
+        edits=tuple(map(index, record["edits"])),
+        words=tuple(map(index, record["words"])),
+        params=index(record["params"]),
         size_ratio=float(record["size_ratio"]),
-        macs=int(record["macs"]),
-        capped=int(record["capped"]),
+        macs=index(record["macs"]),
+        capped=index(record["capped"]),
         divergence=float(record["divergence"]) if "divergence" in record else None,
     )
+    if len(evaluation.edits) != len(evaluation.words) or min(evaluation.edits, default=0) < 0:
+        raise ValueError("its edits are not one number of at least 0 for each utterance")
+    if not 0 < evaluation.size_ratio <= 1:
+        raise ValueError(f"its size_ratio is {evaluation.size_ratio}, not above 0 and at most 1")
+    return evaluation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -33,8 +34,18 @@ class Counts:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
-        """Return the counts of which `to_json` made a record."""
-        return cls(tuple(record["edits"]), tuple(record["words"]), record["capped"], record.get("divergence"))
+        """Return the counts of which `to_json` made a record.
+
+        Raises:
+            KeyError: The record lacks something.
+            TypeError: One of its values is of another type.
+            ValueError: It has not as many edits as words.
+        """
+        edits, words = (tuple(map(operator.index, record[name])) for name in ("edits", "words"))
+        divergence = record.get("divergence")
+        if len(edits) != len(words):
+            raise ValueError(f"{len(edits)} numbers of edits, {len(words)} of words")
+        return cls(edits, words, operator.index(record["capped"]), None if divergence is None else float(divergence))
 
 
 @dataclass(frozen=True, slots=True)

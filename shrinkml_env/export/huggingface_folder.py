@@ -13,7 +13,13 @@ from torch import nn
 
 from shrinkml_env.asr.huggingface import HuggingFaceModel
 from shrinkml_env.asr.huggingface.folder import import_transformers, unpacked
-from shrinkml_env.compression import CompressibleModel, arranged_layers, count_parameters, inference_tensors, int8_scales
+from shrinkml_env.compression import (
+    CompressibleModel,
+    arranged_layers,
+    count_parameters,
+    inference_tensors,
+    int8_scales,
+)
 from shrinkml_env.compression.modules import LowRank
 from shrinkml_env.export import modeling_shrinkml
 
@@ -87,7 +93,9 @@ def _sources(model: CompressibleModel) -> dict[str, str]:
     for matrix in [matrix for layer in arranged_layers(model) for matrix in layer.matrices]:
         paths = [part.name.removesuffix(".weight") for part in matrix.parts]
         held = [path for path in paths if f"{path}.weight_v" in tensors]
-        sources |= {path.removeprefix("network."): held[0].removeprefix("network.") for path in paths if path not in held}
+        sources |= {
+            path.removeprefix("network."): held[0].removeprefix("network.") for path in paths if path not in held
+        }
     return sources
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from gymnasium import spaces
@@ -18,6 +19,8 @@ from shrinkml_env.compression import kept_energy
 from shrinkml_env.mdp.problem import SearchProblem
 
 __all__ = ["ACTIONS", "ActionKind", "Continuous", "Delta", "Discrete", "Energy", "MaskedActions", "OneShot", "Wish"]
+
+Value = TypeVar("Value", float, NDArray[np.float64])
 
 
 class Wish(NamedTuple):
@@ -114,14 +117,40 @@ class Continuous(_Number):
     """Linear in the rank.
 
     -1 is the layer's smallest candidate and +1 its `max_rank` (dense), with break-even in between; the rank that the
-    line gives is replaced by the nearest candidate.
+    line gives is replaced by the nearest candidate, of two the smaller.
     """
 
+    def __init__(self, problem: SearchProblem) -> None:
+        super().__init__(problem)
+        # Up to here, halfway to the next one, a candidate is the nearest to a rank.
+        self._bounds = [[(low + high) / 2 for low, high in pairwise(ranks)] for ranks in problem.candidates]
+        self._ends = [(ranks[0], ranks[-1]) for ranks in problem.candidates]
+
+    def place(self, index: int, value: float) -> int:
+        """Return the place of the candidate of a layer that a number in [-1, 1] means."""
+        return bisect_left(self._bounds[index], self._wanted(index, value))
+
+    def places(self, index: int, actions: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the places that many actions mean, as `Discrete.places` does; shape (N, 1) -> (N,)."""
+        values = np.asarray(actions)
+        if values.ndim != 2 or values.dtype.kind != "f" or not (np.abs(values) <= 1.0 + ROUNDING).all():
+            raise ValueError(
+                f"layer {self.problem.layers[index].name!r}: an action is outside [-1, 1], or no array of one float"
+            )
+        wanted = self._wanted(index, values[:, 0].astype(np.float64).clip(-1.0, 1.0))
+        return np.searchsorted(self._bounds[index], wanted, side="left")
+
     def _rank(self, ranks: tuple[int, ...], value: float) -> int:
-        return self._at_fraction(len(ranks), (value + 1.0) / 2.0)
+        index = len(ranks)
+        return self.problem.candidates[index][self.place(index, value)]
 
     def _value(self, ranks: tuple[int, ...], rank: int) -> float:
         return 2.0 * self._fraction(len(ranks), rank) - 1.0
+
+    def _wanted(self, index: int, value: Value) -> Value:
+        """Return the rank, whole or not, at a number in [-1, 1], or the ranks at several."""
+        smallest, dense = self._ends[index]
+        return smallest + (value + 1.0) / 2.0 * (dense - smallest)
 
 
 class Delta(_Number):
@@ -200,6 +229,20 @@ class Discrete(MaskedActions):
         choice = min(int(value), len(candidates) - 1)
         return Wish((candidates[choice],), projected=choice != int(value))
 
+    def places(self, index: int, actions: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the places of the candidates of one layer that many actions ask for, shape (N,) -> (N,).
+
+        Raises:
+            ValueError: An action is not in the action space.
+        """
+        values = np.asarray(actions)
+        if values.ndim != 1 or values.dtype.kind not in "iu" or values.min() < 0 or values.max() >= self._count:
+            raise ValueError(
+                f"layer {self.problem.layers[index].name!r}: an action is outside 0..{self._count - 1}, or no integer"
+            )
+        places: NDArray[np.int64] = np.minimum(values, self.problem.search_space.counts[index] - 1)
+        return places
+
     def encode(self, ranks: tuple[int, ...]) -> list[int]:
         """Encode a configuration in its places."""
         space = self.problem.search_space
@@ -234,11 +277,12 @@ class OneShot(ActionKind):
                 f"layers {layers[0].name!r} to {layers[-1].name!r}: the action must be {len(layers)} integers, got "
                 f"{action!r}"
             )
-        places = value.tolist()
-        for layer, count, place in zip(layers, space.counts, places, strict=True):
-            if not 0 <= place < count:
-                raise ValueError(f"layer {layer.name!r}: the action must be an integer in 0..{count - 1}, got {place}")
-        return Wish(tuple(space.ranks(places).values()))
+        for index in np.flatnonzero((value < 0) | (value >= space.counts)):
+            raise ValueError(
+                f"layer {layers[index].name!r}: the action must be an integer in 0..{space.counts[index] - 1}, got "
+                f"{value[index]}"
+            )
+        return Wish(tuple(space.ranks(value.tolist()).values()))
 
     def encode(self, ranks: tuple[int, ...]) -> list[NDArray[np.int64]]:
         """Encode a configuration in one array of its places."""

@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from shrinkml_env.evaluation.ledger import SupportsEvaluate
+from shrinkml_env.evaluation.protocol import SupportsEvaluate
 from shrinkml_env.space.search_space import SearchSpace
 
 __all__ = ["CONSTRAINTS", "Budget", "Clip", "Constraint", "Decrement", "Mask", "Unconstrained"]
@@ -37,6 +37,12 @@ class Constraint(ABC):
     def __init__(self, evaluator: SupportsEvaluate, search_space: SearchSpace) -> None:
         self.evaluator = evaluator
         self.search_space = search_space
+
+    @property
+    def changes_decisions(self) -> bool:
+        """Whether an episode's decisions may become others: whether `allowed` or `apply` are a subclass's own."""
+        kind = type(self)
+        return kind.allowed is not Constraint.allowed or kind.apply is not Constraint.apply
 
     @property
     def size_limit(self) -> float | None:

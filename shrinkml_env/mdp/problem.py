@@ -11,7 +11,8 @@ from gymnasium import spaces
 
 from shrinkml_env.checks import is_number
 from shrinkml_env.compression.layers import Layer, canonical_ranks
-from shrinkml_env.evaluation.ledger import Ledger, SupportsEvaluate
+from shrinkml_env.evaluation.ledger import Ledger
+from shrinkml_env.evaluation.protocol import SupportsEvaluate
 from shrinkml_env.evaluation.result import Evaluation
 from shrinkml_env.mdp.constraints import Constraint, Unconstrained
 from shrinkml_env.mdp.rewards import RewardFunction, signal_of
@@ -166,21 +167,26 @@ class SearchProblem:
         """
         self.ledger.prefetch(self.evaluator, configurations)
 
-    def reward(self, evaluation: Evaluation) -> tuple[Any, dict[str, float]]:
+    def reward(self, evaluation: Evaluation, baseline: Evaluation | None = None) -> tuple[Any, dict[str, float]]:
         """Return what an evaluation is worth: the reward and its named terms, or one term, ``reward``.
 
         The reward is a float, or a float32 array if the reward function has a `space`.
 
+        Args:
+            evaluation: A measurement of a configuration.
+            baseline: That of the original on the same utterances; by default on those of the search.
+
         Raises:
             ValueError: The reward is no number, or not finite.
         """
-        value = self.reward_function(evaluation, self.baseline)
+        baseline = baseline or self.baseline
+        value = self.reward_function(evaluation, baseline)
         if self.reward_space is None and not is_number(value):
             raise ValueError(f"the reward {self.reward_function!r} must give a number, it gave {value!r}")
         if not np.all(np.isfinite(value)):
             raise ValueError(f"the reward {self.reward_function!r} gave {value} at a WER of {evaluation.wer:.4f}")
         terms = getattr(self.reward_function, "terms", None)
-        named = {"reward": value} if terms is None else terms(evaluation, self.baseline)
+        named = {"reward": value} if terms is None else terms(evaluation, baseline)
         if self.reward_space is None:
             value = float(value)
         return value, {name: float(term) for name, term in named.items()}
@@ -189,6 +195,19 @@ class SearchProblem:
     def reward_space(self) -> spaces.Box | None:
         """The space of a vector reward; None for an ordinary one."""
         return getattr(self.reward_function, "space", None)
+
+    def require_scalar_reward(self, user: str, remedy: str = "choose another one") -> None:
+        """Refuse a vector reward.
+
+        Args:
+            user: The one that needs a scalar reward, in the singular.
+            remedy: The advice at the end of the message.
+
+        Raises:
+            ValueError: The reward is a vector.
+        """
+        if self.reward_space is not None:
+            raise ValueError(f"{user} needs a scalar reward, not {type(self.reward_function).__name__}: {remedy}")
 
     def is_feasible(self, ranks: Mapping[str, int]) -> bool:
         """Return whether a configuration meets the constraint; this costs nothing.
@@ -214,10 +233,9 @@ class SearchProblem:
         """`history`, best first: feasible before infeasible, then by reward, then the earlier one.
 
         Raises:
-            TypeError: The reward is a vector, which has no order.
+            ValueError: The reward is a vector, which has no order.
         """
-        if self.reward_space is not None:
-            raise TypeError("a vector reward has no best configuration: read `history`, or scalarise the reward")
+        self.require_scalar_reward("a best configuration", "read `history`, or scalarise the reward")
         return tuple(sorted(self.history, key=lambda trial: (not trial.feasible, -trial.reward)))
 
     @property

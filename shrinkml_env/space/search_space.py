@@ -49,7 +49,7 @@ class SearchSpace:
             raise ValueError(
                 f"{len(self.layers)} layers, but candidates for {len(self.candidates)}; give one per layer"
             )
-        for layer, ranks in zip(self.layers, self.candidates, strict=True):
+        for layer, ranks in self.choices:
             if layer.break_even < 1:
                 raise ValueError(f"layer {layer.name!r} cannot be made smaller by any rank; leave it out")
             if len(ranks) < 2 or ranks[-1] != layer.max_rank:
@@ -64,6 +64,11 @@ class SearchSpace:
     def counts(self) -> tuple[int, ...]:
         """The number of each layer's candidates."""
         return tuple(len(candidates) for candidates in self.candidates)
+
+    @property
+    def choices(self) -> Iterator[tuple[Layer, tuple[int, ...]]]:
+        """The layers, each with its candidates."""
+        return zip(self.layers, self.candidates, strict=True)
 
     @property
     def size(self) -> int:
@@ -104,16 +109,12 @@ class SearchSpace:
             ValueError: A rank is not a candidate.
         """
         return tuple(
-            self._place(layer, candidates, ranks.get(layer.name, layer.max_rank))
-            for layer, candidates in zip(self.layers, self.candidates, strict=True)
+            self._place(layer, candidates, ranks.get(layer.name, layer.max_rank)) for layer, candidates in self.choices
         )
 
     def tabulate(self, function: Callable[[Layer, int], T]) -> tuple[dict[int, T], ...]:
         """Return for each layer the values of a function of (layer, rank): candidate -> value, in ascending order."""
-        return tuple(
-            {rank: function(layer, rank) for rank in candidates}
-            for layer, candidates in zip(self.layers, self.candidates, strict=True)
-        )
+        return tuple({rank: function(layer, rank) for rank in candidates} for layer, candidates in self.choices)
 
     def nearest(self, layer_index: int, rank: float) -> int:
         """Return the layer's candidate that is closest to a rank, which need not be whole; of two, the smaller."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from shrinkml_env.compression.layers import Layer
 from shrinkml_env.evaluation.result import Evaluation
+from shrinkml_env.files import parse_json, write_whole
 
 __all__ = ["LayerCurve", "Sensitivity", "require_factorisation"]
 
@@ -50,16 +51,14 @@ class Sensitivity:
     @classmethod
     def measure(
         cls,
-        layers: Iterable[Layer],
-        candidates: Iterable[Iterable[int]],
+        choices: Iterable[tuple[Layer, Iterable[int]]],
         evaluate: Callable[[Mapping[str, int]], Evaluation],
         factorisation: str = "svd",
     ) -> Self:
         """Evaluate every layer at each of its candidates; dense is measured once for all.
 
         Args:
-            layers: Those to measure.
-            candidates: For each of them its ranks, dense among them or not.
+            choices: The layers to measure, each with its ranks, dense among them or not: `SearchSpace.choices`.
             evaluate: Ranks (what they leave out is dense) -> measurement; each call is a unique evaluation.
             factorisation: How it compresses.
         """
@@ -68,7 +67,7 @@ class Sensitivity:
                 layer.shapes,
                 {rank: evaluate({layer.name: rank}).wer for rank in ranks if layer.canonical(rank) != layer.max_rank},
             )
-            for layer, ranks in zip(layers, candidates, strict=True)
+            for layer, ranks in choices
         }
         return cls(evaluate({}).wer, curves, factorisation)
 
@@ -97,7 +96,7 @@ class Sensitivity:
             "baseline_wer": self.baseline_wer,
             "curves": curves,
         }
-        Path(path).write_text(json.dumps(content, indent=1) + "\n")
+        write_whole(path, json.dumps(content, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] | None = None) -> Self:
@@ -108,8 +107,12 @@ class Sensitivity:
             FileNotFoundError: There is no such file.
         """
         file: Any = resources.files("shrinkml_env") / "assets/sensitivity.json" if path is None else Path(path)
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"search space 'sensitivity': there is no file {file}; path must be one that Sensitivity.save wrote"
+            )
         try:
-            content = json.loads(file.read_text())
+            content = parse_json(file.read_bytes())
             if content["format"] != _FORMAT:
                 raise ValueError(f"its format is {content['format']!r}, not {_FORMAT!r}")
             curves = {

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -29,6 +30,7 @@ from shrinkml_env.compression.layers import Layer, Matrix, canonical_ranks
 from shrinkml_env.data.utterance import Utterance
 from shrinkml_env.evaluation import EvaluationCache, Evaluator, default_cache_path
 from shrinkml_env.evaluation.result import Evaluation
+from shrinkml_env.files import parse_json, write_whole
 from shrinkml_env.space.search_space import SearchSpace
 
 __all__ = ["SETS", "Table", "TableEvaluator"]
@@ -139,8 +141,9 @@ class Table:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as a compressed NumPy archive without pickled objects."""
-        with open(path, "wb") as file:
-            np.savez_compressed(file, summary=np.array(json.dumps(self._summary())), **self._arrays())
+        content = io.BytesIO()
+        np.savez_compressed(content, summary=np.array(json.dumps(self._summary())), **self._arrays())
+        write_whole(path, content.getvalue())
 
     def _summary(self) -> dict[str, Any]:
         return {
@@ -194,7 +197,7 @@ class Table:
     def _read(cls, file: Any) -> Self:
         try:
             with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as archive:
-                summary = json.loads(str(archive["summary"]))
+                summary = parse_json(str(archive["summary"]))
                 if summary["format"] != _FORMAT:
                     raise ValueError(f"its format is {summary['format']!r}, not {_FORMAT!r}")
                 arrays = {name: archive[name] for name in archive.files if name != "summary"}
@@ -202,7 +205,7 @@ class Table:
                 Layer(layer["name"], layer["kind"], tuple(Matrix(*matrix) for matrix in layer["matrices"]))
                 for layer in summary["layers"]
             )
-            return cls(
+            table = cls(
                 model=summary["model"],
                 blocks=summary["blocks"],
                 layers=layers,
@@ -216,10 +219,23 @@ class Table:
                 edits={name: values.astype(np.int64) for name, values in _named(arrays, "edits ").items()},
                 capped={name: values.astype(np.int64) for name, values in _named(arrays, "capped ").items()},
             )
-        except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+            table._require_complete()
+            return table
+        except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             if isinstance(error, FileNotFoundError):
                 raise
             raise ValueError(f"{file} is no table, as Table.save writes it: {error}") from error
+
+    def _require_complete(self) -> None:
+        """Check that every set has numbers of every configuration.
+
+        Raises:
+            ValueError: One has none, or of more or fewer.
+        """
+        for subset in self.words:
+            for name, values in (("edits", self.edits.get(subset)), ("capped", self.capped.get(subset))):
+                if values is None or values.shape != (self.size,):
+                    raise ValueError(f"{name} of {subset} are not {self.size} numbers, one of each configuration")
 
 
 def _named(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:

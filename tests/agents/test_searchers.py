@@ -5,10 +5,12 @@ from dataclasses import replace
 import numpy as np
 import optuna
 import pytest
+from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+import agents
 from agents import (
     EnergyCurve,
     GreedySearch,
@@ -21,6 +23,7 @@ from agents import (
     UniformRank,
 )
 from agents.curves import fractions
+from shrinkml_env.agent import Agent, Learner
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
 from shrinkml_env.mdp.actions import ACTIONS
 from tests.helpers.fake_evaluator import LAYERS, WORDS, FakeEvaluator, linear, make_fake_env
@@ -481,3 +484,9 @@ def test_load_rejects_other_files(tmp_path):
     path.write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"agent\.npz was not saved by RandomSearch"):
         RandomSearch.load(path)
+
+
+@pytest.mark.parametrize("kind", [*(getattr(agents, name) for name in agents.__all__ if name != "Rule"), PPO], ids=str)
+def test_every_agent_has_what_stable_baselines_agents_have(kind):
+    assert issubclass(kind, Agent)
+    assert issubclass(kind, Learner)

@@ -238,7 +238,7 @@ def test_errors_say_what_is_wrong():
     model, speech = TinyCTC(), tones(1)
     with pytest.raises(ValueError, match="there is no waveform"):
         ActivationAwareSVD(model, [])
-    for damping in 0.0, -1.0, 1e-12, math.inf, math.nan:
+    for damping in 0.0, -1.0, 1e-12, math.inf, math.nan, "x", None, True:
         with pytest.raises(ValueError, match="damping must be a number of at least 1e-09"):
             ActivationAwareSVD(model, speech, damping)
     with pytest.raises(ValueError, match=r"'nothing\.weight'"):

@@ -242,3 +242,11 @@ def test_what_the_format_cannot_hold_is_not_rounded(value):
         model.output.bias[2] = value
     with pytest.raises(ValueError, match=r"output\.bias.*beyond the range of torch\.float16"):
         round_to_storage(model)
+
+
+def test_a_model_is_not_saved_onto_a_file(tmp_path):
+    path = tmp_path / "model"
+    path.write_text("mine")
+    with pytest.raises(FileExistsError, match="model is a file: a model is saved to a folder, give the name of one"):
+        save_compressed(TinyCTC(), path)
+    assert path.read_text() == "mine"

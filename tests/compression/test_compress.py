@@ -227,3 +227,9 @@ def test_the_encoder_is_counted_by_itself():
     model.encoder_path = "gru"
     assert encoder_parameters(model) == 72 * 32 + 72 * 24 + 2 * 72
     assert encoder_parameters(compress(model, {"gru": 5, "hidden": 2})) == 5 * (104 + 96) + 2 * 72
+
+
+@pytest.mark.parametrize("ranks", [None, "hidden", 5])
+def test_ranks_that_are_no_mapping(ranks):
+    with pytest.raises(ValueError, match="ranks must be a mapping"):
+        compress(TinyCTC(), ranks)

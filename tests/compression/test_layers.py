@@ -28,7 +28,7 @@ def test_a_layer_takes_the_largest_of_its_matrices():
     assert [layer.parameters(rank) for rank in (2, 3, 8)] == [24 + 32, 32 + 48, 96]
 
 
-@pytest.mark.parametrize("rank", [0, -1, 9, 2.5, True])
+@pytest.mark.parametrize("rank", [0, -1, 9, 2.5, True, "3", None, float("nan"), float("inf")])
 def test_bad_ranks_name_the_layer(rank):
     with pytest.raises(ValueError, match=r"'a'.* 1\.\.8"):
         canonical_ranks(LAYERS, {"a": rank})
@@ -59,3 +59,10 @@ def test_blocks_come_in_forward_order():
     assert [layer.name for layer in blocks] == ["all the rest", "end"]
     assert [matrix.name for matrix in blocks[0].matrices] == ["a.weight_ih", "a.weight_hh", "b.weight"]
     assert blocks[0].kind == "lstm"
+
+
+@pytest.mark.parametrize("ranks", [None, "lstm", [3], 5])
+def test_ranks_are_a_mapping(ranks):
+    for function in canonical_ranks, matrix_ranks:
+        with pytest.raises(ValueError, match="ranks must be a mapping of layers' names to whole numbers, got "):
+            function((), ranks)

@@ -325,3 +325,8 @@ def test_a_list_of_ids_in_another_encoding(corpus, tmp_path):
 def test_a_limit_is_a_whole_number(corpus, limit):
     with pytest.raises(ValueError, match="limit must be a whole number of at least 1, got"):
         SpeechFolder(corpus, "dev-tiny", limit=limit)
+
+
+def test_a_limit_is_looked_at_before_the_folder():
+    with pytest.raises(ValueError, match="limit must be a whole number of at least 1, got 'abc'"):
+        load_utterances({"root": "/nowhere", "subset": "speech", "limit": "abc"})

@@ -1,6 +1,8 @@
 import copy
 import pickle
 import warnings
+from functools import partial
+from itertools import product
 
 import gymnasium as gym
 import numpy as np
@@ -12,6 +14,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from shrinkml_env.envs.assembly import assemble_env
 from shrinkml_env.envs.registration import make_tabular_env, make_vector_tabular_env
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
+from shrinkml_env.mdp.constraints import Budget
 from shrinkml_env.space.search_space import Explicit
 from shrinkml_env.space.table import Table
 from tests.helpers.fake_table import CANDIDATES, LAYERS, LIVE, TABLE
@@ -167,7 +170,7 @@ def test_mistakes_and_masks():
         make_tabular_env(constraint={"name": "clip", "budget": 0.5}, table=TABLE)
     with pytest.raises(ValueError, match=r"needs the divergence .*; tables have none"):
         make_tabular_env(reward="divergence", table=TABLE)
-    with pytest.raises(ValueError, match="scalar rewards"):
+    with pytest.raises(ValueError, match="needs a scalar reward"):
         make_tabular_env(reward="vector", table=TABLE)
     with pytest.raises(ValueError, match="no set 'train'; it has proxy"):
         make_tabular_env(subset="train", table=TABLE)
@@ -255,3 +258,26 @@ def test_actions_that_are_rescaled_in_float32_are_played():
     with pytest.raises(ValueError, match=r"outside \[-1, 1\]"):
         envs.step(np.float32([[1.00001], [0]]))
     assert envs.autoreset_mode is envs.metadata["autoreset_mode"]
+
+
+def test_constraints_of_your_own_that_change_no_decision():
+    class Small(Budget):
+        def feasible(self, ranks):
+            return super().feasible(ranks) and ranks["third"] == 3
+
+    env = make_tabular_env(constraint=partial(Small, budget=0.9), table=TABLE)
+    assert {ranks[2] for ranks, fits in zip(product(*TABLE.candidates), env.feasible, strict=True) if fits} == {3}
+    rewards = [reward for reward, fits in zip(env.rewards, env.feasible, strict=True) if fits]
+    assert env.optimum == max(rewards)
+
+
+def test_the_vector_version_refuses_what_is_wrong():
+    for wrong in 0, 1.5, True:
+        with pytest.raises(ValueError, match="num_envs must be a whole number of at least 1"):
+            make_vector_tabular_env(wrong, table=TABLE)
+    envs = make_vector_tabular_env(2, table=TABLE)
+    with pytest.raises(ResetNeeded, match="no episode has begun"):
+        envs.step(np.array([0, 1]))
+    envs.reset(seed=np.int64(3))
+    with pytest.raises(ValueError, match="3 actions for 2 environments"):
+        envs.step(np.array([0, 1, 2]))

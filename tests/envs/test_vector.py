@@ -24,11 +24,27 @@ def make(num_envs=3, action="continuous", **parts):
     return (MaskableVectorShrinkEnv if isinstance(env, MaskableShrinkEnv) else VectorShrinkEnv)(env, num_envs)
 
 
+class InNumbers(gym.Wrapper):
+    """Infos as a batch has them: no names, and as many ranks at every step."""
+
+    def reset(self, **options):
+        observation, info = self.env.reset(**options)
+        return observation, info | {"ranks": np.zeros(STEPS, np.int64)}
+
+    def step(self, action):
+        *results, info = self.env.step(action)
+        names = [layer.name for layer in self.env.layers]
+        ranks = np.array([info["ranks"].get(name, 0) for name in names])
+        return *results, info | {"layer": names.index(info["layer"]), "ranks": ranks}
+
+
 @pytest.mark.parametrize("kind", ACTIONS)
 def test_the_same_as_single_environments(kind):
     """As Gymnasium's own vector environment of as many single ones, number for number."""
     envs = make(action=kind)
-    reference = gym.vector.SyncVectorEnv([lambda: make_fake_env(kind)] * 3, autoreset_mode=AutoresetMode.SAME_STEP)
+    reference = gym.vector.SyncVectorEnv(
+        [lambda: InNumbers(make_fake_env(kind))] * 3, autoreset_mode=AutoresetMode.SAME_STEP
+    )
     assert envs.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
     assert envs.action_space == reference.action_space
     assert envs.observation_space == reference.observation_space
@@ -136,7 +152,7 @@ def test_each_environment_has_its_own_randomness():
 
 
 def test_what_stable_baselines_cannot_do():
-    with pytest.raises(ValueError, match=r"needs scalar rewards: .* LinearReward"):
+    with pytest.raises(ValueError, match=r"needs a scalar reward, .* LinearReward"):
         ShrinkVecEnv(make(2, reward="vector"))
 
 
@@ -146,3 +162,13 @@ def test_pictures_for_stable_baselines():
     (first, second) = envs.get_images()
     assert first.shape == second.shape
     assert envs.render("rgb_array").dtype == np.uint8
+
+
+def test_seeds_may_be_numpys():
+    drawn = []
+    for seed in 3, np.int64(3), [3, 4], np.array([3, 4]):
+        envs = make(2)
+        envs.reset(seed=seed)
+        drawn.append([float(env.np_random.random()) for env in envs.envs])
+    assert drawn[0] == drawn[1] == drawn[2] == drawn[3]
+    assert drawn[0][0] != drawn[0][1]

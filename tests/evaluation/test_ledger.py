@@ -360,3 +360,39 @@ def test_a_file_that_cannot_be_used_changes_nothing(tmp_path):
     play(ledger, evaluator)
     ledger.keep_in(tmp_path / "own.jsonl")
     assert len(read_ledger(tmp_path / "own.jsonl")[1]) == 4
+
+
+def test_only_what_can_be_called_observes():
+    with pytest.raises(TypeError, match=r"called with \(evaluation, count\), which 5 cannot be"):
+        Ledger().subscribe(5)
+
+
+def test_an_observer_that_has_unsubscribed_is_told_no_more():
+    ledger, evaluator = Ledger(), FakeEvaluator()
+    told = []
+
+    def observe(evaluation, count):
+        told.append(count)
+        if count == 2:
+            ledger.unsubscribe(observe)
+
+    other = watched(ledger)
+    ledger.subscribe(observe)
+    play(ledger, evaluator)
+    assert told == [1, 2]
+    assert [count for _, count in other] == [1, 2, 3, 4]
+    with pytest.raises(ValueError, match="not in list"):
+        ledger.unsubscribe(observe)
+
+
+def test_paths_that_cannot_be_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    for path, message in (
+        (tmp_path, "must be the name of a file, got the folder"),
+        ("", "must be the name of a file, got the folder"),
+        (tmp_path / "file" / "ledger", "lies in .*file, which is no folder"),
+    ):
+        with pytest.raises(ValueError, match=f"ledger: path {message}|ledger: path .* {message}"):
+            Ledger(path)
+        with pytest.raises(ValueError, match="ledger: path"):
+            Ledger().keep_in(path)

@@ -1,6 +1,7 @@
 """Processes that work beside one another, and end together."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -30,6 +31,45 @@ if __name__ == "__main__":
 def test_answers_come_in_the_order_of_the_tasks():
     workers = Workers(abs, 2)
     assert list(workers([-3, 1, -2])) == [3, 1, 2]
+    workers.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("function", "task", "message"),
+    [
+        (os._exit, 3, r"a worker ended with status 3, its error stands above"),
+        (signal.raise_signal, signal.SIGKILL, r"a worker was ended by SIGKILL: the memory may be full"),
+    ],
+)
+def test_a_worker_that_dies_is_told_with_its_cause(function, task, message):
+    workers = Workers(function, 2)
+    with pytest.raises(ChildProcessError, match=message):
+        list(workers([task]))
+    # The next tasks have new processes.
+    future = workers.submit(task)
+    with pytest.raises(ChildProcessError, match=message):
+        future.result()
+    workers.close()
+
+
+@pytest.mark.slow
+def test_a_class_of_the_main_program_is_named(tmp_path):
+    """As in a notebook, whose main module no other process can import."""
+    program = PROGRAM.replace("tell_and_sleep, 2)([300, 300])", "Mine(), 2)([1])").replace(
+        "def tell", "class Mine:\n    def __call__(self, task):\n        return task\n\ndef tell"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert run.returncode == 1
+    last = run.stderr.splitlines()[-1]
+    assert "ValueError: workers cannot load the model: Can't get attribute 'Mine'" in last
+    assert "move classes that are defined in the main script or in a notebook to a module that is imported" in last
+
+
+def test_what_does_not_pickle_is_told_before_a_process_starts():
+    workers = Workers(lambda task: task, 2)
+    with pytest.raises(ValueError, match=r"`workers` need a model that can be pickled: .*lambda"):
+        workers([1])
     workers.close()
 
 

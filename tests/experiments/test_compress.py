@@ -17,10 +17,11 @@ from omegaconf import OmegaConf
 from experiments.compress import compress, heard, prepare
 from experiments.seed_model import every_rank, ranks_of_size
 from experiments.validate import validate
-from shrinkml_env import Evaluator, load_compressed, load_utterances, save_compressed
+from shrinkml_env import Evaluator, load_compressed, load_utterances
 from shrinkml_env.compression import count_parameters
 from shrinkml_env.data import SpeechFolder
-from tests.helpers.models import TinyCTC, tones
+from tests.helpers.models import TinyCTC
+from tests.helpers.workplace import make_speech
 
 CONF = Path(__file__).parents[2] / "conf" / "compress"
 UNIFORM = {"_target_": "agents.UniformRank"}
@@ -28,19 +29,7 @@ UNIFORM = {"_target_": "agents.UniformRank"}
 
 @pytest.fixture
 def data(tmp_path):
-    """Four speakers with three utterances each, of which the model gets most words right."""
-    model = TinyCTC()
-    save_compressed(model, tmp_path / "model")
-    for speaker in ("11", "12", "13", "14"):
-        chapter = tmp_path / "speech" / speaker / "5"
-        chapter.mkdir(parents=True)
-        lines = []
-        for number, waveform in enumerate(tones(3, int(speaker))):
-            soundfile.write(chapter / f"{speaker}-5-{number:04d}.flac", np.clip(waveform.numpy(), -1, 1), 16_000)
-            (text,) = model.transcribe([waveform])
-            lines.append(f"{speaker}-5-{number:04d} {text.upper()} MORE")
-        (chapter / f"{speaker}-5.trans.txt").write_text("\n".join(lines) + "\n")
-    return tmp_path / "speech"
+    return make_speech(tmp_path, TinyCTC())
 
 
 @pytest.fixture

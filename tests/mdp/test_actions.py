@@ -172,3 +172,42 @@ def test_what_float32_puts_outside_the_box_is_at_its_edge(kind):
         assert kind.decode((), outside) == kind.decode((), inside)
         with pytest.raises(ValueError, match="must be an array of one float"):
             kind.decode((), np.array([sign * 1.00001]))
+
+
+@pytest.mark.parametrize("kind", [Continuous, Discrete])
+@given(st.data())
+def test_many_places_are_those_of_each_action(kind, data):
+    action = kind(PROBLEM)
+    index = data.draw(st.integers(0, len(PROBLEM.layers) - 1))
+    value = st.integers(0, action.space.n - 1) if kind is Discrete else st.floats(-1.0, 1.0)
+    actions = np.array(data.draw(st.lists(value, min_size=1, max_size=20)))
+    actions = actions if kind is Discrete else actions[:, None]
+    before = tuple(ranks[0] for ranks in PROBLEM.candidates[:index])
+    wanted = [action.decode(before, single).ranks[0] for single in actions]
+    assert [PROBLEM.candidates[index][place] for place in action.places(index, actions)] == wanted
+
+
+@given(st.floats(-1.0, 1.0))
+def test_continuous_takes_the_nearest_candidate_to_the_point_on_the_line(value):
+    for index, ranks in enumerate(PROBLEM.candidates):
+        wanted = ranks[0] + (value + 1) / 2 * (ranks[-1] - ranks[0])
+        nearest = min(ranks, key=lambda rank: (abs(rank - wanted), rank))
+        assert Continuous(PROBLEM).decode(PROBLEM.candidates[0][:1] * index, np.array([value])).ranks == (nearest,)
+
+
+@pytest.mark.parametrize(
+    ("kind", "actions"),
+    [
+        (Continuous, [[0.0], [np.nan]]),
+        (Continuous, [[0.0], [1.01]]),
+        (Continuous, [0.0]),
+        (Continuous, [[0]]),
+        (Discrete, [0, -1]),
+        (Discrete, [0, 25]),
+        (Discrete, [[0]]),
+        (Discrete, [0.0]),
+    ],
+)
+def test_many_bad_actions_name_the_layer(kind, actions):
+    with pytest.raises(ValueError, match=r"layer 'frontend': an action is outside .*, or no "):
+        kind(PROBLEM).places(0, np.array(actions))

@@ -247,3 +247,19 @@ def test_the_size_limit_is_the_budget_of_parameters(name):
     if options:
         by_macs = {"name": name, "resource": "macs", **options}
         assert make_problem(EVALUATOR, constraint=by_macs).size_limit is None
+
+
+def test_which_constraints_change_decisions():
+    class Strict(Budget):
+        """Looks at less than its budget."""
+
+        def feasible(self, ranks):
+            return super().feasible(ranks) and ranks["output"] < 39
+
+    class Halves(Unconstrained):
+        def apply(self, ranks, wanted):
+            return (*ranks, *(self.search_space.candidates[0][:1]))
+
+    kinds = [*CONSTRAINTS.values(), Strict, Halves]
+    changing = {kind for kind in kinds if object.__new__(kind).changes_decisions}
+    assert changing == {Clip, Mask, Decrement, Halves}

@@ -58,7 +58,7 @@ def test_a_vector_reward_has_no_best():
     problem.evaluate({})
     (trial,) = problem.history
     assert trial.reward.tolist() == [0.0, 0.0]
-    with pytest.raises(TypeError, match="has no best configuration"):
+    with pytest.raises(ValueError, match="a best configuration needs a scalar reward, not Vector: read `history`"):
         _ = problem.best
 
 

@@ -247,7 +247,7 @@ def test_files_that_are_something_else(tmp_path, content):
 
 def test_measured_through_a_ledger_and_read_again(tmp_path):
     problem = make_problem(FakeEvaluator(), search_space={"name": "full", "count": 3})
-    sensitivity = Sensitivity.measure(problem.layers, problem.candidates, problem.evaluate)
+    sensitivity = Sensitivity.measure(problem.search_space.choices, problem.evaluate)
     below_dense = sum(len(ranks) - 1 for ranks in problem.candidates)
     assert problem.ledger.count == below_dense + 1
     sensitivity.save(tmp_path / "sensitivity.json")
@@ -269,3 +269,8 @@ def test_the_embedded_models_sensitivity_is_shipped():
     assert len(space.layers) >= 9
     assert all(len(ranks) <= 17 for ranks in space.candidates)
     assert space.size < Full()(load_model("las_small").layers).size / 100
+
+
+def test_a_sensitivity_that_is_not_there_is_named():
+    with pytest.raises(FileNotFoundError, match=r"search space 'sensitivity': there is no file /nope; path must be"):
+        make_problem(FakeEvaluator(), search_space={"name": "sensitivity", "path": "/nope"})

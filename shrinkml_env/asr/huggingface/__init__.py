@@ -36,7 +36,10 @@ def load_huggingface(name: str) -> HuggingFaceModel:
         ValueError: There is no adapter for such models, or the folder's weights do not fit.
     """
     folder = find_folder(name)
-    kind = model_type(read_folder(folder))
+    try:
+        kind = model_type(read_folder(folder))
+    except ValueError as error:
+        raise ValueError(f"hf:{name}: {error}") from error
     if kind not in ADAPTERS:
         raise ValueError(f"hf:{name}: no adapter for models of type {kind!r}; there are some for {', '.join(ADAPTERS)}")
     return ADAPTERS[kind].from_folder(folder)

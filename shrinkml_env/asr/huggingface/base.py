@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from shrinkml_env.asr.huggingface.folder import LOCAL, import_transformers, read_folder, unpacked
@@ -60,7 +61,8 @@ class HuggingFaceModel(Recogniser):
             **options: Further arguments of the constructor.
 
         Raises:
-            ValueError: The folder has no safetensors, lacks some of the weights, or is of another sampling rate.
+            ValueError: The folder has no safetensors, its files are damaged or lack weights, or it is of another
+                sampling rate.
         """
         if not any(folder.glob("*.safetensors")):
             raise ValueError(
@@ -68,9 +70,13 @@ class HuggingFaceModel(Recogniser):
                 " you trust it, and save it with save_pretrained"
             )
         auto_class = getattr(import_transformers(), cls.auto_class)
-        network, report = auto_class.from_pretrained(
-            folder, use_safetensors=True, output_loading_info=True, **LOCAL, **cls._arithmetic()
-        )
+        try:
+            network, report = auto_class.from_pretrained(
+                folder, use_safetensors=True, output_loading_info=True, **LOCAL, **cls._arithmetic()
+            )
+        except UNREADABLE as error:
+            cause = " ".join(str(error).split())
+            raise ValueError(f"{folder}: transformers cannot load this model ({cause})") from error
         missing = [name for name in sorted(report["missing_keys"]) if not name.endswith("masked_spec_embed")]
         if missing:
             raise ValueError(
@@ -136,6 +142,10 @@ class HuggingFaceModel(Recogniser):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({name: value for name, value in state.items() if name})
+
+
+UNREADABLE = (AttributeError, LookupError, OSError, RuntimeError, SafetensorError, TypeError, ValueError)
+"""What transformers raises where a file is damaged, depending on which and how."""
 
 
 class _Imported:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import importlib
-import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shrinkml_env.data.torchaudio_compat import import_torchaudio
+from shrinkml_env.files import parse_json
 
 __all__ = ["LOCAL", "find_folder", "import_transformers", "model_type", "read_folder", "unpacked"]
 
@@ -83,6 +83,7 @@ def read_folder(folder: Path) -> dict[str, str]:
 
     Raises:
         FileNotFoundError: There is no ``config.json``.
+        ValueError: A file is not in UTF-8.
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder / 'config.json'}: no such file; a Hugging Face model's folder has it")
@@ -94,7 +95,12 @@ def read_folder(folder: Path) -> dict[str, str]:
 
 def _encode(file: Path) -> str:
     content = file.read_bytes()
-    return base64.b64encode(content).decode() if file.suffix == ".model" else content.decode("utf-8")
+    if file.suffix == ".model":
+        return base64.b64encode(content).decode()
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file.name}: not a text in UTF-8 ({error})") from error
 
 
 @contextmanager
@@ -121,6 +127,6 @@ def model_type(files: Mapping[str, str]) -> str:
         ValueError: It is not a JSON object with that key.
     """
     try:
-        return str(json.loads(files["config.json"])["model_type"])
+        return str(parse_json(files["config.json"])["model_type"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"config.json: no model_type in it ({error!r})") from error

@@ -3,7 +3,7 @@ from omegaconf import OmegaConf
 from experiments.common.agent import make_agent
 from experiments.common.compose import compose_config
 from experiments.common.parts import part
-from shrinkml_env.search import episode_length
+from shrinkml_env.envs.wrapped import episode_length
 from tests.helpers.fake_evaluator import make_fake_env
 
 

@@ -1,0 +1,137 @@
+"""The records of finished runs: data that anybody may have written. They are checked, and nothing in them is run."""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from shrinkml_env.checks import is_number
+from shrinkml_env.files import read_json_object
+
+__all__ = ["check_record", "named_classes", "read_record", "read_training"]
+
+Check = Callable[[Any], bool]
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _number(value: Any) -> bool:
+    return is_number(value) and math.isfinite(value)
+
+
+def _share(value: Any) -> bool:
+    return _number(value) and 0 < value <= 1
+
+
+def _each(check: Check, *needed: str) -> Check:
+    """Return a check of an object whose values all pass a check, and that has some keys."""
+
+    def passes(value: Any) -> bool:
+        return isinstance(value, dict) and set(needed) <= value.keys() and all(map(check, value.values()))
+
+    return passes
+
+
+def _holding(**checks: Check) -> Check:
+    """Return a check of an object that has some keys, whose values pass their checks."""
+
+    def passes(value: Any) -> bool:
+        return isinstance(value, dict) and all(key in value and check(value[key]) for key, check in checks.items())
+
+    return passes
+
+
+_REWARDS = _each(_number, "proxy")
+_WER = _holding(wer=_number)
+
+_RECORD: Mapping[str, tuple[Check, str]] = {
+    "title": (_text, "a text"),
+    "model": (_text, "a name or a path"),
+    "settings": (_each(_text), "an object of texts"),
+    "utterances": (_each(lambda spec: isinstance(spec, str | dict)), "an object of names and mappings"),
+    "ranks": (_each(_count), "an object of whole numbers"),
+    "params": (_each(_count, "original", "compressed"), "an object with whole numbers original and compressed"),
+    "file_bytes": (_each(_count, "original", "compressed"), "an object with whole numbers original and compressed"),
+    "size_ratio": (_share, "a number above 0 and at most 1"),
+    "evaluations": (_count, "a whole number"),
+    "rewards": (lambda value: value == {} or _REWARDS(value), "an object of numbers, empty or with proxy"),
+    "sets": (_each(_each(_number, "wer_before", "wer_after")), "an object of sets with wer_before and wer_after"),
+}
+"""Key of ``best.json`` -> the check of its value, and what it must be."""
+
+_TRAINING: Mapping[str, tuple[Check, str]] = {
+    "size_ratio": (_share, "a number above 0 and at most 1"),
+    "training": (_holding(utterances=_count, cpu_seconds=_number), "an object with utterances and cpu_seconds"),
+    "before": (_holding(dev=_WER), "an object with dev and its wer"),
+    "after": (_holding(dev=_WER, test=_WER), "an object with dev and test and their wer"),
+}
+"""The same of the ``result.json`` of a fine-tuning."""
+
+
+def read_record(path: Path, *needed: str) -> dict[str, Any]:
+    """Return the ``best.json`` of a run.
+
+    Args:
+        path: The file.
+        needed: The keys that it must have.
+
+    Raises:
+        ValueError: The file is no JSON object, lacks a key, or has a value of another kind.
+        FileNotFoundError: There is no such file.
+    """
+    return check_record(read_json_object(path), str(path), *needed)
+
+
+def check_record(record: dict[str, Any], where: str, *needed: str) -> dict[str, Any]:
+    """Return a record, if it is one.
+
+    Args:
+        record: An object of JSON.
+        where: Its file or place in one, for the error.
+        needed: The keys that it must have.
+
+    Raises:
+        ValueError: It lacks a key, or has a value of another kind.
+    """
+    return _checked(record, where, _RECORD, set(needed), "the best.json of a run")
+
+
+def read_training(path: Path) -> dict[str, Any]:
+    """Return the ``result.json`` of a fine-tuning.
+
+    Raises:
+        ValueError: As `read_record`.
+        FileNotFoundError: There is no such file.
+    """
+    return _checked(read_json_object(path), str(path), _TRAINING, set(_TRAINING), "the result.json of a fine-tuning")
+
+
+def named_classes(content: Any) -> list[str]:
+    """Return the import paths that a record names as ``_target_``, at any depth: code that it would have run."""
+    if isinstance(content, Mapping):
+        own = [str(content["_target_"])] if "_target_" in content else []
+        return own + [name for value in content.values() for name in named_classes(value)]
+    if isinstance(content, list):
+        return [name for value in content for name in named_classes(value)]
+    return []
+
+
+def _checked(
+    record: dict[str, Any], where: str, kinds: Mapping[str, tuple[Check, str]], needed: set[str], what: str
+) -> dict[str, Any]:
+    missing = needed - record.keys()
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(sorted(missing))}: it must be {what}")
+    for key, (check, meaning) in kinds.items():
+        if key in record and not check(record[key]):
+            raise ValueError(f"{where}: {key} must be {meaning}, got {reprlib.repr(record[key])}")
+    return record

@@ -1,0 +1,158 @@
+"""The directory of a search: which search it belongs to, and the files that its result leaves there."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from shrinkml_env.agent import Learner
+from shrinkml_env.compression import save_compressed
+from shrinkml_env.compression.canonical import digest
+from shrinkml_env.data import UtteranceSpec
+from shrinkml_env.envs.registration import make_env
+from shrinkml_env.envs.wrapped import arguments_of, num_envs_of, shrink_env
+from shrinkml_env.files import write_whole
+from shrinkml_env.search_result import MODELS, SearchResult
+
+__all__ = ["claim", "describe_search", "made_of", "require_folder", "write", "write_record"]
+
+RESULT = "best.json"
+"""What was found; it is written last, and says that the search is finished."""
+
+IDENTITY = "search.json"
+"""What the search is made of: see `describe_search`."""
+
+SILENT = frozenset({"verbose", "tensorboard_log", "progress_bar"})
+"""Arguments of agents on which no result depends."""
+
+
+def require_folder(directory: str | os.PathLike[str]) -> Path:
+    """Return a directory's path.
+
+    Raises:
+        ValueError: It is empty, or a file.
+    """
+    if not os.fspath(directory):
+        raise ValueError("directory must be the name of a folder, got ''; None keeps nothing")
+    folder = Path(directory)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"directory must be the name of a folder: {folder} is a file")
+    return folder
+
+
+def describe_search(env: Any, agent: Learner) -> dict[str, Any]:
+    """Return what a search is made of besides what its ledger knows (`SupportsEvaluate.key`), as JSON.
+
+    Each part is described by its class and by those of its constructor's arguments that it keeps and that are JSON.
+    """
+    process = shrink_env(env)
+    space = process.problem.search_space
+    candidates = json.dumps(space.tabulate(lambda layer, rank: layer.name))
+    content = digest([candidates.encode()])[:8]
+    return {
+        "agent": _describe(agent),
+        "action": _describe(process.action),
+        "observation": _describe(process.observation),
+        "reward": _describe(process.problem.reward_function),
+        "constraint": _describe(process.problem.constraint),
+        "shaping": _describe(process.potential),
+        "search space": f"{len(space.layers)} layers, {space.size:.1e} configurations, {content}",
+        "environments": num_envs_of(env),
+    }
+
+
+def claim(folder: Path, search: Mapping[str, Any]) -> None:
+    """Write down whose directory this is, or check that it is this search's.
+
+    Args:
+        folder: The directory, which this process alone writes.
+        search: What `describe_search` says.
+
+    Raises:
+        ValueError: It belongs to another search, or the file is damaged.
+    """
+    path = folder / IDENTITY
+    if not path.exists():
+        write_whole(path, json.dumps(search, indent=2))
+        return
+    try:
+        was = dict(_leaves(json.loads(path.read_text())))
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): give another directory, or remove this one") from error
+    # What only one side has is an argument that another version of the agent's code does not know.
+    differences = [f"{key} {was[key]!r}, not {now!r}" for key, now in _leaves(search) if was.get(key, now) != now]
+    if differences:
+        raise ValueError(
+            f"{folder} holds a search with {'; '.join(differences)}: give another directory, or remove this one"
+        )
+
+
+def made_of(env: Any, agent: Learner, dev: UtteranceSpec, test: UtteranceSpec) -> dict[str, Any]:
+    """Return what ``best.json`` says about the making of a result: for people, and for measuring it anew.
+
+    Names, paths and options are recorded, of a part that was given as an object nothing is.
+    """
+    settings = {name: _text(part) for name, part in describe_search(env, agent).items()}
+    record: dict[str, Any] = {"settings": settings}
+    if given := arguments_of(env):
+        defaults = {name: argument.default for name, argument in inspect.signature(make_env).parameters.items()}
+        arguments = {**defaults, **given}
+        factorisation = arguments["factorisation"]
+        record |= {
+            "model": arguments["model"],
+            "factorisation": {"name": factorisation} if isinstance(factorisation, str) else factorisation,
+            "granularity": arguments["granularity"],
+            "utterances": {"proxy": arguments["proxy"], "dev": dev, "test": test},
+        }
+    plain = {name: _plain(value) for name, value in record.items()}
+    return {name: value for name, value in plain.items() if value is not None}
+
+
+def write(result: SearchResult, directory: Path) -> None:
+    """Write both models and, last, ``best.json``, which says that the search is finished."""
+    # An earlier search's record must not stand beside this one's models.
+    (directory / RESULT).unlink(missing_ok=True)
+    for name, model in zip(MODELS, (result.original, result.model), strict=True):
+        save_compressed(model, directory / name)
+    write_record(result, directory)
+
+
+def write_record(result: SearchResult, directory: Path) -> None:
+    """Write ``best.json`` alone."""
+    write_whole(directory / RESULT, json.dumps(result.to_json(), indent=2))
+
+
+def _describe(part: Any) -> dict[str, Any]:
+    if inspect.isroutine(part):
+        return {"name": f"{part.__module__}.{part.__qualname__}"}
+    names = inspect.signature(type(part)).parameters.keys() - SILENT
+    options = {name: _plain(getattr(part, name, None)) for name in sorted(names)}
+    return {"name": type(part).__name__, **{name: value for name, value in options.items() if value is not None}}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it, paths as text; None where JSON has no such thing."""
+    try:
+        return json.loads(json.dumps(value, default=os.fspath))
+    except (TypeError, ValueError):
+        return None
+
+
+def _leaves(content: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted names and values."""
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{above}{name}.")
+        else:
+            yield above + name, value
+
+
+def _text(part: Any) -> str:
+    if not isinstance(part, Mapping):
+        return str(part)
+    options = ", ".join(f"{name}={value}" for name, value in part.items() if name != "name")
+    return f"{part['name']} ({options})" if options else part["name"]
