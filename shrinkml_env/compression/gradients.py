@@ -10,6 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from shrinkml_env.checks import whole_number
 from shrinkml_env.compression.canonical import one_thread
 from shrinkml_env.compression.layers import Layer
 from shrinkml_env.compression.protocol import CompressibleModel, PredictiveModel
@@ -51,8 +52,9 @@ def sampled_gradients(
         seed: Of the draws.
 
     Raises:
-        ValueError: The model cannot tell the probabilities of its transcripts.
+        ValueError: The model cannot tell the probabilities of its transcripts, or `draws` is no number of at least 1.
     """
+    draws = whole_number("draws", draws, least=1)
     if not isinstance(model, PredictiveModel):
         raise ValueError(
             f"a {type(model).__name__} cannot tell how probable a transcript is: it lacks the method `predict` of "

@@ -89,7 +89,7 @@ def write_huggingface(model: CompressibleModel, folder: Path) -> None:
 def _sources(model: CompressibleModel) -> dict[str, str]:
     """Return path of a module in the network -> the one whose right factor it shares, and which the file holds."""
     tensors = inference_tensors(model)
-    sources = {}
+    sources: dict[str, str] = {}
     for matrix in [matrix for layer in arranged_layers(model) for matrix in layer.matrices]:
         paths = [part.name.removesuffix(".weight") for part in matrix.parts]
         held = [path for path in paths if f"{path}.weight_v" in tensors]

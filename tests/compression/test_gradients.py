@@ -36,7 +36,7 @@ def test_the_same_seed_draws_the_same_and_the_model_stays_as_it_was():
     model = make_model().requires_grad_(False)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     first, again, other = (
-        next(iter(sampled_gradients(model, SPEECH, model.layers, seed))).matrices[OUTPUT] for seed in (0, 0, 1)
+        next(iter(sampled_gradients(model, SPEECH, model.layers, seed=seed))).matrices[OUTPUT] for seed in (0, 0, 1)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
