@@ -11,7 +11,7 @@ from agents.curves import Curve
 from shrinkml_env import Evaluator, SearchProblem
 from shrinkml_env.data.sets import UtteranceSpec, load_utterances
 from shrinkml_env.space.allocation import Choices, allocate
-from shrinkml_env.space.prediction import predict_damage
+from shrinkml_env.space.prediction import Prediction, predict_damage
 
 __all__ = ["ClosedForm"]
 
@@ -45,22 +45,25 @@ class ClosedForm(Curve):
         self._known: tuple[str, list[Choices]] | None = None
 
     def _prepare(self, problem: SearchProblem) -> None:
-        evaluator = problem.evaluator
-        if not isinstance(evaluator, Evaluator):
-            raise ValueError("agent closed_form needs a model, whose gradients it takes: a table has none")
-        if self._known is not None and self._known[0] == evaluator.key:
+        if self._known is not None and self._known[0] == problem.evaluator.key:
             return
-        waveforms = [utterance.waveform for utterance in load_utterances(self.calibration)]
-        prediction = predict_damage(
-            evaluator.model, evaluator.factorisation, waveforms, self.draws, 0 if self.seed is None else self.seed
-        )
+        prediction = self._predict(problem)
         costs = problem.search_space.tabulate(lambda layer, rank: layer.parameters(rank))
         damages = problem.search_space.tabulate(prediction.of)
         choices = [
             Choices(np.array(list(cost.values()), float), np.array(list(damage.values())))
             for cost, damage in zip(costs, damages, strict=True)
         ]
-        self._known = evaluator.key, choices
+        self._known = problem.evaluator.key, choices
+
+    def _predict(self, problem: SearchProblem) -> Prediction:
+        evaluator = problem.evaluator
+        if not isinstance(evaluator, Evaluator):
+            raise ValueError("agent closed_form needs a model, whose gradients it takes: a table has none")
+        waveforms = [utterance.waveform for utterance in load_utterances(self.calibration)]
+        return predict_damage(
+            evaluator.model, evaluator.factorisation, waveforms, self.draws, 0 if self.seed is None else self.seed
+        )
 
     def _at(self, problem: SearchProblem, level: float) -> dict[str, int]:
         assert self._known is not None

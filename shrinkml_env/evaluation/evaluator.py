@@ -63,9 +63,9 @@ class Evaluator:
             at a time on a GPU, too.
 
     Raises:
-        ValueError: The model is in training mode or has parameters that its `storage_dtype` does not represent, an
-            utterance has no reference word or is too short for the model, or the model predicts nothing whose
-            divergence could be measured.
+        ValueError: The model is in training mode or has parameters that its `storage_dtype` does not represent, there
+            is no utterance, one has no reference word or is too short for the model, or the model predicts nothing
+            whose divergence could be measured.
     """
 
     def __init__(
@@ -81,6 +81,8 @@ class Evaluator:
     ) -> None:
         self.model = model
         self.utterances = tuple(utterances)
+        if not self.utterances:
+            raise ValueError("an evaluator needs at least one utterance")
         self.granularity = granularity
         self.cache = cache
         self.memory = memory

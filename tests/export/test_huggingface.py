@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import warnings
 
 import pytest
@@ -15,6 +13,7 @@ from shrinkml_env.compression import SVD, ActivationAwareSVD
 from shrinkml_env.export import export_model
 from tests.helpers.huggingface_models import MAKERS
 from tests.helpers.models import tones
+from tests.helpers.processes import python
 
 pytest.importorskip("transformers")
 UTTERANCES = [Utterance(str(index), "", waveform, "") for index, waveform in enumerate(tones(2))]
@@ -87,7 +86,8 @@ for waveform in waveforms:
 tied = model.model.decoder.embed_tokens.weight_u is model.proj_out.weight_u
 json.dump([texts, tied], open("{tmp_path}/texts.json", "w"))
 """
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "HF_HOME": str(tmp_path / "home")})
+    done = python("-c", code, env={**os.environ, "HF_HOME": str(tmp_path / "home")})
+    assert done.returncode == 0, done.stderr
     texts, tied = json.loads((tmp_path / "texts.json").read_text())
     expected = model.transcribe([utterance.waveform for utterance in UTTERANCES])
     assert [text.strip() for text in texts] == expected * 3

@@ -44,7 +44,9 @@ def test_small_damage_is_the_divergence():
     """The mean over many draws is the second-order expansion of what is measured."""
     factorisation = ActivationAwareSVD(MODEL, SPEECH, form="pivoting")
     rank = 7
-    predicted = np.mean([predict_damage(MODEL, factorisation, SPEECH, seed=seed).damage[NAME][rank] for seed in range(60)])
+    predicted = np.mean(
+        [predict_damage(MODEL, factorisation, SPEECH, seed=seed).damage[NAME][rank] for seed in range(60)]
+    )
     compressed = compress(MODEL, {NAME: rank}, factorisation)
     texts = MODEL.transcribe(SPEECH)
 
