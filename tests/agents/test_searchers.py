@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import agents
 from agents import (
+    ClosedForm,
     EnergyCurve,
     GreedySearch,
     KnapsackSearch,
@@ -27,8 +28,10 @@ from shrinkml_env.agent import Agent, Learner
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
 from shrinkml_env.mdp.actions import ACTIONS
 from tests.helpers.fake_evaluator import LAYERS, WORDS, FakeEvaluator, linear, make_fake_env
+from tests.helpers.predicted import predict_evenly
 
 AGENTS = [
+    ClosedForm,
     RandomSearch,
     UniformRank,
     EnergyCurve,
@@ -39,6 +42,11 @@ AGENTS = [
     ModelBasedSearch,
 ]
 STEPS = 5
+
+
+@pytest.fixture(autouse=True)
+def _without_gradients(monkeypatch):
+    monkeypatch.setattr(ClosedForm, "_predict", predict_evenly)
 
 
 @pytest.mark.parametrize("agent_class", AGENTS)
