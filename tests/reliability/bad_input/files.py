@@ -32,6 +32,7 @@ from shrinkml_env import (
 from shrinkml_env.asr import JointCTCAttention
 from shrinkml_env.asr.training import CHECKPOINT, Trainer, TrainingSettings
 from shrinkml_env.compression import compress, round_to_storage
+from shrinkml_env.search_directory import claim, describe_search
 from shrinkml_env.space import Sensitivity
 from shrinkml_env.space.table import Table
 from tests.compression import test_checkpoint
@@ -555,6 +556,27 @@ RECORD: dict[str, Any] = {
 }
 
 
+def resumed(spoil: Spoil, folder: Path) -> None:
+    env = make_fake_env(ledger=Ledger(budget=2))
+    path, agent = folder / "search.json", agents.RandomSearch(env)
+    claim(folder, describe_search(env, agent))
+    claim(folder, describe_search(env, agent))
+    spoil(path)
+    unchanged(path, lambda: claim(folder, describe_search(env, agent)))
+
+
+IDENTITIES: list[tuple[str, str, Spoil]] = [
+    ("search.json is cut off", r"search\.json is damaged .*: give another directory, or remove this one", cut(0.5)),
+    ("search.json is a list", r"search\.json is damaged .*: give another directory", replace_with(b"[]")),
+    ("search.json is nested a hundred thousand times", r"search\.json is damaged .*: give another", replace_with(DEEP)),
+    (
+        "search.json is another search's",
+        r"holds a search with agent\.name 'Mine', not 'RandomSearch': give another directory, or remove this one",
+        lambda path: change(path, {"agent": {"name": "Mine"}}),
+    ),
+]
+
+
 def record(use: Callable[[Path], object], spoil: Spoil, folder: Path) -> None:
     path = folder / "run" / "best.json"
     path.parent.mkdir()
@@ -906,6 +928,7 @@ CASES = [
     *(Case("evaluation caches", given, told, cached(value)) for given, value, told in MEASUREMENTS),
     *cases("tables", TABLES, table),
     *cases("sensitivities", SENSITIVITIES, sensitivity),
+    *cases("folders of searches", IDENTITIES, resumed),
     *cases("results of studies", RESULTS, results),
     *cases(
         "best.json of a run",
