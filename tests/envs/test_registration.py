@@ -191,7 +191,7 @@ def test_gym_make(parts):
         ({"constraint": "clip"}, "constraint 'clip' needs the option 'budget'; its options are budget, resource"),
         ({"action": {"name": "discrete", "count": 3}}, "action 'discrete' has no option 'count'; its options are none"),
         ({"factorisation": "svdd"}, "no factorisation is named 'svdd'; known names: activation_aware, svd"),
-        ({"factorisation": {"name": "svd", "damping": 1}}, "'svd' has no option 'damping'; its options are none"),
+        ({"factorisation": {"name": "svd", "damping": 1}}, "'svd' has no option 'damping'; its options are form"),
         ({"factorisation": SVD}, "factorisation: must be .* a finished Callable, got the class SVD: call it"),
         ({"factorisation": 3}, "factorisation: must be a name, a mapping .* got 3"),
         ({"factorisation": {"name": "activation_aware", "calibration": "trian"}}, "no utterance set is named 'trian'"),
