@@ -150,7 +150,8 @@ def whole_time(
     models = {"proxy": searches + search.budget, "dev": 1 + finalists, "test": 2}
     measured = sum(count * speech.seconds[name] for name, count in models.items())
     pace = seconds / speech.seconds["proxy"]
-    return pace * ((2 if predicts else 1) * measured + searches * calibration) + searches * factoring_time(model)
+    spoken = (2 if predicts else 1) * measured + searches * calibration
+    return float(pace * spoken + searches * factoring_time(model))
 
 
 def factoring_time(model: CompressibleModel) -> float:
@@ -375,8 +376,9 @@ def main(config: DictConfig) -> None:
     print(job.data_note)
     training = "" if job.training is None else ", and the training besides"
     print(
-        f"The original takes {job.seconds:.1f} s for the proxy set: all will take about {max(1, round(job.whole / 60))} "
-        f"minutes, with {config.budget} models on proxy, {job.search.finalists} on dev and the result on test{training}."
+        f"The original takes {job.seconds:.1f} s for the proxy set: {config.budget} models on it, "
+        f"{job.search.finalists} on dev and the result on test will take about {max(1, round(job.whole / 60))} min in "
+        f"all{training}."
     )
     compress(config, job)
 
