@@ -26,8 +26,8 @@ quick: $(VENV)/dev  ## The fast tests, in about a minute: after each change.
 bench: $(VENV)/experiments  ## Speed against plain references; writes docs/performance.md (about 40 minutes).
 	$(RUN) benchmarks
 
-wheel: $(VENV)/dev  ## dist/shrinkml_env-*.whl
-	$(RUN) build --wheel
+wheel: $(VENV)/build  ## dist/shrinkml_env-*.whl
+	$(VENV)/build/bin/python -m build --wheel
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
@@ -37,6 +37,12 @@ $(VENV)/experiments: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch torchaudio
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e .[experiments]
+	touch $@
+
+# Building needs nothing but the builder, which makes an environment of its own.
+$(VENV)/build: constraints.txt
+	$(PYTHON) -m venv $@
+	$@/bin/pip install --quiet --disable-pip-version-check -c constraints.txt build
 	touch $@
 
 $(VENV)/dev: $(VENV)/experiments

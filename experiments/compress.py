@@ -8,13 +8,12 @@ more speech, and leaves the compressed model and a report in one folder. Started
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiments.common.agent import make_agent
@@ -24,26 +23,30 @@ from experiments.common.environment import make_environment
 from experiments.common.kinds import NAME, list_of, number, optional
 from experiments.common.measure import measure
 from experiments.common.parts import part
-from experiments.common.run_directory import plain, run_directory
+from experiments.common.run_directory import plain, run_directory, title_of
+from experiments.common.speech import (
+    Speech,
+    data_folder,
+    embedded_speech,
+    folder_speech,
+    heard,
+    require_recognition,
+    require_spelling,
+)
 from experiments.finetune import RESULT, finetune, load_las
 from experiments.search import check, conclude, environment, find
 from shrinkml_env import (
     CompressibleModel,
-    Evaluator,
     Ledger,
     SearchResult,
-    Utterance,
     count_parameters,
     load_model,
     load_utterances,
 )
-from shrinkml_env.asr.text import characters, compose
 from shrinkml_env.asr.zoo import SHIPPED_MODELS
-from shrinkml_env.compression import PredictiveModel, compressed_parameters, ranks_by_matrix, require_length
-from shrinkml_env.data import SpeechFolder
-from shrinkml_env.data.split import split, spread
+from shrinkml_env.compression import PredictiveModel, compressed_parameters, ranks_by_matrix
+from shrinkml_env.data import SAMPLE_RATE, SpeechFolder
 from shrinkml_env.envs.assembly import make_reward, make_search_space
-from shrinkml_env.evaluation import recognise_all, word_edits
 from shrinkml_env.evaluation.evaluator import group_layers
 from shrinkml_env.evaluation.intervals import wer_increase
 from shrinkml_env.files import read_json_object, write_whole
@@ -51,9 +54,6 @@ from shrinkml_env.mdp.rewards import signal_of
 from shrinkml_env.search import choose, explore
 from shrinkml_env.search_directory import write
 from shrinkml_env.search_result import MODELS, SetResult
-
-HOPELESS = 0.8
-"""WER of an original that shows that model and transcripts do not go together."""
 
 HALVINGS = 4
 """Of the range of sizes, in search for the smallest that loses no more than is allowed."""
@@ -67,21 +67,21 @@ class Job:
         title: Of the folder.
         search: Config of the search, but for its sets, and for its size where that is looked for.
         smallest: Size ratio below which there is nothing to choose.
-        parts: Part -> ids of its utterances; empty for the embedded sets.
-        folder: The data, if it is not the embedded.
-        data_note: What was split how, for people.
+        speech: What is searched and measured on.
+        data_note: What was split how, and who is known from training, for people.
         training: Config of the fine-tuning, but for its models and sets; None without one.
         seconds: That the original takes for the proxy set.
+        whole: Seconds that everything but the training will take, about.
     """
 
     title: str
     search: DictConfig
     smallest: float
-    parts: dict[str, list[str]]
-    folder: Path | None
+    speech: Speech
     data_note: str
     training: DictConfig | None
     seconds: float
+    whole: float
 
 
 def prepare(config: DictConfig) -> Job:
@@ -90,57 +90,91 @@ def prepare(config: DictConfig) -> Job:
     Raises:
         ValueError: The goal, the model, the data or their combination is wrong.
         FileNotFoundError: There is no such model or data.
-        ImportError: A package is not installed, or a module of `imports` not there.
+        ImportError: A package is not installed.
     """
-    if config.max_wer_increase is not None and config.budget < 2 * HALVINGS:
-        raise ValueError(f"budget must be at least {2 * HALVINGS} where the size is looked for, got {config.budget}")
-    title = f"{Path(config.model.rpartition(':')[2]).name}-{goal(config).replace('=', '-')}"
+    title = f"{title_of(config.model)}-{goal(config).replace('=', '-')}"
     model: Any = load_model(config.model)
     model = model.to(config.device)
     search = compose_search(config, model)
-    smallest = smallest_size(search, model)
-    if config.target_size is not None and config.target_size < smallest:
-        raise ValueError(
-            f"target_size={config.target_size:g} is out of reach: with every layer at its smallest candidate "
-            f"{smallest:.3f} of the parameters are left"
-        )
-    speech = None if config.finetune is None else data_folder(config.finetune)
-    training = None if speech is None else compose_training(config, model, speech)
-    if config.data is None:
-        if config.model not in SHIPPED_MODELS:
-            raise ValueError("data=FOLDER is missing: the embedded speech is for las_small, other models need theirs")
-        note = "The speech is the embedded one, which is synthetic: it says nothing about people's voices."
-        note += heard(speech, {utterance.speaker for utterance in load_utterances("test")})
-        seconds = require_recognition(model, load_utterances("proxy"))
-        return Job(title, search, smallest, {}, None, note, training, seconds)
-    folder = data_folder(config.data)
-    speakers, ids = folder.speakers, folder.ids
-    parts = {
-        name: spread(indices, speakers, config.utterances[name], config.seed)
-        for name, indices in split(speakers, config.seed).items()
-    }
-    for indices in parts.values():
-        for index in indices:
-            require_length(model, folder.num_samples[index], f"utterance {ids[index]!r}")
-    if signal_of(make_reward(part("reward", search.reward))) == "divergence":
-        require_predictions(model, folder, [index for indices in parts.values() for index in indices])
-    for indices in parts.values():
-        require_spelling(model, [(folder[index].id, folder[index].text) for index in indices], config.data)
-    seconds = require_recognition(model, [folder[index] for index in parts["proxy"]])
-    named = {name: [ids[index] for index in indices] for name, indices in parts.items()}
-    note = describe(folder, parts) + heard(speech, {speakers[index] for index in parts["test"]})
-    return Job(title, search, smallest, named, folder.folder, note, training, seconds)
+    smallest = require_reachable(config.target_size, search, model)
+    trained_on = None if config.finetune is None else data_folder(config.finetune)
+    training = None if trained_on is None else compose_training(config, model, trained_on)
+    predicts = signal_of(make_reward(part("reward", search.reward))) == "divergence"
+    speech = speech_of(config, model, predicts)
+    seconds = require_recognition(model, speech.proxy)
+    return Job(
+        title=title,
+        search=search,
+        smallest=smallest,
+        speech=speech,
+        data_note=speech.note + heard(trained_on, speech.voices),
+        training=training,
+        seconds=seconds,
+        whole=whole_time(config, search, model, speech, seconds, predicts),
+    )
+
+
+def speech_of(config: DictConfig, model: CompressibleModel, predicts: bool) -> Speech:
+    """Return the speech that a config names, checked.
+
+    Raises:
+        ValueError: It is not for this model.
+    """
+    if config.data is not None:
+        return folder_speech(config, model, predicts)
+    if config.model not in SHIPPED_MODELS:
+        raise ValueError("data=FOLDER is missing: the embedded speech is for las_small, other models need theirs")
+    return embedded_speech(config.utterances)
+
+
+def whole_time(
+    config: DictConfig, search: DictConfig, model: CompressibleModel, speech: Speech, seconds: float, predicts: bool
+) -> float:
+    """Return about how many seconds all will take: preparing factors, searching, choosing, reporting.
+
+    Args:
+        config: The command's.
+        search: Of the search.
+        model: The original.
+        speech: What is measured on.
+        seconds: That the original takes for the proxy set.
+        predicts: Whether each measurement predicts as well as recognises.
+    """
+    searches = 1 if config.max_wer_increase is None else 1 + HALVINGS
+    calibration = 0.0
+    if search.factorisation.get("name") == "activation_aware":
+        embedded = (utterance.waveform.numel() / SAMPLE_RATE for utterance in load_utterances("calibration"))
+        calibration = speech.seconds["proxy"] if speech.folder else sum(embedded)
+    finalists = min(search.finalists, search.budget) + (searches - 1) * max(1, search.finalists // HALVINGS)
+    # With the original once on each set.
+    models = {"proxy": searches + search.budget, "dev": 1 + finalists, "test": 2}
+    measured = sum(count * speech.seconds[name] for name, count in models.items())
+    pace = seconds / speech.seconds["proxy"]
+    spoken = (2 if predicts else 1) * measured + searches * calibration
+    return float(pace * spoken + searches * factoring_time(model))
+
+
+def factoring_time(model: CompressibleModel) -> float:
+    """Return about how many seconds the decomposition of all matrices takes, from that of a small one."""
+    size = 256
+    begun = time.perf_counter()
+    torch.linalg.svd(torch.eye(size, dtype=torch.float64) + 1, full_matrices=False)
+    one = (time.perf_counter() - begun) / size**3
+    matrices = [matrix for layer in model.layers for matrix in layer.matrices]
+    work = sum(matrix.rows * matrix.columns * min(matrix.rows, matrix.columns) for matrix in matrices)
+    return float(one * work)
 
 
 def compress(config: DictConfig, job: Job) -> Path:
     """Make one model smaller; returns its folder."""
     directory = run_directory(config, job.title)
-    for name, ids in job.parts.items():
-        assert job.folder is not None
+    for name, ids in job.speech.ids.items():
+        folder = job.speech.folder
+        assert folder is not None
         path = directory / f"{name}.txt"
         write_whole(path, "".join(f"{utterance_id}\n" for utterance_id in ids))
-        job.search[name] = {"root": str(job.folder.parent), "subset": job.folder.name, "ids": str(path)}
-    if job.parts and job.search.factorisation.get("calibration") == "calibration":
+        job.search[name] = {"root": str(folder.parent), "subset": folder.name, "ids": str(path)}
+    if job.speech.ids and job.search.factorisation.get("calibration") == "calibration":
         # The embedded speech is for the embedded model; this may be heard as well as any other that is not reported.
         job.search.factorisation.calibration = job.search.proxy
     notes = [job.data_note]
@@ -148,10 +182,10 @@ def compress(config: DictConfig, job: Job) -> Path:
         notes.append(find_size(job.search, job.smallest, config.max_wer_increase / 100, directory / "sizes"))
     OmegaConf.save(job.search, directory / "search.yaml", resolve=True)
     # What is found is only the end where nothing is trained; a search's folder says that it is finished.
-    folder = directory if job.training is None else directory / "search"
-    with closing(environment(job.search, folder)) as env:
+    found_in = directory if job.training is None else directory / "search"
+    with closing(environment(job.search, found_in)) as env:
         agent = make_agent(job.search.agent, env)
-        result, problem = find(job.search, env, agent, folder, f"{config.model}, {goal(config)}")
+        result, problem = find(job.search, env, agent, found_in, f"{config.model}, {goal(config)}")
     if job.training is not None:
         result, note = fine_tune(job.training, job.search, directory, result)
         notes.append(note)
@@ -233,14 +267,18 @@ def goal(config: DictConfig) -> str:
     """``target_size=0.5`` or ``max_wer_increase=0.5``.
 
     Raises:
-        ValueError: None or both are given.
+        ValueError: None or both are given, or the budget is too small for the goal.
     """
     given = {name: config[name] for name in ("target_size", "max_wer_increase") if config[name] is not None}
     if len(given) != 1:
+        how_many = f"{' and '.join(f'{name}={value:g}' for name, value in given.items()) or 'neither'} is given"
         raise ValueError(
-            "say what is wanted, one of target_size=0.5 (of the parameters) and max_wer_increase=0.5 (points of WER)"
+            "say what is wanted, either target_size=0.5 (of the parameters) or max_wer_increase=0.5 (points of WER): "
+            f"{how_many.replace(' is', ' are') if given else how_many}"
         )
     ((name, value),) = given.items()
+    if name == "max_wer_increase" and config.budget < 2 * HALVINGS:
+        raise ValueError(f"budget must be at least {2 * HALVINGS} where the size is looked for, got {config.budget}")
     return f"{name}={value:g}"
 
 
@@ -258,109 +296,22 @@ def goal_overrides(config: DictConfig, model: CompressibleModel) -> list[str]:
     ]
 
 
-def smallest_size(search: DictConfig, model: CompressibleModel) -> float:
-    """Return the size ratio with every layer at its smallest candidate."""
+def require_reachable(target: float | None, search: DictConfig, model: CompressibleModel) -> float:
+    """Check that a size is not below that with every layer at its smallest candidate, which is returned.
+
+    Raises:
+        ValueError: It is.
+    """
     layers = group_layers(tuple(model.layers), plain(search.granularity))
     space = make_search_space(layers, part("search_space", search.search_space))
-    return compressed_parameters(model, ranks_by_matrix(space.layers, space.smallest)) / count_parameters(model)
-
-
-def data_folder(data: str) -> SpeechFolder:
-    """The data set, its lists read and its files' headers checked."""
-    path = Path(data)
-    if not path.is_dir():
-        raise FileNotFoundError(f"data={data}: no such folder")
-    folder = SpeechFolder(path.absolute().parent, path.absolute().name)
-    _ = folder.num_samples
-    return folder
-
-
-def describe(folder: SpeechFolder, parts: Mapping[str, Sequence[int]]) -> str:
-    """What was split how, and what is held out."""
-    speakers = folder.speakers
-    voices = {name: {speakers[index] for index in indices} for name, indices in parts.items()}
-    sizes = ", ".join(
-        f"{name} has {len(indices)} utterances of {len(voices[name])} speaker{'s' * (len(voices[name]) > 1)}"
-        for name, indices in parts.items()
-    )
-    if voices["test"] & (voices["proxy"] | voices["dev"]):
-        held_out = "There are too few speakers to hold any out: the result is for these voices, on other sentences."
-    elif voices["proxy"] & voices["dev"]:
-        held_out = "No voice of test is in another part; proxy and dev share theirs."
-    else:
-        held_out = "No voice is in two parts."
-    used = sum(len(indices) for indices in parts.values())
-    return f"Of {len(folder)} utterances in {folder.folder}, {used} are used: {sizes}. {held_out}"
-
-
-def heard(speech: SpeechFolder | None, test: Set[str]) -> str:
-    """Which speakers of test, if any, are in the training speech, going by their names."""
-    if speech is None:
-        return ""
-    known = sorted(test & set(speech.speakers))
-    if not known:
-        return " No speaker of test is in the speech that is trained on."
-    return (
-        f" {len(known)} of test's {len(test)} speakers are, by name, in the speech that is trained on "
-        f"({known[0]} for one): the result is for known voices."
-    )
-
-
-def require_spelling(model: CompressibleModel, transcripts: Sequence[tuple[str, str]], where: str) -> None:
-    """Check that the model can write what the transcripts, (utterance id, text), hold.
-
-    Raises:
-        ValueError: A transcript has a letter or digit that the model's text normaliser drops, or no word at all.
-    """
-
-    @cache
-    def dropped(character: str) -> bool:
-        return character[0].isalnum() and not model.normalise(character)
-
-    for utterance_id, text in transcripts:
-        unknown = [character for character in characters(compose(text)) if dropped(character)]
-        if unknown or not model.normalise(text):
-            lacks = f"{unknown[0]!r} is no letter of this model" if unknown else "no word of it is left"
-            raise ValueError(
-                f"{where}, transcript of {utterance_id}: {lacks}: {text!r}; spell it as the model does, or "
-                "take data in its language"
-            )
-
-
-def require_predictions(model: CompressibleModel, folder: SpeechFolder, indices: Sequence[int]) -> None:
-    """Check that the divergence can be measured of the longest utterance.
-
-    Raises:
-        ValueError: It cannot.
-    """
-    longest = folder[max(indices, key=lambda index: folder.num_samples[index])]
-    try:
-        _ = Evaluator(model, [longest], divergence=True).baseline
-    except ValueError as error:
-        raise ValueError(f"{longest.id}: {error}: overrides=['reward=accuracy']") from error
-
-
-def require_recognition(model: CompressibleModel, utterances: Sequence[Utterance]) -> float:
-    """Check that the original recognises anything at all, before hours are spent on making it smaller.
-
-    Returns:
-        Seconds that it takes.
-
-    Raises:
-        ValueError: It does not.
-    """
-    begun = time.perf_counter()
-    hypotheses = recognise_all(model, utterances)
-    seconds = time.perf_counter() - begun
-    pairs = [(model.normalise(u.text), model.normalise(h.text)) for u, h in zip(utterances, hypotheses, strict=True)]
-    edits, words = (sum(column) for column in zip(*(word_edits(*pair) for pair in pairs), strict=True))
-    if edits > HOPELESS * words:
-        reference, hypothesis = pairs[0]
+    least = compressed_parameters(model, ranks_by_matrix(space.layers, space.smallest))
+    smallest = least / count_parameters(model)
+    if target is not None and target < smallest:
         raise ValueError(
-            f"the original model gets {100 * edits / words:.0f} % of the words wrong: are data and transcripts what it "
-            f"was trained for? {utterances[0].id} says {reference!r}, the model {hypothesis!r}"
+            f"target_size={target:g} is out of reach: with every layer at its smallest candidate {smallest:.3f} of the "
+            "parameters are left"
         )
-    return seconds
+    return smallest
 
 
 def compose_search(config: DictConfig, model: CompressibleModel) -> DictConfig:
@@ -423,9 +374,11 @@ def main(config: DictConfig) -> None:
     """One model."""
     job = prepare(config)
     print(job.data_note)
-    minutes = config.budget * job.seconds / 60
+    training = "" if job.training is None else ", and the training besides"
     print(
-        f"Proxy set: {job.seconds:.1f} s with the original, so about {minutes:.0f} minutes for {config.budget} models."
+        f"The original takes {job.seconds:.1f} s for the proxy set: {config.budget} models on it, "
+        f"{job.search.finalists} on dev and the result on test will take about {max(1, round(job.whole / 60))} min in "
+        f"all{training}."
     )
     compress(config, job)
 

@@ -301,6 +301,23 @@ def training_cell(training: Training) -> Cell[Training]:
     return Cell(training, content, about)
 
 
+def trained(config: DictConfig, found: Sequence[Chosen]) -> list[Trained]:
+    """Return what has become of all trainings; what is missing is made, with the seed models that it begins with."""
+    search = Search("live", "random", "accuracy", 0, 1, tuple(config.overrides)).config
+    cells = [training_cell(one) for one in trainings(config, search, found)]
+    if is_missing("retraining", config, cells):
+        make_seed_models(config, search, found)
+    return made("retraining", config, cells, train, lambda result: Trained(**result), "trainings")
+
+
+def averages(results: Sequence[Trained]) -> list[Trained]:
+    """Return one for each size, origin of ranks and way, in their order."""
+    groups: dict[tuple[float, str, str], list[Trained]] = {}
+    for one in results:
+        groups.setdefault((one.size, one.ranks, one.way), []).append(one)
+    return [averaged(group) for group in groups.values()]
+
+
 @command(
     "retraining",
     undistilled=list_of(SHARE, least=0),
@@ -309,14 +326,7 @@ def training_cell(training: Training) -> Cell[Training]:
 def main(config: DictConfig) -> None:
     """Find ranks, make seed models, train them, compare."""
     found = made("retraining", config, rank_cells(config), choose_ranks, lambda result: Chosen(**result))
-    search = Search("live", "random", "accuracy", 0, 1, tuple(config.overrides)).config
-    cells = [training_cell(one) for one in trainings(config, search, found)]
-    if is_missing("retraining", config, cells):
-        make_seed_models(config, search, found)
-    groups: dict[tuple[float, str, str], list[Trained]] = {}
-    for trained in made("retraining", config, cells, train, lambda result: Trained(**result), "trainings"):
-        groups.setdefault((trained.size, trained.ranks, trained.way), []).append(trained)
-    results = [averaged(group) for group in groups.values()]
+    results = averages(trained(config, found))
     original = found[0].edits_before
     tables = [table(results, original, config.by_hand), pair_table(results)]
     publish("retraining", config, Report(tables, lambda path: draw(path, results, original)))

@@ -114,6 +114,45 @@ def check(config: DictConfig) -> None:
         raise ValueError(f"nothing to try for {unknown[0]}: give '+spaces.{unknown[0]}={{agent.OPTION: [VALUES]}}'")
 
 
+def mean_scores(config: DictConfig, settings: Mapping[str, Mapping[int, Setting]]) -> dict[tuple[str, Setting], float]:
+    """Return the mean score of each agent with each of its settings, the present one first; what is missing is played.
+
+    Args:
+        config: The command's.
+        settings: Agent -> number of a trial -> its setting.
+    """
+    cells = {
+        (agent, setting): setting_cells(config, agent, setting)
+        for agent, drawn in settings.items()
+        for setting in (PRESENT, *drawn.values())
+    }
+    every = [cell for group in cells.values() for cell in group]
+    scores = iter(made("tune", config, every, make, lambda result: float(result["score"]), "runs"))
+    return {key: float(np.mean([next(scores) for _ in group])) for key, group in cells.items()}
+
+
+def tell(study: optuna.Study, scores: Mapping[int, float]) -> None:
+    """Tell Optuna the scores of a study's trials, by their numbers."""
+    # At the last of all settings the other sampler would stop a loop of Optuna's, and there is none.
+    study.sampler = optuna.samplers.RandomSampler()
+    for number, score in scores.items():
+        study.tell(number, score, skip_if_finished=True)
+
+
+def table(
+    agents: Sequence[str],
+    settings: Mapping[str, Mapping[int, Setting]],
+    means: Mapping[tuple[str, Setting], float],
+) -> pd.DataFrame:
+    """Return a row for each agent: its present score, and its best setting with its score."""
+    rows = []
+    for agent in agents:
+        best = max((PRESENT, *settings[agent].values()), key=lambda setting: means[agent, setting])
+        shown = (f"{means[agent, setting]:.3f}" for setting in (PRESENT, best))
+        rows.append((agent, *shown, " ".join(best) or "the present ones"))
+    return pd.DataFrame(rows, columns=["agent", "present score", "best score", "best settings"])
+
+
 @command(
     "tune",
     trials=whole(1),
@@ -128,25 +167,10 @@ def main(config: DictConfig) -> None:
     settings = {
         agent: drawn_settings(study, space_of(config, agent), config.trials) for agent, study in studies.items()
     }
-    cells = {
-        (agent, setting): setting_cells(config, agent, setting)
-        for agent in config.agents
-        for setting in (PRESENT, *settings[agent].values())
-    }
-    every = [cell for group in cells.values() for cell in group]
-    scores = iter(made("tune", config, every, make, lambda result: float(result["score"]), "runs"))
-    means = {key: float(np.mean([next(scores) for _ in group])) for key, group in cells.items()}
-    rows = []
+    means = mean_scores(config, settings)
     for agent, study in studies.items():
-        # At the last of all settings the other sampler would stop a loop of Optuna's, and there is none.
-        study.sampler = optuna.samplers.RandomSampler()
-        for number, setting in settings[agent].items():
-            study.tell(number, means[agent, setting], skip_if_finished=True)
-        judged = {setting: means[agent, setting] for setting in (PRESENT, *settings[agent].values())}
-        best = max(judged, key=judged.__getitem__)
-        shown = (f"{judged[setting]:.3f}" for setting in (PRESENT, best))
-        rows.append((agent, *shown, " ".join(best) or "the present ones"))
-    text = format_table(pd.DataFrame(rows, columns=["agent", "present score", "best score", "best settings"]))
+        tell(study, {number: means[agent, setting] for number, setting in settings[agent].items()})
+    text = format_table(table(config.agents, settings, means))
     directory = run_directory(config, "tune")
     write_whole(directory / "best.txt", text + "\n")
     print(text)

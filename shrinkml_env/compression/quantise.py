@@ -80,8 +80,8 @@ def _torchao() -> Any:
         from torchao.quantization import quant_primitives
     except ModuleNotFoundError as error:
         raise ImportError(
-            "quantisation needs the package torchao: pip install 'shrinkml-env[quantise]', or 'pip install -e"
-            " .[quantise]' in a checkout"
+            "quantisation needs the package torchao: pip install 'shrinkml-env[quantise]', or in a"
+            " checkout pip install -c constraints.txt -e '.[quantise]'"
         ) from error
     finally:
         logging.disable(disabled)

@@ -74,7 +74,11 @@ BAD_COMMANDS: list[tuple[str, str, str]] = [
     ),
     ("a model to quantise", "quantise", "model must be given: model=..."),
     ("a model to train", "finetune", "seed_model must be given: seed_model=... (Model to train"),
-    ("a goal", "compress", "say what is wanted, one of target_size=0.5"),
+    (
+        "a goal",
+        "compress",
+        "say what is wanted, either target_size=0.5 (of the parameters) or",
+    ),
     ("a run to validate", "validate", "give one of run=DIR, a run of experiments.search, and ranks=FILE"),
     ("what to prune", "cache command=prune", "say what to delete: days=N"),
     # What is not there.
@@ -149,7 +153,16 @@ BAD_COMMANDS: list[tuple[str, str, str]] = [
         "target_size must be a number above 0 and below 1 or null, got 0",
     ),
     ("an increase in words", "compress max_wer_increase=half", "max_wer_increase must be a number above 0 or null"),
-    ("two goals", "compress target_size=0.5 max_wer_increase=1", "say what is wanted, one of target_size=0.5"),
+    (
+        "two goals",
+        "compress target_size=0.5 max_wer_increase=1",
+        "say what is wanted, either target_size=0.5 (of the parameters) or",
+    ),
+    (
+        "a set of the embedded speech",
+        "compress target_size=0.5 utterances.proxy=30",
+        "utterances.proxy=30 has no effect on the embedded speech, whose set proxy has 72 utterances: give",
+    ),
     ("an unknown goal", "compress target_macs=0.5", "target_macs: there is no such option: did you mean target_size?"),
     (
         "sizes above 1",

@@ -12,7 +12,8 @@ import soundfile
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from experiments.compress import compress, heard, prepare
+from experiments.common.speech import heard
+from experiments.compress import compress, prepare
 from experiments.seed_model import every_rank, ranks_of_size
 from experiments.validate import validate
 from shrinkml_env import Evaluator, load_compressed, load_utterances

@@ -49,8 +49,8 @@ def import_transformers() -> Any:
         return importlib.import_module("transformers")
     except ModuleNotFoundError as error:
         raise ImportError(
-            "Hugging Face models need the package transformers: pip install 'shrinkml-env[hf]', or"
-            " 'pip install -e .[hf]' in a checkout"
+            "Hugging Face models need the package transformers: pip install 'shrinkml-env[hf]', or in a"
+            " checkout pip install -c constraints.txt -e '.[hf]'"
         ) from error
 
 

@@ -1,0 +1,216 @@
+"""The speech that a model is made smaller with: who is in which part, and whether model and speech go together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from shrinkml_env import CompressibleModel, Evaluator, Utterance, load_utterances
+from shrinkml_env.asr.text import characters, compose
+from shrinkml_env.compression import require_length
+from shrinkml_env.data import SAMPLE_RATE, SpeechFolder
+from shrinkml_env.data.split import split, spread
+from shrinkml_env.evaluation import recognise_all, word_edits
+
+__all__ = [
+    "Speech",
+    "data_folder",
+    "embedded_speech",
+    "folder_speech",
+    "heard",
+    "require_recognition",
+    "require_spelling",
+]
+
+HOPELESS = 0.8
+"""WER of an original that shows that model and transcripts do not go together."""
+
+PARTS = ("proxy", "dev", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """Speech in three parts: to search on, to choose with, to report.
+
+    Attributes:
+        note: What was split how, for people.
+        seconds: Part -> how long its utterances are.
+        proxy: The utterances of the first part.
+        voices: The speakers of the last part.
+        ids: Part -> ids of its utterances; empty for the embedded sets.
+        folder: The data, if it is not the embedded.
+    """
+
+    note: str
+    seconds: Mapping[str, float]
+    proxy: Sequence[Utterance]
+    voices: Set[str]
+    ids: Mapping[str, Sequence[str]]
+    folder: Path | None
+
+
+def embedded_speech(limits: Mapping[str, int]) -> Speech:
+    """Return the shipped sets.
+
+    Args:
+        limits: Part -> how many utterances are wanted at most.
+
+    Raises:
+        ValueError: A set has more: it is measured whole.
+    """
+    sets = {name: load_utterances(name) for name in PARTS}
+    for name, utterances in sets.items():
+        if limits[name] < len(utterances):
+            raise ValueError(
+                f"utterances.{name}={limits[name]} has no effect on the embedded speech, whose set {name} has "
+                f"{len(utterances)} utterances: give data=FOLDER, or leave it out"
+            )
+    return Speech(
+        note="The speech is the embedded one, which is synthetic: it says nothing about people's voices.",
+        seconds={
+            name: sum(utterance.waveform.numel() for utterance in utterances) / SAMPLE_RATE
+            for name, utterances in sets.items()
+        },
+        proxy=sets["proxy"],
+        voices={utterance.speaker for utterance in sets["test"]},
+        ids={},
+        folder=None,
+    )
+
+
+def folder_speech(config: DictConfig, model: CompressibleModel, predicts: bool) -> Speech:
+    """Split a folder of speech by speaker, and read and check all that will be used.
+
+    Args:
+        config: Of `experiments.compress`, with ``data``, ``utterances`` and ``seed``.
+        model: What is to recognise it.
+        predicts: Whether its divergence will be measured.
+
+    Raises:
+        ValueError: A file or a transcript is wrong, or not for this model.
+        FileNotFoundError: There is no such folder.
+    """
+    folder = data_folder(config.data)
+    parts = {
+        name: spread(indices, folder.speakers, config.utterances[name], config.seed)
+        for name, indices in split(folder.speakers, config.seed).items()
+    }
+    used = [index for indices in parts.values() for index in indices]
+    for index in used:
+        require_length(model, folder.num_samples[index], f"utterance {folder.ids[index]!r}")
+    if predicts:
+        require_predictions(model, folder, used)
+    require_spelling(model, [(folder[index].id, folder[index].text) for index in used], config.data)
+    return Speech(
+        note=describe(folder, parts),
+        seconds={
+            name: sum(folder.num_samples[index] for index in indices) / SAMPLE_RATE for name, indices in parts.items()
+        },
+        proxy=[folder[index] for index in parts["proxy"]],
+        voices={folder.speakers[index] for index in parts["test"]},
+        ids={name: [folder.ids[index] for index in indices] for name, indices in parts.items()},
+        folder=folder.folder,
+    )
+
+
+def data_folder(data: str) -> SpeechFolder:
+    """The data set, its lists read and its files' headers checked."""
+    path = Path(data)
+    if not path.is_dir():
+        raise FileNotFoundError(f"data={data}: no such folder")
+    folder = SpeechFolder(path.absolute().parent, path.absolute().name)
+    _ = folder.num_samples
+    return folder
+
+
+def describe(folder: SpeechFolder, parts: Mapping[str, Sequence[int]]) -> str:
+    """What was split how, and what is held out."""
+    speakers = folder.speakers
+    voices = {name: {speakers[index] for index in indices} for name, indices in parts.items()}
+    sizes = ", ".join(
+        f"{name} has {len(indices)} utterances of {len(voices[name])} speaker{'s' * (len(voices[name]) > 1)}"
+        for name, indices in parts.items()
+    )
+    if voices["test"] & (voices["proxy"] | voices["dev"]):
+        held_out = "There are too few speakers to hold any out: the result is for these voices, on other sentences."
+    elif voices["proxy"] & voices["dev"]:
+        held_out = "No voice of test is in another part; proxy and dev share theirs."
+    else:
+        held_out = "No voice is in two parts."
+    used = sum(len(indices) for indices in parts.values())
+    return f"Of {len(folder)} utterances in {folder.folder}, {used} are used: {sizes}. {held_out}"
+
+
+def heard(speech: SpeechFolder | None, test: Set[str]) -> str:
+    """Which speakers of test, if any, are in the training speech, going by their names."""
+    if speech is None:
+        return ""
+    known = sorted(test & set(speech.speakers))
+    if not known:
+        return " No speaker of test is in the speech that is trained on."
+    return (
+        f" {len(known)} of test's {len(test)} speakers are, by name, in the speech that is trained on "
+        f"({known[0]} for one): the result is for known voices."
+    )
+
+
+def require_spelling(model: CompressibleModel, transcripts: Sequence[tuple[str, str]], where: str) -> None:
+    """Check that the model can write what the transcripts, (utterance id, text), hold.
+
+    Raises:
+        ValueError: A transcript has a letter or digit that the model's text normaliser drops, or no word at all.
+    """
+
+    @cache
+    def dropped(character: str) -> bool:
+        return character[0].isalnum() and not model.normalise(character)
+
+    for utterance_id, text in transcripts:
+        unknown = [character for character in characters(compose(text)) if dropped(character)]
+        if unknown or not model.normalise(text):
+            lacks = f"{unknown[0]!r} is no letter of this model" if unknown else "no word of it is left"
+            raise ValueError(
+                f"{where}, transcript of {utterance_id}: {lacks}: {text!r}; spell it as the model does, or "
+                "take data in its language"
+            )
+
+
+def require_predictions(model: CompressibleModel, folder: SpeechFolder, indices: Sequence[int]) -> None:
+    """Check that the divergence can be measured of the longest utterance.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    longest = folder[max(indices, key=lambda index: folder.num_samples[index])]
+    try:
+        _ = Evaluator(model, [longest], divergence=True).baseline
+    except ValueError as error:
+        raise ValueError(f"{longest.id}: {error}: overrides=['reward=accuracy']") from error
+
+
+def require_recognition(model: CompressibleModel, utterances: Sequence[Utterance]) -> float:
+    """Check that the original recognises anything at all, before hours are spent on making it smaller.
+
+    Returns:
+        Seconds that it takes.
+
+    Raises:
+        ValueError: It does not.
+    """
+    begun = time.perf_counter()
+    hypotheses = recognise_all(model, utterances)
+    seconds = time.perf_counter() - begun
+    pairs = [(model.normalise(u.text), model.normalise(h.text)) for u, h in zip(utterances, hypotheses, strict=True)]
+    edits, words = (sum(column) for column in zip(*(word_edits(*pair) for pair in pairs), strict=True))
+    if edits > HOPELESS * words:
+        reference, hypothesis = pairs[0]
+        raise ValueError(
+            f"the original model gets {100 * edits / words:.0f} % of the words wrong: are data and transcripts what it "
+            f"was trained for? {utterances[0].id} says {reference!r}, the model {hypothesis!r}"
+        )
+    return seconds
