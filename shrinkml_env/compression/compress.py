@@ -15,7 +15,7 @@ from shrinkml_env.compression.discovery import ranks_of
 from shrinkml_env.compression.factors import Factorisation, Factors
 from shrinkml_env.compression.layers import Matrix, matrix_ranks
 from shrinkml_env.compression.modules import LOW_RANK_MODULES, LowRank, module_matrices, take_over
-from shrinkml_env.compression.protocol import CompressibleModel
+from shrinkml_env.compression.protocol import CompressibleModel, require_model
 from shrinkml_env.compression.storage import int8_scales
 from shrinkml_env.compression.svd import SVD
 
@@ -37,8 +37,9 @@ def compress(model: ModelT, ranks: Mapping[str, int], factorisation: Factorisati
         factorisation: Prepared for this model; None makes a plain truncated SVD of what is needed.
 
     Raises:
-        ValueError: The model is compressed or quantised already, a name is unknown, or a rank is out of range.
+        ValueError: The model is none, compressed or quantised already, a name is unknown, or a rank is out of range.
     """
+    require_model(model)
     if ranks_of(model):
         raise ValueError("this model is compressed already: compress the original, or decompress(model)")
     if int8_scales(model):

@@ -9,7 +9,7 @@ from torch import nn
 
 from shrinkml_env.compression.factors import Factors
 from shrinkml_env.compression.modules import LowRank
-from shrinkml_env.compression.protocol import CompressibleModel
+from shrinkml_env.compression.protocol import CompressibleModel, require_model
 
 __all__ = ["decompress"]
 
@@ -28,6 +28,7 @@ def decompress(model: ModelT) -> ModelT:
     Args:
         model: A compressed model; of an uncompressed one the result is a copy.
     """
+    require_model(model)
     with torch.random.fork_rng(devices=[]):  # The random weights of a new model must not shift the caller's numbers.
         dense = type(model).from_config(model.to_config())
     source, target = cast(nn.Module, model), cast(nn.Module, dense)

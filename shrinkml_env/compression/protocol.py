@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from shrinkml_env.compression.layers import Layer
 
@@ -24,6 +24,7 @@ __all__ = [
     "recognise_in_batches",
     "recognise_in_stages",
     "require_length",
+    "require_model",
 ]
 
 BATCH = 16
@@ -187,6 +188,16 @@ def recognise_in_stages(model: StagedModel, waveforms: Sequence[Tensor]) -> list
         for stage in range(len(model.stages)):
             state = model.advance(stage, state)
         return model.finish(waveforms, state)
+
+
+def require_model(model: object) -> None:
+    """Check that something may be a model, before its parts are asked for.
+
+    Raises:
+        ValueError: It is no module with layers.
+    """
+    if not isinstance(model, nn.Module) or not hasattr(type(model), "layers"):
+        raise ValueError(f"model must be a CompressibleModel, such as load_model returns, got a {type(model).__name__}")
 
 
 def require_length(model: CompressibleModel, num_samples: int, name: str) -> None:

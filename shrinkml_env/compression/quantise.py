@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from shrinkml_env.compression.protocol import CompressibleModel
+from shrinkml_env.compression.protocol import CompressibleModel, require_model
 from shrinkml_env.compression.storage import INT8_MAX, Storage, set_int8_scales, storages
 
 __all__ = ["quantise"]
@@ -31,8 +31,9 @@ def quantise(model: ModelT) -> ModelT:
 
     Raises:
         ImportError: torchao is not installed.
-        ValueError: A matrix holds NaN or infinity.
+        ValueError: The model is none, or a matrix holds NaN or infinity.
     """
+    require_model(model)
     quantiser = _torchao()
     quantised = copy.deepcopy(model)
     scales = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 import agents
 from shrinkml_env import Evaluator, Ledger, compress, load_model, load_utterances, run_search, save_compressed
+from shrinkml_env.compression import decompress, quantise
 from shrinkml_env.data.utterance import as_waveform, as_waveforms
 from shrinkml_env.export import export_model
 from shrinkml_env.space.search_space import Explicit
@@ -104,6 +106,17 @@ def search(arguments: dict[str, Any], folder: Path) -> None:
         run_search(env, **{"agent": agents.RandomSearch(env), "directory": folder / "run", **arguments})
     finally:
         assert not (folder / "run").exists()
+
+
+NO_MODEL = "model must be a CompressibleModel, such as load_model returns, got a"
+
+
+def compress_nothing(model: Any) -> None:
+    compress(model, {})
+
+
+def no_model(function: Callable[[Any], Any], given: Any, _: Path) -> None:
+    function(given)
 
 
 def ranks(given: Any, _: Path) -> None:
@@ -281,6 +294,11 @@ CASES = [
     *(
         Case("waveforms", f"transcribe({shown(waveforms)})", message, functools.partial(transcribe, waveforms))
         for waveforms, message in parametrised(test_utterance.test_one_waveform_is_no_list)
+    ),
+    *(
+        Case("models", f"{function.__name__}({shown(given)})", NO_MODEL, functools.partial(no_model, function, given))
+        for function in (compress_nothing, decompress, quantise)
+        for given in (3, None)
     ),
     *(
         Case("ranks", f"compress(model, {shown(given)})", told, functools.partial(ranks, given))
