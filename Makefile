@@ -18,10 +18,10 @@ types: $(VENV)/dev
 	$(RUN) mypy
 
 unit: $(VENV)/dev
-	$(RUN) pytest -n 2 --cov=shrinkml_env --cov-branch --cov-report=term:skip-covered
+	$(RUN) pytest -n 2 --dist worksteal --cov
 
 quick: $(VENV)/dev  ## The fast tests, in about a minute: after each change.
-	$(RUN) pytest -n 2 -m "not slow and not docs and not results"
+	$(RUN) pytest -n 2 --dist worksteal -m "not slow and not docs and not results"
 
 bench: $(VENV)/experiments  ## Speed against plain references; writes docs/performance.md (about 40 minutes).
 	$(RUN) benchmarks

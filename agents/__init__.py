@@ -1,6 +1,7 @@
 """Policies and searchers: they see only the Gymnasium API or a `SearchProblem`."""
 
 from agents.amc import AMC
+from agents.closed_form import ClosedForm
 from agents.controller import Controller
 from agents.curves import EnergyCurve, ProfileCurve, UniformRank
 from agents.greedy import GreedySearch
@@ -12,6 +13,7 @@ from agents.rules import Rule
 
 __all__ = [
     "AMC",
+    "ClosedForm",
     "Controller",
     "EnergyCurve",
     "GreedySearch",

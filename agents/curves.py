@@ -1,4 +1,4 @@
-"""Hand-crafted curves: one number decides every layer's rank, and the search goes through the numbers."""
+"""Curves: one number decides every layer's rank, and the search goes through the numbers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import gymnasium as gym
 from agents.episodic import EpisodicSearch, Proposals
 from shrinkml_env import SearchProblem, kept_energy
 
-__all__ = ["EnergyCurve", "ProfileCurve", "UniformRank", "fractions"]
+__all__ = ["Curve", "EnergyCurve", "ProfileCurve", "UniformRank", "fractions"]
 
 
-class _Curve(EpisodicSearch):
+class Curve(EpisodicSearch):
     """Goes through a curve's levels from coarse to fine (see `fractions`), so that any budget covers all of it.
 
     Levels that lead to a configuration already tried are skipped; the search ends when no finer level is left.
@@ -57,12 +57,24 @@ class _Curve(EpisodicSearch):
             lower, upper = (middle, upper) if fits else (lower, middle)
         return self._at(problem, lower)
 
+    def _prepare(self, problem: SearchProblem) -> None:
+        """Compute all that `_at` needs to know of a problem."""
+
+    @abstractmethod
+    def _at(self, problem: SearchProblem, level: float) -> dict[str, int]:
+        """Return the configuration at a level in [0, 1]; it does not get smaller as the level rises."""
+
+    @abstractmethod
+    def _resolution(self, problem: SearchProblem) -> int:
+        """Return the number of steps from 0 to 1 that are fine enough."""
+
+
+class _LayerCurve(Curve):
+    """Decides the rank of each layer by itself."""
+
     def _at(self, problem: SearchProblem, level: float) -> dict[str, int]:
         """Return the configuration at a level in [0, 1]."""
         return problem.search_space.named([self._rank(problem, index, level) for index in range(len(problem.layers))])
-
-    def _prepare(self, problem: SearchProblem) -> None:
-        """Compute what `_rank` needs to know of a problem."""
 
     @abstractmethod
     def _rank(self, problem: SearchProblem, index: int, level: float) -> int:
@@ -73,7 +85,7 @@ class _Curve(EpisodicSearch):
         return 2 * max(layer.break_even for layer in problem.layers)
 
 
-class UniformRank(_Curve):
+class UniformRank(_LayerCurve):
     """Gives every layer the candidate nearest to one fraction of its break-even rank, at least rank 1."""
 
     def _rank(self, problem: SearchProblem, index: int, level: float) -> int:
@@ -81,7 +93,7 @@ class UniformRank(_Curve):
         return problem.search_space.nearest(index, wanted)
 
 
-class EnergyCurve(_Curve):
+class EnergyCurve(_LayerCurve):
     """Gives every layer the smallest candidate that keeps one share of its spectral energy (`kept_energy`)."""
 
     def _prepare(self, problem: SearchProblem) -> None:
@@ -98,7 +110,7 @@ class EnergyCurve(_Curve):
         return 2**14
 
 
-class ProfileCurve(_Curve):
+class ProfileCurve(_LayerCurve):
     """Gives every layer a multiple of one fraction of its break-even rank: what an expert draws by hand.
 
     Args:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -256,8 +257,6 @@ def endured(make: Callable[[Path], Task], kills: int, chance: random.Random, fol
     """
     (folder / "parts").mkdir()
     task = make(folder / "parts")
-    finish(task, folder / "warm")  # The first run reads files that the others find in memory.
-    shutil.rmtree(folder / "warm")
     begun = time.monotonic()
     finish(task, folder / "unbroken")
     length = time.monotonic() - begun
@@ -266,19 +265,20 @@ def endured(make: Callable[[Path], Task], kills: int, chance: random.Random, fol
     hits, ends, outlived, broken = 0, 0, 0.0, 0
     while hits < kills or broken:
         place = folder / f"run-{ends}"
+        begun = time.monotonic()
+        moment = begun + chance.uniform(0.05, 1.0) * length if hits < kills else math.inf
         processes = start(task, place)
-        if hits < kills:
-            time.sleep(chance.uniform(0.05, 1.0) * length)
-        else:
-            for process in processes:
-                process.join()
+        for process in processes:
+            process.join(None if math.isinf(moment) else max(0.0, moment - time.monotonic()))
         running = [process for process in processes if process.is_alive()]
         if running:
             outlived = max(outlived, kill(running))
             hits, broken = hits + 1, broken + 1
             assert outlived <= LONGEST, f"{task.name}: a process outlived its killed parent by {outlived:.1f} s"
             continue
-        finish(task, place)  # It ended before it could be killed, which changes nothing.
+        # The first run takes longer than the others: it reads modules that they find in memory.
+        length = min(length, time.monotonic() - begun)
+        finish(task, place)  # Once more, which changes nothing.
         found = outcome(place / "outputs")
         different = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
         assert not different, f"{task.name}: after {broken} kills {', '.join(sorted(different))} differ: {place}"

@@ -65,6 +65,7 @@ class RandomFactors:
     singular_values: Mapping[str, Tensor] = {}
 
     def __init__(self, model: CompressibleModel) -> None:
+        self.layers = model.layers
         self._shapes = {m.name: (m.rows, m.columns) for layer in model.layers for m in layer.matrices}
 
     def factors(self, matrix: str, rank: int) -> Factors:

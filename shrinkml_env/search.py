@@ -73,7 +73,10 @@ def run_search(
     """
     problem = search_problem(env)
     _check(problem, agent, finalists, callback)
-    json.dumps(dict(config or {}))  # What is no JSON is told before the search.
+    try:
+        json.dumps(dict(config or {}))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"config must be a mapping of what JSON can hold: {error}") from error
     folder = None if directory is None else require_folder(directory)
     # All sets are read before the search, so that whatever is wrong with them loses no work.
     sets = {name: problem.evaluator.on(load_utterances(spec)) for name, spec in (("dev", dev), ("test", test))}

@@ -15,7 +15,7 @@ from shrinkml_env.compression.canonical import digest
 from shrinkml_env.data import UtteranceSpec
 from shrinkml_env.envs.registration import make_env
 from shrinkml_env.envs.wrapped import arguments_of, num_envs_of, shrink_env
-from shrinkml_env.files import write_whole
+from shrinkml_env.files import read_json_object, write_whole
 from shrinkml_env.search_result import MODELS, SearchResult
 
 __all__ = ["claim", "describe_search", "made_of", "require_folder", "write", "write_record"]
@@ -80,8 +80,8 @@ def claim(folder: Path, search: Mapping[str, Any]) -> None:
         write_whole(path, json.dumps(search, indent=2))
         return
     try:
-        was = dict(_leaves(json.loads(path.read_text())))
-    except (ValueError, AttributeError) as error:
+        was = dict(_leaves(read_json_object(path)))
+    except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}): give another directory, or remove this one") from error
     # What only one side has is an argument that another version of the agent's code does not know.
     differences = [f"{key} {was[key]!r}, not {now!r}" for key, now in _leaves(search) if was.get(key, now) != now]

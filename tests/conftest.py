@@ -1,7 +1,35 @@
+import gc
+import multiprocessing
+from multiprocessing.forkserver import ensure_running
+
 import pytest
 import torch
 
+from tests.helpers.processes import forked_instead
 from tests.helpers.speech import make_corpus
+
+
+def pytest_collection_finish():
+    """Modules are never garbage: the collector need not look at them again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forkserver(tmp_path_factory):
+    """It hands the environment that it is started in on to all that it forks, so it starts before any test's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("SHRINKML_CACHE", str(tmp_path_factory.mktemp("forkserver") / "evaluations.sqlite"))
+        ensure_running()
+        yield
+
+
+@pytest.fixture(autouse=True)
+def workers_are_forked(monkeypatch):
+    """The library's workers are spawned, and import it for seconds; what they do is the same."""
+    monkeypatch.setattr(multiprocessing, "get_context", forked_instead)
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 import functools
 import importlib
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -31,6 +30,7 @@ from shrinkml_env import (
 from shrinkml_env.compression import SVD
 from shrinkml_env.envs.registration import VARIANTS
 from shrinkml_env.evaluation import recognise_all
+from tests.helpers.processes import python
 
 SUBSETS = {"proxy": "proxy-pool", "dev": "dev", "test": "test"}
 SPEECH = Path(shrinkml_env.__file__).parent / "assets" / "speech"
@@ -159,7 +159,7 @@ print(repr(reward), info["wer"], info["size_ratio"], info["ranks"])
 @pytest.mark.slow
 def test_the_same_numbers_in_another_process(capsys):
     exec(_EPISODE, {})
-    other = subprocess.run([sys.executable, "-c", _EPISODE], capture_output=True, text=True, check=True).stdout
+    other = python("-c", _EPISODE).stdout
     assert other == capsys.readouterr().out != ""
 
 
@@ -217,7 +217,8 @@ def test_sensitivity_from_the_command_line(tmp_path, run_experiment):
 @pytest.mark.slow
 # So few configurations may make the same errors on so few utterances, and then there is no correlation.
 @pytest.mark.filterwarnings("ignore")
-def test_proxy_selection_from_the_command_line(tmp_path, run_experiment):
+def test_proxy_selection_from_the_command_line(tmp_path, run_experiment, monkeypatch):
+    monkeypatch.setattr("experiments.select_proxy.RESAMPLES", 50)
     sets = (f"pool={typed(FEW['proxy'])}", f"dev={typed(FEW['dev'])}", "sizes=[2,3]", "configurations=3")
     run_experiment("select_proxy", *sets, f"outputs={tmp_path}")
     (ids,) = tmp_path.glob("*/ranking-3.txt")

@@ -17,7 +17,6 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from shrinkml_env.asr.features import num_frames
 from shrinkml_env.asr.las import LAS
@@ -181,7 +180,7 @@ class LowRankJointEncoderLayer(LowRank, JointEncoderLayer):
 
     def project(self, name: str, inputs: Tensor) -> Tensor:
         """V x, or x of a dense matrix: (..., n) -> (..., r or n)."""
-        return functional.linear(inputs, self._factor(name, "v")) if name in self.ranks else inputs
+        return self._reduce(name, inputs) if name in self.ranks else inputs
 
     def rows(self, name: str) -> Tensor:
         """U, or a dense matrix itself: (m, r or n)."""
@@ -192,7 +191,7 @@ class LowRankJointEncoderLayer(LowRank, JointEncoderLayer):
         if name not in self.ranks:
             return super().recurrent(name)
         product: Tensor = self._cached(
-            f"{name}, recurrent", lambda: self._factor(name, "u")[: 4 * self.units] @ self._factor(name, "v")
+            f"{name}, recurrent", lambda: self._factor(name, "u")[: 4 * self.units] @ self._right(name)
         )
         return product
 

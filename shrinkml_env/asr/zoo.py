@@ -42,8 +42,10 @@ def load_model(name_or_path: str | Path) -> CompressibleModel:
     Raises:
         FileNotFoundError: None of these.
         ImportError: A package for such models is not installed.
-        ValueError: The folder's files are not a model, or not one of a supported kind.
+        ValueError: It is no name or path, or the folder's files are not a model, or not one of a supported kind.
     """
+    if not isinstance(name_or_path, str | Path):
+        raise ValueError(f"a model must be given by its name or the path of its folder, got {name_or_path!r}")
     for prefix, load in _PREFIXES.items():
         if isinstance(name_or_path, str) and name_or_path.startswith(prefix):
             return load(name_or_path.removeprefix(prefix))

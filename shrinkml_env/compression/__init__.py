@@ -12,12 +12,15 @@ from shrinkml_env.compression.counting import (
     encoder_parameters,
 )
 from shrinkml_env.compression.decompress import decompress
-from shrinkml_env.compression.discovery import find_layers, ranks_of
+from shrinkml_env.compression.discovery import arranged_layers, find_layers, ranks_of
 from shrinkml_env.compression.factors import Factorisation, Factors
+from shrinkml_env.compression.gradients import SampledGradients, sampled_gradients
 from shrinkml_env.compression.inference import optimise_for_inference
 from shrinkml_env.compression.layers import (
+    FactorForm,
     Layer,
     Matrix,
+    arrange_layers,
     canonical_ranks,
     matrix_ranks,
     merge_layers,
@@ -49,6 +52,7 @@ __all__ = [
     "SVD",
     "ActivationAwareSVD",
     "CompressibleModel",
+    "FactorForm",
     "Factorisation",
     "Factors",
     "GroupedModel",
@@ -56,10 +60,13 @@ __all__ = [
     "Layer",
     "Matrix",
     "PredictiveModel",
+    "SampledGradients",
     "StagedModel",
     "State",
     "Workload",
     "architectures",
+    "arrange_layers",
+    "arranged_layers",
     "canonical_ranks",
     "compress",
     "compressed_parameters",
@@ -88,6 +95,7 @@ __all__ = [
     "require_lossless",
     "require_storable",
     "round_to_storage",
+    "sampled_gradients",
     "save_compressed",
     "second_moments",
     "split_layers",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from torch import Tensor
 from shrinkml_env.checks import is_number
 from shrinkml_env.compression.calibration import second_moments
 from shrinkml_env.compression.canonical import content_bytes, digest, one_thread
+from shrinkml_env.compression.gradients import row_weights
+from shrinkml_env.compression.layers import FactorForm, Layer, arrange_layers
 from shrinkml_env.compression.protocol import CompressibleModel
 from shrinkml_env.compression.svd import WhitenedSVD, weights_of
 
@@ -19,6 +21,9 @@ __all__ = ["ActivationAwareSVD"]
 
 SMALLEST_DAMPING = 1e-9
 """The condition number of a damped moment is at most 1 + n / damping, which float64 must resolve."""
+
+SAME = 1e-9
+"""Moments of the same vectors, added up in another order, differ by less than this share of their norm."""
 
 
 class ActivationAwareSVD(WhitenedSVD):
@@ -38,13 +43,19 @@ class ActivationAwareSVD(WhitenedSVD):
         damping: At least 1e-9.
         matrices: Names of the matrices to factor; None for all of the model's layers. One that the speech does not
             use is factored by the plain SVD, with a warning.
+        form: The form of the factors.
+        share_inputs: Matrices of a layer that read the same vectors (both directions' W_ih of a bidirectional LSTM, the
+            projections of keys and values) are stacked and share one right factor. They are found by their moments,
+            which then are equal.
+        weigh_rows: An output counts as much as the transcripts' probability depends on it (`row_weights`); for a
+            `PredictiveModel`.
 
     Attributes:
         singular_values: Their squares are what each triplet contributes to the damped expected squared output.
 
     Raises:
-        ValueError: There is no speech, the damping is too small, a matrix is not a parameter of the model, or
-            something holds NaN or infinity.
+        ValueError: There is no speech, the damping is too small, a matrix is not a parameter of the model, the model
+            cannot tell probabilities for `weigh_rows`, or something holds NaN or infinity.
     """
 
     name = "activation_aware"
@@ -55,6 +66,9 @@ class ActivationAwareSVD(WhitenedSVD):
         waveforms: Sequence[Tensor],
         damping: float = 0.01,
         matrices: Iterable[str] | None = None,
+        form: FactorForm = "factors",
+        share_inputs: bool = False,
+        weigh_rows: bool = False,
     ) -> None:
         if not waveforms:
             raise ValueError("activation-aware factorisation needs calibration speech: there is no waveform")
@@ -65,11 +79,54 @@ class ActivationAwareSVD(WhitenedSVD):
         unused = [name for name in names if name not in moments]
         if unused:
             warnings.warn(f"the calibration speech does not use {', '.join(unused)}: plain SVD for them", stacklevel=2)
+        layers = arrange_layers(model.layers, form, _same_inputs(model.layers, moments) if share_inputs else ())
+        roots: dict[str, Tensor] = {}
+        rows: dict[str, Tensor] = {}
         with one_thread():
-            roots = {name: _root(name, moment, damping) for name, moment in moments.items()}
-        super().__init__(model, roots, names)
+            for matrix in [matrix for layer in layers for matrix in layer.matrices]:
+                # The parts of a stack have the same moment.
+                moment = moments.get(matrix.blocks[0].name)
+                if moment is not None:
+                    # A matrix that is only looked up is multiplied from the left.
+                    (rows if moment.dim() == 1 else roots)[matrix.name] = _root(matrix.name, moment, damping)
+        if weigh_rows:
+            weights = row_weights(model, waveforms, layers, roots)
+            rows = {name: weights[name] * rows.get(name, 1.0) for name in weights}
+        wanted = set(names)
+        super().__init__(
+            model,
+            layers,
+            roots,
+            rows,
+            [m.name for layer in layers for m in layer.matrices if wanted.issuperset(b.name for b in m.blocks)],
+        )
         # Not the moments: what is computed in floating point may differ in its last digits.
         self.key += f"-{damping!r}-{digest(map(content_bytes, waveforms))}"
+        self.key += "-shared" * share_inputs + "-rows" * weigh_rows
+
+
+def _same_inputs(layers: Iterable[Layer], moments: Mapping[str, Tensor]) -> list[list[str]]:
+    """Return the groups of matrices of one layer that have the same moment: they read the same vectors."""
+    groups: list[list[str]] = []
+    for layer in layers:
+        found: list[list[str]] = []
+        for matrix in layer.matrices:
+            moment = moments.get(matrix.name)
+            if moment is None or moment.dim() == 1:
+                continue
+            # Sums in another order differ in their last digits.
+            same = (group for group in found if _close(moments[group[0]], moment))
+            group = next(same, None)
+            if group is None:
+                found.append([matrix.name])
+            else:
+                group.append(matrix.name)
+        groups += [group for group in found if len(group) > 1]
+    return groups
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool((one - other).norm() <= SAME * one.norm())
 
 
 def _root(name: str, moment: Tensor, damping: float) -> Tensor:

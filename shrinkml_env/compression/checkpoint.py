@@ -6,18 +6,19 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import nn
+from torch import Tensor, nn
 
 from shrinkml_env.compression.architectures import architectures
-from shrinkml_env.compression.compress import replace_matrices
-from shrinkml_env.compression.discovery import ranks_of
-from shrinkml_env.compression.factors import Factors
-from shrinkml_env.compression.layers import matrix_ranks
+from shrinkml_env.compression.compress import part_factors, replace_matrices
+from shrinkml_env.compression.discovery import arranged_layers, ranks_of
+from shrinkml_env.compression.factors import Factors, order_dtype
+from shrinkml_env.compression.layers import FactorForm, Matrix, arrange_layers, matrix_ranks
+from shrinkml_env.compression.modules import LowRank
 from shrinkml_env.compression.protocol import CompressibleModel
 from shrinkml_env.compression.storage import (
     INT8_MAX,
@@ -36,7 +37,11 @@ CONFIG_FILE = "config.json"
 TENSOR_FILE = "model.safetensors"
 STORAGE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 CONFIG_TYPES = {"format_version": int, "architecture": str, "config": dict, "ranks": dict, "storage_dtype": str}
-FORMATS = {1: CONFIG_TYPES, 2: CONFIG_TYPES | {"int8": list}}
+FORMATS = {
+    1: CONFIG_TYPES,
+    2: CONFIG_TYPES | {"int8": list},
+    3: CONFIG_TYPES | {"int8": list, "form": str, "shared": list},
+}
 """Format version -> keys of `config.json` and their types. Version 2 is that of quantised models."""
 
 
@@ -58,15 +63,22 @@ def save_compressed(model: CompressibleModel, path: str | os.PathLike[str]) -> N
         raise ValueError(f"{type(model).__name__} is not registered: decorate it with @register_architecture(name)")
     content = _tensor_file(model)
     quantised = list(int8_scales(model))
+    layers = arranged_layers(model)
+    matrices = [matrix for layer in layers for matrix in layer.matrices]
+    shared = [[part.name for part in matrix.parts] for matrix in matrices if matrix.parts]
+    form = matrices[0].form if matrices else "factors"
+    arranged = form != "factors" or bool(shared)
     config: dict[str, Any] = {
-        "format_version": 2 if quantised else 1,
+        "format_version": 3 if arranged else 2 if quantised else 1,
         "architecture": model.architecture,
         "config": model.to_config(),
         "ranks": ranks_of(model),
         "storage_dtype": str(model.storage_dtype).removeprefix("torch."),
     }
-    if quantised:
+    if quantised or arranged:
         config["int8"] = quantised
+    if arranged:
+        config |= {"form": form, "shared": shared}
     config_text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     directory.mkdir(parents=True, exist_ok=True)
     tensor_file, config_file = directory / TENSOR_FILE, directory / CONFIG_FILE
@@ -125,7 +137,7 @@ def _read_config(file: Path) -> dict[str, Any]:
     config = read_json_object(file)
     version = config.get("format_version")
     if type(version) is not int or version not in FORMATS:
-        raise ValueError(f"{file}: key 'format_version' must be {' or '.join(map(str, FORMATS))}, got {version!r}")
+        raise ValueError(f"{file}: key 'format_version' must be 1, 2 or 3, got {version!r}")
     types = FORMATS[version]
     for key, expected in types.items():
         if key not in config:
@@ -135,8 +147,12 @@ def _read_config(file: Path) -> dict[str, Any]:
     for key in config:
         if key not in types:
             raise ValueError(f"{file}: unknown key {key!r}")
-    for key, choices in ("architecture", architectures), ("storage_dtype", STORAGE_DTYPES):
-        if config[key] not in choices:
+    for key, choices in (
+        ("architecture", architectures),
+        ("storage_dtype", STORAGE_DTYPES),
+        ("form", get_args(FactorForm)),
+    ):
+        if key in config and config[key] not in choices:
             raise ValueError(f"{file}: unknown {key} {config[key]!r}; known are {', '.join(choices)}")
     return config
 
@@ -150,20 +166,29 @@ def _build(config: dict[str, Any], file: Path) -> CompressibleModel:
         raise ValueError(f"{file}: key 'config' does not fit {config['architecture']!r}: {error!r}") from error
     ranks = config["ranks"]
     try:
-        factored = matrix_ranks(model.layers, ranks)
+        layers = arrange_layers(model.layers, config.get("form", "factors"), config.get("shared", ()))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{file}: key 'shared': {error}") from error
+    try:
+        factored = matrix_ranks(layers, ranks)
     except (OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: key 'ranks': {error}") from error
     for name, rank in ranks.items():
         if factored.get(name) != rank:
             raise ValueError(f"{file}: key 'ranks': {name!r} is not a matrix that rank {rank} factors")
-    matrices = {matrix.name: matrix for layer in model.layers for matrix in layer.matrices}
-    return replace_matrices(
-        model,
-        {
-            name: Factors(u=torch.zeros(matrices[name].rows, rank), v=torch.zeros(rank, matrices[name].columns))
-            for name, rank in factored.items()
-        },
-    )
+    matrices = {matrix.name: matrix for layer in layers for matrix in layer.matrices}
+    factors: dict[str, Factors] = {}
+    for name, rank in factored.items():
+        factors |= part_factors(matrices[name], _empty_factors(matrices[name], rank))
+    return replace_matrices(model, factors)
+
+
+def _empty_factors(matrix: Matrix, rank: int) -> Factors:
+    """Return factors of the right shapes and form, to be filled."""
+    u, columns = torch.zeros(matrix.rows, rank), matrix.columns
+    if matrix.form == "factors":
+        return Factors(u, torch.zeros(rank, columns))
+    return Factors(u, torch.zeros(rank, columns - rank), torch.arange(columns, dtype=order_dtype(columns)))
 
 
 def _require_matrices(model: CompressibleModel, names: Sequence[Any], file: Path) -> None:
@@ -202,9 +227,23 @@ def _load_tensors(model: CompressibleModel, quantised: Sequence[str], file: Path
             raise ValueError(f"{file}: tensor {_scales_of(name)!r} must hold finite numbers above 0")
         if (tensors[name] < -INT8_MAX).any():
             raise ValueError(f"{file}: tensor {name!r} must hold numbers in -{INT8_MAX}..{INT8_MAX}")
+    for name, order in _orders(model).items():
+        if sorted(tensors[name].tolist()) != list(range(len(order))):
+            raise ValueError(f"{file}: tensor {name!r} must hold the numbers 0..{len(order) - 1} in some order")
     set_int8_scales(model, scales)
     for name, (target, storage) in targets.items():
         target.copy_(Storage(storage.dtype, scales.get(name)).decode(tensors[name]))
+
+
+def _orders(model: CompressibleModel) -> dict[str, Tensor]:
+    """Return the name of each order of columns in the file -> the tensor itself."""
+    return {
+        f"{path}.{name}_order": order
+        for path, module in cast(nn.Module, model).named_modules()
+        if isinstance(module, LowRank)
+        for name in module.ranks
+        if (order := module.factors(name).order) is not None
+    }
 
 
 def _scales_of(name: str) -> str:

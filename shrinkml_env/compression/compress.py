@@ -8,17 +8,18 @@ from functools import partial
 from types import MethodType
 from typing import Any, TypeVar, cast
 
+import torch
 from torch import Tensor, nn
 
 from shrinkml_env.compression.discovery import ranks_of
 from shrinkml_env.compression.factors import Factorisation, Factors
-from shrinkml_env.compression.layers import matrix_ranks
+from shrinkml_env.compression.layers import Matrix, matrix_ranks
 from shrinkml_env.compression.modules import LOW_RANK_MODULES, LowRank, module_matrices, take_over
 from shrinkml_env.compression.protocol import CompressibleModel
 from shrinkml_env.compression.storage import int8_scales
 from shrinkml_env.compression.svd import SVD
 
-__all__ = ["compress", "replace_matrices"]
+__all__ = ["compress", "part_factors", "replace_matrices"]
 
 ModelT = TypeVar("ModelT", bound=CompressibleModel)
 
@@ -31,8 +32,8 @@ def compress(model: ModelT, ranks: Mapping[str, int], factorisation: Factorisati
 
     Args:
         model: An uncompressed model.
-        ranks: Layer or matrix name -> rank in 1..max_rank. What it leaves out stays dense, as do matrices whose rank
-            is above break-even.
+        ranks: Layer or matrix name -> rank in 1..max_rank; the names are those of the factorisation's `layers`. What it
+            leaves out stays dense, as do matrices whose rank is above break-even.
         factorisation: Prepared for this model; None makes a plain truncated SVD of what is needed.
 
     Raises:
@@ -42,16 +43,29 @@ def compress(model: ModelT, ranks: Mapping[str, int], factorisation: Factorisati
         raise ValueError("this model is compressed already: compress the original, or decompress(model)")
     if int8_scales(model):
         raise ValueError("this model is quantised: compress the one that it was made from, and quantise the result")
-    factored = matrix_ranks(model.layers, ranks)
+    layers = model.layers if factorisation is None else factorisation.layers
+    factored = matrix_ranks(layers, ranks)
     if factorisation is None:
         factorisation = SVD(model, factored)
-    return replace_matrices(model, {name: factorisation.factors(name, rank) for name, rank in factored.items()})
+    matrices = {matrix.name: matrix for layer in layers for matrix in layer.matrices}
+    factors: dict[str, Factors] = {}
+    for name, rank in factored.items():
+        factors |= part_factors(matrices[name], factorisation.factors(name, rank))
+    return replace_matrices(model, factors)
+
+
+def part_factors(matrix: Matrix, factors: Factors) -> dict[str, Factors]:
+    """Return the factors of each matrix of the model that a matrix is made of; those of a stack share the right one."""
+    rows = torch.split(factors.u, [block.rows for block in matrix.blocks])
+    parts = zip(matrix.blocks, rows, strict=True)
+    return {block.name: Factors(u.contiguous(), factors.v, factors.order) for block, u in parts}
 
 
 def replace_matrices(model: ModelT, factors: Mapping[str, Factors]) -> ModelT:
     """Return a copy of a model's modules: factors in place of the named matrices, all else over the same memory.
 
-    Attributes and hooks that refer to modules of the model refer to those of the copy.
+    A tensor that is given for several matrices is one parameter of all of them. Attributes and hooks that refer to
+    modules of the model refer to those of the copy.
 
     Raises:
         ValueError: A name is not a matrix of a module that can be compressed, or its factors have the wrong shape.
@@ -59,6 +73,7 @@ def replace_matrices(model: ModelT, factors: Mapping[str, Factors]) -> ModelT:
     modules = dict(cast(nn.Module, model).named_modules(remove_duplicate=False))
     matrices = {id(module): [matrix.name for matrix in module_matrices(module)] for module in set(modules.values())}
     by_weight: dict[int, Factors] = {}
+    parameters: dict[int, nn.Parameter] = {}
     for name, pair in factors.items():
         path, _, parameter = name.rpartition(".")
         module = modules.get(path)
@@ -66,8 +81,10 @@ def replace_matrices(model: ModelT, factors: Mapping[str, Factors]) -> ModelT:
             raise ValueError(f"matrix {name!r} does not belong to a module that can be compressed")
         weight = cast(nn.Parameter, module._parameters[parameter])
         # Made once, so that tied matrices share them.
-        u, v = (nn.Parameter(factor.to(weight.device, weight.dtype), weight.requires_grad) for factor in pair)
-        by_weight[id(weight)] = Factors(u, v)
+        for factor in pair.u, pair.v:
+            if id(factor) not in parameters:
+                parameters[id(factor)] = nn.Parameter(factor.to(weight.device, weight.dtype), weight.requires_grad)
+        by_weight[id(weight)] = Factors(parameters[id(pair.u)], parameters[id(pair.v)], pair.order)
     by_module = {
         id(module): {
             name: by_weight[id(module._parameters[name])]

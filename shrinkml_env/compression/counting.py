@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from shrinkml_env.compression.discovery import ranks_of
+from shrinkml_env.compression.discovery import arranged_layers, ranks_of
+from shrinkml_env.compression.factors import Factorisation
 from shrinkml_env.compression.layers import Layer, matrix_ranks
 from shrinkml_env.compression.protocol import CompressibleModel, Workload
 from shrinkml_env.compression.tensors import has_prefix, inference_tensors
@@ -30,22 +31,26 @@ def encoder_parameters(model: CompressibleModel) -> int:
     return sum(tensor.numel() for tensor in tensors if tensor.is_floating_point())
 
 
-def compressed_parameters(model: CompressibleModel, ranks: Mapping[str, int]) -> int:
-    """What `count_parameters` would give of `compress(model, ranks)`, without making it.
+def compressed_parameters(
+    model: CompressibleModel, ranks: Mapping[str, int], factorisation: Factorisation | None = None
+) -> int:
+    """Return the `count_parameters` of `compress(model, ranks, factorisation)`, without making it.
 
     Args:
         model: The original, or any compressed form of it; with empty `ranks` the original's count.
         ranks: Layer or matrix name -> rank.
+        factorisation: Says in which form matrices are factored; None is two factors for each.
 
     Raises:
         ValueError: A name is unknown, or a rank is out of range.
     """
-    original = count_parameters(model) + _saved(model.layers, ranks_of(model))
-    return original - _saved(model.layers, matrix_ranks(model.layers, ranks))
+    original = count_parameters(model) + _saved(arranged_layers(model), ranks_of(model))
+    layers = model.layers if factorisation is None else factorisation.layers
+    return original - _saved(layers, matrix_ranks(layers, ranks))
 
 
 def _saved(layers: Sequence[Layer], factored: Mapping[str, int]) -> int:
-    """Sum of mn - r(m + n) over the factored matrices."""
+    """Return the numbers that the factors save, summed over the factored matrices."""
     return sum(
         matrix.rows * matrix.columns - matrix.parameters(factored[matrix.name])
         for layer in layers
@@ -55,9 +60,16 @@ def _saved(layers: Sequence[Layer], factored: Mapping[str, int]) -> int:
 
 
 def count_macs(layers: Sequence[Layer], ranks: Mapping[str, int], workload: Workload) -> int:
-    """Multiply-adds of a configuration for a workload: r(m + n) or mn for each position of each matrix, and the rest.
+    """Return the multiply-adds of a configuration for a workload.
 
-    A row that is looked up costs rn in a factored matrix and nothing in a dense one.
+    For each position a dense matrix costs mn and a factored one r(m + n), or r(m + n - r) in pivoting form, whose
+    identity costs nothing. Matrices that share a right factor each multiply with it. A row that is looked up costs as
+    much as the right factor in a factored matrix and nothing in a dense one. The rest is the workload's.
+
+    Args:
+        layers: As the model is factored (`Factorisation.layers`).
+        ranks: Layer or matrix name -> rank.
+        workload: Positions by name of the model's matrices.
 
     Raises:
         ValueError: A rank is bad, or the workload leaves out a matrix.
@@ -66,9 +78,12 @@ def count_macs(layers: Sequence[Layer], ranks: Mapping[str, int], workload: Work
     total = workload.other_macs
     for layer in layers:
         for matrix in layer.matrices:
-            name = matrix.name
-            if name not in workload.positions and name not in workload.lookups:
-                raise ValueError(f"the workload has no positions for matrix {name!r}")
-            total += workload.positions.get(name, 0) * matrix.parameters(factored.get(name, matrix.max_rank))
-            total += workload.lookups.get(name, 0) * factored.get(name, 0) * matrix.columns
+            rank = factored.get(matrix.name)
+            right = 0 if rank is None else matrix.right_parameters(rank)
+            for block in matrix.blocks:
+                if block.name not in workload.positions and block.name not in workload.lookups:
+                    raise ValueError(f"the workload has no positions for matrix {block.name!r}")
+                left = block.rows * (block.columns if rank is None else rank)
+                total += workload.positions.get(block.name, 0) * (left + right)
+                total += workload.lookups.get(block.name, 0) * right
     return total

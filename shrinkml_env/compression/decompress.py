@@ -7,6 +7,7 @@ from typing import TypeVar, cast
 import torch
 from torch import nn
 
+from shrinkml_env.compression.factors import Factors
 from shrinkml_env.compression.modules import LowRank
 from shrinkml_env.compression.protocol import CompressibleModel
 
@@ -36,8 +37,11 @@ def decompress(model: ModelT) -> ModelT:
         if isinstance(module, LowRank):
             for name in module.ranks:
                 full = f"{path}.{name}" if path else name
-                u, v = values.pop(f"{full}_u"), values.pop(f"{full}_v")
-                values[full] = (u.double() @ v.double()).to(u.dtype).view(module.shape(name))
+                u, v, order = module.factors(name)
+                for suffix in "u", "v", "order":
+                    values.pop(f"{full}_{suffix}", None)
+                product = Factors(u.double(), v.double(), order).product
+                values[full] = product.to(u.dtype).view(module.shape(name))
     target.to(device).load_state_dict(values)
     target.train(source.training)
     dense.storage_dtype = torch.float32

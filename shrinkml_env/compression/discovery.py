@@ -10,12 +10,13 @@ from typing import cast
 
 from torch import nn
 
-from shrinkml_env.compression.layers import Layer, Matrix
+from shrinkml_env.compression.factors import Factors
+from shrinkml_env.compression.layers import Layer, Matrix, arrange_layers
 from shrinkml_env.compression.modules import LowRank, module_kind, module_matrices, why_dense
 from shrinkml_env.compression.protocol import CompressibleModel
 from shrinkml_env.compression.tensors import has_prefix
 
-__all__ = ["find_layers", "ranks_of"]
+__all__ = ["arranged_layers", "find_layers", "ranks_of"]
 
 _PROJECTIONS = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("linear_q", "linear_k", "linear_v"))
 _OUTPUTS = ("out_proj", "o_proj", "linear_out")
@@ -122,12 +123,40 @@ def _attention_groups(
 
 
 def ranks_of(model: CompressibleModel) -> dict[str, int]:
-    """Matrix name -> rank, of a model's factored matrices, in forward order; empty for an uncompressed model."""
-    ranks = {
-        _join(path, name): rank
+    """Return matrix or stack name -> rank, of what a model holds as factors, in forward order of `arranged_layers`."""
+    factors = _factors_of(model)
+    return {
+        matrix.name: len(factors[matrix.blocks[0].name].v)
+        for layer in (arranged_layers(model) if factors else ())
+        for matrix in layer.matrices
+        if matrix.blocks[0].name in factors
+    }
+
+
+def arranged_layers(model: CompressibleModel) -> tuple[Layer, ...]:
+    """Return a model's layers with the form of its factors, and with the stacks of matrices that share a right factor.
+
+    Raises:
+        ValueError: Some of its factors are in one form and some in another.
+    """
+    factors = _factors_of(model)
+    forms = {pair.form for pair in factors.values()}
+    if len(forms) > 1:
+        raise ValueError(f"the model holds factors in several forms, {' and '.join(sorted(forms))}: give all one form")
+    shared: dict[int, list[str]] = {}
+    for layer in model.layers if factors else ():
+        for matrix in layer.matrices:
+            if matrix.name in factors:
+                shared.setdefault(id(factors[matrix.name].v), []).append(matrix.name)
+    groups = [names for names in shared.values() if len(names) > 1]
+    return arrange_layers(model.layers, forms.pop(), groups) if factors else model.layers
+
+
+def _factors_of(model: CompressibleModel) -> dict[str, Factors]:
+    """Return matrix name -> what holds it, of a model's factored matrices."""
+    return {
+        _join(path, name): module.factors(name)
         for path, module in cast(nn.Module, model).named_modules()
         if isinstance(module, LowRank)
-        for name, rank in module.ranks.items()
+        for name in module.ranks
     }
-    order = [matrix.name for layer in model.layers for matrix in layer.matrices] if ranks else []
-    return {name: ranks[name] for name in order if name in ranks}

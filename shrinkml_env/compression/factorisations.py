@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
-from shrinkml_env.compression import SVD, ActivationAwareSVD, CompressibleModel, Factorisation, require_length
+from shrinkml_env.compression import (
+    SVD,
+    ActivationAwareSVD,
+    CompressibleModel,
+    FactorForm,
+    Factorisation,
+    require_length,
+)
 from shrinkml_env.data.sets import UtteranceSpec, load_utterances
 
 __all__ = ["FACTORISATIONS", "ActivationAware", "Plain"]
@@ -13,11 +21,20 @@ __all__ = ["FACTORISATIONS", "ActivationAware", "Plain"]
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """The truncated SVD of the weights; see `SVD`."""
+    """The truncated SVD of the weights; see `SVD`.
+
+    Attributes:
+        form: The form of the factors, ``"factors"`` or ``"pivoting"``.
+    """
+
+    form: FactorForm = "factors"
+
+    def __post_init__(self) -> None:
+        _require_form(self.form)
 
     def __call__(self, model: CompressibleModel) -> Factorisation:
         """Prepare the factors of a model's matrices."""
-        return SVD(model)
+        return SVD(model, form=self.form)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +44,19 @@ class ActivationAware:
     Attributes:
         calibration: What `load_utterances` takes; the shipped set is training speech of the embedded model.
         damping: How far the inputs' moments are pulled towards white ones, at least 1e-9.
+        form: The form of the factors, ``"factors"`` or ``"pivoting"``.
+        share_inputs: Matrices of a layer that read the same vectors share one right factor.
+        weigh_rows: An output of a matrix counts as much as the transcripts' probability depends on it.
     """
 
     calibration: UtteranceSpec = "calibration"
     damping: float = 0.01
+    form: FactorForm = "factors"
+    share_inputs: bool = False
+    weigh_rows: bool = False
+
+    def __post_init__(self) -> None:
+        _require_form(self.form)
 
     def __call__(self, model: CompressibleModel) -> Factorisation:
         """Recognise the calibration speech, and prepare the factors of a model's matrices.
@@ -42,7 +68,20 @@ class ActivationAware:
         speech = load_utterances(self.calibration)
         for utterance in speech:
             require_length(model, utterance.waveform.numel(), f"utterance {utterance.id!r}")
-        return ActivationAwareSVD(model, [utterance.waveform for utterance in speech], self.damping)
+        waveforms = [utterance.waveform for utterance in speech]
+        return ActivationAwareSVD(
+            model,
+            waveforms,
+            self.damping,
+            form=self.form,
+            share_inputs=self.share_inputs,
+            weigh_rows=self.weigh_rows,
+        )
+
+
+def _require_form(form: str) -> None:
+    if form not in get_args(FactorForm):
+        raise ValueError(f"factorisation: form must be 'factors' or 'pivoting', got {form!r}")
 
 
 FACTORISATIONS: dict[str, Callable[..., Callable[[CompressibleModel], Factorisation]]] = {

@@ -3,29 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from shrinkml_env.checks import is_number
 
-__all__ = ["Layer", "Matrix", "canonical_ranks", "matrix_ranks", "merge_layers", "ranks_by_matrix", "split_layers"]
+__all__ = [
+    "FactorForm",
+    "Layer",
+    "Matrix",
+    "arrange_layers",
+    "canonical_ranks",
+    "matrix_ranks",
+    "merge_layers",
+    "ranks_by_matrix",
+    "split_layers",
+    "stack_name",
+]
+
+FactorForm = Literal["factors", "pivoting"]
+"""The form in which a matrix of rank r is held: two factors, or the pivoting form, which has r^2 numbers less."""
 
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """One weight matrix that can be replaced by two factors.
+    """One weight matrix that can be replaced by factors, or several that read the same input, stacked.
 
     Attributes:
-        name: Dotted path of the parameter in the model, ``"encoder.0.forward.weight_ih_l0"``.
+        name: Dotted path of the parameter in the model, ``"encoder.0.forward.weight_ih_l0"``; see `stack_name` for that
+            of a stack.
         rows: m, the matrix's output dimension.
         columns: n, its input dimension.
-        kind: What it does: ``"lstm_ih"``, ``"lstm_hh"``, ``"gru_ih"``, ``"gru_hh"``, ``"linear"``, ``"conv"``,
+        kind: Its use: ``"lstm_ih"``, ``"lstm_hh"``, ``"gru_ih"``, ``"gru_hh"``, ``"linear"``, ``"conv"``,
             ``"embedding"``.
+        form: The form in which its factors are held.
+        parts: The matrices that are stacked, one above the other, in a stack; empty for a matrix of the model.
     """
 
     name: str
     rows: int
     columns: int
     kind: str
+    form: FactorForm = "factors"
+    parts: tuple[Matrix, ...] = ()
+
+    @property
+    def blocks(self) -> tuple[Matrix, ...]:
+        """The matrices of the model that make it up, from top to bottom: its parts, or itself."""
+        return self.parts or (self,)
 
     @property
     def max_rank(self) -> int:
@@ -34,16 +59,27 @@ class Matrix:
 
     @property
     def break_even(self) -> int:
-        """floor((mn - 1) / (m + n)): the largest rank at which r(m + n) < mn; 0 where there is none."""
+        """The largest rank at which the factors hold fewer numbers than the matrix; 0 where there is none.
+
+        floor((mn - 1) / (m + n)) for two factors, min(m, n) - 1 in pivoting form.
+        """
+        if self.form == "pivoting":
+            return self.max_rank - 1
         return (self.rows * self.columns - 1) // (self.rows + self.columns)
 
     def is_factored(self, rank: int) -> bool:
-        """Whether this rank makes two factors of the matrix (else it stays dense)."""
+        """Return whether this rank makes factors of the matrix (else it stays dense)."""
         return rank <= self.break_even
 
+    def right_parameters(self, rank: int) -> int:
+        """Return the numbers in the right factor: rn, or r(n - r) in pivoting form."""
+        return rank * (self.columns - rank if self.form == "pivoting" else self.columns)
+
     def parameters(self, rank: int) -> int:
-        """Numbers stored, and multiply-adds for one input vector: r(m + n) factored, mn dense."""
-        return rank * (self.rows + self.columns) if self.is_factored(rank) else self.rows * self.columns
+        """Return the numbers stored: mn dense, r(m + n) as two factors, r(m + n - r) in pivoting form."""
+        if not self.is_factored(rank):
+            return self.rows * self.columns
+        return rank * self.rows + self.right_parameters(rank)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +131,63 @@ def split_layers(layers: Iterable[Layer]) -> tuple[Layer, ...]:
     return tuple(
         Layer(name=matrix.name, kind=layer.kind, matrices=(matrix,)) for layer in layers for matrix in layer.matrices
     )
+
+
+def stack_name(names: Sequence[str]) -> str:
+    """Return the name of a stack of matrices: what their paths share stands once, the rest is joined by ``+``.
+
+    ``lstm.ahead.weight_ih_l0`` and ``lstm.behind.weight_ih_l0`` make ``lstm.ahead+behind.weight_ih_l0``.
+    """
+    paths = [name.split(".") for name in names]
+    shortest = min(map(len, paths)) - 1
+    head = next((i for i in range(shortest) if len({path[i] for path in paths}) > 1), shortest)
+    tail = next((i for i in range(shortest - head) if len({path[-1 - i] for path in paths}) > 1), shortest - head)
+    middle = "+".join(".".join(path[head : len(path) - tail]) for path in paths)
+    return ".".join([*paths[0][:head], middle, *paths[0][len(paths[0]) - tail :]])
+
+
+def arrange_layers(
+    layers: Iterable[Layer], form: FactorForm = "factors", shared: Iterable[Sequence[str]] = ()
+) -> tuple[Layer, ...]:
+    """Return a model's layers as a factorisation factors them.
+
+    Args:
+        layers: The model's layers.
+        form: The form of all factors.
+        shared: Groups of at least two matrices, by name, that read the same input and share one right factor; each
+            group becomes a stack in the place of its first matrix. The matrices of a group belong to one layer.
+
+    Raises:
+        ValueError: A group is not of matrices of one layer, with as many columns, or a matrix is in two groups.
+    """
+    arranged = []
+    waiting = [tuple(group) for group in shared]
+    for layer in layers:
+        known = {matrix.name: replace(matrix, form=form) for matrix in layer.matrices}
+        matrices = dict(known)
+        for group in [group for group in waiting if group and group[0] in known]:
+            waiting.remove(group)
+            if len(group) < 2 or any(name not in matrices for name in group):
+                raise ValueError(
+                    f"layer {layer.name!r}: {', '.join(group)} are not two or more matrices of it to stack"
+                )
+            stack = _stack([matrices[name] for name in group])
+            matrices = {
+                stack.name if name == group[0] else name: stack if name == group[0] else matrix
+                for name, matrix in matrices.items()
+                if name == group[0] or name not in group
+            }
+        arranged.append(replace(layer, matrices=tuple(matrices.values())))
+    if waiting:
+        raise ValueError(f"no layer has a matrix {waiting[0][0] if waiting[0] else ''!r}, which is to be stacked")
+    return tuple(arranged)
+
+
+def _stack(parts: Sequence[Matrix]) -> Matrix:
+    if len({part.columns for part in parts}) > 1:
+        raise ValueError(f"{', '.join(part.name for part in parts)} differ in their number of columns")
+    name = stack_name([part.name for part in parts])
+    return replace(parts[0], name=name, rows=sum(part.rows for part in parts), parts=tuple(parts))
 
 
 def merge_layers(layers: Sequence[Layer], blocks: Mapping[str, Sequence[str]]) -> tuple[Layer, ...]:

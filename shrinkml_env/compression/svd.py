@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from shrinkml_env.compression.canonical import one_thread
-from shrinkml_env.compression.factors import Factors
-from shrinkml_env.compression.layers import Layer, Matrix
+from shrinkml_env.compression.factors import Factors, order_dtype
+from shrinkml_env.compression.layers import FactorForm, Layer, Matrix, arrange_layers
+from shrinkml_env.compression.pivoting import column_order, interpolation
 from shrinkml_env.compression.protocol import CompressibleModel
 from shrinkml_env.progress import watched
 
@@ -18,23 +19,26 @@ __all__ = ["SVD", "WhitenedSVD", "kept_energy", "weights_of"]
 
 
 class WhitenedSVD:
-    """The truncated SVD of W S, with S^-1 taken to the right factor: W S = L Sigma R^T, so W = L Sigma (R^T S^-1).
+    """The truncated SVD of D W S, with D^-1 taken to the left factor and S^-1 to the right one.
 
-    Of all factors of a rank these have the least squared error (W - U V) S (Eckart-Young): with S a square root of the
-    second moment E[x x^T] of what W is multiplied with, the least expected squared error of W x. With S = I it is the
-    plain SVD.
+    D W S = L Sigma R^T, so W = (D^-1 L) Sigma (R^T S^-1). Of all matrices W' of a rank the truncation has the least
+    squared error D (W - W') S (Eckart-Young): with S a square root of the second moment E[x x^T] of the vectors that W
+    is multiplied with, the least expected squared error of D W x, whose rows count as much as the diagonal D says. With
+    S = D = I it is the plain SVD.
 
     The decomposition is computed once, in float64, with the sign that makes the largest entry of each left vector
-    positive. Each column of U is as long as its row of V, so that neither loses precision when they are rounded to the
-    model's `storage_dtype`.
+    positive. As two factors, each column of U is as long as its row of V, so that neither loses precision when they are
+    rounded to the model's `storage_dtype`. In pivoting form U is made of columns of W', and `column_order` says which.
 
     Args:
         model: An uncompressed model; only read here, not kept.
-        roots: Matrix name -> S, float64: (n, n) lower triangular and regular; or (m,), positive, the diagonal of a root
-            for the rows, where the matrix is multiplied from the left, as an embedding is. I where there is none.
-        matrices: Names of the matrices to factor; None for all of the model's layers.
+        layers: Its layers as they are to be factored (`arrange_layers`).
+        roots: Name of a matrix -> S, (n, n) float64, lower triangular and regular; I where there is none.
+        rows: Name of a matrix -> the diagonal of D, (m,) float64, positive; I where there is none.
+        matrices: Names of the matrices to factor; None for all.
 
     Attributes:
+        layers: As given.
         singular_values: Sigma.
 
     Raises:
@@ -44,34 +48,71 @@ class WhitenedSVD:
     name: str
 
     def __init__(
-        self, model: CompressibleModel, roots: Mapping[str, Tensor], matrices: Iterable[str] | None = None
+        self,
+        model: CompressibleModel,
+        layers: Sequence[Layer],
+        roots: Mapping[str, Tensor],
+        rows: Mapping[str, Tensor],
+        matrices: Iterable[str] | None = None,
     ) -> None:
-        self.key = f"{self.name}-{str(model.storage_dtype).removeprefix('torch.')}"
+        self.layers = tuple(layers)
+        forms = {matrix.form for layer in self.layers for matrix in layer.matrices}
+        self.key = "-".join([self.name, str(model.storage_dtype).removeprefix("torch."), *sorted(forms - {"factors"})])
         self.singular_values: dict[str, Tensor] = {}
-        self._factors: dict[str, Factors] = {}
+        self._storage_dtype = model.storage_dtype
+        self._triplets: dict[str, tuple[Tensor, Tensor]] = {}
+        self._pivoting: set[str] = set()
+        self._orders: dict[tuple[str, int], Tensor] = {}
         with one_thread(), torch.no_grad():
-            for matrix, weight in watched(weights_of(model, matrices), "factoring", "matrix"):
-                dense = weight.detach().to("cpu", torch.float64).reshape(matrix.rows, matrix.columns)
-                if not dense.isfinite().all():
-                    raise ValueError(f"matrix {matrix.name!r} holds NaN or infinity")
-                values, u, v = _decompose(dense, roots.get(matrix.name))
+            for matrix in watched(_named(self.layers, matrices), "factoring", "matrix"):
+                root, weights = roots.get(matrix.name), rows.get(matrix.name)
+                values, left, right = _decompose(_dense(model, matrix), root, weights)
                 self.singular_values[matrix.name] = values
-                self._factors[matrix.name] = Factors(
-                    u.to(model.storage_dtype).float(), v.to(model.storage_dtype).float()
-                )
+                if matrix.form == "pivoting":
+                    self._pivoting.add(matrix.name)
+                    self._triplets[matrix.name] = (left * values).float(), right
+                else:
+                    u, v = _balance(values, left, right, plain=root is None and weights is None)
+                    # Rounded once, not for each rank.
+                    self._triplets[matrix.name] = self._rounded(u), self._rounded(v)
+
+    def triplets(self, matrix: str) -> tuple[Tensor, Tensor]:
+        """Return U, (m, k), and V, (k, n), of all ranks: the first r columns and rows make the product of rank r.
+
+        Raises:
+            ValueError: The matrix is unknown.
+        """
+        if matrix not in self._triplets:
+            raise ValueError(f"matrix {matrix!r} was not factored; there are {', '.join(self._triplets)}")
+        return self._triplets[matrix]
 
     def factors(self, matrix: str, rank: int) -> Factors:
         """See `Factorisation.factors`."""
-        if matrix not in self._factors:
-            raise ValueError(f"matrix {matrix!r} was not factored; there are {', '.join(self._factors)}")
-        u, v = self._factors[matrix]
+        u, v = self.triplets(matrix)
         if not 1 <= rank <= len(v):
             raise ValueError(f"matrix {matrix!r}: rank must be in 1..{len(v)}, got {rank!r}")
+        u, v = u[:, :rank], v[:rank]
+        if matrix in self._pivoting:
+            return self._pivot(matrix, u, v)
         # Copies, so that training a compressed model cannot change what the next one is made from.
         return Factors(
-            u=u[:, :rank].clone(memory_format=torch.contiguous_format),
-            v=v[:rank].clone(memory_format=torch.contiguous_format),
+            u=u.clone(memory_format=torch.contiguous_format),
+            v=v.clone(memory_format=torch.contiguous_format),
         )
+
+    def _pivot(self, matrix: str, u: Tensor, v: Tensor) -> Factors:
+        """Return the pivoting form of a product."""
+        rank = len(v)
+        with one_thread():
+            order = self._orders.get((matrix, rank))
+            if order is None:
+                order = self._orders[matrix, rank] = column_order(v)
+            columns = u @ v[:, order[:rank]].to(u.dtype)
+            others = interpolation(v, order)
+        return Factors(self._rounded(columns), self._rounded(others), order.to(order_dtype(len(order))))
+
+    def _rounded(self, factor: Tensor) -> Tensor:
+        return factor.to(self._storage_dtype).float()
 
 
 class SVD(WhitenedSVD):
@@ -82,12 +123,15 @@ class SVD(WhitenedSVD):
     Args:
         model: As `WhitenedSVD`, and so are the errors.
         matrices: As `WhitenedSVD`.
+        form: The form of the factors.
     """
 
     name = "svd"
 
-    def __init__(self, model: CompressibleModel, matrices: Iterable[str] | None = None) -> None:
-        super().__init__(model, {}, matrices)
+    def __init__(
+        self, model: CompressibleModel, matrices: Iterable[str] | None = None, form: FactorForm = "factors"
+    ) -> None:
+        super().__init__(model, arrange_layers(model.layers, form), {}, {}, matrices)
 
 
 def weights_of(model: CompressibleModel, matrices: Iterable[str] | None = None) -> list[tuple[Matrix, nn.Parameter]]:
@@ -113,25 +157,51 @@ def weights_of(model: CompressibleModel, matrices: Iterable[str] | None = None) 
     return found
 
 
-def _decompose(dense: Tensor, root: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Singular values, U and V of a matrix (m, n), as `WhitenedSVD` has them."""
-    rows = root is not None and root.dim() == 1
+def _named(layers: Sequence[Layer], names: Iterable[str] | None) -> list[Matrix]:
+    """Return the matrices and stacks of layers, or the named ones of them."""
+    known = {matrix.name: matrix for layer in layers for matrix in layer.matrices}
+    wanted = list(known) if names is None else list(names)
+    for name in wanted:
+        if name not in known:
+            raise ValueError(f"matrix {name!r} is no parameter of this model's layers (or is compressed already)")
+    return [known[name] for name in wanted]
+
+
+def _dense(model: CompressibleModel, matrix: Matrix) -> Tensor:
+    """Return the values of a matrix or stack of an uncompressed model, (m, n) float64 on the CPU."""
+    blocks = weights_of(model, [block.name for block in matrix.blocks])
+    dense = torch.cat([weight.detach().to("cpu", torch.float64).flatten(1) for _, weight in blocks])
+    if not dense.isfinite().all():
+        raise ValueError(f"matrix {matrix.name!r} holds NaN or infinity")
+    return dense
+
+
+def _decompose(dense: Tensor, root: Tensor | None, rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return Sigma, D^-1 L and R^T S^-1 of a matrix (m, n), as `WhitenedSVD` has them."""
+    if rows is not None:
+        dense = rows[:, None] * dense
     if root is not None:
-        dense = root[:, None] * dense if rows else dense @ root
+        dense = dense @ root
     left, values, right = torch.linalg.svd(dense, full_matrices=False)
     largest = left.gather(0, left.abs().argmax(dim=0, keepdim=True))
     signs = torch.where(largest < 0, -1.0, 1.0)
     left, right = left * signs, right * signs.T
-    scales = values.sqrt(), values.sqrt()
+    if rows is not None:
+        left /= rows[:, None]
     if root is not None:
-        if rows:
-            left /= root[:, None]
-        else:
-            right = torch.linalg.solve_triangular(root, right, upper=False, left=False)
+        right = torch.linalg.solve_triangular(root, right, upper=False, left=False)
+    return values, left, right
+
+
+def _balance(values: Tensor, left: Tensor, right: Tensor, plain: bool) -> tuple[Tensor, Tensor]:
+    """Return U and V with the singular values in them, so that columns of U are as long as rows of V."""
+    if plain:
+        scales = values.sqrt(), values.sqrt()
+    else:
         lengths = left.norm(dim=0), right.norm(dim=1)
         common = (values * lengths[0] * lengths[1]).sqrt()
         scales = common / lengths[0], common / lengths[1]
-    return values, left * scales[0], right * scales[1][:, None]
+    return left * scales[0], right * scales[1][:, None]
 
 
 def kept_energy(layer: Layer, rank: int, singular_values: Mapping[str, Tensor]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +115,7 @@ def make_env(
         ValueError: A name, an argument or an option is unknown, parts do not go together, or the model's code does not
             work with factored modules (see `require_lossless`).
     """
-    if unknown:
-        valid = ", ".join(name for name in inspect.signature(make_env).parameters if name != "unknown")
-        raise ValueError(f"ShrinkML-v0 has no argument {next(iter(unknown))!r}; its arguments are {valid}")
+    _require_known("ShrinkML-v0", make_env, unknown)
     memory_mb = whole_number("memory_mb", memory_mb, least=0)
     model, cache = _load(model, device), _open(cache)
     utterances = load_utterances(proxy)
@@ -172,6 +170,7 @@ def make_tabular_env(
     table: Table | None = None,
     ledger: Any = None,
     render_mode: str | None = None,
+    **unknown: Any,
 ) -> TabularEnv:
     """Make a tabular environment: the entry point of ``gym.make("ShrinkMLTabular-v0", ...)``.
 
@@ -185,10 +184,12 @@ def make_tabular_env(
         table: By default the shipped one.
         ledger: As in `make_env`.
         render_mode: As in `make_env`.
+        unknown: Anything else is a mistake.
 
     Raises:
-        ValueError: A name or an option is unknown, or parts do not go together.
+        ValueError: A name, an argument or an option is unknown, or parts do not go together.
     """
+    _require_known("ShrinkMLTabular-v0", make_tabular_env, unknown)
     known = Table.load() if table is None else table
     if not isinstance(known, Table):
         raise ValueError(
@@ -215,6 +216,13 @@ def make_vector_tabular_env(num_envs: int = 1, **arguments: Any) -> VectorTabula
     if arguments.get("ledger") is not None:
         raise ValueError("the vector version counts no evaluations: leave out `ledger`, or use gym.make")
     return VectorTabularEnv(make_tabular_env(**arguments), num_envs)
+
+
+def _require_known(name: str, make: Callable[..., Any], unknown: Mapping[str, Any]) -> None:
+    """Raise a ValueError if an environment was given an argument that it has not."""
+    if unknown:
+        valid = ", ".join(argument for argument in inspect.signature(make).parameters if argument != "unknown")
+        raise ValueError(f"{name} has no argument {next(iter(unknown))!r}; its arguments are {valid}")
 
 
 def _load(model: Any, device: Any) -> Any:

@@ -111,4 +111,4 @@ class ActivationError:
 
 
 def _modules_of(layer: Layer) -> set[str]:
-    return {matrix.name.rpartition(".")[0] for matrix in layer.matrices}
+    return {block.name.rpartition(".")[0] for matrix in layer.matrices for block in matrix.blocks}

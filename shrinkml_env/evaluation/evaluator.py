@@ -63,9 +63,9 @@ class Evaluator:
             at a time on a GPU, too.
 
     Raises:
-        ValueError: The model is in training mode or has parameters that its `storage_dtype` does not represent, an
-            utterance has no reference word or is too short for the model, or the model predicts nothing whose
-            divergence could be measured.
+        ValueError: The model is in training mode or has parameters that its `storage_dtype` does not represent, there
+            is no utterance, one has no reference word or is too short for the model, or the model predicts nothing
+            whose divergence could be measured.
     """
 
     def __init__(
@@ -81,6 +81,8 @@ class Evaluator:
     ) -> None:
         self.model = model
         self.utterances = tuple(utterances)
+        if not self.utterances:
+            raise ValueError("an evaluator needs at least one utterance")
         self.granularity = granularity
         self.cache = cache
         self.memory = memory
@@ -90,7 +92,7 @@ class Evaluator:
         self._measurer = measurer(model, self.utterances, factorisation, memory, workers)
         self._cached = CachedMeasurer(self._measurer, cache)
         self.factorisation = self._measurer.factorisation
-        self.layers = group_layers(model.layers, granularity)
+        self.layers = group_layers(self.factorisation.layers, granularity)
         self.workload = model.workload(
             [utterance.waveform.numel() for utterance in self.utterances], [u.text for u in self.utterances]
         )
@@ -155,7 +157,7 @@ class Evaluator:
 
     def macs(self, ranks: Mapping[str, int]) -> int:
         """Return the multiply-adds of a configuration over the whole set."""
-        return count_macs(self.model.layers, self.matrix_ranks(ranks), self.workload)
+        return count_macs(self.factorisation.layers, self.matrix_ranks(ranks), self.workload)
 
     def activation_error(self, ranks: Mapping[str, int]) -> float:
         """Return the relative error of the activations behind the last layer that `ranks` names, on a few utterances.
@@ -190,7 +192,7 @@ class Evaluator:
         self._measurer.close()
 
     def _each(self, configurations: Sequence[dict[str, int]]) -> Iterator[Evaluation]:
-        factored = [matrix_ranks(self.model.layers, self.matrix_ranks(ranks)) for ranks in configurations]
+        factored = [matrix_ranks(self.factorisation.layers, self.matrix_ranks(ranks)) for ranks in configurations]
         for ranks, counts in zip(configurations, self._cached.measure(factored), strict=True):
             yield self._evaluation(ranks, counts)
 

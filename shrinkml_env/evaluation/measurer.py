@@ -90,7 +90,11 @@ class Measurer:
             if not reference:
                 raise ValueError(f"utterance {utterance.id!r}: no reference word in {utterance.text!r}")
             require_length(model, utterance.waveform.numel(), f"utterance {utterance.id!r}")
-        self._staged = StagedRecogniser(model, self._waveforms, memory) if isinstance(model, StagedModel) else None
+        self._staged = (
+            StagedRecogniser(model, self.factorisation.layers, self._waveforms, memory)
+            if isinstance(model, StagedModel)
+            else None
+        )
         self._workers: Workers[Ranks, Counts] = Workers(self, workers)
 
     @property

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from shrinkml_env.compression import Hypothesis, PredictiveModel, StagedModel, State, in_batches
+from shrinkml_env.compression import Hypothesis, Layer, PredictiveModel, StagedModel, State, in_batches
 
 __all__ = ["StageCache", "StagedRecogniser"]
 
@@ -82,14 +82,15 @@ class StagedRecogniser:
 
     Args:
         model: The original.
+        layers: Its layers as they are factored (`Factorisation.layers`).
         waveforms: Float32 samples at 16 kHz, (samples,) each.
         memory: Limit of the `StageCache`, bytes.
     """
 
-    def __init__(self, model: StagedModel, waveforms: Sequence[Tensor], memory: int) -> None:
+    def __init__(self, model: StagedModel, layers: Sequence[Layer], waveforms: Sequence[Tensor], memory: int) -> None:
         self._waveforms = waveforms
         self._batches = in_batches([waveform.numel() for waveform in waveforms])
-        names = {layer.name: layer for layer in model.layers}
+        names = {layer.name: layer for layer in layers}
         self._matrices = [[matrix.name for name in stage for matrix in names[name].matrices] for stage in model.stages]
         self.cache = StageCache(memory)
 

@@ -8,10 +8,11 @@ import pickle
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -23,6 +24,9 @@ __all__ = ["Workers"]
 
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
+
+_MOMENT = 5
+"""Seconds."""
 
 _function: Callable[[Any], Any]
 
@@ -102,8 +106,12 @@ class Workers(Generic[Task, Answer]):
         return {**vars(self), "_pool": None, "_processes": set()}
 
 
-def _cause(processes: Iterable[BaseProcess]) -> ChildProcessError:
+def _cause(processes: Collection[BaseProcess]) -> ChildProcessError:
     """Return why the pool of these processes is broken."""
+    ended = wait([process.sentinel for process in processes], timeout=0)
+    for process in processes:
+        if process.sentinel in ended:
+            process.join(_MOMENT)  # A process lets go of its files a moment before it has an exit code.
     codes = [process.exitcode for process in processes if process.exitcode]
     # When one has died, the pool ends the others by SIGTERM.
     code = next((code for code in codes if code != -signal.SIGTERM), -signal.SIGTERM)

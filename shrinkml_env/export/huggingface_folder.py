@@ -13,7 +13,13 @@ from torch import nn
 
 from shrinkml_env.asr.huggingface import HuggingFaceModel
 from shrinkml_env.asr.huggingface.folder import import_transformers, unpacked
-from shrinkml_env.compression import CompressibleModel, inference_tensors, int8_scales
+from shrinkml_env.compression import (
+    CompressibleModel,
+    arranged_layers,
+    count_parameters,
+    inference_tensors,
+    int8_scales,
+)
 from shrinkml_env.compression.modules import LowRank
 from shrinkml_env.export import modeling_shrinkml
 
@@ -51,6 +57,7 @@ def write_huggingface(model: CompressibleModel, folder: Path) -> None:
     for path, module in network.named_modules(remove_duplicate=False):
         if isinstance(module, LowRank):
             (ranks[path],) = module.ranks.values()
+    matrices = [matrix for layer in arranged_layers(model) for matrix in layer.matrices]
     with unpacked(model.files) as files:
         shutil.copytree(files, folder, dirs_exist_ok=True)
     config: dict[str, Any] = json.loads(model.files["config.json"])
@@ -58,6 +65,8 @@ def write_huggingface(model: CompressibleModel, folder: Path) -> None:
     module_name = Path(modeling_shrinkml.__file__).stem
     config |= {
         "shrinkml_ranks": ranks,
+        "shrinkml_pivoting": any(matrix.form == "pivoting" for matrix in matrices),
+        "shrinkml_sources": _sources(model),
         "auto_map": {model.auto_class: f"{module_name}.{base}"},
         "architectures": [base],
     }
@@ -73,8 +82,21 @@ def write_huggingface(model: CompressibleModel, folder: Path) -> None:
         for name, tensor in inference_tensors(model).items()
     }  # fmt: skip
     save_file(tensors, folder / f"model.{modeling_shrinkml.VARIANT}.safetensors", metadata={"format": "pt"})
-    parameters = sum(tensor.numel() for tensor in tensors.values())
+    parameters = count_parameters(model)
     (folder / "README.md").write_text(CARD.format(auto_class=model.auto_class, parameters=parameters), encoding="utf-8")
+
+
+def _sources(model: CompressibleModel) -> dict[str, str]:
+    """Return path of a module in the network -> the one whose right factor it shares, and which the file holds."""
+    tensors = inference_tensors(model)
+    sources: dict[str, str] = {}
+    for matrix in [matrix for layer in arranged_layers(model) for matrix in layer.matrices]:
+        paths = [part.name.removesuffix(".weight") for part in matrix.parts]
+        held = [path for path in paths if f"{path}.weight_v" in tensors]
+        sources |= {
+            path.removeprefix("network."): held[0].removeprefix("network.") for path in paths if path not in held
+        }
+    return sources
 
 
 def read_huggingface(model: CompressibleModel, folder: Path) -> HuggingFaceModel:

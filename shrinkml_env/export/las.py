@@ -18,6 +18,7 @@ from torch.nn import functional
 from shrinkml_env.asr.features import FFT, FLOOR, HOP, MIN_STD, WINDOW, LogMel
 from shrinkml_env.asr.las import LAS
 from shrinkml_env.asr.las_modules import BidirectionalLSTM
+from shrinkml_env.compression.factors import expand_right, times_right
 from shrinkml_env.compression.modules import LowRank
 
 __all__ = ["DecoderStep", "EncoderProgram", "OnnxLSTM", "ScanLSTM", "min_samples"]
@@ -43,10 +44,19 @@ class Product(nn.Module):
         left = _in_order(_parameter(module, f"{name}_u" if factored else name), order)
         self.left = nn.Parameter(left, requires_grad=False)
         self.right = nn.Parameter(_parameter(module, f"{name}_v"), requires_grad=False) if factored else None
+        columns = module.factors(name).order if isinstance(module, LowRank) and factored else None
+        self.register_buffer("order", None if columns is None else columns.int())
+
+    order: Tensor | None
 
     def reduce(self, inputs: Tensor) -> Tensor:
-        """What `left` is multiplied with: (..., n) -> (..., r), or the inputs themselves."""
-        return inputs if self.right is None else functional.linear(inputs, self.right)
+        """Return the vectors that `left` is multiplied with: (..., n) -> (..., r), or the inputs themselves."""
+        return inputs if self.right is None else times_right(inputs, self.right, self.order)
+
+    def expanded(self) -> Tensor:
+        """Return V, (r, n), of a factored matrix."""
+        assert self.right is not None
+        return expand_right(self.right, self.order)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(..., n) -> (..., m)."""
@@ -54,7 +64,7 @@ class Product(nn.Module):
 
     def dense(self) -> Tensor:
         """W, (m, n)."""
-        return self.left if self.right is None else self.left @ self.right
+        return self.left if self.right is None else self.left @ self.expanded()
 
 
 def _parameter(module: nn.Module, name: str) -> Tensor:
@@ -74,25 +84,27 @@ class ScanLSTM(nn.Module):
         self.inputs = nn.ModuleList(Product(way, "weight_ih_l0") for way in ways)
         bias = [_parameter(way, "bias_ih_l0") + _parameter(way, "bias_hh_l0") for way in ways]
         self.bias = nn.Parameter(torch.stack(bias), requires_grad=False)
-        recurrent = [Product(way, "weight_hh_l0") for way in ways]
-        rights = [product.right for product in recurrent if product.right is not None]
-        if len(rights) == len(ways):
+        self.recurrent = nn.ModuleList(Product(way, "weight_hh_l0") for way in ways)
+
+    def products(self) -> list[Tensor]:
+        """Return what the states are multiplied with, one after the other: (2, n, r) and (2, r, m), or (2, n, m)."""
+        recurrent: Any = list(self.recurrent)
+        if all(product.right is not None for product in recurrent):
             # Where the directions' ranks differ, columns and rows of zeros are added: they change no product.
-            rank = max(len(right) for right in rights)
-            lefts = [functional.pad(product.left, (0, rank - product.left.shape[1])) for product in recurrent]
-            factors = [[functional.pad(right, (0, 0, 0, rank - len(right))) for right in rights], lefts]
+            rank = max(len(product.right) for product in recurrent)
+            factors = [
+                [functional.pad(product.expanded(), (0, 0, 0, rank - len(product.right))) for product in recurrent],
+                [functional.pad(product.left, (0, rank - len(product.right))) for product in recurrent],
+            ]
         else:
             factors = [[product.dense() for product in recurrent]]
-        # As a batched product of rows takes them, in the order in which they are applied: (2, n, r) and (2, r, m).
-        self.recurrent = nn.ParameterList(
-            nn.Parameter(torch.stack(pair).mT.contiguous(), requires_grad=False) for pair in factors
-        )
+        return [torch.stack(pair).mT.contiguous() for pair in factors]
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(time, size) -> (time, 2 * units)."""
         ahead, behind = (product(part) for product, part in zip(self.inputs, (inputs, inputs.flip(0)), strict=True))
         gates = torch.stack([ahead, behind], dim=1) + self.bias
-        products = list(self.recurrent)
+        products = self.products()
 
         def step(state: list[Tensor], gates: Tensor) -> tuple[list[Tensor], Tensor]:
             hidden, cell = state

@@ -17,28 +17,62 @@ VARIANT = "shrinkml"
 
 
 class LowRank(nn.Module):
-    """Stands in for a module: its matrix ``weight``, (m, n), is ``weight_u`` (m, r) times ``weight_v`` (r, n)."""
+    """Stands in for a module: its matrix ``weight``, (m, n), is ``weight_u`` (m, r) times V, (r, n).
+
+    V is ``weight_v``; or, in pivoting form, an identity matrix and ``weight_v`` (r, n - r) side by side, whose columns
+    belong where ``weight_order`` (n,) says. Where another module has the same ``weight_v``, this one reads it there.
+    """
 
     weight_u: Tensor
-    weight_v: Tensor
+    weight_order: Tensor | None
     stride: Any
     padding: Any
     dilation: Any
 
-    def __init__(self, module: Any, rank: int) -> None:
+    def __init__(self, module: Any, rank: int, pivoting: bool, source: LowRank | None) -> None:
         super().__init__()
         self.shape = module.weight.shape
         for name in "in_features", "out_features", "embedding_dim", "num_embeddings", "stride", "padding", "dilation":
             setattr(self, name, getattr(module, name, None))
         like: Any = {"dtype": module.weight.dtype, "device": module.weight.device}
         self.weight_u = nn.Parameter(torch.zeros(len(module.weight), rank, **like))
-        self.weight_v = nn.Parameter(torch.zeros(rank, module.weight[0].numel(), **like))
+        columns = module.weight[0].numel()
+        # In a list, so that it is no submodule.
+        self.source = [] if source is None else [source]
+        if source is None:
+            self.weight_v = nn.Parameter(torch.zeros(rank, columns - rank if pivoting else columns, **like))
+        small = torch.int16 if columns <= torch.iinfo(torch.int16).max else torch.int32
+        order = torch.arange(columns, dtype=small, device=module.weight.device) if pivoting else None
+        self.register_buffer("weight_order", order)
         self.bias = getattr(module, "bias", None)
 
     @property
     def weight(self) -> Tensor:
         """The product, as others may want to look at it."""
-        return (self.weight_u @ self.weight_v).view(self.shape)
+        return (self.weight_u @ self.right).view(self.shape)
+
+    @property
+    def right(self) -> Tensor:
+        """V, (r, n)."""
+        held = self.held
+        if self.weight_order is None:
+            return held
+        identity = torch.eye(len(held), dtype=held.dtype, device=held.device)
+        return torch.cat([identity, held], dim=1).index_select(1, self.weight_order.argsort())
+
+    @property
+    def held(self) -> Tensor:
+        """``weight_v``, of this module or of the one that it shares it with."""
+        held: Tensor = self.source[0].weight_v if self.source else self.weight_v
+        return held
+
+    def reduce(self, inputs: Tensor) -> Tensor:
+        """V x of each x: (..., n) -> (..., r)."""
+        if self.weight_order is None:
+            return functional.linear(inputs, self.held)
+        ordered = inputs.index_select(-1, self.weight_order.int())
+        rank = len(self.held)
+        return ordered[..., :rank] + functional.linear(ordered[..., rank:], self.held)
 
 
 class LowRankLinear(LowRank):
@@ -46,7 +80,7 @@ class LowRankLinear(LowRank):
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., n) -> (..., m)."""
-        return functional.linear(functional.linear(input, self.weight_v), self.weight_u, self.bias)
+        return functional.linear(self.reduce(input), self.weight_u, self.bias)
 
 
 class LowRankEmbedding(LowRank):
@@ -54,7 +88,7 @@ class LowRankEmbedding(LowRank):
 
     def forward(self, input: Tensor) -> Tensor:
         """(...) tokens -> (..., n)."""
-        return functional.embedding(input, self.weight_u) @ self.weight_v
+        return functional.embedding(input, self.weight_u) @ self.right
 
 
 class LowRankConv1d(LowRank):
@@ -62,7 +96,7 @@ class LowRankConv1d(LowRank):
 
     def forward(self, input: Tensor) -> Tensor:
         """(batch, channels, time) -> (batch, channels, time)."""
-        reduce = self.weight_v.view(-1, *self.shape[1:])
+        reduce = self.right.view(-1, *self.shape[1:])
         hidden = functional.conv1d(input, reduce, None, self.stride, self.padding, self.dilation)
         return functional.conv1d(hidden, self.weight_u.unsqueeze(-1), self.bias)
 
@@ -75,7 +109,11 @@ FORMS: dict[type[nn.Module], type[LowRank]] = {
 
 
 class Compressed(nn.Module):
-    """To be derived from before one of transformers' models; ``config.shrinkml_ranks``: module -> rank."""
+    """To be derived from before one of transformers' models.
+
+    ``config.shrinkml_ranks`` says module -> rank, ``config.shrinkml_pivoting`` whether the factors are in pivoting
+    form, and ``config.shrinkml_sources`` module -> the one whose right factor it shares.
+    """
 
     _keys_to_ignore_on_load_missing = ("masked_spec_embed",)  # Of use in training only; not kept.
 
@@ -85,9 +123,13 @@ class Compressed(nn.Module):
         for module in list(model.modules()):
             for name in list(getattr(module, "parametrizations", ())):  # Weight normalisation is multiplied out.
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)
-        for path, rank in config.shrinkml_ranks.items():
+        sources = config.shrinkml_sources
+        # Those that others read come first.
+        for path in sorted(config.shrinkml_ranks, key=lambda path: path in sources):
             module = model.get_submodule(path)
-            model.set_submodule(path, FORMS[type(module)](module, rank))
+            source = model.get_submodule(sources[path]) if path in sources else None
+            rank = config.shrinkml_ranks[path]
+            model.set_submodule(path, FORMS[type(module)](module, rank, config.shrinkml_pivoting, source))
         model._tied_weights_keys = {
             f"{tied}{part}": f"{source}{part}"
             for tied, source in (model._tied_weights_keys or {}).items()

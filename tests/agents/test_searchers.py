@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import agents
 from agents import (
+    ClosedForm,
     EnergyCurve,
     GreedySearch,
     KnapsackSearch,
@@ -27,8 +28,10 @@ from shrinkml_env.agent import Agent, Learner
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
 from shrinkml_env.mdp.actions import ACTIONS
 from tests.helpers.fake_evaluator import LAYERS, WORDS, FakeEvaluator, linear, make_fake_env
+from tests.helpers.predicted import predict_evenly
 
 AGENTS = [
+    ClosedForm,
     RandomSearch,
     UniformRank,
     EnergyCurve,
@@ -39,6 +42,11 @@ AGENTS = [
     ModelBasedSearch,
 ]
 STEPS = 5
+
+
+@pytest.fixture(autouse=True)
+def _without_gradients(monkeypatch):
+    monkeypatch.setattr(ClosedForm, "_predict", predict_evenly)
 
 
 @pytest.mark.parametrize("agent_class", AGENTS)
@@ -270,21 +278,21 @@ def test_knapsack_keeps_to_its_sizes_and_begins_at_the_largest():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "sampler",
+    ("sampler", "episodes"),
     [
-        optuna.samplers.TPESampler(seed=0),
-        optuna.samplers.CmaEsSampler(seed=0, warn_independent_sampling=False),
-        optuna.samplers.NSGAIISampler(seed=0, population_size=10),
-        optuna.samplers.GPSampler(seed=0),
+        (optuna.samplers.TPESampler(seed=0), 60),
+        (optuna.samplers.CmaEsSampler(seed=0, warn_independent_sampling=False), 60),
+        (optuna.samplers.NSGAIISampler(seed=0, population_size=10), 60),
+        (optuna.samplers.GPSampler(seed=0), 30),  # Slow, but soon there.
     ],
     ids=["tpe", "cmaes", "nsga2", "gp"],
 )
-def test_optuna_beats_chance(sampler):
+def test_optuna_beats_chance(sampler, episodes):
     random = make_fake_env()
     RandomSearch(random, seed=0).learn(60 * STEPS)
     front = isinstance(sampler, optuna.samplers.NSGAIISampler)
     env = make_fake_env()
-    OptunaSearch(env, sampler, ("wer", "size_ratio") if front else ("reward",)).learn(60 * STEPS)
+    OptunaSearch(env, sampler, ("wer", "size_ratio") if front else ("reward",)).learn(episodes * STEPS)
     late = [trial.reward for trial in env.problem.history[-20:]]
     assert np.mean(late) > np.mean([trial.reward for trial in random.problem.history])
 
@@ -384,7 +392,7 @@ def test_a_model_based_search_plans_within_the_budget_and_uses_it_up(resource, s
     # Hardly any configuration drawn at random keeps to the second one.
     budget = (cost(smallest) + share * (cost(dense) - cost(smallest))) / cost(dense)
     env = make_fake_env(constraint={"name": "check", "budget": budget, "resource": resource})
-    ModelBasedSearch(env, seed=0).learn(12 * STEPS)
+    ModelBasedSearch(env, imagined=300, seed=0).learn(12 * STEPS)
     history = env.problem.history
     assert len(history) == 12
     assert all(trial.feasible for trial in history)
@@ -403,7 +411,7 @@ def test_a_model_based_search_within_multiply_adds_leaves_an_embedding_dense():
     assert low < evaluator.macs({**cheapest, "bridge": 1})
     budget = (low + 0.2 * (high - low)) / high
     env = make_fake_env(evaluator=evaluator, constraint={"name": "check", "budget": budget, "resource": "macs"})
-    ModelBasedSearch(env, seed=0).learn(12 * STEPS)
+    ModelBasedSearch(env, imagined=300, seed=0).learn(12 * STEPS)
     assert [trial.feasible for trial in env.problem.history] == [True] * 12
 
 

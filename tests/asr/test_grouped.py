@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from shrinkml_env import compress, load_model, load_utterances
 from shrinkml_env.asr.grouped import GroupedLAS
+from shrinkml_env.compression import SVD
 from tests.helpers.las import MODEL, make_model
 from tests.helpers.models import tones
 from tests.helpers.near_ties import margin, units_of
@@ -34,7 +35,8 @@ def test_the_embedded_model():
         configurations.append(
             {layer.name: round(float(part) * layer.break_even) for layer, part in zip(model.layers, parts, strict=True)}
         )
-    forms = [compress(model, configuration) for configuration in configurations]
+    factorisation = SVD(model)
+    forms = [compress(model, configuration, factorisation) for configuration in configurations]
     for form, found in zip(forms, GroupedLAS(forms).spell(waveforms), strict=True):
         for waveform, (units, _), expected in zip(waveforms, found, units_of(form, waveforms), strict=True):
             assert units == expected or margin(form, waveform, units, expected) <= 1e-4

@@ -6,7 +6,6 @@ import copy
 import json
 import pickle
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from shrinkml_env.compression import (
 )
 from shrinkml_env.evaluation import EvaluationCache
 from tests.helpers.models import tones
+from tests.helpers.processes import python
 
 pytest.importorskip("transformers")
 from tests.helpers.huggingface_models import MAKERS, make_ctc, make_speech2text, make_whisper
@@ -221,7 +221,7 @@ print(json.dumps({{
     name: [model.transcribe(waveforms), count_parameters(model), ranks_of(model)] for name, model in models.items()
 }}))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = python("-c", script)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == expected
 
@@ -446,7 +446,7 @@ def test_without_transformers(folders, monkeypatch):
 @pytest.mark.slow
 def test_importing_the_library_does_not_import_transformers():
     script = "import sys, shrinkml_env; print([name for name in sys.modules if name.startswith('transformers')])"
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "[]"
+    assert python("-c", script).stdout.strip() == "[]"
 
 
 def edit(folder: Path, **changes):

@@ -193,7 +193,7 @@ def test_a_changed_factor_counts():
 @settings(deadline=None, max_examples=8)
 @given(configurations=st.lists(ranks, min_size=1, max_size=4))
 def test_sharing_changes_no_transcript(memory, configurations):
-    recognise = StagedRecogniser(JOINT, WAVEFORMS, memory)
+    recognise = StagedRecogniser(JOINT, JOINT.layers, WAVEFORMS, memory)
     for configuration in [*configurations, *configurations]:
         compressed = compress(JOINT, configuration, FACTORISATION)
         expected = recognise_in_batches(compressed, WAVEFORMS)

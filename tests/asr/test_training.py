@@ -34,7 +34,7 @@ def make_trainer(corpus, directory, augmentation=PLAIN, model=None, objective=No
 @pytest.mark.slow
 def test_learns_to_tell_tones_apart(corpus, tmp_path):
     trainer = make_trainer(
-        corpus, tmp_path / "run", epochs=120, batch_seconds=20.0, learning_rate=1e-2, checkpoint_steps=1000,
+        corpus, tmp_path / "run", epochs=80, batch_seconds=20.0, learning_rate=1e-2, checkpoint_steps=1000,
         objective=JointCTCAttention(label_smoothing=0.0),
     )  # fmt: skip
     before = trainer.dev_wer()

@@ -1,8 +1,6 @@
 """Whisper tiny.en on real speech, against transformers' own way of using it."""
 
 import json
-import subprocess
-import sys
 
 import gymnasium as gym
 import numpy as np
@@ -23,6 +21,7 @@ from shrinkml_env import (
 from shrinkml_env.asr.huggingface.folder import import_transformers
 from shrinkml_env.compression import ranks_of
 from shrinkml_env.data import SpeechFolder
+from tests.helpers.processes import python
 from tests.helpers.speech import LIBRISPEECH, WHISPER
 
 pytest.importorskip("transformers")
@@ -128,7 +127,7 @@ utterances = load_utterances({ {**SPEECH, "limit": 4}!r})[:2]
 model = load_model({str(tmp_path / "small")!r})
 print(json.dumps(model.transcribe([utterance.waveform for utterance in utterances])))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = python("-c", script)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == expected
     assert ranks_of(load_compressed(tmp_path / "small")) == ranks_of(shipped)

@@ -151,9 +151,9 @@ def test_missing_files(saved, name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 3}, "'format_version' must be 1 or 2, got 3"),
-        ({"format_version": None}, "'format_version' must be 1 or 2, got None"),
-        ({"format_version": [1]}, r"'format_version' must be 1 or 2, got \[1\]"),
+        ({"format_version": 4}, "'format_version' must be 1, 2 or 3, got 4"),
+        ({"format_version": None}, "'format_version' must be 1, 2 or 3, got None"),
+        ({"format_version": [1]}, r"'format_version' must be 1, 2 or 3, got \[1\]"),
         ({"int8": []}, "unknown key 'int8'"),
         ({"architecture": "nothing"}, "unknown architecture 'nothing'"),
         ({"architecture": 3}, "'architecture' must be of type str"),

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +23,7 @@ from shrinkml_env.compression import (
 )
 from tests.helpers.files import put_tensor
 from tests.helpers.models import Everything, TinyCTC, tones
+from tests.helpers.processes import python
 
 pytest.importorskip("torchao")
 
@@ -177,7 +176,7 @@ def test_loading_needs_no_torchao(saved):
         "import sys; sys.modules['torchao'] = None; import tests.helpers.models; from shrinkml_env import"
         f" load_compressed, quantise; model = load_compressed({str(saved)!r}); quantise(model)"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    found = python("-c", code)
     assert found.returncode == 1
     assert "ImportError: quantisation needs the package torchao: pip install" in found.stderr
 

@@ -1,4 +1,3 @@
-import subprocess
 import sys
 from types import ModuleType
 
@@ -6,6 +5,7 @@ import pytest
 import torch
 
 from shrinkml_env.data import torchaudio_compat
+from tests.helpers.processes import python
 
 
 def test_resampling_and_mel_filters_work():
@@ -34,5 +34,5 @@ def test_other_failures_are_not_hidden(monkeypatch):
 @pytest.mark.slow
 def test_a_fresh_process_can_import_it():
     code = "from shrinkml_env.data import torchaudio_compat as t; print(t.import_torchaudio().transforms.MFCC)"
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    output = python("-c", code).stdout
     assert "MFCC" in output

@@ -1,8 +1,6 @@
 """The Python in the documentation runs as it stands."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 import shrinkml_env
 from shrinkml_env.data import SHIPPED_SETS
 from tests.helpers.pages import ROOT, blocks
+from tests.helpers.processes import python
 
 SPEECH = Path(shrinkml_env.__file__).parent / "assets" / "speech"
 
@@ -74,7 +73,8 @@ def test_the_script_with_workers_runs(tmp_path):
     few = {"root": str(SPEECH), "subset": "proxy-pool", "limit": 8}
     assert "workers=2)" in code
     (tmp_path / "script.py").write_text(code.replace("workers=2)", f"workers=2, proxy={few})"))
-    subprocess.run([sys.executable, tmp_path / "script.py"], check=True)
+    done = python(tmp_path / "script.py")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("page", ["docs/actions.md", "docs/constraints.md", "docs/observations.md"])

@@ -2,8 +2,6 @@ import copy
 import hashlib
 import json
 import pickle
-import subprocess
-import sys
 from contextlib import contextmanager
 
 import jiwer
@@ -20,6 +18,7 @@ from shrinkml_env.evaluation.measurer import Measurer
 from shrinkml_env.evaluation.side_by_side import SideBySideMeasurer
 from tests.helpers.las import make_model
 from tests.helpers.models import TinyCTC, half_recognised, tones
+from tests.helpers.processes import python
 
 MODEL = TinyCTC()
 
@@ -174,7 +173,7 @@ def test_another_process_measures_the_same():
         "e = Evaluator(MODEL, UTTERANCES).evaluate({'gru': 4, 'front': 5})\n"
         "print(e.edits, e.params, e.macs)"
     )
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    output = python("-c", code).stdout
     here = EVALUATOR.evaluate({"gru": 4, "front": 5})
     assert output.strip() == f"{here.edits} {here.params} {here.macs}"
 

@@ -1,8 +1,7 @@
 import copy
 import json
 import pickle
-import subprocess
-import sys
+import threading
 from dataclasses import replace
 
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 
 from shrinkml_env.evaluation import BudgetExhausted, Ledger, read_ledger
 from tests.helpers.fake_evaluator import LAYERS, FakeEvaluator
+from tests.helpers.processes import FORKED
 
 RUN = [{"output": rank} for rank in (5, 10, 5, 20, 39, 10)]  # four unique configurations
 
@@ -150,26 +150,25 @@ def test_what_cannot_be_read_is_not_held(tmp_path):
     play(Ledger(path), FakeEvaluator())
 
 
-HOLD = """
-import sys
-from shrinkml_env.evaluation.ledger import Ledger
-from tests.helpers.fake_evaluator import FakeEvaluator
-ledger = Ledger(sys.argv[1])
-ledger.evaluate(FakeEvaluator(), {"output": 5})
-print("held", flush=True)
-sys.stdin.read()
-"""
+def hold(path, connection):
+    """Measure one configuration, tell so, and wait for ever."""
+    ledger = Ledger(path)
+    ledger.evaluate(FakeEvaluator(), {"output": 5})
+    connection.send("held")
+    threading.Event().wait()
 
 
 @pytest.mark.slow
 def test_another_process_holds_the_file_until_it_is_killed(tmp_path):
     path = tmp_path / "evaluations.jsonl"
-    command = [sys.executable, "-c", HOLD, str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "held\n"
-        with pytest.raises(ValueError, match=r"evaluations\.jsonl: another run is writing it"):
-            Ledger(path).attach(FakeEvaluator())
-        process.kill()
+    here, there = FORKED.Pipe()
+    process = FORKED.Process(target=hold, args=(path, there))
+    process.start()
+    assert here.recv() == "held"
+    with pytest.raises(ValueError, match=r"evaluations\.jsonl: another run is writing it"):
+        Ledger(path).attach(FakeEvaluator())
+    process.kill()
+    process.join()
     evaluator = FakeEvaluator()
     play(Ledger(path), evaluator)
     assert len(evaluator.measured) == 3  # what the other one measured was kept

@@ -29,7 +29,7 @@ def test_which_models_have_stages():
 @given(configurations=st.lists(ranks, min_size=1, max_size=4))
 def test_sharing_changes_no_transcript(memory, configurations):
     """Whatever was recognised before, and whether there was room to keep it."""
-    recognise = StagedRecogniser(MODEL, WAVEFORMS, memory)
+    recognise = StagedRecogniser(MODEL, MODEL.layers, WAVEFORMS, memory)
     for configuration in [*configurations, *configurations]:
         compressed = compress(MODEL, configuration, FACTORISATION)
         expected = recognise_in_batches(compressed, WAVEFORMS)
@@ -47,7 +47,7 @@ def test_what_is_shared_is_not_computed_again():
     model = Counting(MODEL.config, MODEL.tokenizer, MODEL.decoding)
     model.load_state_dict(MODEL.state_dict())
     model.eval()
-    recognise = StagedRecogniser(model, WAVEFORMS, 2**28)
+    recognise = StagedRecogniser(model, model.layers, WAVEFORMS, 2**28)
     first, second, *_ = (layer for layer in model.layers if layer.name.startswith("encoder"))
     stages = list(range(len(model.stages)))
     for configuration, expected in [
@@ -76,7 +76,7 @@ def test_features_are_kept_where_there_is_room():
     first = model.stages[0][0]
     for memory, times in [(2**28, 1), (0, 2)]:
         Counting.begun = 0
-        recognise = StagedRecogniser(model, WAVEFORMS, memory)
+        recognise = StagedRecogniser(model, model.layers, WAVEFORMS, memory)
         for rank in (1, 2):
             recognise(compress(model, {first: rank}), matrix_ranks(model.layers, {first: rank}))
         assert Counting.begun == times  # five waveforms are one batch

@@ -1,5 +1,6 @@
 """Processes that work beside one another, and end together."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,8 +10,10 @@ import time
 import pytest
 
 from shrinkml_env.evaluation.workers import Workers
+from tests.helpers.processes import get_context
 
 PROGRAM = """
+import multiprocessing
 import os
 import time
 
@@ -28,7 +31,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_answers_come_in_the_order_of_the_tasks():
+def test_answers_come_in_the_order_of_the_tasks(monkeypatch):
+    monkeypatch.setattr(multiprocessing, "get_context", get_context)  # Started as users start them.
     workers = Workers(abs, 2)
     assert list(workers([-3, 1, -2])) == [3, 1, 2]
     workers.close()

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +20,7 @@ from shrinkml_env import Evaluator, load_compressed, load_utterances
 from shrinkml_env.compression import count_parameters
 from shrinkml_env.data import SpeechFolder
 from tests.helpers.models import TinyCTC
+from tests.helpers.processes import python
 from tests.helpers.workplace import make_speech
 
 CONF = Path(__file__).parents[2] / "conf" / "compress"
@@ -85,7 +84,7 @@ def test_leaves_a_smaller_model_and_what_it_costs(configure, goal, capsys):
 @pytest.mark.parametrize(("allowed", "good_enough"), [(60, True), (20, False)])
 def test_the_size_for_a_word_error_rate_is_looked_for_by_halving(configure, capsys, allowed, good_enough):
     """This model loses between 20 and 60 points at every size, so the range closes in on one of its ends."""
-    config = configure(f"max_wer_increase={allowed}", "budget=80")
+    config = configure(f"max_wer_increase={allowed}", "budget=40")
     job = prepare(config)
     directory = compress(config, job)
     told = re.findall(r"([+-][\d.]+) points at (\d\.\d+)", capsys.readouterr().out)
@@ -94,7 +93,7 @@ def test_the_size_for_a_word_error_rate_is_looked_for_by_halving(configure, caps
     expected = [job.smallest + (1 - job.smallest) * fraction for fraction in fractions]
     assert [float(size) for _, size in told] == pytest.approx(expected, abs=0.001)
     search = OmegaConf.load(directory / "search.yaml")
-    assert (search.budget, search.constraint.budget) == (80 - 4 * 10, float(told[-1][1]))
+    assert (search.budget, search.constraint.budget) == (40 - 4 * 5, float(told[-1][1]))
     assert json.loads((directory / "best.json").read_text())["size_ratio"] <= search.constraint.budget
     assert {path.name for path in (directory / "sizes").iterdir()} == {f"{float(size):.3f}" for _, size in told}
 
@@ -228,11 +227,11 @@ def test_few_speakers(configure, data, speakers, note):
 
 @pytest.mark.slow
 def test_as_it_is_typed(data):
-    command = [sys.executable, "-m", "experiments.compress", f"model={data.parent / 'model'}", f"data={data}"]
-    wrong = subprocess.run([*command, "target_size=2"], capture_output=True, text=True, check=False)
+    command = ["-m", "experiments.compress", f"model={data.parent / 'model'}", f"data={data}"]
+    wrong = python(*command, "target_size=2")
     assert (wrong.returncode, wrong.stderr) == (2, "target_size must be a number above 0 and below 1 or null, got 2\n")
     options = ["imports=[tests.helpers.models]", "target_size=0.6", "budget=8", f"outputs={data.parent / 'outputs'}"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    done = python(*command, *options)
     assert done.returncode == 0, done.stderr
     (directory,) = (data.parent / "outputs").iterdir()
     assert f"model, measurements and report: {directory}" in done.stdout

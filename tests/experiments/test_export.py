@@ -1,14 +1,12 @@
 """The command that exports, on a search's run and on a saved model."""
 
-import subprocess
-import sys
-
 import pytest
 
 from experiments.export import export
 from experiments.search import search
 from shrinkml_env import load_compressed
 from tests.helpers.models import TinyCTC, tones
+from tests.helpers.processes import python
 
 
 @pytest.fixture
@@ -35,11 +33,11 @@ def test_what_is_no_run_is_an_error_of_one_line(run, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere is neither a finished run"):
         export(tmp_path / "nowhere", "onnx")
     assert TinyCTC.architecture == "tiny_ctc"
-    command = [sys.executable, "-m", "experiments.export", "imports=[tests.helpers.models]", "format=onnx"]
-    found = subprocess.run(command, capture_output=True, text=True)
+    command = ["-m", "experiments.export", "imports=[tests.helpers.models]", "format=onnx"]
+    found = python(*command)
     assert found.returncode == 2
     assert found.stderr.startswith("run must be given: run=...")
-    found = subprocess.run([*command, f"run={run / 'compressed'}"], capture_output=True, text=True)
+    found = python(*command, f"run={run / 'compressed'}")
     assert found.returncode == 2
     assert found.stderr.strip().splitlines()[-1].startswith("only LAS models can be exported")
     assert "Traceback" not in found.stderr

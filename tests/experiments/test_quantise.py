@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from experiments.validate import validate
 from shrinkml_env import compress, load_compressed, load_model, quantise, save_compressed
 from shrinkml_env.compression import int8_scales
 from tests.helpers.models import TinyCTC, tones
+from tests.helpers.processes import python
 from tests.helpers.workplace import make_workplace
 
 pytest.importorskip("torchao")
@@ -67,8 +66,8 @@ def test_a_run_and_what_is_quantised_already(configure, tmp_path):
 
 @pytest.mark.slow
 def test_errors_have_one_line(tmp_path):
-    command = [sys.executable, "-m", "experiments.quantise", f"outputs={tmp_path / 'outputs'}"]
-    found = subprocess.run([*command, "model=nowhere"], capture_output=True, text=True)
+    command = ["-m", "experiments.quantise", f"outputs={tmp_path / 'outputs'}"]
+    found = python(*command, "model=nowhere")
     assert found.returncode == 2
     assert found.stderr.startswith("'nowhere' is neither a shipped model")
     assert len(found.stderr.splitlines()) == 1

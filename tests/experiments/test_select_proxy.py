@@ -34,7 +34,8 @@ def test_small_spaces_end_with_an_error():
 
 
 @pytest.mark.filterwarnings("ignore::scipy.stats.ConstantInputWarning")
-def test_fidelity_by_hand():
+def test_fidelity_by_hand(monkeypatch):
+    monkeypatch.setattr("experiments.select_proxy.RESAMPLES", 50)  # Of the intervals, which do not matter here.
     words = np.array([10, 10, 20])
     edits = np.array([[0, 1, 9], [1, 1, 5], [3, 4, 0]])
     # On the first two utterances the WERs are 0.05, 0.1 and 0.35: ranked as dev ranks them, each 0.05 below.
@@ -48,8 +49,9 @@ def test_fidelity_by_hand():
 
 
 @pytest.mark.slow
-def test_blocks_of_neighbours_widen_the_interval():
+def test_blocks_of_neighbours_widen_the_interval(monkeypatch):
     """Ten models that are all alike count as one."""
+    monkeypatch.setattr("experiments.select_proxy.RESAMPLES", 200)
     rng = np.random.default_rng(0)
     dev = np.repeat(rng.uniform(0.0, 0.5, 10), 10)
     noise = np.repeat(rng.normal(0, 0.1, 10), 10)

@@ -1,12 +1,11 @@
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from shrinkml_env import load_model
 from shrinkml_env.asr.training import CHECKPOINT
+from tests.helpers.processes import python
 from tests.helpers.speech import LIBRISPEECH
 
 TINY = (
@@ -28,11 +27,11 @@ TINY = (
 def test_trains_and_saves_a_model_that_loads(corpus, tmp_path, launcher):
     root = corpus.folder.parent
     command = [
-        *(sys.executable, *launcher, "experiments.train_asr", *TINY, f"outputs={tmp_path / 'runs'}"),
+        *(*launcher, "experiments.train_asr", *TINY, f"outputs={tmp_path / 'runs'}"),
         *("data=librispeech", f"data.root={root}", "data.subset=train", "data.dev.subset=train", "data.dev.limit=2"),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    output = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    output = python(*command, env=environment)
     assert output.returncode == 0, output.stderr
     (model,) = (tmp_path / "runs").glob("tones-0-*/model")
     assert str(model) in output.stdout
@@ -43,7 +42,7 @@ def test_trains_and_saves_a_model_that_loads(corpus, tmp_path, launcher):
 def test_the_recipe_on_real_librispeech_in_two_processes(tmp_path):
     # The recipe with a tiny model: two steps an epoch for each process.
     command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
         *("-m", "experiments.train_asr", "recipe=librispeech_960", f"data.root={LIBRISPEECH.parent}"),
         *("data.subset=[test-other]", "+data.train.limit=20", "data.dev.subset=test-other", "data.dev.limit=2"),
         *(
@@ -56,7 +55,7 @@ def test_the_recipe_on_real_librispeech_in_two_processes(tmp_path):
         f"outputs={tmp_path / 'runs'}",
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    first = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    first = python(*command, env=environment)
     assert first.returncode == 0, first.stderr
     assert "20 utterances" in first.stdout
     (run,) = (tmp_path / "runs").iterdir()
@@ -64,7 +63,7 @@ def test_the_recipe_on_real_librispeech_in_two_processes(tmp_path):
     assert (state["epoch"], state["step"]) == (1, 0)
     assert len(load_model(run / "model").transcribe([torch.zeros(16_000)])) == 1
     # Started again it finds its checkpoint, and nothing is left to do.
-    again = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    again = python(*command, env=environment)
     assert again.returncode == 0, again.stderr
     assert torch.load(run / CHECKPOINT, weights_only=True)["step"] == 0
     assert "epoch 1" not in again.stderr
@@ -72,11 +71,11 @@ def test_the_recipe_on_real_librispeech_in_two_processes(tmp_path):
 
 def train(corpus, outputs, *options):
     command = [
-        *(sys.executable, "-m", "experiments.train_asr", *TINY, f"outputs={outputs}", *options),
+        *("-m", "experiments.train_asr", *TINY, f"outputs={outputs}", *options),
         *("data=librispeech", f"data.root={corpus.folder.parent}", "data.subset=train"),
         *("data.dev.subset=train", "data.dev.limit=2"),
     ]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return python(*command)
 
 
 @pytest.mark.slow

@@ -2,43 +2,57 @@
 
 import json
 import os
-import subprocess
-import sys
+import warnings
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from shrinkml_env import Utterance, compress, count_parameters, load_model, quantise
+from shrinkml_env.compression import SVD, ActivationAwareSVD
 from shrinkml_env.export import export_model
 from tests.helpers.huggingface_models import MAKERS
 from tests.helpers.models import tones
+from tests.helpers.processes import python
 
 pytest.importorskip("transformers")
 UTTERANCES = [Utterance(str(index), "", waveform, "") for index, waveform in enumerate(tones(2))]
 
 
-def make_compressed(folder, kind):
-    """Every layer at half its break-even rank, embedding included."""
+def make_compressed(folder, kind, form="factors"):
+    """Every layer at half its break-even rank, embedding included; in pivoting form with shared right factors."""
     folder.mkdir()
     model = load_model(f"hf:{MAKERS[kind](folder)}")
-    return compress(model, {layer.name: max(1, layer.break_even // 2) for layer in model.layers})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the calibration speech does not use")
+        speech = [utterance.waveform for utterance in UTTERANCES]
+        factorisation = (
+            SVD(model) if form == "factors" else ActivationAwareSVD(model, speech, form=form, share_inputs=True)
+        )
+    ranks = {layer.name: max(1, layer.break_even // 2) for layer in factorisation.layers}
+    return compress(model, ranks, factorisation)
 
 
+@pytest.mark.parametrize("form", ["factors", "pivoting"])
 @pytest.mark.parametrize("kind", MAKERS)
-def test_transformers_reads_what_is_exported(tmp_path, kind):
+def test_transformers_reads_what_is_exported(tmp_path, kind, form):
     """`export_model` checks that transformers' model, by the code in the folder, transcribes the same."""
-    model = make_compressed(tmp_path / "model", kind)
+    model = make_compressed(tmp_path / "model", kind, form)
     assert export_model(model, tmp_path / "out", "huggingface", UTTERANCES) == []
     weights = load_file(tmp_path / "out" / "model.shrinkml.safetensors")
-    assert sum(weight.numel() for weight in weights.values()) == count_parameters(model)
-    assert {weight.dtype for weight in weights.values()} == {model.storage_dtype}
+    numbers = [weight for weight in weights.values() if weight.is_floating_point()]
+    assert sum(weight.numel() for weight in numbers) == count_parameters(model)
+    assert {weight.dtype for weight in numbers} == {model.storage_dtype}
+    orders = {name for name in weights if name.endswith("weight_order")}
+    assert bool(orders) == (form == "pivoting")
+    assert {weights[name].dtype for name in orders} <= {torch.int16}
 
 
 @pytest.mark.slow
-def test_everything_of_transformers_works_with_it(tmp_path):
+@pytest.mark.parametrize("form", ["factors", "pivoting"])
+def test_everything_of_transformers_works_with_it(tmp_path, form):
     """Without this library: generating, pipelines, saving again."""
-    model = make_compressed(tmp_path / "model", "whisper")
+    model = make_compressed(tmp_path / "model", "whisper", form)
     export_model(model, tmp_path / "out", "huggingface", UTTERANCES)
     torch.save([utterance.waveform for utterance in UTTERANCES], tmp_path / "waveforms.pt")
     code = f"""
@@ -72,7 +86,8 @@ for waveform in waveforms:
 tied = model.model.decoder.embed_tokens.weight_u is model.proj_out.weight_u
 json.dump([texts, tied], open("{tmp_path}/texts.json", "w"))
 """
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "HF_HOME": str(tmp_path / "home")})
+    done = python("-c", code, env={**os.environ, "HF_HOME": str(tmp_path / "home")})
+    assert done.returncode == 0, done.stderr
     texts, tied = json.loads((tmp_path / "texts.json").read_text())
     expected = model.transcribe([utterance.waveform for utterance in UTTERANCES])
     assert [text.strip() for text in texts] == expected * 3

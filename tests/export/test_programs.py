@@ -14,7 +14,7 @@ import torch
 
 from shrinkml_env import Utterance, compress, count_parameters
 from shrinkml_env.asr import LAS, Decoding, LASConfig, Tokenizer
-from shrinkml_env.compression import round_to_storage
+from shrinkml_env.compression import ActivationAwareSVD, round_to_storage
 from shrinkml_env.export import FORMATS, Format, check, export_model, las
 from shrinkml_env.export.programs import write_companions
 from shrinkml_env.export.transcribe import Transcriber
@@ -66,6 +66,18 @@ def exported(compressed, utterances, tmp_path_factory):
             pytest.importorskip("onnxscript")
         export_model(compressed, folder / name, name, utterances)
     return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["torch", "onnx"])
+def test_pivoting_form_and_shared_right_factors(original, utterances, tmp_path, format):
+    """`export_model` checks the transcripts; what is multiplied out is only what has no better form there."""
+    if format == "onnx":
+        pytest.importorskip("onnxscript")
+    speech = [utterance.waveform for utterance in utterances]
+    factorisation = ActivationAwareSVD(original, speech, form="pivoting", share_inputs=True)
+    ranks = {layer.name: max(1, layer.break_even // 2) for layer in factorisation.layers}
+    assert export_model(compress(original, ranks, factorisation), tmp_path / "out", format, utterances) == []
 
 
 @pytest.fixture(scope="module", params=["torch", "onnx"])

@@ -84,5 +84,5 @@ def why_dense(module: nn.Module) -> str | None:
     replaced = [name for name in vars(module) if callable(getattr(type(module), name, None))]
     if replaced:
         return f"it has a method {replaced[0]!r} of its own"
-    taken = RESERVED.union(f"{name}_{suffix}" for name in kinds for suffix in "uv").intersection(names)
+    taken = RESERVED.union(f"{name}_{suffix}" for name in kinds for suffix in ("u", "v", "order")).intersection(names)
     return f"it has an attribute {min(taken)!r}, a name that its low-rank form needs" if taken else None

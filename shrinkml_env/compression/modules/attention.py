@@ -121,7 +121,7 @@ class LowRankMultiheadAttention(LowRank, nn.MultiheadAttention):
             weights = self.in_proj_weight.chunk(3) if same else [getattr(self, name) for name in names]
             return [F.linear(*part) for part in zip(inputs, weights, biases, strict=True)]
         if "in_proj_weight" in self.ranks:
-            hidden = _once(lambda part: F.linear(part, self._factor("in_proj_weight", "v")), *inputs)
+            hidden = _once(lambda part: self._reduce("in_proj_weight", part), *inputs)
             parts = zip(hidden, self._factor("in_proj_weight", "u").chunk(3), biases, strict=True)
             return [F.linear(*part) for part in parts]
         together = self._parameters["in_proj_weight"]
@@ -131,7 +131,7 @@ class LowRankMultiheadAttention(LowRank, nn.MultiheadAttention):
         projected = []
         for name, part, bias in zip(("q_proj_weight", "k_proj_weight", "v_proj_weight"), inputs, biases, strict=True):
             if name in self.ranks:
-                part, weight = F.linear(part, self._factor(name, "v")), self._factor(name, "u")
+                part, weight = self._reduce(name, part), self._factor(name, "u")
             else:
                 weight = getattr(self, name)
             projected.append(F.linear(part, weight, bias))

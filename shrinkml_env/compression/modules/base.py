@@ -1,4 +1,4 @@
-"""What all modules that hold some of their matrices as two factors have in common."""
+"""The base of all modules that hold some of their matrices as factors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from shrinkml_env.compression.factors import Factors
+from shrinkml_env.compression.factors import Factors, expand_right, times_right
 from shrinkml_env.compression.layers import Matrix
 
 __all__ = ["RESERVED", "Form", "LowRank", "named_matrices", "take_over", "vectors"]
@@ -21,13 +21,14 @@ LSTM's W_hh as well, in a loop over time instead of a kernel."""
 
 
 class LowRank(nn.Module, ABC):
-    """Stands in for a module, with two factors in place of some of its matrices.
+    """Stands in for a module, with factors in place of some of its matrices.
 
     A low-rank module derives from the type that it replaces, and begins as a copy of the module: hooks, buffers and
     plain attributes are the module's. A factored parameter `weight` is held as parameters `weight_u` (m, r) and
-    `weight_v` (r, n); the others are the replaced module's own. Reading `weight` still works and gives the product, in
-    the original's shape. Products are kept for the next call while the factors do not change and no gradient is wanted;
-    they are not part of the state.
+    `weight_v` (r, n); in pivoting form `weight_v` is T, (r, n - r), beside a buffer `weight_order`, (n,) (see
+    `Factors`). The other parameters are the replaced module's own. Reading `weight` still works and gives the product,
+    in the original's shape. Products are kept for the next call while the factors do not change and no gradient is
+    wanted; they are not part of the state.
 
     Args:
         module: What is replaced.
@@ -79,12 +80,15 @@ class LowRank(nn.Module, ABC):
             if parameter is None or name not in factors:
                 self.register_parameter(name, parameter)
                 continue
-            u, v = factors[name]
+            u, v, order = factors[name]
             rank = len(v)
-            if (tuple(u.shape), tuple(v.shape)) != ((sizes[name][0], rank), (rank, sizes[name][1])):
+            kept = 0 if order is None else rank
+            if (tuple(u.shape), tuple(v.shape)) != ((sizes[name][0], rank), (rank, sizes[name][1] - kept)):
                 shapes = f"{tuple(u.shape)} and {tuple(v.shape)}"
                 raise ValueError(f"{name}: factors {shapes} do not fit a matrix {sizes[name]}")
             self.ranks[name] = rank
+            if order is not None:
+                self.register_buffer(f"{name}_order", order.to(parameter.device, copy=True))
             self._shapes[name] = parameter.shape
             for suffix, factor in ("u", u), ("v", v):
                 if not isinstance(factor, nn.Parameter):
@@ -121,9 +125,23 @@ class LowRank(nn.Module, ABC):
         assert factor is not None
         return factor
 
+    def factors(self, name: str) -> Factors:
+        """Return what holds a matrix: the parameters themselves, and the order of its columns in pivoting form."""
+        return Factors(self._factor(name, "u"), self._factor(name, "v"), self._buffers.get(f"{name}_order"))
+
     def _product(self, name: str) -> Tensor:
-        """U @ V in the shape of the replaced parameter."""
-        return (self._factor(name, "u") @ self._factor(name, "v")).view(self._shapes[name])
+        """Return U V in the shape of the replaced parameter."""
+        return self.factors(name).product.view(self._shapes[name])
+
+    def _reduce(self, name: str, inputs: Tensor) -> Tensor:
+        """Return V x for each x: (..., n) -> (..., r)."""
+        _, v, order = self.factors(name)
+        return times_right(inputs, v, order)
+
+    def _right(self, name: str) -> Tensor:
+        """Return V, (r, n)."""
+        _, v, order = self.factors(name)
+        return expand_right(v, order)
 
     def _wants_gradient(self) -> bool:
         return torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
@@ -134,7 +152,7 @@ class LowRank(nn.Module, ABC):
             return compute()
         # A parameter counts as changed when it was written in place or given other memory. Inference tensors have
         # no version, but cannot be written either outside inference mode.
-        state = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.parameters()]
+        state = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in (*self.parameters(), *self.buffers())]
         cached = self._cache.get(key)
         if cached is None or cached[0] != state:
             # The result must serve whatever modes the next call runs in.

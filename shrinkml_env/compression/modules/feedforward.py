@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -32,7 +33,7 @@ class LowRankLinear(LowRank, nn.Linear):
         """As `nn.Linear`: (..., n) -> (..., m)."""
         if self.form == "merged":
             return F.linear(input, self.weight, self.bias)
-        return F.linear(F.linear(input, self._factor("weight", "v")), self._factor("weight", "u"), self.bias)
+        return F.linear(self._reduce("weight", input), self._factor("weight", "u"), self.bias)
 
 
 class LowRankEmbedding(LowRank, nn.Embedding):
@@ -57,7 +58,12 @@ class LowRankEmbedding(LowRank, nn.Embedding):
         """As `nn.Embedding`: (...) integers -> (..., dimension)."""
         if self.form == "merged":
             return F.embedding(input, self.weight, self.padding_idx)
-        return F.embedding(input, self._factor("weight", "u"), self.padding_idx) @ self._factor("weight", "v")
+        found = F.embedding(input, self._factor("weight", "u"), self.padding_idx)
+        _, v, order = self.factors("weight")
+        if order is None:
+            return found @ v
+        # In pivoting form a row of U is a part of the row that is wanted.
+        return torch.cat([found, found @ v], dim=-1).index_select(-1, order.argsort())
 
 
 class LowRankConv1d(LowRank, nn.Conv1d):
@@ -73,17 +79,25 @@ class LowRankConv1d(LowRank, nn.Conv1d):
     @staticmethod
     def matrix_inputs(module: nn.Conv1d, call: Mapping[str, Any], output: Tensor) -> dict[str, Tensor]:
         """See `LowRank.matrix_inputs`: the windows that the kernel sees, zeros of the padding included."""
-        inputs = F.pad(call["input"], module._reversed_padding_repeated_twice)
-        windows = inputs.unfold(-1, module.dilation[0] * (module.kernel_size[0] - 1) + 1, module.stride[0])
-        # (..., in, time, window) -> (..., time, in, kernel)
-        seen = windows[..., :: module.dilation[0]].transpose(-3, -2)
-        return {"weight": seen.reshape(-1, module.in_channels * module.kernel_size[0])}
+        return {"weight": vectors(_windows(module, call["input"]))}
 
     def forward(self, input: Tensor) -> Tensor:
         """As `nn.Conv1d`: (batch, in, time) or (in, time)."""
         if self.form == "merged":
             return F.conv1d(input, self.weight, self.bias, self.stride, self.padding, self.dilation)
-        reduce = self._factor("weight", "v").view(-1, *self._shapes["weight"][1:])
+        _, v, order = self.factors("weight")
+        if order is not None:  # Its identity is no convolution.
+            hidden = self._reduce("weight", _windows(self, input))
+            return F.linear(hidden, self._factor("weight", "u"), self.bias).transpose(-1, -2)
+        reduce = v.view(-1, *self._shapes["weight"][1:])
         expand = self._factor("weight", "u").unsqueeze(-1)
         hidden = F.conv1d(input, reduce, None, self.stride, self.padding, self.dilation)
         return F.conv1d(hidden, expand, self.bias)
+
+
+def _windows(module: nn.Conv1d, input: Tensor) -> Tensor:
+    """Return the windows that a kernel sees, zeros of the padding included: (..., in, time) -> (..., time', n)."""
+    inputs = F.pad(input, module._reversed_padding_repeated_twice)
+    windows = inputs.unfold(-1, module.dilation[0] * (module.kernel_size[0] - 1) + 1, module.stride[0])
+    # (..., in, time', window) -> (..., time', in, kernel)
+    return windows[..., :: module.dilation[0]].transpose(-3, -2).flatten(-2)

@@ -70,11 +70,10 @@ class _LowRankRecurrent(LowRank):
     def forward(self, input: Any, hx: Any = None) -> Any:
         """Takes and returns what the replaced module does, padded, unbatched and packed sequences included."""
         if self._projected is not None:
-            v = self._factor(self._projected, "v")
             if isinstance(input, PackedSequence):
-                input = input._replace(data=F.linear(input.data, v))
+                input = input._replace(data=self._reduce(self._projected, input.data))
             else:
-                input = F.linear(input, v)
+                input = self._reduce(self._projected, input)
         if self._wants_gradient():
             kernel = self._empty_kernel().train(self.training)
             return torch.func.functional_call(kernel, self._kernel_weights(), (input, hx))
@@ -203,7 +202,7 @@ class _LowRankLSTMBase(_LowRankRecurrent):
         """(..., n) -> (..., 4 units) by `weight_{part}` as it is held."""
         name = next(matrix.name for matrix in self.matrices if matrix.kind.endswith(part))
         if name in self.ranks:
-            return F.linear(F.linear(inputs, self._factor(name, "v")), self._factor(name, "u"), bias)
+            return F.linear(self._reduce(name, inputs), self._factor(name, "u"), bias)
         return F.linear(inputs, getattr(self, name), bias)
 
     def _input_gates(self, inputs: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import itertools
 import os
 import subprocess
 import sys
@@ -17,13 +18,14 @@ from experiments.common.command_help import Command, Option, read_comments
 from experiments.common.compose import CONF
 from experiments.common.options import check_options
 from tests.experiments.bad_commands import BAD_COMMANDS
+from tests.helpers.processes import python
 
 ROOT = CONF.parent
 CONFIGS = {path.stem: (CONF, path.stem) for path in CONF.glob("*.yaml")} | {"compress": (CONF / "compress", "compress")}
 assert make_agent  # Its module registers the resolver that the configs of agents need.
 
 
-DISCRETE = [[f"agent={name}"] for name in ("controller", "dqn", "maskable_ppo")]
+DISCRETE = [f"agent={name}" for name in ("controller", "dqn", "maskable_ppo")]
 """Agents that choose their actions, which a command for rules does not have."""
 
 
@@ -40,12 +42,17 @@ def described(name):
 @pytest.mark.parametrize("name", sorted(CONFIGS))
 def test_every_option_is_explained_in_a_line(name):
     this = described(name)
-    groups = [
-        group for group in this.compose([])[1] if group != "launcher"
-    ]  # Its options are those of Hydra's plugins.
-    for overrides in [[], *([f"{group}={choice}"] for group in groups for choice in this.choices_of(group))]:
-        if name in ("seed_model", "iterate") and overrides in DISCRETE:
-            continue
+    taken = {
+        group: [f"{group}={choice}" for choice in this.choices_of(group)]
+        for group in this.compose([])[1]
+        if group != "launcher"  # Its options are those of Hydra's plugins.
+    }
+    if name in ("seed_model", "iterate"):
+        taken["agent"] = [choice for choice in taken["agent"] if choice not in DISCRETE]
+    recipes = [[recipe] for recipe in taken.pop("recipe", ())]  # They change other groups.
+    # To compose takes a while, so it is done with another choice of each group at once.
+    together = [[choice for choice in row if choice] for row in itertools.zip_longest(*taken.values())]
+    for overrides in [[], *recipes, *together]:
         config, choices = this.compose(overrides)
         options = this.options(config, choices)
         assert options
@@ -255,9 +262,7 @@ def test_as_it_is_typed(tmp_path):
     )
     message = "comand: there is no such option: did you mean command?; python -m experiments.cache --help lists all\n"
     assert (found.returncode, found.stderr) == (2, message)
-    found = subprocess.run(
-        [*command, "--help"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    found = python("-m", "experiments.cache", "--help", cwd=tmp_path)
     assert found.returncode == 0
     assert found.stdout.startswith("The evaluation cache: `python -m experiments.cache command=show|prune|export`.")
     assert "usage: python -m experiments.cache [OPTION=VALUE ...]" in found.stdout

@@ -11,8 +11,9 @@ import gymnasium as gym
 import numpy as np
 
 import agents
-from shrinkml_env import Evaluator, Ledger, compress, load_utterances, run_search
+from shrinkml_env import Evaluator, Ledger, compress, load_model, load_utterances, run_search, save_compressed
 from shrinkml_env.data.utterance import as_waveform, as_waveforms
+from shrinkml_env.export import export_model
 from shrinkml_env.space.search_space import Explicit
 from tests import test_checks
 from tests.data import test_utterance
@@ -71,6 +72,10 @@ def make_several(value: Any, _: Path) -> object:
     return gym.make_vec("ShrinkML-v0", num_envs=value, model=tiny(), proxy=test_checks.PROXY, cache=None)
 
 
+def tabular(arguments: dict[str, Any], _: Path) -> object:
+    return gym.make("ShrinkMLTabular-v0", **arguments)
+
+
 def made(arguments: dict[str, Any], told: str) -> Case:
     name = "ShrinkML-v0"
     return Case("gym.make", f'gym.make("{name}", {options(arguments)})', told, functools.partial(make, arguments))
@@ -121,7 +126,8 @@ def agent(make_agent: Any, _: Path) -> None:
     make_agent(make_fake_env())
 
 
-RANKS = [
+RANKS: list[tuple[Any, str]] = [
+    *((ranks, "ranks must be a mapping of layers' names to whole numbers, got") for ranks in (None, 3, [1], "x")),
     ({"nothing": 3}, "no layer is named 'nothing'; the layers are front, gru, hidden, output"),
     ({3: 3}, "no layer is named 3; the layers are front, gru, hidden, output"),
     *(
@@ -162,6 +168,8 @@ SEARCHES: list[tuple[dict[str, Any], str]] = [
     ({"dev": "nowhere"}, "no utterance set is named 'nowhere'"),
     ({"test": 3}, "an utterance set must be a name"),
     ({"agent": agents.RandomSearch}, "agent must .* the class RandomSearch: make an agent of it"),
+    ({"directory": ""}, "directory must be the name of a folder, got ''"),
+    ({"config": {"a": {1, 2}}}, "config must be a mapping of what JSON can hold: Object of type set"),
     ({"agent": None}, r"agent must have a method learn\(total_timesteps\)"),
 ]
 
@@ -198,6 +206,34 @@ AGENTS = [
     ),
 ]
 
+OTHERS = [
+    ("load_model(3)", "a model must be given by its name or the path of its folder, got 3", lambda _: load_model(3)),
+    ("Evaluator(model, [])", "an evaluator needs at least one utterance", lambda _: Evaluator(tiny(), [])),
+    ("Ledger(path=3)", "ledger: path must be the name of a file, got 3", lambda _: Ledger(3)),
+    (
+        "Ledger(budget=1.5)",
+        "ledger: budget must be a whole number of at least 0, got 1.5",
+        lambda _: Ledger(budget=1.5),
+    ),
+    (
+        "save_compressed(model, FILE)",
+        "is a file: a model is saved to a folder",
+        lambda folder: ((folder / "file").touch(), save_compressed(tiny(), folder / "file")),
+    ),
+    (
+        'export_model(model, FOLDER, "onnxx", utterances)',
+        "there is no format 'onnxx'; the formats are safetensors, torch, onnx, huggingface",
+        lambda folder: export_model(tiny(), folder / "out", "onnxx", test_checks.PROXY),
+    ),
+]
+
+TABULAR: list[tuple[dict[str, Any], str]] = [
+    ({"subset": "x"}, "the table holds no set 'x'; it has proxy, dev, test"),
+    ({"model": "las_small"}, "ShrinkMLTabular-v0 has no argument 'model'; its arguments are action, observation"),
+    ({"reward": "divergence"}, "needs the divergence from the original, .* tables have none"),
+    ({"table": "x"}, r"table must be a Table, as Table\.load\(path\) reads one"),
+]
+
 EVALUATORS: list[tuple[dict[str, Any], str]] = [
     ({"granularity": "layers"}, "granularity must be 'layer', 'matrix' or a mapping of blocks, got 'layers'"),
     ({"granularity": {"x": ["nothing"]}}, "block 'x': no layer is named 'nothing'; the layers are"),
@@ -217,6 +253,15 @@ CASES = [
             functools.partial(make_several, value),
         )
         for (value,) in parametrised(test_checks.test_a_wrong_number_of_environments)
+    ),
+    *(
+        Case(
+            "gym.make",
+            f'gym.make("ShrinkMLTabular-v0", {options(arguments)})',
+            told,
+            functools.partial(tabular, arguments),
+        )
+        for arguments, told in TABULAR
     ),
     *(made({"reward": reward}, message) for reward, message in REWARDS),
     *(
@@ -257,5 +302,6 @@ CASES = [
         Case("evaluators", f"Evaluator(model, utterances, {options(given)})", told, functools.partial(evaluator, given))
         for given, told in EVALUATORS
     ),
+    *(Case("functions", given, told, act) for given, told, act in OTHERS),
     *(Case("agents", given, told, functools.partial(agent, make_agent)) for given, make_agent, told in AGENTS),
 ]

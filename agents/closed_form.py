@@ -1,0 +1,77 @@
+"""Ranks in closed form, from gradients: the least predicted damage for each size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from agents.curves import Curve
+from shrinkml_env import Evaluator, SearchProblem
+from shrinkml_env.data.sets import UtteranceSpec, load_utterances
+from shrinkml_env.space.allocation import Choices, allocate
+from shrinkml_env.space.prediction import Prediction, predict_damage
+
+__all__ = ["ClosedForm"]
+
+RESOLUTION = 256
+"""Sizes between the smallest and the dense model."""
+
+
+class ClosedForm(Curve):
+    """Gives the layers, for each size, the candidates of the least predicted damage in sum.
+
+    The damage is predicted by gradients (`predict_damage`), without an evaluation, and shared out by `allocate`. A
+    search goes through the sizes from coarse to fine; `ranks_of_size` measures nothing at all.
+
+    Args:
+        env: As in `EpisodicSearch`.
+        calibration: The speech of the gradients, as `load_utterances` takes it; training speech of the model.
+        draws: Gradients for each utterance.
+        seed: Of the draws.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[Any, Any] | None = None,
+        calibration: UtteranceSpec = "calibration",
+        draws: int = 3,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(env, seed)
+        self.calibration = calibration
+        self.draws = draws
+        self._known: tuple[str, list[Choices]] | None = None
+
+    def _prepare(self, problem: SearchProblem) -> None:
+        if self._known is not None and self._known[0] == problem.evaluator.key:
+            return
+        prediction = self._predict(problem)
+        costs = problem.search_space.tabulate(lambda layer, rank: layer.parameters(rank))
+        damages = problem.search_space.tabulate(prediction.of)
+        choices = [
+            Choices(np.array(list(cost.values()), float), np.array(list(damage.values())))
+            for cost, damage in zip(costs, damages, strict=True)
+        ]
+        self._known = problem.evaluator.key, choices
+
+    def _predict(self, problem: SearchProblem) -> Prediction:
+        evaluator = problem.evaluator
+        if not isinstance(evaluator, Evaluator):
+            raise ValueError("agent closed_form needs a model, whose gradients it takes: a table has none")
+        waveforms = [utterance.waveform for utterance in load_utterances(self.calibration)]
+        return predict_damage(
+            evaluator.model, evaluator.factorisation, waveforms, self.draws, 0 if self.seed is None else self.seed
+        )
+
+    def _at(self, problem: SearchProblem, level: float) -> dict[str, int]:
+        assert self._known is not None
+        _, choices = self._known
+        smallest = sum(float(choice.cost[0]) for choice in choices)
+        dense = sum(float(choice.cost[-1]) for choice in choices)
+        places = allocate(choices, smallest + level * (dense - smallest))
+        return problem.search_space.ranks(places)
+
+    def _resolution(self, problem: SearchProblem) -> int:
+        return RESOLUTION

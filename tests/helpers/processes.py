@@ -1,0 +1,83 @@
+"""Programs and workers in processes that need not import the library first, which takes seconds.
+
+They are forked from a server that has imported it and done nothing else (multiprocessing's forkserver).
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping
+from multiprocessing import get_context
+from multiprocessing.context import BaseContext
+from pathlib import Path
+
+TIMEOUT = 600
+"""Seconds after which a program is killed."""
+
+PRELOADED = ["shrinkml_env", *(f"experiments.common.{name}" for name in ("agent", "command", "search_report"))]
+FORKED = get_context("forkserver")
+FORKED.set_forkserver_preload(PRELOADED)
+
+
+def forked_instead(method: str | None = None) -> BaseContext:
+    """Return what `multiprocessing.get_context` does, but for "spawn" that of processes which are forked here."""
+    return FORKED if method == "spawn" else get_context(method)
+
+
+def python(
+    *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `python ARGUMENTS`, where the arguments are `-c CODE ...`, `-m MODULE ...` or `FILE ...`, and wait for it.
+
+    Functions that are registered with atexit are called at its end. Programs that start processes through joblib or Ray
+    hang here: run them by `subprocess`.
+
+    Args:
+        arguments: As they are typed.
+        cwd: Folder that it runs in; None for this process' own.
+        env: All of its environment variables; None for this process' own. Those that Python itself reads at its start,
+            such as PYTHONHASHSEED, have no effect.
+    """
+    typed = [str(argument) for argument in arguments]
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = [Path(folder) / name for name in ("stdout", "stderr")]
+        program = FORKED.Process(target=_run, args=(typed, cwd or Path.cwd(), dict(env or os.environ), outputs))
+        program.start()
+        program.join(TIMEOUT)
+        program.kill()
+        program.join()
+        assert program.exitcode is not None
+        return subprocess.CompletedProcess(typed, program.exitcode, *(path.read_text() for path in outputs))
+
+
+def _run(arguments: list[str], cwd: Path, env: dict[str, str], outputs: list[Path]) -> None:
+    for descriptor, path in zip((1, 2), outputs, strict=True):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    kind, *rest = arguments
+    sys.path.insert(0, str(Path(kind).parent) if kind not in ("-c", "-m") else str(cwd))
+    try:
+        if kind == "-c":
+            sys.argv = ["-c", *rest[1:]]
+            exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
+        elif kind == "-m":
+            sys.argv = rest
+            runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = arguments
+            runpy.run_path(kind, run_name="__main__")
+    except SystemExit:
+        raise
+    except BaseException:
+        traceback.print_exc()
+        sys.exit(1)
+    finally:
+        atexit._run_exitfuncs()  # As at the end of any program, but not of multiprocessing's.
