@@ -196,7 +196,9 @@ def require_model(model: object) -> None:
     Raises:
         ValueError: It is no module with layers.
     """
-    if not isinstance(model, nn.Module) or not hasattr(type(model), "layers"):
+    # What torch.compile returned passes on what it is asked for; `weights_of` tells what to do with it.
+    compiled = isinstance(model, nn.Module) and "_orig_mod" in model._modules
+    if not compiled and not (isinstance(model, nn.Module) and hasattr(type(model), "layers")):
         raise ValueError(f"model must be a CompressibleModel, such as load_model returns, got a {type(model).__name__}")
 
 
