@@ -7,6 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from agents import ClosedForm
 from experiments.common.agent import make_agent
 from experiments.common.parts import check_part, part
 from experiments.common.run_directory import plain
@@ -20,6 +21,7 @@ from shrinkml_env.mdp.shaping import POTENTIALS
 from shrinkml_env.space.search_space import SEARCH_SPACES
 from tests.helpers.configs import AGENTS, CONF
 from tests.helpers.fake_evaluator import make_fake_env
+from tests.helpers.predicted import predict_evenly
 
 GROUPS = {
     "action": ACTIONS,
@@ -36,9 +38,24 @@ NO_OPTIONS = {
 }
 
 
+PRESETS = {"factorisation": {"pivoting": "activation_aware"}}
+"""Files with other options for a name that has a file of its own."""
+
+
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_name_has_its_file(group):
-    assert {path.stem for path in (CONF / group).glob("*.yaml")} == {*GROUPS[group], "custom"}
+    files = {path.stem for path in (CONF / group).glob("*.yaml")}
+    assert files == {*GROUPS[group], *PRESETS.get(group, ()), "custom"}
+
+
+@pytest.mark.parametrize(("group", "preset"), [(group, preset) for group, found in PRESETS.items() for preset in found])
+def test_a_preset_has_every_option_of_its_name(group, preset):
+    name = PRESETS[group][preset]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        of_name, of_preset = (compose("search", overrides=[f"{group}={file}"])[group] for file in (name, preset))
+    check_part(group, of_preset)
+    assert (list(of_preset), of_preset.name) == (list(of_name), name)
+    assert of_preset != of_name
 
 
 @pytest.mark.parametrize(("group", "name"), [(group, name) for group, names in GROUPS.items() for name in names])
@@ -60,8 +77,9 @@ def test_every_file_is_what_gym_make_takes(group, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", AGENTS)
-def test_every_agent_searches(name):
+def test_every_agent_searches(name, monkeypatch):
     """On the fake model, with the action kind that its config asks for."""
+    monkeypatch.setattr(ClosedForm, "_predict", predict_evenly)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("search", overrides=[f"agent={name}", "seed=3"])
     env = make_fake_env(part("action", config.action), ledger=Ledger(budget=50))

@@ -13,12 +13,18 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from shrinkml_env.compression.factorisations import FACTORISATIONS
+
 __all__ = ["IRRELEVANT", "describe", "key_of"]
 
 IRRELEVANT = frozenset({"outputs", "workers", "memory_mb", "reuse", "launcher", "uniform_curve"})
 """Options of a config that say where results lie and how they are come by or shown. No result depends on them."""
 
 OURS = frozenset({"shrinkml_env", "agents", "experiments"})
+
+LATER = {"form": "factors", "share_inputs": False, "weigh_rows": False}
+"""Options of factorisations that came when there were results already, with the defaults that say what those were made
+with: the defaults do not count."""
 
 
 def key_of(content: Any) -> str:
@@ -36,7 +42,8 @@ def describe(content: Any) -> Any:
     A whole config, alone or in other content, is described without its `IRRELEVANT` options, which a part of a config
     may call by the same names. The modules of its option ``imports`` are described as your own classes are.
 
-    Parts that the library registers are named by ``name`` already. A class that a ``_target_`` names is described by
+    Parts that the library registers are named by ``name`` already; options that are `LATER` are left out where they
+    have their defaults. A class that a ``_target_`` names is described by
 
     - its name alone, if it is one of ShrinkML's own: its module may move;
     - its import path, if it belongs to an installed package;
@@ -51,9 +58,11 @@ def describe(content: Any) -> Any:
             described["imports"] = [_with_code(name, name) for name in described["imports"]]
         return described
     if isinstance(content, Mapping):
+        later = LATER if content.get("name") in FACTORISATIONS else {}
         return {
             str(name): _describe_class(value) if name == "_target_" else describe(value)
             for name, value in content.items()
+            if name not in later or later[name] != value
         }
     if isinstance(content, Sequence) and not isinstance(content, str):
         return [describe(value) for value in content]

@@ -82,3 +82,10 @@ def test_modules_that_are_imported_count_by_their_code(tmp_path, monkeypatch):
     assert keys[0] == keys[2] != keys[1]
     assert describe(OmegaConf.create({"imports": ["numpy", "agents"]})) == {"imports": ["numpy", "agents"]}
     assert describe(OmegaConf.create({"imports": []})) == {"imports": []}
+
+
+def test_options_that_came_later_do_not_count_where_they_are_as_before():
+    old = {"factorisation": {"name": "svd"}, "form": "factors"}
+    assert describe({"factorisation": {"name": "svd", "form": "factors"}, "form": "factors"}) == old
+    new = {"factorisation": {"name": "svd", "form": "pivoting"}}
+    assert describe(new) == new
