@@ -23,7 +23,8 @@ class ClosedForm(Curve):
     """Gives the layers, for each size, the candidates of the least predicted damage in sum.
 
     The damage is predicted by gradients (`predict_damage`), without an evaluation, and shared out by `allocate`. A
-    search goes through the sizes from coarse to fine; `ranks_of_size` measures nothing at all.
+    search goes through the sizes from coarse to fine, beginning with the largest that is allowed; `ranks_of_size`
+    measures nothing at all.
 
     Args:
         env: As in `EpisodicSearch`.
@@ -42,10 +43,11 @@ class ClosedForm(Curve):
         super().__init__(env, seed)
         self.calibration = calibration
         self.draws = draws
-        self._known: tuple[str, list[Choices]] | None = None
+        self._known: tuple[object, list[Choices]] | None = None
 
     def _prepare(self, problem: SearchProblem) -> None:
-        if self._known is not None and self._known[0] == problem.evaluator.key:
+        key = problem.evaluator.key, problem.search_space
+        if self._known is not None and self._known[0] == key:
             return
         prediction = self._predict(problem)
         costs = problem.search_space.tabulate(lambda layer, rank: layer.parameters(rank))
@@ -54,7 +56,7 @@ class ClosedForm(Curve):
             Choices(np.array(list(cost.values()), float), np.array(list(damage.values())))
             for cost, damage in zip(costs, damages, strict=True)
         ]
-        self._known = problem.evaluator.key, choices
+        self._known = key, choices
 
     def _predict(self, problem: SearchProblem) -> Prediction:
         evaluator = problem.evaluator
@@ -69,8 +71,11 @@ class ClosedForm(Curve):
         assert self._known is not None
         _, choices = self._known
         smallest = sum(float(choice.cost[0]) for choice in choices)
-        dense = sum(float(choice.cost[-1]) for choice in choices)
-        places = allocate(choices, smallest + level * (dense - smallest))
+        largest = sum(float(choice.cost[-1]) for choice in choices)
+        if problem.size_limit is not None:
+            over = problem.evaluator.params(problem.search_space.dense) * (1 - problem.size_limit)
+            largest = max(smallest, min(largest, largest - over))
+        places = allocate(choices, smallest + level * (largest - smallest))
         return problem.search_space.ranks(places)
 
     def _resolution(self, problem: SearchProblem) -> int:

@@ -7,6 +7,7 @@ from agents import ClosedForm
 from shrinkml_env import Evaluator, SearchProblem
 from shrinkml_env.compression import ActivationAwareSVD
 from shrinkml_env.data import Utterance
+from shrinkml_env.mdp.constraints import Check
 from shrinkml_env.mdp.rewards import Linear
 from shrinkml_env.space.prediction import predict_damage
 from shrinkml_env.space.search_space import Explicit
@@ -70,6 +71,18 @@ def test_a_search_goes_through_the_sizes(agent, problem):
     sizes = [problem.size(next(proposals)) for _ in range(4)]
     assert sizes[0] == 1.0
     assert sizes[2] >= sizes[1] >= sizes[3]
+
+
+def test_a_size_limit_is_where_it_begins(agent, problem):
+    limited = SearchProblem(
+        problem.evaluator,
+        problem.search_space,
+        problem.reward_function,
+        Check(problem.evaluator, problem.search_space, budget=0.9),
+    )
+    first = next(agent.search(limited))
+    assert first == agent.ranks_of_size(problem, 0.9)
+    assert 0.85 < limited.size(first) <= 0.9
 
 
 def test_without_a_model():
