@@ -7,7 +7,7 @@ from agents import ClosedForm
 from shrinkml_env import Evaluator, SearchProblem
 from shrinkml_env.compression import ActivationAwareSVD
 from shrinkml_env.data import Utterance
-from shrinkml_env.mdp.constraints import Check
+from shrinkml_env.mdp.constraints import Budget
 from shrinkml_env.mdp.rewards import Linear
 from shrinkml_env.space.prediction import predict_damage
 from shrinkml_env.space.search_space import Explicit
@@ -78,7 +78,7 @@ def test_a_size_limit_is_where_it_begins(agent, problem):
         problem.evaluator,
         problem.search_space,
         problem.reward_function,
-        Check(problem.evaluator, problem.search_space, budget=0.9),
+        Budget(problem.evaluator, problem.search_space, budget=0.9),
     )
     first = next(agent.search(limited))
     assert first == agent.ranks_of_size(problem, 0.9)
