@@ -18,7 +18,7 @@ types: $(VENV)/dev
 	$(RUN) mypy
 
 unit: $(VENV)/dev
-	$(RUN) pytest -n 2 --dist worksteal --cov
+	$(RUN) pytest -n 2 --dist worksteal --cov=shrinkml_env
 
 quick: $(VENV)/dev  ## The fast tests, in about a minute: after each change.
 	$(RUN) pytest -n 2 --dist worksteal -m "not slow and not docs and not results"

@@ -1,12 +1,26 @@
 import gc
 import multiprocessing
 from multiprocessing.forkserver import ensure_running
+from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from tests.helpers.processes import forked_instead
 from tests.helpers.speech import make_corpus
+
+NOT_THE_LIBRARYS = {Path(__file__).parent / name for name in ("agents", "docs", "experiments", "reliability")}
+
+settings.register_profile("tests", max_examples=30)
+settings.load_profile("tests")
+
+
+def pytest_collection_modifyitems(items):
+    """The coverage of the library is that of its own tests: measured, Python takes twice as long."""
+    for item in items:
+        if NOT_THE_LIBRARYS & set(item.path.parents):
+            item.add_marker("no_cover")
 
 
 def pytest_collection_finish():

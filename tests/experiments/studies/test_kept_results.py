@@ -9,6 +9,9 @@ import pytest
 from experiments import summary
 from experiments.common import results
 from experiments.common.compose import compose_config
+from experiments.studies import reward_study
+from shrinkml_env import load_utterances
+from shrinkml_env.space.table import Table
 
 pytestmark = pytest.mark.results
 
@@ -53,6 +56,9 @@ def test_nothing_is_made_again_and_pages_show_what_is_printed(command, page, tmp
         raise AssertionError("a result that is not kept would be made")
 
     monkeypatch.setattr(results.Workers, "submit", made_again)
+    # It measures what the table lacks on the whole of test, and its page shows nothing of that.
+    few = Table.load().evaluator().on(load_utterances("test")[:8])
+    monkeypatch.setattr(reward_study, "_live_on_test", lambda: few)
     name, *overrides = command.split()
     study = importlib.import_module(f"experiments.studies.{name}")
     study.main.__wrapped__(compose_config(name, [*overrides, f"outputs={tmp_path}"]))
