@@ -321,7 +321,7 @@ def test_a_model_of_the_wer_is_worth_having():
 
 def test_which_agents_are_rules():
     rules = {agent_class for agent_class in AGENTS if isinstance(agent_class(), Rule)}
-    assert rules == {UniformRank, EnergyCurve, ProfileCurve, KnapsackSearch}
+    assert rules == {ClosedForm, UniformRank, EnergyCurve, ProfileCurve, KnapsackSearch}
 
 
 def test_planning_starts_from_what_rules_give():

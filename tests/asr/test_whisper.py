@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 
-from experiments.compress import require_predictions
+from experiments.common.speech import require_predictions
 from shrinkml_env import (
     compress,
     count_parameters,

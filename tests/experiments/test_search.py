@@ -73,7 +73,7 @@ def test_validation_notices_every_wrong_number(configure, tmp_path):
         inner = record
         for name in path[:-1]:
             inner = inner[name]
-        inner[path[-1]] += 1
+        inner[path[-1]] += -0.01 if path == ("size_ratio",) else 1  # A ratio above 1 is none.
         (directory / "best.json").write_text(json.dumps(record))
         assert [difference.split(":")[0] for difference in validate(directory)] == [".".join(path)]
     with pytest.raises(FileNotFoundError, match=r"best\.json"):
