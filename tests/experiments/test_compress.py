@@ -103,7 +103,7 @@ def test_settings_of_the_search_can_be_changed(configure):
     directory = compress(config, prepare(config))
     record = json.loads((directory / "best.json").read_text())
     assert len(record["ranks"]) > 4
-    assert record["factorisation"] == {"name": "svd"}
+    assert record["factorisation"] == {"name": "svd", "form": "factors"}
 
 
 def write(path, samples, rate=16_000):
