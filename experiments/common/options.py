@@ -41,7 +41,7 @@ OPTIONS: dict[str, Kind] = {
     "comparison.by_hand": list_of(NAME, least=0),
     "comparison.name": NAME,
     "comparison.pairs": list_of(list_of(NAME, least=2), least=0),
-    "comparison.rules": list_of(NAME, least=0),
+    "comparison.rules": mapping_of(mapping_of(ANYTHING)),
     "comparison.sizes": list_of(SHARE),
     "data.download": FLAG,
     "data.root": NAME,

@@ -77,10 +77,12 @@ class SizedRule:
     """A rule that is asked for the ranks of a size.
 
     Attributes:
+        name: Its name in tables.
         search: With the rule as its agent.
         size: The largest share of the parameters.
     """
 
+    name: str
     search: Search
     size: float
 
@@ -90,7 +92,7 @@ class Chosen:
     """A configuration that dev chose among a search's, or a rule's.
 
     Attributes:
-        agent: The rule's name in conf/agent, or the search's in the table.
+        agent: The name of the rule or the search in tables.
         size: The size ratio that it had to keep.
         seed: The agent's.
         ranks: Layer name -> rank.
@@ -125,7 +127,7 @@ def make(task: SizedSearch | SizedRule) -> dict[str, Any]:
     """Return a `Chosen`, as JSON."""
     config = task.search.config
     if isinstance(task, SizedRule):
-        name, size = task.search.agent, task.size
+        name, size = task.name, task.size
         evaluator = search_problem(make_environment(config, Ledger())).evaluator
         assert isinstance(evaluator, Evaluator)
         problem = every_rank(evaluator)
@@ -154,10 +156,10 @@ def make(task: SizedSearch | SizedRule) -> dict[str, Any]:
     return asdict(found)
 
 
-def rule_cell(rule: str, size: float, overrides: Sequence[str]) -> Cell[SizedRule]:
-    """Return the cell of a rule at a size."""
+def rule_cell(rule: str, size: float, overrides: Sequence[str], name: str | None = None) -> Cell[SizedRule]:
+    """Return the cell of a rule at a size, under the name that tables give it, by default its own."""
     search = Search("live", rule, "accuracy", 0, 1, tuple(overrides))
-    return search_cell(search, SizedRule(search, size), size=size)
+    return search_cell(search, SizedRule(name or rule, search, size), size=size)
 
 
 def sized_cell(name: str, search: Search, finalists: int) -> Cell[SizedSearch]:
@@ -248,7 +250,9 @@ def grid(config: DictConfig) -> list[Cell[Any]]:
     comparison = config.comparison
     cells: list[Cell[Any]] = []
     for size in comparison.sizes:
-        cells += [rule_cell(rule, size, config.overrides) for rule in comparison.rules]
+        for name, options in comparison.rules.items():
+            overrides = (*config.overrides, *options.get("overrides", ()))
+            cells.append(rule_cell(options.get("agent", name), size, overrides, name))
         for name, options in comparison.agents.items():
             if size not in options.get("sizes", comparison.sizes):
                 continue

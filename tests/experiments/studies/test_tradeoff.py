@@ -84,8 +84,8 @@ def sets(tmp_path, monkeypatch):
 )
 def test_a_rule_keeps_its_size(sets, rule, evaluations, least):
     search = Search("live", rule, "accuracy", 0, 1, tuple(sets))
-    result = Chosen(**json.loads(json.dumps(make(SizedRule(search, 0.4)))))
-    assert (result.agent, result.size, result.seed, result.evaluations) == (rule, 0.4, 0, evaluations)
+    result = Chosen(**json.loads(json.dumps(make(SizedRule("mine", search, 0.4)))))
+    assert (result.agent, result.size, result.seed, result.evaluations) == ("mine", 0.4, 0, evaluations)
     assert least < result.size_ratio <= 0.4
     assert len(result.edits) == 3
 
