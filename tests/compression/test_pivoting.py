@@ -17,13 +17,17 @@ from shrinkml_env.compression import (
     count_parameters,
     decompress,
     file_bytes,
+    find_layers,
     load_compressed,
     matrix_ranks,
+    optimise_for_inference,
+    quantise,
     ranks_of,
     round_to_storage,
     save_compressed,
 )
 from shrinkml_env.compression.layers import Layer, Matrix, arrange_layers, stack_name
+from shrinkml_env.compression.modules import LowRank
 from shrinkml_env.compression.pivoting import LARGEST, column_order, interpolation
 from shrinkml_env.compression.protocol import Workload
 from tests.helpers.las import make_model
@@ -220,8 +224,6 @@ class Directions(nn.Module):
 
     @property
     def layers(self):
-        from shrinkml_env.compression import find_layers
-
         return find_layers(self)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -283,3 +285,48 @@ def test_a_stack_is_saved_once_and_loaded(tmp_path):
     assert arranged_layers(loaded) == found.layers
     assert count_parameters(loaded) == count_parameters(compressed) == compressed_parameters(model, ranks, found)
     assert loaded.transcribe(tones(3)) == compressed.transcribe(tones(3))
+
+
+def test_int8_on_top(tmp_path):
+    pytest.importorskip("torchao")
+    model = TinyCTC()
+    compressed = compress(model, RANKS, SVD(model, form="pivoting"))
+    quantised = quantise(compressed)
+    save_compressed(quantised, tmp_path)
+    loaded = load_compressed(tmp_path)
+    for name in RANKS:
+        path, _, parameter = name.rpartition(".")
+        expected, found = (form.get_submodule(path).factors(parameter) for form in (compressed, loaded))
+        assert torch.equal(found.order, expected.order)
+        for one, other in (found.u, expected.u), (found.v, expected.v):
+            assert (one - other).abs().max() <= other.abs().max() / 127 + 1e-6
+    assert file_bytes(quantised) < file_bytes(compressed)
+
+
+def test_training_keeps_the_identity():
+    model = TinyCTC()
+    module = compress(model, RANKS, SVD(model, form="pivoting")).output
+    before = module.factors("weight").product.detach()
+    optimiser = torch.optim.SGD(module.parameters(), lr=0.1)
+    module(torch.randn(5, 32, generator=torch.Generator().manual_seed(0))).square().sum().backward()
+    optimiser.step()
+    u, _, order = module.factors("weight")
+    product = module.weight.detach()
+    assert not torch.equal(product, before)
+    assert torch.equal(product[:, order[: len(u[0])].int()], u.detach())
+    assert torch.linalg.matrix_rank(product.double(), rtol=1e-5) == u.shape[1]
+
+
+def test_every_way_to_compute_gives_the_same():
+    model = make_model()
+    compressed = compress(
+        model, {layer.name: 3 for layer in model.layers}, ActivationAwareSVD(model, tones(2), form="pivoting")
+    )
+    expected = compressed.transcribe(tones(3))
+    forms = optimise_for_inference(compressed, tones(3))
+    assert set(forms.values()) <= {"factored", "merged", "stepwise"}
+    for form in ("factored", "merged", "stepwise"):
+        for module in compressed.modules():
+            if isinstance(module, LowRank) and form in module.forms:
+                module.form = form
+        assert compressed.transcribe(tones(3)) == expected
