@@ -30,7 +30,14 @@ def test_the_result_of_a_search_is_factored_as_the_search_did(configure, aware, 
     assert validate(directory) == []
     assert validate_ranks(directory / "best.json") == []
     record = json.loads((directory / "best.json").read_text())
-    assert record["factorisation"] == {"name": "activation_aware", "calibration": speech, "damping": 0.1}
+    assert record["factorisation"] == {
+        "name": "activation_aware",
+        "calibration": speech,
+        "damping": 0.1,
+        "form": "factors",
+        "share_inputs": False,
+        "weigh_rows": False,
+    }
     model = load_model(tmp_path / "model")
     waveforms = [utterance.waveform for utterance in load_utterances(speech)]
     saved = load_compressed(directory / "compressed").state_dict()

@@ -70,6 +70,7 @@ def _run(arguments: list[str], cwd: Path, env: dict[str, str], outputs: list[Pat
             exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
         elif kind == "-m":
             sys.argv = rest
+            sys.modules.pop(rest[0], None)  # The parent's main module is imported on the way here.
             runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
         else:
             sys.argv = arguments
