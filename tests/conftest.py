@@ -1,5 +1,6 @@
 import gc
 import multiprocessing
+import sys
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
@@ -16,11 +17,21 @@ settings.register_profile("tests", max_examples=30)
 settings.load_profile("tests")
 
 
-def pytest_collection_modifyitems(items):
-    """The coverage of the library is that of its own tests: measured, Python takes twice as long."""
-    for item in items:
-        if NOT_THE_LIBRARYS & set(item.path.parents):
-            item.add_marker("no_cover")
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """The coverage of the library is that of its own tests: measured, Python takes twice as long.
+
+    pytest-cov's marker `no_cover` would do the same, but not in xdist's workers, where one measurement runs in another.
+    """
+    tracer = sys.gettrace()
+    of_coverage = type(tracer).__module__.partition(".")[0] == "coverage"
+    if of_coverage and NOT_THE_LIBRARYS & set(item.path.parents):
+        sys.settrace(None)
+    try:
+        return (yield)
+    finally:
+        if of_coverage:
+            sys.settrace(tracer)
 
 
 def pytest_collection_finish():
