@@ -18,7 +18,7 @@ from tests.helpers.watched import WatchedCTC
 from tests.helpers.workplace import make_workplace
 
 ROOT = Path(__file__).parents[2]
-SWEEP = ("agent=random", "seed=0,1")
+SWEEP = ("agent=random,uniform", "seed=0,1")
 TINY = ("budget=2", "finalists=1")
 WATCHED = (
     "imports=[tests.helpers.watched]",
@@ -64,7 +64,7 @@ def results(folder):
     """Run -> what it found and how."""
     return {
         run.name: [(run / name).read_bytes() for name in ("best.json", "evaluations.jsonl")]
-        for run in (folder / "outputs" / "search").glob("random-*")
+        for run in (folder / "outputs" / "search").glob("*-custom-*")
     }
 
 
@@ -78,9 +78,11 @@ def require(package):
 def compare(folder, reference, recognised, processes):
     """A launcher changes nothing but the processes."""
     expected = results(reference)
-    assert [name.rpartition("-")[0] for name in sorted(expected)] == ["random-custom-0", "random-custom-1"]
+    assert [name.rpartition("-")[0] for name in sorted(expected)] == [
+        f"{agent}-custom-{seed}" for agent in ("random", "uniform") for seed in (0, 1)
+    ]
     assert results(folder) == expected
-    # One cache for all: both runs, at the same time, want the original's evaluation.
+    # One cache for all: the two runs of `uniform`, at the same time, want the same configurations.
     cache = EvaluationCache(folder / "cache" / "evaluations.sqlite")
     # Each run tries out the model and its factors that lose nothing on a few utterances, and caches nothing of it.
     times = Counter(recognised)
