@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 from shrinkml_env.compression.architectures import architectures
 from shrinkml_env.compression.compress import part_factors, replace_matrices
-from shrinkml_env.compression.discovery import arranged_layers, ranks_of
+from shrinkml_env.compression.discovery import arranged_layers, factors_of, ranks_of
 from shrinkml_env.compression.factors import Factors, order_dtype
 from shrinkml_env.compression.layers import FactorForm, Matrix, arrange_layers, matrix_ranks
-from shrinkml_env.compression.modules import LowRank
 from shrinkml_env.compression.protocol import CompressibleModel
 from shrinkml_env.compression.storage import (
     INT8_MAX,
@@ -227,23 +226,18 @@ def _load_tensors(model: CompressibleModel, quantised: Sequence[str], file: Path
             raise ValueError(f"{file}: tensor {_scales_of(name)!r} must hold finite numbers above 0")
         if (tensors[name] < -INT8_MAX).any():
             raise ValueError(f"{file}: tensor {name!r} must hold numbers in -{INT8_MAX}..{INT8_MAX}")
-    for name, order in _orders(model).items():
-        if sorted(tensors[name].tolist()) != list(range(len(order))):
-            raise ValueError(f"{file}: tensor {name!r} must hold the numbers 0..{len(order) - 1} in some order")
+    for matrix, held in factors_of(model).items():
+        if held.order is not None:
+            _require_order(f"{matrix}_order", tensors[f"{matrix}_order"], file)
     set_int8_scales(model, scales)
     for name, (target, storage) in targets.items():
         target.copy_(Storage(storage.dtype, scales.get(name)).decode(tensors[name]))
 
 
-def _orders(model: CompressibleModel) -> dict[str, Tensor]:
-    """Return the name of each order of columns in the file -> the tensor itself."""
-    return {
-        f"{path}.{name}_order": order
-        for path, module in cast(nn.Module, model).named_modules()
-        if isinstance(module, LowRank)
-        for name in module.ranks
-        if (order := module.factors(name).order) is not None
-    }
+def _require_order(name: str, order: Tensor, file: Path) -> None:
+    """Check that an order of columns names each of them once."""
+    if sorted(order.tolist()) != list(range(len(order))):
+        raise ValueError(f"{file}: tensor {name!r} must hold the numbers 0..{len(order) - 1} in some order")
 
 
 def _scales_of(name: str) -> str:

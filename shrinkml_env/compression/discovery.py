@@ -16,7 +16,7 @@ from shrinkml_env.compression.modules import LowRank, module_kind, module_matric
 from shrinkml_env.compression.protocol import CompressibleModel
 from shrinkml_env.compression.tensors import has_prefix
 
-__all__ = ["arranged_layers", "find_layers", "ranks_of"]
+__all__ = ["arranged_layers", "factors_of", "find_layers", "ranks_of"]
 
 _PROJECTIONS = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("linear_q", "linear_k", "linear_v"))
 _OUTPUTS = ("out_proj", "o_proj", "linear_out")
@@ -124,7 +124,7 @@ def _attention_groups(
 
 def ranks_of(model: CompressibleModel) -> dict[str, int]:
     """Return matrix or stack name -> rank, of what a model holds as factors, in forward order of `arranged_layers`."""
-    factors = _factors_of(model)
+    factors = factors_of(model)
     return {
         matrix.name: len(factors[matrix.blocks[0].name].v)
         for layer in (arranged_layers(model) if factors else ())
@@ -139,7 +139,7 @@ def arranged_layers(model: CompressibleModel) -> tuple[Layer, ...]:
     Raises:
         ValueError: Some of its factors are in one form and some in another.
     """
-    factors = _factors_of(model)
+    factors = factors_of(model)
     forms = {pair.form for pair in factors.values()}
     if len(forms) > 1:
         raise ValueError(f"the model holds factors in several forms, {' and '.join(sorted(forms))}: give all one form")
@@ -152,7 +152,7 @@ def arranged_layers(model: CompressibleModel) -> tuple[Layer, ...]:
     return arrange_layers(model.layers, forms.pop(), groups) if factors else model.layers
 
 
-def _factors_of(model: CompressibleModel) -> dict[str, Factors]:
+def factors_of(model: CompressibleModel) -> dict[str, Factors]:
     """Return matrix name -> what holds it, of a model's factored matrices."""
     return {
         _join(path, name): module.factors(name)

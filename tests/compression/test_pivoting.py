@@ -194,7 +194,7 @@ def test_a_stack_takes_the_place_of_its_first_matrix():
         ([("a", "d")], "layer 'one': a, d are not two or more matrices"),
         ([("a", "b")], "a, b differ in their number of columns"),
         ([("d", "a")], "no layer has a matrix 'd', which is to be stacked"),
-        ([("a", "c"), ("c", "a")], "no layer has|not two or more"),
+        ([("a", "c"), ("c", "a")], "layer 'one': c, a are not two or more matrices"),
     ],
 )
 def test_stacks_that_are_none(shared, message):
@@ -323,8 +323,8 @@ def test_every_way_to_compute_gives_the_same():
         model, {layer.name: 3 for layer in model.layers}, ActivationAwareSVD(model, tones(2), form="pivoting")
     )
     expected = compressed.transcribe(tones(3))
-    forms = optimise_for_inference(compressed, tones(3))
-    assert set(forms.values()) <= {"factored", "merged", "stepwise"}
+    optimise_for_inference(compressed, tones(3))
+    assert compressed.transcribe(tones(3)) == expected
     for form in ("factored", "merged", "stepwise"):
         for module in compressed.modules():
             if isinstance(module, LowRank) and form in module.forms:
