@@ -9,6 +9,7 @@ import numpy as np
 
 from agents.curves import Curve
 from shrinkml_env import Evaluator, SearchProblem
+from shrinkml_env.checks import whole_number
 from shrinkml_env.data.sets import UtteranceSpec, load_utterances
 from shrinkml_env.space.allocation import Choices, allocate
 from shrinkml_env.space.prediction import Prediction, predict_damage
@@ -31,6 +32,9 @@ class ClosedForm(Curve):
         calibration: The speech of the gradients, as `load_utterances` takes it; training speech of the model.
         draws: Gradients for each utterance.
         seed: Of the draws.
+
+    Raises:
+        ValueError: `draws` is no whole number of at least 1.
     """
 
     def __init__(
@@ -42,7 +46,7 @@ class ClosedForm(Curve):
     ) -> None:
         super().__init__(env, seed)
         self.calibration = calibration
-        self.draws = draws
+        self.draws = whole_number("draws", draws, least=1)
         self._known: tuple[object, list[Choices]] | None = None
 
     def _prepare(self, problem: SearchProblem) -> None:

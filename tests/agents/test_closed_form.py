@@ -88,3 +88,8 @@ def test_a_size_limit_is_where_it_begins(agent, problem):
 def test_without_a_model():
     with pytest.raises(ValueError, match="agent closed_form needs a model, whose gradients it takes"):
         ClosedForm(make_fake_env()).learn(5)
+
+
+def test_draws_are_checked_before_anything_is_measured():
+    with pytest.raises(ValueError, match="draws must be a whole number of at least 1, got 0"):
+        ClosedForm(draws=0)
