@@ -10,9 +10,9 @@ import numpy as np
 from agents.curves import Curve
 from shrinkml_env import Evaluator, SearchProblem
 from shrinkml_env.checks import whole_number
-from shrinkml_env.data.sets import UtteranceSpec, load_utterances
+from shrinkml_env.data.sets import UtteranceSpec
 from shrinkml_env.space.allocation import Choices, allocate
-from shrinkml_env.space.prediction import Prediction, predict_damage
+from shrinkml_env.space.prediction import Prediction, predicted_damage
 
 __all__ = ["ClosedForm"]
 
@@ -23,7 +23,7 @@ RESOLUTION = 256
 class ClosedForm(Curve):
     """Gives the layers, for each size, the candidates of the least predicted damage in sum.
 
-    The damage is predicted by gradients (`predict_damage`), without an evaluation, and shared out by `allocate`. A
+    The damage is predicted by gradients (`predicted_damage`), without an evaluation, and shared out by `allocate`. A
     search goes through the sizes from coarse to fine, beginning with the largest that is allowed; `ranks_of_size`
     measures nothing at all.
 
@@ -66,10 +66,7 @@ class ClosedForm(Curve):
         evaluator = problem.evaluator
         if not isinstance(evaluator, Evaluator):
             raise ValueError("agent closed_form needs a model, whose gradients it takes: a table has none")
-        waveforms = [utterance.waveform for utterance in load_utterances(self.calibration)]
-        return predict_damage(
-            evaluator.model, evaluator.factorisation, waveforms, self.draws, 0 if self.seed is None else self.seed
-        )
+        return predicted_damage(evaluator, self.calibration, self.draws, 0 if self.seed is None else self.seed)
 
     def _at(self, problem: SearchProblem, level: float) -> dict[str, int]:
         assert self._known is not None

@@ -46,7 +46,7 @@ from shrinkml_env import (
 from shrinkml_env.asr.zoo import SHIPPED_MODELS
 from shrinkml_env.compression import PredictiveModel, compressed_parameters, ranks_by_matrix
 from shrinkml_env.data import SAMPLE_RATE, SpeechFolder
-from shrinkml_env.envs.assembly import make_reward, make_search_space
+from shrinkml_env.envs.assembly import make_reward, search_space_maker
 from shrinkml_env.evaluation.evaluator import group_layers
 from shrinkml_env.evaluation.intervals import wer_increase
 from shrinkml_env.files import read_json_object, write_whole
@@ -54,6 +54,7 @@ from shrinkml_env.mdp.rewards import signal_of
 from shrinkml_env.search import choose, explore
 from shrinkml_env.search_directory import write
 from shrinkml_env.search_result import MODELS, SetResult
+from shrinkml_env.space.predicted import LevelSpace
 
 HALVINGS = 4
 """Of the range of sizes, in search for the smallest that loses no more than is allowed."""
@@ -303,8 +304,14 @@ def require_reachable(target: float | None, search: DictConfig, model: Compressi
         ValueError: It is.
     """
     layers = group_layers(tuple(model.layers), plain(search.granularity))
-    space = make_search_space(layers, part("search_space", search.search_space))
-    least = compressed_parameters(model, ranks_by_matrix(space.layers, space.smallest))
+    maker = search_space_maker(part("search_space", search.search_space))
+    if isinstance(maker, LevelSpace):
+        # Its candidates are not known before the factors are; no layer can have less than rank 1.
+        ranks = {layer.name: 1 for layer in layers if layer.break_even}
+    else:
+        space = maker(layers)
+        layers, ranks = space.layers, space.smallest
+    least = compressed_parameters(model, ranks_by_matrix(layers, ranks))
     smallest = least / count_parameters(model)
     if target is not None and target < smallest:
         raise ValueError(

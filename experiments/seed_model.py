@@ -32,7 +32,7 @@ from shrinkml_env.envs import make_factorisation
 from shrinkml_env.mdp.rewards import Accuracy
 from shrinkml_env.search import report
 from shrinkml_env.search_directory import write
-from shrinkml_env.space.search_space import Full
+from shrinkml_env.space.formation import Full
 
 SETS = ("proxy", "dev", "test")
 

@@ -175,7 +175,7 @@ def select(config: DictConfig) -> Path:
         Evaluator(model, load_utterances(plain(config[name])), plain(config.granularity), cache, workers=config.workers)
         for name in ("pool", "dev")
     )
-    space = make_search_space(pool.layers, part("search_space", config.search_space))
+    space = make_search_space(pool, part("search_space", config.search_space))
     groups = _measure(pool, dev, space, config.configurations, config.seed)
     words = np.array([len(model.normalise(utterance.text).split()) for utterance in pool.utterances])
     voices = [utterance.speaker for utterance in pool.utterances]

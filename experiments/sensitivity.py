@@ -24,7 +24,7 @@ from experiments.common.parts import part
 from experiments.common.report import save_figure
 from experiments.common.run_directory import plain, run_directory, title_of
 from shrinkml_env import Evaluation, EvaluationCache, Ledger, SearchProblem, default_cache_path
-from shrinkml_env.space.search_space import Sensitive
+from shrinkml_env.space.formation import Sensitive
 from shrinkml_env.space.sensitivity import Sensitivity
 from shrinkml_env.tables import format_table
 

@@ -18,7 +18,7 @@ from shrinkml_env.mdp.constraints import CONSTRAINTS
 from shrinkml_env.mdp.observations import OBSERVATIONS
 from shrinkml_env.mdp.rewards import REWARDS
 from shrinkml_env.mdp.shaping import POTENTIALS
-from shrinkml_env.space.search_space import SEARCH_SPACES
+from shrinkml_env.space.formation import SEARCH_SPACES
 from tests.helpers.configs import AGENTS, CONF
 from tests.helpers.fake_evaluator import make_fake_env
 from tests.helpers.predicted import predict_evenly

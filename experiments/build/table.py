@@ -24,7 +24,7 @@ from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_mo
 from shrinkml_env.compression import SVD
 from shrinkml_env.envs.registration import make_tabular_env
 from shrinkml_env.mdp.rewards import REWARDS
-from shrinkml_env.space.search_space import Explicit
+from shrinkml_env.space.formation import Explicit
 from shrinkml_env.space.table import SETS, Table
 
 

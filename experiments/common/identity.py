@@ -22,7 +22,7 @@ IRRELEVANT = frozenset({"outputs", "workers", "memory_mb", "reuse", "launcher", 
 
 OURS = frozenset({"shrinkml_env", "agents", "experiments"})
 
-LATER = {"form": "factors", "share_inputs": False, "weigh_rows": False}
+LATER = {"form": "factors", "share_inputs": False, "weigh_rows": False, "augmented_copies": 0}
 """Options of factorisations that came when there were results already, with the defaults that say what those were made
 with: the defaults do not count."""
 

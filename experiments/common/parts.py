@@ -27,7 +27,7 @@ from shrinkml_env.mdp.constraints import CONSTRAINTS, Constraint
 from shrinkml_env.mdp.observations import OBSERVATIONS, Observation
 from shrinkml_env.mdp.rewards import REWARDS
 from shrinkml_env.mdp.shaping import POTENTIALS, Potential
-from shrinkml_env.space.search_space import SEARCH_SPACES
+from shrinkml_env.space.formation import SEARCH_SPACES
 
 __all__ = ["PARTS", "REGISTRIES", "check_part", "label", "part"]
 

@@ -1,6 +1,5 @@
 """Recognisers: the LAS model, its features, subwords, decoding and training; adapters to other people's models."""
 
-from shrinkml_env.asr.augment import Augmentation
 from shrinkml_env.asr.decoding import Decoding
 from shrinkml_env.asr.joint import JointLAS
 from shrinkml_env.asr.las import LAS
@@ -10,6 +9,7 @@ from shrinkml_env.asr.recogniser import Recogniser
 from shrinkml_env.asr.tokenizer import Tokenizer
 from shrinkml_env.asr.torchaudio_models import TorchaudioCTC
 from shrinkml_env.asr.zoo import SHIPPED_MODELS, load_model
+from shrinkml_env.data.augment import Augmentation
 
 __all__ = [
     "LAS",

@@ -26,10 +26,11 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from shrinkml_env.asr.augment import Augmentation, spec_augment
+from shrinkml_env.asr.augment import spec_augment
 from shrinkml_env.asr.las import LAS
 from shrinkml_env.asr.objectives import IGNORED, Lesson, Objective
 from shrinkml_env.compression.tensors import has_prefix
+from shrinkml_env.data.augment import Augmentation
 from shrinkml_env.data.librispeech import SpeechFolder
 from shrinkml_env.data.utterance import SAMPLE_RATE, Utterance
 from shrinkml_env.files import write_whole

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from shrinkml_env.compression.canonical import content_bytes, digest, one_thread
 from shrinkml_env.compression.gradients import row_weights
 from shrinkml_env.compression.layers import FactorForm, Layer, arrange_layers
 from shrinkml_env.compression.protocol import CompressibleModel
+from shrinkml_env.compression.store import Store, model_content, remembered
 from shrinkml_env.compression.svd import WhitenedSVD, weights_of
 
 __all__ = ["ActivationAwareSVD"]
@@ -49,6 +52,9 @@ class ActivationAwareSVD(WhitenedSVD):
             which then are equal.
         weigh_rows: An output counts as much as the transcripts' probability depends on it (`row_weights`); for a
             `PredictiveModel`.
+        more: Further speech for the moments, such as augmented copies of the waveforms; the row weights, which take
+            gradients, go without it.
+        store: Where the row weights are kept; None computes them every time.
 
     Attributes:
         singular_values: Their squares are what each triplet contributes to the damped expected squared output.
@@ -69,13 +75,15 @@ class ActivationAwareSVD(WhitenedSVD):
         form: FactorForm = "factors",
         share_inputs: bool = False,
         weigh_rows: bool = False,
+        more: Sequence[Tensor] = (),
+        store: Store | None = None,
     ) -> None:
         if not waveforms:
             raise ValueError("activation-aware factorisation needs calibration speech: there is no waveform")
         if not (is_number(damping) and SMALLEST_DAMPING <= damping < math.inf):
             raise ValueError(f"damping must be a number of at least {SMALLEST_DAMPING:g}, got {damping!r}")
         names = [matrix.name for matrix, _ in weights_of(model, matrices)]
-        moments = second_moments(model, waveforms, names)
+        moments = second_moments(model, [*waveforms, *more], names)
         unused = [name for name in names if name not in moments]
         if unused:
             warnings.warn(f"the calibration speech does not use {', '.join(unused)}: plain SVD for them", stacklevel=2)
@@ -90,7 +98,7 @@ class ActivationAwareSVD(WhitenedSVD):
                     # A matrix that is only looked up is multiplied from the left.
                     (rows if moment.dim() == 1 else roots)[matrix.name] = _root(matrix.name, moment, damping)
         if weigh_rows:
-            weights = row_weights(model, waveforms, layers, roots)
+            weights = _row_weights(model, waveforms, layers, roots, f"{damping!r} {len(more)}", store)
             rows = {name: weights[name] * rows.get(name, 1.0) for name in weights}
         wanted = set(names)
         super().__init__(
@@ -101,8 +109,42 @@ class ActivationAwareSVD(WhitenedSVD):
             [m.name for layer in layers for m in layer.matrices if wanted.issuperset(b.name for b in m.blocks)],
         )
         # Not the moments: what is computed in floating point may differ in its last digits.
-        self.key += f"-{damping!r}-{digest(map(content_bytes, waveforms))}"
+        self.key += f"-{damping!r}-{digest(map(content_bytes, [*waveforms, *more]))}"
         self.key += "-shared" * share_inputs + "-rows" * weigh_rows
+
+
+def _row_weights(
+    model: CompressibleModel,
+    waveforms: Sequence[Tensor],
+    layers: Sequence[Layer],
+    roots: Mapping[str, Tensor],
+    moments: str,
+    store: Store | None,
+) -> dict[str, Tensor]:
+    """Return the `row_weights`, from a store where they are in one.
+
+    Args:
+        model: As `row_weights`, and so are the next three.
+        waveforms: Its speech.
+        layers: Its layers.
+        roots: Of the moments.
+        moments: What the roots depend on besides the model and the speech.
+        store: Where the weights are kept.
+    """
+
+    def content() -> Iterator[bytes]:
+        names = [[matrix.name for matrix in layer.matrices] for layer in layers]
+        yield json.dumps(["row weights", 1, torch.__version__, moments, names]).encode()
+        yield from model_content(model)
+        yield from map(content_bytes, waveforms)
+
+    def compute() -> dict[str, Any]:
+        weights = row_weights(model, waveforms, layers, roots)
+        return {name: weight.tolist() for name, weight in weights.items()}
+
+    subject = f"{model.architecture}: row weights, {len(waveforms)} utterances,"
+    known = remembered(store, content(), subject, compute)
+    return {name: torch.tensor(weight, dtype=torch.float64) for name, weight in known.items()}
 
 
 def _same_inputs(layers: Iterable[Layer], moments: Mapping[str, Tensor]) -> list[list[str]]:

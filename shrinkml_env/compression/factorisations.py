@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_args
 
+import torch
+
+from shrinkml_env.checks import whole_number
 from shrinkml_env.compression import (
     SVD,
     ActivationAwareSVD,
@@ -14,6 +17,8 @@ from shrinkml_env.compression import (
     Factorisation,
     require_length,
 )
+from shrinkml_env.compression.store import Store
+from shrinkml_env.data.augment import Augmentation
 from shrinkml_env.data.sets import UtteranceSpec, load_utterances
 
 __all__ = ["FACTORISATIONS", "ActivationAware", "Plain"]
@@ -32,8 +37,8 @@ class Plain:
     def __post_init__(self) -> None:
         _require_form(self.form)
 
-    def __call__(self, model: CompressibleModel) -> Factorisation:
-        """Prepare the factors of a model's matrices."""
+    def __call__(self, model: CompressibleModel, store: Store | None = None) -> Factorisation:
+        """Prepare the factors of a model's matrices; nothing of it needs a store."""
         return SVD(model, form=self.form)
 
 
@@ -47,6 +52,8 @@ class ActivationAware:
         form: The form of the factors, ``"factors"`` or ``"pivoting"``.
         share_inputs: Matrices of a layer that read the same vectors share one right factor.
         weigh_rows: An output of a matrix counts as much as the transcripts' probability depends on it.
+        augmented_copies: Copies of each utterance at random speeds, in random rooms and noise (`Augmentation`), that
+            are recognised besides: more speech for the moments.
     """
 
     calibration: UtteranceSpec = "calibration"
@@ -54,12 +61,19 @@ class ActivationAware:
     form: FactorForm = "factors"
     share_inputs: bool = False
     weigh_rows: bool = False
+    augmented_copies: int = 0
 
     def __post_init__(self) -> None:
         _require_form(self.form)
+        whole_number("factorisation: augmented_copies", self.augmented_copies, least=0)
 
-    def __call__(self, model: CompressibleModel) -> Factorisation:
+    def __call__(self, model: CompressibleModel, store: Store | None = None) -> Factorisation:
         """Recognise the calibration speech, and prepare the factors of a model's matrices.
+
+        Args:
+            model: An uncompressed model in evaluation mode.
+            store: Where the row weights are kept, so that later processes need not take gradients again; None keeps
+                nothing.
 
         Raises:
             ValueError: There is no such set, an utterance is too short for the model, or as `ActivationAwareSVD`.
@@ -69,6 +83,8 @@ class ActivationAware:
         for utterance in speech:
             require_length(model, utterance.waveform.numel(), f"utterance {utterance.id!r}")
         waveforms = [utterance.waveform for utterance in speech]
+        augment, generator = Augmentation(), torch.Generator().manual_seed(0)
+        copies = [augment(waveform, generator) for _ in range(self.augmented_copies) for waveform in waveforms]
         return ActivationAwareSVD(
             model,
             waveforms,
@@ -76,6 +92,9 @@ class ActivationAware:
             form=self.form,
             share_inputs=self.share_inputs,
             weigh_rows=self.weigh_rows,
+            # A copy may be faster than its original, and too short.
+            more=[copy for copy in copies if copy.numel() >= getattr(model, "shortest", 1)],
+            store=store,
         )
 
 
@@ -84,7 +103,7 @@ def _require_form(form: str) -> None:
         raise ValueError(f"factorisation: form must be 'factors' or 'pivoting', got {form!r}")
 
 
-FACTORISATIONS: dict[str, Callable[..., Callable[[CompressibleModel], Factorisation]]] = {
+FACTORISATIONS: dict[str, Callable[..., Callable[..., Factorisation]]] = {
     "svd": Plain,
     "activation_aware": ActivationAware,
 }

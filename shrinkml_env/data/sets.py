@@ -21,6 +21,7 @@ SHIPPED_SETS: dict[str, dict[str, Any]] = {
     "proxy": {"subset": "proxy-pool", "ids": _ASSETS / "proxy" / "ranking.txt"},
     "proxy-random": {"subset": "proxy-pool", "ids": _ASSETS / "proxy" / "random.txt"},
     "proxy-stratified": {"subset": "proxy-pool", "ids": _ASSETS / "proxy" / "stratified.txt"},
+    "proxy-small": {"subset": "proxy-pool", "ids": _ASSETS / "proxy" / "small.txt"},
     "proxy-pool": {"subset": "proxy-pool"},
     "calibration": {"subset": "calibration"},
     "dev": {"subset": "dev"},

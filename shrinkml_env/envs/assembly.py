@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from shrinkml_env.compression import CompressibleModel, Factorisation, Layer
 from shrinkml_env.compression.factorisations import FACTORISATIONS
 from shrinkml_env.envs.shrink import MaskableShrinkEnv, ShrinkEnv
-from shrinkml_env.evaluation import Ledger
+from shrinkml_env.evaluation import EvaluationCache, Ledger
 from shrinkml_env.evaluation.protocol import SupportsEvaluate
 from shrinkml_env.mdp.actions import ACTIONS, ActionKind, MaskedActions
 from shrinkml_env.mdp.constraints import CONSTRAINTS, Constraint
@@ -18,7 +18,9 @@ from shrinkml_env.mdp.observations import OBSERVATIONS, Observation
 from shrinkml_env.mdp.problem import SearchProblem
 from shrinkml_env.mdp.rewards import REWARDS, RewardFunction
 from shrinkml_env.mdp.shaping import POTENTIALS, Potential
-from shrinkml_env.space.search_space import SEARCH_SPACES, SearchSpace
+from shrinkml_env.space.formation import SEARCH_SPACES
+from shrinkml_env.space.predicted import LevelSpace
+from shrinkml_env.space.search_space import SearchSpace
 
 __all__ = [
     "assemble_env",
@@ -29,6 +31,7 @@ __all__ = [
     "named",
     "resolve",
     "resolve_for",
+    "search_space_maker",
 ]
 
 T = TypeVar("T")
@@ -116,11 +119,20 @@ def named(
     return functools.partial(registry[name], **options)
 
 
-def make_factorisation(model: CompressibleModel, spec: Any = "svd") -> Factorisation:
-    """Make the factorisation of a model, given as in `make_env`."""
+def make_factorisation(
+    model: CompressibleModel, spec: Any = "svd", cache: EvaluationCache | None = None
+) -> Factorisation:
+    """Make the factorisation of a model, given as in `make_env`.
+
+    Args:
+        model: The original.
+        spec: What `make_env` takes.
+        cache: Where the library's own methods keep what is slow to compute.
+    """
     if isinstance(spec, Factorisation):
         return spec
-    return resolve("factorisation", FACTORISATIONS, spec, Callable)(model)
+    maker = resolve("factorisation", FACTORISATIONS, spec, Callable)
+    return maker(model, cache) if isinstance(spec, str | Mapping) else maker(model)
 
 
 def make_reward(spec: Any = "linear") -> RewardFunction:
@@ -128,11 +140,17 @@ def make_reward(spec: Any = "linear") -> RewardFunction:
     return resolve("reward", REWARDS, spec, Callable)
 
 
-def make_search_space(layers: Sequence[Layer], spec: Any = "full") -> SearchSpace:
-    """Make the search space of some layers, given as in `make_env`."""
+def search_space_maker(spec: Any = "full") -> Callable[[Sequence[Layer]], SearchSpace] | LevelSpace:
+    """Return what makes a search space that is given as in `make_env`, of layers or of an evaluator."""
     if isinstance(spec, SearchSpace):
-        return spec
-    return resolve("search_space", SEARCH_SPACES, spec, Callable)(layers)
+        return lambda layers: spec
+    return spec if isinstance(spec, LevelSpace) else resolve("search_space", SEARCH_SPACES, spec, Callable)
+
+
+def make_search_space(evaluator: SupportsEvaluate, spec: Any = "full") -> SearchSpace:
+    """Make the search space of an evaluator's layers, given as in `make_env`."""
+    maker = search_space_maker(spec)
+    return maker.of(evaluator) if isinstance(maker, LevelSpace) else maker(evaluator.layers)
 
 
 def make_problem(
@@ -147,7 +165,7 @@ def make_problem(
         ledger = resolve("ledger", {"jsonl": Ledger}, {"name": "jsonl", **ledger}, Ledger)
     elif not isinstance(ledger, Ledger | None):
         raise ValueError(f'ledger must be a mapping such as {{"budget": 200}}, a Ledger, or None, got {ledger!r}')
-    space = make_search_space(evaluator.layers, search_space)
+    space = make_search_space(evaluator, search_space)
     return SearchProblem(
         evaluator,
         space,

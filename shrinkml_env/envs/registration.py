@@ -16,6 +16,7 @@ from shrinkml_env.asr import LAS, load_model
 from shrinkml_env.checks import whole_number
 from shrinkml_env.compression import CompressibleModel, require_lossless
 from shrinkml_env.data import Utterance, load_utterances
+from shrinkml_env.data.sets import UtteranceSpec
 from shrinkml_env.envs.assembly import assemble_env, make_factorisation, make_reward
 from shrinkml_env.envs.shrink import MaskableShrinkEnv, ShrinkEnv
 from shrinkml_env.envs.tabular import MaskableTabularEnv, TabularEnv, VectorTabularEnv
@@ -27,9 +28,12 @@ from shrinkml_env.space.table import Table
 
 __all__ = [
     "VARIANTS",
+    "VARIANTS_V1",
     "make_env",
+    "make_env_v1",
     "make_tabular_env",
     "make_vector_env",
+    "make_vector_env_v1",
     "make_vector_tabular_env",
     "register_envs",
 ]
@@ -45,6 +49,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 """Registered id -> the arguments of `make_env` in which it differs from ``ShrinkML-v0``."""
 
+VARIANTS_V1: dict[str, dict[str, Any]] = {
+    "ShrinkML-v1": {},
+    "ShrinkMLDiscrete-v1": {"action": "discrete"},
+    "ShrinkMLOneShot-v1": {"action": "one_shot"},
+}
+"""Registered id -> the arguments of `make_env_v1` in which it differs from ``ShrinkML-v1``."""
+
 
 def register_envs() -> None:
     """Register the environments; called by ``import shrinkml_env``."""
@@ -57,6 +68,15 @@ def register_envs() -> None:
             kwargs=dict(options),
             disable_env_checker=options.get("reward") == "vector",
         )
+    for name, options in VARIANTS_V1.items():
+        gym.register(
+            name,
+            entry_point="shrinkml_env.envs.registration:make_env_v1",
+            vector_entry_point="shrinkml_env.envs.registration:make_vector_env_v1",
+            kwargs=dict(options),
+        )
+        # Version 0 is not outdated: published numbers are of it. Gymnasium would warn everybody who makes it.
+        gym.registry[name].version = None
     gym.register(
         "ShrinkMLTabular-v0",
         entry_point="shrinkml_env.envs.registration:make_tabular_env",
@@ -101,7 +121,7 @@ def make_env(
             model, or a `Factorisation` that was made for it.
         granularity: ``"layer"``, ``"matrix"``, or blocks of layers (see `Evaluator`).
         device: Where the recogniser runs.
-        search_space: A name in `shrinkml_env.space.search_space.SEARCH_SPACES`, a mapping, a callable of the model's
+        search_space: A name in `shrinkml_env.space.formation.SEARCH_SPACES`, a mapping, a callable of the model's
             layers, or a `SearchSpace`.
         cache: Where measurements persist: ``"default"`` (see `default_cache_path`), a path, an `EvaluationCache`, or
             None for nowhere.
@@ -125,7 +145,7 @@ def make_env(
         utterances,
         granularity,
         cache,
-        make_factorisation(model, factorisation),
+        make_factorisation(model, factorisation, cache),
         memory=memory_mb * 2**20,
         workers=workers,
         divergence=signal_of(reward) == "divergence",
@@ -144,6 +164,65 @@ def make_env(
     if not isinstance(model, LAS):
         _try_out(model, utterances)
     return env
+
+
+def make_env_v1(size: float = 0.4, calibration: UtteranceSpec = "calibration", **arguments: Any) -> ShrinkEnv:
+    """Make an environment of version 1: the entry point of ``gym.make("ShrinkML-v1", size=0.4, ...)``.
+
+    It is the Markov decision process of ``ShrinkML-v0`` with the parts that were measured to be best; the first use
+    prepares the factors and the prediction of each layer's damage (a minute or two for the embedded model), and later
+    ones find the prediction in the cache.
+
+    Args:
+        size: The largest share of the original's parameters, in (0, 1]; the constraint ``"shift"`` ends every episode
+            just below it.
+        calibration: Training speech of the model, on which the factors and the prediction rest, as
+            `shrinkml_env.data.load_utterances` takes it.
+        arguments: Arguments of `make_env`, instead of the following ones: ``factorisation``, activation-aware in
+            pivoting form, with shared inputs and weighed rows; ``granularity="matrix"``;
+            ``search_space="allocated"``; ``action="level"``; ``reward="divergence"``; ``proxy="proxy-small"``.
+
+    Raises:
+        ValueError: As `make_env`, or a constraint is given besides the size.
+    """
+    _require_known_v1(arguments)
+    return make_env(**_arguments_v1(size, calibration, arguments))
+
+
+def make_vector_env_v1(
+    num_envs: int = 1, size: float = 0.4, calibration: UtteranceSpec = "calibration", **arguments: Any
+) -> VectorShrinkEnv:
+    """Make N environments of version 1 in lockstep: the entry point of ``gym.make_vec("ShrinkML-v1", ...)``.
+
+    Args:
+        num_envs: N, at least 1.
+        size: As `make_env_v1`.
+        calibration: As `make_env_v1`.
+        arguments: As `make_env_v1`.
+
+    Raises:
+        ValueError: As `make_env_v1`.
+    """
+    _require_known_v1(arguments)
+    return make_vector_env(num_envs, **_arguments_v1(size, calibration, arguments))
+
+
+def _arguments_v1(size: float, calibration: UtteranceSpec, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `make_env` that stand for those of `make_env_v1`."""
+    if "constraint" in arguments:
+        raise ValueError("ShrinkML-v1 is constrained to a size: give size=0.4 instead of a constraint, or use -v0")
+    speech = {"calibration": calibration}
+    pivoting = {"name": "activation_aware", "form": "pivoting", "share_inputs": True, "weigh_rows": True}
+    defaults = {
+        "proxy": "proxy-small",
+        "action": "level",
+        "reward": "divergence",
+        "constraint": {"name": "shift", "budget": size},
+        "factorisation": pivoting | speech,
+        "granularity": "matrix",
+        "search_space": {"name": "allocated"} | speech,
+    }
+    return {**defaults, **arguments}
 
 
 def make_vector_env(num_envs: int = 1, **arguments: Any) -> VectorShrinkEnv:
@@ -216,6 +295,15 @@ def make_vector_tabular_env(num_envs: int = 1, **arguments: Any) -> VectorTabula
     if arguments.get("ledger") is not None:
         raise ValueError("the vector version counts no evaluations: leave out `ledger`, or use gym.make")
     return VectorTabularEnv(make_tabular_env(**arguments), num_envs)
+
+
+def _require_known_v1(arguments: Mapping[str, Any]) -> None:
+    """Raise a ValueError if an environment of version 1 was given an argument that neither version has."""
+    known = {*inspect.signature(make_env).parameters} - {"unknown"}
+    unknown = sorted(arguments.keys() - known)
+    if unknown:
+        valid = ", ".join(["size", "calibration", *sorted(known - {"constraint"})])
+        raise ValueError(f"ShrinkML-v1 has no argument {unknown[0]!r}; its arguments are {valid}")
 
 
 def _require_known(name: str, make: Callable[..., Any], unknown: Mapping[str, Any]) -> None:

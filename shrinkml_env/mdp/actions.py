@@ -15,10 +15,22 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from shrinkml_env.checks import is_number
 from shrinkml_env.compression import kept_energy
 from shrinkml_env.mdp.problem import SearchProblem
 
-__all__ = ["ACTIONS", "ActionKind", "Continuous", "Delta", "Discrete", "Energy", "MaskedActions", "OneShot", "Wish"]
+__all__ = [
+    "ACTIONS",
+    "ActionKind",
+    "Continuous",
+    "Delta",
+    "Discrete",
+    "Energy",
+    "Level",
+    "MaskedActions",
+    "OneShot",
+    "Wish",
+]
 
 Value = TypeVar("Value", float, NDArray[np.float64])
 
@@ -203,6 +215,55 @@ class Energy(_Number):
         return value
 
 
+class Level(_Number):
+    """A step away from a common level, for search spaces with levels (`SearchSpace.levels`).
+
+    0 for every layer is the configuration that has all layers at the common level, and the layer takes its candidate at
+    the level nearest to common + a * span * (number of levels). The common level is the largest whose configuration
+    meets the constraint; the middle one, if all do.
+
+    Args:
+        problem: As `ActionKind`.
+        span: How far from the common level -1 and 1 are, as a share of all levels, in (0, 1].
+
+    Raises:
+        ValueError: The search space has no levels, or `span` is out of range.
+    """
+
+    def __init__(self, problem: SearchProblem, span: float = 0.25) -> None:
+        super().__init__(problem)
+        if not is_number(span) or not 0 < span <= 1:
+            raise ValueError(f"action 'level': span must be a share of all levels in (0, 1], got {span!r}")
+        space = problem.search_space
+        self._top = space.top_level
+        self._reach = span * self._top
+        met = [level for level in range(self._top + 1) if problem.is_feasible(space.at_level(level))]
+        self.common = self._top // 2 if len(met) > self._top else max(met, default=0)
+        self._at = [
+            list(ranks) for ranks in zip(*(space.at_level(n).values() for n in range(self._top + 1)), strict=True)
+        ]
+
+    def _rank(self, ranks: tuple[int, ...], value: float) -> int:
+        wanted = round(self.common + value * self._reach)
+        rank: int = self._at[len(ranks)][min(max(wanted, 0), self._top)]
+        return rank
+
+    def _value(self, ranks: tuple[int, ...], rank: int) -> float:
+        at_level = self._at[len(ranks)]
+        # Of the levels with this rank the one that is nearest to the common one.
+        levels = [level for level, known in enumerate(at_level) if known == rank]
+        if levels:
+            value = (min(levels, key=lambda level: abs(level - self.common)) - self.common) / self._reach
+            # What lies just beyond the end still rounds to this level.
+            value = min(max(value, -1.0), 1.0)
+            if self._rank(ranks, value) == rank:
+                return value
+        raise ValueError(
+            f"layer {self.problem.layers[len(ranks)].name!r}: no action leads to rank {rank}: it lies more than "
+            f"{self._reach:g} levels from the common level {self.common}, or at no level; raise the action's span"
+        )
+
+
 class Discrete(MaskedActions):
     """The index of a candidate, from the smallest rank (0) to dense.
 
@@ -295,6 +356,7 @@ ACTIONS: dict[str, Callable[..., ActionKind]] = {
     "discrete": Discrete,
     "energy": Energy,
     "delta": Delta,
+    "level": Level,
     "one_shot": OneShot,
 }
 """Name -> class of (problem)."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from shrinkml_env.evaluation.protocol import SupportsEvaluate
 from shrinkml_env.space.search_space import SearchSpace
 
-__all__ = ["CONSTRAINTS", "Budget", "Clip", "Constraint", "Decrement", "Mask", "Unconstrained"]
+__all__ = ["CONSTRAINTS", "Budget", "Clip", "Constraint", "Decrement", "Mask", "Shift", "Unconstrained"]
 
 
 class Constraint(ABC):
@@ -208,11 +208,74 @@ class Decrement(Budget):
         return tuple(chosen)
 
 
+class Shift(Budget):
+    """Lets the episode choose freely, then moves all layers by the same number of levels, up or down, to the budget.
+
+    For search spaces with levels (`SearchSpace.levels`). The layers' differences stay as they were chosen, but for
+    layers that reach the smallest or the largest level, and the episode ends at the budget whatever was chosen: the
+    number of levels is the largest within it. Then single layers rise, in forward order and one level at a time, as
+    long as what is left of the budget suffices for one.
+
+    Raises:
+        ValueError: As `Budget`; or the search space has no levels.
+    """
+
+    enforced = True
+
+    def __init__(
+        self,
+        evaluator: SupportsEvaluate,
+        search_space: SearchSpace,
+        budget: float,
+        resource: Literal["size", "macs"] = "size",
+    ) -> None:
+        super().__init__(evaluator, search_space, budget, resource)
+        # For each layer its rank at each level.
+        levels = [list(search_space.at_level(level).values()) for level in range(search_space.top_level + 1)]
+        self._levels = [list(ranks) for ranks in zip(*levels, strict=True)]
+
+    def apply(self, ranks: tuple[int, ...], wanted: Sequence[int]) -> tuple[int, ...]:
+        """Append ranks as `Constraint.apply` does, and after the last layer shift them all."""
+        chosen = super().apply(ranks, wanted)
+        if len(chosen) < len(self._levels):
+            return chosen
+        places = self.search_space.places(self.search_space.named(chosen))
+        levels = [self.search_space.level_of(index, place) for index, place in enumerate(places)]
+        top = self.search_space.top_level
+        for shift in range(top, -top - 1, -1):
+            shifted = [min(max(level + shift, 0), top) for level in levels]
+            if self._fits(shifted):
+                return tuple(self._ranks(self._filled(shifted)))
+        # Costs that do not rise with the rank: the cheapest candidates fit, the smallest ones do not.
+        return tuple(min(extra, key=lambda rank: (extra[rank], -rank)) for extra in self._extra)
+
+    def _filled(self, levels: list[int]) -> list[int]:
+        """Raise single layers, round after round, while one can rise."""
+        rising = True
+        while rising:
+            rising = False
+            for index, level in enumerate(levels):
+                if level < self.search_space.top_level:
+                    levels[index] += 1
+                    if self._fits(levels):
+                        rising = True
+                    else:
+                        levels[index] = level
+        return levels
+
+    def _fits(self, levels: Sequence[int]) -> bool:
+        return self._left(self._ranks(levels)) >= 0
+
+    def _ranks(self, levels: Sequence[int]) -> list[int]:
+        return [ranks[level] for ranks, level in zip(self._levels, levels, strict=True)]
+
+
 CONSTRAINTS: dict[str, Callable[..., Constraint]] = {
     "none": Unconstrained,
     "check": Budget,
     "clip": Clip,
     "mask": Mask,
     "decrement": Decrement,
+    "shift": Shift,
 }
 """Name -> class of (evaluator, search space, options); all but ``none`` take ``budget`` and ``resource``."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Choices", "allocate"]
+__all__ = ["Choices", "allocate", "at_price"]
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,14 @@ def allocate(layers: Sequence[Choices], limit: float) -> list[int]:
         chosen[index] = choice
 
 
+def at_price(layer: Choices, price: float) -> int:
+    """Return the index of a layer's choice of least damage + price * cost; of several, the cheapest."""
+    return int((layer.damage + price * layer.cost).argmin())
+
+
 def _best(layers: Sequence[Choices], log_multiplier: float) -> list[int]:
-    multiplier = np.exp(log_multiplier)
-    return [int((layer.damage + multiplier * layer.cost).argmin()) for layer in layers]
+    multiplier = float(np.exp(log_multiplier))
+    return [at_price(layer, multiplier) for layer in layers]
 
 
 def _cost(layers: Sequence[Choices], chosen: Sequence[int]) -> float:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from shrinkml_env.compression import CompressibleModel, Factorisation, Layer, sampled_gradients
-from shrinkml_env.compression.canonical import one_thread
+from shrinkml_env.compression import CompressibleModel, Factorisation, Layer, require_length, sampled_gradients
+from shrinkml_env.compression.canonical import content_bytes, one_thread
+from shrinkml_env.compression.store import model_content, remembered
+from shrinkml_env.data.sets import UtteranceSpec, load_utterances
+from shrinkml_env.evaluation.evaluator import Evaluator
 
-__all__ = ["Prediction", "predict_damage"]
+__all__ = ["Prediction", "predict_damage", "predicted_damage"]
 
 
 @runtime_checkable
@@ -43,6 +47,48 @@ class Prediction:
         return float(
             sum(self.damage[matrix.name][rank] for matrix in layer.matrices if matrix.is_factored(rank)),
         )
+
+    def to_json(self) -> dict[str, list[float]]:
+        """Return name -> damage as JSON has it."""
+        return {name: damage.tolist() for name, damage in self.damage.items()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Sequence[float]]) -> Self:
+        """Read what `to_json` made."""
+        return cls({name: np.array(damage, np.float64) for name, damage in value.items()})
+
+
+def predicted_damage(
+    evaluator: Evaluator, calibration: UtteranceSpec = "calibration", draws: int = 3, seed: int = 0
+) -> Prediction:
+    """Return the prediction for an evaluator's model and factors, from its cache where it was made before.
+
+    Args:
+        evaluator: Has the model, the factorisation and the cache.
+        calibration: The speech of the gradients, as `load_utterances` takes it; training speech of the model.
+        draws: As `predict_damage`.
+        seed: As `predict_damage`.
+
+    Raises:
+        ValueError: As `predict_damage`; or there is no such speech, or it is too short for the model.
+        FileNotFoundError: The folder of the speech is missing.
+    """
+    utterances = load_utterances(calibration)
+    for utterance in utterances:
+        require_length(evaluator.model, utterance.waveform.numel(), f"utterance {utterance.id!r}")
+    model, factorisation = evaluator.model, evaluator.factorisation
+    waveforms = [utterance.waveform for utterance in utterances]
+
+    def content() -> Iterator[bytes]:
+        yield json.dumps(["predicted damage", 1, torch.__version__, factorisation.key, draws, seed]).encode()
+        yield from model_content(model)
+        yield from map(content_bytes, waveforms)
+
+    def compute() -> dict[str, list[float]]:
+        return predict_damage(model, factorisation, waveforms, draws, seed).to_json()
+
+    subject = f"{model.architecture}: predicted damage, {len(waveforms)} utterances, {factorisation.name},"
+    return Prediction.from_json(remembered(evaluator.cache, content(), subject, compute))
 
 
 def predict_damage(

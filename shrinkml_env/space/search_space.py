@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
-
-from shrinkml_env.checks import whole_number
 from shrinkml_env.compression.layers import Layer
-from shrinkml_env.space.sensitivity import Sensitivity
 
-__all__ = ["SEARCH_SPACES", "Explicit", "Full", "Log", "SearchSpace", "Sensitive", "uniform_ranks"]
+__all__ = ["SearchSpace", "uniform_ranks"]
 
 T = TypeVar("T")
 
@@ -33,14 +29,17 @@ class SearchSpace:
         candidates: For each of them its ranks, ascending, the last one being `Layer.max_rank`, that is, dense.
         factorisation: The method with which the sensitivity was measured that the candidates come from; None if they
             come from none.
+        levels: For each layer the place of its candidate at each of the levels that all layers have in common, from the
+            smallest model (level 0) to dense (the last level), never falling; None if the space has no levels.
 
     Raises:
-        ValueError: There is no layer, a layer cannot be made smaller, or its candidates are not as described.
+        ValueError: There is no layer, a layer cannot be made smaller, or its candidates or levels are not as described.
     """
 
     layers: tuple[Layer, ...]
     candidates: tuple[tuple[int, ...], ...]
     factorisation: str | None = None
+    levels: tuple[tuple[int, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.layers:
@@ -59,6 +58,8 @@ class SearchSpace:
                 )
             if any(layer.canonical(rank) != rank for rank in ranks) or list(ranks) != sorted(set(ranks)):
                 raise ValueError(f"layer {layer.name!r}: candidates must be distinct and ascending, got {ranks}")
+        if self.levels is not None:
+            self._require_levels(self.levels)
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -120,6 +121,56 @@ class SearchSpace:
         """Return the layer's candidate that is closest to a rank, which need not be whole; of two, the smaller."""
         return min(self.candidates[layer_index], key=lambda candidate: (abs(candidate - rank), candidate))
 
+    def at_level(self, level: int) -> dict[str, int]:
+        """Return the configuration in which every layer has its candidate at one level, in 0..`top_level`.
+
+        Raises:
+            ValueError: The space has no levels, or not this one.
+        """
+        if not 0 <= level <= self.top_level:
+            raise ValueError(f"level must be in 0..{self.top_level}, got {level!r}")
+        return self.ranks([places[level] for places in self._known_levels])
+
+    def level_of(self, layer_index: int, place: int) -> int:
+        """Return the level of a layer's candidate; where it stands at several levels, the middle one.
+
+        A candidate between two levels has the upper one.
+
+        Raises:
+            ValueError: The space has no levels.
+        """
+        places = self._known_levels[layer_index]
+        first, behind = bisect_left(places, place), bisect_right(places, place)
+        return first if behind <= first else (first + behind - 1) // 2
+
+    @property
+    def top_level(self) -> int:
+        """The level at which every layer is dense.
+
+        Raises:
+            ValueError: The space has no levels.
+        """
+        return len(self._known_levels[0]) - 1
+
+    @property
+    def _known_levels(self) -> tuple[tuple[int, ...], ...]:
+        if self.levels is None:
+            raise ValueError(
+                "the search space has no levels: take search_space='predicted' or 'allocated', whose ranks lie at "
+                "levels of predicted damage"
+            )
+        return self.levels
+
+    def _require_levels(self, levels: Sequence[Sequence[int]]) -> None:
+        if len(levels) != len(self.layers) or len({len(places) for places in levels}) != 1 or len(levels[0]) < 2:
+            raise ValueError("levels must be at least two, and as many for each layer")
+        for layer, count, places in zip(self.layers, self.counts, levels, strict=True):
+            if list(places) != sorted(places) or places[0] < 0 or places[-1] != count - 1:
+                raise ValueError(
+                    f"layer {layer.name!r}: the places at its levels must ascend in 0..{count - 1} and end with dense, "
+                    f"got {tuple(places)}"
+                )
+
     @staticmethod
     def _place(layer: Layer, candidates: tuple[int, ...], rank: int) -> int:
         canonical = layer.canonical(rank)
@@ -128,176 +179,6 @@ class SearchSpace:
         return candidates.index(canonical)
 
 
-@dataclass(frozen=True, slots=True)
-class Full:
-    """The default: ranks spread evenly up to break-even, and dense.
-
-    Attributes:
-        count: Ranks below dense, spaced by about r*/count; a layer with a smaller r* has all of 1..r*.
-    """
-
-    count: int = 24
-
-    def __post_init__(self) -> None:
-        _require_count("full", self.count)
-
-    def __call__(self, layers: Iterable[Layer]) -> SearchSpace:
-        """Form the space of a model's layers; those that no rank makes smaller are left out.
-
-        Raises:
-            ValueError: No layer is left.
-        """
-        return _form(layers, lambda layer: _evenly(layer.break_even, self.count))
-
-
-@dataclass(frozen=True, slots=True)
-class Log:
-    """Ranks from 1 to break-even at equal ratios, and dense: most of them where the model is small.
-
-    Attributes:
-        count: Ranks below dense, fewer where rounding makes some equal.
-    """
-
-    count: int = 16
-
-    def __post_init__(self) -> None:
-        _require_count("log", self.count)
-
-    def __call__(self, layers: Iterable[Layer]) -> SearchSpace:
-        """Form the space, as `Full.__call__` does."""
-        return _form(
-            layers,
-            lambda layer: [
-                round(layer.break_even ** (1.0 if self.count == 1 else index / (self.count - 1)))
-                for index in range(self.count)
-            ],
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Explicit:
-    """The ranks that are given, and dense.
-
-    Attributes:
-        candidates: Layer name -> ranks, in any order; what it leaves out is not decided and stays dense.
-    """
-
-    candidates: Mapping[str, Sequence[int]]
-
-    def __call__(self, layers: Iterable[Layer]) -> SearchSpace:
-        """Form the space, as `Full.__call__` does.
-
-        Raises:
-            ValueError: A layer is unknown, or a rank is out of range.
-        """
-        known = {layer.name: layer for layer in layers}
-        if not isinstance(self.candidates, Mapping) or not all(
-            isinstance(ranks, Sequence) and not isinstance(ranks, str) for ranks in self.candidates.values()
-        ):
-            raise ValueError(
-                f"search space 'explicit': candidates must be like {{'encoder.2': [16, 32]}}, got {self.candidates!r}"
-            )
-        for name in self.candidates:
-            if name not in known:
-                raise ValueError(f"search space: no layer is named {name!r}; the layers are {', '.join(known)}")
-        chosen = [layer for name, layer in known.items() if name in self.candidates]
-        ranks = {
-            layer: [whole_number(f"layer {layer.name!r}: a candidate", rank, 1) for rank in self.candidates[layer.name]]
-            for layer in chosen
-        }
-        return _form(chosen, lambda layer: {layer.canonical(rank) for rank in ranks[layer]} - {layer.max_rank})
-
-
-@dataclass(frozen=True, slots=True)
-class Sensitive:
-    """Ranks where they matter, and dense: formed from what each layer costs by itself (`Sensitivity`).
-
-    A rank is *fatal* if it alone, all other layers dense, costs more than `fatal` of WER; ranks up to the largest
-    fatal one are left out, and so is a layer that has no others. A rank is *useless* if it is more than `margin` times
-    as large as the one from which on nothing is lost. In between, half of the candidates are spread evenly over the
-    ranks and half over the WER: they are densest where the WER moves.
-
-    Attributes:
-        path: The file that `Sensitivity.save` wrote; None for the embedded model's.
-        count: Ranks below dense, at most.
-        fatal: WER lost, a fraction > 0.
-        harmless: WER lost that counts as nothing, a fraction >= 0.
-        margin: >= 1.
-    """
-
-    path: str | os.PathLike[str] | None = None
-    count: int = 16
-    fatal: float = 0.2
-    harmless: float = 0.003
-    margin: float = 2.0
-
-    def __post_init__(self) -> None:
-        _require_count("sensitivity", self.count)
-        if not (self.fatal > self.harmless >= 0 and self.margin >= 1):
-            raise ValueError(
-                f"search space 'sensitivity': 0 <= harmless < fatal and margin >= 1 must hold, got harmless="
-                f"{self.harmless}, fatal={self.fatal}, margin={self.margin}"
-            )
-
-    def __call__(self, layers: Iterable[Layer]) -> SearchSpace:
-        """Form the space, as `Full.__call__` does.
-
-        Raises:
-            ValueError: The file is no sensitivity, or lacks a layer.
-        """
-        sensitivity = Sensitivity.load(self.path)
-        space = _form(layers, lambda layer: self._candidates(layer, sensitivity))
-        return replace(space, factorisation=sensitivity.factorisation)
-
-    def _candidates(self, layer: Layer, sensitivity: Sensitivity) -> list[int]:
-        ranks, losses = sensitivity.losses(layer)
-        # What a rank loses is at least what any larger one does: measurements are noisy, the trend is not.
-        losses = np.maximum.accumulate(losses[::-1])[::-1]
-        bearable = losses <= self.fatal
-        if not bearable.any():
-            return []
-        ranks, losses = ranks[bearable], losses[bearable]
-        lossless = ranks[losses <= self.harmless]
-        largest = min(ranks[-1], round(self.margin * lossless[0])) if len(lossless) else ranks[-1]
-        losses = np.interp(np.arange(ranks[0], largest + 1), ranks, losses)
-        ranks = np.arange(ranks[0], largest + 1)
-        if len(ranks) == 1:
-            return [int(ranks[0])]
-        travelled = np.linspace(0, 1, len(ranks))
-        if losses[0] > losses[-1]:
-            travelled = (travelled + (losses[0] - losses) / (losses[0] - losses[-1])) / 2
-        wanted = np.linspace(0, 1, min(self.count, len(ranks)))
-        return [int(rank) for rank in np.rint(np.interp(wanted, travelled, ranks))]
-
-
 def uniform_ranks(layers: Iterable[Layer], fraction: float) -> dict[str, int]:
     """Return the same fraction (0 to 1) of each layer's break-even rank, rounded, at least 1: the usual baseline."""
     return {layer.name: max(1, round(fraction * layer.break_even)) for layer in layers if layer.break_even}
-
-
-def _form(layers: Iterable[Layer], ranks_of: Callable[[Layer], Iterable[int]]) -> SearchSpace:
-    """Form a space of the layers that have ranks below dense, each in order and without repetition."""
-    offered = {layer: sorted(set(ranks_of(layer))) for layer in layers if layer.break_even >= 1}
-    return SearchSpace(
-        tuple(layer for layer, ranks in offered.items() if ranks),
-        tuple((*ranks, layer.max_rank) for layer, ranks in offered.items() if ranks),
-    )
-
-
-def _evenly(break_even: int, count: int) -> list[int]:
-    """Return `break_even * i / count` for i = 1..count, rounded half up, at least 1."""
-    return [max(1, (2 * i * break_even + count) // (2 * count)) for i in range(1, count + 1)]
-
-
-def _require_count(name: str, count: int) -> None:
-    if not isinstance(count, int) or count < 1:
-        raise ValueError(f"search space {name!r}: count must be a whole number of at least 1, got {count!r}")
-
-
-SEARCH_SPACES: dict[str, Callable[..., Callable[[Iterable[Layer]], SearchSpace]]] = {
-    "full": Full,
-    "log": Log,
-    "explicit": Explicit,
-    "sensitivity": Sensitive,
-}
-"""Name -> class; an object of it makes the search space of a model's layers."""

@@ -9,8 +9,8 @@ from shrinkml_env.compression import ActivationAwareSVD
 from shrinkml_env.data import Utterance
 from shrinkml_env.mdp.constraints import Budget
 from shrinkml_env.mdp.rewards import Linear
+from shrinkml_env.space.formation import Explicit
 from shrinkml_env.space.prediction import predict_damage
-from shrinkml_env.space.search_space import Explicit
 from tests.helpers.fake_evaluator import make_fake_env
 from tests.helpers.las import MODEL, noise
 
@@ -26,9 +26,8 @@ def problem():
 
 
 @pytest.fixture
-def agent(monkeypatch, problem):
-    monkeypatch.setattr("agents.closed_form.load_utterances", lambda spec: problem.evaluator.utterances)
-    return ClosedForm(draws=2, seed=5)
+def agent(problem):
+    return ClosedForm(calibration=problem.evaluator.utterances, draws=2, seed=5)
 
 
 def test_the_least_predicted_damage_for_a_size(agent, problem):
@@ -62,7 +61,7 @@ def test_nothing_is_measured_for_a_size(agent, problem, monkeypatch):
 
 def test_gradients_are_taken_once(agent, problem, monkeypatch):
     agent.ranks_of_size(problem, 0.8)
-    monkeypatch.setattr("agents.closed_form.predict_damage", lambda *_: pytest.fail("taken again"))
+    monkeypatch.setattr("agents.closed_form.predicted_damage", lambda *_: pytest.fail("taken again"))
     agent.ranks_of_size(problem, 0.85)
 
 

@@ -1,6 +1,7 @@
 import torch
 
-from shrinkml_env.asr.augment import Augmentation, spec_augment
+from shrinkml_env.asr.augment import spec_augment
+from shrinkml_env.data.augment import Augmentation
 
 
 def generator(seed=0):

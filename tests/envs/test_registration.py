@@ -172,7 +172,10 @@ def test_gym_make(parts):
         ),
         ({"observation": "x"}, "no observation is named 'x'; known names: dict, features"),
         ({"search_space": {"name": "full", "number": 3}}, "'full' has no option 'number'; its options are count"),
-        ({"constraint": "budget"}, "no constraint is named 'budget'; known names: check, clip, decrement, mask, none"),
+        (
+            {"constraint": "budget"},
+            "no constraint is named 'budget'; known names: check, clip, decrement, mask, none, shift",
+        ),
         (
             {"constraint": {"name": "clip", "size": 0.5}},
             "'clip' has no option 'size'; its options are budget, resource",

@@ -32,6 +32,7 @@ from shrinkml_env.mdp.observations import OBSERVATIONS
 from shrinkml_env.mdp.rewards import REWARDS
 from shrinkml_env.mdp.shaping import POTENTIALS
 from tests.helpers.fake_evaluator import LAYERS, OTHER_PARAMS, FakeEvaluator, make_fake_env
+from tests.helpers.levels import levelled
 
 KINDS = list(ACTIONS)
 SEQUENTIAL = [kind for kind in KINDS if kind != "one_shot"]
@@ -45,13 +46,19 @@ def play(env, actions):
     return results
 
 
+def make_levelled_env(action="continuous", **parts):
+    """With levels, and every candidate within an action's reach."""
+    spec = {"name": "level", "span": 1.0} if action == "level" else action
+    return make_fake_env(spec, **{"search_space": levelled, **parts})
+
+
 def assert_same(one, other):
     assert repr(one) == repr(other)
 
 
 @pytest.fixture
 def registered():
-    gym.register("FakeShrink-v0", entry_point=make_fake_env)
+    gym.register("FakeShrink-v0", entry_point=make_levelled_env)
     yield "FakeShrink-v0"
     del gym.registry["FakeShrink-v0"]
 
@@ -71,7 +78,7 @@ def test_both_checkers_pass_without_a_warning(registered, kind, observation, ren
 
 @pytest.mark.parametrize("kind", SEQUENTIAL)
 def test_episode(kind):
-    env = make_fake_env(kind)
+    env = make_levelled_env(kind)
     _, info = env.reset(seed=0)
     assert info == {"ranks": {}, "size_ratio": 1.0}
     ranks = {}
@@ -141,7 +148,7 @@ def test_dense_episode_is_the_original():
 @settings(deadline=None, max_examples=30)
 @given(data=st.data())
 def test_actions_for_replays_a_configuration(kind, data):
-    env = make_fake_env(kind)
+    env = make_levelled_env(kind)
     ranks = {
         layer.name: data.draw(st.sampled_from(candidates))
         for layer, candidates in zip(env.layers, env.problem.candidates, strict=True)
@@ -175,7 +182,7 @@ def test_actions_for_knows_the_layers_that_are_not_decided():
 
 @pytest.mark.parametrize("kind", SEQUENTIAL)
 def test_a_bad_action_leaves_the_episode_as_it_was(kind):
-    env = make_fake_env(kind)
+    env = make_levelled_env(kind)
     actions = env.actions_for({"output": 10, "encoder.0": 4})
     undisturbed = play(env, actions)
     results = [env.reset(seed=3)]
@@ -238,7 +245,7 @@ def test_budget_ends_a_search_and_spoils_nothing():
 
 @pytest.mark.parametrize("kind", SEQUENTIAL)
 def test_pickles_and_deep_copies_in_mid_episode(kind):
-    env = make_fake_env(kind)
+    env = make_levelled_env(kind)
     actions = env.actions_for({"output": 10, "encoder.1": 6})
     play(env, actions[:2])
     copies = [pickle.loads(pickle.dumps(env)), copy.deepcopy(env)]
@@ -264,7 +271,7 @@ def test_vector_environment(registered):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_vector_environment_runs_it(kind):
-    make = functools.partial(make_fake_env, kind)
+    make = functools.partial(make_levelled_env, kind)
     for envs in (gym.vector.SyncVectorEnv([make, make]), gym.vector.AsyncVectorEnv([make, make])):
         envs.reset(seed=0)
         envs.action_space.seed(0)
@@ -341,6 +348,7 @@ def test_every_combination_runs_or_says_why_not(granularity, action, observation
     constraints = [{"name": name} | ({} if name == "none" else {"budget": 0.5}) for name in CONSTRAINTS]
     for reward, constraint, shaping in itertools.product(REWARDS, constraints, POTENTIALS):
         parts = {"reward": reward, "constraint": constraint, "shaping": shaping, "evaluator": evaluator}
+        parts["search_space"] = levelled
         if (constraint["name"] == "mask" and action != "discrete") or (reward == "vector" and shaping != "none"):
             with pytest.raises(ValueError, match=r"have no masks|cannot be shaped"):
                 make_fake_env(action, observation=observation, **parts)

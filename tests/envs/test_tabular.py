@@ -15,7 +15,7 @@ from shrinkml_env.envs.assembly import assemble_env
 from shrinkml_env.envs.registration import make_tabular_env, make_vector_tabular_env
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
 from shrinkml_env.mdp.constraints import Budget
-from shrinkml_env.space.search_space import Explicit
+from shrinkml_env.space.formation import Explicit
 from shrinkml_env.space.table import Table
 from tests.helpers.fake_table import CANDIDATES, LAYERS, LIVE, TABLE
 

@@ -5,7 +5,7 @@ import pytest
 from tqdm import tqdm
 
 from experiments.select_proxy import Measured, broad, fidelity, near, take
-from shrinkml_env.space.search_space import Explicit, Full
+from shrinkml_env.space.formation import Explicit, Full
 from tests.helpers.fake_evaluator import LAYERS
 
 SPACE = Full(4)(LAYERS)

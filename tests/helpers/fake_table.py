@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from shrinkml_env.space.search_space import Explicit
+from shrinkml_env.space.formation import Explicit
 from shrinkml_env.space.table import SETS, Table
 from tests.helpers.fake_evaluator import OTHER_MACS, FakeEvaluator, linear, lstm
 

@@ -6,14 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shrinkml_env.envs.assembly import make_problem
-from shrinkml_env.mdp.actions import ACTIONS, Continuous, Delta, Discrete, Energy, MaskedActions, OneShot
+from shrinkml_env.mdp.actions import ACTIONS, Continuous, Delta, Discrete, Energy, Level, MaskedActions, OneShot
 from tests.helpers.fake_evaluator import FakeEvaluator
+from tests.helpers.levels import levelled
 
-PROBLEM = make_problem(FakeEvaluator())
+PROBLEM = make_problem(FakeEvaluator(), search_space=levelled)
 CONTINUOUS = Continuous(PROBLEM)
 DISCRETE = Discrete(PROBLEM)
 ENERGY = Energy(PROBLEM)
 DELTA = Delta(PROBLEM)
+LEVEL = Level(PROBLEM)
 ONE_SHOT = OneShot(PROBLEM)
 LAST = tuple(ranks[-1] for ranks in PROBLEM.candidates[:-1])  # all but "output" are decided
 
@@ -67,6 +69,41 @@ def test_delta_starts_from_dense_and_goes_on_from_the_previous_layer():
     assert DELTA.decode((14,), np.array([0.5])).ranks == (64,)
     assert DELTA.decode((14,), np.array([0.9])).ranks == (64,)
     assert DELTA.decode((14,), np.array([-0.6])).ranks == (2,)
+
+
+def test_level_moves_away_from_the_common_level():
+    # 24 levels below dense: every one is a candidate of "output"; without a budget the common one is the middle.
+    assert (LEVEL.common, PROBLEM.search_space.top_level) == (12, 24)
+    candidates = PROBLEM.candidates[-1]
+    for value, level in [(0, 12), (1, 18), (-1, 6), (0.5, 15), (0.08, 12), (0.09, 13), (-0.09, 11)]:
+        assert LEVEL.decode(LAST, np.array([value], np.float32)) == ((candidates[level],), False), value
+    wide = Level(PROBLEM, span=1.0)
+    assert [wide.decode(LAST, np.array([value])).ranks for value in (-1.0, 1.0)] == [(candidates[0],), (64,)]
+    # "bridge" has 6 candidates on 25 levels: level 12 is its third.
+    assert LEVEL.decode(LAST[:3], np.array([0.0])).ranks == (3,)
+
+
+@given(st.floats(0.1, 1.0))
+def test_the_common_level_is_the_largest_within_the_budget(budget):
+    problem = make_problem(
+        FakeEvaluator(), search_space=levelled, constraint={"name": "shift", "budget": max(budget, 0.2)}
+    )
+    space, common = problem.search_space, Level(problem).common
+    if budget == 1.0:
+        assert common == space.top_level // 2
+    else:
+        assert problem.size(space.at_level(common)) <= max(budget, 0.2)
+        assert common == space.top_level or problem.size(space.at_level(common + 1)) > max(budget, 0.2)
+
+
+def test_what_a_level_cannot_say():
+    with pytest.raises(ValueError, match="layer 'output': no action leads to rank 64: it lies more than 6 levels from"):
+        LEVEL.encode((*tuple(PROBLEM.search_space.at_level(12).values())[:-1], 64))
+    for span in (0, 1.1, -0.5, float("nan"), True, "1"):
+        with pytest.raises(ValueError, match="action 'level': span must be a share of all levels"):
+            Level(PROBLEM, span=span)
+    with pytest.raises(ValueError, match="the search space has no levels: take search_space='predicted'"):
+        Level(make_problem(FakeEvaluator()))
 
 
 def test_one_shot_decides_everything():
@@ -128,7 +165,7 @@ def test_an_index_that_the_layer_lacks_is_masked_and_projected():
         {},
     ],
 )
-@pytest.mark.parametrize("kind", [CONTINUOUS, ENERGY, DELTA])
+@pytest.mark.parametrize("kind", [CONTINUOUS, ENERGY, DELTA, LEVEL])
 def test_bad_numbers_name_the_layer(kind, action):
     with pytest.raises(ValueError, match="layer 'output': the action must be an array of one float"):
         kind.decode(LAST, action)
@@ -143,7 +180,8 @@ def test_bad_discrete_actions_name_the_layer(action):
 @pytest.mark.parametrize("name", ACTIONS)
 @given(data=st.data())
 def test_encode_is_the_inverse_of_decode(name, data):
-    kind = ACTIONS[name](PROBLEM)
+    # All levels within reach, so that every candidate is.
+    kind = ACTIONS[name](PROBLEM, **({"span": 1.0} if name == "level" else {}))
     ranks = tuple(data.draw(st.sampled_from(candidates)) for candidates in PROBLEM.candidates)
     decided: tuple[int, ...] = ()
     for action in kind.encode(ranks):
@@ -163,7 +201,7 @@ def test_kinds_with_masks():
     assert [name for name, kind in ACTIONS.items() if issubclass(kind, MaskedActions)] == ["discrete"]
 
 
-@pytest.mark.parametrize("kind", [CONTINUOUS, ENERGY, DELTA])
+@pytest.mark.parametrize("kind", [CONTINUOUS, ENERGY, DELTA, LEVEL])
 def test_what_float32_puts_outside_the_box_is_at_its_edge(kind):
     """As ``gymnasium.wrappers.RescaleAction`` makes it of the box's own bounds."""
     edge = np.nextafter(np.float32(1), np.float32(2))

@@ -6,12 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shrinkml_env.envs.assembly import make_problem
-from shrinkml_env.mdp.constraints import CONSTRAINTS, Budget, Clip, Decrement, Mask, Unconstrained
-from shrinkml_env.space.search_space import Full
+from shrinkml_env.mdp.constraints import CONSTRAINTS, Budget, Clip, Decrement, Mask, Shift, Unconstrained
+from shrinkml_env.space.formation import Full
 from tests.helpers.fake_evaluator import LAYERS, FakeEvaluator, make_fake_env
+from tests.helpers.levels import levelled
 
 EVALUATOR = FakeEvaluator()
-SPACE = Full(3)(LAYERS)
+SPACE = levelled(LAYERS, 3)
 SMALLEST = EVALUATOR.size_ratio(
     {layer.name: ranks[0] for layer, ranks in zip(SPACE.layers, SPACE.candidates, strict=True)}
 )
@@ -137,6 +138,44 @@ def test_decrement_goes_to_the_next_cheaper_candidate():
     assert sum(limit <= 1 for limit in costs) == 3
 
 
+def test_shift_by_hand():
+    evaluator = FakeEvaluator((LAYERS[1], LAYERS[-1]))
+    space = levelled(evaluator.layers, 3)
+    assert space.candidates == ((17, 34, 51, 64), (13, 26, 39, 64))
+
+    def shifted(ranks, within):
+        size = evaluator.size_ratio({"encoder.0": within[0], "output": within[1]})
+        return Shift(evaluator, space, size).apply((), ranks)
+
+    # The first layer was chosen one level above the second, wherever both were; the budget says where they end.
+    for chosen in [(34, 13), (51, 26), (64, 39)]:
+        for within in [(34, 13), (51, 26), (64, 39)]:
+            assert shifted(chosen, within) == within
+    # Above the top there is nothing: the second layer goes on rising alone.
+    assert shifted((34, 13), (64, 64)) == (64, 64)
+    # A budget between two shifts: the first layer rises, in forward order.
+    assert shifted((17, 13), (34, 13)) == (34, 13)
+
+
+@given(wishes, budgets)
+@settings(deadline=None)
+def test_shift_ends_at_the_budget(wish, budget):
+    """Within it, with no single level to spare; and what it has made of a wish it leaves as it is."""
+    constraint = Shift(EVALUATOR, SPACE, budget)
+    ranks = play(constraint, wish)
+    assert size(ranks) <= budget
+    for index, candidates in enumerate(SPACE.candidates):
+        place = candidates.index(ranks[index])
+        if place + 1 < len(candidates):
+            assert size((*ranks[:index], candidates[place + 1], *ranks[index + 1 :])) > budget
+    assert play(constraint, ranks) == ranks
+
+
+def test_shift_needs_levels():
+    with pytest.raises(ValueError, match="the search space has no levels"):
+        make_problem(EVALUATOR, constraint={"name": "shift", "budget": 0.5})
+
+
 def test_slack():
     assert Unconstrained(EVALUATOR, SPACE).slack(()) == 1.0
     constraint = Clip(EVALUATOR, SPACE, 0.8)
@@ -150,10 +189,10 @@ def test_slack():
     assert with_embeddings.slack(()) == pytest.approx(0.8 - CHEAPEST["embeddings"], abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["clip", "mask", "decrement"])
+@pytest.mark.parametrize("name", ["clip", "mask", "decrement", "shift"])
 def test_an_impossible_budget(name):
     with pytest.raises(ValueError, match=r"no configuration costs at most 0\.01 of the original's size; the cheapest"):
-        make_problem(EVALUATOR, constraint={"name": name, "budget": 0.01})
+        make_problem(EVALUATOR, constraint={"name": name, "budget": 0.01}, search_space=levelled)
     make_problem(EVALUATOR, constraint={"name": "check", "budget": 0.01})
 
 
@@ -167,15 +206,15 @@ def test_bad_options(budget):
         make_problem(EVALUATOR, constraint="clip")
 
 
-@pytest.mark.parametrize("action", ["continuous", "discrete", "energy", "delta", "one_shot"])
+@pytest.mark.parametrize("action", ["continuous", "discrete", "energy", "delta", "level", "one_shot"])
 @pytest.mark.parametrize("name", CONSTRAINTS)
 def test_in_the_environment(action, name):
     constraint = {"name": name} | ({} if name == "none" else {"budget": 0.4})
     if name == "mask" and action != "discrete":
         with pytest.raises(ValueError, match="have no masks: use the constraint 'clip', or discrete actions"):
-            make_fake_env(action, constraint=constraint)
+            make_fake_env(action, constraint=constraint, search_space=levelled)
         return
-    env = make_fake_env(action, constraint=constraint)
+    env = make_fake_env(action, constraint=constraint, search_space=levelled)
     env.action_space.seed(1)
     for _ in range(30):
         env.reset()
@@ -200,7 +239,7 @@ def test_in_the_environment(action, name):
 @settings(deadline=None, max_examples=20)
 def test_masks_are_what_the_constraint_allows(name, data):
     constraint = {"name": name} | ({} if name == "none" else {"budget": 0.3, "resource": "macs"})
-    env = make_fake_env("discrete", evaluator=EMBEDDINGS, constraint=constraint, search_space={"name": "full"})
+    env = make_fake_env("discrete", evaluator=EMBEDDINGS, constraint=constraint, search_space=levelled)
     env.reset()
     for index, candidates in enumerate(env.problem.candidates):
         action = data.draw(st.integers(0, 24))
@@ -211,7 +250,7 @@ def test_masks_are_what_the_constraint_allows(name, data):
         if name not in ("clip", "mask"):
             assert masks[: len(candidates)].all()
         *_, info = env.step(action)
-        if index < 4 or name != "decrement":
+        if index < 4 or name not in ("decrement", "shift"):
             assert info["projected"] is (not masks[action])
             assert masks[candidates.index(info["ranks"][info["layer"]])]
 
@@ -242,11 +281,11 @@ def test_the_best_is_feasible():
 @pytest.mark.parametrize("name", CONSTRAINTS)
 def test_the_size_limit_is_the_budget_of_parameters(name):
     options = {} if name == "none" else {"budget": 0.5}
-    problem = make_problem(EVALUATOR, constraint={"name": name, **options})
+    problem = make_problem(EVALUATOR, constraint={"name": name, **options}, search_space=levelled)
     assert problem.size_limit == problem.constraint.size_limit == options.get("budget")
     if options:
         by_macs = {"name": name, "resource": "macs", **options}
-        assert make_problem(EVALUATOR, constraint=by_macs).size_limit is None
+        assert make_problem(EVALUATOR, constraint=by_macs, search_space=levelled).size_limit is None
 
 
 def test_which_constraints_change_decisions():
@@ -262,4 +301,4 @@ def test_which_constraints_change_decisions():
 
     kinds = [*CONSTRAINTS.values(), Strict, Halves]
     changing = {kind for kind in kinds if object.__new__(kind).changes_decisions}
-    assert changing == {Clip, Mask, Decrement, Halves}
+    assert changing == {Clip, Mask, Decrement, Shift, Halves}

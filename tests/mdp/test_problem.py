@@ -11,7 +11,7 @@ from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
 from shrinkml_env.mdp.constraints import Unconstrained
 from shrinkml_env.mdp.problem import SearchProblem
 from shrinkml_env.mdp.rewards import Linear, Vector
-from shrinkml_env.space.search_space import Full
+from shrinkml_env.space.formation import Full
 from tests.helpers.fake_evaluator import LAYERS, FakeEvaluator, linear
 
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from shrinkml_env import load_model
 from shrinkml_env.envs.assembly import make_problem
-from shrinkml_env.space.search_space import Explicit, Full, Log, SearchSpace, Sensitive
+from shrinkml_env.space.formation import Explicit, Full, Log, Sensitive
+from shrinkml_env.space.search_space import SearchSpace
 from shrinkml_env.space.sensitivity import LayerCurve, Sensitivity
 from tests.helpers.fake_evaluator import LAYERS, FakeEvaluator, linear
 

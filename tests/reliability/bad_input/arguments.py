@@ -16,7 +16,7 @@ from shrinkml_env import Evaluator, Ledger, compress, load_model, load_utterance
 from shrinkml_env.compression import decompress, quantise
 from shrinkml_env.data.utterance import as_waveform, as_waveforms
 from shrinkml_env.export import export_model
-from shrinkml_env.space.search_space import Explicit
+from shrinkml_env.space.formation import Explicit
 from tests import test_checks
 from tests.data import test_utterance
 from tests.envs import test_registration
