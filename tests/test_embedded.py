@@ -236,3 +236,38 @@ def test_the_cache_from_the_command_line(tmp_path, run_experiment):
     exported = run_experiment("cache", "command=export", f"path={tmp_path / 'c'}", f"file={tmp_path / 'all.csv'}")
     assert exported.startswith("1 measurements")
     assert "1 measurements deleted" in run_experiment("cache", "command=prune", "subject=las", f"path={tmp_path / 'c'}")
+
+
+@pytest.fixture(scope="module")
+def small_v1(model):
+    """As `small`, with a calibration that is soon heard."""
+    return {"model": model, "calibration": FEW["dev"], "proxy": FEW["proxy"], "cache": None}
+
+
+@pytest.mark.slow
+def test_version_1(small_v1):
+    """Zeros are the closed form at the common level, raised to the size; every episode ends just below the size."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env = gym.make("ShrinkML-v1", size=0.5, **small_v1)
+        gymnasium_check_env(env.unwrapped, skip_render_check=True)
+        sb3_check_env(env)
+    problem = env.unwrapped.problem
+    assert (problem.size_limit, problem.evaluator.factorisation_name) == (0.5, "activation_aware")
+    assert all(len(layer.matrices) == 1 for layer in problem.layers)
+    assert {matrix.form for layer in problem.layers for matrix in layer.matrices} == {"pivoting"}
+    ends = []
+    for sign in (0.0, 1.0, -1.0):
+        env.reset()
+        for index in range(len(problem.layers)):
+            action = np.array([sign * (-1) ** index], np.float32)
+            _, reward, terminated, _, info = env.step(action)
+        assert terminated
+        assert info["feasible"]
+        assert 0.495 < info["size_ratio"] <= 0.5
+        assert reward == -info["divergence"] < 0
+        ends.append(info)
+    middle = problem.search_space.at_level(env.unwrapped.action.common)
+    assert all(ends[0]["ranks"][name] >= rank for name, rank in middle.items())
+    # Shifts in opposite directions do harm.
+    assert ends[0]["divergence"] < min(ends[1]["divergence"], ends[2]["divergence"])

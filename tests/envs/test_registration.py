@@ -1,3 +1,4 @@
+import warnings
 from functools import partial
 
 import gymnasium as gym
@@ -8,7 +9,7 @@ from shrinkml_env.compression import SVD, ActivationAwareSVD
 from shrinkml_env.data import Utterance
 from shrinkml_env.envs import registration
 from shrinkml_env.envs.assembly import resolve, resolve_for
-from shrinkml_env.envs.registration import make_env
+from shrinkml_env.envs.registration import VARIANTS_V1, make_env
 from shrinkml_env.evaluation import Ledger, default_cache_path
 from shrinkml_env.mdp.actions import ACTIONS, ActionKind, Discrete
 from shrinkml_env.mdp.constraints import Clip
@@ -16,7 +17,7 @@ from shrinkml_env.mdp.observations import Features
 from shrinkml_env.mdp.rewards import REWARDS, Linear
 from shrinkml_env.mdp.shaping import ActivationErrorPotential
 from tests.helpers.fake_evaluator import FakeEvaluator
-from tests.helpers.las import make_model
+from tests.helpers.las import MODEL, make_model, noise
 from tests.helpers.models import TinyCTC, half_recognised, tones
 
 
@@ -147,6 +148,52 @@ def test_factorisations(parts):
         assert parts["factorisation"].key == finished.key
     make_env(model=model, factorisation=finished)
     assert parts["factorisation"] is finished
+
+
+SPOKEN = [Utterance(str(index), "", waveform, "call martin") for index, waveform in enumerate(noise(9000, 14000))]
+SMALL_V1 = {"model": MODEL, "calibration": SPOKEN, "proxy": SPOKEN, "cache": None}
+
+
+@pytest.mark.parametrize("name", VARIANTS_V1)
+def test_version_1_ends_at_its_size(name):
+    env = gym.make(name, size=0.8, **SMALL_V1)
+    env.action_space.seed(0)
+    env.reset()
+    terminated = False
+    while not terminated:
+        *_, terminated, _, info = env.step(env.action_space.sample())
+    assert 0.75 < info["size_ratio"] <= 0.8
+    assert info["divergence"] > 0
+    envs = gym.make_vec(name, num_envs=2, size=0.8, **SMALL_V1)
+    envs.reset(seed=0)
+    envs.step(envs.action_space.sample())
+    envs.close()
+
+
+def test_version_1_takes_other_parts():
+    env = gym.make("ShrinkML-v1", size=0.9, **SMALL_V1, action="discrete", reward="accuracy", granularity="layer")
+    problem = env.unwrapped.problem
+    assert type(env.unwrapped.action) is Discrete
+    assert problem.size_limit == 0.9
+    assert any(len(layer.matrices) > 1 for layer in problem.layers)
+
+
+def test_version_1_names_mistakes():
+    with pytest.raises(ValueError, match="ShrinkML-v1 has no argument 'sise'; its arguments are size, "):
+        gym.make("ShrinkML-v1", sise=0.4)
+    with pytest.raises(ValueError, match=r"is constrained to a size: give size=0\.4 instead of a constraint"):
+        gym.make("ShrinkML-v1", constraint="clip")
+    with pytest.raises(ValueError, match=r"the budget must be a share of the original in \(0, 1\], got 1.5"):
+        gym.make("ShrinkML-v1", size=1.5, **SMALL_V1)
+    with pytest.raises(ValueError, match="ShrinkML-v1 has no argument 'sise'"):
+        gym.make_vec("ShrinkML-v1", num_envs=2, sise=0.4)
+
+
+def test_no_version_is_outdated(parts):
+    """Published numbers are of version 0: Gymnasium must not advise against it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert gym.make("ShrinkML-v0").spec.id == "ShrinkML-v0"
 
 
 def test_gym_make(parts):
