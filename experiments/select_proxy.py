@@ -1,16 +1,17 @@
-"""Which utterances stand for dev? ``python -m experiments.select_proxy [model=MODEL]``.
+"""Which utterances stand for dev? ``python -m experiments.select_proxy [model=MODEL] [signal=divergence]``.
 
 Measures compressed models on the whole proxy pool and on dev: some all over the search space, others within five points
 of the original's WER. With some, each method chooses proxy sets of several sizes; on others, drawn independently and
-never seen by any method, their fidelity is measured: how well the WER on the proxy set ranks and predicts the WER on
-dev. Writes
-the sets (``METHOD-SIZE.txt``, for ``proxy={root: ..., subset: ..., ids: FILE}``), a table and a picture. What was
-measured is kept in the evaluation cache, so that a run that was stopped goes on.
+never seen by any method, their fidelity is measured: how well the WER on the proxy set (``signal=divergence``: the
+divergence from the original) ranks and predicts that on dev. Writes the sets (``METHOD-SIZE.txt``, for
+``proxy={root: ..., subset: ..., ids: FILE}``), a table and a picture. What was measured is kept in the evaluation
+cache, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,13 +28,16 @@ from tqdm import tqdm
 
 from experiments.common.command import command
 from experiments.common.fetch import fetch
-from experiments.common.kinds import list_of, whole
+from experiments.common.kinds import choice, list_of, whole
 from experiments.common.parts import part
 from experiments.common.report import save_figure
 from experiments.common.run_directory import plain, run_directory, title_of
 from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
+from shrinkml_env.compression import matrix_ranks
+from shrinkml_env.compression.store import remembered
 from shrinkml_env.data.selection import SELECTIONS, Pool
-from shrinkml_env.envs.assembly import make_search_space
+from shrinkml_env.envs.assembly import make_factorisation, make_search_space
+from shrinkml_env.evaluation.divergence import DivergenceMeasurer
 from shrinkml_env.files import write_whole
 from shrinkml_env.space.search_space import SearchSpace
 from shrinkml_env.tables import format_table
@@ -58,11 +62,11 @@ class Measured(NamedTuple):
     """Compressed models on both sets.
 
     Attributes:
-        edits: On the pool, (models, utterances).
-        dev: WER on dev, (models,).
+        losses: On the pool, (models, utterances): word errors, or nats.
+        dev: On dev, (models,): WER, or divergence.
     """
 
-    edits: NDArray[np.int64]
+    losses: NDArray[np.float64]
     dev: NDArray[np.float64]
 
 
@@ -132,7 +136,7 @@ def take(
 
 
 def fidelity(
-    words: NDArray[np.int64], measured: Measured, subsets: Sequence[Sequence[int]], block: int, seed: int
+    lengths: NDArray[np.int64], measured: Measured, subsets: Sequence[Sequence[int]], block: int, seed: int
 ) -> Fidelity:
     """Return the fidelity of several sets drawn by one method.
 
@@ -147,7 +151,7 @@ def fidelity(
         samples.append(np.concatenate([np.roll(models, -start)[:block] for start in starts])[: len(models)])
     values = np.empty((len(subsets), len(samples), 3))
     for number, subset in enumerate(subsets):
-        rates = measured.edits[:, list(subset)].sum(1) / words[list(subset)].sum()
+        rates = measured.losses[:, list(subset)].sum(1) / lengths[list(subset)].sum()
         for place, sample in enumerate(samples):
             proxy, dev = rates[sample], measured.dev[sample]
             values[number, place] = (
@@ -171,19 +175,34 @@ def select(config: DictConfig) -> Path:
     cache = EvaluationCache(default_cache_path())
     model: Any = load_model(config.model)
     model = model.to(config.device)
+    by_divergence = config.signal == "divergence"
+    factorisation = make_factorisation(model, part("factorisation", config.factorisation), cache)
     pool, dev = (
-        Evaluator(model, load_utterances(plain(config[name])), plain(config.granularity), cache, workers=config.workers)
+        Evaluator(
+            model,
+            load_utterances(plain(config[name])),
+            plain(config.granularity),
+            cache,
+            factorisation,
+            workers=config.workers,
+            divergence=by_divergence,
+        )
         for name in ("pool", "dev")
     )
     space = make_search_space(pool, part("search_space", config.search_space))
-    groups = _measure(pool, dev, space, config.configurations, config.seed)
-    words = np.array([len(model.normalise(utterance.text).split()) for utterance in pool.utterances])
+    if by_divergence:
+        measurer = DivergenceMeasurer(model, pool.utterances, factorisation, pool.memory)
+        lengths = np.array(measurer.units)
+    else:
+        measurer = None
+        lengths = np.array([len(model.normalise(utterance.text).split()) for utterance in pool.utterances])
+    groups = _measure(pool, dev, measurer, space, config.configurations, config.seed)
     voices = [utterance.speaker for utterance in pool.utterances]
-    edits, target = (np.concatenate(parts) for parts in zip(groups["broad", 0], groups["near", 0], strict=True))
-    choosing = Pool(edits, words, voices, target)
-    sizes = [size for size in config.sizes if size <= len(words)]
+    losses, target = (np.concatenate(parts) for parts in zip(groups["broad", 0], groups["near", 0], strict=True))
+    choosing = Pool(losses, lengths, voices, target)
+    sizes = [size for size in config.sizes if size <= len(lengths)]
     if len(sizes) < len(config.sizes):
-        print(f"the pool has {len(words)} utterances: larger sizes are left out")
+        print(f"the pool has {len(lengths)} utterances: larger sizes are left out")
     rows: dict[tuple[str, str, int], Fidelity] = {}
     for method, selection in SELECTIONS.items():
         for size in tqdm(sizes, desc=f"{method}: fidelity"):
@@ -193,26 +212,34 @@ def select(config: DictConfig) -> Path:
             ids = [pool.utterances[index].id for index in subsets[0]]
             write_whole(directory / f"{method}-{size}.txt", "\n".join(ids) + "\n")
             for kind in ("broad", "near"):
-                rows[kind, method, size] = fidelity(words, groups[kind, 1], subsets, BLOCKS[kind], config.seed)
-    head = ("configurations", "method", "utterances", "Kendall", "Spearman", "WER error, points")
+                rows[kind, method, size] = fidelity(lengths, groups[kind, 1], subsets, BLOCKS[kind], config.seed)
+    error = "error, nats a unit" if by_divergence else "WER error, points"
+    head = ("configurations", "method", "utterances", "Kendall", "Spearman", error)
+    scale = 1 if by_divergence else 100
     table = [
-        (kind, method, str(size), _interval(row.kendall), _interval(row.spearman), _interval(row.error, 100))
+        (kind, method, str(size), _interval(row.kendall), _interval(row.spearman), _interval(row.error, scale))
         for (kind, method, size), row in rows.items()
     ]
     shown = pd.DataFrame(table, columns=list(head))
     print(format_table(shown))
     write_whole(directory / "fidelity.csv", shown.to_csv(index=False))
-    _draw(directory / "fidelity.png", rows)
+    _draw(directory / "fidelity.png", rows, config.signal)
     print(f"sets, table and picture: {directory}")
     return directory
 
 
 def _measure(
-    pool: Evaluator, dev: Evaluator, space: SearchSpace, count: int, seed: int
+    pool: Evaluator,
+    dev: Evaluator,
+    measurer: DivergenceMeasurer | None,
+    space: SearchSpace,
+    count: int,
+    seed: int,
 ) -> dict[tuple[str, int], Measured]:
     """Return (broad or near, 0 to choose with or 1 to check with) -> `count` models each, all different.
 
-    The near ones of each use are half of a walk of its own: neighbours on a walk are alike.
+    The near ones of each use are half of a walk of its own: neighbours on a walk are alike. A measurer tells the pool's
+    divergence utterance by utterance.
     """
     limit = dev.baseline.wer + NEAR
     broad_rng, *near_rngs, half_rng = (np.random.default_rng((seed, number)) for number in (0, 1, 3, 2))
@@ -232,14 +259,32 @@ def _measure(
         chosen["near", use] = [walk[index] for index in np.sort(half_rng.permutation(2 * count)[:count])]
     groups = {}
     for (kind, use), configurations in chosen.items():
-        on_pool, on_dev = (
-            list(tqdm(evaluator.evaluate_many(configurations), f"{kind}: {name}", count, unit="model"))
-            for name, evaluator in (("pool", pool), ("dev", dev))
-        )
-        groups[kind, use] = Measured(
-            np.array([evaluation.edits for evaluation in on_pool]), np.array([evaluation.wer for evaluation in on_dev])
-        )
+        on_dev = list(tqdm(dev.evaluate_many(configurations), f"{kind}: dev", count, unit="model"))
+        losses: Iterable[Sequence[float]]
+        if measurer is None:
+            losses = (evaluation.edits for evaluation in pool.evaluate_many(configurations))
+            target = [evaluation.wer for evaluation in on_dev]
+        else:
+            losses = (_divergences(pool, measurer, ranks) for ranks in configurations)
+            target = [float(evaluation.divergence or 0.0) for evaluation in on_dev]
+        on_pool = list(tqdm(losses, f"{kind}: pool", count, unit="model"))
+        groups[kind, use] = Measured(np.array(on_pool, float), np.array(target))
     return groups
+
+
+def _divergences(pool: Evaluator, measurer: DivergenceMeasurer, ranks: Mapping[str, int]) -> list[float]:
+    """Return a model's divergence in each utterance of the pool, from the cache where it is known."""
+    factored = matrix_ranks(pool.factorisation.layers, pool.matrix_ranks(ranks))
+
+    def content() -> Iterator[bytes]:
+        yield b"divergence by utterance"
+        yield measurer.content
+        yield json.dumps(factored, sort_keys=True).encode()
+
+    subject = f"{measurer.subject}, by utterance"
+    known = remembered(pool.cache, content(), subject, lambda: {"nats": measurer.by_utterance(factored)})
+    nats: list[float] = known["nats"]
+    return nats
 
 
 def _interval(values: tuple[float, float, float], scale: float = 1.0) -> str:
@@ -247,21 +292,22 @@ def _interval(values: tuple[float, float, float], scale: float = 1.0) -> str:
     return f"{mean:.3f} [{low:.3f}, {high:.3f}]" if scale == 1 else f"{mean:.1f} [{low:.1f}, {high:.1f}]"
 
 
-def _draw(path: Path, rows: Mapping[tuple[str, str, int], Fidelity]) -> None:
+def _draw(path: Path, rows: Mapping[tuple[str, str, int], Fidelity], signal: str) -> None:
+    what, scale, unit = ("divergence", 1, "nats a unit") if signal == "divergence" else ("WER", 100, "points")
     figure, panels = plt.subplots(2, 2, figsize=(9, 6.5), sharex=True, constrained_layout=True)
     titles = {"broad": "all over the search space", "near": "within 5 points of the original"}
     for column, (kind, title) in enumerate(titles.items()):
         for method in SELECTIONS:
             points = {size: row for (k, m, size), row in rows.items() if (k, m) == (kind, method)}
-            for panel, measure, scale in ((panels[0, column], "kendall", 1), (panels[1, column], "error", 100)):
-                mean, low, high = scale * np.array([getattr(row, measure) for row in points.values()]).T
+            for panel, measure, factor in ((panels[0, column], "kendall", 1), (panels[1, column], "error", scale)):
+                mean, low, high = factor * np.array([getattr(row, measure) for row in points.values()]).T
                 panel.plot(list(points), mean, "o-", markersize=4, label=method)
                 panel.fill_between(list(points), low, high, alpha=0.15)
         panels[0, column].set_title(title)
         panels[1, column].set_xlabel("utterances in the proxy set")
         panels[1, column].set_ylim(0, None)
-    panels[0, 0].set_ylabel("Kendall's tau between\nWER on proxy and on dev")
-    panels[1, 0].set_ylabel("root mean squared error\nof the WER, points")
+    panels[0, 0].set_ylabel(f"Kendall's tau between\n{what} on proxy and on dev")
+    panels[1, 0].set_ylabel(f"root mean squared error\nof the {what}, {unit}")
     panels[1, 0].set_xscale("log", base=2)
     panels[1, 0].xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%d"))
     for panel in panels.flat:
@@ -270,7 +316,7 @@ def _draw(path: Path, rows: Mapping[tuple[str, str, int], Fidelity]) -> None:
     save_figure(figure, path, dpi=130)
 
 
-@command("select_proxy", configurations=whole(1), sizes=list_of(whole(1)))
+@command("select_proxy", configurations=whole(1), sizes=list_of(whole(1)), signal=choice("wer", "divergence"))
 def main(config: DictConfig) -> None:
     """Choose proxy sets for one model."""
     select(config)

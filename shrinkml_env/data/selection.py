@@ -1,7 +1,8 @@
 """Choosing a few utterances that stand for many.
 
-The selections below know of an utterance only how many words it has and how many errors some compressed models make in
-it, and return indices into the pool.
+The selections below know of an utterance only how long it is and how much some compressed models lose in it, and return
+indices into the pool. The loss is counted in word errors and the length in words, so that their ratio is a WER; or the
+loss in nats and the length in units of the transcript, and the ratio is the divergence.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ class Pool:
     """The utterances to choose from, and what compressed models make of them.
 
     Attributes:
-        edits: Word errors of each model in each utterance, (models, utterances).
-        words: Reference words, (utterances,).
+        losses: Word errors, or nats, of each model in each utterance, (models, utterances).
+        lengths: Reference words, or units, (utterances,).
         voices: Who speaks each utterance.
-        target: WER of each model on the set to be stood for, (models,).
+        target: WER, or divergence, of each model on the set to be stood for, (models,).
     """
 
-    edits: NDArray[np.int64]
-    words: NDArray[np.int64]
+    losses: NDArray[np.float64]
+    lengths: NDArray[np.int64]
     voices: Sequence[str]
     target: NDArray[np.float64]
 
@@ -42,44 +43,44 @@ Selection = Callable[[Pool, int, int], list[int]]
 
 def random_selection(pool: Pool, count: int, seed: int) -> list[int]:
     """Any `count` utterances."""
-    return sorted(np.random.default_rng(seed).permutation(len(pool.words))[:count].tolist())
+    return sorted(np.random.default_rng(seed).permutation(len(pool.lengths))[:count].tolist())
 
 
 def stratified_selection(pool: Pool, count: int, seed: int) -> list[int]:
     """A systematic sample of the pool sorted by voice, then difficulty, then length: each has its share.
 
-    Difficulty is the WER over all compressed models, in thirds of the pool.
+    Difficulty is the loss per length over all compressed models, in thirds of the pool.
     The seed says where the sample begins.
     """
-    words, voices = pool.words, pool.voices
-    difficulty = pool.edits.sum(0) / words
+    lengths, voices = pool.lengths, pool.voices
+    difficulty = pool.losses.sum(0) / lengths
     third = np.searchsorted(np.quantile(difficulty, [1 / 3, 2 / 3]), difficulty)
-    order = sorted(range(len(words)), key=lambda index: (voices[index], third[index], words[index], index))
+    order = sorted(range(len(lengths)), key=lambda index: (voices[index], third[index], lengths[index], index))
     start = np.random.default_rng(seed).random()
     positions = ((start + np.arange(count)) * len(order) / count).astype(int) % len(order)
     return sorted(order[position] for position in positions)
 
 
 def ranking_selection(pool: Pool, count: int, seed: int) -> list[int]:
-    """Greedily the utterances whose WERs rank the compressed models, and predict them, most nearly as the target does.
+    """Greedily the utterances that rank models, and predict their losses, most nearly as the target does.
 
     One after the other, the utterance joins that makes the mean concordance with the target over all pairs of models
-    (Kendall's tau without ties) less `ERROR_WEIGHT` times the root mean squared error of the WERs largest.
+    (Kendall's tau without ties) less `ERROR_WEIGHT` times the root mean squared error largest.
     Nothing is random: the seed is not used.
     """
-    edits, words, target = pool.edits, pool.words, pool.target
+    losses, lengths, target = pool.losses, pool.lengths, pool.target
     first, second = np.triu_indices(len(target), 1)
     agreed = np.sign(target[first] - target[second])
     chosen: list[int] = []
-    errors, length = np.zeros(len(target)), 0
-    for _ in range(min(count, len(words))):
-        left = np.setdiff1d(np.arange(len(words)), chosen)
-        rates = (errors[:, None] + edits[:, left]) / (length + words[left])
+    lost, length = np.zeros(len(target)), 0
+    for _ in range(min(count, len(lengths))):
+        left = np.setdiff1d(np.arange(len(lengths)), chosen)
+        rates = (lost[:, None] + losses[:, left]) / (length + lengths[left])
         concordance = agreed @ np.sign(rates[first] - rates[second]) / len(agreed)
         error = np.sqrt(((rates - target[:, None]) ** 2).mean(0))
         best = left[np.argmax(concordance - ERROR_WEIGHT * error)]
         chosen.append(int(best))
-        errors, length = errors + edits[:, best], length + int(words[best])
+        lost, length = lost + losses[:, best], length + int(lengths[best])
     return sorted(chosen)
 
 

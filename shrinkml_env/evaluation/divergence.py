@@ -16,7 +16,7 @@ from shrinkml_env.data.utterance import Utterance
 from shrinkml_env.evaluation.measurer import Measurer, Ranks
 from shrinkml_env.evaluation.result import Counts
 
-__all__ = ["DivergenceMeasurer", "mean_divergence"]
+__all__ = ["DivergenceMeasurer", "mean_divergence", "summed_divergences"]
 
 
 def mean_divergence(original: Sequence[Tensor], compressed: Sequence[Tensor]) -> float:
@@ -33,12 +33,16 @@ def mean_divergence(original: Sequence[Tensor], compressed: Sequence[Tensor]) ->
     Returns:
         Nats a unit; 0 for equal distributions.
     """
-    total = sum(
+    # Rounding leaves distributions that are almost equal a little below 0.
+    return max(0.0, sum(summed_divergences(original, compressed)) / sum(len(p) for p in original))
+
+
+def summed_divergences(original: Sequence[Tensor], compressed: Sequence[Tensor]) -> list[float]:
+    """Return for each utterance the sum of KL(p || q) over its units and its end; arguments as `mean_divergence`."""
+    return [
         float(functional.kl_div(q.double(), p.double(), reduction="sum", log_target=True))
         for p, q in zip(original, compressed, strict=True)
-    )
-    # Rounding leaves distributions that are almost equal a little below 0.
-    return max(0.0, total / sum(len(p) for p in original))
+    ]
 
 
 class DivergenceMeasurer(Measurer):
@@ -80,6 +84,16 @@ class DivergenceMeasurer(Measurer):
             transcripts, predictions = self._predict(model, ranks)
             divergence = mean_divergence(self._predictions, predictions)
         return replace(self.counts(transcripts), divergence=divergence)
+
+    def by_utterance(self, ranks: Ranks) -> list[float]:
+        """Return the divergence of one configuration utterance by utterance: sums over the units and the end."""
+        with one_thread():
+            return summed_divergences(self._predictions, self._predict(self.compressed(ranks), ranks)[1])
+
+    @property
+    def units(self) -> list[int]:
+        """The number of units of each utterance, its end included."""
+        return [len(p) for p in self._predictions]
 
     def _predict(self, model: CompressibleModel, ranks: Ranks) -> tuple[list[Hypothesis], list[Tensor]]:
         """Return the transcripts, and the distributions of a model that is told what the original writes.
