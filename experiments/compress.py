@@ -8,6 +8,7 @@ more speech, and leaves the compressed model and a report in one folder. Started
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,6 +56,9 @@ from shrinkml_env.search import choose, explore
 from shrinkml_env.search_directory import write
 from shrinkml_env.search_result import MODELS, SetResult
 from shrinkml_env.space.predicted import LevelSpace
+
+GRADIENT = 2.5
+"""A pass that takes gradients takes about so many times as long as one that recognises."""
 
 HALVINGS = 4
 """Of the range of sizes, in search for the smallest that loses no more than is allowed."""
@@ -146,6 +150,8 @@ def whole_time(
     if search.factorisation.get("name") == "activation_aware":
         embedded = (utterance.waveform.numel() / SAMPLE_RATE for utterance in load_utterances("calibration"))
         calibration = speech.seconds["proxy"] if speech.folder else sum(embedded)
+        gradients = search.factorisation.weigh_rows + sum("ClosedForm" in str(rule) for rule in _rules(search))
+        calibration *= 1 + GRADIENT * gradients
     finalists = min(search.finalists, search.budget) + (searches - 1) * max(1, search.finalists // HALVINGS)
     # With the original once on each set.
     models = {"proxy": searches + search.budget, "dev": 1 + finalists, "test": 2}
@@ -153,6 +159,11 @@ def whole_time(
     pace = seconds / speech.seconds["proxy"]
     spoken = (2 if predicts else 1) * measured + searches * calibration
     return float(pace * spoken + searches * factoring_time(model))
+
+
+def _rules(search: DictConfig) -> Sequence[Any]:
+    """Return the rules whose configurations the agent begins with."""
+    return search.agent.get("rules") or ()
 
 
 def factoring_time(model: CompressibleModel) -> float:
@@ -175,9 +186,9 @@ def compress(config: DictConfig, job: Job) -> Path:
         path = directory / f"{name}.txt"
         write_whole(path, "".join(f"{utterance_id}\n" for utterance_id in ids))
         job.search[name] = {"root": str(folder.parent), "subset": folder.name, "ids": str(path)}
-    if job.speech.ids and job.search.factorisation.get("calibration") == "calibration":
+    if job.speech.ids:
         # The embedded speech is for the embedded model; this may be heard as well as any other that is not reported.
-        job.search.factorisation.calibration = job.search.proxy
+        calibrate_on(job.search, job.search.proxy)
     notes = [job.data_note]
     if config.max_wer_increase is not None:
         notes.append(find_size(job.search, job.smallest, config.max_wer_increase / 100, directory / "sizes"))
@@ -194,6 +205,17 @@ def compress(config: DictConfig, job: Job) -> Path:
     write(result, directory)
     conclude(result, problem, directory, job.search.uniform_curve)
     return directory
+
+
+def calibrate_on(search: DictConfig, speech: Any) -> None:
+    """Let everything that is calibrated on the embedded speech, as is the default, be calibrated on other speech."""
+    parts = [search.factorisation, search.search_space, search.agent, *_rules(search)]
+    for part_config in parts:
+        if part_config.get("calibration", "calibration") == "calibration" and (
+            "calibration" in part_config or part_config.get("_target_") == "agents.ClosedForm"
+        ):
+            with open_dict(part_config):
+                part_config.calibration = speech
 
 
 def find_size(search: DictConfig, smallest: float, allowed: float, folder: Path) -> str:
@@ -285,11 +307,12 @@ def goal(config: DictConfig) -> str:
 
 def goal_overrides(config: DictConfig, model: CompressibleModel) -> list[str]:
     """Of conf/search.yaml, what suits the goal and the model; docs/compress-your-model.md tells why."""
-    reward = "divergence" if isinstance(model, PredictiveModel) else "accuracy"
+    predicts = isinstance(model, PredictiveModel)
     return [
-        "factorisation=activation_aware",
+        "factorisation=pivoting",
+        "granularity=matrix",
         "agent=model_based",
-        f"reward={reward}",
+        f"reward={'divergence' if predicts else 'accuracy'}",
         "constraint=check",
         # Where only the WER is given, the size is looked for.
         f"constraint.budget={config.target_size or 0.5}",
@@ -325,10 +348,14 @@ def compose_search(config: DictConfig, model: CompressibleModel) -> DictConfig:
     """The config of the search, on the embedded sets: ``experiments.search`` with the same settings does the same."""
     search = compose_config("search", [*goal_overrides(config, model), *config.overrides])
     search.model = config.model
+    chosen = any(override.startswith("factorisation") for override in config.overrides)
+    if not chosen and not isinstance(model, PredictiveModel):
+        search.factorisation.weigh_rows = False  # Rows are weighed by gradients of the transcripts' probability.
     with open_dict(search):
         if "rules" in search.agent and search.constraint.get("resource", "size") == "size":
-            # So that uniform ranks are among what is chosen from: with many layers, few plans are as good.
-            search.agent.rules = [{"_target_": "agents.UniformRank"}]
+            # What they give is among what is chosen from: with many layers, few plans are as good.
+            closed_form = [{"_target_": "agents.ClosedForm"}] if isinstance(model, PredictiveModel) else []
+            search.agent.rules = [*closed_form, {"_target_": "agents.UniformRank"}]
     for key in ("budget", "seed", "device", "workers", "memory_mb", "imports"):
         search[key] = config[key]
     check(search)

@@ -10,21 +10,22 @@ import numpy as np
 import pytest
 import soundfile
 from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from experiments.common.environment import make_environment
 from experiments.common.speech import heard
 from experiments.compress import compress, prepare
-from experiments.seed_model import every_rank, ranks_of_size
 from experiments.validate import validate
-from shrinkml_env import Evaluator, load_compressed, load_utterances
+from shrinkml_env import Ledger, load_compressed
 from shrinkml_env.compression import count_parameters
 from shrinkml_env.data import SpeechFolder
+from shrinkml_env.envs.wrapped import search_problem
 from tests.helpers.models import TinyCTC
 from tests.helpers.processes import python
 from tests.helpers.workplace import make_speech
 
 CONF = Path(__file__).parents[2] / "conf" / "compress"
-UNIFORM = {"_target_": "agents.UniformRank"}
 
 
 @pytest.fixture
@@ -56,10 +57,13 @@ def test_leaves_a_smaller_model_and_what_it_costs(configure, goal, capsys):
     if goal.startswith("target"):
         assert ratio <= 0.6
         assert "Asked for at most 0.6 of the size: reached." in printed
-        # The largest uniform ranks of that size are tried first.
-        evaluator = Evaluator(original, load_utterances(record["utterances"]["proxy"]))
-        first = json.loads((directory / "evaluations.jsonl").read_text().splitlines()[1])
-        assert first["ranks"] == ranks_of_size(every_rank(evaluator), OmegaConf.create(UNIFORM), 0.6)
+        # The ranks in closed form and the largest uniform ones of that size are tried first.
+        search = OmegaConf.load(directory / "search.yaml")
+        problem = search_problem(make_environment(search, Ledger()))
+        expected = [instantiate(rule).ranks_of_size(problem, 0.6) for rule in search.agent.rules]
+        tried = [json.loads(line) for line in (directory / "evaluations.jsonl").read_text().splitlines()[1:3]]
+        assert [trial["ranks"] for trial in tried] == expected
+        assert search.agent.rules[0].calibration == search.proxy
     else:
         assert "Asked for at most 30 points of WER more: " in printed
     assert "No voice is in two parts" in printed
