@@ -151,7 +151,7 @@ def whole_time(
         embedded = (utterance.waveform.numel() / SAMPLE_RATE for utterance in load_utterances("calibration"))
         calibration = speech.seconds["proxy"] if speech.folder else sum(embedded)
         gradients = search.factorisation.weigh_rows + sum("ClosedForm" in str(rule) for rule in _rules(search))
-        calibration *= 1 + GRADIENT * gradients
+        calibration *= 1 + search.factorisation.augmented_copies + GRADIENT * gradients
     finalists = min(search.finalists, search.budget) + (searches - 1) * max(1, search.finalists // HALVINGS)
     # With the original once on each set.
     models = {"proxy": searches + search.budget, "dev": 1 + finalists, "test": 2}
