@@ -1,7 +1,7 @@
-"""Choosing a few utterances that stand for many.
+"""Selection of proxy sets: a few utterances that represent a larger set.
 
-The selections below know of an utterance only how many words it has and how many errors some compressed models make in
-it, and return indices into the pool.
+The methods use only the number of words of each utterance, its speaker, and the word errors of some compressed models,
+and return indices into the pool.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ __all__ = ["ERROR_WEIGHT", "SELECTIONS", "Pool", "random_selection", "ranking_se
 
 
 ERROR_WEIGHT = 2.0
-"""Of the error against the ranking: without it a set ranks models well and is wrong about all of them by points."""
+"""Weight of the WERs' error relative to their ranking. Without it a selected set would rank models well, but its WERs
+would be wrong by several percentage points."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """The utterances to choose from, and what compressed models make of them.
+    """The utterances to choose from, with the word errors of compressed models.
 
     Attributes:
         edits: Word errors of each model in each utterance, (models, utterances).
-        words: Reference words, (utterances,).
-        voices: Who speaks each utterance.
-        target: WER of each model on the set to be stood for, (models,).
+        words: Number of reference words of each utterance, (utterances,).
+        voices: Speaker of each utterance.
+        target: WER of each model on the set to represent, (models,), fractions.
     """
 
     edits: NDArray[np.int64]
@@ -37,19 +38,18 @@ class Pool:
 
 
 Selection = Callable[[Pool, int, int], list[int]]
-"""(pool, count, seed) -> indices of the chosen utterances, ascending."""
+"""A function of (pool, count, seed) that returns the indices of the chosen utterances, ascending."""
 
 
 def random_selection(pool: Pool, count: int, seed: int) -> list[int]:
-    """Any `count` utterances."""
+    """Choose `count` utterances at random."""
     return sorted(np.random.default_rng(seed).permutation(len(pool.words))[:count].tolist())
 
 
 def stratified_selection(pool: Pool, count: int, seed: int) -> list[int]:
-    """A systematic sample of the pool sorted by voice, then difficulty, then length: each has its share.
+    """Choose a systematic sample of the pool, sorted by voice, then difficulty, then length.
 
-    Difficulty is the WER over all compressed models, in thirds of the pool.
-    The seed says where the sample begins.
+    Difficulty is the WER over all compressed models, in thirds of the pool. The seed determines the first position.
     """
     words, voices = pool.words, pool.voices
     difficulty = pool.edits.sum(0) / words
@@ -61,11 +61,10 @@ def stratified_selection(pool: Pool, count: int, seed: int) -> list[int]:
 
 
 def ranking_selection(pool: Pool, count: int, seed: int) -> list[int]:
-    """Greedily the utterances whose WERs rank the compressed models, and predict them, most nearly as the target does.
+    """Choose utterances greedily such that the WERs on them agree with the target in ranking and in value.
 
-    One after the other, the utterance joins that makes the mean concordance with the target over all pairs of models
-    (Kendall's tau without ties) less `ERROR_WEIGHT` times the root mean squared error of the WERs largest.
-    Nothing is random: the seed is not used.
+    Each step adds the utterance that maximises the mean concordance with the target over all pairs of models (Kendall's
+    tau without ties) minus `ERROR_WEIGHT` times the root mean squared error of the WERs. The seed is not used.
     """
     edits, words, target = pool.edits, pool.words, pool.target
     first, second = np.triu_indices(len(target), 1)
@@ -88,4 +87,4 @@ SELECTIONS: dict[str, Selection] = {
     "stratified": stratified_selection,
     "ranking": ranking_selection,
 }
-"""Name -> function."""
+"""Name -> method of selection."""
