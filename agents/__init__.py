@@ -1,4 +1,4 @@
-"""Policies and searchers: they see only the Gymnasium API or a `SearchProblem`."""
+"""Policies and searchers; they use only the Gymnasium API or a `SearchProblem`."""
 
 from agents.amc import AMC
 from agents.closed_form import ClosedForm
@@ -9,7 +9,7 @@ from agents.knapsack import KnapsackSearch
 from agents.model_based import ModelBasedSearch
 from agents.optuna_search import OptunaSearch
 from agents.random_search import RandomSearch
-from agents.rules import Rule
+from agents.rules import RankRule
 
 __all__ = [
     "AMC",
@@ -22,6 +22,6 @@ __all__ = [
     "OptunaSearch",
     "ProfileCurve",
     "RandomSearch",
-    "Rule",
+    "RankRule",
     "UniformRank",
 ]

@@ -1,8 +1,8 @@
-"""DDPG as AMC trains it (He et al. 2018, arXiv 1802.03494, section 3.2 and its published code).
+"""DDPG with the rewards and the exploration of AMC (He et al. 2018, arXiv 1802.03494, section 3.2 and published code).
 
-Plain DDPG sees a reward at the end of an episode only, and its noise piles actions up at the ends of their range. AMC
-gives every step of an episode the final reward less a moving average of the rewards, and draws actions from a normal
-distribution truncated to the range, whose width shrinks from episode to episode.
+Plain DDPG gets a reward only at the end of an episode, and its clipped noise accumulates actions at the ends of their
+range. AMC assigns the final reward minus a moving average of the rewards to every step of the episode, and samples
+actions from a normal distribution truncated to the range, whose width decays from episode to episode.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ __all__ = ["AMC", "FinalRewardBuffer"]
 
 
 class FinalRewardBuffer(ReplayBuffer):
-    """Keeps an episode back until it is over, then stores it with the final reward, less the average, at every step.
+    """A replay buffer that stores complete episodes, with the final reward minus its moving average at every step.
 
     Args:
-        args: As `ReplayBuffer`.
-        decay: The decay of the moving average of the episodes' rewards, in [0, 1).
-        kwargs: As `ReplayBuffer`.
+        args: Arguments of `ReplayBuffer`.
+        decay: Decay of the moving average of the episodes' rewards, in [0, 1).
+        kwargs: Arguments of `ReplayBuffer`.
+
+    Raises:
+        ValueError: There are several environments.
     """
 
     def __init__(self, *args: Any, decay: float = 0.95, **kwargs: Any) -> None:
@@ -45,7 +48,7 @@ class FinalRewardBuffer(ReplayBuffer):
         done: NDArray[Any],
         infos: list[dict[str, Any]],
     ) -> None:
-        """Keep one step of the one environment."""
+        """Add one step; the steps of an episode are stored when it is over."""
         self._episode.append((obs, next_obs, action, done, infos))
         self._total += float(reward[0])
         if not done[0]:
@@ -59,14 +62,14 @@ class FinalRewardBuffer(ReplayBuffer):
 
 
 class AMC(DDPG):
-    """DDPG with AMC's rewards and exploration; everything else, `learn` and `predict` included, is Stable-Baselines3's.
+    """Stable-Baselines3's DDPG with AMC's rewards and exploration.
 
     Args:
-        args: As `DDPG`.
-        noise: Standard deviation of the actions after the warm-up (`learning_starts` steps, uniformly random).
-        noise_decay: Its factor from one episode to the next.
-        reward_decay: The decay of the moving average of rewards.
-        kwargs: As `DDPG`.
+        args: Arguments of `DDPG`.
+        noise: Standard deviation of the actions after the warm-up of `learning_starts` uniformly random steps.
+        noise_decay: Factor of the standard deviation from one episode to the next.
+        reward_decay: Decay of the moving average of rewards, in [0, 1).
+        kwargs: Arguments of `DDPG`.
     """
 
     def __init__(
@@ -89,9 +92,9 @@ class AMC(DDPG):
         assert self._last_obs is not None
         wanted, _ = self.predict(self._last_obs, deterministic=True)
         mean = self.policy.scale_action(wanted).astype(np.float64)
-        # Thousands of episodes later still wider than rounding.
+        # The lower limit keeps the width above rounding after thousands of episodes.
         width = max(1e-3, self.noise * self.noise_decay ** (self._episode_num - self._episodes_at_start))
-        # Numpy's global generator is the one that Stable-Baselines3 seeds.
+        # Stable-Baselines3 seeds NumPy's global generator.
         bounds = (-1 - mean) / width, (1 - mean) / width
         drawn = truncnorm.rvs(*bounds, loc=mean, scale=width, size=mean.shape).astype(np.float32)
         return self.policy.unscale_action(drawn), drawn

@@ -1,8 +1,9 @@
-"""A recurrent controller trained by REINFORCE: the paper's kind of agent, in one file.
+"""A recurrent controller trained by REINFORCE: the kind of agent in the ShrinkML paper, in one file.
 
-An LSTM goes through the layers in forward order. At each it sees the environment's observation and emits a distribution
-over the layer's candidates. Whole configurations are sampled, and their log-probability is pushed up or down by how
-much better they were than a moving average of the rewards (Williams 1992; Zoph and Le 2017, arXiv 1611.01578).
+An LSTM goes through the layers in forward order. For each layer it reads the environment's observation and returns a
+distribution over the layer's candidates. Whole configurations are sampled, and their log-probabilities are increased or
+decreased in proportion to the reward minus a moving average of rewards (Williams 1992; Zoph and Le 2017, arXiv
+1611.01578).
 """
 
 from __future__ import annotations
@@ -29,23 +30,28 @@ State = tuple[NDArray[Any], ...]
 
 
 class _Policy(nn.Module):
-    """Observation and memory -> logits of the actions and new memory."""
+    """The policy network, an LSTM cell with a linear output."""
 
     def __init__(self, observation_size: int, actions: int, units: int) -> None:
         super().__init__()
         self.cell = nn.LSTMCell(observation_size, units)
         self.logits = nn.Linear(units, actions)
-        # Small weights: the first configurations are drawn from every candidate alike.
+        # Small weights make the initial distribution over the candidates almost uniform.
         nn.init.uniform_(self.logits.weight, -0.01, 0.01)
         nn.init.zeros_(self.logits.bias)
 
     def forward(self, observation: Tensor, memory: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """(batch, features), two of (batch, units) -> (batch, actions), two of (batch, units)."""
+        """Compute the logits, (batch, actions), and the new memory.
+
+        Args:
+            observation: (batch, features).
+            memory: Hidden and cell state, (batch, units) each.
+        """
         hidden, cell = self.cell(observation, memory)
         return self.logits(hidden), (hidden, cell)
 
     def empty_memory(self, batch: int) -> tuple[Tensor, Tensor]:
-        """Return the memory with which an episode begins."""
+        """Return the memory at the start of an episode: two of zeros, (batch, units)."""
         zeros = torch.zeros(batch, self.cell.hidden_size)
         return zeros, zeros
 
@@ -59,20 +65,20 @@ class _Episode(NamedTuple):
 class Controller:
     """REINFORCE with a moving-average baseline and an entropy bonus, for discrete actions and vector observations.
 
-    It has the part of Stable-Baselines3's `BaseAlgorithm` that matters. Masked actions are never sampled.
+    It has the methods of Stable-Baselines3's `BaseAlgorithm` that searches use. Masked actions are never sampled.
 
     Args:
         env: Any environment with a Discrete action space and a one-dimensional Box of observations.
-        units: The LSTM's size.
-        learning_rate: Adam's.
-        episodes_per_update: Configurations between two updates.
-        baseline_decay: The decay of the moving average of rewards, in [0, 1).
-        entropy_weight: The weight of the policy's mean entropy a step in the loss, >= 0.
-        seed: The same seed gives the same training.
+        units: Number of LSTM units.
+        learning_rate: Learning rate of Adam.
+        episodes_per_update: Number of episodes for each update.
+        baseline_decay: Decay of the moving average of rewards, in [0, 1).
+        entropy_weight: Weight in the loss of the policy's entropy, averaged over steps, >= 0.
+        seed: Seed; the same seed gives the same training.
 
     Raises:
-        ValueError: The environment's spaces are of other kinds.
-        TypeError: It is no environment, or several in one.
+        ValueError: The environment has other spaces.
+        TypeError: The argument is not an environment, or is a vector environment.
     """
 
     def __init__(
@@ -112,12 +118,15 @@ class Controller:
         self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=self.settings["learning_rate"])
 
     def learn(self, total_timesteps: int, callback: Callback | None = None, progress_bar: bool = False) -> Self:
-        """Play and improve until at least `total_timesteps` more steps have been taken.
+        """Train for at least `total_timesteps` more steps.
 
         Args:
             total_timesteps: Number of steps of this call; episodes are played to their end.
-            callback: Called with (locals, globals) after each step; when it returns False, learning ends.
-            progress_bar: Show one on the terminal.
+            callback: Called with (locals, globals) after each step; if it returns False, the training ends.
+            progress_bar: Whether to show a progress bar.
+
+        Raises:
+            RuntimeError: The agent has no environment.
         """
         if self.env is None:
             raise RuntimeError("the agent has no environment: give one to load() or set agent.env")
@@ -134,7 +143,7 @@ class Controller:
         return self
 
     def _play(self, env: gym.Env[Any, Any], callback: Callback | None, bar: tqdm[Any]) -> _Episode | None:
-        """Play one sampled episode; None if the callback says stop."""
+        """Play one sampled episode; return None if the callback ended the training."""
         observation, _ = env.reset(seed=self.settings["seed"] if self.num_timesteps == 0 else None)
         memory = self.policy.empty_memory(1)
         log_probabilities, entropies, total, terminated = [], [], 0.0, False
@@ -162,7 +171,7 @@ class Controller:
         if self.baseline is None:
             self.baseline = float(np.mean(rewards))
         advantages = [reward - self.baseline for reward in rewards]
-        # Rewards of all kinds and ranges: only which configuration was better than another matters.
+        # Advantages are scaled, so that the range of the rewards does not matter.
         scale = max(1e-6, float(np.sqrt(np.mean(np.square(advantages)))))
         losses = [
             -advantage / scale * episode.log_probability - self.settings["entropy_weight"] * episode.entropy
@@ -183,14 +192,14 @@ class Controller:
         deterministic: bool = False,
         action_masks: NDArray[np.bool_] | None = None,
     ) -> tuple[NDArray[np.int64], State]:
-        """Return the action of one observation or of a batch of them.
+        """Return the action for one observation, or the actions for a batch of them.
 
         Args:
             observation: (features,) or (batch, features).
             state: The state that the last call returned; None at the start.
-            episode_start: (batch,): where True, the memory begins anew.
-            deterministic: Take the most probable action instead of a sample.
-            action_masks: (actions,) or (batch, actions): False for what must not be chosen.
+            episode_start: (batch,): True where a new episode starts and the memory is reset.
+            deterministic: Whether to take the most probable action instead of a sample.
+            action_masks: (actions,) or (batch, actions): False for actions that must not be chosen.
 
         Returns:
             The action or actions, and the state for the next call.
@@ -214,17 +223,21 @@ class Controller:
         return (chosen[0] if single else chosen), tuple(part.numpy() for part in memory)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write policy and settings as a safetensors file; the optimiser's state is not kept."""
+        """Write policy and settings as a safetensors file, without the optimiser's state."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         summary = {"settings": self.settings, "num_timesteps": self.num_timesteps, "baseline": self.baseline}
         save_file(self.policy.state_dict(), path, {"controller": json.dumps(summary)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], env: gym.Env[Any, Any] | None = None) -> Self:
-        """Read what `save` wrote.
+        """Load an agent that `save` wrote.
+
+        Args:
+            path: The file.
+            env: The environment to continue with, if any.
 
         Raises:
-            ValueError: The file is not one of `save`'s, or of an environment of other spaces.
+            ValueError: The file was not written by `save`, or for an environment with other spaces.
         """
         try:
             with safe_open(path, "pt") as file:

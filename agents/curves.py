@@ -1,4 +1,4 @@
-"""Curves: one number decides every layer's rank, and the search goes through the numbers."""
+"""Curves: one number, the level, determines every layer's rank, and the search goes through the levels."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["Curve", "EnergyCurve", "ProfileCurve", "UniformRank", "fractions"]
 
 
 class Curve(EpisodicSearch):
-    """Goes through a curve's levels from coarse to fine (see `fractions`), so that any budget covers all of it.
+    """A search through the levels of a curve, from coarse to fine (see `fractions`).
 
-    Levels that lead to a configuration already tried are skipped; the search ends when no finer level is left.
-    Nothing is random.
+    Any budget covers the whole range of levels. Levels whose configuration was proposed before are skipped; the search
+    ends when no finer level is left. It is deterministic.
     """
 
     def search(self, problem: SearchProblem) -> Proposals:
-        """Go through the levels."""
+        """Propose the configurations of the levels; see `EpisodicSearch.search`."""
         self._prepare(problem)
         tried: set[tuple[int, ...]] = set()
         for level in fractions(self._resolution(problem)):
@@ -34,43 +34,43 @@ class Curve(EpisodicSearch):
                 yield ranks
 
     def ranks_of_size(self, problem: SearchProblem, size_ratio: float) -> dict[str, int]:
-        """Return the curve's largest configuration of at most a size; this measures nothing.
+        """Return the curve's largest configuration of at most a size; it takes no evaluation.
 
         Args:
-            problem: Holds the layers and their candidates.
-            size_ratio: The share of the original's parameters, in (0, 1].
+            problem: The problem: layers and candidates.
+            size_ratio: The largest size ratio, in (0, 1].
 
         Raises:
-            ValueError: Even the smallest configuration is larger.
+            ValueError: The smallest configuration is larger.
         """
         self._prepare(problem)
-        # Ranks never fall as the level rises, so the size doesn't either.
+        # Ranks, and so the size, never fall as the level rises.
         lower, upper = 0.0, 1.0
         if problem.size(self._at(problem, upper)) <= size_ratio:
             return self._at(problem, upper)
         smallest = problem.size(self._at(problem, lower))
         if smallest > size_ratio:
             raise ValueError(f"the smallest model on this curve has {smallest:.3f} of the original's size")
-        for _ in range(40):  # Two layers' steps may lie close together, but not as close as 2^-40.
+        for _ in range(40):  # the steps of two layers may be close together, but not as close as 2^-40
             middle = (lower + upper) / 2
             fits = problem.size(self._at(problem, middle)) <= size_ratio
             lower, upper = (middle, upper) if fits else (lower, middle)
         return self._at(problem, lower)
 
     def _prepare(self, problem: SearchProblem) -> None:
-        """Compute all that `_at` needs to know of a problem."""
+        """Compute what `_at` needs for a problem."""
 
     @abstractmethod
     def _at(self, problem: SearchProblem, level: float) -> dict[str, int]:
-        """Return the configuration at a level in [0, 1]; it does not get smaller as the level rises."""
+        """Return the configuration at a level in [0, 1]; no rank falls as the level rises."""
 
     @abstractmethod
     def _resolution(self, problem: SearchProblem) -> int:
-        """Return the number of steps from 0 to 1 that are fine enough."""
+        """Return the number of steps from 0 to 1 beyond which finer levels give no new configurations."""
 
 
 class _LayerCurve(Curve):
-    """Decides the rank of each layer by itself."""
+    """A curve on which each layer's rank depends only on the level and the layer."""
 
     def _at(self, problem: SearchProblem, level: float) -> dict[str, int]:
         """Return the configuration at a level in [0, 1]."""
@@ -81,12 +81,12 @@ class _LayerCurve(Curve):
         """Return the candidate of a layer at a level in [0, 1]."""
 
     def _resolution(self, problem: SearchProblem) -> int:
-        """Return so many steps that no whole rank can hide between two neighbours, which are 1 / (2 r*) apart."""
+        """Return the number of steps, two for each rank up to the largest break-even rank."""
         return 2 * max(layer.break_even for layer in problem.layers)
 
 
 class UniformRank(_LayerCurve):
-    """Gives every layer the candidate nearest to one fraction of its break-even rank, at least rank 1."""
+    """A curve with the same fraction of the break-even rank, at least rank 1, for every layer (nearest candidate)."""
 
     def _rank(self, problem: SearchProblem, index: int, level: float) -> int:
         wanted = max(1, round(level * problem.layers[index].break_even))
@@ -94,30 +94,30 @@ class UniformRank(_LayerCurve):
 
 
 class EnergyCurve(_LayerCurve):
-    """Gives every layer the smallest candidate that keeps one share of its spectral energy (`kept_energy`)."""
+    """A curve with the smallest candidate that keeps the same share of energy for every layer (`kept_energy`)."""
 
     def _prepare(self, problem: SearchProblem) -> None:
         values = problem.evaluator.singular_values
         energies = problem.search_space.tabulate(lambda layer, rank: kept_energy(layer, rank, values))
-        # For each layer those of its candidates below dense.
+        # For each layer, the energies of its candidates below dense.
         self._energies = [list(of_layer.values())[:-1] for of_layer in energies]
 
     def _rank(self, problem: SearchProblem, index: int, level: float) -> int:
         return problem.candidates[index][bisect_left(self._energies[index], level)]
 
     def _resolution(self, problem: SearchProblem) -> int:
-        """Return steps as fine as the energies of neighbouring candidates may lie."""
+        """Return a number of steps that separates the energies of neighbouring candidates."""
         return 2**14
 
 
 class ProfileCurve(_LayerCurve):
-    """Gives every layer a multiple of one fraction of its break-even rank: what an expert draws by hand.
+    """A hand-crafted profile: the fraction of the break-even rank is multiplied by a factor for each layer.
 
     Args:
-        env: As in `EpisodicSearch`.
-        profile: Pattern of layer names (``"encoder.*"``) -> factor; the first that matches counts, a layer that none
-            matches has 1. At a fraction times factor above 1 the layer stays dense.
-        seed: Nothing is random.
+        env: The environment, see `EpisodicSearch`.
+        profile: Pattern of layer names (``"encoder.*"``) -> factor. The first pattern that matches a layer counts; the
+            factor is 1 if none does. If fraction times factor is above 1, the layer stays dense.
+        seed: Seed of the environment; the search is deterministic.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The base of searchers that propose whole configurations."""
+"""The base class of searchers that propose whole configurations."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from tqdm import tqdm
 from shrinkml_env import SearchProblem
 from shrinkml_env.mdp.rewards import signal_of
 
-__all__ = ["Callback", "EpisodicSearch", "Outcome", "Proposals", "require_one_environment", "require_unchanged"]
+__all__ = ["Callback", "EpisodeOutcome", "EpisodicSearch", "Proposals", "require_one_environment", "require_unchanged"]
 
 Callback = Callable[[dict[str, Any], dict[str, Any]], bool]
-"""Stable-Baselines3's functional callback: called with (locals, globals) after each step; False ends `learn`."""
+"""A functional callback as in Stable-Baselines3: called with (locals, globals) after each step; False ends `learn`."""
 
 
-class Outcome(NamedTuple):
-    """The outcome of a proposed configuration, as the environment and its wrappers show it.
+class EpisodeOutcome(NamedTuple):
+    """The outcome of the episode that played a proposed configuration, as the environment and its wrappers report it.
 
     Attributes:
-        ranks: The ranks that were measured: the proposal, or what the constraint made of it.
+        ranks: The ranks that were measured: the proposal, possibly changed by the constraint.
         reward: The episode's undiscounted return.
-        wer: A fraction.
-        error: The WER, or the divergence from the original where the reward depends on that.
-        size_ratio: In (0, 1].
+        wer: The WER, a fraction.
+        error: The divergence from the original, nats a unit, if the reward depends on it; otherwise the WER.
+        size_ratio: The size ratio, in (0, 1].
         feasible: Whether the constraint is met.
     """
 
@@ -46,34 +46,34 @@ class Outcome(NamedTuple):
     feasible: bool
 
 
-Proposals = Generator[Mapping[str, int], Outcome, None]
-"""Yields configurations (layer name -> candidate rank), is sent the outcome of each, and ends when none is left."""
+Proposals = Generator[Mapping[str, int], EpisodeOutcome, None]
+"""A generator that yields configurations (layer name -> candidate rank) and receives the outcome of each."""
 
 
 class EpisodicSearch(ABC):
-    """Plays whole configurations, each as one episode, and remembers the best.
+    """The base class of searchers, which plays each proposed configuration as one episode and remembers the best.
 
-    A subclass says which, in `search`. It has the part of Stable-Baselines3's `BaseAlgorithm` that matters and sees
-    only the Gymnasium API, besides ``env.unwrapped.problem`` and ``env.unwrapped.actions_for``. The policy is to repeat
-    the best episode so far.
+    A subclass proposes configurations in `search`. The class implements the methods of Stable-Baselines3's
+    `BaseAlgorithm` that searches use, by the Gymnasium API, ``env.unwrapped.problem`` and
+    ``env.unwrapped.actions_for``. Its policy repeats the best episode so far.
 
     Attributes:
         env: The environment, or None after `load` without one.
-        num_timesteps: Steps taken so far.
+        num_timesteps: Number of steps so far.
         best_ranks: The configuration of the best episode, layer name -> rank, a feasible one if there was any; empty
-            before the first.
-        best_return: Its undiscounted return.
+            before the first episode.
+        best_return: The undiscounted return of the best episode.
     """
 
     def __init__(self, env: gym.Env[Any, Any] | None = None, seed: int | None = None) -> None:
-        """Begin nothing yet.
+        """Make a searcher; the search begins with `learn`.
 
         Args:
             env: A ShrinkML environment, wrapped or not.
-            seed: The same seed gives the same search.
+            seed: Seed; the same seed gives the same search.
 
         Raises:
-            TypeError: It is something else, such as several environments in one.
+            TypeError: The argument is not an environment, or is a vector environment.
         """
         require_one_environment(self, env)
         self.env = env
@@ -85,30 +85,31 @@ class EpisodicSearch(ABC):
         self._observations: NDArray[Any] = np.empty(0)
         self._actions: NDArray[Any] = np.empty(0)
         self._proposals: Proposals | None = None
-        self._outcome: Outcome | None = None
+        self._outcome: EpisodeOutcome | None = None
         self._pending: Mapping[str, int] | None = None
 
     @abstractmethod
     def search(self, problem: SearchProblem) -> Proposals:
-        """Yield what to try next; the generator is sent what became of it.
+        """Yield the configurations to play, and receive the `EpisodeOutcome` of each.
 
         Args:
-            problem: The environment's: layers, candidates, ``size(ranks)``. What is to be measured is yielded instead,
-                and played.
+            problem: The environment's problem: layers, candidates, ``size(ranks)``. To measure a configuration, yield
+                it instead of calling ``problem.evaluate``.
         """
 
     def learn(self, total_timesteps: int, callback: Callback | None = None, progress_bar: bool = False) -> Self:
-        """Play whole episodes until at least `total_timesteps` steps have been taken, or nothing is left to try.
+        """Play whole episodes for at least `total_timesteps` steps, or until there are no more proposals.
 
-        A later call goes on where this one ended. `BudgetExhausted` passes through; what was found stays.
+        A later call continues the search. The environment's `BudgetExhausted` is passed on; the best episode is kept.
 
         Args:
             total_timesteps: Number of steps of this call; an episode has one for each layer.
-            callback: Called after each step; when it returns False, learning ends.
-            progress_bar: Show one on the terminal.
+            callback: Called after each step; if it returns False, learning ends.
+            progress_bar: Whether to show a progress bar.
 
         Raises:
             TypeError: The callback is not a function.
+            RuntimeError: The agent has no environment.
         """
         if callback is not None and not callable(callback):
             raise TypeError(
@@ -131,16 +132,16 @@ class EpisodicSearch(ABC):
         episode_start: NDArray[Any] | None = None,
         deterministic: bool = False,
     ) -> tuple[NDArray[Any], None]:
-        """Return the action of the best episode at its observation nearest to this one.
+        """Return the action that the best episode took at its observation nearest to this one.
 
         Args:
-            observation: One, or a batch of them along the first axis.
-            state: Not used, like the next two; as in Stable-Baselines3.
+            observation: One observation, or a batch of them along the first axis.
+            state: Not used.
             episode_start: Not used.
-            deterministic: Not used: the policy has no randomness.
+            deterministic: Not used; the policy is deterministic.
 
         Returns:
-            The action or the batch of actions, and None for the state.
+            The action or the batch of actions, and None as the state.
 
         Raises:
             RuntimeError: No episode has been played yet.
@@ -155,7 +156,11 @@ class EpisodicSearch(ABC):
         return (actions[0] if asked.ndim < self._observations.ndim else actions), None
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the best episode as a NumPy archive; what the search would try next is not kept."""
+        """Write the best episode as a NumPy archive; the state of the search is not saved.
+
+        Raises:
+            RuntimeError: No episode has been played yet.
+        """
         if not self.best_ranks:
             raise RuntimeError("nothing has been found yet: call learn() before save()")
         summary = {"ranks": self.best_ranks, "return": self.best_return, "num_timesteps": self.num_timesteps}
@@ -167,10 +172,10 @@ class EpisodicSearch(ABC):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], env: gym.Env[Any, Any] | None = None) -> Self:
-        """Read what `save` wrote: an agent that predicts, and that learns anew if it is given an environment.
+        """Load an agent that `save` wrote; it can predict and, with an environment, begin a new search.
 
         Raises:
-            ValueError: The file is not one of `save`'s.
+            ValueError: The file was not written by `save`.
         """
         agent = cls(env)
         try:
@@ -190,7 +195,7 @@ class EpisodicSearch(ABC):
         return self.env
 
     def _next_proposal(self, env: gym.Env[Any, Any]) -> Mapping[str, int] | None:
-        """Return what was proposed last and not played to its end, or something new; None if nothing is left to try."""
+        """Return the last proposal if it was not played to its end, or a new one; None if there are no more."""
         unwrapped: Any = env.unwrapped
         try:
             if self._proposals is None:
@@ -206,7 +211,7 @@ class EpisodicSearch(ABC):
     def _play(
         self, env: gym.Env[Any, Any], ranks: Mapping[str, int], callback: Callback | None, bar: tqdm[Any]
     ) -> bool:
-        """Play one configuration; False if the callback says stop."""
+        """Play one configuration; return False if the callback ended the search."""
         unwrapped: Any = env.unwrapped
         observation, _ = env.reset(seed=self.seed if self.num_timesteps == 0 else None)
         observations, actions, total = [], [], 0.0
@@ -221,7 +226,7 @@ class EpisodicSearch(ABC):
                 ranks, feasible = dict(info["ranks"]), bool(info["feasible"])
                 self._pending = None
                 error = info[signal_of(unwrapped.problem.reward_function)]
-                self._outcome = Outcome(ranks, total, info["wer"], error, info["size_ratio"], feasible)
+                self._outcome = EpisodeOutcome(ranks, total, info["wer"], error, info["size_ratio"], feasible)
                 if (feasible, total) > (self._best_feasible, self.best_return):
                     self.best_ranks, self.best_return, self._best_feasible = ranks, total, feasible
                     self._observations, self._actions = np.array(observations), np.array(actions)
@@ -231,10 +236,10 @@ class EpisodicSearch(ABC):
 
 
 def require_one_environment(agent: object, env: Any) -> None:
-    """Refuse other environments, for agents that play one episode at a time.
+    """Check that an agent that plays one episode at a time has a single environment, or None.
 
     Raises:
-        TypeError: It is something else, such as several environments in one.
+        TypeError: The argument is not an environment, or is a vector environment.
     """
     if env is not None and not isinstance(env, gym.Env):
         raise TypeError(
@@ -243,11 +248,11 @@ def require_one_environment(agent: object, env: Any) -> None:
         )
 
 
-def require_unchanged(outcome: Outcome, proposal: Mapping[str, int]) -> None:
-    """Refuse a changed proposal, for searches that reason about what they proposed.
+def require_unchanged(outcome: EpisodeOutcome, proposal: Mapping[str, int]) -> None:
+    """Check that the constraint did not change a proposal, for searches that depend on it.
 
     Raises:
-        ValueError: The constraint has made something else of it.
+        ValueError: The constraint changed the proposal.
     """
     if outcome.ranks != dict(proposal):
         raise ValueError(
@@ -257,7 +262,7 @@ def require_unchanged(outcome: Outcome, proposal: Mapping[str, int]) -> None:
 
 
 def _flat(observation: NDArray[Any] | Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-    """Make one array of an observation or a batch of them; the boxes of a dictionary one behind the other."""
+    """Return an observation, or a batch of them, as one array; the boxes of a dictionary are concatenated."""
     if isinstance(observation, Mapping):
         return np.concatenate([np.asarray(observation[name]) for name in sorted(observation)], axis=-1)
     return np.asarray(observation)

@@ -1,4 +1,4 @@
-"""Greedy search: always the layer whose cut hurts least."""
+"""Greedy search: each round compresses the layer that loses least."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ __all__ = ["GreedySearch"]
 
 
 class GreedySearch(EpisodicSearch):
-    """From the original downwards: each round must save a given share of the model (Yang et al. 2018, NetAdapt).
+    """Greedy search from the original downwards, in rounds (NetAdapt, Yang et al. 2018).
 
-    Every layer in turn is cut just so far that it alone saves the round's share; the cut that leaves the fewest errors
-    is kept, of equal ones the smallest model. A round costs as many evaluations as there are layers that can still save
-    so much; the search ends when there is none.
+    Each round saves a share of the parameters. In a round, each layer in turn is compressed just enough to save the
+    round's share alone, and measured. The configuration with the lowest error is kept; among equal ones, the smallest.
+    A round takes one evaluation for each layer that can still save the share; the search ends when no layer can.
 
     Args:
-        env: As in `EpisodicSearch`.
-        evaluations: How many it takes to come down to the size that a constraint allows, or else to use the model up:
-            of L layers each round saves the share L / evaluations of the parameters that there are to save.
-        seed: Nothing is random.
+        env: The environment, see `EpisodicSearch`.
+        evaluations: Number of evaluations for the whole way: down to the constraint's size limit, or to the smallest
+            model if there is none. With L layers, each round saves the share L / evaluations of the parameters to save.
+        seed: Seed of the environment; the search is deterministic.
+
+    Raises:
+        ValueError: `evaluations` is below 1.
     """
 
     def __init__(self, env: gym.Env[Any, Any] | None = None, evaluations: int = 350, seed: int | None = None) -> None:
@@ -34,7 +37,7 @@ class GreedySearch(EpisodicSearch):
         self.evaluations = evaluations
 
     def search(self, problem: SearchProblem) -> Proposals:
-        """Go down round by round."""
+        """Propose the configurations of each round; see `EpisodicSearch.search`."""
         here, played = problem.search_space.dense, 0
         while cuts := self._cuts(problem, here, played):
             worth = []
@@ -51,7 +54,7 @@ class GreedySearch(EpisodicSearch):
         if problem.size_limit is None:
             return self._saving(problem, here, layers / self.evaluations)
         left = problem.size(here) - problem.size_limit
-        # Where some layers can no longer save so much, a round costs less, and the next shares are smaller.
+        # A round takes fewer evaluations if some layers cannot save the share; the next shares are then smaller.
         share = left / max(1, (self.evaluations - played) // layers)
         while left > 0 and here != problem.search_space.smallest:
             if cuts := self._saving(problem, here, share):
@@ -68,7 +71,7 @@ class GreedySearch(EpisodicSearch):
     def _cut(problem: SearchProblem, here: Mapping[str, int], index: int, share: float) -> dict[str, int] | None:
         """Cut one layer to its largest candidate that saves the share; None if even the smallest does not."""
         name = problem.layers[index].name
-        # Rounding must not ask for a little more than the share.
+        # The tolerance is for rounding.
         target = problem.size(here) - share + 1e-9
         for rank in reversed(problem.candidates[index]):
             if rank < here[name] and problem.size({**here, name: rank}) <= target:

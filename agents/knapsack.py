@@ -1,4 +1,4 @@
-"""Additive sensitivities: measure every layer alone, then solve for the best sum."""
+"""Additive sensitivities: measure every layer alone, then minimise the sum of losses by integer programming."""
 
 from __future__ import annotations
 
@@ -15,21 +15,26 @@ from shrinkml_env import SearchProblem
 
 __all__ = ["KnapsackSearch"]
 
-_HALVINGS = 13  # of the range of sizes: steps of 0.012 %
+_HALVINGS = 13
+"""The number of times that the range of sizes is halved, down to steps of 0.012 %."""
 
 
 class KnapsackSearch(EpisodicSearch):
-    """Takes the WER that a configuration loses for the sum of what its layers lose alone.
+    """A search that assumes that the loss of a configuration is the sum of its layers' losses.
 
-    First it measures each layer at some of its candidates, all others dense. What lies between is interpolated. Then,
-    for a range of sizes from coarse to fine, it finds the configuration with the least sum among those of at most that
-    size, exactly, as a multiple-choice knapsack (an integer linear program, solved by HiGHS), and tries it.
+    First it measures each layer at some of its candidates, with all others dense, and interpolates the losses at the
+    other candidates. Then it goes through a range of sizes, from coarse to fine. For each size it finds the
+    configuration of at most this size with the least sum of losses, exactly, as a multiple-choice knapsack problem (an
+    integer linear program, solved by HiGHS), and proposes it.
 
     Args:
-        env: As in `EpisodicSearch`.
-        points: Candidates below dense that are measured of each layer.
-        sizes: Range of the size ratios, as far as the candidates allow them. Below 1 the upper end comes first.
-        seed: Nothing is random.
+        env: The environment, see `EpisodicSearch`.
+        points: Number of candidates below dense to measure for each layer, at least 1.
+        sizes: Range of the size ratios, (low, high) in [0, 1]. If high is below 1, it is solved for first.
+        seed: Seed of the environment; the search is deterministic.
+
+    Raises:
+        ValueError: A number is out of range.
     """
 
     def __init__(
@@ -48,10 +53,10 @@ class KnapsackSearch(EpisodicSearch):
         self.sizes = sizes
 
     def search(self, problem: SearchProblem) -> Proposals:
-        """Measure single layers, then solve for one size after the other.
+        """Propose single layers, then the solutions for sizes; see `EpisodicSearch.search`.
 
         Raises:
-            ValueError: Even the smallest configuration is larger than the range of sizes.
+            ValueError: The smallest configuration is larger than the range of sizes.
         """
         smallest, (low, high) = problem.size(problem.search_space.smallest), self.sizes
         if smallest > high:
@@ -71,7 +76,7 @@ class KnapsackSearch(EpisodicSearch):
     def _front(
         cls, losses: list[NDArray[np.float64]], sizes: list[NDArray[np.float64]], low: float, high: float
     ) -> Iterator[tuple[int, ...]]:
-        """Yield the choices for a range of sizes, each once: its upper end if below 1, then from coarse to fine."""
+        """Yield the solutions for a range of sizes, each once: the upper end if below 1, then from coarse to fine."""
         ends = {0.0: cls._solve(losses, sizes, low), 1.0: cls._solve(losses, sizes, high)}
         tried = set()
         if high < 1:
@@ -82,7 +87,7 @@ class KnapsackSearch(EpisodicSearch):
             halves = []
             for left, right in intervals:
                 middle = (left + right) / 2
-                # What is best for two sizes is best for any between them.
+                # The solution of two sizes is the solution of any size between them.
                 choice = ends[left]
                 if choice != ends[right]:
                     choice = cls._solve(losses, sizes, low + (high - low) * middle)
@@ -94,14 +99,14 @@ class KnapsackSearch(EpisodicSearch):
             intervals = halves
 
     def ranks_of_size(self, problem: SearchProblem, size_ratio: float) -> dict[str, int]:
-        """Return the configuration with the least sum of losses of at most a size; measure single layers for it.
+        """Return the configuration of at most a size with the least sum of losses, after measuring single layers.
 
         Args:
-            problem: Holds the layers and their candidates, and measures.
-            size_ratio: The share of the original's parameters, in (0, 1].
+            problem: The problem, which measures.
+            size_ratio: The largest size ratio, in (0, 1].
 
         Raises:
-            ValueError: Even the smallest configuration is larger.
+            ValueError: The smallest configuration is larger.
         """
         smallest = problem.size(problem.search_space.smallest)
         if smallest > size_ratio:
@@ -114,22 +119,22 @@ class KnapsackSearch(EpisodicSearch):
         return problem.search_space.ranks(choice)
 
     def _places(self, count: int) -> list[int]:
-        """Return which of so many candidates below dense are measured."""
+        """Return the indices of the candidates to measure, given the number of candidates below dense."""
         return [int(place) for place in np.unique(np.linspace(0, count - 1, self.points).round())]
 
     def _single(self, problem: SearchProblem) -> Iterator[tuple[int, int]]:
-        """Yield each layer that is measured alone, by its index, and the place of its rank."""
+        """Yield (index of a layer, index of its candidate) for each measurement of a single layer."""
         for index, count in enumerate(problem.search_space.counts):
             for place in self._places(count - 1):
                 yield index, place
 
     @staticmethod
     def _alone(problem: SearchProblem, index: int, place: int) -> dict[str, int]:
-        """Return the configuration in which one layer alone is not dense."""
+        """Return the configuration with one layer at a candidate and all others dense."""
         return {**problem.search_space.dense, problem.layers[index].name: problem.candidates[index][place]}
 
     def _losses(self, problem: SearchProblem, measured: Mapping[tuple[int, int], float]) -> list[NDArray[np.float64]]:
-        """Return for each layer the errors that each candidate adds; dense adds none."""
+        """Return, for each layer, the loss of each candidate, (candidates,); that of dense is 0."""
         losses, original = [], problem.error(problem.baseline)
         for index, count in enumerate(problem.search_space.counts):
             places = self._places(count - 1)
@@ -139,18 +144,18 @@ class KnapsackSearch(EpisodicSearch):
 
     @staticmethod
     def _sizes(problem: SearchProblem) -> list[NDArray[np.float64]]:
-        """Return for each layer the size ratio with each of its candidates, all others dense."""
+        """Return, for each layer, the size ratios with each of its candidates and all others dense, (candidates,)."""
         alone = problem.search_space.tabulate(lambda layer, rank: problem.size({layer.name: rank}))
         return [np.array(list(sizes.values())) for sizes in alone]
 
     @staticmethod
     def _solve(losses: list[NDArray[np.float64]], sizes: list[NDArray[np.float64]], limit: float) -> tuple[int, ...]:
-        """Choose one candidate of each layer, with the least sum of losses among those of at most this size ratio."""
+        """Return a candidate's index for each layer: the least sum of losses at a size ratio of at most `limit`."""
         owner = np.repeat(np.arange(len(losses)), [len(loss) for loss in losses])
         one_each = (owner == np.arange(len(losses))[:, None]).astype(float)
         saved = np.concatenate([1.0 - size for size in sizes])
         solution = milp(
-            # Among equal losses the smaller model.
+            # The second term prefers the smaller model among equal losses.
             np.concatenate(losses) - 1e-6 * saved,
             integrality=np.ones(len(owner)),
             bounds=Bounds(0, 1),

@@ -1,4 +1,4 @@
-"""Optuna's samplers: TPE, CMA-ES, NSGA-II and whatever else it has."""
+"""Search by a sampler of Optuna: TPE, CMA-ES, NSGA-II and others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from shrinkml_env import SearchProblem
 
 __all__ = ["OptunaSearch"]
 
-_PATIENCE = 100  # proposals in a row that were made before
+_PATIENCE = 100
+"""The number of repeated proposals in a row that end the search."""
 
 _DIRECTIONS = {
     "reward": optuna.study.StudyDirection.MAXIMIZE,
@@ -23,16 +24,19 @@ _DIRECTIONS = {
 
 
 class OptunaSearch(EpisodicSearch):
-    """Lets a sampler of Optuna choose the index of each layer's candidate.
+    """A search in which a sampler of Optuna chooses the index of each layer's candidate.
 
-    Ends when the sampler has come to nothing but repetitions: some learn more slowly from each of them.
+    The search ends when the sampler only repeats earlier proposals.
 
     Args:
-        env: As in `EpisodicSearch`.
-        sampler: Any of ``optuna.samplers``, with its own seed.
-        objectives: One of ``"reward"`` (the return), ``"wer"`` and ``"size_ratio"``, or several for samplers of
-            Pareto fronts.
-        seed: The environment's; the sampler has its own.
+        env: The environment, see `EpisodicSearch`.
+        sampler: A sampler of ``optuna.samplers``, with its own seed; None is TPE with `seed`.
+        objectives: One of ``"reward"`` (the return), ``"wer"`` and ``"size_ratio"``, or several for multi-objective
+            samplers.
+        seed: Seed of the environment.
+
+    Raises:
+        ValueError: An objective is unknown, or there is none.
     """
 
     def __init__(
@@ -50,7 +54,7 @@ class OptunaSearch(EpisodicSearch):
         self.objectives = tuple(objectives)
 
     def search(self, problem: SearchProblem) -> Proposals:
-        """Ask the sampler; a proposal may repeat an earlier one."""
+        """Propose the sampler's configurations, which may repeat earlier ones; see `EpisodicSearch.search`."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(
             directions=[_DIRECTIONS[objective] for objective in self.objectives], sampler=self.sampler

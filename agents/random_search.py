@@ -11,10 +11,10 @@ __all__ = ["RandomSearch"]
 
 
 class RandomSearch(EpisodicSearch):
-    """Draws every layer's rank independently and uniformly from its candidates."""
+    """A search that samples every layer's rank independently and uniformly from its candidates."""
 
     def search(self, problem: SearchProblem) -> Proposals:
-        """Draw for ever; a draw may repeat an earlier one."""
+        """Propose random configurations without end; they may repeat; see `EpisodicSearch.search`."""
         random = np.random.default_rng(self.seed)
         while True:
             yield problem.search_space.ranks([int(random.integers(count)) for count in problem.search_space.counts])

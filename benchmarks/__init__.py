@@ -1,1 +1,1 @@
-"""Speed measurements; ``make bench`` runs them all and writes docs/performance.md."""
+"""Benchmarks of speed, memory and resumption; ``make bench`` runs those of docs/performance.md."""

@@ -1,4 +1,4 @@
-"""All of them, into docs/performance.md: ``python -m benchmarks``."""
+"""Run the speed benchmarks and write docs/performance.md: ``python -m benchmarks``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ in turns in one run: median, and from the smallest to the largest round. Absolut
 
 
 def main() -> None:
-    """Run, print, write."""
+    """Run the benchmarks, print the results, and write the page."""
     sections = [module.measure() for module in (evaluation, search, overhead, scale, tabular)]
     for section in sections:
         section.print()

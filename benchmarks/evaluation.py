@@ -1,4 +1,4 @@
-"""One evaluation, cold: ``python -m benchmarks.evaluation``. Prints a table and where the time goes."""
+"""Time one cold evaluation, and each of its stages: ``python -m benchmarks.evaluation``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZE = 0.5
 
 
 def gemm_gflops(size: int = 1024, repeats: int = 10) -> float:
-    """Multiply-adds a second of a large float32 matrix product on this thread, in billions."""
+    """Return the multiply-adds a second of a large float32 matrix product on this thread, in billions."""
     one, other = torch.randn(2, size, size)
     one @ other
     started = time.perf_counter()
@@ -32,7 +32,7 @@ def gemm_gflops(size: int = 1024, repeats: int = 10) -> float:
 
 
 def profile(model: LAS, waveforms: list[torch.Tensor]) -> dict[str, float]:
-    """Seconds in each stage of recognising everything once."""
+    """Return the seconds of each stage of recognising all waveforms once."""
     seconds: dict[str, float] = {}
 
     def timed(name: str, run: Any) -> Any:
@@ -52,14 +52,14 @@ def profile(model: LAS, waveforms: list[torch.Tensor]) -> dict[str, float]:
 
 
 def executed_macs(evaluator: Evaluator, ranks: Mapping[str, int]) -> int:
-    """Multiply-adds that are really computed: a factored W_hh is multiplied back and runs dense."""
+    """Return the multiply-adds that are executed, given that a factored W_hh is multiplied out and runs dense."""
     by_matrix = Evaluator(evaluator.model, evaluator.utterances, "matrix", factorisation=evaluator.factorisation)
     chosen = matrix_ranks(evaluator.model.layers, ranks)
     return by_matrix.macs({name: rank for name, rank in chosen.items() if "weight_hh" not in name})
 
 
 def measure() -> Section:
-    """The comparison with A and B, and the profile."""
+    """Compare with the references A and B, and profile the stages."""
     torch.set_num_threads(1)
     model = load_model("las_small")
     assert isinstance(model, LAS)

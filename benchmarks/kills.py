@@ -1,7 +1,7 @@
-"""Kills at random moments: ``python -m benchmarks.kills [KILLS]``, by default 100.
+"""Kill commands at random moments, and check that they resume: ``python -m benchmarks.kills [KILLS]``, by default 100.
 
 Searches (alone, with workers, three at once), a fine-tuning, `experiments.compress` and `experiments.build.table` are
-killed by SIGKILL, started again, killed again. What they end with must be what an unbroken run ends with, byte for
+killed by SIGKILL and started again, repeatedly. Their final outputs must equal those of an uninterrupted run, byte for
 byte, and no process may outlive a killed parent for long.
 """
 
@@ -34,25 +34,25 @@ from tests.helpers.models import TinyCTC
 from tests.helpers.speech import make_corpus, make_learner
 from tests.helpers.workplace import make_speech, make_workplace
 
-__all__ = ["TASKS", "Task", "endured", "outcome"]
+__all__ = ["TASKS", "Task", "kill_repeatedly", "outcome"]
 
 LONGEST = 20.0
-"""Seconds for which a process may outlive a parent that was killed."""
+"""The longest time that a process may outlive a killed parent, seconds."""
 
 TIMED = ("tensorboard", "agent", "agent.zip", "config.yaml", "search.yaml", "checkpoint.pt")
-"""Files that hold times of the clock, or where the outputs lie."""
+"""Files that contain times or the path of the outputs, which are not compared."""
 
 CONTEXT = multiprocessing.get_context("forkserver")
 
 
 @dataclass(frozen=True)
 class Task:
-    """Processes that run at once, each a command.
+    """One or several processes that run the same command at once.
 
     Attributes:
-        name: For people.
-        module: The command's module.
-        options: For each process its options besides the outputs.
+        name: Name of the task in messages.
+        module: Module of the command.
+        options: Options of each process, without ``outputs``.
     """
 
     name: str
@@ -61,18 +61,18 @@ class Task:
 
 
 def searches(folder: Path) -> list[str]:
-    """Make what a search on a small model needs; returns options."""
+    """Make a small model and speech for a search, and return its options."""
     options = ["budget=24", "finalists=2", "imports=[tests.helpers.models]"]
     return [*make_workplace(folder, TinyCTC()), *options]
 
 
 def search(folder: Path) -> Task:
-    """One search in one process."""
+    """Return one search in one process."""
     return Task("search", "experiments.search", ((*searches(folder), "agent=random"),))
 
 
 def search_with_workers(folder: Path) -> Task:
-    """One search with two workers."""
+    """Return one search with two workers."""
     agent = (
         "agent=ppo",
         "agent.n_steps=8",
@@ -86,13 +86,13 @@ def search_with_workers(folder: Path) -> Task:
 
 
 def three_searches(folder: Path) -> Task:
-    """Three searches at once that share their measurements."""
+    """Return three searches that run at once and share a cache."""
     options = (*searches(folder), "agent=random")
     return Task("three searches at once", "experiments.search", tuple((*options, f"seed={seed}") for seed in range(3)))
 
 
 def finetuning(folder: Path) -> Task:
-    """A fine-tuning of a small model, with a checkpoint after each epoch."""
+    """Return a fine-tuning of a small model, with a checkpoint after each epoch."""
     corpus = make_corpus(folder)
     model = make_learner(corpus).eval()
     round_to_storage(model)
@@ -106,14 +106,14 @@ def finetuning(folder: Path) -> Task:
 
 
 def compressing(folder: Path) -> Task:
-    """The engineer's command."""
+    """Return a run of `experiments.compress`."""
     speech = make_speech(folder, TinyCTC())
     options = ("target_size=0.6", "budget=12", "imports=[tests.helpers.models]")
     return Task("compress", "experiments.compress", ((f"model={folder / 'model'}", f"data={speech}", *options),))
 
 
 def tabulating(folder: Path) -> Task:
-    """A table of 16 configurations."""
+    """Return the making of a table of 16 configurations."""
     sets = make_workplace(folder, TinyCTC())
     return Task("build.table", "benchmarks.kills", ((*sets, "best=2", "random=2", "batch=2"),))
 
@@ -129,10 +129,10 @@ TASKS: tuple[Callable[[Path], Task], ...] = (
 
 
 def make_table(options: Sequence[str], folder: Path) -> None:
-    """Do what `experiments.build.table` does, with two blocks of a small model."""
+    """Run `experiments.build.table` with two blocks of a small model."""
     from experiments.build.table import make
 
-    *options, _ = options  # The outputs.
+    *options, _ = options  # without `outputs`
     config = compose_config("table", [*options, f"output={folder / 'table.npz'}"])
     config.blocks = {name: {"layers": [name], "ranks": [2, 5, 8]} for name in ("gru", "hidden")}
     folder.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,7 @@ def make_table(options: Sequence[str], folder: Path) -> None:
 
 
 def begin(module: str, options: Sequence[str], folder: Path) -> None:
-    """Be one process: run a command that keeps everything in a folder."""
+    """Run a command in a process; it keeps all files in a folder."""
     os.setsid()
     with (folder / "log").open("a") as log:
         os.dup2(log.fileno(), 1)
@@ -168,10 +168,10 @@ def start(task: Task, folder: Path) -> list[BaseProcess]:
 
 
 def finish(task: Task, folder: Path) -> None:
-    """Let a task run to its end.
+    """Run a task to its end.
 
     Raises:
-        RuntimeError: It failed.
+        RuntimeError: The task failed.
     """
     for process in start(task, folder):
         process.join()
@@ -182,7 +182,7 @@ def finish(task: Task, folder: Path) -> None:
 
 
 def kill(processes: Sequence[BaseProcess]) -> float:
-    """Kill processes, and return for how many seconds others of their sessions outlive them."""
+    """Kill processes, and return the seconds for which other processes of their sessions outlive them."""
     for process in processes:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid or 0, signal.SIGKILL)
@@ -196,12 +196,12 @@ def kill(processes: Sequence[BaseProcess]) -> float:
 
 
 def members(sessions: set[int | None]) -> list[int]:
-    """Return the processes of some sessions, but for those that have ended and wait for their parent."""
+    """Return the ids of the processes in some sessions, without zombies."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                # PID (NAME) STATE PARENT GROUP SESSION ...; a name may hold anything.
+                # PID (NAME) STATE PARENT GROUP SESSION ...; the name may contain any characters.
                 state, _, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
                 if int(session) in sessions and state != "Z":
                     found.append(int(entry.name))
@@ -209,7 +209,7 @@ def members(sessions: set[int | None]) -> list[int]:
 
 
 def outcome(folder: Path) -> dict[str, bytes]:
-    """Return path -> content of all that runs leave but the `TIMED` files, locks, and seconds in records."""
+    """Return the outputs of runs, path -> content, without `TIMED` files, locks, and times in records."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
@@ -228,13 +228,13 @@ def _untimed(content: object) -> object:
 
 
 @dataclass(frozen=True)
-class Endured:
-    """What kills have done to a task.
+class KillReport:
+    """The result of killing a task repeatedly.
 
     Attributes:
-        kills: Kills that have met a running process.
-        ends: Runs that ended after kills, each with the outcome of the unbroken one.
-        outlived: The longest that a process outlived its killed parent, seconds.
+        kills: Number of kills of running processes.
+        ends: Number of runs that were killed and finished with the outputs of an uninterrupted run.
+        outlived: The longest time that a process outlived its killed parent, seconds.
     """
 
     kills: int
@@ -242,17 +242,17 @@ class Endured:
     outlived: float
 
 
-def endured(make: Callable[[Path], Task], kills: int, chance: random.Random, folder: Path) -> Endured:
-    """Kill a task so often, and compare what it ends with.
+def kill_repeatedly(make: Callable[[Path], Task], kills: int, chance: random.Random, folder: Path) -> KillReport:
+    """Kill a task repeatedly, and compare its final outputs with those of an uninterrupted run.
 
     Args:
-        make: Makes what the task needs in a folder, and the task.
-        kills: How often.
-        chance: Draws the moments.
-        folder: An empty one.
+        make: Prepares a folder for the task, and returns the task.
+        kills: Number of kills.
+        chance: Source of random moments.
+        folder: An empty folder.
 
     Raises:
-        AssertionError: An outcome differs, or a process outlived its parent for more than `LONGEST` seconds.
+        AssertionError: Outputs differ, or a process outlived its parent for more than `LONGEST` seconds.
         RuntimeError: The task failed.
     """
     (folder / "parts").mkdir()
@@ -276,19 +276,19 @@ def endured(make: Callable[[Path], Task], kills: int, chance: random.Random, fol
             hits, broken = hits + 1, broken + 1
             assert outlived <= LONGEST, f"{task.name}: a process outlived its killed parent by {outlived:.1f} s"
             continue
-        # The first run takes longer than the others: it reads modules that they find in memory.
+        # The first run takes longer than the others, because it loads modules from disk.
         length = min(length, time.monotonic() - begun)
-        finish(task, place)  # Once more, which changes nothing.
+        finish(task, place)  # running the finished task again must not change its outputs
         found = outcome(place / "outputs")
         different = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
         assert not different, f"{task.name}: after {broken} kills {', '.join(sorted(different))} differ: {place}"
         ends, broken = ends + 1, 0
         shutil.rmtree(place)
-    return Endured(hits, ends, outlived)
+    return KillReport(hits, ends, outlived)
 
 
 def measure(kills: int = 100, seed: int = 0) -> Section:
-    """Kill every task equally often."""
+    """Kill all tasks, each equally often."""
     rows = []
     chance = random.Random(seed)
     with tempfile.TemporaryDirectory() as name, tqdm(TASKS, unit="task") as bar:
@@ -296,7 +296,7 @@ def measure(kills: int = 100, seed: int = 0) -> Section:
             folder = Path(name) / make.__name__
             folder.mkdir()
             share = kills * (number + 1) // len(TASKS) - kills * number // len(TASKS)
-            found = endured(make, share, chance, folder)
+            found = kill_repeatedly(make, share, chance, folder)
             label = make.__name__.replace("_", " ")
             rows.append((label, str(found.kills), str(found.ends), f"{found.outlived:.1f} s"))
     head = ("killed", "kills", "ends, all equal to an unbroken run's", "a process outlived its parent by at most")

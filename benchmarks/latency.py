@@ -1,8 +1,8 @@
-"""Speed of compressed models against their originals: ``python -m benchmarks.latency [MODEL ...] [--sizes 0.8 0.5]``.
+"""Compare the speed of compressed models and originals: ``python -m benchmarks.latency [MODEL ...] [--sizes 0.8 0.5]``.
 
-A model is las_small, las_large (random weights) or hf:FOLDER. Original and compressed model are saved, loaded again in
-processes of their own, and timed in turns: CPU time of one thread. Both write four tokens a second, whatever they
-hear, so that they have the same to do. LAS models are timed once more as ONNX programs.
+A model is las_small, las_large (random weights) or hf:FOLDER. Original and compressed model are saved, loaded in
+separate processes, and timed in turns: CPU time of one thread. Both are made to write four tokens for each second of
+speech, so that their work is equal. LAS models are also timed as ONNX programs.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from shrinkml_env.space.search_space import uniform_ranks
 
 SIZES = (0.8, 0.65, 0.5, 0.35, 0.2)
 BATCHES = {"latency": 1, "throughput": 16}
-"""Utterances that are recognised together."""
+"""Name -> number of utterances in a batch."""
 
 ROUNDS = 5
 TOKENS_PER_SECOND = 4.0
@@ -55,7 +55,7 @@ ONNX_HEAD = ("size ratio", "original, s", "compressed, faster by")
 
 
 class RandomFactors:
-    """Factors of the right shapes: nothing else matters for speed, and no large matrix is decomposed.
+    """A factorisation with random factors of the right shapes, which suffice to measure speed.
 
     Args:
         model: The original.
@@ -76,7 +76,7 @@ class RandomFactors:
 
 
 def ranks_of_size(model: CompressibleModel, size: float) -> dict[str, int]:
-    """The largest uniform fraction of the break-even ranks that makes the model no larger than so much of itself."""
+    """Return the ranks of the largest uniform fraction of break-even of at most a size ratio."""
     whole = count_parameters(model)
     fractions = [number / 1000 for number in range(1001)]
     fitting = [f for f in fractions if compressed_parameters(model, uniform_ranks(model.layers, f)) <= size * whole]
@@ -84,7 +84,7 @@ def ranks_of_size(model: CompressibleModel, size: float) -> dict[str, int]:
 
 
 def random_large() -> LAS:
-    """las_large (conf/model/las_large.yaml) with random weights, over pieces of random words."""
+    """Return las_large with random weights, and a tokenizer trained on random words."""
     with initialize_config_dir(str(Path("conf").resolve()), version_base="1.3"):
         config = compose("train_asr", ["model=las_large"]).model
     generator = random.Random(0)
@@ -97,7 +97,7 @@ def random_large() -> LAS:
 
 
 def speak_on(model: CompressibleModel) -> None:
-    """Make a model write until its limit, `TOKENS_PER_SECOND`."""
+    """Make a model write tokens up to its limit, `TOKENS_PER_SECOND`, by suppressing the end."""
     if isinstance(model, LAS):
         with torch.no_grad():
             model.decoder.output.bias[model.tokenizer.eos] = -1e9
@@ -109,7 +109,7 @@ def speak_on(model: CompressibleModel) -> None:
 
 
 def serve(connection: Connection, folder: Path) -> None:
-    """Load a model and recognise what is asked for: (batch, whether in the forms chosen for it) -> seconds."""
+    """Load a model and answer requests: (name of a batch, whether to use optimised forms) -> seconds."""
     torch.set_num_threads(1)
     model: Any = load_compressed(folder)
     speak_on(model)
@@ -128,7 +128,7 @@ def serve(connection: Connection, folder: Path) -> None:
 
 
 def serve_onnx(connection: Connection, folder: Path) -> None:
-    """Load ONNX programs and recognise the utterance of the latency, again and again -> seconds."""
+    """Load ONNX programs and answer each request with the seconds of recognising one utterance."""
     transcribe = Transcriber(folder, threads=1)
     waveform = load_utterances("dev")[0].waveform.numpy()
     connection.send(None)
@@ -139,21 +139,21 @@ def serve_onnx(connection: Connection, folder: Path) -> None:
 
 
 def in_turns(ways: Mapping[str, Callable[[], float]], label: str) -> Comparison:
-    """The seconds that each way gives, after a round that does not count."""
+    """Time several ways in turns, after a warm-up round; each is a function that returns its seconds."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in trange(ROUNDS + 1, desc=label, unit="round"):
         for name, way in ways.items():
-            spent = way()
+            elapsed = way()
             if number:
-                seconds[name].append(spent)
+                seconds[name].append(elapsed)
     return Comparison(seconds)
 
 
 class Contender:
-    """A saved model in a process of its own.
+    """A saved model in a separate process.
 
     Attributes:
-        first: What its server tells when it is ready.
+        first: The server's first message, which it sends when it is ready.
     """
 
     def __init__(self, server: Callable[[Connection, Path], None], folder: Path) -> None:
@@ -164,7 +164,7 @@ class Contender:
         self.first: Any = self._connection.recv()
 
     def run(self, *asked: Any) -> float:
-        """Have the server recognise something; returns the seconds."""
+        """Send a request to the server, and return the seconds."""
         self._connection.send(asked)
         return float(self._connection.recv())
 
@@ -175,7 +175,7 @@ class Contender:
 
 
 def measure(name: str, sizes: Sequence[float] = SIZES) -> Section:
-    """One model, at all sizes."""
+    """Measure one model at all sizes."""
     original = MODELS[name]() if name in MODELS else load_model(name)
     tables: dict[str, Table] = {"speed": (HEAD, rows_as_loaded(name, original, sizes))}
     if isinstance(original, LAS):
@@ -189,14 +189,14 @@ def measure(name: str, sizes: Sequence[float] = SIZES) -> Section:
 
 
 def smaller(original: CompressibleModel, sizes: Sequence[float]) -> Iterator[tuple[str, Any]]:
-    """The model at every size: its size ratio as text, and itself."""
+    """Yield (size ratio as text, compressed model) for every size."""
     for size in sizes:
         small = compress(original, ranks_of_size(original, size), RandomFactors(original))
         yield f"{count_parameters(small) / count_parameters(original):.2f}", small
 
 
 def rows_as_loaded(name: str, original: CompressibleModel, sizes: Sequence[float]) -> list[tuple[str, ...]]:
-    """In torch, both as loaded and with the forms chosen by measurement."""
+    """Measure in torch, both as loaded and with optimised forms; return the rows of the table."""
     rows: list[tuple[str, ...]] = []
     with tempfile.TemporaryDirectory() as folder:
         save_compressed(original, Path(folder) / "original")
@@ -227,7 +227,7 @@ def rows_as_loaded(name: str, original: CompressibleModel, sizes: Sequence[float
 
 
 def rows_as_onnx(name: str, original: LAS, sizes: Sequence[float]) -> list[tuple[str, ...]]:
-    """Exported, both the original and the compressed model."""
+    """Measure the original and the compressed models as ONNX programs; return the rows of the table."""
     rows: list[tuple[str, ...]] = []
     speak_on(original)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Memory that long runs take more than short ones: ``python -m benchmarks.memory``."""
+"""Check that memory does not grow in long runs: ``python -m benchmarks.memory``."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.helpers.las import MODEL, TEXTS, noise
 __all__ = ["episodes", "evaluations", "growth"]
 
 LIMIT = 50e6
-"""Bytes that the memory of a process may grow by."""
+"""The largest growth of a process's memory, bytes."""
 
 
 def evaluations(folder: Path) -> Iterator[None]:
-    """Measure one configuration after the other, through a ledger and a cache."""
+    """Measure configurations through a ledger and a cache; yield after each one."""
     utterances = [
         Utterance(str(i), "s", wave, text)
         for i, (wave, text) in enumerate(zip(noise(4000, 5000), TEXTS[:2], strict=True))
@@ -38,7 +38,7 @@ def evaluations(folder: Path) -> Iterator[None]:
 
 
 def episodes(folder: Path) -> Iterator[None]:
-    """Play one episode after the other on the table; nothing is kept in the folder."""
+    """Play episodes on the table; yield after each one. The folder is not used."""
     env = gym.make("ShrinkMLTabular-v0")
     env.action_space.seed(0)
     while True:
@@ -50,12 +50,12 @@ def episodes(folder: Path) -> Iterator[None]:
 
 
 def growth(make: Callable[[Path], Iterator[None]], before: int, count: int) -> float:
-    """Return by how many bytes a process of its own grows.
+    """Return the growth in bytes of a new process's memory.
 
     Args:
-        make: What it does.
-        before: How often it does it before the first look.
-        count: And how often until the second.
+        make: A generator function of a folder, whose steps the process runs.
+        before: Number of steps before the first measurement.
+        count: Number of steps between the two measurements.
     """
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_growth, (make, before, count))
@@ -74,7 +74,7 @@ def _growth(make: Callable[[Path], Iterator[None]], before: int, count: int) -> 
 
 
 def _resident() -> float:
-    """Return the bytes of this process that are in memory, without what has been freed."""
+    """Return the resident memory of this process in bytes, after releasing freed memory."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -82,7 +82,7 @@ def _resident() -> float:
 
 
 def measure() -> Section:
-    """Look at both."""
+    """Measure the growth by evaluations and by episodes."""
     rows = []
     for make, before, count in ((evaluations, 100, 1_000), (episodes, 1_000, 100_000)):
         found = growth(make, before, count)

@@ -1,4 +1,4 @@
-"""What costs time besides evaluation: ``python -m benchmarks.overhead``."""
+"""Time everything except evaluation (steps, import, gym.make): ``python -m benchmarks.overhead``."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ ROUNDS = 5
 
 
 def seconds_of(code: str) -> float:
-    """Wall time of a new Python process."""
+    """Return the wall-clock time of a new Python process that runs the code."""
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True)
     return time.perf_counter() - started
 
 
 def microseconds_a_step(action: str, steps: int = 2000) -> float:
-    """Of the steps that measure nothing: all but an episode's last."""
+    """Return the mean time of steps without an evaluation: all but the last of an episode."""
     env = gym.make("ShrinkML-v0", action=action)
     env.reset(seed=0)
     env.action_space.seed(0)
@@ -42,9 +42,9 @@ def microseconds_a_step(action: str, steps: int = 2000) -> float:
 
 
 def measure() -> Section:
-    """Steps, import and gym.make."""
+    """Measure steps, import and gym.make."""
     make = "import gymnasium as gym, shrinkml_env, time; s = time.perf_counter(); gym.make('ShrinkML-v0'); "
-    seconds_of(make)  # warms what is cached
+    seconds_of(make)  # warms the caches
     timed: dict[str, Callable[[], float]] = {
         "python": lambda: seconds_of(""),
         "import shrinkml_env": lambda: seconds_of("import shrinkml_env"),

@@ -1,10 +1,11 @@
-"""What the evaluator is compared with: two plain ways to measure a configuration.
+"""Two plain reference implementations of an evaluation, for comparison with the evaluator.
 
-A: for each configuration the SVD of every matrix, the truncated matrices put back, one utterance at a time.
-B: singular vectors computed once, padded batches of 32 sorted by length; otherwise as A.
+A: for each configuration, compute the SVD of every matrix, replace matrices by truncated products, and recognise one
+utterance at a time.
+B: compute singular vectors once, and recognise padded batches of 32 utterances sorted by length; otherwise as A.
 
-Both run bidirectional ``nn.LSTM`` modules on packed sequences and the other modules as anybody would write them, decode
-greedily until every utterance of the batch has ended, and count word errors with jiwer.
+Both run bidirectional ``nn.LSTM`` modules on packed sequences, implement the other modules in the straightforward way,
+decode greedily until every utterance of the batch has ended, and count word errors with jiwer.
 """
 
 from __future__ import annotations
@@ -40,20 +41,20 @@ class PackedLSTM(nn.Module):
 
     @torch.no_grad()
     def copy_from(self, source: BidirectionalLSTM) -> None:
-        """Take over the weights."""
+        """Copy the weights."""
         for suffix, lstm in ("", source.forward_lstm), ("_reverse", source.backward_lstm):
             for name, parameter in lstm.named_parameters():
                 getattr(self.lstm, name + suffix).copy_(parameter)
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
-        """(batch, time, input_size) -> (batch, time, 2 * units)."""
+        """Compute (batch, time, input_size) -> (batch, time, 2 * units)."""
         packed = nn.utils.rnn.pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
         outputs, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
         return outputs
 
 
 class PackedEncoderLayer(nn.Module):
-    """As `EncoderLayer`."""
+    """An `EncoderLayer` on packed sequences."""
 
     def __init__(self, source: EncoderLayer) -> None:
         super().__init__()
@@ -62,7 +63,7 @@ class PackedEncoderLayer(nn.Module):
         self.time_reduction = source.time_reduction
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, time, input_size) -> (batch, reduced time, 2 * units) and the new lengths."""
+        """Compute (batch, time, input_size) -> (batch, reduced time, 2 * units), and the new lengths."""
         outputs = self.norm(self.lstm(inputs, lengths))
         if self.time_reduction > 1:
             outputs = outputs.masked_fill(~lengths_mask(lengths, outputs.shape[1])[:, :, None], -1e9)
@@ -73,7 +74,7 @@ class PackedEncoderLayer(nn.Module):
 
 
 class PlainAttention(nn.Module):
-    """As `LocationAwareAttention`."""
+    """A `LocationAwareAttention` without optimisations."""
 
     def __init__(self, source: LocationAwareAttention) -> None:
         super().__init__()
@@ -81,7 +82,7 @@ class PlainAttention(nn.Module):
         self.location, self.energy = source.location, source.energy
 
     def forward(self, query: Tensor, keys: Tensor, mask: Tensor, history: Tensor) -> Tensor:
-        """Weights (batch, time)."""
+        """Return the attention weights, (batch, time)."""
         located = self.location(history[:, None]).transpose(1, 2)
         energies = self.energy(torch.tanh(self.query(query)[:, None] + keys + located)).squeeze(2)
         return torch.softmax(energies.masked_fill(~mask, -torch.inf), dim=1)
@@ -89,7 +90,7 @@ class PlainAttention(nn.Module):
 
 @torch.inference_mode()
 def spell(model: LAS, waveforms: Sequence[Tensor]) -> list[list[int]]:
-    """Units of each utterance of one batch, greedily, until all of them have ended or are at their limits."""
+    """Decode the units of each utterance of one batch greedily, until all have ended or reached their limits."""
     features = [model.features.one(waveform) for waveform in waveforms]
     lengths = torch.tensor([len(feature) for feature in features])
     encoded = nn.utils.rnn.pad_sequence(features, batch_first=True)
@@ -112,7 +113,7 @@ def spell(model: LAS, waveforms: Sequence[Tensor]) -> list[list[int]]:
 
 
 def recognise(model: LAS, waveforms: Sequence[Tensor]) -> list[str]:
-    """Texts of one batch."""
+    """Return the transcripts of one batch."""
     return [model.normalise(model.tokenizer.decode(units)) for units in spell(model, waveforms)]
 
 
@@ -122,16 +123,16 @@ class _Reference:
         self.utterances = utterances
 
     def wer(self, ranks: Mapping[str, int]) -> float:
-        """Measure a configuration; what `ranks` leaves out is dense."""
+        """Measure the WER of a configuration; layers without an entry are dense."""
         references = [self.model.normalise(utterance.text) for utterance in self.utterances]
         return float(jiwer.wer(references, self.transcripts(ranks)))
 
     def compressed(self, ranks: Mapping[str, int]) -> LAS:
-        """The model with truncated matrices in place of the original ones."""
+        """Return the model with truncated matrices in place of the original ones."""
         raise NotImplementedError
 
     def transcripts(self, ranks: Mapping[str, int]) -> list[str]:
-        """Of all utterances."""
+        """Return the transcripts of all utterances."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -147,7 +148,7 @@ class _Reference:
 
 
 class Straightforward(_Reference):
-    """A."""
+    """The reference A."""
 
     def compressed(self, ranks: Mapping[str, int]) -> LAS:
         """See the module."""
@@ -169,7 +170,7 @@ class Straightforward(_Reference):
 
 
 class Careful(_Reference):
-    """B."""
+    """The reference B."""
 
     def __init__(self, model: LAS, utterances: Sequence[Utterance], factorisation: Factorisation) -> None:
         super().__init__(model, utterances)

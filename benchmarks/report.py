@@ -1,4 +1,4 @@
-"""Tables for the terminal and for docs/performance.md."""
+"""Formatting of benchmark results for the terminal and for docs/performance.md."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 
 def spread(values: tuple[float, float, float]) -> str:
-    """``2.10x (1.95 to 2.30)`` of median, smallest and largest."""
+    """Format (median, smallest, largest) as ``2.10x (1.95 to 2.30)``."""
     return f"{values[0]:.2f}x ({values[1]:.2f} to {values[2]:.2f})"
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One measurement.
+    """The results of one benchmark.
 
     Attributes:
-        title: Its heading.
-        method: What was measured, and how.
-        tables: Caption -> head and rows.
-        remarks: One sentence each.
+        title: Heading.
+        method: Description of the measurement.
+        tables: Caption -> (head, rows).
+        remarks: Sentences below the tables.
     """
 
     title: str
@@ -36,14 +36,14 @@ class Section:
     remarks: Sequence[str] = field(default=())
 
     def print(self) -> None:
-        """For the terminal."""
+        """Print the results."""
         print(f"{self.title}\n")
         for head, rows in self.tables.values():
             print(format_table(pd.DataFrame(rows, columns=list(head))) + "\n")
         print("\n".join(self.remarks))
 
     def markdown(self) -> str:
-        """For the page."""
+        """Return the results in Markdown."""
         parts = [f"## {self.title}", self.method]
         for head, rows in self.tables.values():
             lines = [head, ["---"] * len(head), *rows]

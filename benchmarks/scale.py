@@ -1,4 +1,4 @@
-"""How the cost grows: ``python -m benchmarks.scale``. Draws docs/images/scale.png."""
+"""Measure how the cost of evaluations scales: ``python -m benchmarks.scale``. Draws docs/images/scale.png."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FRACTION = 0.5
 
 
 def seconds(model: CompressibleModel, count: int, repeats: int = 3) -> float:
-    """Of a cold evaluation on so many utterances of the pool; the fastest of some."""
+    """Return the time of a cold evaluation on `count` utterances of the pool, the fastest of several."""
     utterances = load_utterances("proxy-pool")[:count]
     factorisation = SVD(model)
     ranks = uniform_ranks(model.layers, FRACTION)
@@ -48,7 +48,7 @@ def seconds(model: CompressibleModel, count: int, repeats: int = 3) -> float:
 
 
 def random_model(units: int) -> LAS:
-    """As las_small but wider, with random weights."""
+    """Return a model like las_small, but wider and with random weights."""
     small = load_model("las_small")
     assert isinstance(small, LAS)
     config = replace(
@@ -63,7 +63,7 @@ def random_model(units: int) -> LAS:
 
 
 def random_large() -> LAS:
-    """las_large (conf/model/las_large.yaml) with random weights; units beyond las_small's vocabulary are silent."""
+    """Return las_large with random weights; units beyond las_small's vocabulary are never chosen."""
     small = load_model("las_small")
     assert isinstance(small, LAS)
     with initialize_config_dir(str(Path("conf").resolve()), version_base="1.3"):
@@ -94,8 +94,8 @@ MODELS: dict[str, Callable[[], LAS]] = {
 
 
 def peak_megabytes(name: str) -> float:
-    """Largest resident memory of a process that makes one evaluation on 72 utterances."""
-    # Not getrusage's ru_maxrss, in which a new process begins with what its parent had.
+    """Return the peak resident memory of a process that makes one evaluation on 72 utterances."""
+    # Not getrusage's ru_maxrss, which in a new process starts with the parent's value.
     code = (
         f"from benchmarks.scale import *; torch.set_num_threads(1); seconds(MODELS[{name!r}](), 72, 1); "
         "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
@@ -105,7 +105,7 @@ def peak_megabytes(name: str) -> float:
 
 
 def seconds_with(model: CompressibleModel, workers: int) -> float:
-    """An evaluation when so many processes share many of them; the start of the processes does not count."""
+    """Return the mean time of an evaluation when several workers share many; starting the workers does not count."""
     evaluator = Evaluator(model, load_utterances("proxy"), workers=workers, memory=0)
     first, *ranks = (uniform_ranks(evaluator.layers, fraction) for fraction in torch.linspace(0.3, 0.7, 25).tolist())
     list(evaluator.evaluate_many([first, {}]))
@@ -117,7 +117,7 @@ def seconds_with(model: CompressibleModel, workers: int) -> float:
 
 
 def draw(by_count: Mapping[int, float], by_size: Mapping[int, float], by_workers: Mapping[int, float]) -> None:
-    """Seconds of an evaluation by utterances, by parameters and by workers."""
+    """Draw the time of an evaluation by utterances, by parameters and by workers."""
     figure, panels = plt.subplots(1, 3, figsize=(12, 3.6), constrained_layout=True)
     panels[0].loglog(list(by_count), list(by_count.values()), "o-")
     panels[0].set_xlabel("utterances, las_small")
@@ -139,7 +139,7 @@ def draw(by_count: Mapping[int, float], by_size: Mapping[int, float], by_workers
 
 
 def measure() -> Section:
-    """Proxy size, model size, memory and workers."""
+    """Measure the effect of proxy size, model size and workers on time, and of model size on memory."""
     torch.set_num_threads(1)
     small = load_model("las_small")
     by_count = {count: seconds(small, count) for count in tqdm(SIZES, desc="proxy sizes")}

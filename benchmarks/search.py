@@ -1,4 +1,4 @@
-"""A PPO search against the careful reference: ``python -m benchmarks.search``."""
+"""Compare the speed of a PPO search with the reference B: ``python -m benchmarks.search``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SAMPLE = 50
 
 
 def search(workers: int, seed: int) -> SearchProblem:
-    """A short search without a persistent cache; returns its problem, with every configuration in its history."""
+    """Run a short search without a persistent cache, and return its problem."""
     envs: Any = gym.make_vec("ShrinkML-v0", num_envs=ENVS, cache=None, workers=workers)
     problem: SearchProblem = envs.envs[0].problem
     steps = len(problem.layers)
@@ -34,7 +34,7 @@ def search(workers: int, seed: int) -> SearchProblem:
 
 
 def measure() -> Section:
-    """Episodes a second with one worker and with two, and of B on the same configurations."""
+    """Measure episodes a second with one worker and with two, and of B on the same configurations."""
     torch.set_num_threads(1)
     model = load_model("las_small")
     assert isinstance(model, LAS)
@@ -42,7 +42,7 @@ def measure() -> Section:
     found = [trial.ranks for trial in search(1, 0).history]
 
     def reference(number: int) -> None:
-        # Every tenth or so, so that early and late ones are alike in every round.
+        # Configurations at equal distances, so that every round has early and late ones.
         for ranks in found[number :: len(found) // SAMPLE][:SAMPLE]:
             careful.wer(ranks)
 

@@ -1,4 +1,4 @@
-"""How fast the tabular environment is: ``python -m benchmarks.tabular``."""
+"""Measure the speed of the tabular environment: ``python -m benchmarks.tabular``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NUM_ENVS = 4096
 
 
 def steps_a_second(env: gym.Env[Any, Any], episodes: list[list[Any]]) -> float:
-    """Whole episodes with actions that are drawn already, resets included."""
+    """Return the steps a second of whole episodes with given actions, resets included."""
     started = time.perf_counter()
     for actions in episodes:
         env.reset()
@@ -27,7 +27,7 @@ def steps_a_second(env: gym.Env[Any, Any], episodes: list[list[Any]]) -> float:
 
 
 def vector_steps_a_second(env: gym.vector.VectorEnv[Any, Any, Any], batches: list[Any]) -> float:
-    """The same of many episodes at once."""
+    """Return the steps a second of many episodes at once with given actions."""
     env.reset()
     started = time.perf_counter()
     for actions in batches:
@@ -36,7 +36,7 @@ def vector_steps_a_second(env: gym.vector.VectorEnv[Any, Any, Any], batches: lis
 
 
 def measure() -> Section:
-    """Through gym.make, without its wrappers, and many at once."""
+    """Measure the environment with gym.make's wrappers, without them, and with many episodes at once."""
     rows = []
     for action in ("discrete", "continuous"):
         env = gym.make("ShrinkMLTabular-v0", action=action)
@@ -46,7 +46,7 @@ def measure() -> Section:
         drawn = [[env.action_space.sample() for _ in range(layers)] for _ in range(EPISODES)]
         if action == "discrete":
             drawn = [[int(choice) for choice in actions] for actions in drawn]
-        steps_a_second(env, drawn)  # every state that these episodes visit is made once
+        steps_a_second(env, drawn)  # computes every state of these episodes once
         vector = gym.make_vec("ShrinkMLTabular-v0", num_envs=NUM_ENVS, action=action)
         vector.action_space.seed(0)
         batches = [np.asarray(vector.action_space.sample()) for _ in range(20 * layers)]

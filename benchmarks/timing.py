@@ -1,4 +1,4 @@
-"""Contenders measured in turns, so that what else the machine does hits all alike."""
+"""Timing of contenders in turns, so that other load of the machine affects all alike."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ class Comparison:
     """Seconds of each contender in each round.
 
     Attributes:
-        seconds: Contender -> one number a round.
+        seconds: Contender -> seconds of each round.
     """
 
     seconds: Mapping[str, list[float]]
 
     def per(self, counts: Mapping[str, int]) -> Comparison:
-        """Seconds for each of the things that a contender does in one round."""
+        """Return the comparison of seconds per item, given the number of items in each contender's round."""
         return Comparison({name: [value / counts[name] for value in values] for name, values in self.seconds.items()})
 
     def median(self, name: str) -> float:
-        """Seconds."""
+        """Return the median time of a contender, seconds."""
         return statistics.median(self.seconds[name])
 
     def times_faster(self, name: str, than: str) -> tuple[float, float, float]:
-        """Median, smallest and largest of the rounds' ratios of time."""
+        """Return the median, smallest and largest ratio of times over the rounds."""
         ratios = [other / own for own, other in zip(self.seconds[name], self.seconds[than], strict=True)]
         return statistics.median(ratios), min(ratios), max(ratios)
 
 
 def compare(contenders: Mapping[str, Callable[[int], object]], rounds: int, label: str) -> Comparison:
-    """Time each contender once a round, in an order that turns with the rounds, after a round that does not count.
+    """Time each contender once a round, in an order that rotates with the rounds, after a warm-up round.
 
     Args:
-        contenders: Name -> what is timed; it is given the round's number, from 0 for the one that does not count.
-        rounds: At least 1.
-        label: For the progress bar.
+        contenders: Name -> function to time, of the number of the round (0 for the warm-up).
+        rounds: Number of rounds, at least 1.
+        label: The text before the progress bar.
     """
     names = list(contenders)
     seconds: dict[str, list[float]] = {name: [] for name in names}

@@ -1,1 +1,1 @@
-"""Runnable entry points: they wire configuration to the library and write what comes out."""
+"""The commands: they make the library's parts from configs, run them, and write the results."""

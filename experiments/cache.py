@@ -1,7 +1,7 @@
-"""The evaluation cache: ``python -m experiments.cache command=show|prune|export``.
+"""Show, prune or export the evaluation cache: ``python -m experiments.cache command=show|prune|export``.
 
-``show`` lists what it holds; ``prune days=30 subject=TEXT`` deletes what is older and whose line contains the text;
-``export file=FILE`` writes everything as CSV. ``path=FILE`` for another cache than the default one.
+``show`` lists its measurements; ``prune days=30 subject=TEXT`` deletes measurements that are older and whose subject
+contains the text; ``export file=FILE`` writes all as CSV. ``path=FILE`` selects another cache than the default one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shrinkml_env.tables import format_table
 
 
 def show(cache: EvaluationCache) -> None:
-    """Print what it holds, one line for each model, utterance set and method."""
+    """Print a table of the cache with one line for each model, utterance set and factorisation."""
     rows = [(found.subject, str(found.measurements), _day(found.first), _day(found.last)) for found in cache.summary()]
     print(format_table(pd.DataFrame(rows, columns=["measured", "configurations", "first", "last"])))
     print(f"{len(cache)} measurements, {cache.path.stat().st_size / 1e6:.1f} MB: {cache.path}")
@@ -38,7 +38,7 @@ def _day(seconds: float) -> str:
     file=NAME,
 )
 def main(config: DictConfig) -> None:
-    """Show, prune or export."""
+    """Show, prune or export the cache."""
     if config.command == "prune" and config.days is None and not config.subject:
         raise ValueError("say what to delete: days=N for all that is older, subject=TEXT, or both")
     cache = EvaluationCache(default_cache_path() if config.path is None else config.path)

@@ -1,7 +1,7 @@
-"""A model in another format: ``python -m experiments.export run=DIR format=safetensors|torch|onnx|huggingface``.
+"""Export a model to another format: ``python -m experiments.export run=DIR format=safetensors|torch|onnx|huggingface``.
 
-``run`` is a search's run directory, of which the compressed model is exported, or a saved model's folder. What was
-written is loaded again and must transcribe a set of utterances as the model does. See docs/export.md.
+``run`` is the folder of a search, whose compressed model is exported, or of a saved model. The exported model is loaded
+again, and its transcripts of a set of utterances must equal the model's. See docs/export.md.
 """
 
 from __future__ import annotations
@@ -23,21 +23,23 @@ __all__ = ["export"]
 
 
 def export(run: Path, format_name: str, out: Path | None = None, utterances: Any = None) -> Path:
-    """Export a model and check what was written; prints where it is.
+    """Export a model, check the result, and print its files.
 
     Args:
-        run: The run directory or the model's folder.
-        format_name: See `shrinkml_env.export.FORMATS`.
-        out: The folder to be made; by default ``export/FORMAT`` in the run directory.
-        utterances: On which the transcripts are compared; None takes the run's own proxy set, its dev set where it
-            has none (`experiments.quantise`), or the default one.
+        run: The folder of a run or of a model.
+        format_name: A name in `shrinkml_env.export.FORMATS`.
+        out: The folder to create; by default ``export/FORMAT`` in `run`.
+        utterances: The set for the comparison of transcripts; None takes the run's own proxy set, its dev set if it has
+            no proxy set (`experiments.quantise`), or else the default proxy set.
 
     Returns:
-        The folder.
+        The new folder.
 
     Raises:
-        FileNotFoundError: There is no model.
-        See `export_model`.
+        FileNotFoundError: There is no model in the folder.
+        FileExistsError: The folder to create exists.
+        ImportError: A package that the format needs is not installed.
+        ValueError: The format does not support this model, or transcripts differ by more than rounding.
     """
     folder, record = run, run / "best.json"
     if record.is_file():

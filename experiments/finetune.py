@@ -1,9 +1,9 @@
 """Fine-tune a compressed model: ``python -m experiments.finetune seed_model=DIR [distillation=original]``.
 
-DIR is a saved model, or the run of a search or of `experiments.seed_model` that holds one; a dense model such as
-``seed_model=las_small`` trains on as well. The model stays factored: its ranks stay, U and V are trained. Resumes where
-it was stopped; the run directory follows from the config and holds the model and ``result.json``. Several processes:
-``torchrun --nproc-per-node N -m experiments.finetune``.
+DIR is a saved model, or the run of a search or of `experiments.seed_model` with one; a dense model such as
+``seed_model=las_small`` can be trained further as well. The model stays factored: U and V are trained, and the ranks do
+not change. The same command resumes a run that was stopped. The run directory contains the model and ``result.json``.
+To use several processes: ``torchrun --nproc-per-node N -m experiments.finetune``.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ RESULT = "result.json"
 
 
 def finetune(config: DictConfig) -> Path:
-    """Measure, train, round, save, measure; returns the run's directory. A run that has ended is left as it is.
+    """Measure, train, round, save and measure a model; return the run's directory. A finished run is not changed.
 
     Raises:
         FileNotFoundError: The seed model or the speech is missing.
-        ValueError: The seed model or the teacher is no LAS model, or the seed model is another one than the run's.
+        ValueError: The seed model or the teacher is not a LAS model, or the run began with another seed model.
     """
     torch.set_num_threads(config.threads)
-    torch.manual_seed(config.training.seed)  # The CTC head, which no saved model has, begins anew.
+    torch.manual_seed(config.training.seed)  # initialises the CTC head, which saved models lack
     model, original = load_las(model_in(config.seed_model)), load_model(config.original)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -88,15 +88,15 @@ def finetune(config: DictConfig) -> Path:
         write_json(directory / RESULT, result)
         print_result(result, directory)
     if distributed.is_initialized():
-        distributed.barrier()  # Whoever goes on from here finds everything.
+        distributed.barrier()  # all processes find the result after this
     return directory
 
 
 def model_in(name_or_path: str) -> str:
-    """Return a shipped model's name, a model's folder, or the folder of the model that a run has made.
+    """Return the model of a run, given the run's folder; return any other name or path unchanged.
 
     Raises:
-        FileNotFoundError: The folder is a run's, but holds no model yet.
+        FileNotFoundError: The run has not made its model yet.
     """
     folder = Path(name_or_path)
     runs = [path for name in ("compressed", "model") if (path := folder / name).is_dir()]
@@ -108,10 +108,10 @@ def model_in(name_or_path: str) -> str:
 
 
 def load_las(name_or_path: str) -> LAS:
-    """Load a model that can be trained here.
+    """Load a LAS model for training.
 
     Raises:
-        ValueError: It is of another kind, or quantised.
+        ValueError: The model is of another kind, or is quantised.
     """
     model = load_model(name_or_path)
     if not isinstance(model, LAS):
@@ -130,7 +130,7 @@ def _objective(config: DictConfig) -> Objective:
 
 
 def _measure_seed(directory: Path, model: LAS, dev: Sequence[Utterance]) -> dict[str, Any]:
-    """Return what the seed model makes of the dev set, measured once in a run.
+    """Return the seed model's word errors on dev, which are measured once for each run.
 
     Raises:
         ValueError: The run began with another model.
@@ -150,7 +150,7 @@ def _measure_seed(directory: Path, model: LAS, dev: Sequence[Utterance]) -> dict
 
 
 def print_result(result: Mapping[str, Any], directory: Path) -> None:
-    """Print the outcome."""
+    """Print the result of a fine-tuning."""
     dev, after = result["before"]["dev"], result["after"]
     print(f"dev WER {100 * dev['wer']:.2f} % before, {100 * after['dev']['wer']:.2f} % after fine-tuning")
     print(f"test WER {100 * after['test']['wer']:.2f} %")

@@ -1,10 +1,11 @@
-"""Compress a little, fine-tune, compress again: ``python -m experiments.iterate sizes=[0.6,0.4,0.25]``.
+"""Compress and fine-tune in stages: ``python -m experiments.iterate sizes=[0.6,0.4,0.25]``.
 
-Each stage makes a dense model of the last one's factors, truncates it to the next size and fine-tunes it with its share
-of ``training.epochs`` (the idea of arXiv 2008.02897). Sizes are always those of the first original. ``sizes=[0.25]`` is
-the same in one shot, with the same training data in the same order; every stage has its own schedule of the learning
-rate, and its own optimiser. Ranks come from a rule (``agent=`` uniform, energy, profile or knapsack)
-or, with ``'search=["agent=model_based","budget=100"]'``, from a search at each stage. Resumes where it was stopped.
+Each stage multiplies out the factors of the last one's model, compresses it to the next size and fine-tunes it with its
+share of ``training.epochs`` (the idea of arXiv 2008.02897). Sizes are relative to the first original. ``sizes=[0.25]``
+does the same in one stage, with the same training data in the same order; every stage has its own learning-rate
+schedule and its own optimiser. Ranks come from a rule (``agent=`` uniform, energy, profile or knapsack) or, with
+``'search=["agent=model_based","budget=100"]'``, from a search at each stage. The same command resumes a run that was
+stopped.
 """
 
 from __future__ import annotations
@@ -41,14 +42,14 @@ from shrinkml_env.envs import make_factorisation
 from shrinkml_env.files import read_json_object
 
 OWN = ("sizes", "shares", "agent", "factorisation", "search", "proxy", "seed")
-"""Keys that fine-tuning does not have."""
+"""Keys of the config that `experiments.finetune` does not have."""
 
 
 def iterate(config: DictConfig) -> Path:
-    """Go through all stages; returns the run's directory.
+    """Run all stages, and return the run's directory.
 
     Raises:
-        ValueError: The sizes do not fall, there is not one share of the training for each, or the agent is no rule.
+        ValueError: The sizes are not descending, the numbers of shares and sizes differ, or the agent is not a rule.
     """
     torch.set_num_threads(config.threads)
     sizes = [float(size) for size in config.sizes]
@@ -68,7 +69,7 @@ def iterate(config: DictConfig) -> Path:
         if distributed.is_initialized():
             distributed.barrier()
         of_stage = OmegaConf.masked_copy(config, [str(key) for key in config if key not in OWN])
-        # Together the stages hear what one training hears.
+        # All stages together see the data of one training.
         training = {"epochs": config.training.epochs * share / sum(shares), "first_epoch": first_epoch}
         first_epoch += training["epochs"]
         of_stage.merge_with({"seed_model": str(stage / "seed"), "outputs": str(stage), "training": training})
@@ -92,11 +93,11 @@ def iterate(config: DictConfig) -> Path:
 
 
 def _compressed(config: DictConfig, model: LAS, size: float, stage: Path) -> LAS:
-    """Return a model of at most a size, made from the original or from what the last stage made."""
+    """Return a model compressed to at most a size, from the original or from the model of the last stage."""
     if ranks_of(model):
         storage_dtype = model.storage_dtype
         model = decompress(model)
-        # What the next factors are made of need not be known better than what they are rounded to.
+        # The next factors are rounded to this format anyway.
         model.storage_dtype = storage_dtype
         round_to_storage(model)
     if config.search is None:
@@ -111,7 +112,7 @@ def _compressed(config: DictConfig, model: LAS, size: float, stage: Path) -> LAS
 
 
 def _search_config(overrides: list[str], size: float, stage: Path, sets: dict[str, Any]) -> DictConfig:
-    """Return the config of a search for the lowest divergence at a size, unless the overrides say otherwise."""
+    """Return the config of a search at a size; the reward is the divergence unless the overrides set another one."""
     config = compose_config("search", ["reward=divergence", "constraint=check", f"outputs={stage}", *overrides])
     OmegaConf.set_struct(config, False)
     config.merge_with({"constraint": {"budget": size}})

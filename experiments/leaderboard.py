@@ -1,7 +1,7 @@
-"""The validated results, best first: ``python -m experiments.leaderboard [add=[RUN, ...]]``.
+"""Validate submitted results and rank them: ``python -m experiments.leaderboard [add=[RUN, ...]]``.
 
-Every submission is measured anew before the page is written; one that does not reproduce is refused. A submission is
-the ``best.json`` of a run on the embedded model and its sets. What counts is the test set, which no search sees.
+Every submission is measured again before the page is written; one that does not reproduce is refused. A submission is
+the ``best.json`` of a run on the embedded model and its sets. The score is that on test, which no search sees.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def score(record: dict[str, Any]) -> float:
 
 
 def refusals(path: Path) -> list[str]:
-    """Return why a submission is refused, one line each; empty if it stands."""
+    """Return the reasons to refuse a submission, one line each; empty if it is accepted."""
     record = _read(path)
     if classes := named_classes(record):
         return [f"a submission is data, and this one names code: {classes[0]}"]
@@ -79,8 +79,8 @@ def page(submissions: Sequence[Path], folder: str = "leaderboard") -> str:
     """Return the leaderboard in Markdown.
 
     Args:
-        submissions: The files.
-        folder: Where they are, seen from the page.
+        submissions: The files of the submissions.
+        folder: Their folder, relative to the page.
     """
     records = {path.stem: _read(path) for path in submissions}
     ordered = sorted(records, key=lambda name: -score(records[name]))
@@ -109,10 +109,10 @@ def page(submissions: Sequence[Path], folder: str = "leaderboard") -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return a submission.
+    """Read and check a submission.
 
     Raises:
-        ValueError: It is no record of a search, or lacks what the page tells.
+        ValueError: The file is not the record of a search, or lacks keys that the page needs.
     """
     record = read_record(path, "model", "utterances", "sets", "title", "settings", "evaluations", "size_ratio")
     for key, needed in (("settings", ("reward", "seed")), ("sets", SETS)):
@@ -123,15 +123,15 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _cell(text: str) -> str:
-    """Return a text of a submission as a cell of a table, in which nothing has a meaning of its own."""
+    """Return a text of a submission as a cell of a Markdown table, with markup escaped."""
     return escape(" ".join(text.split())).replace("|", "&#124;").replace("[", "&#91;").replace("`", "&#96;")
 
 
 def result_of(run: Path) -> Path:
-    """Return the file that a run submits.
+    """Return the file to submit of a run.
 
     Raises:
-        FileNotFoundError: The folder is not a finished run's.
+        FileNotFoundError: The folder does not contain a finished run.
     """
     source = run / "best.json"
     if not source.is_file():
@@ -141,7 +141,7 @@ def result_of(run: Path) -> Path:
 
 @command("leaderboard", add=list_of(NAME, least=0), submissions=NAME, page=NAME)
 def main(config: DictConfig) -> None:
-    """Write the page; where a submission is refused, nothing is changed and the exit status is 1."""
+    """Write the page; if a submission is refused, change nothing and exit with status 1."""
     folder, target = Path(config.submissions), Path(config.page)
     added = {folder / f"{Path(run).resolve().name}.json": result_of(Path(run)) for run in config.add}
     if len(added) < len(config.add):

@@ -1,7 +1,7 @@
 """Store a model's matrices in int8: ``python -m experiments.quantise model=MODEL``.
 
-MODEL is a saved model, compressed or not, a run that has made one, or a shipped name. The run directory holds the model
-as it was in ``original`` and the quantised one in ``compressed``, and a ``best.json`` for `experiments.validate`. See
+MODEL is a saved model, compressed or not, a run with a model, or a shipped name. The run directory contains the given
+model in ``original``, the quantised one in ``compressed``, and a ``best.json`` for `experiments.validate`. See
 docs/quantisation.md.
 """
 
@@ -30,10 +30,10 @@ SETS = ("dev", "test")
 
 
 def make(config: DictConfig) -> Path:
-    """Quantise, measure, write, print; returns the run's directory.
+    """Quantise a model, measure it, write and print the result; return the run's directory.
 
     Raises:
-        FileNotFoundError: There is no such model or set.
+        FileNotFoundError: The model or a set is missing.
         ImportError: A package is not installed.
         ValueError: The model cannot be read or quantised, or is quantised already.
     """
@@ -60,13 +60,13 @@ def result_of(
     quantised: CompressibleModel,
     measured: Mapping[str, tuple[Measured, Measured]],
 ) -> SearchResult:
-    """Return what a quantised model has come to, as a search's result: of no evaluations.
+    """Return the result of a quantisation as that of a search without evaluations.
 
     Args:
-        config: The command's.
-        model: The original.
-        quantised: The model in int8.
-        measured: Name of a set -> what the one and the other made of it.
+        config: The command's config.
+        model: The model before quantisation.
+        quantised: The quantised model.
+        measured: Name of a set -> word errors of the model and of the quantised one.
     """
     before, after = measured["test"]
     return SearchResult(
@@ -90,7 +90,7 @@ def result_of(
 
 
 def table(result: SearchResult, measured: Mapping[str, tuple[Measured, Measured]]) -> pd.DataFrame:
-    """Return a row for the file and one for each set."""
+    """Return a table with a row for the file and one for each set."""
     rows = [("file, bytes", *(f"{size:,}" for size in result.file_bytes), "")]
     for name, (before, after) in measured.items():
         more = in_points(wer_increase(after.edits, before.edits, before.words))

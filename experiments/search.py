@@ -1,7 +1,8 @@
 """Search ranks for a model: ``python -m experiments.search agent=ppo reward=linear seed=0 budget=200``.
 
-The search sees the proxy set alone. Its best configurations are measured on dev, the best of them there is compressed,
-saved, and reported on test. Started again, the same command resumes: what was measured is read from its run directory.
+The search uses only the proxy set. Its best configurations are measured on dev; the model is compressed by the best of
+these, saved, and measured on test. The same command resumes a search that was stopped: earlier measurements are read
+from its run directory.
 """
 
 from __future__ import annotations
@@ -41,18 +42,18 @@ from shrinkml_env.sb3 import EvaluationLog
 from shrinkml_env.space.search_space import uniform_ranks
 
 CURVE_FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-"""Fractions of the break-even rank on the uniform-rank curve of the report's picture."""
+"""Fractions of the break-even rank for the curve of uniform ranks in the report's picture."""
 
 
 def search(config: DictConfig, title: str) -> Path:
-    """Run one search and write its report; returns the run's directory.
+    """Run one search, write its report, and return the run's directory.
 
     Raises:
-        ValueError: Something in the config is wrong.
+        ValueError: The config is not valid.
     """
     check(config)
     directory = run_path(config, title)
-    # Where something does not fit the model or the data, nothing is left behind.
+    # The folder is created only after everything has been made, so that an error leaves none behind.
     with errors_name(directory), closing(environment(config, directory)) as env:
         agent = make_agent(config.agent, env)
         run_directory(config, title)
@@ -62,7 +63,7 @@ def search(config: DictConfig, title: str) -> Path:
 
 
 def check(config: DictConfig) -> None:
-    """Find out what is wrong with a config before anything is made.
+    """Check a config before the search.
 
     Raises:
         ValueError: An option is of a wrong kind, or a part of the config cannot be made.
@@ -76,7 +77,7 @@ def check(config: DictConfig) -> None:
 
 
 def environment(config: DictConfig, directory: Path) -> Any:
-    """Make the environment that a config describes, with its ledger in a directory.
+    """Make the environment of a config, with its ledger in a directory.
 
     Raises:
         ValueError: A part of the config does not fit the model or the data.
@@ -88,25 +89,25 @@ def environment(config: DictConfig, directory: Path) -> Any:
 
 
 def find(config: DictConfig, env: Any, agent: Any, directory: Path, title: str) -> tuple[SearchResult, SearchProblem]:
-    """Search an environment with its agent, in a directory.
+    """Run a search in a directory, and return its result and its problem.
 
     Raises:
-        ValueError: A set cannot be read.
+        ValueError: A set cannot be loaded.
     """
     problem = search_problem(env)
     print(f"search space: {len(problem.layers)} layers, {problem.search_space.size:.1e} configurations")
     logger = configure(str(directory / "tensorboard"), ["tensorboard"])
     if is_algorithm(agent):
-        agent.set_logger(logger)  # in which its evaluations are recorded as well
+        agent.set_logger(logger)  # run_search records evaluations in it
     else:
         problem.ledger.subscribe(EvaluationLog(logger, problem))
     sets = {name: plain(config[name]) for name in ("dev", "test")}
-    told = describe(config, title, problem)
-    return run_search(env, agent, **sets, finalists=config.finalists, directory=directory, config=told), problem
+    entries = describe(config, title, problem)
+    return run_search(env, agent, **sets, finalists=config.finalists, directory=directory, config=entries), problem
 
 
 def describe(config: DictConfig, title: str, problem: SearchProblem) -> dict[str, Any]:
-    """Return what ``best.json`` says about the making of a result: for people, and for measuring it anew."""
+    """Return the entries of ``best.json`` that describe how a result was made, for readers and to measure it again."""
     return {
         "title": title,
         "settings": {
@@ -123,20 +124,20 @@ def describe(config: DictConfig, title: str, problem: SearchProblem) -> dict[str
 
 
 def conclude(result: SearchResult, problem: SearchProblem, directory: Path, with_uniform: bool) -> None:
-    """Write the report, with the curve of uniform ranks if that is wanted, and print the outcome."""
+    """Write the report, with the curve of uniform ranks if requested, and print the result."""
     write_report(directory, result, uniform_curve(problem) if with_uniform else ())
     print_result(result, directory)
 
 
 def uniform_curve(problem: SearchProblem) -> list[Evaluation]:
-    """Measure uniform ranks on the proxy set, for the picture; they count as no evaluations of the search."""
+    """Measure uniform ranks on the proxy set for the picture; the search's ledger does not count them."""
     fractions = tqdm(CURVE_FRACTIONS, desc="uniform-rank curve", unit="evaluation")
     return [problem.evaluator.evaluate(uniform_ranks(problem.layers, fraction)) for fraction in fractions]
 
 
 @command("search")
 def main(config: DictConfig) -> None:
-    """One search; Hydra's multirun makes many."""
+    """Run one search; Hydra's multirun runs many."""
     choices = HydraConfig.get().runtime.choices
     agent = choices["agent"]
     if agent == "custom" and not OmegaConf.is_missing(config.agent, "_target_"):

@@ -1,8 +1,8 @@
 """Make a seed model by a rule, without a search: ``python -m experiments.seed_model agent=profile size=0.2``.
 
-A rule is an agent that can say which ranks it gives a model of a wanted size: ``uniform``, ``energy`` and ``profile``
-measure nothing for it, ``knapsack`` measures single layers on the proxy set. The run directory holds the model, and a
-``best.json`` for `experiments.validate`. For ranks found by a search at that size:
+A rule is an agent that returns the ranks of a model of a given size: ``uniform``, ``energy`` and ``profile`` take no
+measurements, ``knapsack`` measures single layers on the proxy set. The run directory contains the model, and a
+``best.json`` for `experiments.validate`. To find ranks by a search at this size instead:
 ``python -m experiments.search agent=model_based reward=divergence constraint=check constraint.budget=0.2``.
 """
 
@@ -38,16 +38,16 @@ SETS = ("proxy", "dev", "test")
 
 
 def every_rank(evaluator: Evaluator) -> SearchProblem:
-    """Return the problem that rules choose from: the lowest WER on an evaluator's utterances, among all ranks."""
+    """Return the problem for rules: all ranks are candidates, and the reward is that of the WER alone."""
     space = Full(max(layer.break_even for layer in evaluator.layers))
     return SearchProblem(evaluator, space(evaluator.layers), Accuracy())
 
 
 def check_rule(agent: DictConfig) -> None:
-    """Find out whether the config of an agent is that of a rule, before anything is made.
+    """Check that the config of an agent is that of a rule.
 
     Raises:
-        ValueError: It is not, or cannot be made.
+        ValueError: The agent is not a rule, or its config is not valid.
     """
     check_part("agent", agent)
     if not hasattr(pkgutil.resolve_name(agent._target_), "ranks_of_size"):
@@ -58,15 +58,15 @@ def check_rule(agent: DictConfig) -> None:
 
 
 def ranks_of_size(problem: SearchProblem, agent: DictConfig, size: float) -> dict[str, int]:
-    """Return the ranks by which a rule makes a model of at most a size ratio.
+    """Return a rule's ranks for a model of at most a size ratio.
 
     Args:
-        problem: Holds the ranks to choose from, and measures for a rule that does.
-        agent: Config of the rule.
-        size: The size ratio, in (0, 1].
+        problem: The problem: candidates, and measurements for rules that need them.
+        agent: The config of the rule.
+        size: The largest size ratio, in (0, 1].
 
     Raises:
-        ValueError: The agent is no rule, or cannot make the model so small.
+        ValueError: The agent is not a rule, or the smallest model is larger.
     """
     check_rule(agent)
     ranks: dict[str, int] = instantiate(agent, _convert_="all").ranks_of_size(problem, size)
@@ -74,10 +74,10 @@ def ranks_of_size(problem: SearchProblem, agent: DictConfig, size: float) -> dic
 
 
 def make(config: DictConfig, title: str) -> Path:
-    """Make a seed model, measure it, write and print the result; returns the run's directory.
+    """Make a seed model, measure it, write and print the result; return the run's directory.
 
     Raises:
-        ValueError: The size is out of reach, or the agent is no rule.
+        ValueError: The agent is not a rule, or the smallest model is larger than the size.
         FileNotFoundError: The model or a set is missing.
     """
     check_rule(config.agent)
@@ -85,7 +85,7 @@ def make(config: DictConfig, title: str) -> Path:
     problem = every_rank(sets.pop("proxy"))
     ranks = ranks_of_size(problem, config.agent, config.size)
     directory = run_directory(config, title)
-    # Nobody has searched for the reward of the problem.
+    # The reward of the problem is not an objective of the rule.
     result = replace(report(problem, ranks, sets, describe(config, title)), rewards={})
     write(result, directory)
     print(f"\n{result!r}")
@@ -94,7 +94,7 @@ def make(config: DictConfig, title: str) -> Path:
 
 
 def evaluators(config: DictConfig) -> dict[str, Evaluator]:
-    """Return what measures on each of the config's sets, with the same factors."""
+    """Return an evaluator for each of the config's sets, with the same factors: name of the set -> evaluator."""
     model = load_model(config.model)
     factorisation = make_factorisation(model, part("factorisation", config.factorisation))
     cache = EvaluationCache(default_cache_path())
@@ -103,7 +103,7 @@ def evaluators(config: DictConfig) -> dict[str, Evaluator]:
 
 
 def describe(config: DictConfig, title: str) -> dict[str, Any]:
-    """Return what ``best.json`` says about the making of a model: for people, and for measuring it anew."""
+    """Return the entries of ``best.json`` that describe how a model was made, for readers and to measure it again."""
     return {
         "settings": {"rule": title},
         "model": config.model,
@@ -115,7 +115,7 @@ def describe(config: DictConfig, title: str) -> dict[str, Any]:
 
 @command("seed_model")
 def main(config: DictConfig) -> None:
-    """Make one model; Hydra's multirun makes many."""
+    """Make one seed model; Hydra's multirun makes many."""
     make(config, f"{HydraConfig.get().runtime.choices['agent']}-{config.size:g}")
 
 

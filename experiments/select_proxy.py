@@ -1,11 +1,11 @@
-"""Which utterances stand for dev? ``python -m experiments.select_proxy [model=MODEL] [signal=divergence]``.
+"""Select proxy sets that represent dev: ``python -m experiments.select_proxy [model=MODEL] [signal=divergence]``.
 
-Measures compressed models on the whole proxy pool and on dev: some all over the search space, others within five points
-of the original's WER. With some, each method chooses proxy sets of several sizes; on others, drawn independently and
-never seen by any method, their fidelity is measured: how well the WER on the proxy set (``signal=divergence``: the
-divergence from the original) ranks and predicts that on dev. Writes the sets (``METHOD-SIZE.txt``, for
-``proxy={root: ..., subset: ..., ids: FILE}``), a table and a picture. What was measured is kept in the evaluation
-cache, so that a run that was stopped goes on.
+Measures compressed models on the whole proxy pool and on dev: some from the whole search space ("broad"), others within
+five percentage points of the original's WER ("near"). By half of each group, every method selects proxy sets of several
+sizes. On the other half, which is independent, the sets' fidelity is measured: how well the WER on a proxy set, or with
+``signal=divergence`` the divergence from the original, ranks and predicts that on dev. Writes the sets
+(``METHOD-SIZE.txt``, for ``proxy={root: ..., subset: ..., ids: FILE}``), a table and a picture. Measurements are kept
+in the evaluation cache, so that the same command resumes.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ from shrinkml_env.space.search_space import SearchSpace
 from shrinkml_env.tables import format_table
 
 NEAR = 0.05
-"""Configurations are near the original if they lose at most so much WER on dev."""
+"""The largest increase of WER on dev of configurations near the original, a fraction."""
 
 RANDOM_DRAWS = 20
-"""Random and stratified sets of each size whose fidelity is averaged."""
+"""The number of random and of stratified sets of each size, whose fidelity is averaged."""
 
 RESAMPLES = 1000
-"""Of the configurations, for the 95 % intervals (percentile bootstrap)."""
+"""Bootstrap samples of the configurations for the 95 % intervals (percentile bootstrap)."""
 
 BLOCKS = {"broad": 1, "near": 10}
-"""Neighbours that are resampled together: those on a walk are alike."""
+"""Number of neighbours that are resampled together, since neighbours on a random walk are similar."""
 
 TRIES = 1000
-"""Configurations that are drawn in vain before a search space is held to be exhausted."""
+"""Unsuccessful draws in a row after which a search space counts as exhausted."""
 
 
-class Measured(NamedTuple):
-    """Compressed models on both sets.
+class ModelGroup(NamedTuple):
+    """The errors of a group of compressed models on both sets.
 
     Attributes:
         losses: On the pool, (models, utterances): word errors, or nats.
@@ -71,7 +71,13 @@ class Measured(NamedTuple):
 
 
 class Fidelity(NamedTuple):
-    """How well a proxy set stands for dev: each with its mean over draws and a 95 % interval."""
+    """The agreement of a proxy set with dev; each measure is (mean over draws, low, high), with a 95 % interval.
+
+    Attributes:
+        kendall: Kendall's tau between the WERs on proxy and on dev.
+        spearman: Spearman's rank correlation between them.
+        error: Root mean squared difference between them, a fraction.
+    """
 
     kendall: tuple[float, float, float]
     spearman: tuple[float, float, float]
@@ -79,7 +85,7 @@ class Fidelity(NamedTuple):
 
 
 def broad(space: SearchSpace, rng: np.random.Generator) -> Iterator[dict[str, int]]:
-    """Yield configurations of every size: a level for the whole model, and every layer somewhere around it."""
+    """Yield random configurations of all sizes: a random level for the model, with random deviations of the layers."""
     while True:
         level = rng.uniform()
         levels = np.clip(level + 0.2 * rng.standard_normal(len(space.layers)), 0, 1)
@@ -89,10 +95,10 @@ def broad(space: SearchSpace, rng: np.random.Generator) -> Iterator[dict[str, in
 def near(
     space: SearchSpace, rng: np.random.Generator, is_near: Callable[[Mapping[str, int]], bool]
 ) -> Iterator[dict[str, int]]:
-    """Yield a random walk from the original: another candidate for one layer at a time, never leaving the near.
+    """Yield a random walk from the original among near configurations, which changes one layer at a time.
 
     Raises:
-        ValueError: It is stuck.
+        ValueError: No near neighbour was found in `TRIES` draws.
     """
     here = space.dense
     in_vain = 0
@@ -110,10 +116,10 @@ def near(
 def take(
     source: Iterator[dict[str, int]], count: int, known: set[tuple[int, ...]], bar: tqdm[Any]
 ) -> list[dict[str, int]]:
-    """Return the next `count` configurations that are not known yet.
+    """Return the next `count` configurations that are not in `known`, and add them to it.
 
     Raises:
-        ValueError: There are not so many.
+        ValueError: No new configuration was found in `TRIES` draws.
     """
     taken: list[dict[str, int]] = []
     in_vain = 0
@@ -136,18 +142,23 @@ def take(
 
 
 def fidelity(
-    lengths: NDArray[np.int64], measured: Measured, subsets: Sequence[Sequence[int]], block: int, seed: int
+    lengths: NDArray[np.int64], measured: ModelGroup, subsets: Sequence[Sequence[int]], block: int, seed: int
 ) -> Fidelity:
-    """Return the fidelity of several sets drawn by one method.
+    """Return the fidelity of several sets of one method, averaged over the sets.
 
-    It is measured on models that did not choose them, resampled in blocks of neighbours.
+    Args:
+        lengths: Number of reference words, or of units, of each utterance in the pool, (utterances,).
+        measured: Models that the method did not use.
+        subsets: Indices of the utterances of each set.
+        block: Number of neighbouring models that the bootstrap resamples together.
+        seed: Seed of the bootstrap.
     """
     rng = np.random.default_rng(seed)
     models = np.arange(len(measured.dev))
     samples = [models]
     for _ in range(RESAMPLES // len(subsets)):
         starts = rng.integers(len(models), size=-(-len(models) // block))
-        # Circular blocks, so that every model is drawn equally often.
+        # Circular blocks, so that every model has the same probability.
         samples.append(np.concatenate([np.roll(models, -start)[:block] for start in starts])[: len(models)])
     values = np.empty((len(subsets), len(samples), 3))
     for number, subset in enumerate(subsets):
@@ -164,7 +175,7 @@ def fidelity(
 
 
 def select(config: DictConfig) -> Path:
-    """Measure, choose, compare; returns the run's directory.
+    """Measure models, select sets, measure their fidelity; return the run's directory.
 
     Raises:
         ValueError: The search space is too small.
@@ -235,11 +246,11 @@ def _measure(
     space: SearchSpace,
     count: int,
     seed: int,
-) -> dict[tuple[str, int], Measured]:
-    """Return (broad or near, 0 to choose with or 1 to check with) -> `count` models each, all different.
+) -> dict[tuple[str, int], ModelGroup]:
+    """Measure four groups of models: (``"broad"`` or ``"near"``, 0 to select or 1 to check) -> `count` models.
 
-    The near ones of each use are half of a walk of its own: neighbours on a walk are alike. A measurer tells the pool's
-    divergence utterance by utterance.
+    Each of the two near groups is half of its own random walk, since neighbours on a walk are similar. The losses are
+    word errors, or the measurer's divergences where there is one.
     """
     limit = dev.baseline.wer + NEAR
     broad_rng, *near_rngs, half_rng = (np.random.default_rng((seed, number)) for number in (0, 1, 3, 2))
@@ -268,7 +279,7 @@ def _measure(
             losses = (_divergences(pool, measurer, ranks) for ranks in configurations)
             target = [float(evaluation.divergence or 0.0) for evaluation in on_dev]
         on_pool = list(tqdm(losses, f"{kind}: pool", count, unit="model"))
-        groups[kind, use] = Measured(np.array(on_pool, float), np.array(target))
+        groups[kind, use] = ModelGroup(np.array(on_pool, float), np.array(target))
     return groups
 
 
@@ -318,7 +329,7 @@ def _draw(path: Path, rows: Mapping[tuple[str, str, int], Fidelity], signal: str
 
 @command("select_proxy", configurations=whole(1), sizes=list_of(whole(1)), signal=choice("wer", "divergence"))
 def main(config: DictConfig) -> None:
-    """Choose proxy sets for one model."""
+    """Select proxy sets for one model."""
     select(config)
 
 

@@ -1,7 +1,7 @@
-"""What compressing one layer costs: ``python -m experiments.sensitivity [model=MODEL] [factorisation=...]``.
+"""Measure the sensitivity of each layer: ``python -m experiments.sensitivity [model=MODEL] [factorisation=...]``.
 
-Measures the WER on the proxy set with each layer at each of its candidate ranks, all others dense. Writes a
-picture and ``sensitivity.json``, from which ``search_space=sensitivity search_space.path=FILE`` forms its candidates.
+It is the WER on the proxy set with one layer at each of its candidate ranks and all others dense. Writes a picture and
+``sensitivity.json``, from which ``search_space=sensitivity search_space.path=FILE`` makes its candidates.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ HEAD = ("layer", "candidates", "r*", "fatal up to", "nothing lost from", "larges
 
 
 def sensitivity(config: DictConfig) -> Path:
-    """Measure, write, print and draw the sensitivity of a model; returns the run's directory.
+    """Measure, write, print and draw the sensitivity of a model; return the run's directory.
 
     Raises:
-        ValueError: A part does not fit the model, or a set cannot be read.
+        ValueError: A part does not fit the model, or a set cannot be loaded.
         FileNotFoundError: The model or the set is missing.
     """
     fetch(config, "proxy")
@@ -96,7 +96,7 @@ def _rows(problem: SearchProblem, measured: Sensitivity, formed: Sensitive) -> l
 
 
 def _draw(path: Path, problem: SearchProblem, measured: Sensitivity) -> None:
-    """Draw a row for each layer: from its smallest rank to break-even, coloured by the WER that it loses."""
+    """Draw a row for each layer: from its smallest rank to break-even, coloured by the increase in WER."""
     figure, axes = plt.subplots(figsize=(8, 1.4 + 0.3 * len(problem.layers)), constrained_layout=True)
     norm = mpl.colors.SymLogNorm(linthresh=1, vmin=0, vmax=100)
     for row, layer in enumerate(problem.layers):

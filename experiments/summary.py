@@ -1,7 +1,7 @@
-"""What finished runs found, side by side: ``python -m experiments.summary [outputs=outputs/search]``.
+"""Compare the results of finished runs in a table: ``python -m experiments.summary [outputs=outputs/search]``.
 
-Of searches, or of fine-tunings: ``outputs=outputs/finetune``, ``outputs=outputs/iterate``; or of the searches that are
-kept in a file: ``outputs=experiments/results/whisper.jsonl``.
+The runs are searches; or fine-tunings, ``outputs=outputs/finetune`` or ``outputs=outputs/iterate``; or the searches in
+a file of results, ``outputs=experiments/results/whisper.jsonl``.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ SETS = ("proxy", "dev", "test")
 
 
 def records_of(runs: Path) -> dict[str, dict[str, Any]]:
-    """Return name -> ``best.json`` of every finished run in a folder, or in a file of results.
+    """Return the ``best.json`` of every finished run in a folder or a file of results: name -> record.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: There is no finished run.
     """
     if runs.is_file():
         return {
@@ -39,7 +39,7 @@ def records_of(runs: Path) -> dict[str, dict[str, Any]]:
 
 
 def table(runs: Path) -> pd.DataFrame:
-    """Return a row for the original model and for every finished run, by name.
+    """Return a table with a row for the original model and for every finished run, by name.
 
     Raises:
         FileNotFoundError: There is no finished run in the folder.
@@ -55,16 +55,16 @@ def table(runs: Path) -> pd.DataFrame:
         # A search's reward function, a rule, a quantiser.
         settings = record.get("settings", {})
         method = settings.get("reward") or next(iter(settings.values()), "")
-        # What no search has found has neither, and a model that was trained after its search has no reward.
-        spent, rewards = str(record.get("evaluations") or ""), record.get("rewards")
+        # Models without a search have neither, and models that were trained after their search have no reward.
+        evaluations, rewards = str(record.get("evaluations") or ""), record.get("rewards")
         scored = f"{rewards['proxy']:.4f}" if rewards else ""
-        rows += [(name, method, spent, scored, f"{record['size_ratio']:.3f}", *found)]
-    # One line for the original; more only if the runs are not of the same one.
+        rows += [(name, method, evaluations, scored, f"{record['size_ratio']:.3f}", *found)]
+    # Equal rows are merged: one for the original, or several if the runs have different originals.
     return pd.DataFrame(list(dict.fromkeys(rows)), columns=list(HEAD))
 
 
 def trained_table(runs: Path) -> pd.DataFrame:
-    """Return a row for every finished fine-tuning, by name."""
+    """Return a table with a row for every finished fine-tuning, by name."""
     rows = []
     for path in sorted(runs.glob("*/result.json")):
         record = read_training(path)

@@ -1,6 +1,7 @@
 """Train a recogniser: ``python -m experiments.train_asr [architecture=las_small] [data=librispeech] [device=cuda]``.
 
-Resumes where it was stopped. Several processes: ``torchrun --nproc-per-node N -m experiments.train_asr``.
+The same command resumes a training that was stopped. To use several processes:
+``torchrun --nproc-per-node N -m experiments.train_asr``.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from shrinkml_env.data import SAMPLE_RATE, SpeechFolder
 
 
 def train(config: DictConfig) -> Path:
-    """Train and save a model; returns the run's directory.
+    """Train and save a model, and return the run's directory.
 
     Raises:
         ValueError: The model to start from is of another kind or has other sizes.
@@ -58,7 +59,7 @@ def _make_model(config: DictConfig, train_set: SpeechFolder) -> LAS:
     if config.start_from is None:
         return LAS(sizes, Tokenizer.train(train_set.texts, config.architecture.vocabulary_size), decoding)
     tokenizer, weights = _earlier(config.start_from)
-    # Made anew, so that this run's dropout and search settings hold.
+    # A new model, with this run's dropout and decoder settings.
     model = LAS(sizes, tokenizer, decoding)
     try:
         model.load_state_dict(weights)
@@ -70,7 +71,7 @@ def _make_model(config: DictConfig, train_set: SpeechFolder) -> LAS:
 
 
 def _earlier(start_from: str) -> tuple[Tokenizer, dict[str, Tensor]]:
-    """Return tokenizer and weights of a run that has not ended, or of a saved model, whose CTC head begins anew."""
+    """Return the tokenizer and the weights of an unfinished run, or of a saved model, whose CTC head is initialised."""
     checkpoint = Path(start_from) / CHECKPOINT
     if checkpoint.exists():
         state = read_checkpoint(checkpoint)

@@ -1,8 +1,8 @@
-"""Measure a result anew: ``python -m experiments.validate run=DIR``, or ``ranks=FILE``.
+"""Measure a result again: ``python -m experiments.validate run=DIR``, or ``ranks=FILE``.
 
-With a run: loads ``DIR/original`` and ``DIR/compressed`` as anybody would, transcribes every set, and compares all of
-it with what ``best.json`` says. With a file like ``best.json``: compresses the model that it names by the ranks that it
-holds, and compares likewise. Ends with an error where a number differs.
+With a run, the command loads ``DIR/original`` and ``DIR/compressed``, transcribes every set, and compares all numbers
+with ``best.json``. With a file like ``best.json``, it compresses the file's model by the file's ranks, and compares in
+the same way. It ends with an error if a number differs.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from shrinkml_env.search_result import SetResult
 
 
 def validate(directory: Path) -> list[str]:
-    """Print what is measured; return what differs from the record, one line each.
+    """Measure the models of a run and print the WERs; return the differences from the record, one line each.
 
     Raises:
-        FileNotFoundError: The folder is not a finished run's.
+        FileNotFoundError: The folder does not contain a finished run.
+        ValueError: The record is not valid, or lacks the utterance sets.
     """
     path = directory / "best.json"
     if not path.is_file():
@@ -58,14 +59,14 @@ def validate(directory: Path) -> list[str]:
 
 
 def validate_ranks(path: Path, trust: bool = False) -> list[str]:
-    """Print what is measured; return what differs from the record, one line each. No cache is asked.
+    """Measure the configuration in a file, without a cache, and print the WERs; return the differences from the record.
 
     Args:
         path: The file.
-        trust: Import the class that it may name as its factorisation: whoever wrote the file decides what runs.
+        trust: Whether to import the class that the file may name as its factorisation, which runs its code.
 
     Raises:
-        ValueError: The file lacks something, its ranks are not of its model, or it names a class and is not trusted.
+        ValueError: The record is not valid, its ranks do not fit its model, or it names a class and is not trusted.
         FileNotFoundError: There is no such file or model.
     """
     if not path.is_file():
@@ -86,7 +87,7 @@ def validate_ranks(path: Path, trust: bool = False) -> list[str]:
     measured: dict[str, Any] = {"sets": {}}
     for name, utterances in tqdm(sets.items(), desc="sets"):
         evaluator = Evaluator(model, utterances, record["granularity"], factorisation=factorisation)
-        evaluator.matrix_ranks(record["ranks"])  # What is wrong with them is told before anything is measured.
+        evaluator.matrix_ranks(record["ranks"])  # raises an error for wrong ranks before anything is measured
         before, after = evaluator.baseline, evaluator.evaluate(record["ranks"])
         measured |= {"params": {"original": before.params, "compressed": after.params}, "size_ratio": after.size_ratio}
         result = SetResult.of(before, after)
@@ -97,7 +98,7 @@ def validate_ranks(path: Path, trust: bool = False) -> list[str]:
 
 
 def _differences(recorded: Any, measured: Any, key: str = "") -> list[tuple[str, Any, Any]]:
-    """Return the leaves of two nested mappings that differ or that only one has."""
+    """Return the leaves in which two nested mappings differ: (dotted key, recorded value, measured value)."""
     if not (isinstance(recorded, dict) and isinstance(measured, dict)):
         return [] if recorded == measured else [(key, recorded, measured)]
     return [
@@ -109,7 +110,7 @@ def _differences(recorded: Any, measured: Any, key: str = "") -> list[tuple[str,
 
 @command("validate", run=optional(NAME), ranks=optional(NAME))
 def main(config: DictConfig) -> None:
-    """Measure one result; the exit status is 1 where the record and the measurement differ."""
+    """Measure one result; exit with status 1 if the record and the measurement differ."""
     if (config.run is None) == (config.ranks is None):
         raise ValueError("give one of run=DIR, a run of experiments.search, and ranks=FILE, a file like its best.json")
     if config.run is not None:

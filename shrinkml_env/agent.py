@@ -1,4 +1,4 @@
-"""Agents, as a search sees them."""
+"""The protocols of agents: the methods that a search calls."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ __all__ = ["Agent", "Learner", "is_algorithm", "takes_callback"]
 
 @runtime_checkable
 class Learner(Protocol):
-    """An algorithm that plays an environment it was made with: all that a search needs."""
+    """An algorithm that plays the environment it was made with: the least that a search needs."""
 
     def learn(self, total_timesteps: int) -> Any:
-        """Take about so many steps; `BudgetExhausted`, which the environment raises, may pass through."""
+        """Take about this many steps. The `BudgetExhausted` that the environment raises need not be caught."""
 
 
 @runtime_checkable
 class Agent(Learner, Protocol):
-    """The part of Stable-Baselines3's ``BaseAlgorithm`` that matters: a learner whose policy is played and kept."""
+    """A learner with a policy that can be played, saved and loaded: a part of Stable-Baselines3's ``BaseAlgorithm``."""
 
     def learn(self, total_timesteps: int, callback: Any = None) -> Any:
-        """Take about so many steps; the callback may end it earlier."""
+        """Take about this many steps; the callback may stop it earlier."""
 
     def predict(self, observation: Any, deterministic: bool = False) -> tuple[Any, Any]:
-        """Return the action at an observation, or those at a batch of them, and a state, mostly None."""
+        """Return the action for an observation, or actions for a batch of them, and a recurrent state or None."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write what `load` reads."""
+        """Write the agent to a file."""
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what `save` wrote."""
+        """Return the agent that `save` wrote."""
 
 
 def is_algorithm(agent: Any) -> bool:
@@ -43,6 +43,6 @@ def is_algorithm(agent: Any) -> bool:
 
 
 def takes_callback(agent: Learner) -> bool:
-    """Return whether ``agent.learn`` has an argument `callback`, or takes any."""
+    """Return whether ``agent.learn`` has an argument `callback` or arbitrary keyword arguments."""
     parameters = inspect.signature(agent.learn).parameters.values()
     return any(it.name == "callback" or it.kind is it.VAR_KEYWORD for it in parameters)

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and errors that name them."""
+"""Atomic writing and checked reading of files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["errors_name", "parse_json", "read_json_object", "write_whole", "writ
 
 @contextmanager
 def errors_name(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Let an error of the operating system that names no file, as that of a full disk, name this one.
+    """Add a file's name to an `OSError` that has none, such as that of a full disk.
 
     Raises:
         OSError: The same error, with the file's name.
@@ -29,17 +29,17 @@ def errors_name(path: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextmanager
 def written_aside(path: str | os.PathLike[str], content: bytes | str) -> Iterator[Path]:
-    """Write what a file is to hold to another one beside it, which is removed at the end unless it was moved.
+    """Write the content of a file to a temporary file beside it, which is removed at the end unless it was moved.
 
     Args:
-        path: The file, which stays as it is.
-        content: A text is encoded in UTF-8.
+        path: The file, which is not changed.
+        content: Bytes, or a text, which is encoded in UTF-8.
 
     Yields:
-        The other file: to be moved to its place by `Path.replace`.
+        The temporary file; move it to `path` by `Path.replace`.
 
     Raises:
-        OSError: It cannot be written; the message names the file whose content it is.
+        OSError: The temporary file cannot be written; the message names `path`.
     """
     target = Path(path)
     aside = target.with_name(f".{target.name}.{os.getpid()}")
@@ -48,25 +48,25 @@ def written_aside(path: str | os.PathLike[str], content: bytes | str) -> Iterato
             aside.write_bytes(content.encode() if isinstance(content, str) else content)
         yield aside
     finally:
-        with suppress(OSError):  # On a disk that cannot be written there is nothing to remove.
+        with suppress(OSError):  # it does not exist if the disk cannot be written
             aside.unlink()
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes | str) -> None:
-    """Write a file that is either complete or as it was; a text is encoded in UTF-8.
+    """Write a file atomically: a failure leaves its old content. A text is encoded in UTF-8.
 
     Raises:
-        OSError: The file cannot be written; the message names it, and what was there before is still there.
+        OSError: The file cannot be written; the message names it.
     """
     with written_aside(path, content) as aside:
         aside.replace(path)
 
 
 def parse_json(content: bytes | str) -> Any:
-    """Return what a text in JSON says.
+    """Parse a JSON text.
 
     Raises:
-        ValueError: It is no JSON, or is nested too deeply to be read.
+        ValueError: The text is not JSON, or is nested too deeply.
     """
     try:
         return json.loads(content)
@@ -75,11 +75,11 @@ def parse_json(content: bytes | str) -> Any:
 
 
 def read_json_object(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the object that a file of JSON holds.
+    """Return the object in a JSON file.
 
     Raises:
-        ValueError: The file is no JSON, or holds something else.
-        OSError: There is no such file, or it cannot be read.
+        ValueError: The file is not JSON, or its content is not an object.
+        OSError: The file does not exist or cannot be read.
     """
     try:
         content = parse_json(Path(path).read_bytes())

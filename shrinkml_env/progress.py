@@ -1,4 +1,4 @@
-"""Progress bars of the stages that come before a search: a library shows none, unless its user wants to see them."""
+"""Progress bars of the stages before a search, such as calibration; off unless `progress_shown` turns them on."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ T = TypeVar("T")
 _SHOWN: ContextVar[bool] = ContextVar("progress is shown", default=False)
 
 _DELAY = 1.0
-"""Seconds before a bar appears: most stages of a small model are over by then."""
+"""Seconds before a bar appears, so that short stages show none."""
 
 
 @contextmanager
 def progress_shown() -> Iterator[None]:
-    """Show a bar for each stage in which `watched` goes through something, in this process."""
+    """Show the progress bars of `watched`, within the context and in this process."""
     token = _SHOWN.set(True)
     try:
         yield
@@ -30,11 +30,11 @@ def progress_shown() -> Iterator[None]:
 
 
 def watched(items: Sequence[T], description: str, unit: str) -> Iterable[T]:
-    """Return the items as they are, with a bar that shows how far one is if `progress_shown` says so.
+    """Return an iterable over the items, with a progress bar inside `progress_shown`.
 
     Args:
-        items: What is gone through.
-        description: Stands before the bar: ``"calibrating"``.
-        unit: What an item is.
+        items: The items to iterate over.
+        description: The text before the bar: ``"calibrating"``.
+        unit: The name of one item: ``"batch"``.
     """
     return tqdm(items, desc=description, unit=unit, delay=_DELAY) if _SHOWN.get() else items

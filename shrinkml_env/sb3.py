@@ -1,6 +1,6 @@
-"""What Stable-Baselines3 needs: its view of the vector environment, and the end of a search as a callback.
+"""Support for Stable-Baselines3: the vector environment as a ``VecEnv``, and a callback that ends a search.
 
-This is the only module that needs Stable-Baselines3.
+This is the only module of the library that imports Stable-Baselines3.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ class ShrinkVecEnv(VecEnv):
     ``info["terminal_observation"]``. Each finished episode's return and length are in ``info["episode"]``, as its
     Monitor wrapper has them.
 
-    Where the budget runs out in the middle of a step, that step raises `BudgetExhausted`, as `VectorShrinkEnv` does.
-    While a `BudgetCallback` watches, one such step returns instead as if nothing had happened, with rewards of 0, and
-    the callback ends the training before anything is learned from it; a further step raises.
+    A step in which the budget runs out raises `BudgetExhausted`, as `VectorShrinkEnv` does. With a `BudgetCallback` the
+    first such step returns the previous observations and rewards of 0 instead, and the callback ends the training
+    before the agent learns from them; another step raises.
 
     Args:
-        envs: What ``gym.make_vec`` returns.
+        envs: The environment that ``gym.make_vec`` returns.
 
     Attributes:
-        quiet_steps: Whether the next step may be quiet about the end of the budget: 1, which `BudgetCallback` sets
-            before each step, or 0.
+        quiet_steps: Number of steps, 0 or 1, that may hide the end of the budget; `BudgetCallback` sets it to 1 before
+            each step.
 
     Raises:
-        ValueError: Its rewards are vectors, which Stable-Baselines3 does not know.
+        ValueError: The rewards are vectors, which Stable-Baselines3 does not support.
     """
 
     def __init__(self, envs: VectorShrinkEnv) -> None:
@@ -61,7 +61,7 @@ class ShrinkVecEnv(VecEnv):
         self._lengths = np.zeros(envs.num_envs, int)
 
     def reset(self) -> Any:
-        """Begin N episodes, with the seeds that `seed` has set."""
+        """Begin N episodes, with the seeds that the method `seed` has set."""
         observations, infos = self.envs.reset(seed=None if None in self._seeds else list(self._seeds))
         self.reset_infos = self._split(infos)
         self._reset_seeds()
@@ -77,15 +77,15 @@ class ShrinkVecEnv(VecEnv):
 
     @property
     def spec(self) -> EnvSpec | None:
-        """The arguments that ``gym.make_vec`` was given, among others."""
+        """The environment's specification, with the arguments of ``gym.make_vec``."""
         return self.envs.spec
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Keep the actions; `step_wait` does the work."""
+        """Store the actions for `step_wait`."""
         self._actions = actions
 
     def step_wait(self) -> tuple[Any, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
-        """Step every environment."""
+        """Step every environment with the stored actions."""
         try:
             observations, rewards, terminated, _, infos = self.envs.step(self._actions)
         except BudgetExhausted:
@@ -116,7 +116,7 @@ class ShrinkVecEnv(VecEnv):
         self.envs.close()
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """An attribute of each environment."""
+        """Return an attribute of each environment."""
         return [getattr(env, attr_name) for env in self._chosen(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
@@ -125,7 +125,7 @@ class ShrinkVecEnv(VecEnv):
             setattr(env, attr_name, value)
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
-        """What each environment renders; called by ``render("rgb_array")``."""
+        """Return the rendering of each environment; called by ``render("rgb_array")``."""
         return self.envs.render()
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
@@ -133,18 +133,18 @@ class ShrinkVecEnv(VecEnv):
         return [getattr(env, method_name)(*args, **kwargs) for env in self._chosen(indices)]
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Any = None) -> list[bool]:
-        """False for each: there are no wrappers."""
+        """Return False for each environment: there are no wrappers."""
         return [False for _ in self._chosen(indices)]
 
     def _chosen(self, indices: int | Iterable[int] | None) -> Sequence[gym.Env[Any, Any]]:
         return [self.envs.envs[index] for index in self._get_indices(indices)]
 
     def _split(self, infos: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return Gymnasium's dictionary of arrays as one dictionary for each environment."""
+        """Convert Gymnasium's dictionary of arrays into one dictionary for each environment."""
         return [self._named(_pick(infos, index)) for index in range(self.num_envs)]
 
     def _named(self, info: dict[str, Any]) -> dict[str, Any]:
-        """Return an info with names in place of places, as the single environment has them."""
+        """Return an info with the layers' names in place of their indices, as the single environment has them."""
         if "ranks" in info:
             info["ranks"] = self._space.named([int(rank) for rank in info["ranks"] if rank])
         if "layer" in info:
@@ -155,14 +155,14 @@ class ShrinkVecEnv(VecEnv):
 class EvaluationLog:
     """An observer of a ledger that records every evaluation in an agent's logger.
 
-    TensorBoard gets ``evaluation/wer``, ``evaluation/size_ratio`` and ``evaluation/best_reward`` of each evaluation, at
-    its number. The logger's other outputs, which show one value at a time, get those of the latest, and its number as
-    ``evaluation/count``.
+    TensorBoard gets ``evaluation/wer``, ``evaluation/size_ratio`` and ``evaluation/best_reward`` of each evaluation,
+    with the number of evaluations as the step. The logger's other outputs get the values of the latest evaluation, and
+    the number of evaluations as ``evaluation/count``.
 
     Args:
-        logger: The agent's.
-        problem: The search problem; its best feasible configuration has the best reward, or the best one that is
-            infeasible as long as there is none. A vector reward is not recorded.
+        logger: The agent's logger.
+        problem: The search problem. The best reward is that of the best feasible configuration, or of the best
+            infeasible one while there is no feasible one. A vector reward is not recorded.
     """
 
     def __init__(self, logger: Logger, problem: SearchProblem) -> None:
@@ -173,7 +173,7 @@ class EvaluationLog:
             self._best = (best.feasible, best.reward)
 
     def __call__(self, evaluation: Evaluation, count: int) -> None:
-        """Record an evaluation, the `count`-th of its run."""
+        """Record an evaluation; `count` is the number of unique evaluations with it."""
         values = {"wer": evaluation.wer, "size_ratio": evaluation.size_ratio}
         if self._problem.reward_space is None:
             reward, _ = self._problem.reward(evaluation)
@@ -186,7 +186,7 @@ class EvaluationLog:
             self._logger.record(f"evaluation/{name}", value, exclude="tensorboard")
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush TensorBoard's writers."""
         for writer in self._writers:
             writer.flush()
 
@@ -194,14 +194,14 @@ class EvaluationLog:
 class BudgetCallback(BaseCallback):
     """Ends ``learn`` when the budget of unique evaluations is spent.
 
-    So ``learn`` returns the agent, and callbacks such as ``EvalCallback`` and ``CheckpointCallback`` see the end of the
-    training: ``agent.learn(10**6, callback=[BudgetCallback(progress_bar=True), CheckpointCallback(...)])``. Give an
-    ``EvalCallback`` an environment of its own: what it plays on this one counts as evaluations.
+    ``learn`` then returns normally, and other callbacks, such as ``CheckpointCallback``, see the end of the training:
+    ``agent.learn(10**6, callback=[BudgetCallback(progress_bar=True), CheckpointCallback(...)])``. Give an
+    ``EvalCallback`` its own environment: episodes that it plays on the training environment count as evaluations.
 
-    Every new evaluation is recorded in the agent's logger, TensorBoard's included (see `EvaluationLog`).
+    Every new evaluation is recorded in the agent's logger, and in TensorBoard (see `EvaluationLog`).
 
     Args:
-        progress_bar: Show the evaluations on the terminal.
+        progress_bar: Whether to show a progress bar of the evaluations.
         verbose: As in Stable-Baselines3.
     """
 
@@ -233,7 +233,7 @@ class BudgetCallback(BaseCallback):
         self.close()
 
     def close(self) -> None:
-        """Stop watching, also where ``learn`` was ended by an error, of which callbacks are not told."""
+        """Unsubscribe from the ledger. Stable-Baselines3 does not call this when ``learn`` ends by an error."""
         if isinstance(env := self.training_env.unwrapped, ShrinkVecEnv):
             env.quiet_steps = 0
         for observer in self._observers:
@@ -247,11 +247,11 @@ class BudgetCallback(BaseCallback):
 
 
 def _problem_of(env: VecEnv) -> SearchProblem:
-    """Return the one search problem of what an agent plays.
+    """Return the search problem of the environment that an agent plays.
 
     Raises:
-        TypeError: It is no ShrinkML environment.
-        ValueError: It is several that do not end together.
+        TypeError: It is not a ShrinkML environment.
+        ValueError: It consists of several environments with separate budgets.
     """
     if isinstance(env, SubprocVecEnv):
         raise ValueError(
@@ -273,7 +273,7 @@ def with_callbacks(
     ours: BaseCallback,
     theirs: BaseCallback | Sequence[BaseCallback] | Callable[[dict[str, Any], dict[str, Any]], bool] | None,
 ) -> CallbackList:
-    """Join a callback and whatever ``learn`` takes as `callback`: None, one, a list, or a function."""
+    """Combine a callback with the user's argument `callback` of ``learn``: None, a callback, a list, or a function."""
     if theirs is None:
         return CallbackList([ours])
     if isinstance(theirs, Sequence):

@@ -20,14 +20,14 @@ from shrinkml_env.evaluation import BudgetExhausted, Evaluation, Evaluator, Supp
 from shrinkml_env.evaluation.intervals import wer_increase
 from shrinkml_env.evaluation.progress import ProgressBar
 from shrinkml_env.mdp.problem import SearchProblem
-from shrinkml_env.search_directory import claim, describe_search, made_of, require_folder, write, write_record
+from shrinkml_env.search_directory import claim, describe_search, provenance, require_folder, write, write_record
 from shrinkml_env.search_result import SearchResult, SetResult
 
 __all__ = ["choose", "explore", "report", "run_search"]
 
 EPISODES_PER_EVALUATION = 20
-"""A run ends after so many times as many episodes as its budget has evaluations: an agent that only repeats itself
-costs no evaluations and would never end."""
+"""The largest number of episodes of a run, as a multiple of its budget: an agent that only repeats configurations would
+otherwise never end."""
 
 
 def run_search(
@@ -43,33 +43,33 @@ def run_search(
 ) -> SearchResult:
     """Let an agent search ranks within the environment's budget, choose among the best on dev, report on test.
 
-    The agent sees the proxy set alone. Its best `finalists` are measured on dev, the best of them there is compressed
-    and measured on test.
+    The agent sees the proxy set only. Its best configurations, the `finalists`, are measured on dev; the model is
+    compressed by the best of these and measured on test.
 
-    With a directory the search is resumable: started again with an agent of the same seed, it repeats its episodes,
-    and whatever was measured is read from ``evaluations.jsonl``. The directory also gets ``search.json``, which says
-    what the search is made of, both models, ``best.json`` and, if it has a method ``save(path)``, the agent.
+    With a directory the search is resumable: called again with an agent of the same seed, it repeats its episodes and
+    reads earlier measurements from ``evaluations.jsonl``. The directory also gets ``search.json`` (a description of the
+    search), both models, ``best.json`` and, if the agent has a method ``save(path)``, the agent.
 
     Example:
         >>> env = gym.make("ShrinkML-v0", ledger={"budget": 200})  # doctest: +SKIP
         >>> result = run_search(env, PPO("MlpPolicy", env, gamma=1.0, seed=0), directory="runs/mine")  # doctest: +SKIP
 
     Args:
-        env: The environment that the agent was made with, wrapped or not: a single one, what ``gym.make_vec`` returns,
-            or a `shrinkml_env.sb3.ShrinkVecEnv`. Its ledger has the budget.
-        agent: Anything with ``learn(total_timesteps)``.
+        env: The environment that the agent was made with, wrapped or not: a single one, a vector environment of
+            ``gym.make_vec``, or a `shrinkml_env.sb3.ShrinkVecEnv`. Its ledger has the budget.
+        agent: An object with the method ``learn(total_timesteps)``.
         dev: Utterances to choose on, as `load_utterances` takes them.
-        test: Utterances to report on.
-        finalists: How many of the best configurations on the proxy set are measured on dev, at least 1.
-        directory: Where the search keeps what it measures and makes; by default nowhere.
-        callback: Passed on to ``agent.learn``; with Stable-Baselines3, beside the one that ends the search.
-        config: JSON that ``best.json`` holds besides, or in place of what is known of the search's making.
-        progress_bar: Show the evaluations on the terminal.
+        test: Utterances to report on, likewise.
+        finalists: Number of configurations, the best on the proxy set, to measure on dev, at least 1.
+        directory: The folder for measurements and results; None writes no files.
+        callback: Passed to ``agent.learn``; with Stable-Baselines3, together with the one that ends the search.
+        config: JSON-able entries to add to ``best.json``; they replace entries of the same name.
+        progress_bar: Whether to show a progress bar of the evaluations.
 
     Raises:
-        ValueError: The environment has no budget or a vector reward, a set is wrong, the agent knows no callbacks or
-            measured nothing, or the directory is another search's.
-        TypeError: `env` is no ShrinkML environment, `agent` has no method `learn`, or `config` is no JSON.
+        ValueError: The environment has no budget or a vector reward, a set cannot be loaded, the agent takes no
+            callback or measured nothing, or the directory belongs to another search.
+        TypeError: `env` is not a ShrinkML environment, `agent` has no method `learn`, or `config` is not JSON-able.
     """
     problem = search_problem(env)
     _check(problem, agent, finalists, callback)
@@ -78,11 +78,11 @@ def run_search(
     except (TypeError, ValueError) as error:
         raise TypeError(f"config must be a mapping of what JSON can hold: {error}") from error
     folder = None if directory is None else require_folder(directory)
-    # All sets are read before the search, so that whatever is wrong with them loses no work.
+    # All sets are loaded before the search, so that an error in them loses no work.
     sets = {name: problem.evaluator.on(load_utterances(spec)) for name, spec in (("dev", dev), ("test", test))}
-    made = {**made_of(env, agent, dev, test), **(config or {})}
+    made = {**provenance(env, agent, dev, test), **(config or {})}
     learns = not problem.ledger.spent
-    # Until everything is written no other process may take the directory.
+    # The ledger's lock keeps other processes out of the directory until everything is written.
     with closing(problem):
         if folder is not None:
             problem.ledger.keep_in(folder / "evaluations.jsonl")
@@ -99,22 +99,25 @@ def run_search(
                 try:
                     agent.save(folder / "agent")
                 except Exception as error:
-                    told = f"The agent could not be saved: {type(error).__name__}: {error}"
-                    result = replace(result, notes=(*result.notes, told))
+                    note = f"The agent could not be saved: {type(error).__name__}: {error}"
+                    result = replace(result, notes=(*result.notes, note))
                     write_record(result, folder)
     return result
 
 
 def explore(env: Any, agent: Learner, callback: Any = None) -> SearchProblem:
-    """Let an agent play until the budget of unique evaluations is spent; the problem's history holds what it measured.
+    """Let an agent play until the budget of unique evaluations is spent.
 
     Args:
-        env: As in `run_search`, and so are the others.
-        agent: The agent, which plays `env`.
-        callback: Passed on to ``agent.learn``.
+        env: The environment that the agent was made with, as in `run_search`.
+        agent: An object with the method ``learn(total_timesteps)``.
+        callback: Passed to ``agent.learn``.
+
+    Returns:
+        The search problem, whose `history` holds the evaluations.
 
     Raises:
-        ValueError: The ledger has no budget, or the agent ended without having measured anything.
+        ValueError: The ledger has no budget, or the agent ended without an evaluation.
     """
     problem = search_problem(env)
     with closing(problem):
@@ -123,7 +126,7 @@ def explore(env: Any, agent: Learner, callback: Any = None) -> SearchProblem:
 
 
 def _explore(env: Any, agent: Learner, callback: Any) -> None:
-    """Explore, and leave the ledger's file open."""
+    """Let the agent play, and leave the ledger's file locked."""
     problem = search_problem(env)
     budget = budget_of(problem)
     options = {} if callback is None else {"callback": callback}
@@ -150,13 +153,13 @@ def _explore(env: Any, agent: Learner, callback: Any) -> None:
 
 
 def choose(problem: SearchProblem, dev: Evaluator, finalists: int, progress_bar: bool = True) -> Evaluation:
-    """Measure the best configurations of a search on dev, and return the best there by the search's own reward.
+    """Measure the best configurations of a search on dev, and return the evaluation with the best reward there.
 
     Args:
-        problem: A finished search.
-        dev: Measures on dev.
-        finalists: How many configurations, at most; infeasible ones only if nothing feasible was found.
-        progress_bar: Show one.
+        problem: The problem of a finished search.
+        dev: The evaluator on dev.
+        finalists: The largest number of configurations; infeasible ones only if no feasible one was found.
+        progress_bar: Whether to show a progress bar.
     """
     ranking = problem.ranking
     finals = [trial for trial in ranking[:finalists] if trial.feasible or not ranking[0].feasible]
@@ -183,17 +186,17 @@ def report(
     """Compress the model by the chosen ranks, and measure it on every set.
 
     Args:
-        problem: A finished search.
-        ranks: The chosen configuration.
-        sets: ``"dev"`` and ``"test"`` -> what measures there.
-        config: For the record.
-        progress_bar: Show one.
+        problem: The problem of a finished search.
+        ranks: The chosen configuration: layer name -> rank.
+        sets: ``"dev"`` and ``"test"`` -> evaluator on that set.
+        config: Entries for ``best.json``.
+        progress_bar: Whether to show a progress bar.
     """
     evaluators: dict[str, SupportsEvaluate] = {"proxy": problem.evaluator, **sets}
-    # Test first: the others are known already, and only what takes its time tells how long the rest will take.
+    # Test first: the other sets are cached, so that only test gives the bar a realistic estimate of the time left.
     order = sorted(evaluators, key=lambda name: name != "test")
     measured = {}
-    with tqdm(total=2 * len(order), desc="original and chosen", unit="evaluation", disable=not progress_bar) as bar:
+    with tqdm(total=2 * len(order), desc="original and result", unit="evaluation", disable=not progress_bar) as bar:
         for name in order:
             before = evaluators[name].baseline
             bar.update()
@@ -250,4 +253,4 @@ def _encoder_params(original: CompressibleModel, compressed: CompressibleModel) 
     try:
         return encoder_parameters(original), encoder_parameters(compressed)
     except ValueError:
-        return None  # The model does not say which module its encoder is.
+        return None  # the model does not define its encoder

@@ -1,4 +1,4 @@
-"""The directory of a search: which search it belongs to, and the files that its result leaves there."""
+"""The directory of a search: the description of the search, and the files of its result."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from shrinkml_env.envs.wrapped import arguments_of, num_envs_of, shrink_env
 from shrinkml_env.files import read_json_object, write_whole
 from shrinkml_env.search_result import MODELS, SearchResult
 
-__all__ = ["claim", "describe_search", "made_of", "require_folder", "write", "write_record"]
+__all__ = ["claim", "describe_search", "provenance", "require_folder", "write", "write_record"]
 
 RESULT = "best.json"
-"""What was found; it is written last, and says that the search is finished."""
+"""The file of the result. It is written last: where it exists, the search is finished."""
 
 IDENTITY = "search.json"
-"""What the search is made of: see `describe_search`."""
+"""The file with the description of the search, see `describe_search`."""
 
 SILENT = frozenset({"verbose", "tensorboard_log", "progress_bar"})
-"""Arguments of agents on which no result depends."""
+"""Arguments of agents that do not affect results."""
 
 
 def require_folder(directory: str | os.PathLike[str]) -> Path:
-    """Return a directory's path.
+    """Return a directory as a path.
 
     Raises:
-        ValueError: It is empty, or a file.
+        ValueError: The name is empty, or belongs to a file.
     """
     if not os.fspath(directory):
         raise ValueError("directory must be the name of a folder, got ''; None keeps nothing")
@@ -45,9 +45,9 @@ def require_folder(directory: str | os.PathLike[str]) -> Path:
 
 
 def describe_search(env: Any, agent: Learner) -> dict[str, Any]:
-    """Return what a search is made of besides what its ledger knows (`SupportsEvaluate.key`), as JSON.
+    """Return a JSON-able description of a search's parts, except those that `SupportsEvaluate.key` covers.
 
-    Each part is described by its class and by those of its constructor's arguments that it keeps and that are JSON.
+    Each part is described by its class and by its constructor's arguments, as far as they are attributes and JSON-able.
     """
     process = shrink_env(env)
     space = process.problem.search_space
@@ -66,14 +66,14 @@ def describe_search(env: Any, agent: Learner) -> dict[str, Any]:
 
 
 def claim(folder: Path, search: Mapping[str, Any]) -> None:
-    """Write down whose directory this is, or check that it is this search's.
+    """Write the description of a search into its directory, or compare it with the one that is there.
 
     Args:
-        folder: The directory, which this process alone writes.
-        search: What `describe_search` says.
+        folder: The directory; the caller holds its lock.
+        search: The return value of `describe_search`.
 
     Raises:
-        ValueError: It belongs to another search, or the file is damaged.
+        ValueError: The directory belongs to another search, or the file is damaged.
     """
     path = folder / IDENTITY
     if not path.exists():
@@ -83,7 +83,7 @@ def claim(folder: Path, search: Mapping[str, Any]) -> None:
         was = dict(_leaves(read_json_object(path)))
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}): give another directory, or remove this one") from error
-    # What only one side has is an argument that another version of the agent's code does not know.
+    # Entries of one side only are ignored: they are arguments that another version of the agent lacks.
     differences = [f"{key} {was[key]!r}, not {now!r}" for key, now in _leaves(search) if was.get(key, now) != now]
     if differences:
         raise ValueError(
@@ -91,10 +91,10 @@ def claim(folder: Path, search: Mapping[str, Any]) -> None:
         )
 
 
-def made_of(env: Any, agent: Learner, dev: UtteranceSpec, test: UtteranceSpec) -> dict[str, Any]:
-    """Return what ``best.json`` says about the making of a result: for people, and for measuring it anew.
+def provenance(env: Any, agent: Learner, dev: UtteranceSpec, test: UtteranceSpec) -> dict[str, Any]:
+    """Return the entries of ``best.json`` that describe how a result was made, for readers and to measure it again.
 
-    Names, paths and options are recorded, of a part that was given as an object nothing is.
+    They hold names, paths and options; parts that were given as objects are left out.
     """
     settings = {name: _text(part) for name, part in describe_search(env, agent).items()}
     record: dict[str, Any] = {"settings": settings}
@@ -113,8 +113,8 @@ def made_of(env: Any, agent: Learner, dev: UtteranceSpec, test: UtteranceSpec) -
 
 
 def write(result: SearchResult, directory: Path) -> None:
-    """Write both models and, last, ``best.json``, which says that the search is finished."""
-    # An earlier search's record must not stand beside this one's models.
+    """Write both models and, last, ``best.json``, which marks the search as finished."""
+    # The record of an earlier search must not remain beside the models of this one.
     (directory / RESULT).unlink(missing_ok=True)
     for name, model in zip(MODELS, (result.original, result.model), strict=True):
         save_compressed(model, directory / name)
@@ -122,7 +122,7 @@ def write(result: SearchResult, directory: Path) -> None:
 
 
 def write_record(result: SearchResult, directory: Path) -> None:
-    """Write ``best.json`` alone."""
+    """Write ``best.json`` only."""
     write_whole(directory / RESULT, json.dumps(result.to_json(), indent=2))
 
 
@@ -135,7 +135,7 @@ def _describe(part: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON has it, paths as text; None where JSON has no such thing."""
+    """Return a value as it is after a round trip through JSON, paths as text; None if it is not JSON-able."""
     try:
         return json.loads(json.dumps(value, default=os.fspath))
     except (TypeError, ValueError):
@@ -143,7 +143,7 @@ def _plain(value: Any) -> Any:
 
 
 def _leaves(content: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted names and values."""
+    """Yield the dotted name and the value of every leaf of a nested mapping."""
     for name, value in content.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{above}{name}.")

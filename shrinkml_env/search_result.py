@@ -1,4 +1,4 @@
-"""The outcome of a search."""
+"""The result of a search."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ MODELS = ("original", "compressed")
 """The names of the two models that a search compares."""
 
 
-class Counted(Protocol):
-    """Word errors on an utterance set, as an `Evaluation` has them."""
+class HasCounts(Protocol):
+    """The word errors on an utterance set, as attributes; `Evaluation` has them."""
 
     @property
     def edits(self) -> tuple[int, ...]:
@@ -34,7 +34,7 @@ class Counted(Protocol):
 
     @property
     def capped(self) -> int:
-        """Number of utterances that ran into their token limit."""
+        """Number of utterances that reached their token limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,8 @@ class SetResult:
         words: Number of reference words.
         edits_before: Word errors of the original.
         edits_after: Word errors of the compressed model.
-        capped_before: Utterances in which the original ran into its token limit.
-        capped_after: The same of the compressed model.
+        capped_before: Number of utterances in which the original reached its token limit.
+        capped_after: Number of utterances in which the compressed model reached its token limit.
     """
 
     utterances: int
@@ -58,8 +58,8 @@ class SetResult:
     capped_after: int
 
     @classmethod
-    def of(cls, before: Counted, after: Counted) -> SetResult:
-        """Sum up two measurements on the same set."""
+    def of(cls, before: HasCounts, after: HasCounts) -> SetResult:
+        """Return the sums of two measurements on the same set, of the original and of the compressed model."""
         return cls(
             len(before.words), sum(before.words), sum(before.edits), sum(after.edits), before.capped, after.capped
         )
@@ -81,9 +81,9 @@ class SetResult:
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
 class SearchResult:
-    """The configuration that a search ends with, its model, and what was measured of it.
+    """The configuration that a search found, the compressed model, and its measurements.
 
-    It prints as a table, and as an HTML table in a notebook. Pairs are (original, compressed).
+    It prints as a table, in a notebook as an HTML table. Pairs are (original, compressed).
 
     Attributes:
         model: The compressed model.
@@ -91,14 +91,14 @@ class SearchResult:
         layers: The layers that the search decided about, in forward order.
         ranks: Layer name -> rank.
         params: Numbers of parameters.
-        encoder_params: Numbers of parameters of the encoder; None if the model does not say what its encoder is.
+        encoder_params: Numbers of parameters of the encoder; None if the model does not define its encoder.
         file_bytes: Sizes of the saved tensors.
         sets: Name of a set (``"proxy"``, ``"dev"``, ``"test"``) -> word errors on it.
         rewards: Name of a set -> reward of the compressed model on it; empty if it was trained after the search.
-        wer_increase: How much higher the WER on test has become, a fraction, with its 95 % interval.
+        wer_increase: Increase of the WER on test, a fraction, with its 95 % interval.
         history: Every unique evaluation of the search on the proxy set, in order.
         feasible: Whether the search's constraint is met; True where there is none.
-        config: JSON about the making of the result.
+        config: JSON-able entries of ``best.json`` that describe how the result was made.
         notes: Remarks, a sentence or two each.
     """
 
@@ -204,8 +204,8 @@ class SearchResult:
 
     def _repr_html_(self) -> str:
         tables = (table.to_html(index=False, border=0) for table in (self.model_table(), self.layer_table()))
-        told = "".join(f"<p>{escape(line)}</p>" for line in (self.summary(), *self.notes))
-        return told + "".join(tables)
+        lines = "".join(f"<p>{escape(line)}</p>" for line in (self.summary(), *self.notes))
+        return lines + "".join(tables)
 
     def _encoder_rows(self) -> list[tuple[str, str, str]]:
         if self.encoder_params is None:

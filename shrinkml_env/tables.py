@@ -1,4 +1,4 @@
-"""Data frames as text."""
+"""Formatting of data frames as text."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ __all__ = ["format_table"]
 
 
 def format_table(frame: pd.DataFrame) -> str:
-    """Return a data frame as aligned text: the first column to the left, the others to the right.
+    """Return a data frame as aligned text, the first column flush left, the others flush right.
 
     Args:
-        frame: Its cells are shown as `str` gives them; its index is left out.
+        frame: The table. Cells are formatted by `str`; the index is omitted.
     """
     alignment = ["left", *["right"] * (len(frame.columns) - 1)]
     text: str = frame.astype(str).to_markdown(index=False, tablefmt="simple", colalign=alignment, disable_numparse=True)

@@ -27,7 +27,7 @@ from shrinkml_env.evaluation.intervals import wer_increase
 from shrinkml_env.evaluation.ledger_file import read_ledger
 from shrinkml_env.sb3 import BudgetCallback, EvaluationLog, ShrinkVecEnv
 from shrinkml_env.search import choose, explore
-from shrinkml_env.search_directory import made_of
+from shrinkml_env.search_directory import provenance
 from tests.helpers.fake_evaluator import FakeEvaluator, make_fake_env
 from tests.helpers.models import TinyCTC, half_recognised
 
@@ -575,9 +575,9 @@ def test_the_record_says_how_to_measure_a_result_anew(tmp_path):
     assert record["settings"]["agent"] == "Sampler (seed=0)"
     # Utterances that were given as objects have no name to be read again by.
     assert "utterances" not in record
-    assert made_of(make(), Sampler(env), speech, "test").get("model") is None
+    assert provenance(make(), Sampler(env), speech, "test").get("model") is None
     named = gym.make("ShrinkMLTabular-v0", ledger={"budget": 1})
-    assert made_of(named, Sampler(named), speech, "test")["utterances"] == {
+    assert provenance(named, Sampler(named), speech, "test")["utterances"] == {
         "proxy": "proxy",
         "dev": speech,
         "test": "test",

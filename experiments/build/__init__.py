@@ -1,1 +1,1 @@
-"""Commands that make what the package ships, and the pictures of the documentation."""
+"""Commands that build the package's data and the documentation's pictures."""

@@ -16,7 +16,7 @@ from shrinkml_env.data.synthetic.engines import load_engine
 from shrinkml_env.data.synthetic.recipe import SUBSETS, Item, held_out_items, training_items
 from shrinkml_env.files import write_whole
 
-# Seconds of one core for a second of speech, for the progress bar's weights.
+# CPU seconds for a second of speech, for the weights of the progress bar.
 _COST = {"kokoro": 0.4, "piper": 0.15, "flite": 0.04, "festival": 0.12, "espeak": 0.02}
 
 
@@ -25,7 +25,7 @@ def _cost(item: Item) -> float:
 
 
 def _first_hours(items: list[Item], hours: float) -> list[Item]:
-    """Return the first items that are expected to fill the hours."""
+    """Return the first items, as many as are expected to fill the hours."""
     total = 0.0
     for count, item in enumerate(items, start=1):
         total += item.expected_seconds
@@ -35,13 +35,13 @@ def _first_hours(items: list[Item], hours: float) -> list[Item]:
 
 
 def make_subsets(config: DictConfig) -> None:
-    """Synthesise the held-out sets first, then training engine by engine."""
+    """Synthesise the held-out sets, then the training set engine by engine."""
     root, shipped_root = Path(config.root), Path(config.shipped_root)
     assets = fetch_assets(Path(config.assets_dir))
     held_out = held_out_items(config.utterances, config.seed)
     subsets = [subset for subset in held_out if subset in config.subsets]
     training = training_items(config.hours, config.utterances, config.seed) if "train" in config.subsets else {}
-    # Here, and not an hour later, an engine that is missing must be noticed. Flite's voices make the babble noise.
+    # Load all engines first, so that a missing one is noticed at once. Flite's voices make the babble noise.
     for engine in {*training, *(("kokoro", "flite") if subsets else ())}:
         load_engine(engine, assets)
     planned = [item for subset in subsets for item in held_out[subset]]
@@ -66,7 +66,7 @@ def make_subsets(config: DictConfig) -> None:
         for engine, items in training.items():
             bar.set_description(f"train: {engine}")
             kept += synthesise(items, root, assets, config.workers, config.hours[engine], progress)
-            # After every engine, so that what there is can be looked at.
+            # After every engine, so that the corpus is usable before it is complete.
             write_index(root, kept)
         if kept:
             remove_others(root, kept)

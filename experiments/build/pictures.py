@@ -1,6 +1,6 @@
-"""The picture of docs/rewards.md: ``python -m experiments.build.pictures``.
+"""Draw the picture of docs/rewards.md: ``python -m experiments.build.pictures``.
 
-Every scalar reward of the WER with its defaults, over size ratio and WER.
+It shows every scalar reward of the WER with its defaults, over size ratio and WER.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BASELINE_WER = 0.03
 
 
 def measured(wer: float, size_ratio: float) -> Evaluation:
-    """Return what the evaluator would say of such a model."""
+    """Return the evaluation of a model with this WER and size ratio."""
     edits, params, macs = round(wer * WORDS), round(size_ratio * PARAMS), round(size_ratio * MACS)
     return Evaluation({}, (edits,), (WORDS,), params, size_ratio, macs, capped=0)
 
@@ -36,13 +36,13 @@ def draw(path: Path) -> None:
     rewards = {name: reward for name, reward in made.items() if isinstance(reward, Reward) and reward.signal == "wer"}
     original = measured(BASELINE_WER, 1.0)
     sizes = np.linspace(0.05, 1.0, 96)
-    # Half of the picture for models that are good enough to use.
+    # Half of the picture shows models that are good enough to use.
     errors = np.concatenate([np.linspace(0.0, 0.1, 81), np.linspace(0.1, 1.2, 81)[1:]])
     columns = np.arange(len(errors))
     figure, panels = plt.subplots(2, 4, figsize=(13, 6.2), sharex=True, sharey=True, constrained_layout=True)
     for panel, (name, reward) in zip(panels.flat, rewards.items(), strict=True):
         surface = np.array([[reward(measured(wer, size), original) for wer in errors] for size in sizes])
-        # Colours and lines show the half that is good enough to use; the rest of the lines go on from there.
+        # Colours and most lines resolve the half that is good enough to use; a few lines continue into the rest.
         useful = surface[:, errors <= 0.1]
         levels = np.unique([*np.linspace(useful.min(), useful.max(), 11), *np.linspace(surface.min(), useful.min(), 7)])
         image = panel.pcolormesh(columns, sizes, surface, vmin=useful.min(), cmap="viridis", rasterized=True)

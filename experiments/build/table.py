@@ -1,8 +1,8 @@
 """Measure a whole search space: ``python -m experiments.build.table [workers=2]``.
 
-Every combination of the blocks' candidates on the proxy set, in an order in which neighbours share most of their work;
-then the best by every reward, and some drawn at random, on dev and test. Stopped at any moment, the same command goes
-on: measurements are kept in the evaluation cache.
+Every combination of the blocks' candidates is measured on the proxy set, in an order in which neighbours share most of
+their work; then the best ones by every reward, and some random ones, on dev and test. Measurements are kept in the
+evaluation cache, so that the same command resumes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from shrinkml_env.space.table import SETS, Table
 
 
 def make(config: DictConfig) -> Table:
-    """Measure the whole space; return its table."""
+    """Measure the whole search space, and return its table."""
     model = load_model(config.model)
     blocks: dict[str, list[str]] = {name: list(block.layers) for name, block in config.blocks.items()}
     candidates = {name: plain(block.ranks) for name, block in config.blocks.items()}
@@ -80,10 +80,10 @@ def make(config: DictConfig) -> Table:
 
 
 def _chosen(table: Table, best: int, random: int, seed: int) -> NDArray[np.int64]:
-    """Return the numbers of the original, of the best by every scalar reward, and of some drawn at random."""
+    """Return the indices of the original, of the best configurations by every scalar reward, and of random ones."""
     chosen = {table.size - 1, *np.random.default_rng(seed).permutation(table.size)[:random].tolist()}
     for name in REWARDS:
-        if name not in ("vector", "divergence"):  # One has no best, and tables have no divergences.
+        if name not in ("vector", "divergence"):  # vectors have no best one, and tables have no divergences
             env = make_tabular_env(reward=name, table=table)
             chosen.update(np.argsort(-env.rewards, kind="stable")[:best].tolist())
     return np.array(sorted(chosen))
@@ -92,7 +92,7 @@ def _chosen(table: Table, best: int, random: int, seed: int) -> NDArray[np.int64
 def _measure(
     evaluator: Evaluator, table: Table, chosen: NDArray[np.int64], batch: int, subset: str
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return word errors and capped utterances of every configuration; -1 of those that are not chosen."""
+    """Return word errors and capped utterances of every configuration; -1 for those that are not chosen."""
     edits, capped = np.full((2, table.size), -1)
     configurations = list(table.configurations())
     with tqdm(total=len(chosen), desc=subset, unit="configuration", smoothing=0.02) as bar:
@@ -106,7 +106,7 @@ def _measure(
 
 
 def _macs(evaluator: Evaluator) -> tuple[Mapping[str, int], int]:
-    """Return how often each decided matrix is applied, and the multiply-adds of everything else."""
+    """Return the number of positions of each matrix in the blocks, and the multiply-adds of everything else."""
     workload: Any = evaluator.workload
     decided = [matrix for layer in evaluator.layers for matrix in layer.matrices]
     positions = {matrix.name: workload.positions[matrix.name] for matrix in decided}

@@ -1,7 +1,7 @@
-"""Agents from configs, whose numbers of steps may be written as numbers of episodes: ``n_steps: ${episodes:5}``.
+"""Construction of agents from configs, in which numbers of steps may be given in episodes: ``n_steps: ${episodes:5}``.
 
-Stable-Baselines3 counts steps. How many make an episode depends on the model and the kind of actions, which a config
-does not know.
+Stable-Baselines3 counts steps. The number of steps in an episode depends on the model and the kind of actions, so that
+a config cannot contain it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _STEPS: ContextVar[int | None] = ContextVar("steps of an episode", default=None)
 
 
 def _episodes(number: int) -> int | str:
-    """Steps while an agent is made, and words before its environment is known."""
+    """Resolve ``${episodes:N}``: a number of steps inside `steps_are_known`, otherwise a text."""
     steps = _STEPS.get()
     return f"{number} episodes" if steps is None else number * steps
 
@@ -33,7 +33,7 @@ OmegaConf.register_new_resolver("episodes", _episodes, replace=True)
 
 @contextmanager
 def steps_are_known(steps: int = 1) -> Iterator[None]:
-    """Let episodes have so many steps: a number of episodes in a config is a number of steps."""
+    """Resolve numbers of episodes in configs to numbers of steps, given the steps of an episode."""
     token = _STEPS.set(steps)
     try:
         yield
@@ -45,15 +45,15 @@ def make_agent(part: DictConfig, env: Any) -> Any:
     """Make the agent of a config.
 
     Args:
-        part: A class (``_target_``) and what it takes besides the environment.
-        env: What the agent plays.
+        part: The agent's config: a class (``_target_``) and its arguments except the environment.
+        env: The environment that the agent plays.
 
     Raises:
-        ValueError: It is one of Stable-Baselines3's for other action spaces.
+        ValueError: The agent is one of Stable-Baselines3's that does not support the action space.
     """
     with steps_are_known(episode_length(env)):
         try:
-            # Agents look for real dicts and lists, in `policy_kwargs.net_arch` for one.
+            # Agents need real dicts and lists, for instance in `policy_kwargs.net_arch`.
             return instantiate(part, env=env, _convert_="all")
         except InstantiationException as error:
             needed = _needed_actions(error.__cause__)
@@ -63,10 +63,10 @@ def make_agent(part: DictConfig, env: Any) -> Any:
 
 
 def _needed_actions(error: BaseException | None) -> list[str]:
-    """Return the kinds of actions whose spaces Stable-Baselines3 names when it refuses another one."""
-    told = str(error) if isinstance(error, AssertionError) else ""
-    return [kind for space, kind in ACTIONS.items() if "only supports" in told and f".{space}'>" in told]
+    """Return the kinds of actions that Stable-Baselines3's error about an action space names as supported."""
+    text = str(error) if isinstance(error, AssertionError) else ""
+    return [kind for space, kind in ACTIONS.items() if "only supports" in text and f".{space}'>" in text]
 
 
 ACTIONS = {"Box": "continuous", "Discrete": "discrete", "MultiDiscrete": "one_shot"}
-"""Action space -> the kind of actions that has it."""
+"""Action space -> a kind of actions with this space."""

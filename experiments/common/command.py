@@ -1,6 +1,6 @@
-"""Commands: a config from ``conf/``, ``--help``, and an end in one line where something is wrong.
+"""Commands with a config from ``conf/``, ``--help``, and errors in one line.
 
-This is the only place that knows ``hydra.main``.
+This is the only module that uses ``hydra.main``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
 class _Failed(BaseException):
-    """Carries an error past Hydra, which would tell it in lines of its own."""
+    """Carries an error through Hydra, which would otherwise print it in its own format."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -41,19 +41,18 @@ class _Failed(BaseException):
 def command(
     config_name: str, folder: str = ".", **kinds: Kind
 ) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Make a command of a function of a config: ``main()`` reads the command line.
+    """Return a decorator that turns a function of a config into a command: ``main()`` reads the command line.
 
-    Before the function is called, the modules of ``imports`` are imported, every option is checked, and torch is told
-    to use one thread: two busy threads on two busy cores are far slower than one.
+    Before it calls the function, the command imports the modules of ``imports``, checks every option, and sets torch to
+    one thread (two threads on two busy cores are far slower than one).
 
-    Whatever is wrong with what the user has given ends the program with exit status 2 and one line on stderr. With
-    ``HYDRA_FULL_ERROR=1`` the traceback is shown. The function itself stays at hand as ``main.__wrapped__``, and so do
-    the kinds as ``main.kinds``.
+    Errors of the user's input end the program with exit status 2 and one line on stderr; with ``HYDRA_FULL_ERROR=1``
+    the traceback is shown. The function is available as ``main.__wrapped__``, and the kinds as ``main.kinds``.
 
     Args:
-        config_name: The config's name in ``conf/``.
-        folder: The folder in ``conf/`` that holds it, with the groups beside it.
-        kinds: Kinds of the command's own options, or of options that others know otherwise (see `OPTIONS`).
+        config_name: Name of the config in ``conf/``.
+        folder: The folder in ``conf/`` that contains the config and its groups.
+        kinds: Option -> kind, for options that only this command has, or that have another kind in `OPTIONS`.
     """
 
     def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
@@ -68,7 +67,7 @@ def command(
                 with progress_shown():
                     function(config)
             except Exception as error:
-                # The jobs of a multirun are left to Hydra's launchers, which bring their errors back.
+                # In a multirun, Hydra's launchers pass the errors of jobs on.
                 if HydraConfig.get().mode is RunMode.RUN:
                     raise _Failed(error) from error
                 raise
@@ -93,10 +92,10 @@ def command(
                 error = failed.error
             except Exception as raised:
                 error = raised
-            told = None if full else explain(error, this, overrides)
-            if told is None:
+            line = None if full else explain(error, this, overrides)
+            if line is None:
                 raise error
-            print(told, file=sys.stderr)
+            print(line, file=sys.stderr)
             sys.exit(2)
 
         main.kinds = kinds  # type: ignore[attr-defined]
@@ -106,7 +105,7 @@ def command(
 
 
 def _program(function: Callable[[DictConfig], None]) -> str:
-    """Return the module of a command, as it is typed behind ``python -m``."""
+    """Return the module name of a command, for ``python -m NAME``."""
     specification = sys.modules[function.__module__].__spec__
     return function.__module__ if specification is None else specification.name
 
@@ -115,12 +114,12 @@ def _require_values(config: DictConfig) -> None:
     """Raise an error that names the first option without a value."""
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
-        # Hydra has an error for it.
+        # This raises Hydra's error for a missing value.
         OmegaConf.select(config, missing[0], throw_on_missing=True)
 
 
 def _require_flags(arguments: list[str]) -> None:
-    """Raise a ValueError if there is an argument that looks like a flag and is none of Hydra's."""
+    """Raise a ValueError if an argument looks like a flag but is not one of Hydra's."""
     _, unknown = get_args_parser().parse_known_args(arguments)
     if unknown:
         name, _, value = unknown[0].lstrip("-").partition("=")
@@ -129,7 +128,7 @@ def _require_flags(arguments: list[str]) -> None:
 
 @contextmanager
 def _errors_raised() -> Iterator[None]:
-    """Let Hydra raise errors, which it would print otherwise."""
+    """Make Hydra raise errors instead of printing them."""
     before = os.environ.get(FULL_ERROR)
     os.environ[FULL_ERROR] = "1"
     try:

@@ -1,4 +1,4 @@
-"""Errors of the command line, in one line each that names the option and the remedy."""
+"""Explanations of command-line errors: one line that names the option and the remedy."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ OURS = ("shrinkml_env", "agents", "experiments")
 
 
 def explain(error: BaseException, command: Command, overrides: list[str]) -> str | None:
-    """Return the line that tells a user what is wrong; None for an error that is none of theirs.
+    """Return the line that explains an error to the user; None if the error is not due to the user's input.
 
     Args:
-        error: What was raised.
-        command: The command that was called.
-        overrides: The options that it was given.
+        error: The error.
+        command: The command.
+        overrides: The options on its command line.
     """
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
         return _line(f"{_full_key(error)}: {error.__cause__}")
@@ -60,13 +60,13 @@ def _line(text: str) -> str:
 
 
 def _full_key(error: BaseException) -> str:
-    """Return the option that an error names in Hydra's way."""
+    """Return the option that a Hydra error names."""
     found = re.search(r"full_key: (\S+)", str(error))
     return found[1] if found else "config"
 
 
 def _missing_choice(error: MissingConfigException, command: Command) -> str:
-    """Say what a group can be set to."""
+    """Explain an unknown choice of a group."""
     group, _, choice = str(error.missing_cfg_file).rpartition("/")
     if group.startswith("hydra/"):
         return f"{group}={choice} is not installed: pip install -c constraints.txt -e '.[sweeps]'"
@@ -75,7 +75,7 @@ def _missing_choice(error: MissingConfigException, command: Command) -> str:
 
 
 def _choice_of_nothing(command: Command, overrides: list[str]) -> str:
-    """Say which group was set to a value that is no name."""
+    """Explain a group that is set to a value that is not a name."""
     for override in overrides:
         group, _, choice = override.partition("=")
         if command.choices_of(group) and choice not in command.choices_of(group):
@@ -84,7 +84,7 @@ def _choice_of_nothing(command: Command, overrides: list[str]) -> str:
 
 
 def _wrong_override(error: ConfigCompositionException, command: Command, overrides: list[str]) -> str:
-    """Say which option is none, and which are near."""
+    """Explain an override that does not fit: an unknown option with similar names, or a value that cannot be merged."""
     text = str(error)
     present = re.search(r"An item is already at '(?P<key>[^']+)'", text)
     if present:
@@ -103,14 +103,14 @@ def _wrong_override(error: ConfigCompositionException, command: Command, overrid
     try:
         config, choices = command.compose([override for override in overrides if not override.startswith(f"{key}=")])
     except Exception:
-        # Something else is wrong as well: the options without any override are near enough.
+        # Another override is wrong as well: use the options without overrides.
         config, choices = command.compose([])
     known = [*choices, *(option.name for option in command.options(config, choices))]
     return f"{key}: there is no such option{nearest(key, known)}; python -m {command.program} --help lists all"
 
 
 def _no_value(error: OmegaConfBaseException, command: Command, overrides: list[str]) -> str:
-    """Say which option must be given, and what it means."""
+    """Explain which option must be given, and what it means."""
     text = str(error)
     found = re.search(r"MissingMandatoryValue while resolving interpolation: Missing mandatory value: (\S+)", text)
     name = found[1] if found else error.full_key or _full_key(error)
@@ -120,7 +120,7 @@ def _no_value(error: OmegaConfBaseException, command: Command, overrides: list[s
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Return whether code of ours has raised an error, with a text for people."""
+    """Return whether ShrinkML's code raised an error, so that its message is meant for the user."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

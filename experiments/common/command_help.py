@@ -1,7 +1,7 @@
-"""The help of a command, from the comments in its YAML files.
+"""The help of a command, made from the comments in its YAML files.
 
-An option is explained by the comment behind it, or else by the line above it. A mapping that is explained stands for
-all that is in it.
+An option is explained by the comment at the end of its line, or else by the line above. If a mapping is explained, its
+keys are not listed separately.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from experiments.common.parts import REGISTRIES
 __all__ = ["Command", "Option", "read_comments"]
 
 LONGEST = 44
-"""Characters of an option with its value; longer values are cut."""
+"""The largest number of characters of an option with its value; longer values are shortened."""
 
 _KEY = re.compile(r"^(?P<indent> *)(?P<item>- )?(?:override )?/?(?P<key>[^\s#{\[\"'][^#{\[\"']*?):(?:\s|$)")
 _COMMENT = re.compile(r"(?:^|\s)# (?P<text>.*)$")
@@ -35,9 +35,9 @@ class Option:
     """An option of a command.
 
     Attributes:
-        name: Its dotted name, as it is typed.
-        value: Its value, None in YAML being null; ``???`` where it must be given.
-        explanation: A line; empty where its file has none.
+        name: Dotted name, as it is typed.
+        value: Default value; None is null in YAML; ``???`` if it must be given.
+        explanation: One line; empty if its file has none.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Option:
 
     @property
     def typed(self) -> str:
-        """How it is typed, with its value."""
+        """The option with its value, as it is typed."""
         if self.value == "???":
             return f"{self.name} (required)"
         return f"{self.name}={textwrap.shorten(_shown(self.value), LONGEST - len(self.name), placeholder=' ...')}"
@@ -54,13 +54,13 @@ class Option:
 
 @dataclass(frozen=True)
 class Command:
-    """A command, as its config describes it.
+    """A command and its config.
 
     Attributes:
-        conf: The folder of its config, with the groups beside it.
-        config_name: The config's name.
-        program: The module behind ``python -m``.
-        summary: What it does, for people.
+        conf: The folder that contains its config and the groups.
+        config_name: Name of the config.
+        program: Module name for ``python -m``.
+        summary: Description of the command: the docstring of its module.
     """
 
     conf: Path
@@ -69,10 +69,10 @@ class Command:
     summary: str | None
 
     def help(self, overrides: list[str]) -> str:
-        """Return all that is to say: what it does, how it is called, its options, its groups.
+        """Return the help text: summary, usage, options and groups.
 
         Args:
-            overrides: Of the command line; the options of the choices among them are explained.
+            overrides: The options on the command line; the options of chosen groups are explained.
         """
         config, choices = self.compose(overrides)
         options = self.options(config, choices)
@@ -97,7 +97,7 @@ class Command:
         return "\n".join(lines)
 
     def compose(self, overrides: list[str]) -> tuple[DictConfig, dict[str, str | None]]:
-        """Return the config with some overrides, and the choice of every group."""
+        """Return the composed config, and group -> choice."""
         with initialize_config_dir(str(self.conf), version_base="1.3"):
             config = compose(self.config_name, overrides, return_hydra_config=True)
         chosen: Mapping[Any, Any] = config.hydra.runtime.choices
@@ -112,17 +112,17 @@ class Command:
         return list(_walk(config, "", self.explanations(choices)))
 
     def choices_of(self, group: str) -> list[str]:
-        """Return the names that a group can be set to."""
+        """Return the choices of a group."""
         return sorted(path.stem for path in (self.conf / group).glob("*.yaml"))
 
     def about(self, group: str, choice: str | None) -> str:
-        """Return the first line of a choice's file, which says what it is; empty if there is none."""
+        """Return the first comment line of a choice's file, which describes it; empty if there is none."""
         text = "" if choice is None else (self.conf / group / f"{choice}.yaml").read_text(encoding="utf-8")
         lines = (line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#"))
         return next((line for line in lines if not line.startswith("@package")), "").rstrip(".:")
 
     def explanations(self, choices: Mapping[str, str | None]) -> dict[str, str]:
-        """Return the explanation of every option, by its dotted name; of groups as ``defaults.GROUP``."""
+        """Return the explanations: dotted name of an option, or ``defaults.GROUP``, -> explanation."""
         found = dict(self._own)
         for group, choice in choices.items():
             if choice is not None:
@@ -134,7 +134,7 @@ class Command:
         return self._comments(self.config_name, "")
 
     def _comments(self, name: str, package: str) -> dict[str, str]:
-        """Return the explanations in a file and in those that it builds on."""
+        """Return the explanations in a file and in the files that its defaults list includes."""
         path = self.conf / f"{name}.yaml"
         text = path.read_text(encoding="utf-8")
         found: dict[str, str] = {}
@@ -149,7 +149,7 @@ class Command:
 
 
 def read_comments(text: str) -> dict[str, str]:
-    """Return the comments of a YAML file, by the dotted names of the keys that they explain."""
+    """Return the comments of a YAML file: dotted name of a key -> comment."""
     found: dict[str, str] = {}
     above, parents = "", [(-1, "")]
     for line in text.splitlines():
@@ -172,13 +172,13 @@ def read_comments(text: str) -> dict[str, str]:
 
 
 def _walk(config: DictConfig, prefix: str, explanations: Mapping[str, str]) -> Iterator[Option]:
-    """Yield the options below a name."""
+    """Yield the options of a config, with names below a prefix."""
     for key in config:
         name = f"{prefix}{key!s}"
         if OmegaConf.is_missing(config, key):
             yield Option(name, "???", explanations.get(name, ""))
             continue
-        # A part's name and every class are the choice itself, which the group's line shows.
+        # The names of parts and classes are left out: the line of the group shows the choice.
         if key == "_target_" or (key == "name" and prefix.rstrip(".") in REGISTRIES):
             continue
         inner = config._get_node(key)
@@ -189,7 +189,7 @@ def _walk(config: DictConfig, prefix: str, explanations: Mapping[str, str]) -> I
 
 
 def _value(config: DictConfig, key: Any) -> Any:
-    """Return a value, resolved where that is possible."""
+    """Return a value, with interpolations resolved if possible."""
     try:
         value = config[key]
         return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
@@ -199,7 +199,7 @@ def _value(config: DictConfig, key: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """Return a value as it is typed; an object by its class."""
+    """Return a value as it is typed; a config with ``_target_`` as a call of its class."""
     if isinstance(value, dict) and "_target_" in value:
         options = ", ".join(f"{key}={_shown(inner)}" for key, inner in value.items() if key != "_target_")
         return f"{value['_target_'].rpartition('.')[2]}({options})"

@@ -1,4 +1,4 @@
-"""Configs of other commands, composed as the command line does it."""
+"""Composition of other commands' configs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ CONF = Path(__file__).parents[2] / "conf"
 
 
 def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """Return the config that ``python -m experiments.NAME OVERRIDES`` would be given."""
-    # This program's own config has been read already, and Hydra holds one at a time.
+    """Return the config of ``python -m experiments.NAME OVERRIDES``."""
+    # Hydra supports one initialised config folder at a time, and this program has composed its own config before.
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(name, list(overrides))

@@ -1,4 +1,4 @@
-"""Environments and agents from the config of a search."""
+"""Construction of environments from the config of a search."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from shrinkml_env.sb3 import ShrinkVecEnv
 __all__ = ["make_environment", "make_tabular_environment"]
 
 ON_A_TABLE = ("action", "observation", "reward", "constraint")
-"""The parts that a tabular environment takes; its table fixes the others."""
+"""The parts that are arguments of tabular environments; the table determines the others."""
 
 LIVE = (*ON_A_TABLE, "shaping", "search_space", "factorisation")
 
 
 def make_environment(config: DictConfig, ledger: Ledger, cache: Any = "default") -> Any:
-    """Make ``ShrinkML-v0`` as a config says: a single environment, or a `ShrinkVecEnv` of `num_envs`.
+    """Make ``ShrinkML-v0`` from a config: a single environment, or a `ShrinkVecEnv` with `num_envs` environments.
 
     Args:
-        config: Of `experiments.search`.
-        ledger: Counts the evaluations.
-        cache: As in ``gym.make("ShrinkML-v0", cache=...)``.
+        config: A config of `experiments.search`.
+        ledger: The ledger that counts the evaluations.
+        cache: The argument of ``gym.make("ShrinkML-v0", cache=...)``.
 
     Raises:
         ValueError: A part does not fit the model or the data.
@@ -48,5 +48,5 @@ def make_environment(config: DictConfig, ledger: Ledger, cache: Any = "default")
 
 
 def make_tabular_environment(config: DictConfig, ledger: Ledger) -> gym.Env[Any, Any]:
-    """Make ``ShrinkMLTabular-v0`` as a config says, of the parts that a table leaves open."""
+    """Make ``ShrinkMLTabular-v0`` from a config of `experiments.search`; only the parts of `ON_A_TABLE` are used."""
     return gym.make("ShrinkMLTabular-v0", **{name: part(name, config[name]) for name in ON_A_TABLE}, ledger=ledger)

@@ -1,4 +1,4 @@
-"""Speech that is to be downloaded first."""
+"""Download of speech before a command runs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["fetch"]
 
 
 def fetch(config: DictConfig, *names: str) -> None:
-    """Download those of LibriSpeech's subsets that a command reads and that are missing, if ``data.download=true``.
+    """Download missing subsets of LibriSpeech that a command reads, if ``data.download=true``.
 
     Args:
-        config: With the group ``data``.
-        names: Keys of the sets that the command reads.
+        config: The command's config, with the group ``data``.
+        names: Keys in the config of the sets that the command reads.
 
     Raises:
-        OSError: A subset cannot be fetched.
+        OSError: A subset cannot be downloaded.
         ValueError: LibriSpeech has no such subset.
     """
     if not config.data.download:

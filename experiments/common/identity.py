@@ -1,4 +1,4 @@
-"""The key of whatever is made once and found again: a run, a cell of a study, a training."""
+"""Content keys, by which a run, a cell of a study or a training is found again."""
 
 from __future__ import annotations
 
@@ -18,36 +18,35 @@ from shrinkml_env.compression.factorisations import FACTORISATIONS
 __all__ = ["IRRELEVANT", "describe", "key_of"]
 
 IRRELEVANT = frozenset({"outputs", "workers", "memory_mb", "reuse", "launcher", "uniform_curve"})
-"""Options of a config that say where results lie and how they are come by or shown. No result depends on them."""
+"""Options on which results do not depend: where they are written, and how they are computed or shown."""
 
 OURS = frozenset({"shrinkml_env", "agents", "experiments"})
 
 LATER = {"form": "factors", "share_inputs": False, "weigh_rows": False, "augmented_copies": 0}
-"""Options of factorisations that came when there were results already, with the defaults that say what those were made
-with: the defaults do not count."""
+"""Options of factorisations that were added later, with defaults that equal the earlier behaviour. At these defaults
+they are left out, so that the keys of earlier results stay valid."""
 
 
 def key_of(content: Any) -> str:
-    """Return eight hexadecimal digits that tell this content from any other.
+    """Return the key of a content, eight hexadecimal digits.
 
     Args:
-        content: A config, or mappings, lists and values that are JSON, with configs among them; see `describe`.
+        content: A config, or JSON-able mappings, lists and values, which may contain configs; see `describe`.
     """
     return hashlib.sha256(json.dumps(describe(content), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def describe(content: Any) -> Any:
-    """Return what a config means, as JSON, wherever its classes lie.
+    """Return a JSON-able description of a config that does not depend on the places of ShrinkML's classes.
 
-    A whole config, alone or in other content, is described without its `IRRELEVANT` options, which a part of a config
-    may call by the same names. The modules of its option ``imports`` are described as your own classes are.
+    A whole config, alone or inside other content, is described without its `IRRELEVANT` options; in a part of a config,
+    options of these names count. The modules of its option ``imports`` are described like the user's own classes.
 
-    Parts that the library registers are named by ``name`` already; options that are `LATER` are left out where they
-    have their defaults. A class that a ``_target_`` names is described by
+    Options that are `LATER` are left out if they have their defaults. A class that a ``_target_`` names is described by
 
-    - its name alone, if it is one of ShrinkML's own: its module may move;
+    - its name only, if it is one of ShrinkML's, since its module may move;
     - its import path, if it belongs to an installed package;
-    - its import path and a hash of its module's code, if it is yours: changed code is another experiment.
+    - its import path and a hash of its module's code, if it is the user's, since changed code is another experiment.
     """
     if OmegaConf.is_config(content):
         options = OmegaConf.to_container(content, resolve=True)
@@ -75,11 +74,11 @@ def _describe_class(target: str) -> Any:
     try:
         return _with_code(target, pkgutil.resolve_name(target).__module__)
     except (ImportError, AttributeError, ValueError):
-        return target  # Whoever makes it says what is wrong.
+        return target  # making the object will raise an error
 
 
 def _with_code(name: str, module: str) -> Any:
-    """Return a name, with a hash of its module's code if that is neither ShrinkML's nor installed."""
+    """Return a name, with a hash of its module's code if the module is neither ShrinkML's nor installed."""
     if module.partition(".")[0] in OURS | sys.stdlib_module_names:
         return name
     try:

@@ -1,4 +1,4 @@
-"""Modules that the user wants to have imported first."""
+"""Import of the user's modules before a command runs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ __all__ = ["import_modules"]
 
 
 def import_modules(names: Any) -> None:
-    """Import modules, which may register what the other options name.
+    """Import modules, which may register names that other options use.
 
     Args:
-        names: The option ``imports`` of a config: names of modules; None is none.
+        names: The option ``imports`` of a config: a list of module names, or None.
 
     Raises:
-        ValueError: A module cannot be imported, or the option is no list.
+        ValueError: A module cannot be imported, or the option is not a list.
     """
     if names is None:
         return

@@ -1,6 +1,6 @@
-"""Kinds of values that an option can have: they say what a value must be, and check it.
+"""Kinds of option values: a description of valid values, and a check.
 
-A kind is either written down, or follows from the type that a class gives a parameter.
+Kinds are defined explicitly, or derived from the type annotation of a parameter.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 LARGEST_SEED = 2**32 - 1
-"""Of NumPy's generators."""
+"""The largest seed of NumPy's legacy generator."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Kind:
     """A kind of values.
 
     Attributes:
-        one: What a value must be: ``"a whole number of at least 1"``.
-        many: What several must be: ``"whole numbers of at least 1"``.
-        fits: Whether a value is one.
+        one: Description of a value: ``"a whole number of at least 1"``.
+        many: Description of several values: ``"whole numbers of at least 1"``.
+        fits: A function that returns whether a value is of this kind.
     """
 
     one: str
@@ -58,7 +58,7 @@ class Kind:
         """Check the value of an option.
 
         Raises:
-            ValueError: It is not of this kind.
+            ValueError: The value is not of this kind.
         """
         if not self.fits(value):
             raise ValueError(f"{option} must be {self.one}, got {value!r}")
@@ -66,7 +66,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class _ListKind(Kind):
-    """Lists, of which the error shows how they are typed."""
+    """Lists; the error for a single value shows how to type a list."""
 
     def require(self, option: str, value: Any) -> None:
         if isinstance(value, str | int | float):
@@ -76,7 +76,7 @@ class _ListKind(Kind):
 
 @dataclass(frozen=True)
 class _MappingKind(Kind):
-    """Mappings, of which the error names the key whose value is wrong."""
+    """Mappings; the error names the key with the wrong value."""
 
     values: Kind
 
@@ -110,13 +110,13 @@ def _is_whole(value: Any) -> bool:
 
 
 def whole(least: int) -> Kind:
-    """Return the kind of the whole numbers from one on."""
+    """Return the kind of whole numbers of at least `least`."""
     of = f"of at least {least}"
     return Kind(f"a whole number {of}", f"whole numbers {of}", lambda value: _is_whole(value) and value >= least)
 
 
 def number(least: float = -math.inf, most: float = math.inf, above: float = -math.inf, below: float = math.inf) -> Kind:
-    """Return the kind of the finite numbers in a range, with its ends (`least`, `most`) or without them."""
+    """Return the kind of finite numbers in a range, with inclusive (`least`, `most`) or exclusive limits."""
     ends = [
         f"{words} {end:g}"
         for words, end in (("of at least", least), ("above", above), ("at most", most), ("below", below))
@@ -131,23 +131,23 @@ def number(least: float = -math.inf, most: float = math.inf, above: float = -mat
 
 
 def choice(*words: str) -> Kind:
-    """Return the kind of some words."""
+    """Return the kind of values that are one of some words."""
     listed = ", ".join(words)
     return Kind(f"one of {listed}", f"words among {listed}", lambda value: isinstance(value, str) and value in words)
 
 
 def optional(kind: Kind) -> Kind:
-    """Return a kind with null in it."""
+    """Return the kind of values of a kind, or null."""
     return _any_of(kind, NULL)
 
 
 def list_of(kind: Kind, least: int = 1, distinct: bool = True) -> Kind:
-    """Return the kind of the lists of values of a kind.
+    """Return the kind of lists whose values are of a kind.
 
     Args:
-        kind: Of the values.
-        least: How many there must be.
-        distinct: Whether they must differ.
+        kind: The kind of the values.
+        least: The smallest number of values.
+        distinct: Whether the values must be different.
     """
 
     def fits(value: Any) -> bool:
@@ -164,7 +164,7 @@ def list_of(kind: Kind, least: int = 1, distinct: bool = True) -> Kind:
 
 
 def mapping_of(kind: Kind) -> Kind:
-    """Return the kind of the mappings whose values are of a kind."""
+    """Return the kind of mappings whose values are of a kind."""
     return _MappingKind(f"a mapping to {kind.many}", f"mappings to {kind.many}", _is_mapping, kind)
 
 
@@ -173,11 +173,11 @@ def _is_mapping(value: Any) -> bool:
 
 
 def _any_of(*kinds: Kind) -> Kind:
-    """Return the kind of the values of any of several kinds."""
+    """Return the kind of values that are of any of several kinds."""
     if len(kinds) == 1:
         return kinds[0]
     ones, manys = ([getattr(kind, name) for kind in kinds] for name in ("one", "many"))
-    # Objects are what nobody types: where something else will do, they go without saying.
+    # Objects are left out of the description if there is an alternative that can be typed.
     said = [index for index, one in enumerate(ones) if not one.startswith(_OBJECT)] or [0]
     one, many = (" or ".join(dict.fromkeys(words[index] for index in said)) for words in (ones, manys))
     return Kind(one, many, lambda value: any(kind.fits(value) for kind in kinds))
@@ -234,9 +234,9 @@ _OF_A_SET = {
 
 
 def kind_of(hint: Any) -> Kind:
-    """Return the kind of the values that a parameter of some type takes from a config.
+    """Return the kind of config values for a parameter with a type annotation.
 
-    Whatever the type, Hydra can make an object of a mapping with ``_target_``, and nobody knows what comes out.
+    A mapping with ``_target_`` is accepted for every type, since the type of the object that Hydra makes is not known.
     """
     kind = _plain_kind(hint)
     return replace(kind, fits=lambda value: kind.fits(value) or _is_made(value))
@@ -252,7 +252,7 @@ def _plain_kind(hint: Any) -> Kind:
     if hint in _SIMPLE:
         return _SIMPLE[hint]
     if not isinstance(kind, type) or kind is object:
-        return ANYTHING  # Any, a type variable, a name that is not known here.
+        return ANYTHING  # Any, a type variable, or an unresolved name
     if issubclass(kind, Mapping):
         return Kind("a mapping", "mappings", _is_mapping)
     if issubclass(kind, os.PathLike):

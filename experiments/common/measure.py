@@ -1,4 +1,4 @@
-"""Word errors of any model, compressed or not, by the evaluator's canonical arithmetic."""
+"""Word errors of any model, compressed or not, with the evaluator's canonical arithmetic."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["Measured", "measure"]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a model made of an utterance set.
+    """The word errors of a model on an utterance set.
 
     Attributes:
         edits: Word errors of each utterance.
         words: Reference words of each utterance.
-        capped: Utterances that ran into their token limit.
+        capped: Number of utterances that reached their token limit.
     """
 
     edits: tuple[int, ...]
@@ -28,16 +28,16 @@ class Measured:
 
     @property
     def wer(self) -> float:
-        """All errors over all words: a fraction that may exceed 1."""
+        """The corpus WER, all errors over all words: a fraction that may exceed 1."""
         return sum(self.edits) / sum(self.words)
 
     def to_json(self) -> dict[str, Any]:
-        """With the WER, and the errors of each utterance, which a paired comparison needs."""
+        """Return the WER, and the errors of each utterance for paired comparisons, as a JSON-able mapping."""
         return {"wer": self.wer, "capped": self.capped, "edits": list(self.edits), "words": list(self.words)}
 
 
 def measure(model: CompressibleModel, utterances: Sequence[Utterance]) -> Measured:
-    """Recognise and count."""
+    """Recognise utterances with a model and count the word errors."""
     hypotheses = recognise_all(model, utterances)
     edits, words = zip(
         *(

@@ -1,6 +1,6 @@
-"""The options of all commands: an option of one name is of one kind, wherever it stands.
+"""The kinds of all commands' options; options of the same name have the same kind in all commands.
 
-What a command calls by a name that others use otherwise, it declares itself: ``command("iterate", sizes=...)``.
+A command that needs another kind for a name declares it: ``command("iterate", sizes=...)``.
 """
 
 from __future__ import annotations
@@ -107,19 +107,19 @@ OPTIONS: dict[str, Kind] = {
     "utterances.test": whole(1),
     "workers": whole(1),
 }
-"""Dotted name -> kind, for every command but those that declare another."""
+"""Dotted name -> kind, for all commands that do not declare another one."""
 
 
 def check_options(config: DictConfig, own: Mapping[str, Kind] | None = None) -> None:
-    """Check every option of a config, before anything is made.
+    """Check every option of a config before the command runs.
 
     Args:
-        config: A command's, composed; options without a value are passed over.
-        own: Kinds of options that `OPTIONS` lacks or knows otherwise.
+        config: A command's composed config; options without a value are skipped.
+        own: Option -> kind, for options that `OPTIONS` lacks or that have another kind here.
 
     Raises:
-        ValueError: An option is of another kind, a part cannot be made of its options, or no command reads the option.
-            The first that is wrong is named.
+        ValueError: An option has a value of another kind, the options of a part do not fit it, or an option is unknown.
+            The message names the first wrong option.
     """
     _check(config, "", {**OPTIONS, **(own or {})})
 
@@ -147,7 +147,7 @@ def _check(config: DictConfig, prefix: str, kinds: Mapping[str, Kind]) -> None:
 
 
 def is_part(name: str, value: Any) -> bool:
-    """Return whether an option is made of a class or a registered name, which say what its options are."""
+    """Return whether an option is a part: a class or a registered name, whose parameters are its options."""
     return name in PARTS or (isinstance(value, DictConfig) and "_target_" in value)
 
 
@@ -156,19 +156,19 @@ def _has_options(name: str, kinds: Mapping[str, Kind]) -> bool:
 
 
 NESTED = ("architecture", "distillation")
-"""Mappings that hold parts, or may be empty."""
+"""Mappings that contain parts, or may be empty."""
 
 
 def check_removals(config: DictConfig, overrides: Sequence[str], own: Mapping[str, Kind]) -> None:
-    """Check that what the command line takes away can be done without.
+    """Check that the options that the command line removes (``~NAME``) are not required.
 
     Args:
-        config: Without it.
-        overrides: Of the command line.
-        own: As in `check_options`.
+        config: The composed config, without these options.
+        overrides: The options on the command line.
+        own: Option -> kind, see `check_options`.
 
     Raises:
-        ValueError: The command reads what is not there any more.
+        ValueError: The command needs a removed option.
     """
     kinds = {**OPTIONS, **own}
     for override in overrides:
@@ -178,12 +178,12 @@ def check_removals(config: DictConfig, overrides: Sequence[str], own: Mapping[st
         above = [name.rpartition(".")[0]]
         while above[-1]:
             above.append(above[-1].rpartition(".")[0])
-        # Parts and mappings of names to something do with less.
+        # Keys of parts, and of options that are mappings, may be removed.
         if not any(outer and (outer in kinds or is_part(outer, OmegaConf.select(config, outer))) for outer in above):
             raise ValueError(f"~{name}: the command needs {name}: leave out the ~ and give {name}=...")
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """Return the names that may have been meant, to stand behind a complaint."""
+    """Return a suggestion of similar names for the end of an error message; empty if there are none."""
     near = difflib.get_close_matches(name, dict.fromkeys(known), n=3, cutoff=0.6)
     return f": did you mean {' or '.join(near)}?" if near else ""

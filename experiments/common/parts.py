@@ -1,7 +1,7 @@
-"""Parts of a search, from the config groups that choose them.
+"""Parts of a search (action, reward, ...) from their config groups.
 
-A group's config is a mapping as ``gym.make`` takes it, ``name`` and options; or a class of yours, ``_target_`` and its
-options, as Hydra has them.
+The config of a group is a mapping with ``name`` and options, as ``gym.make`` takes it; or the user's own class, with
+Hydra's ``_target_`` and its options.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ REGISTRIES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "factorisation": FACTORISATIONS,
     "search_space": SEARCH_SPACES,
 }
-"""Group -> the names that it knows."""
+"""Group -> registry of its names."""
 
 PARTS = frozenset({*REGISTRIES, "agent"})
-"""Groups that choose a part."""
+"""The groups that choose a part."""
 
 BASES: dict[str, type] = {
     "action": ActionKind,
@@ -51,25 +51,25 @@ BASES: dict[str, type] = {
     "shaping": Potential,
     "constraint": Constraint,
 }
-"""Groups whose classes are made for something, which the base class is given: their first arguments are no options."""
+"""Group -> base class of its parts. The arguments of the base class, such as the problem, are not options."""
 
 CALLED_WITH = {
     "reward": ("evaluation", "baseline"),
     "factorisation": ("model",),
     "search_space": ("layers",),
 }
-"""Groups whose finished parts are called, with these arguments; a function of yours has ``_partial_: true``."""
+"""Group whose parts are callables -> the arguments of the call; a user's function needs ``_partial_: true``."""
 
 
 def part(group: str, config: DictConfig) -> Any:
-    """Return what ``gym.make`` takes for a part.
+    """Return the argument of ``gym.make`` for a part.
 
     Args:
         group: The group, such as ``"reward"``.
         config: The group's config.
 
     Returns:
-        A mapping with ``name`` and options; or, of a class of yours, an object, or a `functools.partial` where
+        A mapping with ``name`` and options; or, for the user's own class, an object, or a `functools.partial` if
         ``gym.make`` makes the object.
     """
     if "_target_" not in config:
@@ -79,15 +79,15 @@ def part(group: str, config: DictConfig) -> Any:
 
 
 def check_part(group: str, config: DictConfig) -> None:
-    """Find out what is wrong with a part before anything is made.
+    """Check the config of a part before the command runs.
 
     Args:
-        group: As in `part`; or ``"agent"``, or the dotted name of another class in a config.
+        group: The group, such as ``"reward"`` or ``"agent"``; or the dotted name of another class in a config.
         config: The group's config.
 
     Raises:
-        ValueError: The name is unknown, the class cannot be imported or is none, or an option is missing, unknown or
-            of another type than the class says.
+        ValueError: The name is unknown, the class cannot be imported or is not a class, or an option is missing,
+            unknown or has another type than the class's parameter.
     """
     if not isinstance(config, DictConfig):
         raise ValueError(f"{group} must be chosen by its name or be a mapping, got {config!r}")
@@ -107,7 +107,7 @@ def check_part(group: str, config: DictConfig) -> None:
 
 
 def _found(group: str, target: str) -> Callable[..., Any]:
-    """Return the class or function that a path names."""
+    """Import the class or function of an import path."""
     try:
         found = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:
@@ -120,11 +120,11 @@ def _found(group: str, target: str) -> Callable[..., Any]:
 
 
 def _check_names(group: str, found: Callable[..., Any], config: DictConfig) -> None:
-    """Raise a ValueError that names the options of a class if the config has others, or lacks one."""
+    """Check that a config has no option that a class lacks, and all that it requires."""
     try:
         parameters = dict(inspect.signature(found).parameters)
     except ValueError:
-        return  # It is written in C and does not say.
+        return  # a class in C without a signature
     for name in _given(group, bool(config.get("_partial_")), list(parameters)):
         parameters.pop(name, None)
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -144,11 +144,11 @@ def _check_names(group: str, found: Callable[..., Any], config: DictConfig) -> N
 
 
 HYDRAS = ("_target_", "_partial_", "_convert_", "_args_", "_recursive_")
-"""Keys that tell Hydra how to make an object."""
+"""Keys for Hydra's `instantiate`, which are not options."""
 
 
 def _check_types(name: str, found: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Raise a ValueError for the first option, nested ones included, that is of another type than a class says."""
+    """Raise a ValueError for the first option, nested ones included, whose type differs from the parameter's."""
     types = _types(inspect.unwrap(getattr(found, "__init__") if isinstance(found, type) else found))  # noqa: B009
     for option, value in options.items():
         if isinstance(value, Mapping) and "_target_" in value:
@@ -158,7 +158,7 @@ def _check_types(name: str, found: Callable[..., Any], options: Mapping[str, Any
 
 
 def _types(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return the types of a function's parameters, as far as its module knows them: some are for a checker alone."""
+    """Return the types of a function's parameters, without those that its module imports for type checkers only."""
     found: dict[str, Any] = {}
     for name, hint in getattr(function, "__annotations__", {}).items():
         one = SimpleNamespace(__annotations__={name: hint})
@@ -168,7 +168,7 @@ def _types(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _given(group: str, partial: bool, names: list[str]) -> list[str]:
-    """Return the parameters of a class or function that are no options."""
+    """Return the names of the parameters that are not options."""
     if group == "agent":
         return ["env"]
     if group in BASES:
@@ -177,12 +177,12 @@ def _given(group: str, partial: bool, names: list[str]) -> list[str]:
 
 
 def _subjects(group: str) -> int:
-    """Return how many arguments the classes of a group are given besides their options."""
+    """Return the number of leading arguments of a group's classes that are not options."""
     return len(inspect.signature(BASES[group]).parameters) if group in BASES else 0
 
 
 def label(config: Any) -> str:
-    """Return a part as people write it, ``linear(size_weight=0.2)``, and what is nested in it likewise.
+    """Return a part, nested ones included, as a readable text: ``linear(size_weight=0.2)``.
 
     Args:
         config: A group's config, or a value in it.

@@ -1,4 +1,4 @@
-"""The records of finished runs: data that anybody may have written. They are checked, and nothing in them is run."""
+"""Reading of the records of finished runs. They are untrusted data: they are checked, and no code in them is run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _share(value: Any) -> bool:
 
 
 def _each(check: Check, *needed: str) -> Check:
-    """Return a check of an object whose values all pass a check, and that has some keys."""
+    """Return a check of objects that have the needed keys and whose values all pass a check."""
 
     def passes(value: Any) -> bool:
         return isinstance(value, dict) and set(needed) <= value.keys() and all(map(check, value.values()))
@@ -42,7 +42,7 @@ def _each(check: Check, *needed: str) -> Check:
 
 
 def _holding(**checks: Check) -> Check:
-    """Return a check of an object that has some keys, whose values pass their checks."""
+    """Return a check of objects that have these keys with values that pass their checks."""
 
     def passes(value: Any) -> bool:
         return isinstance(value, dict) and all(key in value and check(value[key]) for key, check in checks.items())
@@ -66,7 +66,7 @@ _RECORD: Mapping[str, tuple[Check, str]] = {
     "rewards": (lambda value: value == {} or _REWARDS(value), "an object of numbers, empty or with proxy"),
     "sets": (_each(_each(_number, "wer_before", "wer_after")), "an object of sets with wer_before and wer_after"),
 }
-"""Key of ``best.json`` -> the check of its value, and what it must be."""
+"""Key of ``best.json`` -> the check of its value, and its description for error messages."""
 
 _TRAINING: Mapping[str, tuple[Check, str]] = {
     "size_ratio": (_share, "a number above 0 and at most 1"),
@@ -74,49 +74,49 @@ _TRAINING: Mapping[str, tuple[Check, str]] = {
     "before": (_holding(dev=_WER), "an object with dev and its wer"),
     "after": (_holding(dev=_WER, test=_WER), "an object with dev and test and their wer"),
 }
-"""The same of the ``result.json`` of a fine-tuning."""
+"""Key of a fine-tuning's ``result.json`` -> the check of its value, and its description for error messages."""
 
 
 def read_record(path: Path, *needed: str) -> dict[str, Any]:
-    """Return the ``best.json`` of a run.
+    """Read and check the ``best.json`` of a run.
 
     Args:
         path: The file.
-        needed: The keys that it must have.
+        needed: Required keys.
 
     Raises:
-        ValueError: The file is no JSON object, lacks a key, or has a value of another kind.
+        ValueError: The file is not a JSON object, lacks a key, or has a value of another kind.
         FileNotFoundError: There is no such file.
     """
     return check_record(read_json_object(path), str(path), *needed)
 
 
 def check_record(record: dict[str, Any], where: str, *needed: str) -> dict[str, Any]:
-    """Return a record, if it is one.
+    """Check a record and return it.
 
     Args:
-        record: An object of JSON.
-        where: Its file or place in one, for the error.
-        needed: The keys that it must have.
+        record: A JSON object.
+        where: The file, or the place in a file, for error messages.
+        needed: Required keys.
 
     Raises:
-        ValueError: It lacks a key, or has a value of another kind.
+        ValueError: The record lacks a key, or has a value of another kind.
     """
     return _checked(record, where, _RECORD, set(needed), "the best.json of a run")
 
 
 def read_training(path: Path) -> dict[str, Any]:
-    """Return the ``result.json`` of a fine-tuning.
+    """Read and check the ``result.json`` of a fine-tuning.
 
     Raises:
-        ValueError: As `read_record`.
+        ValueError: The file is not a JSON object, lacks a key, or has a value of another kind.
         FileNotFoundError: There is no such file.
     """
     return _checked(read_json_object(path), str(path), _TRAINING, set(_TRAINING), "the result.json of a fine-tuning")
 
 
 def named_classes(content: Any) -> list[str]:
-    """Return the import paths that a record names as ``_target_``, at any depth: code that it would have run."""
+    """Return all import paths in a record's ``_target_`` entries, at any depth: code that the record refers to."""
     if isinstance(content, Mapping):
         own = [str(content["_target_"])] if "_target_" in content else []
         return own + [name for value in content.values() for name in named_classes(value)]

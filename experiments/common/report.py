@@ -1,4 +1,4 @@
-"""Pictures that several commands make, and how they are written."""
+"""Pictures that several commands draw."""
 
 from __future__ import annotations
 
@@ -27,7 +27,12 @@ def save_figure(figure: Any, path: Path, dpi: int) -> None:
 
 
 def draw_uniform_curve(path: Path, curve: Sequence[Evaluation]) -> None:
-    """WER against size, the original included."""
+    """Draw WER against size, the original included.
+
+    Args:
+        path: The PNG file.
+        curve: The evaluations of uniform ranks.
+    """
     figure, axes = plt.subplots(figsize=(7, 4), constrained_layout=True)
     curve = sorted(curve, key=lambda evaluation: evaluation.size_ratio)
     axes.plot([e.size_ratio for e in curve], [100 * e.wer for e in curve], "o-", color="tab:gray")
@@ -42,13 +47,13 @@ def draw_uniform_curve(path: Path, curve: Sequence[Evaluation]) -> None:
 
 
 def save_wer_against_size(figure: Any, axes: Any, path: Path, size: str) -> None:
-    """Scale and label the axes of a study's picture of test WERs, and write it.
+    """Scale and label the axes of a picture of test WERs against size, and write it.
 
     Args:
-        figure: What is closed.
-        axes: With the curves.
-        path: Of the PNG.
-        size: What the size is called.
+        figure: The figure, which is closed.
+        axes: The axes with the curves.
+        path: The PNG file.
+        size: Label of the x axis.
     """
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))

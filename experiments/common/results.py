@@ -1,6 +1,6 @@
-"""The results of a study: one file of JSON lines, from which nothing is made twice.
+"""The results of a study: a file of JSON lines, so that no result is computed twice.
 
-A line holds the key of a cell (one search, one training), what the cell is, and its result.
+A line holds the key of a cell (one search or training), a description of the cell, and its result.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from shrinkml_env.files import errors_name, parse_json
 __all__ = ["KEPT", "Cell", "append_result", "kept_results", "line_of", "read_results", "results_of"]
 
 KEPT = Path(__file__).parents[1] / "results"
-"""The results that the pages of the documentation rest on, a file for each study."""
+"""The folder of results that the documentation quotes, one file for each study."""
 
 Task = TypeVar("Task")
 
 
 @dataclass(frozen=True)
 class Cell(Generic[Task]):
-    """One thing that a study makes.
+    """One cell of a study's grid: one search or training.
 
     Attributes:
-        task: What is given to whoever makes it; it is pickled.
-        content: All that the result depends on, from which its key follows.
-        about: What it is, for people who read the file: ``{"agent": "ppo", "seed": 3}``.
+        task: The argument of the function that computes the result; it is pickled.
+        content: All that the result depends on; it determines the key.
+        about: Description for readers of the file: ``{"agent": "ppo", "seed": 3}``.
     """
 
     task: Task
@@ -45,7 +45,7 @@ class Cell(Generic[Task]):
 
     @cached_property
     def key(self) -> str:
-        """The key under which the result is kept."""
+        """The key of the result."""
         return key_of(self.content)
 
 
@@ -57,15 +57,15 @@ def results_of(
     name: str = "runs",
     known: Mapping[str, dict[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return the result of each cell, in their order; what is missing is made, and appended to the file at once.
+    """Return the result of each cell, in their order; missing results are computed and appended to the file.
 
     Args:
-        cells: The cells; two of the same key are made once.
-        make: Makes the JSON result of a cell's task; pickled by its name.
+        cells: The cells; cells with the same key are computed once.
+        make: Computes the JSON-able result of a cell's task; it is pickled by its name.
         path: The file; its folder must exist.
-        workers: Number of processes, of one torch thread each.
-        name: Stands before the progress bar.
-        known: Key -> result of what is known besides.
+        workers: Number of processes, each with one torch thread.
+        name: The text before the progress bar.
+        known: Key -> result, of results in addition to those in the file.
 
     Raises:
         ValueError: The file is damaged.
@@ -79,36 +79,36 @@ def results_of(
             key, result = future.result()
             found[key] = result
     finally:
-        # Where one has failed, those that are being made are kept all the same; the others are not begun.
+        # If a cell has failed, the running ones are finished and kept; the others are cancelled.
         pool.close()
     return [found[cell.key] for cell in cells]
 
 
 def _made_once(make: Callable[[Task], dict[str, Any]], path: Path, cell: Cell[Task]) -> tuple[str, dict[str, Any]]:
-    """Make a cell's result and append it, unless another process has or is about to; returns its key and the result."""
+    """Compute a cell's result and append it, unless another process has done so; return its key and the result."""
     lock = path.with_name(f"{path.name}.{cell.key}.lock")
     with FileLock(lock):
         result = read_results(path).get(cell.key)
         if result is None:
             result = make(cell.task)
             append_result(path, cell, result)
-        # Whoever waits for the lock, or makes another file of this name, finds the result.
+        # Processes that wait for the lock, or create it again, will find the result.
         lock.unlink(missing_ok=True)
     return cell.key, result
 
 
 def append_result(path: Path, cell: Cell[Any], result: Mapping[str, Any]) -> None:
-    """Append a line; several processes may."""
+    """Append the result of a cell as a line; several processes may do so at once."""
     line = json.dumps({"key": cell.key, "cell": describe(cell.about), "result": result}) + "\n"
     with FileLock(path.with_name(f"{path.name}.lock")), errors_name(path), open(path, "a+b") as file:
-        file.truncate(_whole_lines(path))  # What follows the last newline was torn by a kill.
+        file.truncate(_whole_lines(path))  # remove a line that a kill left incomplete
         file.write(line.encode())
         file.flush()
         os.fsync(file.fileno())
 
 
 def read_results(path: Path) -> dict[str, dict[str, Any]]:
-    """Return key -> result, of all that is in a file; a last line that a kill has torn is left out.
+    """Read a file of results: key -> result. An incomplete last line is ignored.
 
     Raises:
         ValueError: A line is damaged.
@@ -126,17 +126,17 @@ def read_results(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def line_of(path: Path, key: str) -> int | None:
-    """Return the number of the line that holds a key, from 1; None where a file has none."""
+    """Return the number of the line with a key, from 1; None if there is none."""
     lines = path.read_bytes().splitlines() if path.exists() else []
     numbers = [number for number, line in enumerate(lines, start=1) if f'"{key}"'.encode() in line]
     return numbers[-1] if numbers else None
 
 
 def kept_results(study: str) -> dict[str, dict[str, Any]]:
-    """Return key -> result of what is kept with the software of a study."""
+    """Return the kept results of a study in `KEPT`: key -> result."""
     return read_results(KEPT / f"{study}.jsonl")
 
 
 def _whole_lines(path: Path) -> int:
-    """The number of bytes up to and including the last newline."""
+    """Return the number of bytes up to and including the last newline."""
     return path.read_bytes().rfind(b"\n") + 1

@@ -1,4 +1,4 @@
-"""One folder for each run, found again by the same config."""
+"""The folders of runs; their names follow from the configs, so that the same config finds its folder again."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ __all__ = ["plain", "run_directory", "run_path", "title_of", "write_json"]
 
 
 def run_directory(config: DictConfig, title: str) -> Path:
-    """Return the folder of a run, ``OUTPUTS/TITLE-KEY``, made if need be and holding the config as ``config.yaml``.
+    """Create the folder of a run, ``OUTPUTS/TITLE-KEY``, with the config as ``config.yaml``, and return it.
 
     Args:
-        config: The run's, with the key ``outputs``: the folder of all runs of this kind.
-        title: The name by which people recognise the run.
+        config: The run's config, with the key ``outputs``: the folder of all runs of this kind.
+        title: Readable name of the run.
     """
     folder = run_path(config, title)
     folder.mkdir(parents=True, exist_ok=True)
-    # Whole at every moment, since several processes of one run may arrive together.
+    # Atomic, since several processes of one run may write it at once.
     write_whole(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     return folder
 
 
 def run_path(config: DictConfig, title: str) -> Path:
-    """Return where the folder of a run lies, made or not; see `run_directory`."""
+    """Return the path of a run's folder without creating it; see `run_directory`."""
     return Path(config.outputs) / f"{title}-{key_of(config)}"
 
 
 def title_of(model: str) -> str:
-    """Return by what a run is recognised that is about a model: the last part of its name or path."""
+    """Return the title of a run about a model: the last part of the model's name or path."""
     return Path(model.rpartition(":")[2]).name
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a mapping as JSON to a file that is either complete or as it was."""
+    """Write a mapping as JSON, atomically."""
     write_whole(path, json.dumps(content, indent=2))
 
 
 def plain(spec: Any) -> Any:
-    """Return a value of a config as Python has it: containers as dict and list, everything else as it is."""
+    """Return a value of a config with OmegaConf's containers converted to dict and list."""
     return OmegaConf.to_container(spec, resolve=True) if OmegaConf.is_config(spec) else spec

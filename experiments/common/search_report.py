@@ -1,4 +1,4 @@
-"""A search's outcome for people: on the terminal, as a picture, as a page."""
+"""The report of a search: on the terminal, as a picture, as an HTML page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["print_result", "write_report"]
 
 
 def print_result(result: SearchResult, directory: Path) -> None:
-    """Print the outcome, and where it lies."""
+    """Print the result of a search and its folder."""
     print(f"\n{result!r}")
     print(f"model, measurements and report: {directory}")
     print(f"check the saved model anew:     python -m experiments.validate run={directory}")
@@ -30,9 +30,9 @@ def write_report(directory: Path, result: SearchResult, uniform: Sequence[Evalua
     """Write ``search.png`` and ``report.html``.
 
     Args:
-        directory: The run's.
-        result: The outcome.
-        uniform: The uniform-rank curve on the proxy set; empty for a picture without one.
+        directory: The folder of the run.
+        result: The result of the search.
+        uniform: The evaluations of uniform ranks on the proxy set, for the picture; may be empty.
     """
     _draw(directory / "search.png", result, uniform)
     page = jinja2.Environment(autoescape=True).from_string(_PAGE)
@@ -43,7 +43,7 @@ def write_report(directory: Path, result: SearchResult, uniform: Sequence[Evalua
 def _draw(path: Path, result: SearchResult, uniform: Sequence[Evaluation]) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.5), constrained_layout=True)
     evaluated = [trial.evaluation for trial in result.history]
-    points = axes.scatter(
+    scatter = axes.scatter(
         [evaluation.size_ratio for evaluation in evaluated],
         [100 * evaluation.wer for evaluation in evaluated],
         c=range(1, len(evaluated) + 1),
@@ -51,7 +51,7 @@ def _draw(path: Path, result: SearchResult, uniform: Sequence[Evaluation]) -> No
         s=18,
         label="evaluated",
     )
-    figure.colorbar(points, label="evaluation")
+    figure.colorbar(scatter, label="evaluation")
     curve = sorted(uniform, key=lambda evaluation: evaluation.size_ratio)
     if curve:
         axes.plot(
@@ -65,7 +65,7 @@ def _draw(path: Path, result: SearchResult, uniform: Sequence[Evaluation]) -> No
     proxy = result.sets["proxy"]
     axes.plot(result.size_ratio, 100 * proxy.wer_after, "*", color="tab:red", markersize=16, label="chosen")
     axes.axhline(100 * proxy.wer_before, color="black", linewidth=1, linestyle="--", label="original")
-    # Broken models all look alike; the logarithm keeps them in the picture and the good ones apart.
+    # The logarithmic part keeps broken models in the picture, the linear part separates the good ones.
     axes.set_yscale("symlog", linthresh=10)
     axes.set_ylim(0, None)
     axes.set_yticks([0, 2, 5, 10, 20, 50, 100])

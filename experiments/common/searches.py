@@ -1,4 +1,4 @@
-"""Searches without a folder of their own: studies play them by the hundred."""
+"""Searches without run folders, of which studies run hundreds."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Search:
 
     Attributes:
         env: ``"tabular"`` or ``"live"``.
-        agent: Name in conf/agent.
-        reward: Name in conf/reward.
-        seed: The agent's.
-        budget: Unique evaluations.
-        overrides: Further ones of `experiments.search`.
+        agent: Name of the agent in conf/agent.
+        reward: Name of the reward in conf/reward.
+        seed: Seed of the agent.
+        budget: Number of unique evaluations.
+        overrides: Further overrides of `experiments.search`.
     """
 
     env: str
@@ -52,15 +52,15 @@ class Search:
 
     @property
     def config(self) -> DictConfig:
-        """The config that `experiments.search` would be given."""
-        # Composing takes a tenth of a second, and many searches differ in nothing but their seeds.
+        """The config of `experiments.search` for this search."""
+        # Composing takes 0.1 s, and many searches differ only in their seeds.
         config = _composed(self.agent, self.reward, self.overrides).copy()
         config.seed, config.budget = self.seed, self.budget
         return config
 
     @property
     def about(self) -> dict[str, Any]:
-        """What it is, for people."""
+        """The description of the search for readers of results."""
         return {"agent": self.agent, "reward": self.reward, "seed": self.seed, "overrides": list(self.overrides)}
 
 
@@ -74,8 +74,8 @@ def search_cell(search: Search, task: Any = None, **more: Any) -> Cell[Any]:
 
     Args:
         search: The search.
-        task: What is given to whoever makes it; by default the search.
-        more: What its result depends on besides, as JSON.
+        task: The task of the cell; by default the search.
+        more: Further JSON-able content on which the result depends.
     """
     content: dict[str, Any] = {"search": search.config, **more}
     if search.env == "tabular":
@@ -84,27 +84,30 @@ def search_cell(search: Search, task: Any = None, **more: Any) -> Cell[Any]:
 
 
 def check_searches(searches: Sequence[Search]) -> None:
-    """Find out what is wrong with searches before any is made; those that differ in their seeds are looked at once.
+    """Check the configs of searches before any of them runs; searches that differ only in their seeds are checked once.
 
     Raises:
-        ValueError: As `experiments.search.check`.
+        ValueError: An option is of a wrong kind, or a part of a config cannot be made.
     """
     for search in dict.fromkeys(replace(search, seed=0) for search in searches):
         check(search.config)
 
 
 def explored(search: Search, cache: Any = "default") -> SearchProblem:
-    """Let the agent use its budget up; what it has measured is in the problem's history.
+    """Run a search until its budget is spent.
 
     Args:
         search: The search.
-        cache: As in `shrinkml_env.envs.registration.make_env`, for live searches.
+        cache: The argument `cache` of `shrinkml_env.envs.registration.make_env`, for live searches.
+
+    Returns:
+        The search problem, whose `history` holds the evaluations.
 
     Raises:
-        ValueError: The agent ended without having measured anything.
+        ValueError: The agent ended without an evaluation.
     """
     config = search.config
-    import_modules(config.imports)  # In a process of its own nothing has.
+    import_modules(config.imports)  # a worker process has not imported them yet
     ledger = Ledger(budget=search.budget)
     if search.env == "tabular":
         env = make_tabular_environment(config, ledger)
@@ -121,5 +124,5 @@ def tabular_env(search: Search) -> TabularEnv:
 
 
 def evaluator_on(problem: SearchProblem, config: Mapping[Any, Any] | DictConfig, name: str) -> Evaluator:
-    """Return what measures on another of the config's sets, ``"dev"`` or ``"test"``, as the problem does on proxy."""
+    """Return an evaluator like the problem's on another set of the config, ``"dev"`` or ``"test"``."""
     return problem.evaluator.on(load_utterances(plain(config[name])))

@@ -1,4 +1,4 @@
-"""The speech that a model is made smaller with: who is in which part, and whether model and speech go together."""
+"""The speech for compressing a model: its split into parts, and checks that model and speech fit together."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ __all__ = [
 ]
 
 HOPELESS = 0.8
-"""WER of an original that shows that model and transcripts do not go together."""
+"""A WER of the original, a fraction, above which model and transcripts do not fit together."""
 
 PARTS = ("proxy", "dev", "test")
 
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """Speech in three parts: to search on, to choose with, to report.
+    """Speech in three parts: proxy to search on, dev to choose with, test to report.
 
     Attributes:
-        note: What was split how, for people.
-        seconds: Part -> how long its utterances are.
-        proxy: The utterances of the first part.
-        voices: The speakers of the last part.
+        note: Description of the split, one or more sentences.
+        seconds: Part -> total duration of its utterances, seconds.
+        proxy: The utterances of the part proxy.
+        voices: The speakers of the part test.
         ids: Part -> ids of its utterances; empty for the embedded sets.
-        folder: The data, if it is not the embedded.
+        folder: The folder of the data; None for the embedded sets.
     """
 
     note: str
@@ -55,13 +55,13 @@ class Speech:
 
 
 def embedded_speech(limits: Mapping[str, int]) -> Speech:
-    """Return the shipped sets.
+    """Return the embedded sets.
 
     Args:
-        limits: Part -> how many utterances are wanted at most.
+        limits: Part -> the largest number of utterances.
 
     Raises:
-        ValueError: A set has more: it is measured whole.
+        ValueError: A set has more utterances than its limit; embedded sets are always used whole.
     """
     sets = {name: load_utterances(name) for name in PARTS}
     for name, utterances in sets.items():
@@ -84,15 +84,15 @@ def embedded_speech(limits: Mapping[str, int]) -> Speech:
 
 
 def folder_speech(config: DictConfig, model: CompressibleModel, predicts: bool) -> Speech:
-    """Split a folder of speech by speaker, and read and check all that will be used.
+    """Split a folder of speech by speaker, and read and check all utterances that will be used.
 
     Args:
-        config: Of `experiments.compress`, with ``data``, ``utterances`` and ``seed``.
-        model: What is to recognise it.
-        predicts: Whether its divergence will be measured.
+        config: A config of `experiments.compress`, with ``data``, ``utterances`` and ``seed``.
+        model: The model to compress.
+        predicts: Whether the divergence will be measured.
 
     Raises:
-        ValueError: A file or a transcript is wrong, or not for this model.
+        ValueError: A file or a transcript is damaged, or does not fit the model.
         FileNotFoundError: There is no such folder.
     """
     folder = data_folder(config.data)
@@ -119,7 +119,7 @@ def folder_speech(config: DictConfig, model: CompressibleModel, predicts: bool) 
 
 
 def data_folder(data: str) -> SpeechFolder:
-    """The data set, its lists read and its files' headers checked."""
+    """Return the data set in a folder, after reading its transcripts and checking the headers of its audio files."""
     path = Path(data)
     if not path.is_dir():
         raise FileNotFoundError(f"data={data}: no such folder")
@@ -129,7 +129,7 @@ def data_folder(data: str) -> SpeechFolder:
 
 
 def describe(folder: SpeechFolder, parts: Mapping[str, Sequence[int]]) -> str:
-    """What was split how, and what is held out."""
+    """Describe a split: the size of each part, and whether speakers are held out."""
     speakers = folder.speakers
     voices = {name: {speakers[index] for index in indices} for name, indices in parts.items()}
     sizes = ", ".join(
@@ -147,7 +147,7 @@ def describe(folder: SpeechFolder, parts: Mapping[str, Sequence[int]]) -> str:
 
 
 def heard(speech: SpeechFolder | None, test: Set[str]) -> str:
-    """Which speakers of test, if any, are in the training speech, going by their names."""
+    """Return a sentence on how many speakers of test occur, by name, in the training speech; empty without training."""
     if speech is None:
         return ""
     known = sorted(test & set(speech.speakers))
@@ -160,7 +160,12 @@ def heard(speech: SpeechFolder | None, test: Set[str]) -> str:
 
 
 def require_spelling(model: CompressibleModel, transcripts: Sequence[tuple[str, str]], where: str) -> None:
-    """Check that the model can write what the transcripts, (utterance id, text), hold.
+    """Check that the model can write all letters and digits of the transcripts.
+
+    Args:
+        model: The model.
+        transcripts: (utterance id, text) each.
+        where: The data, for error messages.
 
     Raises:
         ValueError: A transcript has a letter or digit that the model's text normaliser drops, or no word at all.
@@ -181,10 +186,10 @@ def require_spelling(model: CompressibleModel, transcripts: Sequence[tuple[str, 
 
 
 def require_predictions(model: CompressibleModel, folder: SpeechFolder, indices: Sequence[int]) -> None:
-    """Check that the divergence can be measured of the longest utterance.
+    """Check that the divergence can be measured on the longest utterance.
 
     Raises:
-        ValueError: It cannot.
+        ValueError: It cannot be measured.
     """
     longest = folder[max(indices, key=lambda index: folder.num_samples[index])]
     try:
@@ -194,13 +199,13 @@ def require_predictions(model: CompressibleModel, folder: SpeechFolder, indices:
 
 
 def require_recognition(model: CompressibleModel, utterances: Sequence[Utterance]) -> float:
-    """Check that the original recognises anything at all, before hours are spent on making it smaller.
+    """Check that the original recognises these utterances at all, before a search of hours.
 
     Returns:
-        Seconds that it takes.
+        The time of the recognition, seconds.
 
     Raises:
-        ValueError: It does not.
+        ValueError: The WER is above `HOPELESS`.
     """
     begun = time.perf_counter()
     hypotheses = recognise_all(model, utterances)

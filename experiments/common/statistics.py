@@ -1,7 +1,7 @@
-"""From runs to claims: anytime curves, means with bootstrap intervals, who beats whom, what a WER has lost.
+"""Statistics of runs: anytime curves, means with bootstrap intervals, comparisons of agents, increases of WER.
 
-As rliable does it (Agarwal et al. 2021, arXiv 2108.13264): scores of several runs (seeds) on several tasks (rewards),
-stratified bootstrap over the runs of each task, 95 % percentile intervals.
+The methods are those of rliable (Agarwal et al. 2021, arXiv 2108.13264): scores of several runs (seeds) on several
+tasks (rewards), stratified bootstrap over the runs of each task, 95 % percentile intervals.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ __all__ = [
 ]
 
 Scores = NDArray[np.float64]
-"""(runs, tasks), or (runs, tasks, points) for curves."""
+"""(runs, tasks), or (runs, tasks, evaluations) for curves."""
 
 
-def anytime(rewards: Sequence[float], feasible: Sequence[bool], points: int, worst: float) -> Scores:
-    """The best feasible reward after each unique evaluation, (points,).
+def anytime(rewards: Sequence[float], feasible: Sequence[bool], length: int, worst: float) -> Scores:
+    """Return the best feasible reward after each unique evaluation, (length,).
 
     Args:
-        rewards: Of each unique evaluation, in order.
-        feasible: Of each.
-        points: Length of the curve: a run that ended earlier keeps what it had.
-        worst: Stands for "nothing feasible yet".
+        rewards: The reward of each unique evaluation, in order.
+        feasible: Whether each is feasible.
+        length: Length of the curve; it is constant after the end of the run.
+        worst: The value before the first feasible evaluation.
     """
-    best = np.empty(points)
+    best = np.empty(length)
     reached = worst
-    for index in range(points):
+    for index in range(length):
         if index < len(rewards) and feasible[index]:
             reached = max(reached, rewards[index])
         best[index] = reached
@@ -61,24 +61,24 @@ def hypervolume(wer: ArrayLike, size: ArrayLike, reference: float) -> float:
 
     Args:
         wer: WER of each configuration, a fraction.
-        size: Size ratio of each.
-        reference: WER.
+        size: Size ratio of each configuration.
+        reference: The reference WER, a fraction.
     """
     return float(moocore.hypervolume(_columns(wer, size), ref=[reference, 1.0]))
 
 
-def hypervolumes(wer: Sequence[float], size: Sequence[float], points: int, reference: float) -> Scores:
-    """Return the hypervolume after each unique evaluation, (points,); a run that ended earlier keeps what it had."""
-    counts = np.minimum(np.arange(1, points + 1), len(wer))
+def hypervolumes(wer: Sequence[float], size: Sequence[float], length: int, reference: float) -> Scores:
+    """Return the hypervolume after each unique evaluation, (length,); it is constant after the end of the run."""
+    counts = np.minimum(np.arange(1, length + 1), len(wer))
     return np.array([hypervolume(wer[:count], size[:count], reference) for count in counts])
 
 
 def pareto_front(wer: ArrayLike, size: ArrayLike) -> NDArray[np.int64]:
-    """Return the indices of the configurations that no other one dominates, by increasing size.
+    """Return the indices of the configurations on the Pareto front, by increasing size.
 
     Args:
         wer: WER of each configuration.
-        size: Size ratio of each.
+        size: Size ratio of each configuration.
     """
     columns = _columns(wer, size)
     front = np.flatnonzero(moocore.is_nondominated(columns))
@@ -91,40 +91,40 @@ def _columns(wer: ArrayLike, size: ArrayLike) -> NDArray[np.float64]:
 
 
 def evaluations_to_reach(curve: Scores, score: float) -> int | None:
-    """The first number of evaluations after which an increasing curve is at a score; None if it never is."""
+    """Return the number of evaluations after which an increasing curve reaches a score; None if it never does."""
     (reached,) = np.nonzero(curve >= score)
     return int(reached[0]) + 1 if len(reached) else None
 
 
 def iqm(scores: Scores) -> Estimate:
-    """The interquartile mean over runs and tasks, (runs, tasks)."""
+    """Return the interquartile mean of scores over runs and tasks, (runs, tasks)."""
     return _estimate(scores, lambda values: np.array([metrics.aggregate_iqm(values)]))[0]
 
 
-def iqm_curve(scores: Scores, points: Sequence[int]) -> list[Estimate]:
-    """The interquartile mean at some places of (runs, tasks, points)."""
-    chosen = scores[:, :, list(points)]
-    # rliable's aggregate_iqm of each point, all at once.
-    return _estimate(chosen, lambda values: trim_mean(values.reshape(-1, len(points)), 0.25, axis=0))
+def iqm_curve(scores: Scores, indices: Sequence[int]) -> list[Estimate]:
+    """Return the interquartile mean of curves, (runs, tasks, evaluations), at some indices of the last dimension."""
+    chosen = scores[:, :, list(indices)]
+    # rliable's aggregate_iqm, for all indices at once.
+    return _estimate(chosen, lambda values: trim_mean(values.reshape(-1, len(indices)), 0.25, axis=0))
 
 
 def difference(one: Scores, other: Scores) -> Estimate:
-    """Interquartile mean of one agent minus that of another; it beats the other where the interval excludes 0."""
+    """Return the difference of two agents' interquartile means; it is significant if the interval excludes 0."""
     return _estimate((one, other), lambda a, b: np.array([metrics.aggregate_iqm(a) - metrics.aggregate_iqm(b)]))[0]
 
 
 def improvement(one: Scores, other: Scores) -> Estimate:
-    """Probability that a run of one agent is better than one of another, averaged over tasks."""
+    """Return the probability that a run of one agent is better than a run of another, averaged over tasks."""
     return _estimate((one, other), lambda a, b: np.array([metrics.probability_of_improvement(a, b)]))[0]
 
 
 def profile(scores: Scores, thresholds: Sequence[float]) -> Scores:
-    """Share of the runs above each threshold, (thresholds,)."""
+    """Return the share of the runs with scores above each threshold, (thresholds,)."""
     return np.array([float(np.mean(scores > threshold)) for threshold in thresholds])
 
 
 def mean(values: ArrayLike) -> Estimate:
-    """Of several seeds, with a percentile bootstrap interval over them; a single one has no width."""
+    """Return the mean over seeds with a percentile bootstrap interval; for one seed, the interval has the width 0."""
     sample = np.asarray(values, np.float64)
     if len(sample) == 1:
         return Estimate(float(sample[0]), float(sample[0]), float(sample[0]))
@@ -133,9 +133,9 @@ def mean(values: ArrayLike) -> Estimate:
 
 
 def mean_difference(one: ArrayLike, other: ArrayLike) -> Estimate:
-    """Mean of one group of seeds minus that of another, with a percentile bootstrap interval over both.
+    """Return the difference of the means of two groups of seeds, with a percentile bootstrap interval over both.
 
-    Without an interval (NaN) where a group has one seed.
+    The limits are NaN if a group has only one seed.
     """
     samples = np.asarray(one, np.float64), np.asarray(other, np.float64)
 
@@ -152,21 +152,22 @@ def mean_difference(one: ArrayLike, other: ArrayLike) -> Estimate:
 
 
 def mean_wer_increase(edits: ArrayLike, edits_before: ArrayLike, words: ArrayLike) -> Estimate:
-    """As `wer_increase`, of the means of several seeds: both the seeds of each group and the utterances are resampled.
+    """Estimate how much higher the mean WER of one group of seeds is than that of another, on the same utterances.
 
-    So the interval is about searches with other seeds, heard on other utterances.
+    Unlike `wer_increase`, the bootstrap resamples both the seeds of each group and the utterances, so that the interval
+    covers other seeds and other utterances.
 
     Args:
         edits: Word errors, (seeds, utterances).
-        edits_before: Those of what it is compared with, (seeds, utterances), with any number of seeds.
-        words: Reference words of each utterance.
+        edits_before: Word errors of the group to compare with, (seeds, utterances), with any number of seeds.
+        words: Reference words of each utterance, (utterances,).
     """
     groups = [np.asarray(group, np.float64) for group in (edits, edits_before)]
     reference = np.asarray(words, np.float64)
     generator = np.random.default_rng(0)
 
     def shares(count: int) -> NDArray[np.float64]:
-        """(resamples, count): how often each is drawn, of one."""
+        """Return the share of each element in each bootstrap sample, (resamples, count)."""
         return generator.multinomial(count, np.full(count, 1 / count), RESAMPLES) / count
 
     drawn = shares(len(reference))
@@ -178,12 +179,12 @@ def mean_wer_increase(edits: ArrayLike, edits_before: ArrayLike, words: ArrayLik
 
 
 def in_points(increase: Estimate) -> str:
-    """A difference of WERs and its interval, in percentage points."""
+    """Format a difference of WERs and its interval in percentage points."""
     return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * part for part in increase))
 
 
 def _estimate(scores: Any, function: Callable[..., Any]) -> list[Estimate]:
-    # rliable resamples by numpy's global generator.
+    # rliable uses NumPy's global generator.
     before = np.random.get_state()  # noqa: NPY002
     np.random.seed(0)  # noqa: NPY002
     try:
@@ -192,7 +193,7 @@ def _estimate(scores: Any, function: Callable[..., Any]) -> list[Estimate]:
         )
     finally:
         np.random.set_state(before)  # noqa: NPY002
-    points, intervals = (np.asarray(part["agent"]) for part in found)
+    values, intervals = (np.asarray(part["agent"]) for part in found)
     return [
-        Estimate(float(point), float(low), float(high)) for point, low, high in zip(points, *intervals, strict=True)
+        Estimate(float(value), float(low), float(high)) for value, low, high in zip(values, *intervals, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""The skeleton of a study: a grid of cells, each made once, then tables and a picture."""
+"""Common parts of studies: compute the results of a grid of cells once, then publish tables and a picture."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Report:
-    """What a study shows.
+    """The report of a study.
 
     Attributes:
-        tables: Its tables, in order.
-        draw: Draws its picture into a file.
+        tables: The tables, in order.
+        draw: A function that draws the picture into a file.
         notes: Lines below the tables.
     """
 
@@ -44,21 +44,21 @@ def made(
     read: Callable[[dict[str, Any]], Result],
     name: str = "searches",
 ) -> list[Result]:
-    """Return the results of a study's cells, in their order; what is missing is made.
+    """Return the results of a study's cells, in their order; missing results are computed.
 
-    Results are looked for in ``OUTPUTS/results.jsonl``, where new ones are appended, and with ``reuse=true`` among
-    those that are kept with the software.
+    Results are read from ``OUTPUTS/results.jsonl``, to which new ones are appended, and with ``reuse=true`` from the
+    results that are kept with the software.
 
     Args:
-        study: The study's name.
+        study: Name of the study.
         config: The study's config.
-        cells: Its grid.
-        make: Makes the JSON result of a cell's task; pickled by its name.
-        read: Takes the JSON up again.
-        name: Stands before the progress bar.
+        cells: The grid.
+        make: Computes the JSON-able result of a cell's task; it is pickled by its name.
+        read: Converts a JSON-able result into the study's type.
+        name: The text before the progress bar.
 
     Raises:
-        ValueError: A file of results is damaged, or a result in it is none of this study.
+        ValueError: A file of results is damaged, or contains a result of another kind.
     """
     path = _results(config)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def made(
 
 
 def is_missing(study: str, config: DictConfig, cells: Sequence[Cell[Any]]) -> bool:
-    """Whether `made` would have to make something."""
+    """Return whether the result of any cell is missing, so that `made` would compute it."""
     known = _kept(study, config).keys() | read_results(_results(config)).keys()
     return any(cell.key not in known for cell in cells)
 
@@ -89,7 +89,7 @@ def _kept(study: str, config: DictConfig) -> dict[str, dict[str, Any]]:
 
 
 def publish(study: str, config: DictConfig, report: Report) -> Path:
-    """Print a report's tables, and write them and its picture into the study's folder; returns it."""
+    """Print a report's tables, write them and the picture into the study's folder, and return the folder."""
     directory = run_directory(config, study)
     text = "\n\n".join(format_table(_filled(table)) for table in report.tables if len(table))
     text = "\n".join([text, *([""] if report.notes else []), *report.notes])
@@ -101,5 +101,5 @@ def publish(study: str, config: DictConfig, report: Report) -> Path:
 
 
 def _filled(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table without the columns in which nothing stands."""
+    """Return a table without empty columns."""
     return table.loc[:, (table != "").any()]

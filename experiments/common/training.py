@@ -1,4 +1,4 @@
-"""What all trainings share: processes, data."""
+"""Processes and data of trainings."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["is_first", "load_speech", "training_processes"]
 
 @contextmanager
 def training_processes(device: str) -> Iterator[None]:
-    """One of the processes that torchrun has started, if it has, with the others at hand."""
+    """Join the process group if torchrun started this process, and leave it at the end."""
     if distributed.is_torchelastic_launched():
-        # The first process may measure or search for long while the others wait.
+        # The first process may measure or search for a long time while the others wait.
         distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(days=1))
         if device == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -31,16 +31,16 @@ def training_processes(device: str) -> Iterator[None]:
 
 
 def is_first() -> bool:
-    """Whether this is the process that saves and prints."""
+    """Return whether this is the process that saves and prints."""
     return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
 def load_speech(data: DictConfig, *others: str) -> tuple[SpeechFolder, dict[str, tuple[Utterance, ...]]]:
-    """The training set, and the other sets by name, fetched before if the config says so.
+    """Load the training set, and other sets by name; download them before if the config says so.
 
     Args:
-        data: Of conf/data.
-        others: Names of its sets besides ``"train"``.
+        data: The config group conf/data.
+        others: Names of sets besides ``"train"``.
     """
     sets = {name: plain(data[name]) for name in ("train", *others)}
     if data.download:

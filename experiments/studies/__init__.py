@@ -1,1 +1,1 @@
-"""Studies: many searches or trainings, and what they show."""
+"""Studies: comparisons of many searches or trainings."""

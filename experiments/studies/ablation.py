@@ -1,9 +1,9 @@
-"""What the search space and the proxy set bring: ``python -m experiments.studies.ablation [agents=[tpe]] [workers=2]``.
+"""Ablate search space and proxy set: ``python -m experiments.studies.ablation [agents=[tpe]] [workers=2]``.
 
-The same search in several variants. After some numbers of unique evaluations the configuration that is best so far on
-the variant's own proxy set is measured on dev, where all variants can be compared: after how many evaluations and how
-much time they come close to the best that any of them has found; and at the end on test, how far they get. Searches
-measure everything anew, so that their times can be compared. The same command goes on where it was stopped.
+The same search is run in several variants. After given numbers of unique evaluations, the configuration that is best so
+far on the variant's own proxy set is measured on dev, where variants can be compared: the table shows after how many
+evaluations and how much time each comes close to the best of all. The final configurations are measured on test.
+Searches use no cache, so that their times can be compared. The same command resumes.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class VariantSearch:
     Attributes:
         variant: The variant's name.
         search: The search.
-        after: Numbers of evaluations after which the best so far is measured on dev.
+        after: Numbers of evaluations after which the best configuration so far is measured on dev.
     """
 
     variant: str
@@ -67,15 +67,15 @@ class VariantSearch:
 
 @dataclass(frozen=True, slots=True)
 class VariantResult:
-    """How far a search has come.
+    """The result of a search in one of the variants.
 
     Attributes:
-        on_dev: The reward on dev of what was best on proxy, after each number of evaluations.
-        on_test: The reward on test of what was best at the end.
-        test_wer: Its WER on test, a fraction.
-        size_ratio: Its size ratio.
-        seconds: CPU time of the search.
-        evaluations: Unique evaluations of the search.
+        on_dev: Reward on dev of the best configuration on proxy so far, after each number of evaluations.
+        on_test: Reward on test of the final configuration.
+        test_wer: WER on test of the final configuration, a fraction.
+        size_ratio: Size ratio of the final configuration.
+        seconds: CPU time of the search, seconds.
+        evaluations: Number of unique evaluations.
     """
 
     on_dev: Sequence[float]
@@ -87,7 +87,7 @@ class VariantResult:
 
 
 def make(task: VariantSearch) -> dict[str, Any]:
-    """Return a `VariantResult`, as JSON."""
+    """Run a search and return its `VariantResult`, JSON-able."""
     started = time.process_time()
     problem = explored(task.search, cache=None)
     seconds = time.process_time() - started
@@ -104,7 +104,13 @@ def make(task: VariantSearch) -> dict[str, Any]:
 def table(
     outcomes: Mapping[tuple[str, str], Sequence[VariantResult]], after: Sequence[int], within: float
 ) -> pd.DataFrame:
-    """Return a row for each variant and agent."""
+    """Return a table with a row for each variant and agent.
+
+    Args:
+        outcomes: (variant, agent) -> the result of each seed.
+        after: The numbers of evaluations of `VariantResult.on_dev`.
+        within: How near to the best reward on dev counts as close.
+    """
     best = max(max(outcome.on_dev) for group in outcomes.values() for outcome in group)
     rows: list[tuple[str, ...]] = []
     on_test = {key: [outcome.on_test for outcome in group] for key, group in outcomes.items()}
@@ -136,7 +142,7 @@ def table(
 
 
 def draw(path: Path, outcomes: Mapping[tuple[str, str], Sequence[VariantResult]], after: Sequence[int]) -> None:
-    """One panel for each agent: the mean reward on dev against evaluations."""
+    """Draw the mean reward on dev against evaluations, with one panel for each agent."""
     agents = list(dict.fromkeys(agent for _, agent in outcomes))
     figure, panels = plt.subplots(
         1, len(agents), figsize=(6 * len(agents), 4.5), sharey=True, squeeze=False, constrained_layout=True
@@ -161,7 +167,7 @@ def grid(config: DictConfig) -> list[Cell[VariantSearch]]:
     """Return the cells, agent by agent and variant by variant.
 
     Raises:
-        ValueError: A search cannot be made, or two variants are the same.
+        ValueError: The config of a search is not valid, or two variants are equal.
     """
     cells: dict[str, Cell[VariantSearch]] = {}
     for agent in config.agents:
@@ -187,7 +193,7 @@ def grid(config: DictConfig) -> list[Cell[VariantSearch]]:
     within=number(least=0),
 )
 def main(config: DictConfig) -> None:
-    """Make what is missing, then compare."""
+    """Run missing searches, then compare."""
     cells = grid(config)
     outcomes: dict[tuple[str, str], list[VariantResult]] = {}
     found = made("ablation", config, cells, make, lambda result: VariantResult(**result))

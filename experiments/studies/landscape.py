@@ -1,7 +1,7 @@
-"""What the table's search space looks like: ``python -m experiments.studies.landscape``.
+"""Describe the search space of the table: ``python -m experiments.studies.landscape``.
 
-For every scalar reward with its defaults: the best configuration, how many local optima there are (configurations that
-no change of a single block makes better), and how good the best on proxy is on dev. Prints a table and draws the
+For every scalar reward with its defaults: the best configuration, the number of local optima (configurations that no
+change of a single block improves), and the rank on dev of the best configuration on proxy. Prints a table and draws the
 configurations with their Pareto front.
 """
 
@@ -40,10 +40,10 @@ HEAD = (
 
 
 def local_optima(values: NDArray[np.float64]) -> int:
-    """How many entries no change of a single index makes larger.
+    """Return the number of entries that are not exceeded by any entry that differs in a single index.
 
     Args:
-        values: One axis for each decision.
+        values: An array with one axis for each decision.
     """
     best = np.ones(values.shape, np.bool_)
     for axis in range(values.ndim):
@@ -52,7 +52,7 @@ def local_optima(values: NDArray[np.float64]) -> int:
 
 
 def wer_and_size(table: Table) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """WER on proxy, a fraction, and size ratio of every configuration, (configurations,) each."""
+    """Return the WER on proxy, a fraction, and the size ratio of every configuration, (configurations,) each."""
     evaluator = table.evaluator()
     wer: NDArray[np.float64] = table.edits["proxy"] / table.words["proxy"]
     return wer, np.array([evaluation.size_ratio for evaluation in evaluator.evaluations])
@@ -66,7 +66,8 @@ def _row(name: str, table: Table, dev: TabularEnv, proxy: TabularEnv) -> tuple[s
     configurations = list(table.configurations())
     on_dev = np.array([reward(evaluate(configurations[number]))[0] for number in known])
     own = float(on_dev[np.flatnonzero(known == best)[0]])
-    # The median of what was drawn at random cannot be told from the best ones here: proxy's scale stands for dev's.
+    # Dev has random and best configurations without a distinction, so its median is not that of the whole space: the
+    # scale of proxy is used.
     scale = proxy.optimum - float(np.median(proxy.rewards))
     on_proxy = proxy.problem.evaluator.evaluate(ranks)
     return (

@@ -1,9 +1,8 @@
-"""What training wins back: ``python -m experiments.studies.retraining data.train.root=FOLDER [workers=2]``.
+"""Study fine-tuning after compression: ``python -m experiments.studies.retraining data.train.root=FOLDER [workers=2]``.
 
-Seed models of several sizes, their ranks from searches and rules, are fine-tuned in factored form, with and without
-distillation from the original, beside the original itself trained for as long; and compressed step by step, with the
-same training in between. Each result is quantised, too. Everything made is in a file of its own, and the same command
-goes on where it was stopped.
+Seed models of several sizes, with ranks from searches and rules, are fine-tuned in factored form, with and without
+distillation from the original, and compared with the original trained for as long; and with models that are compressed
+step by step, with the same training in between. Each result is also quantised. The same command resumes.
 """
 
 from __future__ import annotations
@@ -44,15 +43,15 @@ from shrinkml_env.evaluation.intervals import wer_increase
 from shrinkml_env.files import read_json_object
 
 SHOWN = ("workers", "reuse", "sizes", "undistilled", "rules", "by_hand", "agents", "stepwise", "seeds")
-"""Keys that say which models are made and compared, and change none of them."""
+"""Keys of the config that select the models to make and compare; no model depends on them."""
 
 OWN = (*SHOWN, "budget", "finalists", "overrides")
-"""Keys that fine-tuning does not have."""
+"""Keys of the config that `experiments.finetune` does not have."""
 
 WAYS = ("plain", "distilled")
 
 MARKS = {"plain": "s--", "distilled": "o-", "untrained": "x:"}
-"""Of a picture's curves."""
+"""Line styles of the curves in the picture."""
 
 DENSE = "dense"
 STEPWISE = " in steps"
@@ -76,13 +75,13 @@ PAIRS = ("size", "trained", "this", "has more test WER than", "by (95 %)")
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """One training to make.
+    """One training.
 
     Attributes:
-        ranks: Where the ranks came from.
-        size: That the model had to keep.
-        way: Of `WAYS`.
-        config: Of `experiments.finetune`, or of `experiments.iterate` where it has sizes.
+        ranks: Origin of the ranks: a rule or an agent.
+        size: The limit on the model's size ratio.
+        way: One of `WAYS`.
+        config: The config of `experiments.finetune`, or of `experiments.iterate` if it has ``sizes``.
         untrained: Word errors of each test utterance before the training.
     """
 
@@ -95,16 +94,19 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What became of it; edits are the word errors of each test utterance.
+    """The result of a training.
 
     Attributes:
-        ranks: As in `Training`, and so are `size`, `way` and `untrained`.
-        size_ratio: Of the model's parameters.
-        dev_wer: A fraction.
-        edits: After the training.
+        ranks: See `Training`.
+        size: See `Training`.
+        way: See `Training`.
+        untrained: See `Training`.
+        size_ratio: Size ratio of the model.
+        dev_wer: WER on dev after the training, a fraction.
+        edits: Word errors of each test utterance after the training.
         words: Reference words of each test utterance.
-        int8_bytes: The file's, quantised.
-        int8_edits: After quantisation.
+        int8_bytes: Size of the quantised model's file, bytes.
+        int8_edits: Word errors of each test utterance after quantisation.
     """
 
     ranks: str
@@ -120,7 +122,7 @@ class Trained:
 
 
 def train(training: Training) -> dict[str, Any]:
-    """A `Trained`, as JSON."""
+    """Run a training and return its result, a `Trained`, JSON-able."""
     config = OmegaConf.create(dict(training.config))
     directory = (iterate if "sizes" in config else finetune)(config)
     result = read_json_object(directory / RESULT)
@@ -144,7 +146,7 @@ def train(training: Training) -> dict[str, Any]:
 
 
 def averaged(seeds: Sequence[Trained]) -> Trained:
-    """One for several seeds, with the mean of what they have measured."""
+    """Return one result for several seeds, with the means of their measurements."""
     means = {
         name: np.mean([getattr(trained, name) for trained in seeds], axis=0)
         for name in ("dev_wer", "edits", "int8_bytes", "int8_edits")
@@ -153,12 +155,12 @@ def averaged(seeds: Sequence[Trained]) -> Trained:
 
 
 def table(results: Sequence[Trained], original: Sequence[int], by_hand: Sequence[str]) -> pd.DataFrame:
-    """Return a row for each training.
+    """Return a table with a row for each training.
 
     Args:
-        results: One for each size, origin of ranks and way.
-        original: Word errors of each test utterance by the original.
-        by_hand: Among which dev chooses what the others are compared with.
+        results: One result for each size, origin of ranks and way.
+        original: The original's word errors on each test utterance.
+        by_hand: Hand-crafted rules; the others are compared with the best of these on dev.
     """
     rows: list[tuple[str, ...]] = []
     for one in results:
@@ -187,7 +189,7 @@ def table(results: Sequence[Trained], original: Sequence[int], by_hand: Sequence
 
 
 def pair_table(results: Sequence[Trained]) -> pd.DataFrame:
-    """Return distilled beside plain, and in steps beside at once."""
+    """Return a table that compares distilled with plain trainings, and compression in steps with that at once."""
     named = {(one.size, one.ranks, one.way): one for one in results}
     rows: list[tuple[str, ...]] = []
     for size, ranks, way in named:
@@ -202,7 +204,7 @@ def pair_table(results: Sequence[Trained]) -> pd.DataFrame:
 
 
 def _wer(edits: Sequence[float], words: Sequence[int]) -> float:
-    """In %."""
+    """Return the corpus WER in percent."""
     return 100 * float(np.sum(edits)) / sum(words)
 
 
@@ -211,7 +213,7 @@ def _more(one: Trained, other: Trained) -> str:
 
 
 def draw(path: Path, results: Sequence[Trained], original: Sequence[int]) -> None:
-    """Test WER against size, before and after."""
+    """Draw test WER against size, before and after training."""
     figure, axes = plt.subplots(figsize=(8, 5), constrained_layout=True)
     for place, ranks in enumerate(dict.fromkeys(one.ranks for one in results if one.ranks != DENSE)):
         curves: dict[str, dict[float, float]] = {}
@@ -227,7 +229,7 @@ def draw(path: Path, results: Sequence[Trained], original: Sequence[int]) -> Non
 
 
 def rank_cells(config: DictConfig) -> list[Cell[Any]]:
-    """Return the cells of the ranks of the seed models, size by size: rules first."""
+    """Return the cells that determine the ranks of the seed models, size by size, rules first."""
     common = (f"model={config.original}", *config.overrides)
     cells: list[Cell[Any]] = []
     for size in config.sizes:
@@ -241,13 +243,13 @@ def rank_cells(config: DictConfig) -> list[Cell[Any]]:
 
 
 def seed_model(config: DictConfig, found: Chosen) -> Path:
-    """Return where a seed model lies: its folder is named after all that it is made of."""
+    """Return the folder of a seed model, whose name depends on all that the model is made of."""
     content = [config.original, plain(config.overrides), dict(found.ranks)]
     return Path(config.outputs) / "seeds" / f"{found.agent}-{found.size:g}-{key_of(content)}"
 
 
 def make_seed_models(config: DictConfig, search: DictConfig, found: Sequence[Chosen]) -> None:
-    """Make the compressed models as a search would."""
+    """Compress and save the seed models, as a search does."""
     model = load_model(config.original)
     factorisation = make_factorisation(model, part("factorisation", search.factorisation))
     for one in found:
@@ -255,7 +257,7 @@ def make_seed_models(config: DictConfig, search: DictConfig, found: Sequence[Cho
 
 
 def trainings(config: DictConfig, search: DictConfig, found: Sequence[Chosen]) -> Iterable[Training]:
-    """Yield all trainings that are to be made, the dense model's first."""
+    """Yield all trainings of the study, the dense model's first."""
     for way, seed in itertools.product(WAYS, range(config.seeds)):
         tuning = OmegaConf.masked_copy(config, [str(key) for key in config if key not in OWN])
         runs = str(Path(config.outputs) / "runs")
@@ -280,7 +282,7 @@ def trainings(config: DictConfig, search: DictConfig, found: Sequence[Chosen]) -
 
 
 def _stepwise(rule: str, sizes: Sequence[float], search: DictConfig, tuning: DictConfig) -> Any:
-    """Return a config of `experiments.iterate`, which compresses as a search and trains as the tuning says."""
+    """Return a config of `experiments.iterate` with a search's factorisation and the settings of a fine-tuning."""
     own = compose_config("iterate", [f"agent={rule}", f"sizes={list(sizes)}"])
     OmegaConf.set_struct(own, False)
     own.update({key: tuning[key] for key in tuning if key != "seed_model"})
@@ -289,7 +291,7 @@ def _stepwise(rule: str, sizes: Sequence[float], search: DictConfig, tuning: Dic
 
 
 def training_cell(training: Training) -> Cell[Training]:
-    """Return the cell of a training; its key does not depend on where folders and data lie: data goes by its names."""
+    """Return the cell of a training; its key contains the names of data sets, but not the paths of folders."""
     content = asdict(training)
     config = {key: value for key, value in training.config.items() if key != "seed_model"}
     speech = {key: value for key, value in config["data"]["train"].items() if key != "root"}
@@ -302,7 +304,7 @@ def training_cell(training: Training) -> Cell[Training]:
 
 
 def trained(config: DictConfig, found: Sequence[Chosen]) -> list[Trained]:
-    """Return what has become of all trainings; what is missing is made, with the seed models that it begins with."""
+    """Return the results of all trainings; missing ones are run, after making the seed models."""
     search = Search("live", "random", "accuracy", 0, 1, tuple(config.overrides)).config
     cells = [training_cell(one) for one in trainings(config, search, found)]
     if is_missing("retraining", config, cells):
@@ -311,7 +313,7 @@ def trained(config: DictConfig, found: Sequence[Chosen]) -> list[Trained]:
 
 
 def averages(results: Sequence[Trained]) -> list[Trained]:
-    """Return one for each size, origin of ranks and way, in their order."""
+    """Return one result, averaged over seeds, for each size, origin of ranks and way, in their order."""
     groups: dict[tuple[float, str, str], list[Trained]] = {}
     for one in results:
         groups.setdefault((one.size, one.ranks, one.way), []).append(one)
@@ -324,7 +326,7 @@ def averages(results: Sequence[Trained]) -> list[Trained]:
     agents=mapping_of(list_of(NAME, least=0)),
 )
 def main(config: DictConfig) -> None:
-    """Find ranks, make seed models, train them, compare."""
+    """Find ranks, make seed models, train them, and compare."""
     found = made("retraining", config, rank_cells(config), choose_ranks, lambda result: Chosen(**result))
     results = averages(trained(config, found))
     original = found[0].edits_before

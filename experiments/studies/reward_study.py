@@ -1,8 +1,8 @@
-"""What each reward leads to: ``python -m experiments.studies.reward_study [agents=[ppo]] [workers=2]``.
+"""Compare rewards: ``python -m experiments.studies.reward_study [agents=[ppo]] [workers=2]``.
 
-On the table, for every reward and several values of the option that trades WER for size: the best configuration there
-is by what the reward sees, the proxy set, what agents end at within the same budget of unique evaluations, and what
-both mean on test. The same command goes on where it was stopped.
+On the table, for every reward and several values of the option that trades WER for size: the configuration with the
+best reward on proxy, the final configurations of agents with the same budget of unique evaluations, and the WERs of
+both on test. The same command resumes.
 """
 
 from __future__ import annotations
@@ -54,7 +54,13 @@ HEAD = (
 
 
 class Setting(NamedTuple):
-    """A reward with one value of its option: the value for people, and the overrides of conf/search.yaml."""
+    """A reward with one value of its option.
+
+    Attributes:
+        reward: Name of the reward.
+        option: The option and its value, for tables.
+        overrides: Overrides of `experiments.search` that set the value.
+    """
 
     reward: str
     option: str
@@ -62,7 +68,7 @@ class Setting(NamedTuple):
 
 
 class Model(NamedTuple):
-    """A model: its size ratio, and its WERs as fractions."""
+    """A model's size ratio, and its WERs as fractions."""
 
     size_ratio: float
     proxy_wer: float
@@ -71,7 +77,7 @@ class Model(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SettingSearch:
-    """A search under one setting of a reward."""
+    """A search with one setting of a reward."""
 
     setting: Setting
     search: Search
@@ -79,12 +85,12 @@ class SettingSearch:
 
 @cache
 def _live_on_test() -> Evaluator:
-    """The evaluator that measures what the table does not hold."""
+    """Return the evaluator for configurations that the table does not hold on test."""
     return Table.load().evaluator().on(load_utterances("test"))
 
 
 def model_of(on_proxy: Evaluation) -> Model:
-    """A configuration of the table, with its WER on test: from the table, or measured."""
+    """Return a configuration of the table with its WER on test, from the table or measured."""
     table = Table.load()
     known = table.edits["test"][table.index(on_proxy.ranks)] >= 0
     evaluator = table.evaluator("test") if known else _live_on_test()
@@ -93,7 +99,7 @@ def model_of(on_proxy: Evaluation) -> Model:
 
 
 def settings(knobs: Mapping[str, Mapping[str, Sequence[Any]]]) -> list[Setting]:
-    """Reward -> option -> values, one by one."""
+    """Return one setting for each value in reward -> option -> values."""
     found = []
     for reward, options in knobs.items():
         for option, values in options.items():
@@ -109,18 +115,26 @@ def optimum(setting: Setting) -> Model:
 
 
 def make(task: SettingSearch) -> dict[str, Any]:
-    """Return where a search ends, as JSON: its best feasible configuration; None where it has found none."""
+    """Run a search and return its best feasible configuration, JSON-able; None if there is none."""
     best = explored(task.search).ranking[0]
     return {"end": model_of(best.evaluation) if best.feasible else None}
 
 
 def end_of(result: Mapping[str, Any]) -> Model | None:
-    """Take up what `make` returned."""
+    """Return the model in a result of `make`."""
     return Model(*result["end"]) if result["end"] else None
 
 
 def row(setting: Setting, best: Model, agent: str, ends: Sequence[Model | None], allowed: float) -> tuple[str, ...]:
-    """One line of the table; means, and from the smallest to the largest of the seeds."""
+    """Return one row of the table, with means over seeds, and the smallest and largest value.
+
+    Args:
+        setting: The setting of the reward.
+        best: The configuration with the best reward.
+        agent: Name of the agent.
+        ends: The final configuration of each seed; None if it is not feasible.
+        allowed: The largest WER on test that counts as keeping the WER, a fraction.
+    """
     reached = [end for end in ends if end is not None]
     sizes, wers = (np.array([getattr(end, name) for end in reached]) for name in ("size_ratio", "test_wer"))
     return (
@@ -137,7 +151,7 @@ def row(setting: Setting, best: Model, agent: str, ends: Sequence[Model | None],
 
 
 def draw(path: Path, best: Mapping[Setting, Model], ends: Mapping[tuple[Setting, str], Sequence[Model | None]]) -> None:
-    """One panel for each reward, on proxy: the front, the best for each value of its option, and where agents end."""
+    """Draw one panel for each reward, on proxy: Pareto front, best configurations, final configurations of agents."""
     wer, size = wer_and_size(Table.load())
     front = pareto_front(wer, size)
     rewards = list(dict.fromkeys(setting.reward for setting in best))
@@ -177,8 +191,8 @@ def draw(path: Path, best: Mapping[Setting, Model], ends: Mapping[tuple[Setting,
     save_figure(figure, path, dpi=110)
 
 
-def _scatter(panel: Any, points: Sequence[Model], marker: str, label: str) -> None:
-    sizes, wers = [found.size_ratio for found in points], [100 * found.proxy_wer for found in points]
+def _scatter(panel: Any, models: Sequence[Model], marker: str, label: str) -> None:
+    sizes, wers = [model.size_ratio for model in models], [100 * model.proxy_wer for model in models]
     panel.plot(sizes, wers, marker, markersize=5, alpha=0.7, linestyle="", label=label)
 
 
@@ -186,7 +200,7 @@ def grid(config: DictConfig) -> list[Cell[SettingSearch]]:
     """Return the cells, setting by setting and agent by agent.
 
     Raises:
-        ValueError: Something in the config is wrong.
+        ValueError: The config of a search is not valid.
     """
     cells = []
     for setting in settings(plain(config.knobs)):
@@ -200,7 +214,7 @@ def grid(config: DictConfig) -> list[Cell[SettingSearch]]:
 
 @command("reward_study", knobs=mapping_of(mapping_of(list_of(ANYTHING))), tolerance=number(least=0))
 def main(config: DictConfig) -> None:
-    """Make what is missing, then compare."""
+    """Run missing searches, then compare."""
     cells = grid(config)
     ends: dict[tuple[Setting, str], list[Model | None]] = {}
     for cell, end in zip(cells, made("reward_study", config, cells, make, end_of), strict=True):

@@ -1,8 +1,8 @@
-"""Settings of agents, by random search on the table: ``python -m experiments.studies.tune [agents=[ppo]]``.
+"""Tune agents by random search on the table: ``python -m experiments.studies.tune [agents=[ppo]]``.
 
-Every agent gets the same number of settings, each played on the same rewards and seeds, which are not those that
-`experiments.studies.benchmark` reports; what counts is the mean score (see there) after the budget. Prints the best
-settings as overrides, beside the score of the present ones. The same command goes on where it was stopped.
+Every agent gets the same number of settings. Each is run on the same rewards and seeds, which differ from those of
+`experiments.studies.benchmark`, and ranked by the mean score (see there) after the budget. Prints the best settings as
+overrides, with their scores and those of the present settings. The same command resumes.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ PRESENT: Setting = ()
 
 
 def drawn_settings(study: optuna.Study, space: Mapping[str, Sequence[Any]], count: int) -> dict[int, Setting]:
-    """Draw settings until there are so many, or all that there are; returns the number of each trial -> its setting.
+    """Draw settings until the study has `count`, or all possible ones; return number of a trial -> its setting.
 
     Args:
-        study: Optuna's study of an agent, whose sampler draws nothing twice.
+        study: Optuna's study of an agent; its sampler draws no setting twice.
         space: Override -> values.
-        count: How many settings are wanted, earlier ones included.
+        count: Number of settings, earlier ones included.
     """
     total = int(np.prod([len(values) for values in space.values()]))
     while len(study.trials) < min(count, total):
@@ -57,7 +57,7 @@ def drawn_settings(study: optuna.Study, space: Mapping[str, Sequence[Any]], coun
 
 
 def final_score(search: Search) -> float:
-    """Return what a search ends at: 1 for the optimum, 0 for the table's median; -1 at least."""
+    """Run a search and return its final score: 1 for the optimum, 0 for the table's median, at least -1."""
     run = play(search)
     # The agent's settings change nothing in the table.
     overrides = tuple(override for override in search.overrides if override.startswith("reward."))
@@ -68,12 +68,12 @@ def final_score(search: Search) -> float:
 
 
 def make(search: Search) -> dict[str, Any]:
-    """Return a search's score, as JSON."""
+    """Run a search and return its score, JSON-able."""
     return {"score": final_score(search)}
 
 
 def setting_cells(config: DictConfig, agent: str, setting: Setting) -> list[Cell[Search]]:
-    """Return the searches by which a setting is judged: the same rewards and seeds for all."""
+    """Return the searches that evaluate a setting; all settings have the same rewards and seeds."""
     return [
         search_cell(Search("tabular", agent, name.partition("=")[2], seed, config.budget, (*options, *setting)))
         for name, *options in plain(config.rewards)
@@ -82,13 +82,13 @@ def setting_cells(config: DictConfig, agent: str, setting: Setting) -> list[Cell
 
 
 def study_of(config: DictConfig, agent: str) -> optuna.Study:
-    """Return Optuna's study of an agent, from the journal in the outputs if it has begun."""
+    """Return Optuna's study of an agent, loaded from the journal in the outputs if it exists."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     outputs = Path(config.outputs)
     outputs.mkdir(parents=True, exist_ok=True)
-    judged = [space_of(config, agent), plain(config.rewards), plain(config.seeds), config.budget, config.seed]
+    content = [space_of(config, agent), plain(config.rewards), plain(config.seeds), config.budget, config.seed]
     return optuna.create_study(
-        study_name=f"{agent}-{key_of(judged)}",
+        study_name=f"{agent}-{key_of(content)}",
         storage=JournalStorage(JournalFileBackend(str(outputs / "optuna.log"))),
         sampler=optuna.samplers.BruteForceSampler(seed=config.seed),
         direction="maximize",
@@ -97,17 +97,17 @@ def study_of(config: DictConfig, agent: str) -> optuna.Study:
 
 
 def space_of(config: DictConfig, agent: str) -> dict[str, list[Any]]:
-    """Return override -> values; what they refer to is known when the agent is made."""
+    """Return the settings to try for an agent: override -> values, with unresolved interpolations."""
     space = OmegaConf.to_container(config.spaces[agent], resolve=False)
     assert isinstance(space, dict)
     return {str(key): list(values) for key, values in space.items()}
 
 
 def check(config: DictConfig) -> None:
-    """Find out what is wrong with a config before anything is made.
+    """Check that there are settings to try for every agent.
 
     Raises:
-        ValueError: Something is.
+        ValueError: There are none for an agent.
     """
     unknown = [agent for agent in config.agents if agent not in config.spaces]
     if unknown:
@@ -115,10 +115,10 @@ def check(config: DictConfig) -> None:
 
 
 def mean_scores(config: DictConfig, settings: Mapping[str, Mapping[int, Setting]]) -> dict[tuple[str, Setting], float]:
-    """Return the mean score of each agent with each of its settings, the present one first; what is missing is played.
+    """Return the mean score of each agent with each of its settings, the present one first; run missing searches.
 
     Args:
-        config: The command's.
+        config: The command's config.
         settings: Agent -> number of a trial -> its setting.
     """
     cells = {
@@ -132,8 +132,8 @@ def mean_scores(config: DictConfig, settings: Mapping[str, Mapping[int, Setting]
 
 
 def tell(study: optuna.Study, scores: Mapping[int, float]) -> None:
-    """Tell Optuna the scores of a study's trials, by their numbers."""
-    # At the last of all settings the other sampler would stop a loop of Optuna's, and there is none.
+    """Report the scores of trials, by their numbers, to Optuna."""
+    # After the last setting the brute-force sampler would stop Optuna's `optimize` loop, which does not run here.
     study.sampler = optuna.samplers.RandomSampler()
     for number, score in scores.items():
         study.tell(number, score, skip_if_finished=True)
@@ -144,7 +144,7 @@ def table(
     settings: Mapping[str, Mapping[int, Setting]],
     means: Mapping[tuple[str, Setting], float],
 ) -> pd.DataFrame:
-    """Return a row for each agent: its present score, and its best setting with its score."""
+    """Return a table with a row for each agent: its present score, and its best setting with its score."""
     rows = []
     for agent in agents:
         best = max((PRESENT, *settings[agent].values()), key=lambda setting: means[agent, setting])
@@ -161,7 +161,7 @@ def table(
     spaces=mapping_of(mapping_of(list_of(ANYTHING))),
 )
 def main(config: DictConfig) -> None:
-    """Play what is missing, then rank."""
+    """Run missing searches, then rank the settings."""
     check(config)
     studies = {agent: study_of(config, agent) for agent in config.agents}
     settings = {

@@ -1,8 +1,8 @@
-"""What uniform ranks cost: ``python -m experiments.studies.uniform_curve [model=MODEL] [set=test]``.
+"""Measure uniform ranks: ``python -m experiments.studies.uniform_curve [model=MODEL] [set=test]``.
 
-Every layer gets the same fraction of its break-even rank; at each size ratio, WER and word errors. This is the curve
-that a search has to beat, and where it starts to climb is where there is something to win. ``dense=[PATTERN, ...]``
-leaves layers as they are: ``dense=[decoder.*]``. With ``granularity=matrix`` matrices take the place of layers.
+Every layer gets the same fraction of its break-even rank. The table shows WER and word errors at each size ratio: the
+curve that a search has to beat. ``dense=[PATTERN, ...]`` keeps layers dense: ``dense=[decoder.*]``. With
+``granularity=matrix``, every matrix has its own rank.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from shrinkml_env.tables import format_table
 def uniform_ranks_of_size(
     evaluator: Evaluator, size_ratio: float, names: Sequence[str] | None = None
 ) -> dict[str, int]:
-    """Return the ranks of the largest uniform fraction whose size ratio is at most the wanted one.
+    """Return the ranks of the largest uniform fraction of at most a size ratio.
 
     Args:
-        evaluator: Measures the model.
-        size_ratio: In (0, 1].
+        evaluator: The evaluator of the model.
+        size_ratio: The largest size ratio, in (0, 1].
         names: The layers to compress; by default all.
 
     Raises:
-        ValueError: Even rank 1 everywhere is larger.
+        ValueError: The model with rank 1 in all of these layers is larger.
     """
     layers = [layer for layer in evaluator.layers if names is None or layer.name in names]
     smallest, largest = 0.0, 1.0
     if evaluator.size_ratio(uniform_ranks(layers, smallest)) > size_ratio:
         raise ValueError(f"no uniform rank makes the model as small as {size_ratio} of its size")
-    # 2^-20 of any break-even rank is far below one rank.
+    # A fraction of 2^-20 is far below one rank.
     for _ in range(20):
         middle = (smallest + largest) / 2
         fits = evaluator.size_ratio(uniform_ranks(layers, middle)) <= size_ratio
@@ -55,7 +55,7 @@ def uniform_ranks_of_size(
 
 @command("uniform_curve", set=UTTERANCES, dense=list_of(NAME, least=0), sizes=list_of(SHARE, least=0))
 def main(config: DictConfig) -> None:
-    """Measure, print and draw one curve."""
+    """Measure, print and draw the curve of one model."""
     fetch(config, "set")
     model = load_model(config.model)
     evaluator = Evaluator(

@@ -1,4 +1,4 @@
-"""Recognisers: the LAS model, its features, subwords, decoding and training; adapters to other people's models."""
+"""Recognisers: the LAS model with features, subwords, decoding and training; adapters to models of other libraries."""
 
 from shrinkml_env.asr.decoding import Decoding
 from shrinkml_env.asr.joint import JointLAS

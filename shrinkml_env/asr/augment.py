@@ -13,14 +13,16 @@ __all__ = ["spec_augment"]
 def spec_augment(
     features: Tensor, lengths: Tensor, masks: int = 2, widest_band: int = 20, longest_share: float = 0.08
 ) -> Tensor:
-    """Zero random bands and stretches of features (Park et al. 2019, arXiv 1904.08779), drawn by torch's generator.
+    """Set random frequency bands and time spans of features to 0 (SpecAugment; Park et al. 2019, arXiv 1904.08779).
+
+    It draws from torch's global generator.
 
     Args:
         features: (batch, frames, channels), of zero mean.
-        lengths: Frames of each utterance, (batch,).
-        masks: Bands, and stretches, of each utterance.
-        widest_band: Channels in the widest band.
-        longest_share: The longest stretch, as a share of the utterance.
+        lengths: Number of frames of each utterance, (batch,).
+        masks: Number of frequency masks, and of time masks, for each utterance.
+        widest_band: Number of channels in the widest frequency mask.
+        longest_share: Length of the longest time mask, as a share of the utterance.
     """
     batch, frames, channels = features.shape
     device = features.device

@@ -17,14 +17,19 @@ __all__ = ["DecoderState", "Decoding", "SearchState", "Step", "beam_search", "gr
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How transcripts are searched for.
+    """The settings of the decoder.
+
+    The limit on an utterance's tokens is `tokens_base` + `tokens_per_second` * duration. It depends only on the
+    utterance, so that a broken model costs no more time than a sound one, and batching does not change transcripts.
 
     Attributes:
-        beam_size: Hypotheses kept for each utterance; 1 is greedy search.
-        tokens_per_second: With `tokens_base`, the limit on an utterance's tokens. It depends on nothing but the
-            utterance, so that a broken model costs no more than a sound one and batching changes nothing.
-        tokens_base: Tokens allowed whatever the duration.
-        length_penalty: Beam search ranks hypotheses by log-probability / tokens ** length_penalty.
+        beam_size: Number of hypotheses kept for each utterance, at least 1; 1 is greedy search.
+        tokens_per_second: Tokens allowed for each second of speech.
+        tokens_base: Tokens allowed in addition, for any duration.
+        length_penalty: Exponent of beam search's ranking by log-probability / tokens ** length_penalty.
+
+    Raises:
+        ValueError: `beam_size` is below 1.
     """
 
     beam_size: int = 1
@@ -37,21 +42,21 @@ class Decoding:
             raise ValueError(f"beam_size must be at least 1, got {self.beam_size}")
 
     def token_limit(self, num_samples: int) -> int:
-        """Most tokens, the end of sentence included, for an utterance of so many samples."""
+        """Return the limit on tokens, the end of sentence included, for an utterance of this many samples."""
         return self.tokens_base + math.ceil(self.tokens_per_second * num_samples / SAMPLE_RATE)
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderState:
-    """Where a decoder stands in each utterance of a batch.
+    """The state of the LAS decoder in each utterance of a batch.
 
     Attributes:
         values: Encoder states, (batch, time, values).
         keys: Their projection for the attention, (batch, time, keys).
-        mask: True where a frame is not padding, (batch, time).
+        mask: True for frames that are not padding, (batch, time).
         hidden: LSTM output, (batch, units).
-        cell: LSTM cell, (batch, units).
-        context: Last attended value, (batch, values).
+        cell: LSTM cell state, (batch, units).
+        context: Last output of the attention, (batch, values).
         history: Sum of the attention weights so far, (batch, time).
     """
 
@@ -64,46 +69,47 @@ class DecoderState:
     history: Tensor
 
     def select(self, rows: Tensor) -> DecoderState:
-        """The state of these rows of the batch, in this order."""
+        """Return the state of these rows of the batch, in this order."""
         return DecoderState(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 _KEEP = 0.75
-"""What has ended leaves the batch when no more than this share of it is left: copying a state takes time as well."""
+"""Finished utterances are removed from the batch when at most this share of it is unfinished, since copying a state
+takes time as well."""
 
 
 class SearchState(Protocol):
-    """Where a decoder stands in each utterance of a batch."""
+    """The state of a decoder in each utterance of a batch."""
 
     def select(self, rows: Tensor) -> Self:
-        """The state of these rows of the batch, in this order; this one is not used any more."""
+        """Return the state of these rows of the batch, in this order; the old state is not used any more."""
 
 
 StateT = TypeVar("StateT", bound=SearchState)
 
 Step = Callable[[StateT, Tensor], tuple[Tensor, StateT]]
-"""(state, previous tokens (batch,)) -> logits (batch, vocabulary), next state."""
+"""A function of (state, previous tokens (batch,)) that returns (logits (batch, vocabulary), next state)."""
 
 
 def greedy_search(
     step: Step[StateT], state: StateT, limits: Tensor, eos: int, settings: Decoding
 ) -> list[tuple[list[int], bool]]:
-    """The most probable token at each step.
+    """Decode greedily: take the most probable token at each step.
 
     Args:
         step: One step of the decoder.
         state: The state before the first token.
-        limits: Most tokens of each utterance, (batch,).
+        limits: Largest number of tokens of each utterance, (batch,).
         eos: The token that starts and ends a sentence.
-        settings: Not used beyond its limits, which are in `limits`.
+        settings: Not used.
 
     Returns:
-        For each utterance its tokens without the end of sentence, and whether the limit stopped it.
+        For each utterance its tokens without the end of sentence, and whether it reached its limit.
     """
     batch = len(limits)
     tokens = torch.full((batch, int(limits.max())), eos, device=limits.device)
     previous = torch.full((batch,), eos, device=limits.device)
-    # The utterances that the state is of, and which of them go on.
+    # The utterances that the state belongs to, and which of them are unfinished.
     rows = torch.arange(batch, device=limits.device)
     alive = torch.ones_like(rows, dtype=torch.bool)
     for position in range(tokens.shape[1]):
@@ -127,15 +133,26 @@ def greedy_search(
 def beam_search(
     step: Step[DecoderState], state: DecoderState, limits: Tensor, eos: int, settings: Decoding
 ) -> list[tuple[list[int], bool]]:
-    """The best of `settings.beam_size` hypotheses by length-normalised log-probability; arguments as `greedy_search`.
+    """Decode with beam search; return the hypothesis with the best length-normalised log-probability.
 
-    Every beam of every utterance is a row of one batch. A finished hypothesis keeps its score and its place in the beam
-    until better ones push it out; an utterance ends when all of its beam has, or at its limit.
+    Every hypothesis of every utterance is a row of one batch. A finished hypothesis keeps its score and its place in
+    the beam until better ones replace it; an utterance is finished when all hypotheses of its beam are, or at its
+    limit.
+
+    Args:
+        step: One step of the decoder.
+        state: The state before the first token.
+        limits: Largest number of tokens of each utterance, (batch,).
+        eos: The token that starts and ends a sentence.
+        settings: The beam's size and the length penalty.
+
+    Returns:
+        For each utterance its tokens without the end of sentence, and whether it reached its limit.
     """
     batch, beam = len(limits), settings.beam_size
     device = limits.device
     state = state.select(torch.arange(batch, device=device).repeat_interleave(beam))
-    # Only the first row of each beam starts, else all rows would hold the same hypothesis.
+    # Only the first row of each beam starts; otherwise all rows would hold the same hypothesis.
     scores = torch.full((batch, beam), -torch.inf, device=device)
     scores[:, 0] = 0.0
     lengths = torch.zeros(batch, beam, device=device)
@@ -149,7 +166,7 @@ def beam_search(
         steps = logits.log_softmax(1).view(batch, beam, -1)
         vocabulary = steps.shape[2]
         frozen = done | stopped[:, None]
-        # A hypothesis that has ended goes on in one way only, at no cost.
+        # A finished hypothesis has one continuation, the end of sentence, with log-probability 0.
         steps = steps.masked_fill(frozen[:, :, None], -torch.inf)
         steps[:, :, eos] = torch.where(frozen, 0.0, steps[:, :, eos])
         totals = scores[:, :, None] + steps

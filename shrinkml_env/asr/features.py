@@ -13,13 +13,13 @@ from shrinkml_env.data.utterance import SAMPLE_RATE
 __all__ = ["FFT", "FLOOR", "HOP", "MIN_STD", "WINDOW", "LogMel", "lengths_mask", "num_frames"]
 
 HOP = SAMPLE_RATE // 100
-"""Samples between two frames: 10 ms."""
+"""Samples from one frame to the next: 10 ms."""
 
 WINDOW = SAMPLE_RATE // 40
-"""Samples that one frame sees: 25 ms."""
+"""Samples in one frame's window: 25 ms."""
 
 FFT = 512
-"""Samples of the Fourier transform; the window stands in their middle."""
+"""Samples in the Fourier transform; the window is centred in them."""
 
 FLOOR = 1e-6
 """Added to energies before their logarithm."""
@@ -29,19 +29,20 @@ MIN_STD = 1e-3
 
 
 def num_frames(num_samples: int) -> int:
-    """Frames of a waveform."""
+    """Return the number of frames of a waveform."""
     return num_samples // HOP + 1
 
 
 def lengths_mask(lengths: Tensor, size: int) -> Tensor:
-    """True for the first `lengths[b]` of `size` positions: (batch, size)."""
+    """Return a mask, (batch, size), that is True at the first `lengths[b]` of `size` positions."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
 class LogMel(nn.Module):
     """Log-mel energies, normalised to zero mean and unit variance per utterance and channel.
 
-    25 ms windows every 10 ms. Each utterance is computed by itself, so that what is batched with it changes nothing.
+    Frames are 25 ms windows every 10 ms. Each utterance is computed alone, so that its features do not depend on the
+    batch.
     """
 
     def __init__(self, channels: int = 80) -> None:
@@ -57,9 +58,9 @@ class LogMel(nn.Module):
 
     @torch.no_grad()
     def one(self, waveform: Tensor) -> Tensor:
-        """(samples,) -> (frames, channels)."""
+        """Return the features of one waveform: (samples,) -> (frames, channels)."""
         waveform = waveform.to(self.window.device)
-        # The STFT mirrors the edges, for which a waveform must be longer than half a window.
+        # The STFT pads by reflection, which needs more samples than half the transform.
         if waveform.numel() <= FFT // 2:
             waveform = nn.functional.pad(waveform, (0, FFT // 2 + 1 - waveform.numel()))
         spectrogram = import_torchaudio().functional.spectrogram
@@ -69,7 +70,7 @@ class LogMel(nn.Module):
         return (energies - mean) / (std + MIN_STD)
 
     def forward(self, waveforms: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Waveforms -> zero-padded features (batch, frames, channels) and their lengths (batch,)."""
+        """Return the zero-padded features of waveforms, (batch, frames, channels), and their lengths, (batch,)."""
         features = [self.one(waveform) for waveform in waveforms]
         lengths = torch.tensor([len(feature) for feature in features], device=self.window.device)
         return nn.utils.rnn.pad_sequence(features, batch_first=True), lengths

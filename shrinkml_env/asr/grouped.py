@@ -1,7 +1,7 @@
-"""Many compressed forms of one LAS model side by side, for processors that are wide: GPUs.
+"""Recognition with many compressed versions ("forms") of one LAS model at once, for GPUs.
 
-Every tensor has the forms as its first dimension, and every matrix product is one batched product over all of them
-(``torch.bmm``). Factored matrices are multiplied back: thin products do not fill a GPU.
+The first dimension of every tensor is the form, and every matrix product is one batched product over all forms
+(``torch.bmm``). Factored matrices are multiplied out, since thin products do not fill a GPU.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from shrinkml_env.compression import Hypothesis
 __all__ = ["GroupedLAS"]
 
 
-class _Form(Protocol):
-    """The parts of a `LAS` model, compressed or not, that are needed here."""
+class _LASParts(Protocol):
+    """The attributes of a `LAS` model, compressed or not, that `GroupedLAS` uses."""
 
     config: LASConfig
     tokenizer: Tokenizer
@@ -37,7 +37,7 @@ class _Form(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """The decoder's state: (forms, batch, ...) each."""
+    """The decoder's state, see `DecoderState`, with one more dimension: (forms, batch, ...) each."""
 
     values: Tensor
     keys: Tensor
@@ -49,16 +49,16 @@ class _State:
 
 
 class GroupedLAS:
-    """A grouped LAS recognises with several forms of one model at once, greedily.
+    """A group of compressed versions of one LAS model that recognise at once, by greedy search.
 
     Args:
-        forms: The same `LAS` model, compressed in different ways or not at all; at least one.
+        forms: At least one version of the same `LAS` model, compressed or not.
 
     Raises:
-        ValueError: There is none, or they search with a beam.
+        ValueError: There is no form, or the models use beam search.
     """
 
-    def __init__(self, forms: Sequence[_Form]) -> None:
+    def __init__(self, forms: Sequence[_LASParts]) -> None:
         if not forms:
             raise ValueError("at least one form of the model is needed")
         if forms[0].decoding.beam_size != 1:
@@ -71,35 +71,35 @@ class GroupedLAS:
         self._readout, self._output = (self._stack(f"decoder.{part}.weight") for part in ("readout", "output"))
 
     def recognise(self, waveforms: Sequence[Tensor]) -> list[list[Hypothesis]]:
-        """Return what each form recognises in one batch of waveforms: (forms, waveforms)."""
+        """Return the hypotheses of each form for one batch of waveforms: (forms, waveforms)."""
         return [
             [Hypothesis(normalise(self._model.tokenizer.decode(units)), capped) for units, capped in of_form]
             for of_form in self.spell(waveforms)
         ]
 
     def spell(self, waveforms: Sequence[Tensor]) -> list[list[tuple[list[int], bool]]]:
-        """Return for each form and waveform the units, and whether the limit stopped them."""
+        """Return, for each form and waveform, the subword units and whether they reached the token limit."""
         with torch.inference_mode():
             features, lengths = self._model.features(waveforms)
             states = features.expand(len(self._forms), *features.shape)
             layers: Any = self._model.encoder.layers
             for index, layer in enumerate(layers):
                 outputs = self._scan(index, states, lengths)
-                # Normalisation and pooling have no matrices: all forms are one large batch to them.
+                # Normalisation and pooling are the same in all forms, so the forms are one large batch here.
                 flat, lengths = layer.reduce(outputs.flatten(0, 1), lengths.repeat(len(self._forms)))
                 lengths = lengths[: features.shape[0]]
                 states = flat.view(len(self._forms), -1, *flat.shape[1:])
             return self._search(states, lengths, waveforms)
 
     def _stack(self, name: str) -> Tensor:
-        """Return a parameter of all forms, (forms, m, n). A factored one is read as its product."""
+        """Return a matrix of all forms, (forms, m, n); a factored one as the product of its factors."""
         path, _, parameter = name.rpartition(".")
         return torch.stack([getattr(form.get_submodule(path), parameter).detach() for form in self._forms])
 
     def _scan_weights(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return both directions of an encoder layer, one behind the other: (2 * forms, 4 * units, ...)."""
+        """Return W_ih, W_hh and bias of an encoder layer, (2 * forms, 4 * units, ...): all forward, then backward."""
         found = [form.encoder.lstm_weights(index) for form in self._forms]
-        # W_ih, W_hh and bias, of each direction, of each form.
+
         inputs, recurrent, bias = (
             torch.stack([of_form[direction][part].detach() for direction in range(2) for of_form in found])
             for part in range(3)
@@ -158,7 +158,7 @@ class GroupedLAS:
         ]
 
     def _step(self, state: _State, previous: Tensor) -> tuple[Tensor, _State]:
-        """Take a `Decoder.step`, for all forms."""
+        """Compute `Decoder.step` for all forms."""
         decoder = self._model.decoder
         forms, batch, time = state.history.shape
         inputs = torch.cat([decoder.embedding(previous), state.context], dim=2)
@@ -180,7 +180,7 @@ class GroupedLAS:
 
 
 def _cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """Return hidden and cell state, (..., units), from the results of an LSTM's matrix products."""
+    """Return the hidden and the cell state, (..., units), given an LSTM's pre-activations, (..., 4 units)."""
     into, forget, new, out = gates.chunk(4, dim=-1)
     cell = torch.sigmoid(forget) * cell + torch.sigmoid(into) * torch.tanh(new)
     return torch.sigmoid(out) * torch.tanh(cell), cell

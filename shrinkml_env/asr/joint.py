@@ -1,10 +1,10 @@
-"""The LAS model re-arranged: all that reads one vector of the encoder is one matrix, and shares one right factor.
+"""The LAS model with joint encoder matrices: all matrices with the same input are stacked and share one right factor.
 
-The states of an LSTM, in one direction, are read by its own recurrent matrix and by both input matrices of the next
-layer. Factored together, [W_hh; W_ih; W_ih] = U V, they share V: joint factorisation (Prabhavalkar et al. 2016, arXiv
-1603.08042). For LSTMs that follow each other directly it is what `nn.LSTM` with `proj_size` computes. Here layer
-normalisation, and in the first layers max-pooling, stand between: the recurrent rows read the states, the others what
-became of them.
+The states of an LSTM, in one direction, are the input of its own recurrent matrix and of both input matrices of the
+next layer. Factored together, [W_hh; W_ih; W_ih] = U V, these share V: joint factorisation (Prabhavalkar et al. 2016,
+arXiv 1603.08042). For LSTMs that follow each other directly this is what `nn.LSTM` with `proj_size` computes. Here
+layer normalisation, and in the first layers max-pooling, are in between: the recurrent rows are applied to the states,
+the other rows to the normalised and pooled states.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ DIRECTIONS = ("forward", "backward")
 
 
 class _EncoderLayer(nn.Module):
-    """What an encoder layer computes, whether its matrices are dense or factored.
+    """The arithmetic of an encoder layer, for dense and factored matrices.
 
-    A matrix W = U V is one of two parts: what its inputs are projected with, if anything, and what is applied then.
+    A matrix W = U V is applied in two steps: `project` multiplies the inputs by V, and `rows` returns U. For a dense
+    matrix `project` returns the inputs and `rows` the matrix.
     """
 
     units: int
@@ -42,26 +43,25 @@ class _EncoderLayer(nn.Module):
     norm: nn.Module
 
     def project(self, name: str, inputs: Tensor) -> Tensor:
-        """V x, or x of a dense matrix: (..., n) -> (..., r or n)."""
+        """Return V x for each input x, or x itself for a dense matrix: (..., n) -> (..., r or n)."""
         return inputs
 
     def rows(self, name: str) -> Tensor:
-        """U, or a dense matrix itself: (m, r or n)."""
+        """Return U, or the matrix itself if it is dense: (m, r or n)."""
         return getattr(self, name)  # type: ignore[no-any-return]
 
     def recurrent(self, name: str) -> Tensor:
-        """W_hh, (4 units, units): the first rows of W."""
+        """Return W_hh, the first rows of W, (4 units, units)."""
         return self.rows(name)[: 4 * self.units]
 
     def read(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """What this layer's output is to the next one.
+        """Return the next layer's inputs and input matrix.
 
         Args:
-            states: What `forward` returned, (batch, time, 2 * units).
+            states: The output of `forward`, (batch, time, 2 * units).
 
         Returns:
-            The vectors that the next layer's LSTMs read, (batch, time, k), and the matrix that they read them with,
-            (8 units, k).
+            The inputs of the next layer's LSTMs, (batch, time, k), and the input matrix of both, (8 units, k).
         """
         names = [f"weight_{direction}" for direction in DIRECTIONS]
         parts = zip(names, states.chunk(2, dim=2), strict=True)
@@ -69,7 +69,7 @@ class _EncoderLayer(nn.Module):
         return inputs, torch.cat([self.rows(name)[4 * self.units :] for name in names], dim=1)
 
     def scan(self, inputs: Tensor, lengths: Tensor, weight_ih: Tensor | None) -> Tensor:
-        """The LSTMs of both directions: see `forward`; (batch, time, k) -> (batch, time, 2 * units)."""
+        """Compute the LSTMs of both directions, see `forward`: (batch, time, k) -> (batch, time, 2 * units)."""
         if weight_ih is None:
             inputs, weight_ih = self.project("weight_ih", inputs), self.rows("weight_ih")
         reverse = BidirectionalLSTM.reversal(lengths, inputs.shape[1])
@@ -90,13 +90,14 @@ class _EncoderLayer(nn.Module):
         return torch.cat([ahead, take_frames(behind, reverse)], dim=2)
 
     def forward(self, inputs: Tensor, lengths: Tensor, weight_ih: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As the encoder layer of `LAS`.
+        """Compute the layer, as the encoder layer of `LAS`.
 
         Args:
-            inputs: (batch, time, k); of the first layer the features, of others what the layer before has to `read`.
-            lengths: Of the utterances, (batch,).
-            weight_ih: The matrix that it reads them with, (8 units, k), the forward LSTM's rows first; the first layer
-                has its own.
+            inputs: The features for the first layer, for others the inputs that `read` of the layer before returns,
+                (batch, time, k).
+            lengths: Number of frames of each utterance, (batch,).
+            weight_ih: The input matrix that `read` returns, (8 units, k), with the forward LSTM's rows first; None for
+                the first layer, which has its own.
 
         Returns:
             (batch, ceil(time / time_reduction), 2 * units) and the new lengths.
@@ -104,22 +105,23 @@ class _EncoderLayer(nn.Module):
         return self.reduce(self.scan(inputs, lengths, weight_ih), lengths)
 
     def reduce(self, outputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """What follows the LSTMs: see `forward`."""
+        """Apply layer normalisation and max-pooling, see `forward`."""
         return max_pool_time(self.norm(outputs), lengths, self.time_reduction)
 
 
 class JointEncoderLayer(_EncoderLayer):
-    """A bidirectional LSTM, layer normalisation, and max-pooling, with the next layer's input matrices.
+    """A bidirectional LSTM, layer normalisation and max-pooling; it also holds the next layer's input matrices.
 
-    Its parameters `weight_forward` and `weight_backward` hold W_hh of a direction, (4 units, units), and below it, but
-    for the last layer, the columns of the next layer's two W_ih that this direction feeds: (12 units, units).
+    The parameters `weight_forward` and `weight_backward` hold W_hh of one direction, (4 units, units). In all layers
+    but the last they continue below with those columns of the next layer's two W_ih that are applied to this
+    direction's states: (12 units, units) in all.
 
     Args:
-        input_size: Of the first layer, which has a matrix `weight_ih`, (8 units, input_size), of both directions; None
-            for the others, whose input matrices are in the layer before.
+        input_size: Size of the features for the first layer, which has its own input matrix `weight_ih` of both
+            directions, (8 units, input_size); None for the others, whose input matrices are in the layer before.
         units: LSTM units per direction.
-        time_reduction: Frames that are pooled.
-        last: No layer follows.
+        time_reduction: Number of frames that are pooled into one.
+        last: Whether this is the last layer.
     """
 
     def __init__(self, input_size: int | None, units: int, time_reduction: int, last: bool) -> None:
@@ -130,7 +132,7 @@ class JointEncoderLayer(_EncoderLayer):
         for direction in DIRECTIONS:
             shapes[f"weight_{direction}"] = ((4 if last else 12) * units, units)
         for name, shape in {**shapes, "bias_ih": (8 * units,), "bias_hh": (8 * units,)}.items():
-            # As `nn.LSTM`.
+            # The initialisation of `nn.LSTM`.
             self.register_parameter(name, nn.Parameter(torch.empty(shape).uniform_(-(units**-0.5), units**-0.5)))
         self.norm = nn.LayerNorm(2 * units)
 
@@ -138,23 +140,23 @@ class JointEncoderLayer(_EncoderLayer):
 class LowRankJointEncoderLayer(LowRank, JointEncoderLayer):
     """`JointEncoderLayer` with factored matrices.
 
-    The next layer's kernel reads V x with U; W_hh is multiplied back for its kernel, as `LowRankLSTM` does. There is
-    one form only: the others would move work from this layer to the next.
+    The next layer's kernel applies U to V x; for this layer's kernel W_hh is multiplied out, as in `LowRankLSTM`. There
+    is only one form: another one would move work from this layer to the next.
     """
 
     kind = "lstm"
 
     @staticmethod
     def matrix_kinds(module: JointEncoderLayer) -> dict[str, str]:
-        """See `LowRank.matrix_kinds`. What holds a W_hh is called one."""
+        """See `LowRank.matrix_kinds`; a matrix that contains a W_hh has the kind ``"lstm_hh"``."""
         kinds = {"weight_ih": "lstm_ih"} if "weight_ih" in module._parameters else {}
         return kinds | {f"weight_{direction}": "lstm_hh" for direction in DIRECTIONS}
 
     @staticmethod
     def matrix_inputs(module: Any, call: Mapping[str, Any], output: Any) -> dict[str, Tensor]:
-        """See `LowRank.matrix_inputs`: the states before each step, and the outputs where a next layer reads them.
+        """See `LowRank.matrix_inputs`: the states before each step, and in all layers but the last also the outputs.
 
-        The states are computed anew, since the module does not return them.
+        The states are computed again, since the module does not return them.
         """
         lengths = call["lengths"]
         found: dict[str, list[Tensor]] = {f"weight_{direction}": [] for direction in DIRECTIONS}
@@ -169,25 +171,25 @@ class LowRankJointEncoderLayer(LowRank, JointEncoderLayer):
                     parts.append(read)
         inputs = {name: torch.cat(parts) for name, parts in found.items()}
         if call.get("weight_ih") is None:
-            heard = zip(call["inputs"], lengths, strict=True)
-            inputs["weight_ih"] = torch.cat([features[:length] for features, length in heard])
+            pairs = zip(call["inputs"], lengths, strict=True)
+            inputs["weight_ih"] = torch.cat([features[:length] for features, length in pairs])
         return inputs
 
     @property
     def forms(self) -> tuple[Form, ...]:
-        """Factored."""
+        """See `LowRank.forms`; only ``"factored"``."""
         return ("factored",)
 
     def project(self, name: str, inputs: Tensor) -> Tensor:
-        """V x, or x of a dense matrix: (..., n) -> (..., r or n)."""
+        """See `JointEncoderLayer.project`."""
         return self._reduce(name, inputs) if name in self.ranks else inputs
 
     def rows(self, name: str) -> Tensor:
-        """U, or a dense matrix itself: (m, r or n)."""
+        """See `JointEncoderLayer.rows`."""
         return self._factor(name, "u") if name in self.ranks else super().rows(name)
 
     def recurrent(self, name: str) -> Tensor:
-        """W_hh, (4 units, units): the first rows of W."""
+        """See `JointEncoderLayer.recurrent`."""
         if name not in self.ranks:
             return super().recurrent(name)
         product: Tensor = self._cached(
@@ -200,11 +202,11 @@ LOW_RANK_MODULES[JointEncoderLayer] = LowRankJointEncoderLayer
 
 
 class JointEncoder(Encoder):
-    """Features -> states, fewer in time."""
+    """The encoder of `JointLAS`, see `Encoder`."""
 
     @staticmethod
     def make_layers(config: LASConfig) -> list[nn.Module]:
-        """With random weights."""
+        """Return layers with random weights."""
         last = len(config.time_reduction) - 1
         return [
             JointEncoderLayer(None if index else config.mel_channels, config.encoder_units, factor, index == last)
@@ -212,7 +214,7 @@ class JointEncoder(Encoder):
         ]
 
     def advance(self, index: int, states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """One layer: (batch, time, size) -> (batch, reduced time, 2 * units), and the new lengths (batch,)."""
+        """Compute one layer: (batch, time, size) -> (batch, reduced time, 2 * units), and the new lengths, (batch,)."""
         layers: Any = self.layers
         if index == 0:
             states, lengths = layers[0](states, lengths)
@@ -236,21 +238,21 @@ class JointEncoder(Encoder):
 
 @register_architecture("las_joint")
 class JointLAS(LAS):
-    """A `LAS` model whose encoder's matrices are stacked by what they read; the same function, size and file format.
+    """A `LAS` model whose encoder matrices with the same input are stacked; function, size and file format are equal.
 
-    Layers: ``encoder.0.inputs``, the first W_ih of both directions; ``encoder.0`` and so on, in each direction the
-    recurrent matrix of a layer with what the next one reads it with; ``encoder.5.recurrent``, the last W_hh (the number
-    is that of the last layer); and the decoder's as in `LAS`.
+    The layers are ``encoder.0.inputs``, the first W_ih of both directions; ``encoder.0`` and so on, the recurrent
+    matrix of each direction stacked with the next layer's input matrices; ``encoder.5.recurrent``, the last W_hh (5
+    being the index of the last layer); and the decoder's layers as in `LAS`.
     """
 
     encoder_class = JointEncoder
 
     @classmethod
     def from_las(cls, model: CompressibleModel) -> Self:
-        """A copy of a dense model, re-arranged.
+        """Convert a dense `LAS` model; the result shares no memory with it.
 
         Raises:
-            ValueError: It is no `LAS`, or compressed.
+            ValueError: The model is not a `LAS`, or is compressed.
         """
         if not isinstance(model, LAS) or model.architecture != LAS.architecture:
             raise ValueError(f"joint factorisation is for models of architecture 'las', this is {model.architecture!r}")
@@ -264,7 +266,7 @@ class JointLAS(LAS):
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
-        """See the class."""
+        """The layers, in forward order; see the class."""
         exclude = ("ctc", "decoder.attention.location", "decoder.embedding")
         last = len(self.config.time_reduction) - 1
         layers: list[Layer] = []
@@ -282,7 +284,7 @@ class JointLAS(LAS):
 
     @property
     def stages(self) -> tuple[tuple[str, ...], ...]:
-        """Each encoder layer is one. The matrix that it reads its inputs with belongs to the one before."""
+        """The layers in each stage: one stage for each encoder layer; its input matrix is in the stage before."""
         names: dict[int, list[str]] = {}
         for layer in self.layers:
             if layer.name.startswith("encoder."):
@@ -290,11 +292,11 @@ class JointLAS(LAS):
         return tuple(map(tuple, names.values()))
 
     def workload(self, num_samples: Sequence[int], texts: Sequence[str]) -> Workload:
-        """As of `LAS`, where the rows of one matrix work at different rates if there is pooling between.
+        """See `LAS.workload`; with pooling between two layers the rows of a matrix are applied at different rates.
 
-        Of a direction's 12 rows (in units of `encoder_units`) 4 read the T states before pooling and 8 the T' outputs
-        behind it: a row works (T + 2 T') / 3 times on average, rounded down. V works T + T' times; what exceeds its
-        share in this is counted as `Workload.lookups`.
+        Of a direction's 12 blocks of `encoder_units` rows, 4 are applied to the T states before pooling and 8 to the T'
+        outputs after it: `positions` is the average (T + 2 T') / 3, rounded down. V is applied T + T' times; the
+        difference to the positions is counted as `Workload.lookups`.
         """
         encoder = [0] * (len(self.config.time_reduction) + 1)
         for samples in num_samples:
@@ -311,7 +313,7 @@ class JointLAS(LAS):
 
 
 def _stacked(model: LAS) -> dict[str, Tensor]:
-    """The LSTM parameters of a `LAS` model's encoder as those of a `JointEncoder`."""
+    """Return the LSTM parameters of a `LAS` model's encoder, arranged as those of a `JointEncoder`."""
     layers: Any = model.encoder.layers
     lstms = [[layer.lstm.forward_lstm, layer.lstm.backward_lstm] for layer in layers]
     found = {"encoder.layers.0.weight_ih": torch.cat([lstm.weight_ih_l0 for lstm in lstms[0]])}

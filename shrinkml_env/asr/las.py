@@ -1,4 +1,4 @@
-"""The recogniser: bidirectional LSTM encoder, location-aware attention, LSTM decoder over subwords."""
+"""The LAS recogniser: bidirectional LSTM encoder, location-aware attention, LSTM decoder over subwords."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Outputs(NamedTuple):
     """The results of a teacher-forced pass.
 
     Attributes:
-        logits: For the targets and the end of sentence, (batch, units + 1, vocabulary).
-        states: What each encoder layer hands on, (batch, time, 2 * encoder_units); the decoder attends to the last.
-        lengths: Time steps of each utterance in each of them, (batch,); what stands behind is arbitrary.
+        logits: The logits at each target and at the end of sentence, (batch, units + 1, vocabulary).
+        states: The output of each encoder layer, (batch, time, 2 * encoder_units); the decoder attends to the last.
+        lengths: The lengths of the utterances in each of them, (batch,); states beyond a length are arbitrary.
     """
 
     logits: Tensor
@@ -49,12 +49,12 @@ class Outputs(NamedTuple):
 class LAS(nn.Module):
     """Listen, attend and spell with joint CTC/attention training.
 
-    Args:
-        config: Sizes.
-        tokenizer: Subword units.
-        decoding: How to search for transcripts.
+    The CTC head (Kim et al. 2017, arXiv 1609.06773) is used in training only.
 
-    The CTC head (Kim et al. 2017, arXiv 1609.06773) exists in training only.
+    Args:
+        config: Sizes of the model.
+        tokenizer: Subword units.
+        decoding: Settings of the decoder.
     """
 
     architecture = "las"
@@ -71,7 +71,7 @@ class LAS(nn.Module):
         self.features = LogMel(config.mel_channels)
         self.encoder = self.encoder_class(config)
         self.decoder = Decoder(config, len(tokenizer))
-        # One unit more than the tokenizer has: CTC's blank.
+        # The additional unit is CTC's blank.
         self.ctc = nn.Linear(2 * config.encoder_units, len(tokenizer) + 1)
 
     @cached_property
@@ -88,38 +88,38 @@ class LAS(nn.Module):
 
     @property
     def decoder_settings(self) -> dict[str, Any]:
-        """How transcripts are searched for."""
+        """All settings that the transcripts depend on, JSON-able."""
         return asdict(self.decoding)
 
     def forward(self, features: Tensor, lengths: Tensor, previous: Tensor) -> Outputs:
-        """Teacher-forced training pass.
+        """Compute a teacher-forced pass, for training.
 
         Args:
-            features: (batch, frames, channels), zero-padded.
-            lengths: Frames of each utterance, (batch,).
-            previous: What the decoder is told to have said before each of the targets and the end of sentence,
-                (batch, units + 1); an end of sentence comes first.
+            features: Zero-padded features, (batch, frames, channels).
+            lengths: Number of frames of each utterance, (batch,).
+            previous: The decoder's input before each target and the end of sentence, (batch, units + 1); the first one
+                is the end-of-sentence unit.
         """
         states, reduced = zip(*self.encoder.trace(features, lengths), strict=True)
-        return Outputs(self._told(states[-1], reduced[-1], previous), states, reduced)
+        return Outputs(self._teacher_forced(states[-1], reduced[-1], previous), states, reduced)
 
     @property
     def stages(self) -> tuple[tuple[str, ...], ...]:
-        """Each encoder layer is one; attention and decoder are the rest."""
+        """The layers in each stage: one stage for each encoder layer; `finish` computes attention and decoder."""
         return tuple((f"encoder.{index}",) for index in range(len(self.config.time_reduction)))
 
     def begin(self, waveforms: Sequence[Tensor]) -> State:
-        """Features (batch, frames, channels) and their lengths (batch,)."""
+        """Return the features, (batch, frames, channels), and their lengths, (batch,)."""
         features, lengths = self.features(waveforms)
         return features, lengths
 
     def advance(self, stage: int, state: State) -> State:
-        """One encoder layer."""
+        """Compute one encoder layer."""
         states, lengths = state
         return self.encoder.advance(stage, states, lengths)
 
     def finish(self, waveforms: Sequence[Tensor], state: State) -> list[Hypothesis]:
-        """Attend and spell."""
+        """Decode the transcripts from the encoder's states."""
         encoded, lengths = state
         start = self.decoder.start(encoded, lengths)
         limits = torch.tensor([self.decoding.token_limit(waveform.numel()) for waveform in waveforms])
@@ -132,11 +132,11 @@ class LAS(nn.Module):
         encoded, lengths = state
         units = [self.tokenizer.encode(text) for text in texts]
         end = self.tokenizer.eos
-        told = pad_sequence([torch.tensor([end, *spelled]) for spelled in units], batch_first=True, padding_value=end)
-        logits = self._told(encoded, lengths, told.to(encoded.device))
-        return [row[: len(spelled) + 1].log_softmax(1) for row, spelled in zip(logits, units, strict=True)]
+        previous = pad_sequence([torch.tensor([end, *text]) for text in units], batch_first=True, padding_value=end)
+        logits = self._teacher_forced(encoded, lengths, previous.to(encoded.device))
+        return [row[: len(text) + 1].log_softmax(1) for row, text in zip(logits, units, strict=True)]
 
-    def _told(self, encoded: Tensor, lengths: Tensor, previous: Tensor) -> Tensor:
+    def _teacher_forced(self, encoded: Tensor, lengths: Tensor, previous: Tensor) -> Tensor:
         state = self.decoder.start(encoded, lengths)
         logits = []
         for units in previous.unbind(1):
@@ -145,32 +145,36 @@ class LAS(nn.Module):
         return torch.stack(logits, dim=1)
 
     def recognise(self, waveforms: Sequence[Tensor]) -> list[Hypothesis]:
-        """Recognise one batch of waveforms, (samples,) each."""
+        """Recognise one batch of waveforms: float32 samples at 16 kHz, (samples,) each."""
         return recognise_in_stages(self, waveforms)
 
     @staticmethod
     def recognise_side_by_side(forms: Sequence[LAS], waveforms: Sequence[Tensor]) -> list[list[Hypothesis]]:
-        """What several compressed forms of one model recognise in one batch, by batched matrix products over them."""
+        """See `GroupedModel`; greedy search uses batched matrix products over the models, see `GroupedLAS`."""
         if forms[0].decoding.beam_size != 1:
             return [form.recognise(waveforms) for form in forms]
         return GroupedLAS(forms).recognise(waveforms)
 
     def transcribe(self, waveforms: Sequence[Tensor]) -> list[str]:
-        """Return the texts of any number of waveforms: samples at 16 kHz, (samples,) each.
+        """Return the transcripts of any number of waveforms: samples at 16 kHz, (samples,) each.
 
-        Floats have full scale at 1; int16, NumPy arrays and (1, samples) are converted.
+        Full scale is 1 for floats; int16 samples, NumPy arrays and the shape (1, samples) are converted.
 
         Raises:
-            ValueError: It is no list, or one of them is something else, is empty, or holds NaN.
+            ValueError: The argument is not a list, or an item is not a waveform, is empty, or holds NaN.
         """
         return [hypothesis.text for hypothesis in recognise_in_batches(self, as_waveforms(waveforms))]
 
     def normalise(self, text: str) -> str:
-        """Lower case, letters and apostrophes."""
+        """Return the text in lower case, with only letters, apostrophes and single spaces."""
         return normalise(text)
 
     def workload(self, num_samples: Sequence[int], texts: Sequence[str]) -> Workload:
-        """Encoder matrices work once a frame of their layer, decoder matrices once a reference unit and the end."""
+        """See `CompressibleModel`.
+
+        Encoder matrices count once for each frame of their layer, decoder matrices once for each reference unit and the
+        end.
+        """
         encoder = [0] * (len(self.config.time_reduction) + 1)
         steps = 0
         attended = 0
@@ -189,12 +193,12 @@ class LAS(nn.Module):
                     positions[matrix.name] = encoder[-1]
                 else:
                     positions[matrix.name] = steps
-        # For every frame and step: location convolution, energy, and the context's weighted sum.
+        # Multiply-adds for each pair of frame and step: location convolution, energy, weighted sum of the values.
         attention = self.config.attention_units * (self.config.location_width + 1) + 2 * self.config.encoder_units
         return Workload(positions=positions, other_macs=attended * attention)
 
     def to_config(self) -> dict[str, Any]:
-        """Sizes, tokenizer and search, as JSON."""
+        """Return sizes, tokenizer and decoder settings, JSON-able."""
         return {
             "model": asdict(self.config),
             "tokenizer": self.tokenizer.to_text(),
@@ -203,7 +207,7 @@ class LAS(nn.Module):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """A model with random weights, in evaluation mode."""
+        """Return a model with random weights, in evaluation mode."""
         return cls(
             LASConfig(**config["model"]), Tokenizer.from_text(config["tokenizer"]), Decoding(**config["decoding"])
         ).eval()

@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 _LOWEST = -1e4
-"""Stands for minus infinity where a maximum is taken, in every number format."""
+"""Used as minus infinity under a maximum; every floating-point dtype can represent it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +34,15 @@ class LASConfig:
     """Sizes of a `LAS` model.
 
     Attributes:
-        mel_channels: Log-mel channels.
-        encoder_units: LSTM units per direction.
-        time_reduction: One factor for each encoder layer: its output is max-pooled over so many frames.
-        attention_units: Dimension in which queries, keys and locations meet.
-        location_width: Frames that the location convolution sees; odd.
+        mel_channels: Number of log-mel channels.
+        encoder_units: Encoder LSTM units per direction.
+        time_reduction: For each encoder layer, the number of frames that are max-pooled into one.
+        attention_units: Dimension of queries, keys and location features.
+        location_width: Kernel size of the location convolution, in frames; odd.
         embedding_units: Dimension of the subword embedding.
         decoder_units: Units of the decoder's LSTM.
-        readout_units: Units between decoder state, context and output.
-        dropout: Probability, in training.
+        readout_units: Units of the hidden layer between the decoder's state and the output.
+        dropout: Dropout probability in training.
     """
 
     mel_channels: int = 80
@@ -59,7 +59,7 @@ class LASConfig:
         object.__setattr__(self, "time_reduction", tuple(self.time_reduction))  # a config file gives a list
 
     def encoder_lengths(self, frames: int) -> list[int]:
-        """Frames that enter each encoder layer, and at the end those that leave the last one."""
+        """Return the number of input frames of each encoder layer, and last the output frames of the last layer."""
         lengths = [frames]
         for factor in self.time_reduction:
             lengths.append(math.ceil(lengths[-1] / factor))
@@ -67,9 +67,9 @@ class LASConfig:
 
 
 class BidirectionalLSTM(nn.Module):
-    """Two LSTMs, one of them over each utterance reversed within its own length.
+    """Two LSTMs, of which the second reads each utterance reversed within its own length.
 
-    Exact on padded batches without packed sequences, which torch runs far slower on CPUs.
+    It is exact on padded batches without packed sequences, which are far slower on CPUs.
     """
 
     def __init__(self, input_size: int, units: int) -> None:
@@ -78,7 +78,7 @@ class BidirectionalLSTM(nn.Module):
         self.backward_lstm = nn.LSTM(input_size, units, batch_first=True)
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
-        """(batch, time, input_size) -> (batch, time, 2 * units); what stands behind an utterance's end is arbitrary."""
+        """Compute (batch, time, input_size) -> (batch, time, 2 * units); outputs at padded frames are arbitrary."""
         reverse = self.reversal(lengths, inputs.shape[1])
         ahead, _ = self.forward_lstm(inputs)
         behind, _ = self.backward_lstm(take_frames(inputs, reverse))
@@ -86,22 +86,22 @@ class BidirectionalLSTM(nn.Module):
 
     @staticmethod
     def reversal(lengths: Tensor, size: int) -> Tensor:
-        """(batch, size): which frame stands where when each utterance is reversed, and when it is restored."""
+        """Return the frame indices, (batch, size), that reverse each utterance; the same indices restore its order."""
         time = torch.arange(size, device=lengths.device)
-        # Where padding begins the index stays in place, so the same gather reverses and restores.
+        # Padding keeps its place, so that the permutation is its own inverse.
         return torch.where(time < lengths[:, None], lengths[:, None] - 1 - time, time)
 
 
 def take_frames(inputs: Tensor, index: Tensor) -> Tensor:
-    """Frames of each utterance, (batch, time, size) by (batch, time)."""
+    """Select frames of each utterance: inputs (batch, time, size), indices (batch, time) -> (batch, time, size)."""
     batch, time, size = inputs.shape
-    # Whole rows of one large matrix: several times faster on CPUs than a gather, which looks up every number.
+    # Selecting rows of one large matrix is several times faster on CPUs than a gather of single numbers.
     rows = index + time * torch.arange(batch, device=index.device)[:, None]
     return inputs.reshape(batch * time, size).index_select(0, rows.view(-1)).view(batch, time, size)
 
 
 def _tanh(inputs: Tensor) -> Tensor:
-    """Several times faster on CPUs than torch.tanh, and the same within float32's rounding of 1."""
+    """Compute tanh, several times faster on CPUs than torch.tanh; they differ by about float32's rounding of 1."""
     return 2 * torch.sigmoid(2 * inputs) - 1
 
 
@@ -115,22 +115,28 @@ class EncoderLayer(nn.Module):
         self.time_reduction = time_reduction
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, time, input_size) -> (batch, ceil(time / time_reduction), 2 * units) and the new lengths."""
+        """Compute (batch, time, input_size) -> (batch, ceil(time / time_reduction), 2 * units), and the new lengths."""
         return self.reduce(self.lstm(inputs, lengths), lengths)
 
     def reduce(self, outputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """What follows the LSTM: (batch, time, 2 * units) -> (batch, reduced time, 2 * units) and the new lengths."""
+        """Normalise and pool: (batch, time, 2 * units) -> (batch, reduced time, 2 * units), and the new lengths."""
         return max_pool_time(self.norm(outputs), lengths, self.time_reduction)
 
 
 def max_pool_time(outputs: Tensor, lengths: Tensor, factor: int) -> tuple[Tensor, Tensor]:
-    """Largest values of each `factor` frames, for (batch, time, size) of these lengths; and the new lengths.
+    """Max-pool groups of `factor` frames within each utterance: (batch, time, size) -> (batch, reduced time, size).
 
-    Writes to `outputs`.
+    Args:
+        outputs: The frames; padding is overwritten in place.
+        lengths: Number of frames of each utterance, (batch,).
+        factor: Number of frames in a group.
+
+    Returns:
+        The pooled frames and the new lengths, (batch,).
     """
     if factor > 1:
         padding = ~lengths_mask(lengths, outputs.shape[1])[:, :, None]
-        # Far below anything normalised, but finite: some windows hold nothing but padding.
+        # Finite, because some groups consist of padding only.
         outputs = outputs.masked_fill_(padding, _LOWEST)
         missing = -outputs.shape[1] % factor
         if missing:
@@ -141,7 +147,7 @@ def max_pool_time(outputs: Tensor, lengths: Tensor, factor: int) -> tuple[Tensor
 
 
 class Encoder(nn.Module):
-    """Features -> states, fewer in time."""
+    """The encoder: a stack of layers that turns features into states, and reduces their number in time."""
 
     def __init__(self, config: LASConfig) -> None:
         super().__init__()
@@ -150,7 +156,7 @@ class Encoder(nn.Module):
 
     @staticmethod
     def make_layers(config: LASConfig) -> list[nn.Module]:
-        """With random weights."""
+        """Return layers with random weights."""
         sizes = [config.mel_channels] + [2 * config.encoder_units] * (len(config.time_reduction) - 1)
         return [
             EncoderLayer(size, config.encoder_units, factor)
@@ -158,12 +164,12 @@ class Encoder(nn.Module):
         ]
 
     def advance(self, index: int, states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """One layer: (batch, time, size) -> (batch, reduced time, 2 * units), and the new lengths (batch,)."""
+        """Compute one layer: (batch, time, size) -> (batch, reduced time, 2 * units), and the new lengths, (batch,)."""
         states, lengths = self.layers[index](states, lengths)
         return self.dropout(states), lengths
 
     def lstm_weights(self, index: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Of one layer: W_ih, W_hh and the sum of both biases, of the forward and of the backward LSTM."""
+        """Return W_ih, W_hh and the sum of both biases of one layer, for the forward and for the backward LSTM."""
         lstm: Any = self.layers[index].lstm
         return [
             (part.weight_ih_l0, part.weight_hh_l0, part.bias_ih_l0 + part.bias_hh_l0)
@@ -171,22 +177,22 @@ class Encoder(nn.Module):
         ]
 
     def trace(self, features: Tensor, lengths: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Layer by layer: (batch, frames, channels) -> (batch, time, 2 * units), (batch,)."""
+        """Yield the states, (batch, time, 2 * units), and lengths, (batch,), after each layer."""
         states = features
         for index in range(len(self.layers)):
             states, lengths = self.advance(index, states, lengths)
             yield states, lengths
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, frames, channels) -> (batch, time, 2 * units), (batch,)."""
+        """Compute all layers: (batch, frames, channels) -> (batch, time, 2 * units), and the new lengths, (batch,)."""
         *_, last = self.trace(features, lengths)
         return last
 
 
 class LocationAwareAttention(nn.Module):
-    """Additive attention that also sees where it looked before (Chorowski et al. 2015, arXiv 1506.07503).
+    """Additive attention that depends on its earlier weights (Chorowski et al. 2015, arXiv 1506.07503).
 
-    e_t = w . tanh(W s + V h_t + (F * a)_t) with a the sum of all earlier weights, so that what was read is known.
+    e_t = w . tanh(W s + V h_t + (F * a)_t), where a is the sum of all earlier weights.
     """
 
     def __init__(self, config: LASConfig) -> None:
@@ -198,15 +204,22 @@ class LocationAwareAttention(nn.Module):
         self.energy = nn.Linear(units, 1, bias=False)
 
     def forward(self, query: Tensor, keys: Tensor, mask: Tensor, history: Tensor) -> Tensor:
-        """Weights (batch, time) from the decoder's state, the projected keys, and the earlier weights' sum."""
+        """Return the attention weights, (batch, time).
+
+        Args:
+            query: The decoder's hidden state, (batch, units).
+            keys: The projected encoder states, (batch, time, attention_units).
+            mask: True for frames that are not padding, (batch, time).
+            history: The sum of all earlier weights, (batch, time).
+        """
         located = self.location(history[:, None]).transpose(1, 2)
         energies = self.energy(_tanh(self.query(query)[:, None] + keys + located)).squeeze(2)
-        # In float32 also under autocast: the weights are summed up over the whole utterance.
+        # In float32 also under autocast, because the weights are summed over the utterance.
         return torch.softmax(energies.masked_fill(~mask, -torch.inf), dim=1, dtype=torch.float32)
 
 
 class Decoder(nn.Module):
-    """One subword at a time from the encoder's states."""
+    """The decoder, which predicts one subword at a time from the encoder's states."""
 
     def __init__(self, config: LASConfig, vocabulary: int) -> None:
         super().__init__()
@@ -220,7 +233,7 @@ class Decoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def start(self, encoded: Tensor, lengths: Tensor) -> DecoderState:
-        """The state before the first subword."""
+        """Return the state before the first subword."""
         batch, time, context = encoded.shape
         return DecoderState(
             values=encoded,
@@ -233,7 +246,7 @@ class Decoder(nn.Module):
         )
 
     def step(self, state: DecoderState, previous: Tensor) -> tuple[Tensor, DecoderState]:
-        """Previous subwords (batch,) -> logits (batch, vocabulary) of the next, and the state after it."""
+        """Compute one step: previous subwords (batch,) -> logits of the next (batch, vocabulary), and the new state."""
         embedded = self.dropout(self.embedding(previous))
         hidden, cell = self.lstm(torch.cat([embedded, state.context], dim=1), (state.hidden, state.cell))
         weights = self.attention(hidden, state.keys, state.mask, state.history)

@@ -1,4 +1,4 @@
-"""What a training minimises: losses of the transcript, and of the distance from a teacher."""
+"""Training objectives: losses of the transcript, and of the distance from a teacher."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from torch.nn import functional
 from shrinkml_env.asr.features import lengths_mask
 from shrinkml_env.asr.las import LAS, Outputs
 
-__all__ = ["IGNORED", "Distillation", "JointCTCAttention", "Lesson", "Objective"]
+__all__ = ["IGNORED", "Distillation", "JointCTCAttention", "Objective", "TrainingBatch"]
 
 IGNORED = -100
-"""The label behind an utterance's end."""
+"""The label of positions beyond an utterance's end, which the loss ignores."""
 
 
-class Lesson(NamedTuple):
-    """One batch as a model is taught it.
+class TrainingBatch(NamedTuple):
+    """One batch of training data.
 
     Attributes:
-        features: (batch, frames, channels), zero-padded.
-        lengths: Frames of each utterance, (batch,).
-        targets: Subwords without end of sentence, (batch, units), padded with it.
-        target_lengths: Subwords of each utterance, (batch,).
-        previous: What the decoder is told to have said so far, (batch, units + 1).
-        labels: What it is to say next: the subwords, one end of sentence, then `IGNORED`, (batch, units + 1).
+        features: Zero-padded features, (batch, frames, channels).
+        lengths: Number of frames of each utterance, (batch,).
+        targets: Subwords without the end of sentence, (batch, units), padded with the end-of-sentence unit.
+        target_lengths: Number of subwords of each utterance, (batch,).
+        previous: The decoder's input before each label, (batch, units + 1).
+        labels: The units to predict: the subwords, one end of sentence, then `IGNORED`, (batch, units + 1).
     """
 
     features: Tensor
@@ -42,26 +42,30 @@ class Objective(Protocol):
     """A loss, of one or several parts."""
 
     @property
-    def idle(self) -> tuple[str, ...]:
-        """Prefixes of the parameters that it does not depend on: they are not trained."""
+    def unused_parameters(self) -> tuple[str, ...]:
+        """Prefixes of the parameters that the loss does not depend on; they are not trained."""
 
-    def __call__(self, model: LAS, lesson: Lesson, outputs: Outputs) -> dict[str, Tensor]:
-        """``"loss"``, a mean over the batch that is minimised, and its parts by name; scalars.
+    def __call__(self, model: LAS, batch: TrainingBatch, outputs: Outputs) -> dict[str, Tensor]:
+        """Return ``"loss"``, the mean over the batch to minimise, and its parts by name; all are scalars.
 
         Args:
-            model: In training.
-            lesson: What it was taught.
-            outputs: What it made of it.
+            model: The model that is trained.
+            batch: The training data.
+            outputs: The model's outputs for the batch.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class JointCTCAttention:
-    """Cross-entropy of the decoder's units, and in part CTC of the encoder's states (Kim et al., arXiv 1609.06773).
+    """A weighted mean of the decoder's cross-entropy and the encoder's CTC loss (Kim et al., arXiv 1609.06773).
 
     Attributes:
-        ctc_weight: Weight of the CTC loss; the attention loss has the rest. At 0 there is no CTC and its head is idle.
-        label_smoothing: Of the attention loss.
+        ctc_weight: Weight of the CTC loss, in [0, 1]; the attention loss has 1 - ctc_weight. At 0 the CTC head is not
+            trained.
+        label_smoothing: Label smoothing of the attention loss.
+
+    Raises:
+        ValueError: `ctc_weight` is outside [0, 1].
     """
 
     ctc_weight: float = 0.3
@@ -71,22 +75,22 @@ class JointCTCAttention:
         _require_share("ctc_weight", self.ctc_weight)
 
     @property
-    def idle(self) -> tuple[str, ...]:
-        """The CTC head, where it has no weight."""
+    def unused_parameters(self) -> tuple[str, ...]:
+        """The CTC head, if its weight is 0."""
         return () if self.ctc_weight else ("ctc",)
 
-    def __call__(self, model: LAS, lesson: Lesson, outputs: Outputs) -> dict[str, Tensor]:
+    def __call__(self, model: LAS, batch: TrainingBatch, outputs: Outputs) -> dict[str, Tensor]:
         """See `Objective.__call__`."""
-        logits, labels = outputs.logits.flatten(0, 1).float(), lesson.labels.flatten()
+        logits, labels = outputs.logits.flatten(0, 1).float(), batch.labels.flatten()
         attention = functional.cross_entropy(logits, labels, ignore_index=IGNORED, label_smoothing=self.label_smoothing)
         if not self.ctc_weight:
             return {"loss": attention, "attention": attention}
         scores = model.ctc(outputs.states[-1]).float().log_softmax(2).transpose(0, 1)
         ctc = functional.ctc_loss(
             scores,
-            lesson.targets,
+            batch.targets,
             outputs.lengths[-1],
-            lesson.target_lengths,
+            batch.target_lengths,
             blank=len(model.tokenizer),
             zero_infinity=True,
         )
@@ -94,20 +98,21 @@ class JointCTCAttention:
 
 
 class Distillation:
-    """Learning from a teacher as well.
+    """Knowledge distillation from a teacher, in addition to another objective.
 
-    From its token distributions (Hinton et al. 2015, arXiv 1503.02531), and from the states of its encoder layers
-    (Romero et al. 2015, arXiv 1412.6550), which those of a truncated copy can be compared with as they are. The teacher
-    hears the same features and is told the same history as the student, so that both answer the same
-    question (Beyer et al. 2022, arXiv 2106.05237). With p and q the teacher's and the student's distributions of the
-    next unit at a temperature T, averaged over all units and ends of sentences of the batch, the loss is
+    The student learns from the teacher's token distributions (Hinton et al. 2015, arXiv 1503.02531) and from the states
+    of its encoder layers (Romero et al. 2015, arXiv 1412.6550), which need no projection if the student is a compressed
+    copy. Teacher and student get the same features and the same previous units (Beyer et al. 2022, arXiv 2106.05237).
+    With p and q the teacher's and the student's distributions of the next unit at a temperature T, and KL(p || q)
+    averaged over all units and ends of sentences of the batch, the loss is
     (1 - weight) * objective + weight * T^2 * KL(p || q) + states * distance (see `state_distance`).
 
     Args:
-        teacher: Frozen here; of the same subwords as the student, and of the same encoder sizes if there are states.
-        objective: What is learned besides.
-        weight: Of the divergence, in [0, 1].
-        temperature: T > 0: divides both models' logits.
+        teacher: The teacher, which is frozen. It needs the student's tokenizer, and the student's encoder sizes if
+            `states` is above 0.
+        objective: The other objective.
+        weight: Weight of the divergence, in [0, 1].
+        temperature: T > 0, which divides both models' logits.
         states: Weight of the states' distance, at least 0.
 
     Raises:
@@ -129,39 +134,39 @@ class Distillation:
         self.states = states
 
     @property
-    def idle(self) -> tuple[str, ...]:
-        """What the other objective does not depend on: the teacher has no CTC head."""
-        return self.objective.idle
+    def unused_parameters(self) -> tuple[str, ...]:
+        """Those of the other objective, since the distances involve no CTC head."""
+        return self.objective.unused_parameters
 
-    def __call__(self, model: LAS, lesson: Lesson, outputs: Outputs) -> dict[str, Tensor]:
+    def __call__(self, model: LAS, batch: TrainingBatch, outputs: Outputs) -> dict[str, Tensor]:
         """See `Objective.__call__`.
 
         Raises:
-            ValueError: Teacher and student have other subwords, or states that cannot be compared.
+            ValueError: Teacher and student have different tokenizers, or states of different shapes.
         """
         if self.teacher.tokenizer.to_text() != model.tokenizer.to_text():
             raise ValueError("teacher and student must have the same subwords: their tokenizers differ")
-        parts = self.objective(model, lesson, outputs)
+        parts = self.objective(model, batch, outputs)
         with torch.no_grad():
-            taught = self.teacher.to(outputs.logits.device)(lesson.features, lesson.lengths, lesson.previous)
-        spoken = lesson.labels != IGNORED
+            targets = self.teacher.to(outputs.logits.device)(batch.features, batch.lengths, batch.previous)
+        spoken = batch.labels != IGNORED
         teacher, student = (
-            (logits[spoken].float() / self.temperature).log_softmax(1) for logits in (taught.logits, outputs.logits)
+            (logits[spoken].float() / self.temperature).log_softmax(1) for logits in (targets.logits, outputs.logits)
         )
         divergence = functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
         loss = (1 - self.weight) * parts["loss"] + self.weight * self.temperature**2 * divergence
         parts = {**parts, "divergence": divergence}
         if self.states:
-            distance = state_distance(outputs, taught)
+            distance = state_distance(outputs, targets)
             loss, parts = loss + self.states * distance, {**parts, "states": distance}
         return {**parts, "loss": loss}
 
 
 def state_distance(student: Outputs, teacher: Outputs) -> Tensor:
-    """Squared distance of the encoder layers' states, over the teacher's variance: 1 for who always says the mean.
+    """Return the squared distance of the encoders' states over the variance of the teacher's, a mean over the layers.
 
-    The variance is that over the frames of the batch; both are means over the values of a layer, and the result is the
-    mean over the layers, a scalar.
+    For each layer the squared distance and the variance over the batch's frames are averaged over the layer's units. A
+    student whose states are always the teacher's mean has the distance 1.
 
     Raises:
         ValueError: The encoders differ in layers, units or time reduction.

@@ -1,4 +1,4 @@
-"""A base for adapters: what most recognisers answer in the same way."""
+"""The base class of recognisers, with default implementations."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = ["Recogniser", "merge_parametrizations"]
 
 
 class Recogniser(nn.Module, ABC):
-    """A `CompressibleModel` but for three methods.
+    """A base class that implements `CompressibleModel` except for three methods.
 
-    Write `recognise`, `workload` and `to_config`; override whatever else does not fit. The modules that are assigned in
-    the constructor are searched for layers (see `find_layers`).
+    A subclass implements `recognise`, `workload` and `to_config`, and overrides other methods where necessary. The
+    layers are found in the modules that its constructor assigns (see `find_layers`).
 
     Attributes:
         training_only: See `CompressibleModel`.
-        no_layers: Paths of modules that no search is to decide about.
-        encoder_path: Path of the encoder, if there is one whose size is of interest (see `encoder_parameters`).
+        no_layers: Paths of modules that must stay dense.
+        encoder_path: Path of the encoder for `encoder_parameters`; empty if there is none.
     """
 
     architecture: str
@@ -39,18 +39,18 @@ class Recogniser(nn.Module, ABC):
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
-        """What `find_layers` finds; the name of a module `network` that holds everything is left out."""
+        """The layers that `find_layers` finds, in forward order, named without the prefix ``network.``."""
         layers = find_layers(self, exclude=(*self.training_only, *self.no_layers))
         return tuple(replace(layer, name=layer.name.removeprefix("network.")) for layer in layers)
 
     @property
     def decoder_settings(self) -> Mapping[str, Any]:
-        """Nothing to set."""
+        """All settings that the transcripts depend on, JSON-able; by default none."""
         return {}
 
     @cached_property
     def shortest(self) -> int:
-        """The number of samples below which the model cannot hear an utterance (see `require_length`)."""
+        """The smallest number of samples that the model accepts (see `require_length`)."""
         return 1
 
     @abstractmethod
@@ -58,17 +58,17 @@ class Recogniser(nn.Module, ABC):
         """See `CompressibleModel`."""
 
     def transcribe(self, waveforms: Sequence[Tensor]) -> list[str]:
-        """Return the texts of any number of waveforms: samples at 16 kHz, (samples,) each.
+        """Return the transcripts of any number of waveforms: samples at 16 kHz, (samples,) each.
 
-        Floats have full scale at 1; int16, NumPy arrays and (1, samples) are converted.
+        Full scale is 1 for floats; int16 samples, NumPy arrays and the shape (1, samples) are converted.
 
         Raises:
-            ValueError: It is no list, or one of them is something else, is empty, or holds NaN.
+            ValueError: The argument is not a list, or an item is not a waveform, is empty, or holds NaN.
         """
         return [hypothesis.text for hypothesis in recognise_in_batches(self, as_waveforms(waveforms))]
 
     def normalise(self, text: str) -> str:
-        """Return the text in lower case: letters with their marks, digits and apostrophes, in any script."""
+        """Return the text in lower case, with only letters (and their marks), digits and apostrophes of any script."""
         return words(text)
 
     @abstractmethod
@@ -77,17 +77,17 @@ class Recogniser(nn.Module, ABC):
 
     @abstractmethod
     def to_config(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON."""
+        """Return the constructor's arguments, JSON-able."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Calls the constructor."""
+        """Return a model made by the constructor with these arguments, in evaluation mode."""
         return cls(**config).eval()
 
 
 def merge_parametrizations(network: nn.Module) -> None:
-    """Replace computed weights (weight normalisation) by their values, in place; what computes them does not pickle."""
+    """Replace computed weights (weight normalisation) by their values, in place, so that the network pickles."""
     for module in list(network.modules()):
         for name in list(getattr(module, "parametrizations", ())):
             parametrize.remove_parametrizations(module, name, leave_parametrized=True)
-            module._load_state_dict_pre_hooks.clear()  # Weight normalisation's, for files of another torch.
+            module._load_state_dict_pre_hooks.clear()  # weight normalisation's hook for files of older torch versions

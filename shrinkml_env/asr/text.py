@@ -1,4 +1,4 @@
-"""Writing: what a text's characters are in any script, and how two spellings of one word meet."""
+"""Unicode text processing: characters of any script, and equal encodings of equal words."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ __all__ = ["characters", "compose", "lower", "words"]
 
 _APOSTROPHES = dict.fromkeys(map(ord, "\u2019\u02bc\uff07"), "'")
 
-# They say how to hyphenate, join and order letters. A zero-width space (U+200B) is not among them: it separates words.
+# Characters that control hyphenation, joining and direction; not the zero-width space (U+200B), which separates words.
 _INVISIBLE = re.compile("[\u00ad\u061c\u200c-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
 
 
 def compose(text: str) -> str:
-    """Return a text in Unicode's composed form (NFC), its apostrophes typed as ', without invisible characters."""
-    # Composing comes last, since a letter and its mark may stand on both sides of an invisible character.
+    """Return a text in Unicode's composed form (NFC), with ' for all apostrophes and without invisible characters."""
+    # Composing comes last, since an invisible character may separate a letter from its mark.
     return unicodedata.normalize("NFC", _INVISIBLE.sub("", text).translate(_APOSTROPHES))
 
 
 def lower(text: str) -> str:
-    """Return a composed text in lower case, in which the Turkish capital with a dot, U+0130, is an i."""
+    """Return a text composed and in lower case; the Turkish dotted capital I, U+0130, becomes i."""
     return unicodedata.normalize("NFC", re.sub("i\u0307+", "i", compose(text).lower()))
 
 
 def characters(text: str) -> list[str]:
-    """Split a text into letters with their marks and whatever else it holds; joined, they are the text.
+    """Split a text into characters, each with its combining marks; joined, they are the text.
 
-    A combining mark (Unicode's category M: accents, the vowel signs of Indic scripts) belongs to what it stands on.
+    Combining marks are those of Unicode's category M: accents, the vowel signs of Indic scripts.
     """
     found: list[str] = []
     for character in text:
@@ -42,8 +42,8 @@ def words(text: str, besides: str = "'") -> str:
     """Return the words of a text in lower case: letters and digits with their marks, separated by single spaces.
 
     Args:
-        text: In any script.
-        besides: Other characters that are parts of words.
+        text: A text in any script.
+        besides: Other characters that are kept as parts of words.
     """
     kept = (part if part[0].isalnum() or part[0] in besides else " " for part in characters(lower(text)))
     return " ".join("".join(kept).split())

@@ -20,22 +20,22 @@ _LETTERS = frozenset(string.ascii_lowercase + "'")
 
 
 def normalise(text: str) -> str:
-    """Return a text in lower case, in which all but the letters a to z and apostrophes is a single space.
+    """Return a text in lower case, with only the letters a to z, apostrophes and single spaces.
 
-    A letter with a mark is another letter, however it is encoded.
+    All other characters become spaces, letters with a combining mark included, in any encoding.
     """
     kept = (letter if letter in _LETTERS else " " for letter in characters(lower(text)))
     return " ".join("".join(kept).split())
 
 
 class Tokenizer:
-    """A sentencepiece model over normalised text, with one special unit that starts and ends every sentence.
+    """A sentencepiece model for normalised text, with one special unit that starts and ends every sentence.
 
     Args:
-        model: A serialised sentencepiece model whose end-of-sentence unit is defined.
+        model: A serialised sentencepiece model with an end-of-sentence unit.
 
     Raises:
-        ValueError: It is not one.
+        ValueError: The bytes are not such a model.
     """
 
     def __init__(self, model: bytes) -> None:
@@ -50,10 +50,14 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
-        """A byte-pair encoding of normalised `texts` with `vocabulary_size` units, the special ones included.
+        """Train a byte-pair encoding on normalised texts.
+
+        Args:
+            texts: The training texts.
+            vocabulary_size: Number of units, the special ones included.
 
         Raises:
-            ValueError: The texts have too many letters or too few words for so many units.
+            ValueError: The texts have too many different letters or too few words for this number of units.
         """
         trained = io.BytesIO()
         try:
@@ -77,25 +81,30 @@ class Tokenizer:
 
     @classmethod
     def from_text(cls, text: str) -> Tokenizer:
-        """The inverse of `to_text`."""
+        """Return the tokenizer that `to_text` serialised."""
         return cls(base64.b64decode(text))
 
     def to_text(self) -> str:
-        """The serialised model as base64, fit for JSON."""
+        """Return the serialised model in base64, for JSON."""
         return base64.b64encode(self._model).decode("ascii")
 
     def __len__(self) -> int:
         return int(self._processor.get_piece_size())
 
     def encode(self, text: str) -> list[int]:
-        """Units of the normalised text, without the end of sentence."""
+        """Return the units of the normalised text, without the end of sentence."""
         return list(self._processor.encode(normalise(text)))
 
     def encode_at_random(self, text: str, share: float, generator: torch.Generator) -> list[int]:
-        """Another of the text's segmentations: units are split in two, and again, each with probability `share`.
+        """Return a random segmentation of the text: each unit is split in two with a probability, recursively.
 
-        A model that meets words in many spellings learns their parts, which helps the rare ones (subword
-        regularisation; Provilkov et al. 2020, BPE-dropout, arXiv 1910.13267).
+        Subword regularisation helps a model to learn the parts of rare words (Provilkov et al. 2020, BPE-dropout, arXiv
+        1910.13267).
+
+        Args:
+            text: The text, which is normalised.
+            share: The probability of a split, in [0, 1].
+            generator: The source of random numbers.
         """
         units: list[int] = []
         pending = self.encode(text)[::-1]
@@ -111,7 +120,7 @@ class Tokenizer:
 
     @cached_property
     def _halves(self) -> list[list[tuple[int, int]]]:
-        """For each unit the pairs of units that spell the same."""
+        """For each unit, the pairs of units whose concatenation equals it."""
         pieces = [self._processor.id_to_piece(unit) for unit in range(len(self))]
         known = {piece: unit for unit, piece in enumerate(pieces) if not self._processor.is_control(unit)}
         return [
@@ -125,7 +134,7 @@ class Tokenizer:
 
     @cached_property
     def pieces(self) -> tuple[str, ...]:
-        """What each unit adds to a normalised text, spaces included."""
+        """The text of each unit, spaces included."""
         return tuple(
             "" if self._processor.is_control(unit)
             else " " if self._processor.is_unknown(unit)
@@ -134,7 +143,7 @@ class Tokenizer:
         )  # fmt: skip
 
     def decode(self, units: Sequence[int]) -> str:
-        """Text of the units."""
+        """Return the text of units."""
         return str(self._processor.decode(list(units)))
 
     def __reduce__(self) -> tuple[type[Tokenizer], tuple[bytes]]:

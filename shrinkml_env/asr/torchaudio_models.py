@@ -1,4 +1,4 @@
-"""Models of torchaudio's pipelines."""
+"""The adapter to models of torchaudio's pipelines."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ __all__ = ["TorchaudioCTC", "load_torchaudio"]
 
 @register_architecture("torchaudio_ctc")
 class TorchaudioCTC(Recogniser):
-    """torchaudio's `Wav2Vec2Model` (wav2vec 2.0 and HuBERT) with an output for CTC, best path.
+    """An adapter to torchaudio's `Wav2Vec2Model` (wav2vec 2.0 and HuBERT) with CTC, best-path decoding.
 
-    Each utterance is recognised alone: some of these models were trained without masks and hear padding.
+    Each utterance is recognised alone: some of these models were trained without masks, so padding would affect them.
 
     Args:
         params: The arguments of `torchaudio.models.wav2vec2_model`.
-        labels: What its outputs write; the first is CTC's blank, ``"|"`` stands between words.
-        normalise_waveform: Whether the model wants waveforms of mean 0 and variance 1.
-        network: The model; None makes one with random weights.
+        labels: The text of each output; the first is CTC's blank, ``"|"`` separates words.
+        normalise_waveform: Whether to normalise waveforms to mean 0 and variance 1.
+        network: The torchaudio model; None makes one with random weights.
     """
 
-    no_layers = ("network.feature_extractor.conv_layers.0",)  # A filter bank over samples.
+    no_layers = ("network.feature_extractor.conv_layers.0",)  # a filter bank over samples
     encoder_path = "network.encoder"
 
     def __init__(
@@ -50,11 +50,11 @@ class TorchaudioCTC(Recogniser):
 
     @cached_property
     def shortest(self) -> int:
-        """See `frames_shortest`."""
+        """The smallest number of samples that the model accepts, see `frames_shortest`."""
         return frames_shortest(self)
 
     def recognise(self, waveforms: Sequence[Tensor]) -> list[Hypothesis]:
-        """Recognise waveforms, (samples,) each."""
+        """Recognise waveforms: float32 samples at 16 kHz, (samples,) each."""
         with torch.inference_mode():
             return [Hypothesis(self._recognise(waveform)) for waveform in waveforms]
 
@@ -68,23 +68,26 @@ class TorchaudioCTC(Recogniser):
         return "".join(self.labels[unit] for unit in path if unit).replace("|", " ").strip()
 
     def workload(self, num_samples: Sequence[int], texts: Sequence[str]) -> Workload:
-        """See `frames_workload`."""
+        """See `CompressibleModel` and `frames_workload`."""
         return frames_workload(self, num_samples)
 
     def to_config(self) -> dict[str, Any]:
-        """The arguments, as JSON."""
-        params = json.loads(json.dumps(self.params))  # Tuples become lists, as they will be after loading.
+        """Return the constructor's arguments, JSON-able."""
+        params = json.loads(json.dumps(self.params))  # tuples become lists, as after loading
         return {"params": params, "labels": list(self.labels), "normalise_waveform": self.normalise_waveform}
 
 
 def load_torchaudio(name: str) -> TorchaudioCTC:
-    """A fine-tuned model of `torchaudio.pipelines`, fetched if need be, in evaluation mode on the CPU.
+    """Load a fine-tuned model of `torchaudio.pipelines`, which is downloaded if necessary.
 
     Args:
-        name: ``"WAV2VEC2_ASR_BASE_960H"``.
+        name: Name of the pipeline, such as ``"WAV2VEC2_ASR_BASE_960H"``.
+
+    Returns:
+        The model, in evaluation mode, on the CPU.
 
     Raises:
-        ValueError: It is not the name of a Wav2Vec2 or HuBERT pipeline for recognition.
+        ValueError: The name is not that of a Wav2Vec2 or HuBERT pipeline for recognition.
     """
     pipelines = import_torchaudio().pipelines
     bundle = getattr(pipelines, name, None)
@@ -94,6 +97,6 @@ def load_torchaudio(name: str) -> TorchaudioCTC:
     if bundle.sample_rate != SAMPLE_RATE:
         raise ValueError(f"torchaudio:{name}: the model wants {bundle.sample_rate} Hz; waveforms have {SAMPLE_RATE} Hz")
     network = bundle.get_model(dl_kwargs={"weights_only": True})
-    # Only so does torchaudio say what the model is made of, and whether it has wrapped it.
+    # torchaudio has no public access to the model's arguments and to whether the model is wrapped.
     params, normalise = bundle._params, bundle._normalize_waveform
     return TorchaudioCTC(params, bundle.get_labels(), normalise, network.model if normalise else network).eval()

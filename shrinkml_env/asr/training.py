@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from shrinkml_env.asr.augment import spec_augment
 from shrinkml_env.asr.las import LAS
-from shrinkml_env.asr.objectives import IGNORED, Lesson, Objective
+from shrinkml_env.asr.objectives import IGNORED, Objective, TrainingBatch
 from shrinkml_env.compression.tensors import has_prefix
 from shrinkml_env.data.augment import Augmentation
 from shrinkml_env.data.librispeech import SpeechFolder
@@ -38,7 +38,7 @@ from shrinkml_env.files import write_whole
 __all__ = ["CHECKPOINT", "Trainer", "TrainingSettings", "read_checkpoint"]
 
 CHECKPOINT = "checkpoint.pt"
-"""In a run's folder: everything that it needs to go on."""
+"""The file in a run's directory with everything that is needed to resume."""
 
 STATE = frozenset({"model", "tokenizer", "optimizer", "scheduler", "epoch", "step", "seconds", "fingerprint"})
 """The keys of a checkpoint."""
@@ -46,25 +46,31 @@ STATE = frozenset({"model", "tokenizer", "optimizer", "scheduler", "epoch", "ste
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
-    """How to train.
+    """The settings of a training.
 
     Attributes:
-        epochs: Passes over the training set; of the last one a part, where this is not whole.
-        first_epoch: Passes that an earlier training with the same seed has made: this one goes on behind them, with
-            what that one would have read next.
-        batch_seconds: Audio in one batch of one process.
-        accumulate: Batches of each process whose gradients make one step: 4 on one GPU see what 1 on four sees.
+        epochs: Number of passes over the training set, above 0; a fraction trains a part of the last one.
+        first_epoch: Number of passes of an earlier training with the same seed; this training continues with the data
+            that would have come next.
+        batch_seconds: Largest amount of audio in one batch of one process, seconds, padding included.
+        accumulate: Number of batches of each process whose gradients are accumulated for one step; 4 on one GPU equal 1
+            on four GPUs.
         learning_rate: Peak of the one-cycle schedule (Smith and Topin 2018, arXiv 1708.07120).
-        warm_up: Share of the steps before the peak.
-        weight_decay: AdamW's.
+        warm_up: Share of the steps before the peak, in [0, 1].
+        weight_decay: Weight decay of AdamW.
         random_splits: Probability with which a subword is split in two (see `Tokenizer.encode_at_random`).
-        random_history: Share of the previous subwords that the decoder is told wrong, so that it listens instead of
-            guessing what usually follows.
+        random_history: Share of the decoder's previous subwords that are replaced by random ones, so that it relies on
+            the speech more than on the preceding text.
         clip: Largest norm of the gradient.
-        bfloat16: Multiply in half precision, weights and sums stay float32: 2.5 times faster where the processor can.
-        seed: Order of the data and augmentation.
-        checkpoint_steps: Steps between two checkpoints.
-        workers: Processes of each process that read and augment; 0 does it in between, best with one core a process.
+        bfloat16: Whether to multiply in bfloat16, with weights and sums in float32; 2.5 times faster on processors that
+            support it.
+        seed: Seed of the order of the data and of the augmentation.
+        checkpoint_steps: Number of steps between two checkpoints.
+        workers: Number of DataLoader workers for each training process; 0 loads and augments in the training process,
+            which is best with one core for each process.
+
+    Raises:
+        ValueError: `epochs`, `first_epoch` or `accumulate` is out of range.
     """
 
     epochs: float = 12
@@ -98,7 +104,10 @@ class _Batch:
 
 
 class _Batches(Dataset[list[_Batch]]):
-    """One epoch's batches of one process, step by step: of similar length, in random order, the same in every run."""
+    """The batches of one epoch and one process, grouped by steps.
+
+    The utterances of a batch have similar lengths; the order is random, and the same in every run with the same seed.
+    """
 
     def __init__(
         self, data: SpeechFolder, model: LAS, augmentation: Augmentation, settings: TrainingSettings, epoch: int
@@ -111,7 +120,7 @@ class _Batches(Dataset[list[_Batch]]):
         rank, world = _rank_and_world()
         rng = np.random.default_rng(self._seed)
         lengths = data.num_samples
-        # Noise on the lengths makes other neighbours every epoch.
+        # Noise on the lengths changes the composition of the batches in every epoch.
         order = np.argsort(np.array(lengths) * rng.uniform(0.9, 1.1, len(lengths)))
         batches: list[list[int]] = [[]]
         longest = 0
@@ -121,7 +130,7 @@ class _Batches(Dataset[list[_Batch]]):
                 batches.append([])
                 longest = lengths[index]
             batches[-1].append(index)
-        # Neighbours in length go to different processes, so that nobody waits; a last, incomplete round is left out.
+        # Batches of similar length go to different processes, so that none waits; an incomplete last round is dropped.
         together = world * settings.accumulate
         rounds = [batches[start : start + together] for start in range(0, len(batches) - together + 1, together)]
         rng.shuffle(rounds)
@@ -132,7 +141,7 @@ class _Batches(Dataset[list[_Batch]]):
             )
         self._steps = [batch_round[rank::world] for batch_round in rounds]
         self.seen = [sum(len(batch) for batch in batch_round) for batch_round in rounds]
-        """Utterances in each step, of all processes."""
+        """The number of utterances in each step, over all processes."""
 
     def __len__(self) -> int:
         return len(self._steps)
@@ -151,41 +160,42 @@ class _Batches(Dataset[list[_Batch]]):
         return _Batch(waveforms, targets)
 
 
-class _Taught(nn.Module):
-    """A model and its loss as one module, which is what several processes share the gradients of."""
+class _LossModule(nn.Module):
+    """A model and its objective as one module, whose gradients `DistributedDataParallel` averages over processes."""
 
     def __init__(self, model: LAS, objective: Objective) -> None:
         super().__init__()
         self.model = model
         self.objective = objective
 
-    def forward(self, *lesson: Tensor) -> dict[str, Tensor]:
-        taught = Lesson(*lesson)
-        outputs = self.model(taught.features, taught.lengths, taught.previous)
-        return self.objective(self.model, taught, outputs)
+    def forward(self, *tensors: Tensor) -> dict[str, Tensor]:
+        batch = TrainingBatch(*tensors)
+        outputs = self.model(batch.features, batch.lengths, batch.previous)
+        return self.objective(self.model, batch, outputs)
 
 
 class Trainer:
-    """Trains a model in a run directory and resumes from it.
+    """A trainer, which keeps checkpoints in a run directory and resumes from them.
 
-    Low-rank modules are trained as they are: their factors are the parameters, and the ranks stay.
+    The parameters of low-rank modules are their factors, so that ranks do not change.
 
     Args:
-        model: With random or earlier weights.
-        train: Training set.
+        model: The model, with random or trained weights.
+        train: The training set.
         dev: Utterances whose WER is measured after every epoch.
-        augmentation: Of the training waveforms.
-        objective: What is minimised.
-        settings: How.
-        directory: Holds the checkpoint and the TensorBoard log; the caller saves the model.
+        augmentation: Augmentation of the training waveforms.
+        objective: The loss to minimise.
+        settings: The settings of the training.
+        directory: The folder of the checkpoint and the TensorBoard log; the model is saved by the caller.
         device: ``"cpu"`` or ``"cuda"``.
 
     Attributes:
-        seconds: That the steps so far have taken, also before a resumption; measurements in between do not count.
-        cpu_seconds: The processor's share of them in this process, which other work on the machine hardly changes.
+        seconds: Wall-clock seconds of all steps so far, also those before a resumption, without measurements.
+        cpu_seconds: CPU seconds of these steps in this process, which hardly depend on other load of the machine.
 
     Raises:
-        ValueError: The directory's checkpoint belongs to other data, another tokenizer, model or number of processes.
+        ValueError: The checkpoint is damaged, or belongs to another training set, tokenizer, model or number of
+            processes; or the training set is too small for one step.
     """
 
     def __init__(
@@ -208,9 +218,9 @@ class Trainer:
         self.device = torch.device(device)
         self.rank, self.world = _rank_and_world()
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(not has_prefix(name, objective.idle))
-        taught = _Taught(self.model, objective)
-        self.taught: nn.Module = nn.parallel.DistributedDataParallel(taught) if self.world > 1 else taught
+            parameter.requires_grad_(not has_prefix(name, objective.unused_parameters))
+        module = _LossModule(self.model, objective)
+        self.loss_module: nn.Module = nn.parallel.DistributedDataParallel(module) if self.world > 1 else module
         self.optimizer = torch.optim.AdamW(
             [parameter for parameter in model.parameters() if parameter.requires_grad],
             lr=settings.learning_rate,
@@ -223,7 +233,7 @@ class Trainer:
             self.optimizer,
             max_lr=settings.learning_rate,
             total_steps=steps,
-            # Of a rise in exactly one step the scheduler takes the slope, 0 / 0.
+            # With a warm-up of exactly one step the scheduler would divide 0 by 0.
             pct_start=0.0 if settings.warm_up * steps == 1 else settings.warm_up,
         )
         self.epoch = 0
@@ -233,7 +243,7 @@ class Trainer:
         self._resume()
 
     def run(self) -> None:
-        """Train what is left."""
+        """Train until all steps are done."""
         done = sum(self.epoch_steps[: self.epoch]) + self.step
         log = str(self.directory / "tensorboard")
         writer = SummaryWriter(log, purge_step=done) if self.rank == 0 else None
@@ -257,7 +267,7 @@ class Trainer:
 
     @property
     def utterances(self) -> int:
-        """Utterances that the steps so far have taught, repetitions included, in all processes."""
+        """The number of utterances in all steps so far, over all processes, repetitions included."""
         steps = [*self.epoch_steps[: self.epoch], self.step]
         return sum(
             sum(self._batches(epoch).seen[part.start : part.start + count])
@@ -265,7 +275,7 @@ class Trainer:
         )
 
     def dev_wer(self) -> float:
-        """Corpus WER of greedy search on the dev set, a fraction."""
+        """Return the model's corpus WER on the dev set, a fraction."""
         training = self.model.training
         self.model.eval()
         hypotheses = self.model.transcribe([utterance.waveform for utterance in self.dev_set])
@@ -274,15 +284,15 @@ class Trainer:
         return float(jiwer.wer(references, hypotheses))
 
     def _plan(self) -> list[tuple[int, range]]:
-        """What is to be trained of each epoch of the data's order: its number, and which of its steps."""
+        """Return the steps to train: (number of the epoch, range of its steps) for each epoch."""
         begin, end = self.settings.first_epoch, self.settings.first_epoch + self.settings.epochs
         parts = []
         for epoch in range(math.floor(begin), math.ceil(end)):
-            # Every epoch draws other batches, and may need one more or less.
+            # Epochs have different batches, and their numbers may differ by one.
             count = len(self._batches(epoch))
             first, last = (round(count * min(1.0, max(0.0, bound - epoch))) for bound in (begin, end))
             parts.append((epoch, range(first, last)))
-        # However little is wanted, one step is made.
+        # At least one step is trained.
         return [(epoch, steps) for epoch, steps in parts if steps] or [(parts[-1][0], range(1))]
 
     def _batches(self, epoch: int) -> _Batches:
@@ -309,16 +319,16 @@ class Trainer:
         self.optimizer.zero_grad()
         means: dict[str, float] = {}
         for number, batch in enumerate(batches, start=1):
-            lesson = self._lesson(batch)
-            # The processes add their gradients up once a step.
-            with nullcontext() if number == len(batches) else self._alone():
+            tensors = self._training_batch(batch)
+            # The processes average their gradients only at the last batch of a step.
+            with nullcontext() if number == len(batches) else self._without_gradient_sync():
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
-                    losses = self.taught(*lesson)
+                    losses = self.loss_module(*tensors)
                 (losses["loss"] / len(batches)).backward()
             for name, loss in losses.items():
                 means[name] = means.get(name, 0.0) + loss.item() / len(batches)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
-        # One batch with an overflow must not spoil the weights; the norm is of the processes' mean, so all agree.
+        # A step whose gradient overflows is skipped; the norm is that of the averaged gradient, so all processes agree.
         if norm.isfinite():
             self.optimizer.step()
         self.scheduler.step()
@@ -328,12 +338,12 @@ class Trainer:
             "learning_rate": float(self.scheduler.get_last_lr()[0]),
         }
 
-    def _alone(self) -> AbstractContextManager[None]:
-        """In which a process keeps its gradients to itself."""
-        taught = self.taught
-        return taught.no_sync() if isinstance(taught, nn.parallel.DistributedDataParallel) else nullcontext()
+    def _without_gradient_sync(self) -> AbstractContextManager[None]:
+        """Return a context in which gradients are not averaged over processes."""
+        module = self.loss_module
+        return module.no_sync() if isinstance(module, nn.parallel.DistributedDataParallel) else nullcontext()
 
-    def _lesson(self, batch: _Batch) -> Lesson:
+    def _training_batch(self, batch: _Batch) -> TrainingBatch:
         features, lengths = self.model.features(batch.waveforms)
         features = spec_augment(features, lengths)
         eos = self.model.tokenizer.eos
@@ -341,14 +351,14 @@ class Trainer:
         targets = nn.utils.rnn.pad_sequence(
             [torch.tensor(units) for units in batch.targets], batch_first=True, padding_value=eos
         ).to(self.device)
-        # Labels: the units, one end of sentence, and nothing behind it.
+        # Labels are the units, one end of sentence, then IGNORED.
         position = torch.arange(targets.shape[1] + 1, device=self.device)
         labels = functional.pad(targets, (0, 1), value=eos).masked_fill(position > target_lengths[:, None], IGNORED)
         previous = functional.pad(targets, (1, 0), value=eos)
         wrong = torch.rand(targets.shape, device=self.device) < self.settings.random_history
         guesses = torch.randint(len(self.model.tokenizer), targets.shape, device=self.device)
         previous[:, 1:] = torch.where(wrong, guesses, targets)
-        return Lesson(features, lengths, targets, target_lengths, previous, labels)
+        return TrainingBatch(features, lengths, targets, target_lengths, previous, labels)
 
     def _save_checkpoint(self) -> None:
         state: dict[str, Any] = {
@@ -368,7 +378,7 @@ class Trainer:
 
     @cached_property
     def _fingerprint(self) -> str:
-        """Of all that decides what step number N is and what the units mean."""
+        """The hash of everything that determines the data of each step: data, tokenizer, parameter shapes, steps."""
         sizes = {name: list(parameter.shape) for name, parameter in self.model.named_parameters()}
         data = [self.train_set.texts, self.train_set.num_samples, [(epoch, str(part)) for epoch, part in self._parts]]
         content = [self.model.tokenizer.to_text(), sizes, *data]
@@ -395,10 +405,17 @@ class Trainer:
 
 
 def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Return the state of a training that has not ended; nothing but tensors and plain values is read from the file.
+    """Read a checkpoint; only tensors and plain values are unpickled.
+
+    Args:
+        path: The file.
+        device: The device of the tensors.
+
+    Returns:
+        A mapping with the keys of `STATE`.
 
     Raises:
-        ValueError: The file is damaged or is no training's.
+        ValueError: The file is damaged or is not a checkpoint.
     """
     content = io.BytesIO(path.read_bytes())
     try:

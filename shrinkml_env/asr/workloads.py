@@ -1,4 +1,4 @@
-"""Counting what the usual speech encoders do."""
+"""Workloads of common speech encoders."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ __all__ = ["convolutions", "frames_shortest", "frames_workload", "lengths_after"
 
 
 def convolutions(module: nn.Module) -> dict[str, Any]:
-    """Path -> 1-D convolution, dense or factored, in module order."""
+    """Return the 1-D convolutions of a module, dense or factored: path -> module, in module order."""
     return {path: part for path, part in module.named_modules() if isinstance(part, nn.Conv1d)}
 
 
 def lengths_after(convolutions: Iterable[Any], length: int) -> list[int]:
-    """Return the frames after each of a chain of convolutions, 0 where a kernel is longer than what it is given.
+    """Return the number of frames after each of a chain of convolutions.
 
-    After each there are floor((length + 2 padding - kernel) / stride) + 1.
+    It is floor((length + 2 padding - kernel) / stride) + 1, and 0 if the input is shorter than the kernel.
+
+    Args:
+        convolutions: The convolutions, in the order in which they are applied.
+        length: Length of the first one's input.
     """
     lengths = []
     for convolution in convolutions:
@@ -33,7 +37,7 @@ def lengths_after(convolutions: Iterable[Any], length: int) -> list[int]:
 
 
 def shortest_before(convolutions: Reversible[Any]) -> int:
-    """Return the smallest length of which a chain of convolutions makes a frame: the inverse of `lengths_after`."""
+    """Return the smallest input length for which a chain of convolutions gives a frame (see `lengths_after`)."""
     length = 1
     for convolution in reversed(convolutions):
         (kernel,), (stride,), (padding,) = convolution.kernel_size, convolution.stride, convolution.padding
@@ -42,22 +46,26 @@ def shortest_before(convolutions: Reversible[Any]) -> int:
 
 
 def matrices_below(model: nn.Module) -> Iterator[tuple[str, str, Matrix]]:
-    """(module's path, parameter's path, matrix) of everything that can be factored, in module order."""
+    """Yield (module path, parameter path, matrix) for every matrix that can be factored, in module order."""
     for path, module in model.named_modules():
         for matrix in module_matrices(module):
             yield path, f"{path}.{matrix.name}", matrix
 
 
 def frames_shortest(model: nn.Module) -> int:
-    """Return the samples that a model of the Wav2Vec2 family needs for its first frame."""
+    """Return the number of samples that a model of the Wav2Vec2 family needs for one frame."""
     return shortest_before([part for part in convolutions(model).values() if part.padding == (0,)])
 
 
 def frames_workload(model: Recogniser, num_samples: Sequence[int]) -> Workload:
-    """Of the Wav2Vec2 family: convolutions over samples, a transformer over their frames, an output for each frame.
+    """Return the workload of a model of the Wav2Vec2 family: convolutions, a transformer, an output for each frame.
 
-    Strided convolutions without padding follow each other; a padded one (positions) and all other matrices work once a
-    frame. Self-attention takes 2 T^2 d multiply-adds a layer for T frames of dimension d.
+    Convolutions without padding form a chain over the samples. A padded one (position embedding) and all other matrices
+    count once for each frame. Self-attention takes 2 T^2 d multiply-adds a layer for T frames of dimension d.
+
+    Args:
+        model: The model.
+        num_samples: Length of each utterance, in samples at 16 kHz.
     """
     found = convolutions(model)
     front = [path for path, part in found.items() if part.padding == (0,)]

@@ -1,4 +1,4 @@
-"""Models by name or folder."""
+"""Loading of models by name or path."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shrinkml_env.compression import CompressibleModel, load_compressed
 __all__ = ["SHIPPED_MODELS", "load_model"]
 
 SHIPPED_MODELS = ("las_small",)
-"""Names of the models that come with the package."""
+"""The names of the models in the package."""
 
 
 def _load_joint(name: str) -> JointLAS:
@@ -27,22 +27,25 @@ _PREFIXES: dict[str, Callable[[str], CompressibleModel]] = {
     "joint:": _load_joint,
     "torchaudio:": load_torchaudio,
 }
-"""Prefix of a name -> what loads the rest of it."""
+"""Prefix of a name -> function that loads a model by the rest of the name."""
 
 
 def load_model(name_or_path: str | Path) -> CompressibleModel:
-    """A recogniser in evaluation mode, on the CPU.
+    """Load a recogniser.
 
     Args:
         name_or_path: One of `SHIPPED_MODELS`; the folder of a saved model, compressed or not; ``"hf:FOLDER"`` or
             ``"hf:ORG/NAME"`` for a model of Hugging Face's transformers; ``"torchaudio:NAME"`` for one of torchaudio's
-            pipelines; ``"joint:"`` and the name or folder of an uncompressed LAS model for its re-arrangement for joint
+            pipelines; ``"joint:"`` and the name or folder of an uncompressed LAS model for a version with joint
             factorisation (`JointLAS`).
 
+    Returns:
+        The recogniser, in evaluation mode, on the CPU.
+
     Raises:
-        FileNotFoundError: None of these.
+        FileNotFoundError: There is no model of this name and no folder of this path.
         ImportError: A package for such models is not installed.
-        ValueError: It is no name or path, or the folder's files are not a model, or not one of a supported kind.
+        ValueError: The argument is not a name or path, or the folder does not hold a model of a supported kind.
     """
     if not isinstance(name_or_path, str | Path):
         raise ValueError(f"a model must be given by its name or the path of its folder, got {name_or_path!r}")

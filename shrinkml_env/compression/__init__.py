@@ -1,4 +1,4 @@
-"""Low-rank compression: what can be factored, how, what it costs, and how the result is kept on disk."""
+"""Low-rank compression: layers and matrices, factorisations, low-rank modules, counting, and saved models."""
 
 from shrinkml_env.compression.activation_aware import ActivationAwareSVD
 from shrinkml_env.compression.architectures import architectures, register_architecture

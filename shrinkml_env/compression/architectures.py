@@ -1,4 +1,4 @@
-"""The classes of models, by the names that saved files give them."""
+"""The registry of model classes, by the architecture names in saved files."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from shrinkml_env.compression.protocol import CompressibleModel
 __all__ = ["architectures", "register_architecture"]
 
 architectures: dict[str, type[CompressibleModel]] = {}
-"""Architecture name -> class, as `register_architecture` fills it."""
+"""Architecture name -> class; filled by `register_architecture`."""
 
 ClassT = TypeVar("ClassT", bound=type[CompressibleModel])
 
 
 def register_architecture(name: str) -> Callable[[ClassT], ClassT]:
-    """Return a class decorator: saved models of this class are loaded again under this name, its `architecture`.
+    """Return a class decorator that registers a class of models, so that `load_compressed` can load them.
+
+    Args:
+        name: The name in saved files; it becomes the class's attribute `architecture`.
 
     Raises:
         ValueError: Another class has the name.

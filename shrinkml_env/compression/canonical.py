@@ -1,4 +1,4 @@
-"""What makes numbers and cache keys the same in every process."""
+"""Reproducible arithmetic and content hashes: the same numbers and cache keys in every process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["content_bytes", "digest", "one_thread"]
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one thread, whatever the caller's setting: the order of a sum depends on their number."""
+    """Set torch to one thread within the context, since the order of additions depends on the number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -24,7 +24,7 @@ def one_thread() -> Iterator[None]:
 
 
 def digest(parts: Iterable[bytes]) -> str:
-    """SHA-256 of a sequence of byte strings, in hexadecimal."""
+    """Return the SHA-256 hash of a sequence of byte strings, in hexadecimal."""
     found = hashlib.sha256()
     for part in parts:
         found.update(len(part).to_bytes(8, "little"))
@@ -33,6 +33,6 @@ def digest(parts: Iterable[bytes]) -> str:
 
 
 def content_bytes(tensor: Tensor) -> bytes:
-    """A tensor's number format, shape and values."""
+    """Return the bytes of a tensor's dtype, shape and values."""
     content = tensor.detach().cpu().contiguous()
     return f"{content.dtype} {tuple(content.shape)} ".encode() + content.view(-1).view(torch.uint8).numpy().tobytes()

@@ -1,4 +1,4 @@
-"""Models on disk: a directory with `model.safetensors` and `config.json`."""
+"""Saving and loading of models: a directory with `model.safetensors` and `config.json`."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ FORMATS = {
     2: CONFIG_TYPES | {"int8": list},
     3: CONFIG_TYPES | {"int8": list, "form": str, "shared": list},
 }
-"""Format version -> keys of `config.json` and their types. Version 2 is that of quantised models."""
+"""Format version -> keys of `config.json` and their types. Version 2 added quantised models, version 3 the pivoting
+form and shared factors."""
 
 
 def save_compressed(model: CompressibleModel, path: str | os.PathLike[str]) -> None:
-    """Write a model, compressed or not, to a directory, in place of a model that is there.
+    """Write a model, compressed or not, to a directory; a model in the directory is replaced.
 
-    The tensors that inference does not use are left out. A matrix `NAME` that is stored in int8 has its scales in
-    `NAME.scale`. `config.json` is written last: without it the directory is
-    not a model, so one that was being written when the process died is never mistaken for one.
+    Tensors that inference does not use are not saved. The scales of a matrix `NAME` that is stored in int8 are in
+    `NAME.scale`. `config.json` is written last, so that a directory without it is an incomplete model.
 
     Raises:
-        ValueError: The model's class is not registered, or its number formats do not represent a parameter exactly.
+        ValueError: The model's class is not registered, or its number formats cannot represent a parameter exactly.
         FileExistsError: The path is a file.
     """
     directory = Path(path)
@@ -81,7 +81,7 @@ def save_compressed(model: CompressibleModel, path: str | os.PathLike[str]) -> N
     config_text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     directory.mkdir(parents=True, exist_ok=True)
     tensor_file, config_file = directory / TENSOR_FILE, directory / CONFIG_FILE
-    # Both are written before anything is replaced: a full disk leaves the model that is there.
+    # Both are written before either is replaced: a full disk leaves the earlier model unchanged.
     with written_aside(tensor_file, content) as tensors_aside, written_aside(config_file, config_text) as config_aside:
         config_file.unlink(missing_ok=True)
         tensors_aside.replace(tensor_file)
@@ -89,10 +89,10 @@ def save_compressed(model: CompressibleModel, path: str | os.PathLike[str]) -> N
 
 
 def file_bytes(model: CompressibleModel) -> int:
-    """Return how many bytes the file of a model's tensors has.
+    """Return the size of a model's saved tensors, in bytes.
 
     Raises:
-        ValueError: The model's number formats do not represent a parameter exactly.
+        ValueError: The model's number formats cannot represent a parameter exactly.
     """
     return len(_tensor_file(model))
 
@@ -108,14 +108,18 @@ def _tensor_file(model: CompressibleModel) -> bytes:
 
 
 def load_compressed(path: str | os.PathLike[str]) -> CompressibleModel:
-    """Read what `save_compressed` wrote: a model of the saved class, in evaluation mode, float32 on the CPU.
+    """Load a model that `save_compressed` wrote.
 
-    It needs neither the original nor a search, only the registered class. What only training uses is as `from_config`
-    made it.
+    Loading needs the registered class, but neither the original model nor a search. Parameters that only training uses
+    have the values that `from_config` gives them.
+
+    Returns:
+        A model of the saved class, in evaluation mode, float32 on the CPU.
 
     Raises:
         FileNotFoundError: The directory or one of its two files is missing.
-        ValueError: A file is malformed, or does not fit the architecture; the message names file and key or tensor.
+        ValueError: A file is malformed, or does not fit the architecture; the message names the file and the key or
+            tensor.
     """
     directory = Path(path)
     config_file, tensor_file = directory / CONFIG_FILE, directory / TENSOR_FILE
@@ -157,7 +161,7 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 
 def _build(config: dict[str, Any], file: Path) -> CompressibleModel:
-    """The model with low-rank modules at the recorded ranks, its tensors still to be loaded."""
+    """Return the model with low-rank modules of the saved ranks, whose tensors are not loaded yet."""
     try:
         with torch.random.fork_rng(devices=[]):  # Loading must not shift the caller's random numbers.
             model = architectures[config["architecture"]].from_config(config["config"])
@@ -183,7 +187,7 @@ def _build(config: dict[str, Any], file: Path) -> CompressibleModel:
 
 
 def _empty_factors(matrix: Matrix, rank: int) -> Factors:
-    """Return factors of the right shapes and form, to be filled."""
+    """Return factors of the right shapes and form, filled with zeros."""
     u, columns = torch.zeros(matrix.rows, rank), matrix.columns
     if matrix.form == "factors":
         return Factors(u, torch.zeros(rank, columns))
@@ -191,7 +195,7 @@ def _empty_factors(matrix: Matrix, rank: int) -> Factors:
 
 
 def _require_matrices(model: CompressibleModel, names: Sequence[Any], file: Path) -> None:
-    """Check the names of what is to be stored in int8."""
+    """Check that the names of int8 tensors are those of matrices, each named once."""
     tensors = inference_tensors(model)
     matrices = {n for n, tensor in tensors.items() if isinstance(tensor, nn.Parameter) and tensor.dim() >= 2}
     for index, name in enumerate(names):
@@ -201,7 +205,7 @@ def _require_matrices(model: CompressibleModel, names: Sequence[Any], file: Path
 
 @torch.no_grad()
 def _load_tensors(model: CompressibleModel, quantised: Sequence[str], file: Path) -> None:
-    """Fill a model with a file's values, and give it the scales of the matrices that are stored in int8."""
+    """Copy a file's values into a model, and set the scales of the matrices that are stored in int8."""
     try:
         tensors = load(file.read_bytes())
     except SafetensorError as error:
@@ -235,11 +239,11 @@ def _load_tensors(model: CompressibleModel, quantised: Sequence[str], file: Path
 
 
 def _require_order(name: str, order: Tensor, file: Path) -> None:
-    """Check that an order of columns names each of them once."""
+    """Check that an order of columns is a permutation."""
     if sorted(order.tolist()) != list(range(len(order))):
         raise ValueError(f"{file}: tensor {name!r} must hold the numbers 0..{len(order) - 1} in some order")
 
 
 def _scales_of(name: str) -> str:
-    """The tensor that holds a quantised matrix's scales; no module can hold one of this name besides `name`."""
+    """Return the name of the tensor with a quantised matrix's scales; no parameter can have this name."""
     return f"{name}.scale"

@@ -1,4 +1,4 @@
-"""From a model and ranks to a smaller model."""
+"""Compression of a model by given ranks."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ ModelT = TypeVar("ModelT", bound=CompressibleModel)
 
 
 def compress(model: ModelT, ranks: Mapping[str, int], factorisation: Factorisation | None = None) -> ModelT:
-    """A model of the same class and interface that holds factors in place of the matrices which `ranks` factors.
+    """Return a model of the same class and interface that holds factors in place of the matrices with low ranks.
 
-    The original is not changed. The parameters that are not factored share its memory, which makes this fast: train a
-    `copy.deepcopy` of the result, not the result itself.
+    The original is not changed. For speed, parameters that are not factored share its memory: to train the result,
+    train a `copy.deepcopy` of it.
 
     Args:
         model: An uncompressed model.
-        ranks: Layer or matrix name -> rank in 1..max_rank; the names are those of the factorisation's `layers`. What it
-            leaves out stays dense, as do matrices whose rank is above break-even.
-        factorisation: Prepared for this model; None makes a plain truncated SVD of what is needed.
+        ranks: Layer or matrix name -> rank in 1..max_rank; the names are those of the factorisation's `layers`.
+            Matrices without an entry stay dense, as do matrices whose rank is above break-even.
+        factorisation: A factorisation of this model; None computes a plain truncated SVD of the matrices to factor.
 
     Raises:
-        ValueError: The model is none, compressed or quantised already, a name is unknown, or a rank is out of range.
+        ValueError: The argument is not a model, the model is compressed or quantised already, a name is unknown, or a
+            rank is out of range.
     """
     require_model(model)
     if ranks_of(model):
@@ -56,17 +57,21 @@ def compress(model: ModelT, ranks: Mapping[str, int], factorisation: Factorisati
 
 
 def part_factors(matrix: Matrix, factors: Factors) -> dict[str, Factors]:
-    """Return the factors of each matrix of the model that a matrix is made of; those of a stack share the right one."""
+    """Split the factors of a stack into those of its parts, which share the right factor.
+
+    Returns:
+        Matrix name -> factors; for a single matrix, its own.
+    """
     rows = torch.split(factors.u, [block.rows for block in matrix.blocks])
     parts = zip(matrix.blocks, rows, strict=True)
     return {block.name: Factors(u.contiguous(), factors.v, factors.order) for block, u in parts}
 
 
 def replace_matrices(model: ModelT, factors: Mapping[str, Factors]) -> ModelT:
-    """Return a copy of a model's modules: factors in place of the named matrices, all else over the same memory.
+    """Return a copy of a model with factors in place of the named matrices; other parameters share their memory.
 
-    A tensor that is given for several matrices is one parameter of all of them. Attributes and hooks that refer to
-    modules of the model refer to those of the copy.
+    A tensor that occurs in several factors becomes one shared parameter. Attributes and hooks of the copy that refer to
+    modules of the model are changed to refer to the copy's modules.
 
     Raises:
         ValueError: A name is not a matrix of a module that can be compressed, or its factors have the wrong shape.
@@ -81,7 +86,7 @@ def replace_matrices(model: ModelT, factors: Mapping[str, Factors]) -> ModelT:
         if module is None or parameter not in matrices[id(module)]:
             raise ValueError(f"matrix {name!r} does not belong to a module that can be compressed")
         weight = cast(nn.Parameter, module._parameters[parameter])
-        # Made once, so that tied matrices share them.
+        # One parameter for each tensor, so that tied matrices share it.
         for factor in pair.u, pair.v:
             if id(factor) not in parameters:
                 parameters[id(factor)] = nn.Parameter(factor.to(weight.device, weight.dtype), weight.requires_grad)
@@ -107,20 +112,27 @@ def _copy_tree(
     modules: dict[int, nn.Module],
     tensors: dict[int, Tensor],
 ) -> nn.Module:
-    """Copy modules and parameter objects over the same memory; `modules` and `tensors` hold what is copied, by id."""
+    """Copy modules and parameter objects, but not the parameters' memory.
+
+    Args:
+        module: The module to copy, with all modules below it.
+        factors: id of a module -> parameter name -> factors that replace it.
+        modules: id of a module -> its copy; extended by the call.
+        tensors: id of a parameter or buffer -> its copy; extended by the call.
+    """
     if id(module) in modules:
         return modules[id(module)]
     copied = module.__new__(type(module))
     take_over(copied, module)
     for name, parameter in module._parameters.items():
         if parameter is not None:
-            # Not the same object: moving or converting a module replaces the memory of its parameter objects.
+            # A new object: moving or converting a module replaces the memory of its parameter objects.
             if id(parameter) not in tensors:
                 tensors[id(parameter)] = nn.Parameter(parameter.detach(), parameter.requires_grad)
             copied._parameters[name] = cast(nn.Parameter, tensors[id(parameter)])
     for name, buffer in module._buffers.items():
         if buffer is not None:
-            # Not the same memory: a forward pass may write to it, as batch normalisation does in training.
+            # New memory: a forward pass may write to it, as batch normalisation does in training.
             copied._buffers[name] = tensors.setdefault(id(buffer), buffer.clone())
     if factors.get(id(module)):
         copied = LOW_RANK_MODULES[type(module)](copied, factors[id(module)])
@@ -135,7 +147,7 @@ def _copy_tree(
 
 
 def _redirect(module: nn.Module, copies: Mapping[int, nn.Module]) -> None:
-    """Let a copied module's plain attributes and hooks refer to copies of modules where they refer to originals."""
+    """Replace references to original modules, in a copied module's plain attributes and hooks, by their copies."""
     for name, value in vars(module).items():
         if name in ("_parameters", "_buffers", "_modules"):
             continue
@@ -147,7 +159,7 @@ def _redirect(module: nn.Module, copies: Mapping[int, nn.Module]) -> None:
 
 
 def _redirected(value: Any, copies: Mapping[int, nn.Module]) -> Any:
-    """Return the same with copies of modules, also within lists, tuples, dicts, bound methods and partial functions."""
+    """Return a value with modules replaced by their copies; also in lists, tuples, dicts, bound methods, partials."""
     if isinstance(value, nn.Module):
         return copies.get(id(value), value)
     if isinstance(value, MethodType):

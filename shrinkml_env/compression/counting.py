@@ -1,4 +1,4 @@
-"""What a configuration costs, exactly: parameters and multiply-adds."""
+"""Exact counts of parameters and multiply-adds."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ __all__ = ["compressed_parameters", "count_macs", "count_parameters", "encoder_p
 
 
 def count_parameters(model: CompressibleModel) -> int:
-    """Numbers in a model, compressed or not: those of its floating-point `inference_tensors`, biases included."""
+    """Return the number of parameters of a model, compressed or not.
+
+    It is the number of elements of its floating-point `inference_tensors`, biases included.
+    """
     return sum(tensor.numel() for tensor in inference_tensors(model).values() if tensor.is_floating_point())
 
 
 def encoder_parameters(model: CompressibleModel) -> int:
-    """Those of the encoder alone, which papers on encoder-decoder models report: the decoder works far less.
+    """Return the number of parameters of the encoder, which papers on encoder-decoder models report.
 
     Raises:
-        ValueError: The model does not say which module that is, in an attribute `encoder_path`.
+        ValueError: The model has no attribute `encoder_path` that names a module with parameters.
     """
     path = getattr(model, "encoder_path", "")
     tensors = [tensor for name, tensor in inference_tensors(model).items() if path and has_prefix(name, [path])]
@@ -34,12 +37,12 @@ def encoder_parameters(model: CompressibleModel) -> int:
 def compressed_parameters(
     model: CompressibleModel, ranks: Mapping[str, int], factorisation: Factorisation | None = None
 ) -> int:
-    """Return the `count_parameters` of `compress(model, ranks, factorisation)`, without making it.
+    """Return the `count_parameters` of `compress(model, ranks, factorisation)` without compressing.
 
     Args:
-        model: The original, or any compressed form of it; with empty `ranks` the original's count.
+        model: The original, or a compressed version of it; with empty `ranks` the result is the original's count.
         ranks: Layer or matrix name -> rank.
-        factorisation: Says in which form matrices are factored; None is two factors for each.
+        factorisation: Defines the form of the factors; None is two factors for each matrix.
 
     Raises:
         ValueError: A name is unknown, or a rank is out of range.
@@ -50,7 +53,7 @@ def compressed_parameters(
 
 
 def _saved(layers: Sequence[Layer], factored: Mapping[str, int]) -> int:
-    """Return the numbers that the factors save, summed over the factored matrices."""
+    """Return the number of parameters that the factors save, over all factored matrices."""
     return sum(
         matrix.rows * matrix.columns - matrix.parameters(factored[matrix.name])
         for layer in layers
@@ -62,17 +65,17 @@ def _saved(layers: Sequence[Layer], factored: Mapping[str, int]) -> int:
 def count_macs(layers: Sequence[Layer], ranks: Mapping[str, int], workload: Workload) -> int:
     """Return the multiply-adds of a configuration for a workload.
 
-    For each position a dense matrix costs mn and a factored one r(m + n), or r(m + n - r) in pivoting form, whose
-    identity costs nothing. Matrices that share a right factor each multiply with it. A row that is looked up costs as
-    much as the right factor in a factored matrix and nothing in a dense one. The rest is the workload's.
+    At each position a dense matrix costs mn and a factored one r(m + n), or r(m + n - r) in pivoting form. A right
+    factor that several matrices share counts once for each of them. The look-up of a row costs the product with the
+    right factor if the matrix is factored, and nothing if it is dense. The workload's other multiply-adds are added.
 
     Args:
-        layers: As the model is factored (`Factorisation.layers`).
+        layers: The layers, as the factorisation has them (`Factorisation.layers`).
         ranks: Layer or matrix name -> rank.
-        workload: Positions by name of the model's matrices.
+        workload: The workload, with an entry for every matrix of the model.
 
     Raises:
-        ValueError: A rank is bad, or the workload leaves out a matrix.
+        ValueError: A name is unknown, a rank is out of range, or the workload lacks a matrix.
     """
     factored = matrix_ranks(layers, ranks)
     total = workload.other_macs

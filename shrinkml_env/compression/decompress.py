@@ -1,4 +1,4 @@
-"""From a compressed model back to a dense one."""
+"""Conversion of a compressed model into a dense one."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ ModelT = TypeVar("ModelT", bound=CompressibleModel)
 
 @torch.no_grad()
 def decompress(model: ModelT) -> ModelT:
-    """A dense model of the same class whose weights are the products U V, so that it can be compressed again.
+    """Return a dense model of the same class whose weights are the products U V, so that it can be compressed again.
 
-    It computes the same function up to rounding, and shares no memory with `model`. The products are taken in float64
-    and rounded once, to float32. Numbers of float16 cannot hold them, so the result's `storage_dtype` is float32: it is
-    saved exactly, in more bytes. Where the compressed model's format is enough (a relative error of 2^-11 in float16),
-    set `storage_dtype` and call `round_to_storage` before anything is measured.
+    It computes the same function up to rounding, and shares no memory with `model`. The products are computed in
+    float64 and rounded to float32. Since float16 cannot represent them, the result's `storage_dtype` is float32, which
+    takes more bytes. If the precision of the compressed model's format suffices (a relative error of 2^-11 for
+    float16), set `storage_dtype` and call `round_to_storage` before measuring the model.
 
     Args:
-        model: A compressed model; of an uncompressed one the result is a copy.
+        model: A compressed model; for an uncompressed one the result is a copy.
+
+    Raises:
+        ValueError: The argument is not a model.
     """
     require_model(model)
-    with torch.random.fork_rng(devices=[]):  # The random weights of a new model must not shift the caller's numbers.
+    with torch.random.fork_rng(devices=[]):  # initialising a model must not advance the caller's random numbers
         dense = type(model).from_config(model.to_config())
     source, target = cast(nn.Module, model), cast(nn.Module, dense)
     device = next(source.parameters()).device

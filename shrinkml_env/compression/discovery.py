@@ -1,4 +1,4 @@
-"""Finding the layers of a model, and the ranks of a compressed one."""
+"""Discovery of a model's layers, and of a compressed model's factors and ranks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["arranged_layers", "factors_of", "find_layers", "ranks_of"]
 
 _PROJECTIONS = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("linear_q", "linear_k", "linear_v"))
 _OUTPUTS = ("out_proj", "o_proj", "linear_out")
-"""What the usual libraries call the projections of an attention module."""
+"""The names of an attention module's input and output projections in common libraries."""
 
 
 def _join(path: str, name: str) -> str:
@@ -30,20 +30,20 @@ def _join(path: str, name: str) -> str:
 def find_layers(
     model: nn.Module, groups: Mapping[str, Sequence[str]] | None = None, exclude: Sequence[str] = ()
 ) -> tuple[Layer, ...]:
-    """The compressible layers of a model, or of the original of a compressed one, in module order.
+    """Return the compressible layers of a model in module order; for a compressed model, those of its original.
 
-    The projections of an attention module are one layer, named by its path: `nn.MultiheadAttention`, and modules whose
-    query, key, value and output projections have the usual names. A matrix whose parameter has several names (tied
-    weights, as of an embedding and an output layer) is one matrix, named after its first place, if all of its places
-    can be compressed; otherwise it is left out, since factors in one place would not remove it from the others. So is
-    a layer that no rank makes smaller. A module that stays dense because of what was done to it (a weight that is
-    computed from others, a `forward` of its own) is named in a warning.
+    The projections of an attention module are one layer, named by the module's path. Attention modules are
+    `nn.MultiheadAttention`, and modules whose query, key, value and output projections have common names. A tied weight
+    (of an embedding and an output layer, say) is one matrix, named after its first occurrence, if the modules of all
+    its occurrences can be compressed; otherwise it is omitted. A layer that no rank makes smaller is omitted as well.
+    A module that must stay dense because it was modified (a weight that is computed from others, an own `forward`)
+    causes a warning.
 
     Args:
         model: Any module.
         groups: Layer name -> paths of the modules that share its rank, in the order in which they are applied. Every
-            other module is a layer of its own, named by its path, or part of its attention module.
-        exclude: Prefixes of module paths to leave out.
+            other module is a layer by itself, named by its path, or part of its attention module.
+        exclude: Prefixes of module paths to omit.
 
     Raises:
         ValueError: A group names a module that cannot be compressed or that is grouped twice, mixes kinds, or has the
@@ -51,7 +51,7 @@ def find_layers(
     """
     names = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     places = Counter(
-        _identity(module, matrix.name)
+        _tie_key(module, matrix.name)
         for path, module in model.named_modules(remove_duplicate=False)
         if not has_prefix(path, exclude)
         for matrix in module_matrices(module)
@@ -69,9 +69,9 @@ def find_layers(
             continue
         matrices = []
         for matrix in module_matrices(module):
-            identity = _identity(module, matrix.name)
+            identity = _tie_key(module, matrix.name)
             if identity in whole:
-                whole.remove(identity)  # Its other places do not count again.
+                whole.remove(identity)  # its other occurrences are tied to this one
                 matrices.append(replace(matrix, name=_join(path, matrix.name)))
         if matrices:
             found[path] = kind, matrices
@@ -99,15 +99,15 @@ def find_layers(
     return tuple(layers)
 
 
-def _identity(module: nn.Module, name: str) -> int:
-    """What a module's matrix, dense or factored, shares with the matrices that it is tied to, and with no others."""
+def _tie_key(module: nn.Module, name: str) -> int:
+    """Return the id of the parameter that holds a module's matrix, or its U; tied matrices have the same id."""
     return id(module._parameters[name if name in module._parameters else f"{name}_u"])
 
 
 def _attention_groups(
     model: nn.Module, found: Container[str], groups: Mapping[str, Sequence[str]]
 ) -> dict[str, Sequence[str]]:
-    """The groups, and one for each attention module of which they hold nothing."""
+    """Return the groups, and in addition one for each attention module that no group contains a part of."""
     grouped = {path for paths in groups.values() for path in paths}
     complete = dict(groups)
     for path, module in model.named_modules():
@@ -123,7 +123,7 @@ def _attention_groups(
 
 
 def ranks_of(model: CompressibleModel) -> dict[str, int]:
-    """Return matrix or stack name -> rank, of what a model holds as factors, in forward order of `arranged_layers`."""
+    """Return the ranks of a model's factored matrices: matrix or stack name -> rank, in order of `arranged_layers`."""
     factors = factors_of(model)
     return {
         matrix.name: len(factors[matrix.blocks[0].name].v)
@@ -134,10 +134,10 @@ def ranks_of(model: CompressibleModel) -> dict[str, int]:
 
 
 def arranged_layers(model: CompressibleModel) -> tuple[Layer, ...]:
-    """Return a model's layers with the form of its factors, and with the stacks of matrices that share a right factor.
+    """Return a model's layers in the form of its factors, with matrices that share a right factor joined into stacks.
 
     Raises:
-        ValueError: Some of its factors are in one form and some in another.
+        ValueError: The model's factors have different forms.
     """
     factors = factors_of(model)
     forms = {pair.form for pair in factors.values()}
@@ -153,7 +153,7 @@ def arranged_layers(model: CompressibleModel) -> tuple[Layer, ...]:
 
 
 def factors_of(model: CompressibleModel) -> dict[str, Factors]:
-    """Return matrix name -> what holds it, of a model's factored matrices."""
+    """Return the factors of a model's factored matrices: matrix name -> factors."""
     return {
         _join(path, name): module.factors(name)
         for path, module in cast(nn.Module, model).named_modules()

@@ -1,4 +1,4 @@
-"""Factors in place of a matrix, and the methods that make them."""
+"""The factors of a matrix, and the protocol of factorisations."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["Factorisation", "Factors", "expand_right", "order_dtype", "times_rig
 
 
 class Factors(NamedTuple):
-    """An m x n matrix W of rank r as U V, in one of two forms.
+    """An m x n matrix W of rank r as a product U V, in one of two forms.
 
-    As two factors, both are held. In pivoting form (PIFA, arXiv 2501.19090) V = [I T] P is a permutation P of an
-    identity matrix and T, and only T is held: U is made of r columns of W, and V says how the others come from them.
+    The form ``"factors"`` stores U and V. The pivoting form (PIFA, arXiv 2501.19090) takes r columns of W as U, so that
+    V = [I T] P with a permutation P, and stores T instead of V: T expresses the other columns of W by those of U.
 
     Attributes:
         u: U, (m, r).
-        v: V, (r, n); or T, (r, n - r).
-        order: None, or, in pivoting form, all columns of W, the r of U first: (n,) integers, no two the same. The
-            others are in the order of the columns of T.
+        v: V, (r, n); in pivoting form T, (r, n - r).
+        order: None; in pivoting form the permutation, (n,) integers: the indices in W of U's columns, then those of the
+            other columns, in the order of T's columns.
     """
 
     u: Tensor
@@ -32,7 +32,7 @@ class Factors(NamedTuple):
 
     @property
     def form(self) -> FactorForm:
-        """The form in which the matrix is held."""
+        """The form of the factors."""
         return "factors" if self.order is None else "pivoting"
 
     @property
@@ -42,7 +42,7 @@ class Factors(NamedTuple):
 
     @property
     def product(self) -> Tensor:
-        """U V, (m, n)."""
+        """The product U V, (m, n)."""
         return self.u @ expand_right(self.v, self.order)
 
 
@@ -55,8 +55,8 @@ def expand_right(v: Tensor, order: Tensor | None) -> Tensor:
 
 
 def times_right(inputs: Tensor, v: Tensor, order: Tensor | None) -> Tensor:
-    """Return V x for each x: (..., n) -> (..., r), in pivoting form by r(n - r) multiply-adds; see `Factors`."""
-    if order is None or inputs.is_nested:  # Nested tensors have no columns to select.
+    """Return V x for each input vector x: (..., n) -> (..., r); the pivoting form takes r(n - r) multiply-adds."""
+    if order is None or inputs.is_nested:  # nested tensors do not support index_select
         return torch.nn.functional.linear(inputs, expand_right(v, order))
     ordered = inputs.index_select(-1, order.int())
     rank = len(v)
@@ -64,34 +64,39 @@ def times_right(inputs: Tensor, v: Tensor, order: Tensor | None) -> Tensor:
 
 
 def order_dtype(columns: int) -> torch.dtype:
-    """Return the smallest number format for the order of so many columns."""
+    """Return the smallest integer dtype for an order of this many columns."""
     return torch.int16 if columns <= torch.iinfo(torch.int16).max else torch.int32
 
 
 @runtime_checkable
 class Factorisation(Protocol):
-    """A way to factor the matrices of one model at any rank, prepared once and asked for many configurations."""
+    """A factorisation of one model's matrices: prepared once, it returns the factors of any matrix at any rank."""
 
     @property
     def name(self) -> str:
-        """What the method is called in configs and reports."""
+        """The name of the method in configs and reports."""
 
     @property
     def key(self) -> str:
-        """Everything but the model's weights that the factors depend on: the method's part of a cache key."""
+        """The part of a cache key that identifies the method and its settings."""
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The model's layers, with the form of the factors, and with the stacks of matrices that share a factor."""
+        """The model's layers in the form of the factors, with matrices that share a right factor joined into stacks."""
 
     @property
     def singular_values(self) -> Mapping[str, Tensor]:
         """Matrix name -> its min(m, n) singular values, float64, descending."""
 
     def factors(self, matrix: str, rank: int) -> Factors:
-        """Return new float32 tensors on the CPU whose values the model's `storage_dtype` represents exactly.
+        """Return the factors of a matrix or stack at a rank.
 
-        Those of a stack have the rows of all its parts.
+        Args:
+            matrix: Name of a matrix or stack of `layers`; a stack's U has the rows of all its parts.
+            rank: 1..min(m, n).
+
+        Returns:
+            New float32 tensors on the CPU, rounded to the model's `storage_dtype`.
 
         Raises:
             ValueError: The matrix is unknown, or the rank is not in 1..min(m, n).

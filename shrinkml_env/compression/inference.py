@@ -1,4 +1,4 @@
-"""How each factored module computes fastest on this machine."""
+"""Choice of the fastest way to compute each factored module on the present machine."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from shrinkml_env.compression.protocol import CompressibleModel
 __all__ = ["optimise_for_inference"]
 
 ROUNDS = 3
-"""The fastest call counts: whatever else the machine does makes one slower, never faster."""
+"""Timed runs of each form. The minimum counts, since other load on the machine only slows calls down."""
 
 
 @torch.inference_mode()
 def optimise_for_inference(model: CompressibleModel, waveforms: Sequence[Tensor]) -> dict[str, Form]:
-    """Choose for each factored module of a model, in place, the form in which it computes fastest here.
+    """Set each factored module of a model, in place, to the form that computes fastest on this machine.
 
-    The model recognises the waveforms a few times in each form while its modules are timed, in their places: alone, a
-    module would find all that it needs in the processor's cache. What is fastest depends on the ranks, on the machine,
-    on torch's number of threads and on how much is recognised at once. Transcripts may change where two tokens are
-    almost equally probable. The factors stay what the model consists of, counts and saves; a merged module keeps the
-    product in memory besides.
+    The model recognises the waveforms a few times in each form while its modules are timed inside the model, since a
+    module that runs alone would find its weights in the processor's cache. The fastest form depends on the ranks, the
+    machine, torch's number of threads and the size of the batch. Transcripts may change where two tokens are almost
+    equally probable. The parameters, their count and the saved file do not change; a merged module also keeps the
+    product in memory.
 
     Args:
-        model: Compressed, in evaluation mode.
-        waveforms: One batch, as many and as long as will be recognised at once: float32 samples at 16 kHz.
+        model: A compressed model in evaluation mode.
+        waveforms: One batch of typical number and length: float32 samples at 16 kHz, (samples,) each.
 
     Returns:
         Path of each factored module -> its form.
@@ -48,27 +48,27 @@ def optimise_for_inference(model: CompressibleModel, waveforms: Sequence[Tensor]
             if number:
                 with timer.running():
                     model.recognise(waveforms)
-            else:  # Multiplies back what is kept from then on.
+            else:  # the first run computes the products that are cached
                 model.recognise(waveforms)
     for path, module in modules.items():
-        # As often as in the usual form; a shape that another form never met, because the model wrote fewer tokens, is
-        # left out.
+        # Calls are counted in the usual form; shapes that did not occur in all forms, because the number of tokens
+        # differed, are left out.
         known = set.intersection(*(set(timers[form].counts[path]) for form in module.forms))
         counts = {shapes: timers["factored"].counts[path][shapes] for shapes in known}
         seconds = {form: timers[form].seconds(path, counts) for form in module.forms}
         module.form = min(seconds, key=lambda form: seconds[form])
-        module._cache.clear()  # What the other forms keep.
+        module._cache.clear()  # it holds the products of other forms
     return {path: module.form for path, module in modules.items()}
 
 
 class _Timer:
-    """Seconds that modules take in their places in a model.
+    """Measures the time of modules' calls inside a model.
 
     Args:
-        modules: By path.
+        modules: Path -> module.
 
     Attributes:
-        counts: Path -> shapes of the arguments -> calls.
+        counts: Path -> shapes of the arguments -> number of calls.
     """
 
     def __init__(self, modules: Mapping[str, LowRank]) -> None:
@@ -78,13 +78,18 @@ class _Timer:
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)
 
     def seconds(self, path: str, counts: Mapping[str, int]) -> float:
-        """Of so many calls of each shape, as fast as the fastest of them."""
+        """Return the seconds of a module's calls, each as fast as the fastest one of its shapes.
+
+        Args:
+            path: The module.
+            counts: Shapes of the arguments -> number of calls.
+        """
         return sum(count * self._fastest[path, shapes] for shapes, count in counts.items())
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Times all calls."""
-        # One thread's own time does not count what other programs take.
+        """Time all calls within the context."""
+        # The thread's own time excludes the time of other programs.
         clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
         handles = [handle for path, module in self._modules.items() for handle in self._register(path, module, clock)]
         try:

@@ -1,4 +1,4 @@
-"""What a search decides about: layers, their matrices, and what a rank costs."""
+"""Layers, the units of a search's decisions, with their matrices and the number of parameters at each rank."""
 
 from __future__ import annotations
 
@@ -22,22 +22,21 @@ __all__ = [
 ]
 
 FactorForm = Literal["factors", "pivoting"]
-"""The form in which a matrix of rank r is held: two factors, or the pivoting form, which has r^2 numbers less."""
+"""The form in which a matrix of rank r is stored: two factors, or the pivoting form with r^2 parameters less."""
 
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """One weight matrix that can be replaced by factors, or several that read the same input, stacked.
+    """One weight matrix that can be replaced by factors, or a stack of several that read the same input.
 
     Attributes:
-        name: Dotted path of the parameter in the model, ``"encoder.0.forward.weight_ih_l0"``; see `stack_name` for that
-            of a stack.
+        name: Dotted path of the parameter in the model, ``"encoder.0.forward.weight_ih_l0"``; for a stack, see
+            `stack_name`.
         rows: m, the matrix's output dimension.
         columns: n, its input dimension.
-        kind: Its use: ``"lstm_ih"``, ``"lstm_hh"``, ``"gru_ih"``, ``"gru_hh"``, ``"linear"``, ``"conv"``,
-            ``"embedding"``.
-        form: The form in which its factors are held.
-        parts: The matrices that are stacked, one above the other, in a stack; empty for a matrix of the model.
+        kind: ``"lstm_ih"``, ``"lstm_hh"``, ``"gru_ih"``, ``"gru_hh"``, ``"linear"``, ``"conv"`` or ``"embedding"``.
+        form: The form of its factors.
+        parts: The matrices of a stack, from top to bottom; empty for a single matrix.
     """
 
     name: str
@@ -49,17 +48,17 @@ class Matrix:
 
     @property
     def blocks(self) -> tuple[Matrix, ...]:
-        """The matrices of the model that make it up, from top to bottom: its parts, or itself."""
+        """The matrices of the model that it consists of, from top to bottom: its parts, or itself."""
         return self.parts or (self,)
 
     @property
     def max_rank(self) -> int:
-        """min(m, n): the rank that stands for the untouched, dense matrix."""
+        """min(m, n), the rank that stands for the dense matrix."""
         return min(self.rows, self.columns)
 
     @property
     def break_even(self) -> int:
-        """The largest rank at which the factors hold fewer numbers than the matrix; 0 where there is none.
+        """The largest rank at which the factors have fewer parameters than the matrix; 0 if there is none.
 
         floor((mn - 1) / (m + n)) for two factors, min(m, n) - 1 in pivoting form.
         """
@@ -68,15 +67,15 @@ class Matrix:
         return (self.rows * self.columns - 1) // (self.rows + self.columns)
 
     def is_factored(self, rank: int) -> bool:
-        """Return whether this rank makes factors of the matrix (else it stays dense)."""
+        """Return whether the matrix is factored at this rank; otherwise it stays dense."""
         return rank <= self.break_even
 
     def right_parameters(self, rank: int) -> int:
-        """Return the numbers in the right factor: rn, or r(n - r) in pivoting form."""
+        """Return the number of parameters of the right factor: rn, or r(n - r) in pivoting form."""
         return rank * (self.columns - rank if self.form == "pivoting" else self.columns)
 
     def parameters(self, rank: int) -> int:
-        """Return the numbers stored: mn dense, r(m + n) as two factors, r(m + n - r) in pivoting form."""
+        """Return the number of parameters: mn dense, r(m + n) as two factors, r(m + n - r) in pivoting form."""
         if not self.is_factored(rank):
             return self.rows * self.columns
         return rank * self.rows + self.right_parameters(rank)
@@ -103,16 +102,16 @@ class Layer:
 
     @property
     def max_rank(self) -> int:
-        """The rank that is written for "dense": the largest of the matrices' min(m, n)."""
+        """The rank that stands for dense: the largest of the matrices' min(m, n)."""
         return max(matrix.max_rank for matrix in self.matrices)
 
     @property
     def break_even(self) -> int:
-        """The largest of the matrices' break-even ranks; 0 for a layer that no rank makes smaller."""
+        """The largest of the matrices' break-even ranks; 0 if no rank makes the layer smaller."""
         return max(matrix.break_even for matrix in self.matrices)
 
     def canonical(self, rank: int) -> int:
-        """One spelling for one configuration: a rank above break-even is `max_rank`.
+        """Return the canonical rank: `max_rank` for a rank above break-even, otherwise the rank itself.
 
         Raises:
             ValueError: The rank is not an integer between 1 and `max_rank`.
@@ -122,21 +121,21 @@ class Layer:
         return int(rank) if rank <= self.break_even else self.max_rank
 
     def parameters(self, rank: int) -> int:
-        """Numbers stored in this layer's matrices at a rank (biases not included)."""
+        """Return the number of parameters of this layer's matrices at a rank, biases excluded."""
         return sum(matrix.parameters(rank) for matrix in self.matrices)
 
 
 def split_layers(layers: Iterable[Layer]) -> tuple[Layer, ...]:
-    """Every matrix as a layer of its own, named after the matrix: ``granularity="matrix"``."""
+    """Return one layer for every matrix, named after the matrix: ``granularity="matrix"``."""
     return tuple(
         Layer(name=matrix.name, kind=layer.kind, matrices=(matrix,)) for layer in layers for matrix in layer.matrices
     )
 
 
 def stack_name(names: Sequence[str]) -> str:
-    """Return the name of a stack of matrices: what their paths share stands once, the rest is joined by ``+``.
+    """Return the name of a stack of matrices: common parts of their paths once, different parts joined by ``+``.
 
-    ``lstm.ahead.weight_ih_l0`` and ``lstm.behind.weight_ih_l0`` make ``lstm.ahead+behind.weight_ih_l0``.
+    ``lstm.ahead.weight_ih_l0`` and ``lstm.behind.weight_ih_l0`` give ``lstm.ahead+behind.weight_ih_l0``.
     """
     paths = [name.split(".") for name in names]
     shortest = min(map(len, paths)) - 1
@@ -149,16 +148,17 @@ def stack_name(names: Sequence[str]) -> str:
 def arrange_layers(
     layers: Iterable[Layer], form: FactorForm = "factors", shared: Iterable[Sequence[str]] = ()
 ) -> tuple[Layer, ...]:
-    """Return a model's layers as a factorisation factors them.
+    """Return layers with the form of their factors set, and with matrices that share a right factor joined into stacks.
 
     Args:
         layers: The model's layers.
         form: The form of all factors.
-        shared: Groups of at least two matrices, by name, that read the same input and share one right factor; each
-            group becomes a stack in the place of its first matrix. The matrices of a group belong to one layer.
+        shared: Groups of at least two matrix names of one layer. The matrices of a group read the same input and share
+            one right factor; they become a stack in the place of the first one.
 
     Raises:
-        ValueError: A group is not of matrices of one layer, with as many columns, or a matrix is in two groups.
+        ValueError: The matrices of a group are unknown, belong to different layers or differ in their number of
+            columns, or a matrix is in two groups.
     """
     arranged = []
     waiting = [tuple(group) for group in shared]
@@ -191,14 +191,14 @@ def _stack(parts: Sequence[Matrix]) -> Matrix:
 
 
 def merge_layers(layers: Sequence[Layer], blocks: Mapping[str, Sequence[str]]) -> tuple[Layer, ...]:
-    """Blocks of layers, each as one layer: all of its matrices share one rank.
+    """Merge layers into blocks: layers whose matrices share one rank.
 
     Args:
         layers: A model's layers.
-        blocks: Name of a block -> the names of its layers. Layers in no block are left out: they stay dense.
+        blocks: Name of a block -> names of its layers. Layers in no block are omitted: they stay dense.
 
     Returns:
-        The blocks in forward order of their first layers.
+        One layer for each block, in forward order of their first layers.
 
     Raises:
         ValueError: A layer is unknown or in two blocks, or a block is empty.
@@ -223,22 +223,22 @@ def merge_layers(layers: Sequence[Layer], blocks: Mapping[str, Sequence[str]]) -
 
 
 def ranks_by_matrix(layers: Sequence[Layer], ranks: Mapping[str, int]) -> dict[str, int]:
-    """The same configuration, matrix by matrix: what `compress` takes, however the layers were split or merged.
+    """Return the rank of every matrix of a configuration, as `compress` takes it.
 
     Args:
-        layers: That `ranks` are of.
-        ranks: Layer name -> rank; what it leaves out is dense.
+        layers: The layers of the configuration, split or merged or not.
+        ranks: Layer name -> rank; layers without an entry are dense.
 
     Raises:
-        ValueError: As `canonical_ranks`.
+        ValueError: A name is not among the layers, or a rank is out of range.
     """
     complete = canonical_ranks(layers, ranks)
-    # A rank that is too large for one of several matrices leaves it dense.
+    # A rank above a matrix's own max_rank leaves this matrix dense.
     return {matrix.name: min(complete[layer.name], matrix.max_rank) for layer in layers for matrix in layer.matrices}
 
 
 def canonical_ranks(layers: Sequence[Layer], ranks: Mapping[str, int]) -> dict[str, int]:
-    """A complete configuration in forward order; a layer that `ranks` leaves out is dense.
+    """Return a complete configuration of canonical ranks, in forward order; layers without an entry are dense.
 
     Raises:
         ValueError: A name is not among the layers, or a rank is out of range.
@@ -254,18 +254,17 @@ def canonical_ranks(layers: Sequence[Layer], ranks: Mapping[str, int]) -> dict[s
 
 
 def matrix_ranks(layers: Sequence[Layer], ranks: Mapping[str, int]) -> dict[str, int]:
-    """The rank of every matrix that `ranks` factors, whether it names whole layers, single matrices or both kinds.
+    """Return the ranks of the matrices that a configuration factors: its canonical description for counts and caches.
 
     Args:
         layers: A model's layers.
-        ranks: Layer or matrix name -> rank. What it leaves out stays dense.
+        ranks: Layer or matrix name -> rank; matrices without an entry stay dense.
 
     Returns:
-        Matrix name -> rank, for the matrices that become two factors and no others, in forward order: the one
-        description of a configuration that is counted, cached and compared.
+        Matrix name -> rank, only for the matrices that become factors, in forward order.
 
     Raises:
-        ValueError: A name is unknown, a rank is out of range, or a matrix is named twice (by itself and by its layer).
+        ValueError: A name is unknown, a rank is out of range, or a matrix is named twice, by itself and by its layer.
     """
     _require_mapping(ranks)
     whole = {layer.name: layer for layer in layers}

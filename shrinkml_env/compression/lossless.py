@@ -1,4 +1,4 @@
-"""A check that a model's own code computes with what compression puts in place of its modules."""
+"""A check that a model's code works with low-rank modules in place of its own."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ __all__ = ["require_lossless"]
 
 
 def require_lossless(model: CompressibleModel, waveforms: Sequence[Tensor]) -> None:
-    """Check that a model transcribes the same when all that can be factored is held as factors that lose nothing.
+    """Check that a model's transcripts stay the same when all its matrices are replaced by lossless factors.
 
-    The factors of a matrix are itself and an identity matrix, in float32, so that hardly any product is rounded
-    otherwise than before: a transcript that differs, an error, or a call of one of the original's modules means that
-    the model's code does more with a module than to call it and read its weights. Only then the modules are tried one
-    by one.
+    The factors of a matrix are the matrix itself and an identity matrix, in float32, so that rounding hardly changes. A
+    different transcript, an exception, or a call of one of the original's modules means that the model's code does more
+    with a module than to call it and read its weights. In that case the modules are replaced one by one, to find the
+    one at fault.
 
     Args:
-        model: An uncompressed model in evaluation mode; not changed.
-        waveforms: A few short ones: float32 samples at 16 kHz.
+        model: An uncompressed model in evaluation mode; it is not changed.
+        waveforms: A few short utterances: float32 samples at 16 kHz, (samples,) each.
 
     Raises:
-        ValueError: There is a difference; the message names the first module at fault. Or the model does not transcribe
-            the same waveform to the same text every time.
+        ValueError: The transcripts differ, and the message names the first module at fault; or the model's transcripts
+            of one waveform differ between calls.
     """
     factors: dict[str, dict[str, Factors]] = {}
     for matrix, weight in weights_of(model):
@@ -56,7 +56,7 @@ def require_lossless(model: CompressibleModel, waveforms: Sequence[Tensor]) -> N
 
 
 def _lossless(weight: nn.Parameter) -> Factors:
-    """Return a matrix and an identity matrix, of the smallest rank."""
+    """Return factors that equal the weight: the weight and an identity matrix, of rank min(m, n)."""
     dense = weight.detach().flatten(1)
     rows, columns = dense.shape
     identity = torch.eye(min(rows, columns), dtype=dense.dtype, device=dense.device)
@@ -70,9 +70,9 @@ def _texts(model: CompressibleModel, waveforms: Sequence[Tensor]) -> list[str]:
 def _fault(
     model: CompressibleModel, factors: Mapping[str, Factors], waveforms: Sequence[Tensor], expected: Sequence[str]
 ) -> str | None:
-    """Return in which way a model with these factors differs, as the end of a sentence; None if it does not."""
+    """Return how a model with these factors misbehaves, as the end of a sentence; None if it does not."""
     low_rank = replace_matrices(model, factors)
-    # Registered now, since the copy takes over what is there before.
+    # After the copy, which would take the hooks over.
     modules = dict(cast(nn.Module, model).named_modules(remove_duplicate=False))
     called: list[str] = []
     handles = [

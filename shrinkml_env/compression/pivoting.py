@@ -1,4 +1,4 @@
-"""The choice of the columns that a matrix in pivoting form keeps."""
+"""The choice of the columns that the pivoting form of a matrix keeps."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from torch import Tensor
 __all__ = ["LARGEST", "column_order", "interpolation"]
 
 LARGEST = 1.01
-"""Entries of T are at most so large: a column that needs more than that of another is exchanged for it."""
+"""The largest absolute entry of T; while an entry is larger, the two columns that it relates are exchanged."""
 
 
 def column_order(v: Tensor) -> Tensor:
-    """Return all columns of a matrix V of full rank, those first of which the others are small combinations.
+    """Return an order of the columns of V: first r columns that express the others with small coefficients.
 
     The first r columns are chosen by a QR decomposition with column pivoting (LAPACK's `geqp3`), and then exchanged one
-    by one as long as an entry of T = V_first^-1 V_others exceeds `LARGEST`: each exchange multiplies the volume |det
-    V_first| by that entry, so that they end, at a locally maximal volume (Goreinov et al. 2010, "How to find a good
-    submatrix"; the strong rank-revealing QR of Gu and Eisenstat 1996 bounds T in the same way). No entry of T is then
-    larger than `LARGEST`, whatever V is, so that rounding T loses as little as rounding V.
+    by one as long as an entry of T = V_first^-1 V_others exceeds `LARGEST`. Each exchange multiplies the volume |det
+    V_first| by that entry, so that the exchanges end, at a locally maximal volume (Goreinov et al. 2010, "How to find a
+    good submatrix"; the strong rank-revealing QR of Gu and Eisenstat 1996 bounds T in the same way). No entry of T is
+    then larger than `LARGEST`, whatever V is, so that rounding T loses as little as rounding V.
 
     Args:
-        v: (r, n), float64, r <= n.
+        v: V, (r, n), float64, of full rank r <= n.
 
     Returns:
-        (n,) int64, both parts ascending.
+        A permutation, (n,) int64: the first r and the other columns, each in ascending order.
     """
     rank = len(v)
     _, triangle, order = qr(v.numpy(), mode="economic", pivoting=True, check_finite=False)
-    # Row i: how column order[i] stands in the combinations of all others.
+    # Row i holds the coefficients of column order[i] in the combinations that give the other columns.
     table = solve_triangular(triangle[:, :rank], triangle[:, rank:], check_finite=False)
     while table.size and abs(table).max() > LARGEST:
         row, column = np.unravel_index(abs(table).argmax(), table.shape)

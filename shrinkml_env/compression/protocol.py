@@ -1,4 +1,4 @@
-"""All that the environment, the evaluator and the compression know of a recogniser."""
+"""The protocols of recognisers: the interface that compression, evaluation and the environments use."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ __all__ = [
 ]
 
 BATCH = 16
-"""Utterances that are recognised together: as fast as more of them on a CPU core, with less padding."""
+"""Utterances in a batch: larger batches are not faster on a CPU core and need more padding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """What was recognised in one utterance.
+    """The result of recognising one utterance.
 
     Attributes:
-        text: The transcript, as the model writes it.
-        capped: Decoding was stopped by the utterance's token limit (always False for models without one).
+        text: The transcript, as the model writes it (not normalised).
+        capped: Whether decoding reached the utterance's token limit; always False for models without one.
     """
 
     text: str
@@ -46,13 +46,13 @@ class Hypothesis:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What a set of utterances asks of a model, whatever its ranks.
+    """The number of operations that a set of utterances takes in a model, independent of the ranks.
 
     Attributes:
         positions: Matrix name -> number of vectors that the matrix is multiplied with.
-        other_macs: Multiply-adds that no rank changes (attention, matrices that belong to no layer).
-        lookups: Matrix name -> number of products with its right factor alone, r n multiply-adds each where it is
-            factored and nothing while it is dense: the rows of an embedding that are looked up.
+        other_macs: Multiply-adds that do not depend on ranks (attention scores, matrices that belong to no layer).
+        lookups: Name of an embedding's matrix -> number of rows that are looked up; each costs a product with the right
+            factor if the matrix is factored, and nothing if it is dense.
     """
 
     positions: Mapping[str, int]
@@ -62,7 +62,7 @@ class Workload:
 
 @runtime_checkable
 class CompressibleModel(Protocol):
-    """A recogniser that can be compressed: a `torch.nn.Module` with these members besides.
+    """A recogniser that can be compressed: a `torch.nn.Module` with these additional members.
 
     The matrices that `layers` names must be parameters of `torch.nn.Linear`, `Conv1d`, `Embedding`,
     `MultiheadAttention`, `LSTM`, `LSTMCell`, `GRU` or `GRUCell` modules, which compression replaces by their low-rank
@@ -70,109 +70,117 @@ class CompressibleModel(Protocol):
     """
 
     architecture: str
-    """Name under which `register_architecture` knows the class; written into saved files."""
+    """The name with which `register_architecture` registered the class; saved files contain it."""
 
     storage_dtype: torch.dtype
-    """The number format of the saved file, but for what `quantise` stores in int8; factors are rounded to it before
-    anything is measured."""
+    """The dtype of parameters in saved files, except matrices that `quantise` stores in int8. Factors are rounded to it
+    before they are measured."""
 
     @property
     def training_only(self) -> tuple[str, ...]:
-        """Paths of the modules and parameters that inference does not use (a CTC head); neither counted nor saved."""
+        """Paths of modules and parameters that only training uses (a CTC head); they are neither counted nor saved."""
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The layers of the *original* in forward order; those of a compressed model are the same."""
+        """The layers of the *original* in forward order; a compressed model returns the same layers."""
 
     @property
     def decoder_settings(self) -> Mapping[str, Any]:
-        """JSON-able: everything but the weights and the waveforms that the transcripts depend on."""
+        """JSON-able settings that the transcripts depend on, in addition to the weights and the waveforms."""
 
     def recognise(self, waveforms: Sequence[Tensor]) -> list[Hypothesis]:
-        """Recognise one batch: 1-D float32 waveforms of samples at 16 kHz. Batching must not change a transcript."""
+        """Recognise one batch of waveforms: float32 samples at 16 kHz, (samples,) each.
+
+        A transcript must not depend on the other waveforms of the batch.
+        """
 
     def transcribe(self, waveforms: Sequence[Tensor]) -> list[str]:
-        """The texts of `recognise`, for any number of waveforms."""
+        """Return the transcripts of any number of waveforms."""
 
     def normalise(self, text: str) -> str:
-        """The form in which references and hypotheses are compared."""
+        """Normalise a reference or a hypothesis for the word error rate."""
 
     def workload(self, num_samples: Sequence[int], texts: Sequence[str]) -> Workload:
-        """What these utterances (lengths at 16 kHz, reference transcripts) ask of the matrices."""
+        """Return the workload of utterances.
+
+        Args:
+            num_samples: Length of each utterance, in samples at 16 kHz.
+            texts: Reference transcript of each utterance.
+        """
 
     def to_config(self) -> dict[str, Any]:
-        """JSON-able arguments of `from_config`."""
+        """Return the JSON-able argument of `from_config`."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """The model with parameters still to be loaded."""
+        """Return a model of this configuration, whose parameters are not loaded yet."""
 
 
 State = tuple[Tensor, ...]
-"""What flows from one stage of a model to the next."""
+"""The tensors that one stage of a model passes to the next."""
 
 
 @runtime_checkable
 class StagedModel(CompressibleModel, Protocol):
     """A recogniser whose `recognise` is `begin`, then `advance` through its `stages`, then `finish`.
 
-    A model need not be one. Where it is, configurations that share their first layers share their work.
+    This protocol is optional. With it, configurations with the same ranks in the first stages share their results.
     """
 
     @property
     def stages(self) -> tuple[tuple[str, ...], ...]:
-        """The names of the layers in each stage; all others belong to `finish`. `begin` has none."""
+        """The names of the layers in each stage; all other layers belong to `finish`, none to `begin`."""
 
     def begin(self, waveforms: Sequence[Tensor]) -> State:
-        """What one batch of waveforms looks like to the first stage, whatever the ranks."""
+        """Return the input of the first stage for a batch of waveforms; it must not depend on the ranks."""
 
     def advance(self, stage: int, state: State) -> State:
-        """Compute one stage; `state` must stay as it is."""
+        """Compute one stage from the state before it, which must not be changed."""
 
     def finish(self, waveforms: Sequence[Tensor], state: State) -> list[Hypothesis]:
-        """From the last stage to the transcripts."""
+        """Return the transcripts, given the state after the last stage."""
 
 
 @runtime_checkable
 class PredictiveModel(StagedModel, Protocol):
-    """A recogniser that predicts transcripts unit by unit, and says how probable it finds each.
+    """A recogniser that predicts transcripts unit by unit and returns the distribution of each unit.
 
-    A model need not be one. Where it is, the distributions of a compressed model can be compared with the original's.
+    This protocol is optional. With it, the divergence of a compressed model from the original can be measured.
     """
 
     def predict(self, waveforms: Sequence[Tensor], state: State, texts: Sequence[str]) -> list[Tensor]:
-        """From the last stage to the distributions of the next unit, the model being told the transcript so far.
+        """Return the distributions of the next unit under teacher forcing with given transcripts.
 
         Args:
-            waveforms: One batch, as `finish` is given them.
-            state: As `finish` is given it.
+            waveforms: One batch, float32 samples at 16 kHz, (samples,) each.
+            state: The state after the last stage.
             texts: The transcript of each utterance, as the model writes it.
 
         Returns:
-            For each utterance the log-probabilities of its units and of its end, (units + 1, vocabulary).
+            For each utterance the log-probabilities at each of its units and at its end, (units + 1, vocabulary).
         """
 
 
 @runtime_checkable
 class GroupedModel(CompressibleModel, Protocol):
-    """A recogniser of which several compressed forms can be computed at once, as it pays on a GPU.
+    """A recogniser that can compute several compressed versions of a model at once, which is faster on a GPU.
 
-    A model need not be one.
+    This protocol is optional.
     """
 
     @staticmethod
     def recognise_side_by_side(forms: Sequence[Any], waveforms: Sequence[Tensor]) -> list[list[Hypothesis]]:
-        """What each form of the same model recognises in one batch of waveforms: (forms, waveforms)."""
+        """Recognise one batch of waveforms with several compressed versions of one model: (forms, waveforms)."""
 
 
 def in_batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices of utterances of these lengths in the canonical batches: `BATCH` at most, sorted by length."""
+    """Return the canonical batches of utterances, sorted by length, at most `BATCH` in each, as lists of indices."""
     order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
     return [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
 
 
 def recognise_in_batches(model: CompressibleModel, waveforms: Sequence[Tensor]) -> list[Hypothesis]:
-    """What a model recognises in any number of waveforms, in their order, batch by batch (`in_batches`)."""
+    """Recognise any number of waveforms, in the canonical batches of `in_batches`; return them in their order."""
     found: dict[int, Hypothesis] = {}
     for batch in in_batches([waveform.numel() for waveform in waveforms]):
         found.update(zip(batch, model.recognise([waveforms[index] for index in batch]), strict=True))
@@ -180,7 +188,7 @@ def recognise_in_batches(model: CompressibleModel, waveforms: Sequence[Tensor]) 
 
 
 def recognise_in_stages(model: StagedModel, waveforms: Sequence[Tensor]) -> list[Hypothesis]:
-    """What a staged model recognises in one batch, through all of its stages."""
+    """Recognise one batch of waveforms with a staged model, stage by stage."""
     if not waveforms:
         return []
     with torch.inference_mode():
@@ -191,27 +199,27 @@ def recognise_in_stages(model: StagedModel, waveforms: Sequence[Tensor]) -> list
 
 
 def require_model(model: object) -> None:
-    """Check that something may be a model, before its parts are asked for.
+    """Check that an object looks like a model, before its attributes are used.
 
     Raises:
-        ValueError: It is no module with layers.
+        ValueError: The object is not a module with the attribute `layers`.
     """
-    # What torch.compile returned passes on what it is asked for; `weights_of` tells what to do with it.
+    # The wrapper that torch.compile returns forwards attributes; `weights_of` raises an error with advice for it.
     compiled = isinstance(model, nn.Module) and "_orig_mod" in model._modules
     if not compiled and not (isinstance(model, nn.Module) and hasattr(type(model), "layers")):
         raise ValueError(f"model must be a CompressibleModel, such as load_model returns, got a {type(model).__name__}")
 
 
 def require_length(model: CompressibleModel, num_samples: int, name: str) -> None:
-    """Check that speech is not shorter than a model's `shortest`, the samples that it needs; a model need not have one.
+    """Check that speech is at least as long as a model needs: its optional attribute `shortest`, in samples.
 
     Args:
         model: The recogniser.
-        num_samples: The length of the speech.
-        name: The name of the speech, for the error.
+        num_samples: Length of the speech, in samples at 16 kHz.
+        name: Name of the speech, for the error message.
 
     Raises:
-        ValueError: It is shorter.
+        ValueError: The speech is too short.
     """
     shortest = getattr(model, "shortest", 1)
     if num_samples < shortest:

@@ -1,4 +1,4 @@
-"""Matrices in eight bits."""
+"""Quantisation of matrices to int8."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ ModelT = TypeVar("ModelT", bound=CompressibleModel)
 
 @torch.no_grad()
 def quantise(model: ModelT) -> ModelT:
-    """A copy of a model whose matrices are stored in int8: the last step, after compression and training.
+    """Return a copy of a model whose matrices are stored in int8: the last step, after compression and training.
 
-    By torchao's quantiser: symmetric, one scale for each row (output channel), its largest magnitude over 127; no value
-    moves by more than half of it. Dense matrices, kernels of convolutions and both factors are quantised wherever that
-    makes the file smaller. Biases and all else of one dimension stay as they are. The copy computes in float32 with the
-    values that its file stands for, so it takes as long as the model does. To quantise it again changes nothing.
+    torchao quantises symmetrically, with one scale for each row (output channel): the row's largest magnitude over 127.
+    Rounding changes a value by at most half the scale. Dense matrices, kernels of convolutions and both factors are
+    quantised if that makes the file smaller; biases and other one-dimensional parameters are not. The copy computes in
+    float32 with the dequantised values, so it is as fast as the model. Quantising it again changes nothing.
 
     Args:
         model: Compressed or not, rounded to its `storage_dtype`.
 
     Raises:
         ImportError: torchao is not installed.
-        ValueError: The model is none, or a matrix holds NaN or infinity.
+        ValueError: The argument is not a model, or a matrix holds NaN or infinity.
     """
     require_model(model)
     quantiser = _torchao()
@@ -50,13 +50,13 @@ def quantise(model: ModelT) -> ModelT:
 
 
 def _gains(tensor: Tensor, dtype: torch.dtype) -> bool:
-    """Whether a parameter is a matrix that takes fewer bytes with int8 numbers and float32 scales."""
+    """Return whether a parameter is a matrix that takes fewer bytes as int8 numbers with float32 scales."""
     matrix = tensor.is_floating_point() and tensor.dim() >= 2
     return matrix and tensor.numel() + 4 * len(tensor) < tensor.numel() * dtype.itemsize
 
 
 def _quantise(tensor: Tensor, quantiser: Any) -> tuple[Tensor, Tensor]:
-    """Int8 numbers in a matrix's shape, and scales, (rows,) float32 on the CPU."""
+    """Quantise a matrix: return int8 numbers in its shape, and scales, (rows,) float32 on the CPU."""
     rows = tensor.float().flatten(1)
     row = (1, rows.shape[1])
     scales, zeros = quantiser.choose_qparams_affine(
@@ -74,7 +74,7 @@ def _quantise(tensor: Tensor, quantiser: Any) -> tuple[Tensor, Tensor]:
 
 
 def _torchao() -> Any:
-    """Torchao's primitives, without what it logs about its kernels for GPUs when there is none."""
+    """Import torchao's primitives, without its log messages about missing GPU kernels."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -23,39 +23,39 @@ __all__ = [
 ]
 
 INT8_MAX = 127
-"""Symmetric: -128 is not used."""
+"""The largest int8 magnitude; the range is symmetric, so -128 is not used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """How one tensor is stored.
+    """The storage format of one tensor.
 
     Attributes:
-        dtype: Of the stored numbers.
-        scales: What the rows of int8 numbers are multiplied by, (rows,) float32; None for every other format.
+        dtype: dtype of the stored numbers.
+        scales: Factor of each row of int8 numbers, (rows,) float32; None for every other format.
     """
 
     dtype: torch.dtype
     scales: Tensor | None = None
 
     def encode(self, tensor: Tensor) -> Tensor:
-        """The nearest numbers that the format has; those beyond its range mean nothing."""
+        """Round a tensor to the format; values beyond its range give undefined numbers (see `covers`)."""
         if self.scales is None:
             return tensor.to(self.dtype)
         return (tensor / self._column(tensor)).round().clamp(-INT8_MAX, INT8_MAX).to(self.dtype)
 
     def decode(self, stored: Tensor) -> Tensor:
-        """What stored numbers stand for: one product of float32, the same on every machine, where there are scales."""
+        """Return the values of stored numbers; with scales, one float32 product each, equal on every machine."""
         return stored if self.scales is None else stored * self._column(stored)
 
     def covers(self, tensor: Tensor) -> bool:
-        """Whether all values are finite and in the format's range."""
+        """Return whether all values are finite and within the format's range."""
         if self.scales is None:
             return bool(tensor.to(self.dtype).isfinite().all())
         return bool(((tensor / self._column(tensor)).abs() <= INT8_MAX + 0.5).all())
 
     def represents(self, tensor: Tensor) -> bool:
-        """Whether `encode` loses nothing."""
+        """Return whether `encode` is lossless for this tensor."""
         return torch.equal(self.decode(self.encode(tensor)).to(tensor.dtype), tensor)
 
     def _column(self, tensor: Tensor) -> Tensor:
@@ -64,21 +64,21 @@ class Storage:
 
 
 def int8_scales(model: CompressibleModel) -> Mapping[str, Tensor]:
-    """Name -> the scales of each matrix that is stored in int8; empty for a model that is not quantised."""
+    """Return the scales of matrices that are stored in int8: name -> (rows,); empty if the model is not quantised."""
     scales: Mapping[str, Tensor] = getattr(model, "_int8_scales", {})
     return scales
 
 
 def set_int8_scales(model: CompressibleModel, scales: Mapping[str, Tensor]) -> None:
-    """Say which matrices are stored in int8, and with which scales, (rows,) float32 on the CPU; their values stay."""
+    """Set the matrices that are stored in int8: name -> scales, (rows,) float32 on the CPU; values do not change."""
     vars(model)["_int8_scales"] = dict(scales)
 
 
 def storages(model: CompressibleModel) -> dict[str, tuple[Tensor, Storage]]:
-    """Name -> tensor and storage, of a model's `inference_tensors`.
+    """Return the storage formats of a model's `inference_tensors`: name -> (tensor, storage).
 
-    Quantised matrices are stored in int8, all other floating-point parameters in the model's `storage_dtype`, buffers
-    as they are.
+    Quantised matrices are stored in int8, other floating-point parameters in the model's `storage_dtype`, buffers in
+    their own dtype.
     """
     scales = int8_scales(model)
     found = {}
@@ -94,7 +94,7 @@ def storages(model: CompressibleModel) -> dict[str, tuple[Tensor, Storage]]:
 
 
 def exact_storage_dtype(tensors: Iterable[Tensor]) -> torch.dtype:
-    """The smallest number format, of those that a file may have, that represents all tensors exactly."""
+    """Return the first dtype of float16, bfloat16 and float32 that represents all tensors exactly."""
     tensors = list(tensors)
     for dtype in (torch.float16, torch.bfloat16):
         if all(Storage(dtype).represents(tensor) for tensor in tensors):
@@ -104,12 +104,12 @@ def exact_storage_dtype(tensors: Iterable[Tensor]) -> torch.dtype:
 
 @torch.no_grad()
 def round_to_storage(model: CompressibleModel) -> None:
-    """Round a model's parameters, in place, to what its `storage_dtype`, or int8 with their scales, represents.
+    """Round a model's parameters, in place, to its `storage_dtype`, or to int8 with their scales.
 
-    To be called after training and before anything is measured, so that what is measured is what is saved.
+    Call it after training and before measuring, so that the measured model equals the saved one.
 
     Raises:
-        ValueError: A parameter is not finite, or lies outside the format's range.
+        ValueError: A parameter is not finite, or is outside the format's range.
     """
     for name, (tensor, storage) in storages(model).items():
         if not storage.covers(tensor):
@@ -118,10 +118,10 @@ def round_to_storage(model: CompressibleModel) -> None:
 
 
 def require_storable(model: CompressibleModel) -> None:
-    """Check that a saved file would hold exactly this model.
+    """Check that a saved file would represent this model exactly.
 
     Raises:
-        ValueError: The model's `storage_dtype`, or int8, does not represent a parameter exactly.
+        ValueError: The model's `storage_dtype`, or int8, cannot represent a parameter exactly.
     """
     for name, (tensor, storage) in storages(model).items():
         if not storage.represents(tensor):

@@ -1,4 +1,4 @@
-"""The truncated SVD of matrices, plain and weighted by what they are multiplied with."""
+"""The truncated SVD of matrices, plain or weighted."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ __all__ = ["SVD", "WhitenedSVD", "kept_energy", "weights_of"]
 
 
 class WhitenedSVD:
-    """The truncated SVD of D W S, with D^-1 taken to the left factor and S^-1 to the right one.
+    """The truncated SVD of D W S, with D^-1 multiplied into the left factor and S^-1 into the right one.
 
-    D W S = L Sigma R^T, so W = (D^-1 L) Sigma (R^T S^-1). Of all matrices W' of a rank the truncation has the least
-    squared error D (W - W') S (Eckart-Young): with S a square root of the second moment E[x x^T] of the vectors that W
-    is multiplied with, the least expected squared error of D W x, whose rows count as much as the diagonal D says. With
-    S = D = I it is the plain SVD.
+    D W S = L Sigma R^T, so W = (D^-1 L) Sigma (R^T S^-1). Among all matrices W' of a rank, the truncation minimises the
+    squared Frobenius norm of D (W - W') S (Eckart-Young). If S is a square root of the second moment E[x x^T] of the
+    inputs x of W, this is the expected squared error of the outputs, weighted by the diagonal matrix D. With S = D = I
+    it is the plain SVD.
 
-    The decomposition is computed once, in float64, with the sign that makes the largest entry of each left vector
-    positive. As two factors, each column of U is as long as its row of V, so that neither loses precision when they are
-    rounded to the model's `storage_dtype`. In pivoting form U is made of columns of W', and `column_order` says which.
+    The decomposition is computed once, in float64; signs are such that the largest entry of each left vector is
+    positive. With two factors, each column of U has the same norm as its row of V, so that neither loses precision when
+    they are rounded to the model's `storage_dtype`. In pivoting form U consists of columns of W', which `column_order`
+    chooses.
 
     Args:
-        model: An uncompressed model; only read here, not kept.
+        model: An uncompressed model; it is only read, and not kept.
         layers: Its layers as they are to be factored (`arrange_layers`).
-        roots: Name of a matrix -> S, (n, n) float64, lower triangular and regular; I where there is none.
-        rows: Name of a matrix -> the diagonal of D, (m,) float64, positive; I where there is none.
+        roots: Matrix name -> S, (n, n) float64, lower triangular and regular; I for a matrix without an entry.
+        rows: Matrix name -> the diagonal of D, (m,) float64, positive; I for a matrix without an entry.
         matrices: Names of the matrices to factor; None for all.
 
     Attributes:
-        layers: As given.
-        singular_values: Sigma.
+        layers: The argument `layers`.
+        singular_values: Matrix name -> the diagonal of Sigma, (min(m, n),) float64, descending.
 
     Raises:
         ValueError: A matrix is not a parameter of the model, or holds NaN or infinity.
@@ -77,7 +78,7 @@ class WhitenedSVD:
                     self._triplets[matrix.name] = self._rounded(u), self._rounded(v)
 
     def triplets(self, matrix: str) -> tuple[Tensor, Tensor]:
-        """Return U, (m, k), and V, (k, n), of all ranks: the first r columns and rows make the product of rank r.
+        """Return U, (m, k), and V, (k, n); the first r columns of U and rows of V are the factors of rank r.
 
         Raises:
             ValueError: The matrix is unknown.
@@ -94,14 +95,14 @@ class WhitenedSVD:
         u, v = u[:, :rank], v[:rank]
         if matrix in self._pivoting:
             return self._pivot(matrix, u, v)
-        # Copies, so that training a compressed model cannot change what the next one is made from.
+        # Copies, so that training a compressed model does not change the factors of the next one.
         return Factors(
             u=u.clone(memory_format=torch.contiguous_format),
             v=v.clone(memory_format=torch.contiguous_format),
         )
 
     def _pivot(self, matrix: str, u: Tensor, v: Tensor) -> Factors:
-        """Return the pivoting form of a product."""
+        """Return the pivoting form of the product of U, (m, r), and V, (r, n)."""
         rank = len(v)
         with one_thread():
             order = self._orders.get((matrix, rank))
@@ -116,14 +117,17 @@ class WhitenedSVD:
 
 
 class SVD(WhitenedSVD):
-    """The plain truncated SVD, which has the least squared error of all factors of a rank (Eckart-Young).
+    """The plain truncated SVD, which minimises the squared error of the matrix at every rank (Eckart-Young).
 
-    Each singular value's square root goes to both factors.
+    Both factors are scaled by the square roots of the singular values.
 
     Args:
-        model: As `WhitenedSVD`, and so are the errors.
-        matrices: As `WhitenedSVD`.
+        model: An uncompressed model.
+        matrices: Names of the matrices to factor; None for all.
         form: The form of the factors.
+
+    Raises:
+        ValueError: A matrix is not a parameter of the model, or holds NaN or infinity.
     """
 
     name = "svd"
@@ -135,10 +139,14 @@ class SVD(WhitenedSVD):
 
 
 def weights_of(model: CompressibleModel, matrices: Iterable[str] | None = None) -> list[tuple[Matrix, nn.Parameter]]:
-    """The matrices of an uncompressed model's layers, or the named ones of them, with the parameters that hold them.
+    """Return the matrices of an uncompressed model's layers with their parameters.
+
+    Args:
+        model: The model.
+        matrices: Names of the matrices to return; None for all.
 
     Raises:
-        ValueError: A name is none of these, or the model or a part of it is compiled.
+        ValueError: A name is not a matrix of the layers, or the model or a part of it is compiled.
     """
     for path, module in cast(nn.Module, model).named_modules():
         if "_orig_mod" in module._modules:
@@ -158,7 +166,7 @@ def weights_of(model: CompressibleModel, matrices: Iterable[str] | None = None) 
 
 
 def _named(layers: Sequence[Layer], names: Iterable[str] | None) -> list[Matrix]:
-    """Return the matrices and stacks of layers, or the named ones of them."""
+    """Return the matrices and stacks of layers, all or the named ones."""
     known = {matrix.name: matrix for layer in layers for matrix in layer.matrices}
     wanted = list(known) if names is None else list(names)
     for name in wanted:
@@ -194,7 +202,7 @@ def _decompose(dense: Tensor, root: Tensor | None, rows: Tensor | None) -> tuple
 
 
 def _balance(values: Tensor, left: Tensor, right: Tensor, plain: bool) -> tuple[Tensor, Tensor]:
-    """Return U and V with the singular values in them, so that columns of U are as long as rows of V."""
+    """Multiply the singular values into U and V, such that each column of U has the same norm as its row of V."""
     if plain:
         scales = values.sqrt(), values.sqrt()
     else:
@@ -205,9 +213,9 @@ def _balance(values: Tensor, left: Tensor, right: Tensor, plain: bool) -> tuple[
 
 
 def kept_energy(layer: Layer, rank: int, singular_values: Mapping[str, Tensor]) -> float:
-    """Share of the squared singular values that a rank keeps, in [0, 1]: the mean over the layer's matrices.
+    """Return the share of the squared singular values that a rank keeps, in [0, 1]: the mean over the layer's matrices.
 
-    A matrix that the rank leaves dense keeps 1, and so does one of nothing but zeros.
+    The share of a matrix that stays dense at this rank, or that is zero, is 1.
     """
     shares = []
     for matrix in layer.matrices:

@@ -13,12 +13,12 @@ __all__ = ["has_prefix", "inference_tensors"]
 
 
 def has_prefix(name: str, prefixes: Sequence[str]) -> bool:
-    """Whether a dotted name is one of the prefixes or lies below one: "ctc" covers "ctc.weight", not "ctc2.weight"."""
+    """Return whether a dotted name is a prefix or lies below one: "ctc" covers "ctc.weight", not "ctc2.weight"."""
     return any(f"{name}.".startswith(f"{prefix.rstrip('.')}.") for prefix in prefixes)
 
 
 def inference_tensors(model: CompressibleModel) -> dict[str, Tensor]:
-    """Return name -> the tensor itself: the parameters and persistent buffers that inference uses, tied ones once."""
+    """Return the parameters and persistent buffers that inference uses: name -> the tensor itself, tied ones once."""
     tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in cast(nn.Module, model).state_dict(keep_vars=True).items():

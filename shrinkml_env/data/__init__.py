@@ -1,4 +1,4 @@
-"""Speech: utterances, LibriSpeech's layout, the embedded corpus."""
+"""Speech data: utterances, data sets in LibriSpeech's layout, the embedded corpus."""
 
 from shrinkml_env.data.librispeech import SpeechFolder, download_librispeech
 from shrinkml_env.data.sets import SHIPPED_SETS, UtteranceSpec, load_utterances

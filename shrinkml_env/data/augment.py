@@ -21,14 +21,14 @@ __all__ = ["Augmentation"]
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """A random speed, room and noise for each utterance.
+    """A random change of speed, reverberation and noise for each utterance.
 
     Attributes:
-        speeds: Equally likely factors, each a fraction of small integers (Ko et al. 2015).
-        reverberation: Share of the utterances put into a synthetic room.
-        rt60: Range of the rooms' reverberation time, seconds.
-        noise: Share of the utterances with synthetic noise.
-        snr_db: Range of the signal-to-noise ratio.
+        speeds: Speed factors, equally likely, each a fraction of small integers (Ko et al. 2015).
+        reverberation: Share of the utterances with synthetic reverberation, in [0, 1].
+        rt60: Range of the reverberation time, seconds.
+        noise: Share of the utterances with synthetic noise, in [0, 1].
+        snr_db: Range of the signal-to-noise ratio, dB.
     """
 
     speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
@@ -38,7 +38,7 @@ class Augmentation:
     snr_db: tuple[float, float] = (3.0, 25.0)
 
     def __call__(self, waveform: Tensor, generator: torch.Generator) -> Tensor:
-        """(samples,) -> (other samples,), the same for the same state of the generator."""
+        """Augment a waveform: (samples,) -> (samples / speed,). The generator alone determines the result."""
 
         def uniform(low: float = 0.0, high: float = 1.0) -> float:
             return low + (high - low) * float(torch.rand(1, generator=generator))
@@ -48,7 +48,7 @@ class Augmentation:
 
         speed = self.speeds[choice(len(self.speeds))]
         if speed != 1.0:
-            # The samples are taken for others at a rate `speed` times as high, and brought back to the true one.
+            # The samples are taken to have `speed` times their rate, and are resampled to the true rate.
             waveform = import_torchaudio().functional.resample(waveform, round(100 * speed), 100)
         if uniform() < self.reverberation:
             waveform = reverberate(waveform, room_impulse_response(uniform(*self.rt60), generator))

@@ -1,8 +1,8 @@
 """Speech in LibriSpeech's directory layout, read lazily.
 
-``ROOT/SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac`` (or another of `AUDIO`) beside one
-``SPEAKER-CHAPTER.trans.txt`` a chapter, whose lines are an utterance's id and its text (Panayotov et al. 2015,
-https://www.openslr.org/12). Hidden files and folders are not looked at.
+The audio files are ``ROOT/SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac`` (or another suffix of `AUDIO`). Each
+chapter has one ``SPEAKER-CHAPTER.trans.txt`` beside them, whose lines are an utterance's id and its text (Panayotov et
+al. 2015, https://www.openslr.org/12). Hidden files and folders are ignored.
 """
 
 from __future__ import annotations
@@ -28,23 +28,24 @@ __all__ = ["AUDIO", "SpeechFolder", "download_librispeech", "read_waveform"]
 
 
 AUDIO = (".flac", ".wav", ".ogg", ".opus", ".mp3")
-"""Suffixes of audio files, in either case; of several with one name the first kind is read."""
+"""Suffixes of audio files, in upper or lower case, in order of preference if several files have the same name."""
 
 _TRANSCRIPT = ".trans.txt"
 
 _STREAMED = 0x7FFF0000
-"""Bytes from which a WAV's header does not tell its length: what writes into a pipe does not know it."""
+"""The length, in bytes, from which a WAV header is taken to hold a placeholder: programs that write to a pipe do not
+know the length."""
 
 _ENDLESS = 2**40
-"""Samples that no file holds: libsndfile's answer where a header does not tell."""
+"""A number of samples above that of any file: libsndfile returns such numbers if the header holds no length."""
 
 
 def read_waveform(path: str | Path) -> torch.Tensor:
     """Return the samples of a mono 16 kHz audio file: float32 with full scale at 1, shape (samples,).
 
     Raises:
-        ValueError: The file cannot be decoded to the end that its header promises, is empty, holds NaN, infinity or
-            floats at the scale of int16, or has another sampling rate or several channels.
+        ValueError: The file cannot be decoded, is shorter than its header says, is empty, holds NaN, infinity or floats
+            at the scale of int16, or has another sampling rate or several channels.
     """
     promised = _num_samples(path)
     try:
@@ -57,7 +58,7 @@ def read_waveform(path: str | Path) -> torch.Tensor:
 
 
 def _num_samples(path: str | Path) -> int:
-    """Return the length from the file's header, which must be that of mono audio at 16 kHz, and keep its promise."""
+    """Return the number of samples in a file's header, after checking rate, channels and, for WAV, the file's size."""
     try:
         header = soundfile.info(path)
     except soundfile.LibsndfileError as error:
@@ -78,9 +79,9 @@ def _num_samples(path: str | Path) -> int:
 
 
 def _missing_bytes(path: str | Path) -> int:
-    """Return by how many bytes a WAV is shorter than its header says; libsndfile reads what is there without a word.
+    """Return the number of bytes that a WAV is shorter than its header says, which libsndfile does not report.
 
-    It is 0 for other formats, whose reader notices, and for a WAV that was streamed.
+    It is 0 for other formats, for which the decoder reports it, and for a WAV whose header holds a placeholder.
     """
     with open(path, "rb") as file:
         if file.read(4) not in (b"RIFF", b"RF64"):
@@ -90,7 +91,7 @@ def _missing_bytes(path: str | Path) -> int:
         while len(header := file.read(8)) == 8:
             name, size = struct.unpack("<4sI", header)
             start = file.tell()
-            if name == b"ds64":  # RF64's own lengths, in 64 bits: of the file, then of the samples.
+            if name == b"ds64":  # RF64's 64-bit lengths: of the file, then of the samples
                 (length,) = struct.unpack("<8xQ", file.read(16))
             if name == b"data":
                 if length is None and size >= _STREAMED:
@@ -110,21 +111,21 @@ class _Entry:
 
 
 class SpeechFolder(Sequence[Utterance]):
-    """The utterances of one subset or several, sorted by id, each read from disk when it is asked for.
+    """The utterances of one or several subsets, sorted by id; each is read from disk when it is accessed.
 
     Args:
-        root: The folder that holds the subset, or the parent of a folder ``LibriSpeech`` that does.
-        subset: Name of the subset's folder, ``"test-other"``, or several names, whose utterances are put together.
-        limit: Keep only this many utterances, taken round-robin over the speakers (None: all).
-        ids: A text file with the ids of the utterances to keep, one a line (None: all).
+        root: The folder that contains the subset, or the parent of a folder ``LibriSpeech`` that contains it.
+        subset: Name of the subset's folder, such as ``"test-other"``, or several names, whose utterances are merged.
+        limit: The number of utterances to keep, taken round-robin over the speakers; None keeps all.
+        ids: A text file with the ids of the utterances to keep, one a line; None keeps all.
 
     Raises:
         FileNotFoundError: The folder, the file of ids or a listed audio file is missing.
-        ValueError: A transcript is malformed, an audio file has none, an id occurs twice, the subset holds no
-            utterance, or lacks one of the ids.
+        ValueError: A transcript is malformed, an audio file has no transcript, an id occurs twice, the subset contains
+            no utterance, or lacks one of the ids.
 
     Attributes:
-        folder: Of the subset, the first if there are several.
+        folder: The folder of the first subset.
     """
 
     def __init__(
@@ -177,7 +178,7 @@ class SpeechFolder(Sequence[Utterance]):
 
     @property
     def speakers(self) -> tuple[str, ...]:
-        """Who speaks each utterance, without reading any audio."""
+        """The speaker of each utterance, without reading any audio."""
         return tuple(entry.speaker for entry in self._entries)
 
     @property
@@ -187,7 +188,7 @@ class SpeechFolder(Sequence[Utterance]):
 
     @cached_property
     def num_samples(self) -> tuple[int, ...]:
-        """Length of each utterance in samples, from the files' headers.
+        """The length of each utterance in samples, from the files' headers.
 
         Raises:
             ValueError: A file is not mono audio at 16 kHz.
@@ -196,13 +197,13 @@ class SpeechFolder(Sequence[Utterance]):
 
 
 def download_librispeech(root: str | Path, subset: str | Sequence[str]) -> None:
-    """Fetch and unpack LibriSpeech's own subsets into ``root/LibriSpeech``, through torchaudio's data set class.
+    """Download and unpack subsets of LibriSpeech into ``root/LibriSpeech``, through torchaudio's data set class.
 
-    What is there already is not fetched again. Needs a network.
+    Subsets that exist already are not downloaded again.
 
     Raises:
         ValueError: LibriSpeech has no such subset.
-        OSError: One cannot be fetched.
+        OSError: A subset cannot be downloaded.
     """
     for name in [subset] if isinstance(subset, str) else subset:
         if _find_subset(Path(root), name) is not None:
@@ -262,12 +263,12 @@ def _chapter_entries(chapter: Path) -> Iterator[_Entry]:
 
 
 def _composed(name: str) -> str:
-    """Return a name in NFC; some file systems (macOS's) decompose those of files."""
+    """Return a name in Unicode's NFC; some file systems, such as those of macOS, decompose file names."""
     return unicodedata.normalize("NFC", name)
 
 
 def _visible(folder: Path) -> list[Path]:
-    """Return what is in a folder, sorted, but for hidden files; nothing if it is a file."""
+    """Return the files and folders in a folder, sorted, without hidden ones; an empty list if it is a file."""
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
@@ -278,9 +279,9 @@ def _transcripts(chapter: Path) -> list[Path]:
 
 
 def _audio(chapter: Path) -> dict[str, Path]:
-    """Return the audio files of a chapter by the ids in their names."""
+    """Return the audio files of a chapter: utterance id -> path."""
     found = [path for path in _visible(chapter) if path.suffix.lower() in AUDIO]
-    # The first kind comes last, and stays.
+    # The preferred suffix comes last, and overwrites the others.
     found.sort(key=lambda path: AUDIO.index(path.suffix.lower()), reverse=True)
     return {_composed(path.stem): path for path in found}
 
@@ -293,7 +294,7 @@ def _missing_audio(chapter: Path, utterance_id: str, place: str) -> str:
 
 
 def _read_text(path: Path) -> str:
-    """Return a text in UTF-8, its lines ended by a newline."""
+    """Read a text file in UTF-8, with lines separated by newlines."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,8 +1,8 @@
-"""Choosing a few utterances that stand for many.
+"""Selection of proxy sets: a few utterances that represent a larger set.
 
-The selections below know of an utterance only how long it is and how much some compressed models lose in it, and return
-indices into the pool. The loss is counted in word errors and the length in words, so that their ratio is a WER; or the
-loss in nats and the length in units of the transcript, and the ratio is the divergence.
+The methods use only the length of each utterance, its speaker, and the losses of some compressed models, and return
+indices into the pool. Losses are word errors and lengths numbers of words, so that their ratio is a WER; or losses are
+nats and lengths numbers of units, and the ratio is the divergence.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ __all__ = ["ERROR_WEIGHT", "SELECTIONS", "Pool", "random_selection", "ranking_se
 
 
 ERROR_WEIGHT = 2.0
-"""Of the error against the ranking: without it a set ranks models well and is wrong about all of them by points."""
+"""Weight of the WERs' error relative to their ranking. Without it a selected set would rank models well, but its WERs
+would be wrong by several percentage points."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """The utterances to choose from, and what compressed models make of them.
+    """The utterances to choose from, with the word errors of compressed models.
 
     Attributes:
         losses: Word errors, or nats, of each model in each utterance, (models, utterances).
-        lengths: Reference words, or units, (utterances,).
-        voices: Who speaks each utterance.
-        target: WER, or divergence, of each model on the set to be stood for, (models,).
+        lengths: Number of reference words, or of units, of each utterance, (utterances,).
+        voices: Speaker of each utterance.
+        target: WER, a fraction, or divergence of each model on the set to represent, (models,).
     """
 
     losses: NDArray[np.float64]
@@ -38,19 +39,19 @@ class Pool:
 
 
 Selection = Callable[[Pool, int, int], list[int]]
-"""(pool, count, seed) -> indices of the chosen utterances, ascending."""
+"""A function of (pool, count, seed) that returns the indices of the chosen utterances, ascending."""
 
 
 def random_selection(pool: Pool, count: int, seed: int) -> list[int]:
-    """Any `count` utterances."""
+    """Choose `count` utterances at random."""
     return sorted(np.random.default_rng(seed).permutation(len(pool.lengths))[:count].tolist())
 
 
 def stratified_selection(pool: Pool, count: int, seed: int) -> list[int]:
-    """A systematic sample of the pool sorted by voice, then difficulty, then length: each has its share.
+    """Choose a systematic sample of the pool, sorted by voice, then difficulty, then length.
 
-    Difficulty is the loss per length over all compressed models, in thirds of the pool.
-    The seed says where the sample begins.
+    Difficulty is the loss per length over all compressed models, in thirds of the pool. The seed determines the first
+    position.
     """
     lengths, voices = pool.lengths, pool.voices
     difficulty = pool.losses.sum(0) / lengths
@@ -62,11 +63,10 @@ def stratified_selection(pool: Pool, count: int, seed: int) -> list[int]:
 
 
 def ranking_selection(pool: Pool, count: int, seed: int) -> list[int]:
-    """Greedily the utterances that rank models, and predict their losses, most nearly as the target does.
+    """Choose utterances greedily such that their losses agree with the target in ranking and in value.
 
-    One after the other, the utterance joins that makes the mean concordance with the target over all pairs of models
-    (Kendall's tau without ties) less `ERROR_WEIGHT` times the root mean squared error largest.
-    Nothing is random: the seed is not used.
+    Each step adds the utterance that maximises the mean concordance with the target over all pairs of models (Kendall's
+    tau without ties) minus `ERROR_WEIGHT` times the root mean squared error. The seed is not used.
     """
     losses, lengths, target = pool.losses, pool.lengths, pool.target
     first, second = np.triu_indices(len(target), 1)
@@ -89,4 +89,4 @@ SELECTIONS: dict[str, Selection] = {
     "stratified": stratified_selection,
     "ranking": ranking_selection,
 }
-"""Name -> function."""
+"""Name -> method of selection."""

@@ -1,4 +1,4 @@
-"""Utterance sets by name, by folder, or as they are."""
+"""Loading of utterance sets by name or folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shrinkml_env.data.utterance import Utterance
 __all__ = ["SHIPPED_SETS", "UtteranceSpec", "load_utterances"]
 
 UtteranceSpec = str | Mapping[str, Any] | Sequence[Utterance]
-"""The name of a shipped set, the arguments of `SpeechFolder`, or utterances."""
+"""The name of a shipped set, the arguments of `SpeechFolder` as a mapping, or a sequence of utterances."""
 
 _ASSETS = Path(str(files("shrinkml_env") / "assets"))
 
@@ -27,21 +27,21 @@ SHIPPED_SETS: dict[str, dict[str, Any]] = {
     "dev": {"subset": "dev"},
     "test": {"subset": "test"},
 }
-"""Name -> what it holds of the embedded synthetic speech. ``proxy`` and its variants are 72 utterances each, drawn from
-the pool by how well they rank configurations, at random, and stratified."""
+"""Name -> arguments of `SpeechFolder` for a set of the embedded synthetic speech. ``proxy``, ``proxy-random`` and
+``proxy-stratified`` are 72 utterances each, chosen from the pool by the methods of `shrinkml_env.data.selection`."""
 
 
 def load_utterances(spec: UtteranceSpec) -> tuple[Utterance, ...]:
-    """The utterances that a specification stands for, in memory.
+    """Load the utterances of a set into memory.
 
     Args:
         spec: A name in `SHIPPED_SETS`; or ``{"root": DIR, "subset": "test-other", "limit": 20}`` for data in
-            LibriSpeech's layout (`limit` is optional, and so is ``"ids"``, a file: see `SpeechFolder`); or a sequence
-            of `Utterance`.
+            LibriSpeech's layout, with the arguments of `SpeechFolder` (``"limit"`` and ``"ids"`` are optional); or a
+            sequence of `Utterance`.
 
     Raises:
-        ValueError: An unknown name or key, or an empty set.
-        FileNotFoundError: No such data.
+        ValueError: A name or key is unknown, or the set is empty.
+        FileNotFoundError: There is no such folder or file.
     """
     if isinstance(spec, str):
         if spec not in SHIPPED_SETS:

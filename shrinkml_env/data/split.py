@@ -1,4 +1,4 @@
-"""One data set, three uses: parts to search on, to choose with and to report."""
+"""Splitting of a data set into proxy, dev and test."""
 
 from __future__ import annotations
 
@@ -11,23 +11,27 @@ import numpy as np
 __all__ = ["SHARES", "split", "spread"]
 
 SHARES: Mapping[str, float] = {"proxy": 0.3, "dev": 0.2, "test": 0.5}
-"""Of the utterances: about those of the embedded sets."""
+"""Part -> share of the utterances, about as in the embedded sets."""
 
 
 def split(speakers: Sequence[str], seed: int = 0, shares: Mapping[str, float] = SHARES) -> dict[str, list[int]]:
-    """Part -> indices of its utterances, ascending: in about these shares, and no speaker in two parts if possible.
+    """Split utterances into parts of about the given shares, with no speaker in two parts if possible.
 
-    Speakers with many utterances are placed first, each in the part that lacks most of its share; the seed orders those
-    with equally many. With fewer speakers than parts the last part has the speaker with most utterances, and the others
-    are cut through; one speaker is cut into all parts.
+    Speakers are assigned in descending order of their utterances, each to the part that lacks most of its share; the
+    seed orders speakers with equally many. With fewer speakers than parts, the last part gets the speaker with most
+    utterances, and the utterances of the others are divided among the other parts; a single speaker's are divided among
+    all parts.
 
     Args:
-        speakers: Who speaks each utterance.
-        seed: Another seed, another split.
-        shares: Part -> share; the last is the one that should be kept apart.
+        speakers: Speaker of each utterance.
+        seed: Seed of the order of speakers.
+        shares: Part -> share; the last part is the one to keep free of the other parts' speakers.
+
+    Returns:
+        Part -> indices of its utterances, ascending.
 
     Raises:
-        ValueError: There are too few utterances for a part each.
+        ValueError: There are fewer utterances than parts.
     """
     if len(speakers) < len(shares):
         raise ValueError(f"{len(speakers)} utterances cannot be split in {len(shares)} parts: give more")
@@ -48,11 +52,11 @@ def split(speakers: Sequence[str], seed: int = 0, shares: Mapping[str, float] = 
 
 
 def _place(counts: Sequence[int], shares: Mapping[str, float]) -> dict[str, list[int]]:
-    """Speakers with so many utterances, in this order, to parts."""
+    """Assign speakers to parts, given their numbers of utterances: part -> indices of speakers."""
     placed: dict[str, list[int]] = {part: [] for part in shares}
     for place in range(len(counts)):
         empty = [part for part in shares if not placed[part]]
-        # The last speakers go to the parts that would have none.
+        # The last speakers go to parts that would otherwise stay empty.
         open_parts = empty if len(empty) >= len(counts) - place else list(shares)
         lacks = {part: shares[part] * sum(counts) - sum(counts[i] for i in placed[part]) for part in open_parts}
         placed[max(open_parts, key=lambda part: lacks[part])].append(place)
@@ -60,7 +64,7 @@ def _place(counts: Sequence[int], shares: Mapping[str, float]) -> dict[str, list
 
 
 def _cut(indices: Sequence[int], shares: Mapping[str, float]) -> dict[str, list[int]]:
-    """Neighbours stay together; every part has at least one."""
+    """Divide indices into contiguous parts of about these shares, each with at least one: part -> indices."""
     bounds = np.cumsum([0.0, *shares.values()]) / sum(shares.values()) * len(indices)
     cuts = bounds.round().astype(int)
     for place in range(1, len(cuts) - 1):
@@ -69,7 +73,17 @@ def _cut(indices: Sequence[int], shares: Mapping[str, float]) -> dict[str, list[
 
 
 def spread(indices: Sequence[int], speakers: Sequence[str], limit: int, seed: int = 0) -> list[int]:
-    """At most `limit` of these utterances, ascending: drawn in turn from each speaker, at random within one."""
+    """Choose at most `limit` utterances, round-robin over the speakers and at random within a speaker.
+
+    Args:
+        indices: The utterances to choose from.
+        speakers: Speaker of every utterance that an index may refer to.
+        limit: The largest number of utterances.
+        seed: Seed of the choice.
+
+    Returns:
+        Indices, ascending.
+    """
     rng = np.random.default_rng(seed)
     owned: dict[str, list[int]] = defaultdict(list)
     for index in rng.permutation(np.array(indices, dtype=np.int64)).tolist():

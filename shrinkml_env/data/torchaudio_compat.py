@@ -1,8 +1,8 @@
-"""torchaudio beside any build of torch.
+"""Import of torchaudio with any build of torch.
 
-torchaudio's wheels link CUDA libraries, so with a CPU-only torch a plain ``import torchaudio`` raises OSError although
-all that ShrinkML uses of it is pure Python. `import_torchaudio` then puts a stand-in for the compiled extension in
-place and imports it again. Where the plain import works, nothing is changed.
+torchaudio's wheels link CUDA libraries, so that with a CPU-only torch ``import torchaudio`` raises OSError, although
+ShrinkML uses only functions in pure Python. In this case `import_torchaudio` installs a stub for the compiled extension
+and imports torchaudio again. If the plain import works, nothing is changed.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _EXTENSION = "torchaudio._extension"
 
 
 def import_torchaudio() -> ModuleType:
-    """The torchaudio module.
+    """Import and return torchaudio.
 
     Raises:
-        ImportError: torchaudio is not installed, or fails to import for another reason than its compiled part.
+        ImportError: torchaudio is not installed, or cannot be imported even without its compiled extension.
     """
     try:
         return importlib.import_module("torchaudio")

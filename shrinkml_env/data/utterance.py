@@ -1,4 +1,4 @@
-"""The unit of speech data, and what samples may come as."""
+"""Utterances, and the conversion of waveforms."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor
 __all__ = ["LOUDEST", "SAMPLE_RATE", "Utterance", "as_waveform", "as_waveforms"]
 
 SAMPLE_RATE = 16_000
-"""Samples a second of every waveform in ShrinkML."""
+"""The sampling rate of every waveform in ShrinkML, Hz."""
 
 LOUDEST = 16.0
-"""The magnitude up to which float samples are believed: full scale is 1, which a filter or a sum of signals exceeds a
-little; at the scale of int16 even a whisper is far louder."""
+"""The largest accepted magnitude of float samples. Full scale is 1, which filtering or mixing may exceed a little;
+larger values mean that the samples are at the scale of int16."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,13 +25,13 @@ class Utterance:
     """One recorded sentence.
 
     Attributes:
-        id: Unique in its set, ``"1688-142285-0000"``.
+        id: Unique id in its set, such as ``"1688-142285-0000"``.
         speaker: Speaker or voice.
-        waveform: Samples at 16 kHz; given as `as_waveform` takes them, kept as float32 of shape (samples,).
-        text: The words that were said.
+        waveform: Samples at 16 kHz, converted by `as_waveform` to float32 of shape (samples,).
+        text: The reference transcript.
 
     Raises:
-        ValueError: The waveform is none.
+        ValueError: The waveform is not valid (see `as_waveform`).
     """
 
     id: str
@@ -45,23 +45,23 @@ class Utterance:
 
     @property
     def duration(self) -> float:
-        """Seconds."""
+        """The duration in seconds."""
         return self.waveform.numel() / SAMPLE_RATE
 
 
 def as_waveform(samples: Any, name: str) -> Tensor:
-    """Return samples as float32 with full scale at 1, of shape (samples,).
+    """Convert samples to float32 of shape (samples,), with full scale at 1.
 
     Args:
         samples: A tensor or NumPy array, (samples,) or (1, samples): floats with full scale at 1, or int16.
-        name: The owner's name, for errors.
+        name: Name of the waveform, for error messages.
 
     Raises:
-        ValueError: It is something else, is empty, holds NaN or infinity, or is at another scale.
+        ValueError: The samples have another type or shape, are empty, hold NaN or infinity, or are at another scale.
     """
     given = samples
     if isinstance(samples, np.ndarray) and samples.dtype.kind in "fi":
-        # torch takes neither foreign byte orders nor float128, and warns of arrays that cannot be written.
+        # torch supports neither foreign byte orders nor float128, and warns about read-only arrays.
         kind = np.float32 if samples.dtype.kind == "f" else samples.dtype.newbyteorder("=")
         with np.errstate(over="ignore"):
             samples = torch.from_numpy(np.require(samples, kind, ["C", "W"]))
@@ -92,10 +92,10 @@ def as_waveform(samples: Any, name: str) -> Tensor:
 
 
 def as_waveforms(waveforms: Any) -> list[Tensor]:
-    """Return what `transcribe` was given, a list of waveforms, as float32 of shape (samples,) each.
+    """Convert the argument of `transcribe`, a list of waveforms, to float32 of shape (samples,) each.
 
     Raises:
-        ValueError: It is no list, or one of them is no waveform (see `as_waveform`).
+        ValueError: The argument is not a list, or an item is not a valid waveform (see `as_waveform`).
     """
     if not isinstance(waveforms, Sequence) or isinstance(waveforms, str):
         raise ValueError(f"transcribe takes a list of waveforms, [waveform, ...], got one {_described(waveforms)}")
@@ -103,7 +103,7 @@ def as_waveforms(waveforms: Any) -> list[Tensor]:
 
 
 def _described(value: Any) -> str:
-    """Return what a value is, for errors: ``"float32 of shape (2, 16000)"``, ``"list"``."""
+    """Describe a value for error messages: ``"float32 of shape (2, 16000)"``, ``"list"``."""
     if isinstance(value, np.ndarray | Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
     return type(value).__name__

@@ -1,4 +1,4 @@
-"""Assembly makes parts, search problems and environments of names, mappings and finished parts."""
+"""Construction of parts, search problems and environments from names, mappings or finished objects."""
 
 from __future__ import annotations
 
@@ -38,17 +38,16 @@ T = TypeVar("T")
 
 
 def resolve(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, expected: Any) -> T:
-    """Make what a specification names.
+    """Make a part from its specification.
 
     Args:
         kind: The kind of part, for error messages: ``"reward"``.
         registry: Name -> class or factory.
-        spec: A name; a mapping with ``"name"`` and the options of what it names; or a finished object, returned as it
-            is.
+        spec: A name; a mapping with ``"name"`` and options; or a finished object, which is returned unchanged.
         expected: The type of a finished object.
 
     Raises:
-        ValueError: The name is unknown, the options are not those of what it names, or the object is something else.
+        ValueError: The name is unknown, an option is unknown or missing, or the object has another type.
     """
     if isinstance(spec, str | Mapping):
         return named(kind, registry, spec, given=0)()
@@ -62,18 +61,18 @@ def resolve(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, expe
 
 
 def resolve_for(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, expected: Any, *subjects: Any) -> T:
-    """Make what a specification names for what it is used with, such as the actions of a search problem.
+    """Make a part that is bound to other objects, such as the actions of a search problem.
 
     Args:
         kind: The kind of part, for error messages: ``"action"``.
         registry: Name -> class; the subjects are its first arguments.
-        spec: A name; a mapping with ``"name"`` and the options of what it names; or something that makes the part of
-            the subjects: a class, a function, or a `functools.partial` of one.
+        spec: A name; a mapping with ``"name"`` and options; or a callable of the subjects that returns the part: a
+            class, a function, or a `functools.partial` of one.
         expected: The base class of such parts.
-        subjects: The objects for which the part is made.
+        subjects: The objects that the part is bound to.
 
     Raises:
-        ValueError: The name is unknown, the options are not those of what it names, or something else is made.
+        ValueError: The name is unknown, an option is unknown or missing, or the part has another type.
     """
     if isinstance(spec, str | Mapping):
         return named(kind, registry, spec, given=len(subjects))(*subjects)
@@ -92,16 +91,16 @@ def resolve_for(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, 
 def named(
     kind: str, registry: Mapping[str, Callable[..., T]], spec: str | Mapping[Any, Any], given: int
 ) -> Callable[..., T]:
-    """Return what a name stands for, with its options, without making it.
+    """Return the registered class or factory of a name, with its options bound.
 
     Args:
         kind: The kind of part, for error messages: ``"reward"``.
         registry: Name -> class or factory.
         spec: A name, or a mapping with ``"name"`` and options.
-        given: How many of its first arguments are no options, but given where it is made.
+        given: Number of leading positional arguments that are not options; the caller passes them later.
 
     Raises:
-        ValueError: The name is unknown, or the options are not those of what it names.
+        ValueError: The name is unknown, or an option is unknown or missing.
     """
     options: dict[str, Any] = {"name": spec} if isinstance(spec, str) else {str(key): spec[key] for key in spec}
     name = options.pop("name", None)
@@ -122,7 +121,7 @@ def named(
 def make_factorisation(
     model: CompressibleModel, spec: Any = "svd", cache: EvaluationCache | None = None
 ) -> Factorisation:
-    """Make the factorisation of a model, given as in `make_env`.
+    """Make the factorisation of a model; `spec` as the argument `factorisation` of `make_env`.
 
     Args:
         model: The original.
@@ -136,19 +135,19 @@ def make_factorisation(
 
 
 def make_reward(spec: Any = "linear") -> RewardFunction:
-    """Make a reward, given as in `make_env`."""
+    """Make a reward; `spec` as the argument `reward` of `make_env`."""
     return resolve("reward", REWARDS, spec, Callable)
 
 
 def search_space_maker(spec: Any = "full") -> Callable[[Sequence[Layer]], SearchSpace] | LevelSpace:
-    """Return what makes a search space that is given as in `make_env`, of layers or of an evaluator."""
+    """Return the maker of a search space; `spec` as the argument `search_space` of `make_env`."""
     if isinstance(spec, SearchSpace):
         return lambda layers: spec
     return spec if isinstance(spec, LevelSpace) else resolve("search_space", SEARCH_SPACES, spec, Callable)
 
 
 def make_search_space(evaluator: SupportsEvaluate, spec: Any = "full") -> SearchSpace:
-    """Make the search space of an evaluator's layers, given as in `make_env`."""
+    """Make the search space of an evaluator's layers; `spec` as the argument `search_space` of `make_env`."""
     maker = search_space_maker(spec)
     return maker.of(evaluator) if isinstance(maker, LevelSpace) else maker(evaluator.layers)
 
@@ -160,7 +159,7 @@ def make_problem(
     search_space: Any = "full",
     ledger: Any = None,
 ) -> SearchProblem:
-    """Make a search problem on a finished evaluator, the other parts given as in `make_env`."""
+    """Make a search problem with an evaluator; the other arguments are those of `make_env`."""
     if isinstance(ledger, Mapping):
         ledger = resolve("ledger", {"jsonl": Ledger}, {"name": "jsonl", **ledger}, Ledger)
     elif not isinstance(ledger, Ledger | None):
@@ -183,9 +182,9 @@ def assemble_env(
     render_mode: str | None = None,
     **parts: Any,
 ) -> ShrinkEnv:
-    """Make an environment on a finished evaluator, the other parts given as in `make_env`.
+    """Make an environment with an evaluator; the other arguments are those of `make_env`.
 
-    It is a `MaskableShrinkEnv` if its actions have masks. `parts` are arguments of `make_problem`.
+    `parts` are passed to `make_problem`. The environment is a `MaskableShrinkEnv` if its actions have masks.
     """
     problem = make_problem(evaluator, **parts)
     actions = resolve_for("action", ACTIONS, action, ActionKind, problem)

@@ -1,4 +1,4 @@
-"""Rendering shows an episode as a table or as a picture."""
+"""Rendering of an episode as a table or as a picture."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _DECIDED, _UNDECIDED, _DENSE = "#1f77b4", "#d9d9d9", "#7f7f7f"
 
 
 def table(problem: SearchProblem, ranks: tuple[int, ...], evaluation: Evaluation | None) -> str:
-    """Write one line for each layer: its rank, largest rank, and share of its parameters kept; then the whole model.
+    """Return a text table: one line for each layer (rank, largest rank, share of its parameters kept), and a summary.
 
     Args:
         problem: The problem of the episode.
         ranks: The ranks of the layers decided so far, in forward order.
-        evaluation: The outcome, once the episode is over.
+        evaluation: The evaluation at the end of the episode; None before.
     """
     width = max(len(layer.name) for layer in problem.layers)
     lines = [f"{'layer':<{width}}  {'rank':>5}  {'of':>5}  {'kept':>6}"]
@@ -38,15 +38,15 @@ def table(problem: SearchProblem, ranks: tuple[int, ...], evaluation: Evaluation
 
 
 def picture(problem: SearchProblem, ranks: tuple[int, ...], evaluation: Evaluation | None) -> NDArray[np.uint8]:
-    """Draw a bar for each layer's rank, for the spectral energy that it keeps, and for its parameters.
+    """Draw bar charts of each layer's rank, of the spectral energy that it keeps, and of its parameters.
 
     Args:
         problem: The problem of the episode.
         ranks: The ranks of the layers decided so far, in forward order.
-        evaluation: The outcome, once the episode is over.
+        evaluation: The evaluation at the end of the episode; None before.
 
     Returns:
-        An RGB image (height, width, 3); its size depends on the number of layers alone.
+        An RGB image, uint8, (height, width, 3); its size depends on the number of layers only.
 
     Raises:
         DependencyNotInstalled: Matplotlib is missing.

@@ -1,4 +1,4 @@
-"""The Markov decision process."""
+"""The environment: rank selection as a Markov decision process."""
 
 from __future__ import annotations
 
@@ -159,18 +159,18 @@ class ShrinkEnv(gym.Env[Any, Any]):
         potential: Potential | None = None,
         render_mode: str | None = None,
     ) -> None:
-        """Put finished parts together; `shrinkml_env.envs.registration.make_env` makes them of names.
+        """Make an environment from finished parts; `shrinkml_env.envs.registration.make_env` makes it from names.
 
         Args:
-            problem: Holds layers, candidates, measurement, reward, constraint and ledger.
-            action: Says how a rank is chosen; made of this problem, like the next two.
-            observation: Says what is seen.
-            potential: Shapes the reward; by default nothing does.
+            problem: The search problem: layers, candidates, evaluator, reward, constraint and ledger.
+            action: The kind of actions; made with this problem, like the next two.
+            observation: The kind of observations.
+            potential: The potential of reward shaping; by default none.
             render_mode: None, ``"ansi"`` or ``"rgb_array"``.
 
         Raises:
-            ValueError: The render mode is unknown, or parts do not go together: a constraint that needs masks
-                with actions that have none, a vector reward with shaping.
+            ValueError: The render mode is unknown, or parts are incompatible: a constraint that needs masks with
+                actions that have none, or a vector reward with shaping.
         """
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode must be None or one of {self.metadata['render_modes']}, got {render_mode!r}")
@@ -195,12 +195,12 @@ class ShrinkEnv(gym.Env[Any, Any]):
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The layers to decide, in forward order: one step each."""
+        """The layers to decide, in forward order: one a step, or all in one step with one-shot actions."""
         return self.problem.layers
 
     @property
     def evaluator(self) -> SupportsEvaluate:
-        """The evaluator, which measures a configuration."""
+        """The evaluator that measures configurations."""
         return self.problem.evaluator
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -210,16 +210,16 @@ class ShrinkEnv(gym.Env[Any, Any]):
         return self.observation(()), self._info(())
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Decide the next layer; with one-shot actions all of them.
+        """Set the rank of the next layer; with one-shot actions, of all layers.
 
         Raises:
-            ValueError: The action is not in the action space, or the reward is not finite; the episode is as it was.
+            ValueError: The action is not in the action space, or the reward is not finite; the episode is unchanged.
             BudgetExhausted: This was the last layer, the configuration is new, and the ledger's budget is spent.
             ResetNeeded: The episode is over, or `reset` was never called.
         """
         ranks, projected = self._decide(action)
         terminated = len(ranks) == len(self.layers)
-        # All this first: whatever fails must fail before anything has changed.
+        # Everything that can fail comes before the state changes.
         shaping = self.potential(ranks) - self.potential(self._ranks or ())
         observation = self.observation(ranks)
         evaluation = self.problem.evaluate(self.problem.search_space.named(ranks)) if terminated else None
@@ -231,9 +231,7 @@ class ShrinkEnv(gym.Env[Any, Any]):
         return observation, reward, terminated, False, info
 
     def completed_by(self, action: Any) -> dict[str, int] | None:
-        """Return the configuration that an action would complete now; None if the episode would go on.
-
-        Nothing changes.
+        """Return the configuration that an action would complete, without a step; None if the episode would continue.
 
         Raises:
             ValueError: The action is not in the action space.
@@ -243,17 +241,17 @@ class ShrinkEnv(gym.Env[Any, Any]):
         return self.problem.search_space.named(ranks) if len(ranks) == len(self.layers) else None
 
     def close(self) -> None:
-        """End what the evaluator has started, and let others write the ledger's file."""
+        """Stop the evaluator's workers and release the ledger's file."""
         self.problem.close()
 
     def actions_for(self, ranks: Mapping[str, int]) -> Sequence[Any]:
         """Return the actions of one episode that replay a configuration.
 
         Args:
-            ranks: Name of any of the evaluator's layers -> rank; what it leaves out is dense.
+            ranks: Layer name -> rank, for any of the evaluator's layers; layers without an entry are dense.
 
         Raises:
-            ValueError: A layer is unknown, a rank is not a candidate, or a layer that is not decided is not dense.
+            ValueError: A layer is unknown, a rank is not a candidate, or a layer outside the search space is not dense.
         """
         complete = canonical_ranks(self.evaluator.layers, ranks)
         space = self.problem.search_space
@@ -267,10 +265,10 @@ class ShrinkEnv(gym.Env[Any, Any]):
         return self.action.encode(tuple(decided.values()))
 
     def render(self) -> str | NDArray[np.uint8] | None:
-        """Show the decisions so far, as the render mode says: a table, or an RGB image (height, width, 3).
+        """Return the decisions so far as a table (``"ansi"``) or as an RGB image, (height, width, 3) (``"rgb_array"``).
 
         Raises:
-            DependencyNotInstalled: A picture is asked for and Matplotlib is missing.
+            DependencyNotInstalled: The mode is ``"rgb_array"`` and Matplotlib is missing.
         """
         if self.render_mode is None:
             gym.logger.warn("render() needs a render mode: gym.make(..., render_mode='ansi')")
@@ -279,13 +277,13 @@ class ShrinkEnv(gym.Env[Any, Any]):
         return draw(self.problem, self._ranks or (), self._evaluation)
 
     def _decide(self, action: Any) -> tuple[tuple[int, ...], bool]:
-        """Return the ranks after an action, and whether it asked for others."""
+        """Return the ranks after an action, and whether they differ from the requested ones."""
         before = self._ranks
         if before is None or len(before) == len(self.layers):
             raise ResetNeeded("the episode is over (or has not begun): call reset() before step()")
-        wish = self.action.decode(before, action)
-        ranks = self.problem.constraint.apply(before, wish.ranks)
-        return ranks, wish.projected or ranks != before + wish.ranks
+        request = self.action.decode(before, action)
+        ranks = self.problem.constraint.apply(before, request.ranks)
+        return ranks, request.projected or ranks != before + request.ranks
 
     @property
     def _no_reward(self) -> Any:
@@ -297,7 +295,7 @@ class ShrinkEnv(gym.Env[Any, Any]):
         return {"ranks": self.problem.search_space.named(ranks), "size_ratio": size_ratio}
 
     def outcome(self, evaluation: Evaluation, ranks: tuple[int, ...]) -> tuple[Any, dict[str, Any]]:
-        """Return the reward of a measured configuration, and what the last step's info tells of it."""
+        """Return the reward of a measured configuration, and the entries that it adds to the last step's info."""
         reward, terms = self.problem.reward(evaluation)
         divergence = {} if evaluation.divergence is None else {"divergence": evaluation.divergence}
         return reward, {
@@ -313,7 +311,7 @@ class ShrinkEnv(gym.Env[Any, Any]):
 
 
 class MaskableShrinkEnv(ShrinkEnv):
-    """A `ShrinkEnv` whose actions have masks, as sb3-contrib's agents look for them."""
+    """A `ShrinkEnv` whose actions have masks, with the method that sb3-contrib's agents call."""
 
     action: MaskedActions
 

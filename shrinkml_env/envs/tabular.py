@@ -1,4 +1,4 @@
-"""The tabular environments play the decision process of a `Table`, at tens of thousands of steps a second and more."""
+"""The tabular environments: the decision process on a `Table`, with more than ten thousand steps a second."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["MaskableTabularEnv", "TabularEnv", "VectorTabularEnv"]
 
 
 class _Node(NamedTuple):
-    """Everything that a step into a state returns."""
+    """The results of a step into one state."""
 
     observation: Any
     reward: float
@@ -37,12 +37,17 @@ class TabularEnv(gym.Env[Any, Any]):
     """``ShrinkMLTabular-v0``: the same decision process as `ShrinkEnv`, from a table, thousands of times as fast.
 
     The layers are the table's blocks; observations, actions, rewards, infos and the ledger are those of the live
-    environment on the same blocks and candidates: ``gym.make("ShrinkML-v0", **env.unwrapped.live_kwargs)``. Besides,
-    the best reward there is, the `optimum`, is known, and so is the regret of any other.
+    environment on the same blocks and candidates: ``gym.make("ShrinkML-v0", **env.unwrapped.live_kwargs)``. The largest
+    reward, the `optimum`, is known, and so is the regret of any other reward.
 
     Args:
-        twin: An environment on a `TableEvaluator`: it makes what is returned, once for each state.
-        live_kwargs: Arguments of ``gym.make("ShrinkML-v0", ...)`` for the environment that measures the same for real.
+        twin: An environment on a `TableEvaluator`; it computes the results of each state once.
+        live_kwargs: Arguments of ``gym.make("ShrinkML-v0", ...)`` for the same problem, measured without the table.
+
+    Raises:
+        TypeError: The evaluator of `twin` is not a `TableEvaluator`.
+        ValueError: The actions are neither discrete nor continuous, the constraint changes decisions, or the reward is
+            a vector.
     """
 
     metadata = ShrinkEnv.metadata
@@ -90,9 +95,9 @@ class TabularEnv(gym.Env[Any, Any]):
         info = {**node.info, "ranks": node.ranks.copy(), "projected": projected}
         if node.terminated:
             info["reward_terms"] = node.info["reward_terms"].copy()
-        # What is known must not be changed by who looks at it.
-        seen = node.observation
-        observation = {name: box.copy() for name, box in seen.items()} if isinstance(seen, dict) else seen.copy()
+        # Callers may change what they get; the node must stay as it is.
+        kept = node.observation
+        observation = {name: box.copy() for name, box in kept.items()} if isinstance(kept, dict) else kept.copy()
         return observation, node.reward, node.terminated, False, info
 
     def actions_for(self, ranks: Mapping[str, int]) -> Sequence[Any]:
@@ -100,7 +105,7 @@ class TabularEnv(gym.Env[Any, Any]):
         return self.twin.actions_for(ranks)
 
     def close(self) -> None:
-        """Let others write the ledger's file."""
+        """Release the ledger's file."""
         self.twin.close()
 
     def render(self) -> Any:
@@ -121,7 +126,7 @@ class TabularEnv(gym.Env[Any, Any]):
 
     @cached_property
     def feasible(self) -> NDArray[np.bool_]:
-        """Which configurations meet the constraint, in the table's order, (configurations,)."""
+        """Whether each configuration meets the constraint, in the table's order, (configurations,)."""
         return np.array([self.problem.is_feasible(ranks) for ranks in self.table.configurations()])
 
     @cached_property
@@ -129,7 +134,7 @@ class TabularEnv(gym.Env[Any, Any]):
         """The largest reward of any feasible configuration.
 
         Raises:
-            ValueError: None meets the constraint.
+            ValueError: No configuration meets the constraint.
         """
         feasible = self.feasible
         if not feasible.any():
@@ -137,14 +142,14 @@ class TabularEnv(gym.Env[Any, Any]):
         return float(self.rewards[feasible].max())
 
     def regret(self, reward: float) -> float:
-        """Return the normalised regret, (optimum - reward) / (optimum - median): 0 for the best, 1 for a middling one.
+        """Return the normalised regret, (optimum - reward) / (optimum - median): 0 for the optimum, 1 for the median.
 
-        The median is that of all configurations, feasible or not.
+        The median is taken over all configurations, feasible or not.
         """
         return (self.optimum - reward) / (self.optimum - float(np.median(self.rewards)))
 
     def _place(self, depth: int, action: Any) -> tuple[int, bool]:
-        """Return the place of the candidate that an action asks for, and whether it asked for another one."""
+        """Return the index of the candidate that an action selects, and whether the action requested another rank."""
         actions = self._actions
         if isinstance(actions, Discrete):
             if (type(action) is int or isinstance(action, np.integer)) and 0 <= action < self._counts[depth]:
@@ -153,9 +158,9 @@ class TabularEnv(gym.Env[Any, Any]):
             isinstance(action, np.ndarray) and action.shape == (1,) and action.dtype.kind == "f" and abs(action[0]) <= 1
         ):
             return actions.place(depth, float(action[0])), False
-        # All that is unusual, mistakes included.
-        wish = self.twin.action.decode(self._prefix(depth, self._number), action)
-        return self.table.candidates[depth].index(wish.ranks[0]), wish.projected
+        # The general case, which also raises the errors.
+        request = self.twin.action.decode(self._prefix(depth, self._number), action)
+        return self.table.candidates[depth].index(request.ranks[0]), request.projected
 
     def _make(self, depth: int, number: int) -> _Node:
         ranks = self._prefix(depth, number)
@@ -175,13 +180,13 @@ class TabularEnv(gym.Env[Any, Any]):
         return self._prefix(max(0, self._depth), self._number)
 
     def _prefix(self, depth: int, number: int) -> tuple[int, ...]:
-        """Return the ranks of the first layers in one of their configurations, by its number."""
+        """Return the ranks of the first `depth` layers, given the index of their configuration."""
         places = np.unravel_index(number, self._counts[:depth])
         return tuple(self._space.ranks([int(place) for place in places]).values())
 
 
 class MaskableTabularEnv(TabularEnv):
-    """A `TabularEnv` whose actions have masks, as sb3-contrib's agents look for them."""
+    """A `TabularEnv` whose actions have masks, with the method that sb3-contrib's agents call."""
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which actions are allowed now, shape (actions,)."""
@@ -191,15 +196,18 @@ class MaskableTabularEnv(TabularEnv):
 
 
 class VectorTabularEnv(VectorEnv[Any, Any, NDArray[Any]]):
-    """Very many episodes on the table at once, in arrays.
+    """Many episodes on the table at once, vectorised with NumPy.
 
-    All of them begin and end together; they are reset in the same step, and the last observations are in
-    ``infos["final_obs"]``. Infos hold ``size_ratio``, and at the end ``wer`` and ``number``, the configurations' places
-    in the table. The ledger is not asked: this environment is for speed, not for counting evaluations.
+    All episodes begin and end together; they are reset in the same step, and the last observations are in
+    ``infos["final_obs"]``. Infos hold ``size_ratio``, and at the end ``wer`` and ``number``, the indices of the
+    configurations in the table. The environment is made for speed: it neither counts evaluations nor has a budget.
 
     Args:
         env: A tabular environment with vector observations.
-        num_envs: At least 1.
+        num_envs: Number of episodes, at least 1.
+
+    Raises:
+        ValueError: The observations are not vectors, or `num_envs` is below 1.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 - as in gym.vector.VectorEnv
@@ -208,7 +216,7 @@ class VectorTabularEnv(VectorEnv[Any, Any, NDArray[Any]]):
         if not isinstance(env.observation_space, gym.spaces.Box):
             raise ValueError("the vector version has vector observations: leave out `observation`")
         self.num_envs = num_envs = whole_number("num_envs", num_envs, least=1)
-        self.autoreset_mode = self.metadata["autoreset_mode"]  # TorchRL looks for it here, as in Gymnasium's own
+        self.autoreset_mode = self.metadata["autoreset_mode"]  # TorchRL reads this attribute
         self.env = env
         self.single_action_space, self.single_observation_space = env.action_space, env.observation_space
         self.action_space = batch_space(env.action_space, num_envs)
@@ -218,17 +226,17 @@ class VectorTabularEnv(VectorEnv[Any, Any, NDArray[Any]]):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Begin N episodes; nothing in them is random."""
+        """Begin N episodes. `seed` and `options` are not used: nothing is random."""
         self._depth, self._numbers = 0, np.zeros(self.num_envs, np.int64)
         return self._observe(0, self._numbers), {}
 
     def step(
         self, actions: NDArray[Any]
     ) -> tuple[NDArray[np.float32], NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """Decide the next layer of every episode.
+        """Set the rank of the next layer in every episode.
 
         Raises:
-            ValueError: An action is not in the action space.
+            ValueError: An action is not in the action space, or their number is not `num_envs`.
             ResetNeeded: `reset` was never called.
         """
         depth, env = self._depth, self.env
@@ -257,7 +265,7 @@ class VectorTabularEnv(VectorEnv[Any, Any, NDArray[Any]]):
 
     @cached_property
     def _states(self) -> list[tuple[NDArray[np.float32], NDArray[np.float64]]]:
-        """The observations and size ratios of all states, for each depth."""
+        """The observations and the size ratios of all states, for each number of decided layers."""
         states = []
         for depth in range(len(self.env.layers) + 1):
             prefixes = list(itertools.product(*self.env.table.candidates[:depth]))

@@ -18,18 +18,20 @@ __all__ = ["MaskableVectorShrinkEnv", "VectorShrinkEnv"]
 
 
 class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
-    """N episodes at once. All have the same model, evaluator and ledger, and they end in the same step.
+    """N episodes at once, with one model, evaluator and ledger; they all end in the same step.
 
     The configurations that a step completes are measured together, so that an evaluator with several workers measures
-    them side by side. Everything else is as in N single environments, one after the other: the same seeds and actions
-    give the same numbers.
+    them in parallel. The same seeds and actions give the same numbers as in N single environments.
 
-    An episode that ends is reset in the same step (`AutoresetMode.SAME_STEP`): the returned observation is the next
-    episode's first, the last one's is in ``infos["final_obs"]`` and its info in ``infos["final_info"]``.
+    An episode that ends is reset in the same step (`AutoresetMode.SAME_STEP`): the returned observation is the first of
+    the next episode, and ``infos["final_obs"]`` and ``infos["final_info"]`` hold the last observation and info.
 
     Args:
-        env: A single environment; the others are made after it.
+        env: A single environment; the others are shallow copies of it.
         num_envs: N, at least 1.
+
+    Raises:
+        ValueError: `num_envs` is below 1.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 - as in gym.vector.VectorEnv
@@ -40,8 +42,8 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
     def __init__(self, env: ShrinkEnv, num_envs: int) -> None:
         num_envs = whole_number("num_envs", num_envs, least=1)
         self.num_envs = num_envs
-        self.autoreset_mode = self.metadata["autoreset_mode"]  # TorchRL looks for it here, as in Gymnasium's own
-        # Copies of the outermost object only: the problem and all that hangs on it is the same.
+        self.autoreset_mode = self.metadata["autoreset_mode"]  # TorchRL reads this attribute
+        # Shallow copies: all environments share one problem.
         self.envs: tuple[ShrinkEnv, ...] = (env, *(copy.copy(env) for _ in range(num_envs - 1)))
         for other in self.envs[1:]:
             other._np_random = None
@@ -61,8 +63,11 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
         """Begin N episodes.
 
         Args:
-            seed: The seed of each environment; a single one stands for seed, seed + 1, ...
+            seed: A seed for each environment; an integer stands for seed, seed + 1, ...
             options: Not used.
+
+        Raises:
+            ValueError: The number of seeds is not `num_envs`.
         """
         seeds: Sequence[int | None]
         if seed is None:
@@ -82,19 +87,19 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
         return self._batch(observations), infos
 
     def step(self, actions: Any) -> tuple[Any, NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """Decide the next layer of every episode.
+        """Set the rank of the next layer in every episode.
 
         Raises:
-            ValueError: An action is not in the action space; no episode has gone on.
-            BudgetExhausted: The configurations that are completed are more than the budget allows. What it allowed is
-                in the ledger; no episode has gone on.
+            ValueError: An action is not in the action space; no episode has advanced.
+            BudgetExhausted: The completed configurations exceed the budget. The ledger holds those within the budget;
+                no episode has advanced.
         """
         singles = list(iterate(self.action_space, actions))
         completed = (env.completed_by(action) for env, action in zip(self.envs, singles, strict=True))
         wanted = [ranks for ranks in completed if ranks is not None]
         problem = self.envs[0].problem
         problem.prefetch(wanted)
-        # All of them before any episode goes on, so that at the budget's end all stand where they stood.
+        # All of them before any episode advances, so that an exhausted budget leaves every episode unchanged.
         for ranks in wanted:
             problem.evaluate(ranks)
         observations, rewards, terminated = [], [], []
@@ -112,15 +117,15 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
         return self._batch(observations), np.array(rewards), np.array(terminated), never, infos
 
     def close_extras(self, **kwargs: Any) -> None:
-        """End what the evaluator has started; called by `close`."""
+        """Stop the evaluator's workers and release the ledger's file; called by `close`."""
         self.envs[0].close()
 
     def render(self) -> tuple[Any, ...]:
-        """Show each environment's episode, as `ShrinkEnv.render` does."""
+        """Return the rendering of each environment, see `ShrinkEnv.render`."""
         return tuple(env.render() for env in self.envs)
 
     def _flat(self, info: dict[str, Any]) -> dict[str, Any]:
-        """Return an episode's info in numbers: names and a mapping that grows have no place in a batch."""
+        """Return an info that fits into arrays: ``ranks`` as (layers,), 0 if undecided, and ``layer`` as an index."""
         decided = list(info["ranks"].values())
         ranks = np.zeros(len(self.first.layers), np.int64)
         ranks[: len(decided)] = decided

@@ -1,4 +1,4 @@
-"""The decision process inside an environment, however it is wrapped."""
+"""Access to the `ShrinkEnv` and its search problem inside wrapped, vector and tabular environments."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["arguments_of", "budget_of", "episode_length", "num_envs_of", "search
 
 
 def shrink_env(env: Any) -> ShrinkEnv:
-    """Return the decision process of an environment: wrapped or not, tabular or not, single or several in one.
+    """Return the `ShrinkEnv` of an environment, which may be wrapped, tabular or a vector environment (its first).
 
     Raises:
-        TypeError: It is no ShrinkML environment.
+        TypeError: It is not a ShrinkML environment.
     """
     first = _first(env)
     found = first.twin if isinstance(first, TabularEnv) else first
@@ -29,28 +29,29 @@ def shrink_env(env: Any) -> ShrinkEnv:
 
 
 def search_problem(env: Any) -> SearchProblem:
-    """Return the search problem of an environment, given as in `shrink_env`.
+    """Return the search problem of any environment that `shrink_env` takes.
 
     Raises:
-        TypeError: It is no ShrinkML environment.
+        TypeError: It is not a ShrinkML environment.
     """
     return shrink_env(env).problem
 
 
 def episode_length(env: Any) -> int:
-    """Return the number of steps of every episode of an environment, given as in `shrink_env`."""
+    """Return the number of steps of an episode of any environment that `shrink_env` takes."""
     return len(shrink_env(env).actions_for({}))
 
 
 def num_envs_of(env: Any) -> int:
-    """Return how many environments there are in one."""
+    """Return the number of environments in a vector environment; 1 for a single one."""
     return getattr(env, "num_envs", 1)
 
 
 def arguments_of(env: Any) -> Mapping[str, Any]:
-    """Return the arguments that ``gym.make("ShrinkML-v0", ...)`` was given, or would be for the same measurements.
+    """Return the arguments that ``gym.make("ShrinkML-v0", ...)`` was called with.
 
-    Empty where the environment was put together by hand.
+    For a tabular environment they are those of the same problem without the table; for an environment that was not made
+    by `gym.make` the mapping is empty.
     """
     first = _first(env)
     if isinstance(first, TabularEnv):
@@ -74,6 +75,6 @@ def budget_of(problem: SearchProblem) -> int:
 
 
 def _first(env: Any) -> Any:
-    """Return the environment without its wrappers; of several in one, the first."""
+    """Return an environment without its wrappers, or the first one of a vector environment."""
     inner = getattr(env, "unwrapped", env)
     return getattr(inner, "first", inner)

@@ -1,4 +1,4 @@
-"""Measuring: from ranks to evaluations, with a cache around it and a ledger of what a search has asked for."""
+"""Evaluation of configurations, with a persistent cache and a ledger of the evaluations that a search has requested."""
 
 from shrinkml_env.evaluation.activations import ActivationError
 from shrinkml_env.evaluation.cache import EvaluationCache, default_cache_path

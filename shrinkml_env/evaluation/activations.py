@@ -1,4 +1,4 @@
-"""The error that compression brings into what flows through a model."""
+"""The error that compression causes in a model's activations."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["ActivationError"]
 
 
 class ActivationError:
-    """An activation error compares a layer's outputs in a compressed model with those in the original, on some speech.
+    """The relative error of a layer's outputs in a compressed model, against the original's, on a few utterances.
 
-    Everything before the layer is compressed as well, so that the error has come all the way. Each utterance is
-    recognised alone. A decoder's layer is called once for every token: its calls are compared one by one, as long as
-    both models go on.
+    The layers before it are compressed as well, so that the error is the accumulated one. Each utterance is recognised
+    alone. A decoder's layer is called once for every token: call i of one model is compared with call i of the other;
+    a call that the compressed model lacks counts as outputs of 0.
 
     Args:
         model: The original.
@@ -43,13 +43,14 @@ class ActivationError:
         self._known: dict[tuple[tuple[str, int], ...], float] = {}
 
     def __call__(self, ranks: Mapping[str, int]) -> float:
-        """Return the Frobenius norm of the difference over that of the original's outputs, at the last layer named.
+        """Return the error at the last layer that `ranks` names, after compressing all layers that it names.
 
         Args:
-            ranks: Layer name -> rank; the layers that it leaves out are dense.
+            ranks: Layer name -> rank; layers without an entry stay dense.
 
         Returns:
-            At least 0; 0 if all are dense or none is named.
+            The Frobenius norm of the difference over that of the original's outputs, at least 0; 0 if all layers are
+            dense.
 
         Raises:
             ValueError: A layer is unknown or a rank is out of range.
@@ -63,7 +64,7 @@ class ActivationError:
         return self._known[key]
 
     def __getstate__(self) -> dict[str, Any]:
-        # The outputs are large, and soon computed again.
+        # The outputs are large, and quick to compute again.
         return {name: value for name, value in vars(self).items() if name != "_original"}
 
     def _measure(self, ranks: Mapping[str, int], complete: Mapping[str, int]) -> float:
@@ -90,7 +91,7 @@ class ActivationError:
 
         def keep(path: str) -> Any:
             def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-                # Recurrent modules give their states besides: the outputs come first.
+                # Recurrent modules return (outputs, states).
                 found[path].append(output[0] if isinstance(output, tuple) else output)
 
             return hook

@@ -1,4 +1,4 @@
-"""Measurements that outlive the process."""
+"""The persistent cache of measurements."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ _SCHEMA = (
     "(key TEXT PRIMARY KEY, value TEXT NOT NULL, subject TEXT NOT NULL, made REAL NOT NULL) WITHOUT ROWID"
 )
 _PATIENCE = (60.0, 600.0)
-"""Seconds to wait for another process at the first and the second try."""
+"""Seconds to wait for another process's lock, at the first and at the second try."""
 
 _LOCKS = 4096
+"""The number of lock files; every key belongs to one of them."""
 
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
-"""What SQLite says of a file that is cut off or no database, and where a table has other columns."""
+"""SQLite's error codes for a file that is truncated, is no database, or has a table with other columns."""
 
 
 def default_cache_path() -> Path:
@@ -39,13 +40,13 @@ def default_cache_path() -> Path:
 
 
 class CacheSummary(NamedTuple):
-    """A summary says what a cache holds of one subject.
+    """A summary of the measurements that a cache holds for one subject.
 
     Attributes:
-        subject: Says what was measured, on what, and how.
-        measurements: How many.
-        first: When the oldest was made, seconds since 1970.
-        last: When the newest was made.
+        subject: Description of the model, utterance set and factorisation that were measured.
+        measurements: Number of measurements.
+        first: Time of the oldest one, seconds since 1970.
+        last: Time of the newest one, seconds since 1970.
     """
 
     subject: str
@@ -57,16 +58,16 @@ class CacheSummary(NamedTuple):
 class EvaluationCache:
     """A key-value store in one SQLite file, safe for many processes at once and for a kill at any moment.
 
-    Uses SQLite's rollback journal, not its write-ahead log, so that the file may lie on a network file system whose
-    POSIX locks work; each entry is one transaction. The file is opened at the first use in each process, so that a
-    cache pickles. Beside it lies a folder of lock files, which the operating system releases when a process dies.
+    It uses SQLite's rollback journal, not its write-ahead log, so that the file may lie on a network file system whose
+    POSIX locks work; each entry is one transaction. Each process opens the file at its first use, so that a cache
+    pickles. The folder ``PATH.locks`` holds lock files, which the operating system releases when a process dies.
 
-    Every use raises a ValueError if the file is damaged or something else, an OSError if it cannot be read or written,
-    as on a full disk, and a TimeoutError if other processes keep it locked for many minutes. Each names the file, which
-    stays as it is.
+    Every method raises a ValueError if the file is damaged or is not a cache, an OSError if it cannot be read or
+    written, as on a full disk, and a TimeoutError if other processes keep it locked for many minutes. Each error names
+    the file, which is left unchanged.
 
     Args:
-        path: The file; made when it is missing.
+        path: The file; created if it is missing.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -75,7 +76,7 @@ class EvaluationCache:
         self._owner = -1
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """Return the value stored under a key, or None."""
+        """Return the value stored under a key, or None if there is none."""
         row = self._execute("SELECT value FROM measurements WHERE key = ?", (key,)).fetchone()
         if row is None:
             return None
@@ -86,45 +87,53 @@ class EvaluationCache:
         return value
 
     def put(self, key: str, value: dict[str, Any], subject: str = "") -> None:
-        """Store a JSON-able value; one that is there already stays, since equal keys mean equal measurements.
+        """Store a measurement, unless the key has one already: equal keys mean equal measurements.
 
         Args:
-            key: A content hash.
-            value: The measurement.
-            subject: What was measured, for people.
+            key: A content hash, hexadecimal.
+            value: The measurement, JSON-able.
+            subject: Description of what was measured, for `summary` and `prune`.
         """
         row = (key, json.dumps(value), subject, time.time())
         self._execute("INSERT OR IGNORE INTO measurements VALUES (?, ?, ?, ?)", row)
 
     @contextmanager
     def exclusive(self, keys: Iterable[str]) -> Iterator[None]:
-        """Keep other processes out of here for any of these keys while it lasts, so that nothing is measured twice.
+        """Hold the locks of these keys, so that no other process measures one of them at the same time.
 
-        Look again for the values inside: the process that was there before may have stored them.
+        Look the keys up again inside the block: the process that held the locks before may have stored their values.
         """
         folder = self.path.with_name(self.path.name + ".locks")
         with errors_name(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        # In ascending order: two processes that want several can't wait for each other.
+        # In ascending order, so that two processes that want several cannot deadlock.
         with ExitStack() as stack:
             for number in sorted({int(key[:8], 16) % _LOCKS for key in keys}):
                 stack.enter_context(FileLock(folder / f"{number:03x}", is_singleton=False))
             yield
 
     def summary(self) -> list[CacheSummary]:
-        """Return what the cache holds, by subject."""
+        """Return one summary for each subject, the one with the latest measurement last."""
         query = "SELECT subject, COUNT(*), MIN(made), MAX(made) FROM measurements GROUP BY subject ORDER BY MAX(made)"
         return [CacheSummary(*row) for row in self._execute(query)]
 
     def prune(self, before: float = float("inf"), subject: str = "") -> int:
-        """Delete measurements made before a time, of subjects that contain a text, and return how many."""
+        """Delete measurements.
+
+        Args:
+            before: Delete those that were made before this time, seconds since 1970.
+            subject: Delete those whose subject contains this text.
+
+        Returns:
+            The number of deleted measurements.
+        """
         chosen = "made < ? AND instr(subject, ?)"
         deleted = self._execute(f"DELETE FROM measurements WHERE {chosen}", (before, subject)).rowcount
         self._execute("VACUUM")
         return deleted
 
     def export(self, file: TextIO) -> int:
-        """Write everything as CSV (key, subject, made, value as JSON), and return the number of measurements."""
+        """Write all measurements as CSV (key, subject, made, value as JSON), and return their number."""
         writer = csv.writer(file)
         writer.writerow(("key", "subject", "made", "value"))
         rows = self._execute("SELECT key, subject, made, value FROM measurements ORDER BY made, key").fetchall()
@@ -135,14 +144,14 @@ class EvaluationCache:
         return int(self._execute("SELECT COUNT(*) FROM measurements").fetchone()[0])
 
     def _execute(self, statement: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
-        """Make one transaction, and try again if the file is busy for long: a finished measurement must not be lost."""
+        """Run one transaction, and retry it if the file is busy for long: a finished measurement must not be lost."""
         for patience in _PATIENCE:
             try:
                 connection = self._open(patience)
                 with connection:
                     return connection.execute(statement, values)
             except sqlite3.DatabaseError as error:
-                kind = error.sqlite_errorcode & 0xFF  # the other bits say more about it
+                kind = error.sqlite_errorcode & 0xFF  # the primary code; the other bits extend it
                 if kind in _DAMAGED:
                     raise self._damaged(str(error)) from error
                 if kind not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):

@@ -1,4 +1,4 @@
-"""A cache around a measurer."""
+"""A measurer with a persistent cache."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["CachedMeasurer"]
 
 
 class CachedMeasurer:
-    """A cached measurer answers from a cache what was measured before, by any process, and stores what was not.
+    """A cached measurer looks counts up in a cache, and measures and stores those that the cache lacks.
 
     Args:
-        measurer: It measures what the cache does not hold.
-        cache: Where measurements persist; None measures anew every time, but nothing twice in one call.
+        measurer: Measures what the cache does not hold.
+        cache: The cache; None measures anew in every call, but no configuration twice in one call.
     """
 
     def __init__(self, measurer: Measurer, cache: EvaluationCache | None) -> None:
@@ -30,13 +30,13 @@ class CachedMeasurer:
         return digest([self._measurer.content, json.dumps(dict(ranks), sort_keys=True).encode()])
 
     def measure(self, configurations: Sequence[Ranks]) -> Iterator[Counts]:
-        """Return the counts of several configurations, in their order, each as soon as it and those before are known.
+        """Yield the counts of several configurations, in their order, each as soon as it is known.
 
-        Nothing is looked up or measured before it is asked for.
+        The generator looks nothing up and measures nothing before it is advanced.
         """
         keys = [self.key(ranks) for ranks in configurations]
         wanted = dict(zip(keys, configurations, strict=True))
-        known = self._recall(wanted)
+        known = self._look_up(wanted)
         measured = self._measure_missing({key: ranks for key, ranks in wanted.items() if key not in known})
         for key in keys:
             if key not in known:
@@ -47,22 +47,22 @@ class CachedMeasurer:
         if self._cache is None:
             yield from self._measurer.measure(list(missing.values()))
             return
-        keys, together = list(missing), self._measurer.together
-        for start in range(0, len(keys), together):
-            # No lock is held while the caller has the word: it may take its time, or ask for another configuration.
-            chunk = {key: missing[key] for key in keys[start : start + together]}
+        keys, size = list(missing), self._measurer.chunk_size
+        for start in range(0, len(keys), size):
+            # No lock is held across a `yield`: the caller may take its time, or request another configuration.
+            chunk = {key: missing[key] for key in keys[start : start + size]}
             yield from self._measure_and_store(self._cache, chunk)
 
     def _measure_and_store(self, cache: EvaluationCache, missing: Mapping[str, Ranks]) -> list[Counts]:
         with cache.exclusive(missing):
-            known = self._recall(missing)  # what another process has stored meanwhile
+            known = self._look_up(missing)  # another process may have stored some meanwhile
             still = [key for key in missing if key not in known]
             for key, counts in zip(still, self._measurer.measure([missing[key] for key in still]), strict=True):
                 known[key] = counts
                 cache.put(key, counts.to_json(), self._measurer.subject)
         return [known[key] for key in missing]
 
-    def _recall(self, keys: Iterable[str]) -> dict[str, Counts]:
+    def _look_up(self, keys: Iterable[str]) -> dict[str, Counts]:
         if self._cache is None:
             return {}
         found = {}

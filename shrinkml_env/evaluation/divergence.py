@@ -22,18 +22,19 @@ __all__ = ["DivergenceMeasurer", "mean_divergence", "summed_divergences"]
 def mean_divergence(original: Sequence[Tensor], compressed: Sequence[Tensor]) -> float:
     """Return KL(p || q) of the next unit's distributions, averaged over all units and ends of all utterances.
 
-    p are the original's distributions and q the compressed model's, both told what the original writes so far: the
-    quantity that distillation makes small (Hinton et al. 2015, arXiv 1503.02531). A WER changes only where the best
-    unit is another one; this changes with every probability, so that a few utterances tell similar models apart.
+    p are the original's distributions and q the compressed model's, both teacher-forced with the original's
+    transcripts: the quantity that distillation minimises (Hinton et al. 2015, arXiv 1503.02531). A WER changes only
+    where another unit becomes the best one; the divergence changes with every probability, so that a few utterances
+    tell similar models apart.
 
     Args:
-        original: For each utterance log-probabilities, (units and end, vocabulary); see `PredictiveModel.predict`.
-        compressed: The same of the other model.
+        original: Log-probabilities of each utterance, (units and end, vocabulary); see `PredictiveModel.predict`.
+        compressed: The compressed model's, of the same shapes.
 
     Returns:
-        Nats a unit; 0 for equal distributions.
+        Nats a unit, at least 0; 0 for equal distributions.
     """
-    # Rounding leaves distributions that are almost equal a little below 0.
+    # Rounding can bring the divergence of almost equal distributions slightly below 0.
     return max(0.0, sum(summed_divergences(original, compressed)) / sum(len(p) for p in original))
 
 
@@ -46,17 +47,17 @@ def summed_divergences(original: Sequence[Tensor], compressed: Sequence[Tensor])
 
 
 class DivergenceMeasurer(Measurer):
-    """A measurer that also tells how far each form of a model diverges from the original.
+    """A measurer that also measures the divergence of each compressed model from the original.
 
     Args:
-        model: A `PredictiveModel`.
-        utterances: As `Measurer`, and so are the others.
-        factorisation: As `Measurer`.
-        memory: As `Measurer`.
-        workers: As `Measurer`.
+        model: A `PredictiveModel`, in evaluation mode.
+        utterances: The utterance set, see `Measurer`.
+        factorisation: The way in which matrices are factored; None is plain SVD.
+        memory: Bytes for features and activations that configurations share; 0 keeps nothing.
+        workers: Number of processes.
 
     Raises:
-        ValueError: As `Measurer`, or the model predicts nothing whose divergence could be measured.
+        ValueError: For the reasons of `Measurer`, or because the model has no method `predict`.
     """
 
     arithmetic: ClassVar[tuple[Any, ...]] = ("divergence",)
@@ -82,38 +83,39 @@ class DivergenceMeasurer(Measurer):
         model = self.compressed(ranks)
         with one_thread():
             transcripts, predictions = self._predict(model, ranks)
-            divergence = mean_divergence(self._predictions, predictions)
+            divergence = mean_divergence(self._original_predictions, predictions)
         return replace(self.counts(transcripts), divergence=divergence)
 
     def by_utterance(self, ranks: Ranks) -> list[float]:
         """Return the divergence of one configuration utterance by utterance: sums over the units and the end."""
         with one_thread():
-            return summed_divergences(self._predictions, self._predict(self.compressed(ranks), ranks)[1])
+            return summed_divergences(self._original_predictions, self._predict(self.compressed(ranks), ranks)[1])
 
     @property
     def units(self) -> list[int]:
         """The number of units of each utterance, its end included."""
-        return [len(p) for p in self._predictions]
+        return [len(p) for p in self._original_predictions]
 
     def _predict(self, model: CompressibleModel, ranks: Ranks) -> tuple[list[Hypothesis], list[Tensor]]:
-        """Return the transcripts, and the distributions of a model that is told what the original writes.
+        """Return a model's transcripts, and its distributions under teacher forcing with the original's transcripts.
 
-        Told the reference, a model that writes capitals and commas would be asked about a text that it never comes to.
+        The references would not do: a model that writes capitals and commas never produces their normalised text.
         """
         assert self._staged is not None
         assert isinstance(model, PredictiveModel)
-        return self._staged.with_predictions(model, ranks, self._written)
+        return self._staged.with_predictions(model, ranks, self._original_texts)
 
     @cached_property
-    def _written(self) -> list[str]:
-        """The transcripts that the original writes."""
+    def _original_texts(self) -> list[str]:
+        """The original's transcripts."""
         return [hypothesis.text for hypothesis in self.recognise(self.model, {})]
 
     @cached_property
-    def _predictions(self) -> list[Tensor]:
-        """The original's distributions."""
+    def _original_predictions(self) -> list[Tensor]:
+        """The original's distributions, see `PredictiveModel.predict`."""
         return self._predict(self.model, {})[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        # Distributions are large, and soon computed again.
-        return {name: value for name, value in vars(self).items() if name not in ("_written", "_predictions")}
+        # Distributions are large, and quick to compute again.
+        dropped = ("_original_texts", "_original_predictions")
+        return {name: value for name, value in vars(self).items() if name not in dropped}

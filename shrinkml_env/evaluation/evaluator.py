@@ -1,4 +1,4 @@
-"""From the ranks of a model's layers to an evaluation."""
+"""The evaluator, which measures configurations of a model on an utterance set."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from shrinkml_env.evaluation.side_by_side import SideBySideMeasurer
 __all__ = ["Evaluator", "Granularity", "group_layers", "recognise_all"]
 
 _ACTIVATION_UTTERANCES = 4
-"""Utterances, spread over the set, on which activations are compared."""
+"""The number of utterances, spread over the set, on which activations are compared."""
 
 Granularity = Literal["layer", "matrix"] | Mapping[str, Sequence[str]]
-"""The choice of what shares a rank; see `Evaluator`."""
+"""The choice of which matrices share a rank; see `Evaluator`."""
 
 
 class Evaluator:
@@ -50,22 +50,22 @@ class Evaluator:
     computes them, and the factors are rounded as they will be saved.
 
     Args:
-        model: The original.
-        utterances: At least one, each with at least one reference word in the model's normal form.
+        model: The original, in evaluation mode.
+        utterances: At least one, each with at least one reference word after the model's text normalisation.
         granularity: ``"layer"``: one rank for each of the model's layers; ``"matrix"``: one for each matrix; or a
             mapping of blocks: name -> names of the layers that share a rank (see `merge_layers`).
-        cache: Where measurements persist; None measures anew every time.
-        factorisation: How matrices are factored; None is plain SVD.
-        memory: Bytes for what configurations of a `StagedModel` share, features and activations; 0 keeps nothing.
-        workers: Processes for `evaluate_many`, each with its own memory; on CPUs only. A GPU measures many
-            configurations of a `GroupedModel` side by side by itself.
-        divergence: Measure the divergence from the original as well; of a `PredictiveModel` only, and one configuration
-            at a time on a GPU, too.
+        cache: The cache in which measurements persist; None measures anew every time.
+        factorisation: The way in which matrices are factored; None is plain SVD.
+        memory: Bytes for features and activations that configurations of a `StagedModel` share; 0 keeps nothing.
+        workers: Number of processes for `evaluate_many`, each with its own memory; more than 1 on CPUs only. A GPU
+            measures several configurations of a `GroupedModel` at once in one process.
+        divergence: Whether to measure the divergence from the original as well. It needs a `PredictiveModel`, and
+            makes a GPU measure one configuration at a time.
 
     Raises:
-        ValueError: The model is in training mode or has parameters that its `storage_dtype` does not represent, there
-            is no utterance, one has no reference word or is too short for the model, or the model predicts nothing
-            whose divergence could be measured.
+        ValueError: The model is in training mode or has parameters that its `storage_dtype` cannot represent; there
+            is no utterance; one has no reference word or is too short for the model; or the model has no method
+            `predict`, which the divergence needs.
     """
 
     def __init__(
@@ -97,18 +97,21 @@ class Evaluator:
             [utterance.waveform.numel() for utterance in self.utterances], [u.text for u in self.utterances]
         )
         self._activation_error = ActivationError(
-            model, self.layers, [utterance.waveform for utterance in self._spread()], self.factorisation
+            model, self.layers, [utterance.waveform for utterance in self._sample()], self.factorisation
         )
 
     @cached_property
     def key(self) -> str:
-        """The hash of all that a measurement depends on but the ranks: what is measured, how, what shares a rank."""
+        """The hash of all that a measurement depends on except the ranks.
+
+        These are the model, the utterances, the factorisation, the granularity, the decoder and the arithmetic.
+        """
         blocks = [[layer.name, [matrix.name for matrix in layer.matrices]] for layer in self.layers]
         return digest([self._measurer.content, json.dumps(blocks).encode()])
 
     @property
     def factorisation_name(self) -> str:
-        """The name of the way in which matrices are factored."""
+        """The name of the factorisation."""
         return self.factorisation.name
 
     @cached_property
@@ -140,15 +143,15 @@ class Evaluator:
         )
 
     def params(self, ranks: Mapping[str, int]) -> int:
-        """Return the number of parameters of a configuration; what `ranks` leaves out is dense."""
-        # As `compressed_parameters`, without counting the original anew: environments ask in every step.
+        """Return the number of parameters of a configuration; layers that `ranks` does not name are dense."""
+        # Like `compressed_parameters`, but the original is counted only once: environments call this in every step.
         complete = canonical_ranks(self.layers, ranks)
         return self.original_params - sum(
             layer.parameters(layer.max_rank) - layer.parameters(complete[layer.name]) for layer in self.layers
         )
 
     def matrix_ranks(self, ranks: Mapping[str, int]) -> dict[str, int]:
-        """Return a configuration matrix by matrix, as `compress` takes it; what `ranks` leaves out is dense."""
+        """Return the rank of every matrix, as `compress` takes it; layers that `ranks` does not name are dense."""
         return ranks_by_matrix(self.layers, ranks)
 
     def size_ratio(self, ranks: Mapping[str, int]) -> float:
@@ -160,38 +163,42 @@ class Evaluator:
         return count_macs(self.factorisation.layers, self.matrix_ranks(ranks), self.workload)
 
     def activation_error(self, ranks: Mapping[str, int]) -> float:
-        """Return the relative error of the activations behind the last layer that `ranks` names, on a few utterances.
+        """Return the relative error of the outputs of the last layer that `ranks` names, on a few utterances.
 
-        See `ActivationError`; costs a little time, and no evaluation.
+        See `ActivationError`. It takes a little time and counts as no evaluation.
         """
         with one_thread():
             return self._activation_error(ranks)
 
     def evaluate(self, ranks: Mapping[str, int]) -> Evaluation:
-        """Measure a configuration: layer name -> rank; what it leaves out is dense.
+        """Measure a configuration.
+
+        Args:
+            ranks: Layer name -> rank; layers without an entry are dense.
 
         Raises:
-            ValueError: Unknown layer, or a rank outside 1..max_rank.
+            ValueError: A layer is unknown, or a rank is outside 1..max_rank.
         """
         (evaluation,) = self.evaluate_many([ranks])
         return evaluation
 
     def evaluate_many(self, configurations: Sequence[Mapping[str, int]]) -> Iterator[Evaluation]:
-        """Measure several configurations, in their order; with several `workers` side by side.
+        """Measure several configurations, in parallel if there are several `workers`.
 
-        Each comes as soon as it is measured, or the few that are measured together are. Nothing is measured before it
-        is asked for.
+        Returns:
+            An iterator over the evaluations, in the order of the configurations. It measures only as it is advanced, a
+            chunk of configurations at a time.
 
         Raises:
-            ValueError: As `evaluate`, at once.
+            ValueError: A layer is unknown or a rank is out of range; raised by the call, before any measurement.
         """
-        return self._each([canonical_ranks(self.layers, ranks) for ranks in configurations])
+        return self._evaluate_each([canonical_ranks(self.layers, ranks) for ranks in configurations])
 
     def close(self) -> None:
-        """End the workers; they start again when they are needed."""
+        """Stop the worker processes; they start again at the next use."""
         self._measurer.close()
 
-    def _each(self, configurations: Sequence[dict[str, int]]) -> Iterator[Evaluation]:
+    def _evaluate_each(self, configurations: Sequence[dict[str, int]]) -> Iterator[Evaluation]:
         factored = [matrix_ranks(self.factorisation.layers, self.matrix_ranks(ranks)) for ranks in configurations]
         for ranks, counts in zip(configurations, self._cached.measure(factored), strict=True):
             yield self._evaluation(ranks, counts)
@@ -209,25 +216,29 @@ class Evaluator:
             divergence=counts.divergence,
         )
 
-    def _spread(self) -> tuple[Utterance, ...]:
-        """Return a few utterances, spread over the set."""
+    def _sample(self) -> tuple[Utterance, ...]:
+        """Return a few utterances, at equal distances in the set."""
         step = max(1, len(self.utterances) // _ACTIVATION_UTTERANCES)
         return self.utterances[::step][:_ACTIVATION_UTTERANCES]
 
 
 def _measurer_class(model: CompressibleModel, divergence: bool) -> type[Measurer]:
-    """Return the way to measure a model on its processor."""
+    """Return the class of measurer that suits a model and its device."""
     if divergence:
         return DivergenceMeasurer
-    # A processor that is wide is not filled by one form of a model.
+    # One compressed model alone does not fill a GPU.
     return SideBySideMeasurer if device_of(model) != "cpu" and isinstance(model, GroupedModel) else Measurer
 
 
 def group_layers(layers: tuple[Layer, ...], granularity: Granularity) -> tuple[Layer, ...]:
-    """Return a model's layers as they are decided about, with the granularity of an `Evaluator`.
+    """Return the layers that a search decides about: a model's layers split or merged to the granularity.
+
+    Args:
+        layers: The model's layers.
+        granularity: See `Evaluator`.
 
     Raises:
-        ValueError: It is none, or its blocks are not of these layers.
+        ValueError: The granularity is not valid, or its blocks name other layers.
     """
     if isinstance(granularity, Mapping):
         return merge_layers(layers, granularity)
@@ -237,6 +248,6 @@ def group_layers(layers: tuple[Layer, ...], granularity: Granularity) -> tuple[L
 
 
 def recognise_all(model: CompressibleModel, utterances: Sequence[Utterance]) -> list[Hypothesis]:
-    """Recognise utterances, in their order, by the canonical arithmetic: one thread, batches by length."""
+    """Recognise utterances with one thread and batches by length, as an evaluator does; return them in their order."""
     with one_thread():
         return recognise_in_batches(model, [utterance.waveform for utterance in utterances])

@@ -11,11 +11,11 @@ from scipy.stats import bootstrap
 __all__ = ["RESAMPLES", "Estimate", "wer_increase"]
 
 RESAMPLES = 2000
-"""Bootstrap samples behind every interval."""
+"""The number of bootstrap samples for every interval."""
 
 
 class Estimate(NamedTuple):
-    """A point estimate and its 95 % interval."""
+    """A point estimate and its 95 % confidence interval."""
 
     value: float
     low: float
@@ -28,17 +28,17 @@ class Estimate(NamedTuple):
 def wer_increase(edits: ArrayLike, edits_before: ArrayLike, words: ArrayLike, one_sided: bool = False) -> Estimate:
     """Estimate how much higher one corpus WER is than another on the same utterances, by a paired bootstrap.
 
-    Utterances are drawn with replacement, each with the errors of both and its words (Bisani and Ney 2004, doi
-    10.1109/ICASSP.2004.1326009).
+    Each bootstrap sample draws utterances with replacement, and takes both measurements' errors and the reference words
+    of the same utterances (Bisani and Ney 2004, doi 10.1109/ICASSP.2004.1326009).
 
     Args:
-        edits: Word errors of each utterance.
-        edits_before: Word errors of each utterance in the measurement that it is compared with.
-        words: Reference words of each utterance.
-        one_sided: The interval reaches from minus infinity to the limit that 95 % stay below.
+        edits: Word errors of each utterance, (utterances,).
+        edits_before: Word errors of each utterance in the measurement to compare with, (utterances,).
+        words: Reference words of each utterance, (utterances,).
+        one_sided: Whether to return a one-sided interval: from minus infinity to the upper 95 % limit.
 
     Returns:
-        Fractions; the interval is NaN where there is only one utterance.
+        Fractions, not percent; the limits are NaN if there is only one utterance.
     """
     parts = np.asarray([edits, edits_before, words], np.float64)
 

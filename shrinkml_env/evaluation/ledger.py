@@ -1,4 +1,4 @@
-"""The record of what a search has measured, and its budget."""
+"""The ledger: a search's record of its unique evaluations, and their budget."""
 
 from __future__ import annotations
 
@@ -9,46 +9,46 @@ from typing import Any
 
 from shrinkml_env.checks import whole_number
 from shrinkml_env.compression.layers import canonical_ranks
-from shrinkml_env.evaluation.ledger_file import ANOTHER, LedgerFile
+from shrinkml_env.evaluation.ledger_file import DIFFERENT_SUBJECT, LedgerFile
 from shrinkml_env.evaluation.protocol import SupportsEvaluate
 from shrinkml_env.evaluation.result import Evaluation
 
 __all__ = ["BudgetExhausted", "Ledger", "Observer"]
 
 Observer = Callable[[Evaluation, int], None]
-"""It is told of a new evaluation, and how many there are with it."""
+"""A callback of (new evaluation, number of unique evaluations with it)."""
 
 
 class BudgetExhausted(RuntimeError):  # noqa: N818 - the end of a budget is no error of the program
-    """A search asked for one new configuration more than its budget of unique evaluations allows."""
+    """A search requested a new configuration after its budget of unique evaluations was spent."""
 
 
 class Ledger:
-    """A ledger records the unique evaluations of one run, in the order in which they were first asked for.
+    """A ledger records the unique evaluations of one run, in the order in which they were first requested.
 
-    The first request for a configuration costs 1, whatever a persistent cache knows of it; repeating it is free. Ranks
-    are made canonical first, so that a configuration has one spelling.
+    The first request for a configuration costs 1, even where the persistent cache holds its measurement; repeated
+    requests are free. Ranks are made canonical first, so that equal configurations have equal ranks.
 
     With a path, every evaluation is appended to that file before it is returned, so that a run killed at any moment
-    loses nothing. To resume, start the run anew from its seed on the same file: what the file holds is answered from
-    it, and is counted when the run asks for it again. A resumed run therefore ends exactly as an uninterrupted one, and
-    the file holds nothing twice.
+    loses nothing. To resume, start the run again with its seed and the same file: evaluations in the file are not
+    measured again, and each is counted when the run requests it again. A resumed run therefore ends exactly as an
+    uninterrupted one, and the file holds each evaluation once.
 
     From `attach` to `close` the ledger holds a lock on its file, ``PATH.lock``, so that no two ledgers write one file,
     in one process or in several; the lock ends with the process at the latest. Copies and pickles carry neither the
     lock nor the observers.
 
-    A budget is the ledger's: environments that are given one ledger share its budget, as those of
+    The budget belongs to the ledger: environments that are given the same ledger share it, as those of
     ``gym.make_vec("ShrinkML-v0", ledger=...)`` do. Environments that make a ledger each, as in Gymnasium's own vector
     environments, have a budget each, and need a file each.
 
     Args:
         path: The file (see `ledger_file`), or None to keep the record in memory only. Nothing is read or written before
             `attach`.
-        budget: The number of unique evaluations allowed, or None for any number.
+        budget: The number of unique evaluations allowed, at least 0, or None for no limit.
 
     Raises:
-        ValueError: The budget is no whole number of at least 0, or the path none.
+        ValueError: The budget is not a whole number of at least 0, or the path is not the name of a file.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, budget: int | None = None) -> None:
@@ -68,58 +68,58 @@ class Ledger:
 
     @property
     def count(self) -> int:
-        """The number of unique evaluations that this run has asked for so far."""
+        """The number of unique evaluations that this run has requested so far."""
         return len(self._requested)
 
     @property
     def remaining(self) -> int | None:
-        """The evaluations that are left of the budget; None if there is no limit."""
+        """The number of evaluations left in the budget; None if there is no limit."""
         return None if self.budget is None else self.budget - self.count
 
     @property
     def spent(self) -> bool:
-        """Whether nothing is left of the budget."""
+        """Whether the budget is used up."""
         return self.budget is not None and self.count >= self.budget
 
     @property
     def evaluations(self) -> tuple[Evaluation, ...]:
-        """The evaluations that this run has asked for, in order."""
+        """The unique evaluations that this run has requested, in the order of the first request."""
         return tuple(self._requested.values())
 
     def subscribe(self, observer: Observer) -> None:
-        """Call an observer after each new unique evaluation that the run asks for, wherever the answer comes from.
+        """Call an observer after each new unique evaluation, whether it was measured or read from the file.
 
-        The evaluation is counted and in the file by then: what an observer raises reaches the caller of `evaluate`, and
-        nothing is lost. Observers are called in the order of their subscription.
+        By then the evaluation is counted and is in the file: an exception of the observer reaches the caller of
+        `evaluate`, and no measurement is lost. Observers are called in the order of their subscription.
 
         Args:
             observer: Called with the evaluation and the number of unique evaluations so far, this one included.
 
         Raises:
-            TypeError: It cannot be called.
+            TypeError: The observer is not callable.
         """
         if not callable(observer):
             raise TypeError(f"an observer is called with (evaluation, count), which {observer!r} cannot be")
         self._observers.append(observer)
 
     def unsubscribe(self, observer: Observer) -> None:
-        """Call an observer no more.
+        """Stop calling an observer.
 
         Raises:
-            ValueError: It is no observer of this ledger.
+            ValueError: It is not an observer of this ledger.
         """
         self._observers.remove(observer)
 
     def keep_in(self, path: str | os.PathLike[str]) -> None:
-        """Keep the record of a ledger without a file in this one from now on, as if it had been given at first.
+        """Give a file to a ledger that has none, as if the ledger had been made with it.
 
-        What the file holds already is answered from it from now on; what was measured so far is written to it.
+        The evaluations that the file holds are not measured again; those measured so far are appended to it.
 
         Args:
-            path: The file; nothing happens if it is the ledger's already.
+            path: The file; if it is the ledger's already, the call has no effect.
 
         Raises:
-            ValueError: The ledger has another file; or the file cannot be used (see `attach`). Nothing has changed.
+            ValueError: The ledger has another file, or the file cannot be used (see `attach`). The ledger is unchanged.
         """
         if self.path is not None:
             if self.path.resolve() != Path(path).resolve():
@@ -134,21 +134,21 @@ class Ledger:
         self._file = file
 
     def attach(self, evaluator: SupportsEvaluate) -> None:
-        """Tie the ledger to what is measured and how (see `SupportsEvaluate.key`), and read the file if there is one.
+        """Bind the ledger to an evaluator (by `SupportsEvaluate.key`), and read the file if there is one.
 
         Raises:
-            ValueError: The file is damaged, is no ledger, or records something else; another ledger writes it; or this
-                ledger records something else.
+            ValueError: The file is damaged, is not a ledger, or belongs to another evaluator; another ledger is writing
+                it; or this ledger is bound to another evaluator.
         """
         if self._subject is not None and self._subject[0] != evaluator.key:
-            raise ValueError(f"this ledger already records {ANOTHER}; give each run its own")
+            raise ValueError(f"this ledger already records {DIFFERENT_SUBJECT}; give each run its own")
         subject = self._subject or (evaluator.key, evaluator.baseline)
         if self._file is not None and not self._file.is_open:
             self._open(self._file, *subject)
         self._subject = subject
 
     def close(self) -> None:
-        """Let others write the file. What is known stays; the next use takes the file again, if it is free."""
+        """Release the file's lock. The record stays in memory; the next use takes the lock again."""
         if self._file is not None:
             self._file.close()
 
@@ -156,15 +156,15 @@ class Ledger:
         return {**vars(self), "_observers": []}
 
     def evaluate(self, evaluator: SupportsEvaluate, ranks: Mapping[str, int]) -> Evaluation:
-        """Measure a configuration, or repeat what is known of it.
+        """Return the evaluation of a configuration, and count it if it is new.
 
         Args:
-            evaluator: Measures what is not known yet.
-            ranks: Layer name -> rank; what it leaves out is dense.
+            evaluator: Measures configurations that the record does not hold.
+            ranks: Layer name -> rank; layers without an entry are dense.
 
         Raises:
-            BudgetExhausted: The configuration is new and the budget is spent. Nothing has changed.
-            ValueError: A layer or rank is unknown, or the file cannot be used.
+            BudgetExhausted: The configuration is new and the budget is spent. The ledger is unchanged.
+            ValueError: A layer is unknown, a rank is out of range, or the file cannot be used.
         """
         self.attach(evaluator)
         complete = canonical_ranks(evaluator.layers, ranks)
@@ -182,9 +182,9 @@ class Ledger:
         return evaluation
 
     def prefetch(self, evaluator: SupportsEvaluate, configurations: Sequence[Mapping[str, int]]) -> None:
-        """Measure configurations that `evaluate` will be asked for next, all at once; it counts them then.
+        """Measure configurations ahead of their requests, many at once; `evaluate` counts them when they are requested.
 
-        What the budget would not allow is left out.
+        Configurations that would exceed the budget are not measured.
         """
         self.attach(evaluator)
         complete = [canonical_ranks(evaluator.layers, ranks) for ranks in configurations]
@@ -199,7 +199,7 @@ class Ledger:
         self._stored[_key(evaluation)] = evaluation
 
     def _open(self, file: LedgerFile, key: str, baseline: Evaluation) -> None:
-        """Take a file, take up what it holds, and write to it what it lacks."""
+        """Lock a file, add its evaluations to the record, and append the evaluations that it lacks."""
         recorded = {_key(evaluation): evaluation for evaluation in file.open(key, baseline)}
         try:
             file.append([evaluation for ranks, evaluation in self._stored.items() if ranks not in recorded])

@@ -1,6 +1,6 @@
-"""The file of a ledger: JSON lines, of which the first says what is measured and how, the others hold one evaluation.
+"""The file of a ledger: JSON lines. The first is a header with the evaluator's key, every other one an evaluation.
 
-A kill at any moment tears the last line at most, which readers leave out and the next writer cuts off.
+A kill can leave at most the last line incomplete; readers ignore such a line, and the next writer removes it.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from filelock import FileLock, Timeout
 from shrinkml_env.evaluation.result import Evaluation
 from shrinkml_env.files import errors_name, parse_json
 
-__all__ = ["ANOTHER", "LedgerFile", "read_ledger"]
+__all__ = ["DIFFERENT_SUBJECT", "LedgerFile", "read_ledger"]
 
 _FORMAT = "shrinkml-ledger-2"
 
-ANOTHER = "another model, utterance set, granularity, factorisation, decoder setting or version of torch"
-"""The things that may differ where the keys of two evaluators do."""
+DIFFERENT_SUBJECT = "another model, utterance set, granularity, factorisation, decoder setting or version of torch"
+"""The possible differences between two evaluators whose keys differ, for error messages."""
 
 
 class LedgerFile:
-    """A file that one ledger at a time writes, in one process or in several.
+    """A file that only one ledger at a time may write, among all processes.
 
     From `open` to `close` it holds a lock, ``PATH.lock``, which ends with the process at the latest. Copies and pickles
     do not carry the lock.
@@ -35,7 +35,7 @@ class LedgerFile:
         path: The file; neither it nor its folder need exist.
 
     Raises:
-        ValueError: The path is a folder, or lies in a file.
+        ValueError: The path is a folder, or its parent is a file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -49,21 +49,22 @@ class LedgerFile:
 
     @property
     def is_open(self) -> bool:
-        """Whether this object holds the file."""
+        """Whether this object holds the file's lock."""
         return self._lock is not None
 
     def open(self, key: str, baseline: Evaluation) -> tuple[Evaluation, ...]:
-        """Take the file and read it.
+        """Lock the file and read it.
 
         Args:
-            key: Says what is measured and how: `SupportsEvaluate.key`.
-            baseline: The measurement of the original.
+            key: The evaluator's `SupportsEvaluate.key`.
+            baseline: The evaluation of the original.
 
         Returns:
-            The evaluations that the file holds, none where it does not exist, in their order.
+            The evaluations in the file, in their order; none if the file does not exist.
 
         Raises:
-            ValueError: The file is damaged, is no ledger, or records something else; or another ledger writes it.
+            ValueError: The file is damaged, is not a ledger, or belongs to another evaluator; or another ledger is
+                writing it.
         """
         header = {"format": _FORMAT, "key": key, "baseline": _to_json(baseline)}
         lock = _locked(self.path)
@@ -76,14 +77,14 @@ class LedgerFile:
         return evaluations
 
     def append(self, evaluations: Sequence[Evaluation]) -> None:
-        """Write evaluations to the end of the open file; they are on the disk when this returns."""
+        """Append evaluations to the open file; they are on disk when the method returns."""
         assert self.is_open
         if not evaluations:
             return
         with errors_name(self.path), open(self.path, "a+b") as file:
             whole = _whole_lines(file)
             if whole < file.seek(0, os.SEEK_END):
-                file.truncate(whole)  # what follows the last newline was torn by a kill
+                file.truncate(whole)  # a kill left the last line incomplete
             records = [_to_json(evaluation) for evaluation in evaluations]
             if not whole:
                 records.insert(0, self._header)
@@ -92,7 +93,7 @@ class LedgerFile:
             os.fsync(file.fileno())
 
     def close(self) -> None:
-        """Let others write the file."""
+        """Release the lock."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -102,12 +103,15 @@ class LedgerFile:
 
 
 def read_ledger(path: str | os.PathLike[str]) -> tuple[Evaluation, tuple[Evaluation, ...]]:
-    """Read a ledger's file: the baseline, and every evaluation in the order of measurement.
+    """Read a ledger's file.
 
-    A last line that a kill has torn is left out. The file is not changed, so a running search's may be read.
+    An incomplete last line is ignored. The file is not changed, so that of a running search may be read.
+
+    Returns:
+        The baseline, and the evaluations in the order of measurement.
 
     Raises:
-        ValueError: The file is damaged or is no ledger.
+        ValueError: The file is damaged or is not a ledger.
         FileNotFoundError: There is no such file.
     """
     path = Path(path)
@@ -123,10 +127,10 @@ def read_ledger(path: str | os.PathLike[str]) -> tuple[Evaluation, tuple[Evaluat
 
 
 def _read(path: Path, header: dict[str, Any]) -> tuple[Evaluation, ...]:
-    """Return the evaluations in a file that must begin with this header."""
+    """Return the evaluations in a file whose first line must be this header."""
     content = path.read_bytes()
     lines = content.split(b"\n")
-    torn = lines.pop()  # empty where the last line is whole
+    torn = lines.pop()  # empty unless the last line is incomplete
     if not lines:
         if json.dumps(header).encode().startswith(torn):
             return ()  # killed while the header was written
@@ -138,7 +142,7 @@ def _read(path: Path, header: dict[str, Any]) -> tuple[Evaluation, ...]:
     if not isinstance(found, dict) or found.get("format") != _FORMAT:
         raise ValueError(f"{path} is not a ledger of evaluations ({_FORMAT}); give another path")
     if found != header:
-        raise ValueError(f"{path} records {ANOTHER}; give another path, or remove the file")
+        raise ValueError(f"{path} records {DIFFERENT_SUBJECT}; give another path, or remove the file")
     baseline = _from_json(header["baseline"])
     evaluations: dict[tuple[int, ...], Evaluation] = {}
     for number, line in enumerate(lines[1:], start=2):
@@ -156,7 +160,7 @@ def _read(path: Path, header: dict[str, Any]) -> tuple[Evaluation, ...]:
 
 
 def _locked(path: Path) -> FileLock:
-    """Return a lock that is held from now on."""
+    """Acquire the lock of a file and return it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(path.name + ".lock"), is_singleton=False, thread_local=False)
     try:

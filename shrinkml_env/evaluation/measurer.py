@@ -1,4 +1,4 @@
-"""The measurement itself: from a model and the ranks of its matrices to counts of errors."""
+"""The measurement itself: compress a model, recognise the utterances, count the errors."""
 
 from __future__ import annotations
 
@@ -34,34 +34,34 @@ from shrinkml_env.evaluation.workers import Workers
 __all__ = ["Measurer", "Ranks", "device_of"]
 
 _ARITHMETIC = 2
-"""Raise it whenever a change could change a transcript, so that older measurements are not taken for new ones."""
+"""Part of the cache key. Increase it with every change that could alter a transcript, to invalidate older entries."""
 
 _TASKS = 8
-"""Configurations for each worker before all wait for the last one."""
+"""Configurations for each worker in a chunk; at the end of a chunk all workers wait for the last one."""
 
 Ranks = Mapping[str, int]
-"""A configuration matrix by matrix: each factored matrix -> its rank; all others are dense."""
+"""A configuration by matrices: name of each factored matrix -> rank; all others are dense."""
 
 
 class Measurer:
-    """A measurer recognises a set of utterances with compressed forms of one model and counts the errors.
+    """A measurer recognises an utterance set with compressed versions of one model and counts the word errors.
 
-    It computes one form after the other, on one thread, in the same batches every time.
+    It measures one configuration after the other, on one thread, in the same batches every time.
 
     Args:
         model: The original, in evaluation mode.
-        utterances: At least one, each with at least one reference word in the model's normal form.
-        factorisation: How matrices are factored; None is plain SVD.
-        memory: Bytes for what forms of a `StagedModel` share, features and activations; 0 keeps nothing.
-        workers: Processes, each with its own memory, for several configurations at once; on CPUs only.
+        utterances: At least one, each with at least one reference word after the model's text normalisation.
+        factorisation: The way in which matrices are factored; None is plain SVD.
+        memory: Bytes for features and activations that configurations of a `StagedModel` share; 0 keeps nothing.
+        workers: Number of processes, each with its own memory, that measure in parallel; more than 1 on CPUs only.
 
     Raises:
-        ValueError: The model is in training mode or has parameters that its `storage_dtype` does not represent, an
-            utterance has no reference word or is too short for the model, or a number is out of range.
+        ValueError: The model is in training mode or has parameters that its `storage_dtype` cannot represent; an
+            utterance has no reference word or is too short for the model; or `memory` or `workers` is out of range.
     """
 
     arithmetic: ClassVar[tuple[Any, ...]] = ()
-    """JSON-able parts of `content` that set this way to compute apart from the usual one."""
+    """JSON-able parts of the cache key that keep a subclass's measurements apart from those of `Measurer`."""
 
     def __init__(
         self,
@@ -98,15 +98,18 @@ class Measurer:
         self._workers: Workers[Ranks, Counts] = Workers(self, workers)
 
     @property
-    def together(self) -> int:
-        """How many configurations are measured at once: as few as keep the processors busy."""
+    def chunk_size(self) -> int:
+        """The number of configurations to pass to `measure` at once: the smallest that keeps all workers busy."""
         return 1 if self._workers.count == 1 else _TASKS * self._workers.count
 
     @cached_property
     def content(self) -> bytes:
-        """The hash of all that the counts depend on but the ranks: weights, utterances, method, decoder, arithmetic."""
+        """The hash of all that the counts depend on except the ranks.
+
+        These are the weights, the utterances, the factorisation, the decoder and the arithmetic.
+        """
         tensors = inference_tensors(self.model)
-        # Other kinds of processors and other versions of torch round otherwise: their measurements are kept apart.
+        # Rounding differs between kinds of devices and versions of torch.
         arithmetic = [_ARITHMETIC, BATCH, device_of(self.model), torch.__version__, *self.arithmetic]
         parts = [
             json.dumps([*arithmetic, self.factorisation.key, self.model.architecture]).encode(),
@@ -121,7 +124,7 @@ class Measurer:
 
     @property
     def subject(self) -> str:
-        """A line that says what is measured, for people."""
+        """A description of the model, its utterances and its factorisation, in one line."""
         sizes = f"{count_parameters(self.model):,} parameters, {len(self.utterances)} utterances"
         return f"{self.model.architecture} {self.content.hex()[:12]}: {sizes}, {self.factorisation.name}"
 
@@ -132,27 +135,27 @@ class Measurer:
             return self.counts(self.recognise(model, ranks))
 
     def measure(self, configurations: Sequence[Ranks]) -> Iterator[Counts]:
-        """Measure several, in their order, each when it is asked for or `together` with those beside it."""
+        """Return an iterator over the counts of several configurations, in their order; workers measure in parallel."""
         several = self._workers.count > 1 and len(configurations) > 1
         return self._workers(configurations) if several else map(self, configurations)
 
     def close(self) -> None:
-        """End the workers; they start again when they are needed."""
+        """Stop the worker processes; they start again at the next use."""
         self._workers.close()
 
     def compressed(self, ranks: Ranks) -> CompressibleModel:
-        """Return a form of the model."""
+        """Return the model compressed to these ranks."""
         return compress(self.model, ranks, self.factorisation)
 
     def recognise(self, model: CompressibleModel, ranks: Ranks) -> list[Hypothesis]:
-        """Return what a form with these ranks recognises in all utterances."""
+        """Recognise all utterances with a compressed model, which has these ranks."""
         if self._staged is not None:
             assert isinstance(model, StagedModel)
             return self._staged(model, ranks)
         return recognise_in_batches(model, self._waveforms)
 
     def counts(self, transcripts: Sequence[Hypothesis]) -> Counts:
-        """Count the errors of the transcripts of all utterances."""
+        """Count the errors in the transcripts of all utterances, in the set's order."""
         edits, words = zip(
             *(
                 word_edits(reference, self.model.normalise(hypothesis.text))
@@ -164,5 +167,5 @@ class Measurer:
 
 
 def device_of(model: CompressibleModel) -> str:
-    """Return the kind of processor that computes a model: ``"cpu"``, ``"cuda"``."""
+    """Return the type of the device that holds a model: ``"cpu"``, ``"cuda"``."""
     return next(iter(inference_tensors(model).values())).device.type

@@ -1,4 +1,4 @@
-"""How far a search has come, on the terminal."""
+"""The progress bar of a search."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ __all__ = ["ProgressBar"]
 
 
 class ProgressBar:
-    """A progress bar observes a ledger: ``ledger.subscribe(bar)``. It shows the latest WER and size ratio.
+    """A progress bar of a ledger's unique evaluations: ``ledger.subscribe(bar)``. It shows the last WER and size ratio.
 
     Args:
-        total: Unique evaluations when it is full: the budget; None for no end.
-        description: What stands before it.
+        total: Number of unique evaluations at 100 %: the budget; None if there is no limit.
+        description: The text before the bar.
     """
 
     def __init__(self, total: int | None = None, description: str = "search") -> None:
         self._bar = tqdm(total=total, desc=description, unit="evaluation")
 
     def __call__(self, evaluation: Evaluation, count: int) -> None:
-        """Show a new evaluation, the `count`-th of its run."""
+        """Advance the bar to `count` and show a new evaluation."""
         self._bar.update(count - self._bar.n)
         self._bar.set_postfix_str(f"last: WER {100 * evaluation.wer:.1f} %, size {evaluation.size_ratio:.2f}")
 
     def close(self) -> None:
-        """Leave the bar as it is: it shows nothing more."""
+        """Stop updating the bar; it stays visible."""
         self._bar.close()

@@ -1,4 +1,4 @@
-"""The part of an evaluator that searches need."""
+"""The protocol of evaluators: the methods that searches use."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ __all__ = ["SupportsEvaluate"]
 
 
 class SupportsEvaluate(Protocol):
-    """The part of an `Evaluator` that searches need; ranks may be partial, and what they leave out is dense."""
+    """The part of an `Evaluator` that searches use.
+
+    In every method `ranks` maps layer names to ranks; layers without an entry are dense.
+    """
 
     @property
     def key(self) -> str:
-        """The hash of all that a measurement depends on but the ranks; equal keys mean equal measurements."""
+        """The hash of all that a measurement depends on except the ranks; equal keys mean equal measurements."""
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -28,36 +31,40 @@ class SupportsEvaluate(Protocol):
 
     @property
     def factorisation_name(self) -> str:
-        """The name of the way in which matrices are factored: `Factorisation.name`."""
+        """The name of the factorisation: `Factorisation.name`."""
 
     @property
     def baseline(self) -> Evaluation:
-        """The original model, all layers dense."""
+        """The evaluation of the original model, all layers dense."""
 
     @property
     def singular_values(self) -> Mapping[str, Tensor]:
         """Matrix name -> its singular values, descending."""
 
     def evaluate(self, ranks: Mapping[str, int]) -> Evaluation:
-        """Measure one configuration; ValueError for an unknown layer or rank."""
+        """Measure one configuration.
+
+        Raises:
+            ValueError: A layer is unknown, or a rank is out of range.
+        """
 
     def evaluate_many(self, configurations: Sequence[Mapping[str, int]]) -> Iterable[Evaluation]:
-        """Measure several, in their order."""
+        """Measure several configurations, in their order."""
 
     def params(self, ranks: Mapping[str, int]) -> int:
-        """Return the number of parameters of the compressed model."""
+        """Return the number of parameters of a configuration."""
 
     def size_ratio(self, ranks: Mapping[str, int]) -> float:
-        """Return `params` over the original's."""
+        """Return `params` over the original's number of parameters, in (0, 1]."""
 
     def macs(self, ranks: Mapping[str, int]) -> int:
-        """Return the multiply-adds over the whole utterance set."""
+        """Return the multiply-adds of a configuration over the whole utterance set."""
 
     def activation_error(self, ranks: Mapping[str, int]) -> float:
-        """Return the error of the activations behind the last layer named, at least 0; see `ActivationError`."""
+        """Return the relative error of the outputs of the last layer named, at least 0; see `ActivationError`."""
 
     def on(self, utterances: Sequence[Utterance]) -> Evaluator:
-        """Return an evaluator of the same model and layers that measures for real on other utterances."""
+        """Return an evaluator of the same model and layers that measures on other utterances, without a table."""
 
     def close(self) -> None:
-        """End what was started to measure; it starts again when it is needed."""
+        """Stop the worker processes, if there are any; they start again at the next use."""

@@ -1,4 +1,4 @@
-"""One measurement."""
+"""The result of measuring one configuration."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["Counts", "Evaluation"]
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """The errors that one compressed form of a model made on one utterance set.
+    """The errors of one compressed model on one utterance set.
 
     Attributes:
         edits: Word substitutions + deletions + insertions of each utterance, in the set's order.
         words: Reference words of each utterance.
-        capped: Utterances whose decoding ran into its token limit.
-        divergence: How far the form's distributions are from the original's, in nats a unit, at least 0 (see
-            `mean_divergence`); None where it was not measured.
+        capped: Number of utterances whose decoding reached its token limit.
+        divergence: Divergence from the original, nats a unit, at least 0 (see `mean_divergence`); None if it was not
+            measured.
     """
 
     edits: tuple[int, ...]
@@ -28,18 +28,18 @@ class Counts:
     divergence: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON-able record; a divergence that was not measured has no entry."""
+        """Return the counts as a JSON-able mapping, without an entry for a divergence of None."""
         record = {"edits": list(self.edits), "words": list(self.words), "capped": self.capped}
         return record if self.divergence is None else {**record, "divergence": self.divergence}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
-        """Return the counts of which `to_json` made a record.
+        """Return the counts that `to_json` turned into this record.
 
         Raises:
-            KeyError: The record lacks something.
-            TypeError: One of its values is of another type.
-            ValueError: It has not as many edits as words.
+            KeyError: An entry is missing.
+            TypeError: A value has another type.
+            ValueError: The numbers of utterances in `edits` and `words` differ.
         """
         edits, words = (tuple(map(operator.index, record[name])) for name in ("edits", "words"))
         divergence = record.get("divergence")
@@ -50,18 +50,18 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One configuration measured on one utterance set.
+    """The measurement of one configuration on one utterance set.
 
     Attributes:
         ranks: Layer name -> canonical rank, complete, in forward order.
         edits: Word substitutions + deletions + insertions of each utterance, in the set's order.
         words: Reference words of each utterance.
-        params: Parameters of the compressed model, biases included, training-only ones not.
+        params: Number of parameters of the compressed model, biases included, training-only ones excluded.
         size_ratio: `params` over the original's, in (0, 1].
         macs: Multiply-adds over the whole set with the reference token counts.
-        capped: Utterances whose decoding ran into its token limit.
-        divergence: How far the model's distributions are from the original's, in nats a unit, at least 0 (see
-            `mean_divergence`); None where the evaluator was not asked for it.
+        capped: Number of utterances whose decoding reached its token limit.
+        divergence: Divergence from the original, nats a unit, at least 0 (see `mean_divergence`); None if the
+            evaluator does not measure it.
     """
 
     ranks: Mapping[str, int]

@@ -1,4 +1,4 @@
-"""Measuring many configurations at once, on a processor that is wide."""
+"""The measurement of many configurations at once, on a GPU."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from shrinkml_env.evaluation.result import Counts
 __all__ = ["SideBySideMeasurer"]
 
 _GROUP = 8
-"""Forms that are computed at once: always so many, so that the arithmetic is always the same."""
+"""Models computed at once: always this many, because the arithmetic depends on the number."""
 
 
 class SideBySideMeasurer(Measurer):
-    """A measurer that computes several forms of a `GroupedModel` at once: one of them does not fill a GPU."""
+    """A measurer that computes several compressed versions of a `GroupedModel` at once: one does not fill a GPU."""
 
     arithmetic: ClassVar[tuple[Any, ...]] = (_GROUP,)
 
     @property
-    def together(self) -> int:
-        """How many configurations are measured at once."""
+    def chunk_size(self) -> int:
+        """The number of configurations measured at once."""
         return _GROUP
 
     def __call__(self, ranks: Ranks) -> Counts:
@@ -32,7 +32,7 @@ class SideBySideMeasurer(Measurer):
         return counts
 
     def measure(self, configurations: Sequence[Ranks]) -> Iterator[Counts]:
-        """Measure several, in their order, group by group."""
+        """Return an iterator over the counts of several configurations, in their order, measured group by group."""
         groups = (configurations[start : start + _GROUP] for start in range(0, len(configurations), _GROUP))
         return chain.from_iterable(map(self._measure_group, groups))
 

@@ -1,4 +1,4 @@
-"""Recognition in stages, whose results are shared by configurations that begin alike."""
+"""Recognition in stages: configurations with the same ranks in their first layers share the first stages' results."""
 
 from __future__ import annotations
 
@@ -23,14 +23,17 @@ class _Entry(NamedTuple):
 
 
 class StageCache:
-    """A stage cache keeps what flows between a model's stages for the configurations met so far, in limited memory.
+    """A stage cache keeps the outputs of a model's stages, for earlier configurations, in limited memory.
 
-    When it is full, what has saved least for its size goes first: each entry's priority is its number of uses times its
-    seconds per byte, above the priority of what was thrown out last, so that old entries give way in time
-    (GreedyDual-Size with frequency; Cherkasova 1998). Copies and pickles begin empty.
+    When it is full, it evicts the entry of the lowest priority: number of uses times seconds per byte, plus the
+    priority of the entry evicted last, so that old entries age (GreedyDual-Size with frequency; Cherkasova 1998).
+    Copies and pickles begin empty.
 
     Args:
-        limit: Bytes; 0 keeps nothing.
+        limit: Bytes, at least 0; 0 keeps nothing.
+
+    Raises:
+        ValueError: The limit is negative.
     """
 
     def __init__(self, limit: int) -> None:
@@ -45,7 +48,7 @@ class StageCache:
         return len(self._entries)
 
     def get(self, key: object) -> State | None:
-        """Return what was put under a key, or None if it is not there any more."""
+        """Return the state stored under a key, or None if it was evicted or never stored."""
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -54,15 +57,21 @@ class StageCache:
         return entry.state
 
     def put(self, key: object, state: State, seconds: float) -> None:
-        """Keep a state that took so long to compute; it must not be changed any more."""
+        """Store a state, which must not be changed any more.
+
+        Args:
+            key: Any hashable.
+            state: The output of a stage.
+            seconds: The time that it took to compute.
+        """
         size = sum(part.element_size() * part.nelement() for part in state)
         if key in self._entries or size > self.limit:
             return
         while self.bytes + size > self.limit:
             worst = min(self._entries, key=lambda known: self._entries[known].priority)
-            thrown = self._entries.pop(worst)
-            self._clock = thrown.priority
-            self.bytes -= thrown.bytes
+            evicted = self._entries.pop(worst)
+            self._clock = evicted.priority
+            self.bytes -= evicted.bytes
         entry = _Entry(state, size, seconds, 1, 0.0)
         self._entries[key] = entry._replace(priority=self._priority(entry, 1))
         self.bytes += size
@@ -75,14 +84,14 @@ class StageCache:
 
 
 class StagedRecogniser:
-    """A staged recogniser recognises fixed waveforms with many compressed forms of one model.
+    """A staged recogniser recognises fixed waveforms with many compressed versions of one model.
 
-    The transcripts are those of `recognise_in_batches`: the same batches, the same arithmetic. Stages that were
-    computed before with the same ranks are not computed again.
+    The transcripts equal those of `recognise_in_batches`: the same batches, the same arithmetic. Stages whose ranks,
+    and those of all stages before, are cached are not computed again.
 
     Args:
         model: The original.
-        layers: Its layers as they are factored (`Factorisation.layers`).
+        layers: Its layers, as the factorisation has them (`Factorisation.layers`).
         waveforms: Float32 samples at 16 kHz, (samples,) each.
         memory: Limit of the `StageCache`, bytes.
     """
@@ -95,54 +104,59 @@ class StagedRecogniser:
         self.cache = StageCache(memory)
 
     def __call__(self, model: StagedModel, ranks: Mapping[str, int]) -> list[Hypothesis]:
-        """Return what a compressed form recognises.
+        """Recognise all waveforms with a compressed model.
 
         Args:
-            model: A form that `compress` made of the original.
-            ranks: Its factored matrices -> rank, as `matrix_ranks` gives them.
+            model: The original, compressed by `compress`.
+            ranks: Name of each of its factored matrices -> rank, as `matrix_ranks` returns.
+
+        Returns:
+            The transcripts, in the order of the waveforms.
         """
         found: dict[int, Hypothesis] = {}
         with torch.inference_mode():
-            for batch, waveforms, state in self._heard(model, ranks):
+            for batch, waveforms, state in self._through_stages(model, ranks):
                 found.update(zip(batch, model.finish(waveforms, state), strict=True))
         return [found[index] for index in range(len(self._waveforms))]
 
     def with_predictions(
         self, model: PredictiveModel, ranks: Mapping[str, int], texts: Sequence[str]
     ) -> tuple[list[Hypothesis], list[Tensor]]:
-        """Return what a compressed form recognises, and what it predicts.
+        """Recognise all waveforms with a compressed model, and predict the units of given texts.
 
         Args:
-            model: As above, and so are `ranks`.
-            ranks: As above.
-            texts: The transcript of each waveform that the model is told.
+            model: The original, compressed by `compress`.
+            ranks: Name of each of its factored matrices -> rank, as `matrix_ranks` returns.
+            texts: One for each waveform, for teacher forcing.
 
         Returns:
-            The transcripts, and the distributions that `PredictiveModel.predict` gives.
+            The transcripts, and the log-probabilities that `PredictiveModel.predict` returns, for each waveform.
         """
         found: dict[int, tuple[Hypothesis, Tensor]] = {}
         with torch.inference_mode():
-            for batch, waveforms, state in self._heard(model, ranks):
+            for batch, waveforms, state in self._through_stages(model, ranks):
                 predicted = model.predict(waveforms, state, [texts[index] for index in batch])
                 both = zip(model.finish(waveforms, state), predicted, strict=True)
                 found.update(zip(batch, both, strict=True))
         hypotheses, predictions = zip(*(found[index] for index in range(len(self._waveforms))), strict=True)
         return list(hypotheses), list(predictions)
 
-    def _heard(self, model: StagedModel, ranks: Mapping[str, int]) -> Iterator[tuple[list[int], list[Tensor], State]]:
-        """Yield for every batch the places of its waveforms, the waveforms, and what comes before the end."""
+    def _through_stages(
+        self, model: StagedModel, ranks: Mapping[str, int]
+    ) -> Iterator[tuple[list[int], list[Tensor], State]]:
+        """Yield, for every batch: the indices of its waveforms, the waveforms, and the state after the last stage."""
         choices = [tuple(ranks.get(name) for name in stage) for stage in self._matrices]
         for number, batch in enumerate(self._batches):
             waveforms = [self._waveforms[index] for index in batch]
-            yield batch, waveforms, self._before_the_end(model, number, waveforms, choices)
+            yield batch, waveforms, self._final_state(model, number, waveforms, choices)
 
-    def _before_the_end(
+    def _final_state(
         self, model: StagedModel, number: int, waveforms: list[Tensor], choices: list[tuple[int | None, ...]]
     ) -> State:
         done = len(choices)
         while (state := self.cache.get((number, *choices[:done]))) is None and done:
             done -= 1
-        # What an entry saves is the time since the one before it: that one may well be there still.
+        # An entry is worth the time since the entry before it, which may well be cached still.
         started = time.perf_counter()
         if state is None:
             state = model.begin(waveforms)

@@ -8,10 +8,10 @@ __all__ = ["word_edits"]
 
 
 def word_edits(reference: str, hypothesis: str) -> tuple[int, int]:
-    """Return the substitutions + deletions + insertions between two texts, and the reference's number of words.
+    """Return the number of substitutions, deletions and insertions, and the number of reference words.
 
-    Both texts are taken as they are, in words split at spaces. A reference without words counts every hypothesis word
-    as an insertion.
+    The texts are split at white space and not normalised. If the reference is empty, every word of the hypothesis
+    counts as an insertion.
     """
     if not reference.split():
         return len(hypothesis.split()), 0

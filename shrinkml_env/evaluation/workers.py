@@ -1,4 +1,4 @@
-"""Measuring in several processes."""
+"""A pool of worker processes."""
 
 from __future__ import annotations
 
@@ -25,23 +25,22 @@ __all__ = ["Workers"]
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
 
-_MOMENT = 5
-"""Seconds."""
+_EXIT_SECONDS = 5
+"""Seconds to wait for the exit code of a process that has died."""
 
 _function: Callable[[Any], Any]
 
 
 class Workers(Generic[Task, Answer]):
-    """Processes that each hold a function and answer tasks; they start at the first one and end with this process.
+    """A pool of processes that apply one function to tasks.
 
-    Where a worker cannot load the function, or dies, the answers raise an error that says why: `ValueError` or
-    `ChildProcessError`.
-
-    Copies and pickles start processes of their own.
+    The processes start with the first task and end with this process. Copies and pickles of the pool start processes
+    of their own. Reading a result raises a `ValueError` if a worker could not load the function, and a
+    `ChildProcessError` if a worker died; both state the cause.
 
     Args:
-        function: Pickled to every process once, with all that it holds.
-        count: Processes, of one torch thread each.
+        function: Applied to every task; it is pickled to every process once.
+        count: Number of processes, each with one torch thread.
     """
 
     def __init__(self, function: Callable[[Task], Answer], count: int) -> None:
@@ -51,69 +50,69 @@ class Workers(Generic[Task, Answer]):
         self._processes: set[BaseProcess] = set()
 
     def __call__(self, tasks: Sequence[Task]) -> Iterator[Answer]:
-        """Return the answers, in the order of the tasks, each as soon as it and those before it are there."""
-        with self._watched() as pool:
+        """Return an iterator over the results, in the order of the tasks, each as soon as it is ready."""
+        with self._running_pool() as pool:
             answers = pool.map(_answer, tasks)
-        return self._explained(answers)
+        return self._with_cause(answers)
 
     def submit(self, task: Task) -> Future[Answer]:
-        """Hand a task over; the answer is the future's result, whichever other tasks are still worked on."""
-        explained: Future[Answer] = Future()
+        """Start a task and return the future of its result."""
+        result: Future[Answer] = Future()
 
         def pass_on(done: Future[Answer]) -> None:
             if done.cancelled():
-                explained.cancel()
+                result.cancel()
             elif (error := done.exception()) is not None:
-                explained.set_exception(_cause(self._processes) if isinstance(error, BrokenProcessPool) else error)
+                result.set_exception(_pool_error(self._processes) if isinstance(error, BrokenProcessPool) else error)
             else:
-                explained.set_result(done.result())
+                result.set_result(done.result())
 
-        with self._watched() as pool:
+        with self._running_pool() as pool:
             future = pool.submit(_answer, task)
         future.add_done_callback(pass_on)
-        return explained
+        return result
 
     def close(self) -> None:
-        """End the processes; they start again at the next task."""
+        """Stop the processes; they start again with the next task."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool, self._processes = None, set()
 
     @contextmanager
-    def _watched(self) -> Iterator[ProcessPoolExecutor]:
-        """Give the pool, and note which processes are started."""
+    def _running_pool(self) -> Iterator[ProcessPoolExecutor]:
+        """Yield the pool, started if necessary, and record which processes it starts."""
         if self._pool is None:
             # Not forked: a process with threads, as torch starts them, cannot be forked safely.
             context = multiprocessing.get_context("spawn")
-            carried: Any = _Carried(self._function)  # which arrives as the function
-            self._pool = ProcessPoolExecutor(self.count, context, _begin, (carried,))
+            function: Any = _PickledFunction(self._function)  # unpickles as the function itself
+            self._pool = ProcessPoolExecutor(self.count, context, _start_worker, (function,))
         before = set(multiprocessing.active_children())
         try:
             yield self._pool
         except BrokenProcessPool as error:
-            raise _cause(self._processes) from error
+            raise _pool_error(self._processes) from error
         self._processes |= set(multiprocessing.active_children()) - before
 
-    def _explained(self, answers: Iterator[Answer]) -> Iterator[Answer]:
+    def _with_cause(self, answers: Iterator[Answer]) -> Iterator[Answer]:
         try:
             yield from answers
         except BrokenProcessPool as error:
             processes = self._processes
-            self.close()  # It waits for their ends, so that all have an exit code.
-            raise _cause(processes) from error
+            self.close()  # waits until all have an exit code
+            raise _pool_error(processes) from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_pool": None, "_processes": set()}
 
 
-def _cause(processes: Collection[BaseProcess]) -> ChildProcessError:
-    """Return why the pool of these processes is broken."""
+def _pool_error(processes: Collection[BaseProcess]) -> ChildProcessError:
+    """Return an error that states why the pool of these processes is broken."""
     ended = wait([process.sentinel for process in processes], timeout=0)
     for process in processes:
         if process.sentinel in ended:
-            process.join(_MOMENT)  # A process lets go of its files a moment before it has an exit code.
+            process.join(_EXIT_SECONDS)  # the sentinel is ready a moment before the exit code
     codes = [process.exitcode for process in processes if process.exitcode]
-    # When one has died, the pool ends the others by SIGTERM.
+    # When one has died, the pool stops the others by SIGTERM.
     code = next((code for code in codes if code != -signal.SIGTERM), -signal.SIGTERM)
     if code < 0:
         advice = ": the memory may be full; give fewer `workers`" if code == -signal.SIGKILL else ""
@@ -129,8 +128,8 @@ def _cause(processes: Collection[BaseProcess]) -> ChildProcessError:
     )
 
 
-class _Carried:
-    """A function on its way to a process, where it may turn out that it cannot be loaded."""
+class _PickledFunction:
+    """Pickles a function so that a failure to unpickle it becomes a result of the worker, not its death."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self.function = function
@@ -144,8 +143,8 @@ class _Carried:
             ) from error
 
 
-class _NotLoaded:
-    """Answers every task with the reason why there is no function."""
+class _FailedFunction:
+    """Stands for a function that could not be unpickled: every call raises a ValueError with the reason."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -158,14 +157,14 @@ def _load(pickled: bytes) -> Callable[[Any], Any]:
     try:
         function: Callable[[Any], Any] = pickle.loads(pickled)
     except Exception as error:
-        return _NotLoaded(
+        return _FailedFunction(
             f"workers cannot load the model: {error}; move classes that are defined in the main script or in a "
             "notebook to a module that is imported, or leave out `workers`"
         )
     return function
 
 
-def _begin(function: Callable[[Any], Any]) -> None:
+def _start_worker(function: Callable[[Any], Any]) -> None:
     global _function
     _function = function
     torch.set_num_threads(1)
@@ -173,7 +172,7 @@ def _begin(function: Callable[[Any], Any]) -> None:
 
 
 def _end_with_parent() -> None:
-    """A process that is killed cannot end its children, which would go on with what nobody waits for."""
+    """End this worker when its parent has ended: a killed parent cannot stop its children."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

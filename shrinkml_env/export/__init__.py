@@ -1,4 +1,4 @@
-"""Models in other formats, for use without ShrinkML."""
+"""Export of models to other formats, for use without ShrinkML."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ __all__ = ["FORMATS", "Format", "export_model"]
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How models are written in one format.
+    """An export format.
 
     Attributes:
         write: Writes a model's files into an existing folder.
-        check: Compares the model with what is in the folder, as `export_model`.
+        check: Loads the files in a folder and compares their transcripts with the model's; returns and raises what
+            `export_model` does.
     """
 
     write: Callable[[CompressibleModel, Path], None]
@@ -45,37 +46,37 @@ FORMATS = {
     "onnx": Format(write_onnx, check_programs),
     "huggingface": Format(write_huggingface, _check_huggingface),
 }
-"""By name."""
+"""Name -> format."""
 
 
 def export_model(
     model: CompressibleModel, path: str | os.PathLike[str], format_name: str, utterances: Iterable[Utterance]
 ) -> list[str]:
-    """Write a model in another format, load it as its users will, and check that it recognises the same.
+    """Export a model, load the result as a user would, and check that its transcripts equal the model's.
 
-    The folder appears when the check is passed, not before.
+    The folder gets its name only after the check has passed.
 
     Args:
-        model: Compressed or not, on the CPU.
+        model: The model, compressed or not, on the CPU.
         path: A folder that does not exist yet.
         format_name: One of `FORMATS`.
-        utterances: On which the two are compared.
+        utterances: Utterances for the comparison.
 
     Returns:
-        The ids of the utterances in which rounding decided otherwise between two units that are almost equally
-        probable; everywhere else the transcripts are the same.
+        The ids of the utterances whose transcripts differ only by rounding, where two units are almost equally
+        probable. All other transcripts are equal.
 
     Raises:
         FileExistsError: The folder exists.
         ImportError: A package that the format needs is not installed.
-        ValueError: There is no such format, the model has none, or what was exported recognises something else.
+        ValueError: The format is unknown or does not support this model, or transcripts differ by more than rounding.
     """
     if format_name not in FORMATS:
         raise ValueError(f"there is no format {format_name!r}; the formats are {', '.join(FORMATS)}")
     folder = Path(path)
     if folder.exists():
         raise FileExistsError(f"{folder} exists: delete it, or choose another folder")
-    # Beside it, so that it can be moved; the name is one that Python can import from, as transformers does.
+    # In the same parent folder, so that it can be moved; transformers imports from it, so its name must be importable.
     aside = folder.with_name(f"unchecked_{os.getpid()}_{folder.name}")
     aside.mkdir(parents=True)
     try:

@@ -1,4 +1,4 @@
-"""Does what was exported recognise what the model does?"""
+"""Comparison of an exported model's transcripts with the original's."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from shrinkml_env.export.transcribe import Transcriber
 __all__ = ["NEAR_TIE", "check_programs", "check_texts"]
 
 NEAR_TIE = 1e-4
-"""Rounding may decide between two units whose log-probabilities lie no further apart."""
+"""The largest difference of log-probabilities at which rounding may change the choice between two units."""
 
 
 def check_texts(model: CompressibleModel, exported: CompressibleModel, utterances: Iterable[Utterance]) -> list[str]:
-    """Check that two models write the same, letter by letter.
+    """Check that the transcripts of two models are equal.
 
     Returns:
-        No ids of utterances in which they differ.
+        An empty list, since no difference is tolerated.
 
     Raises:
-        ValueError: They do not; the message names the utterance.
+        ValueError: Two transcripts differ; the message names the utterance.
     """
     for utterance in utterances:
         (expected,), (found,) = (form.transcribe([utterance.waveform]) for form in (model, exported))
@@ -38,14 +38,14 @@ def check_texts(model: CompressibleModel, exported: CompressibleModel, utterance
 
 
 def check_programs(model: CompressibleModel, folder: Path, utterances: Iterable[Utterance]) -> list[str]:
-    """Check that exported programs find the units that the model finds greedily, unit by unit.
+    """Check that exported programs return the same units as the model with greedy search.
 
     Returns:
-        The ids of the utterances in which they differ as rounding allows: at the first differing unit the best two
-        log-probabilities lie within `NEAR_TIE`.
+        The ids of the utterances that differ only by rounding: at the first different unit, the best two
+        log-probabilities are within `NEAR_TIE`.
 
     Raises:
-        ValueError: They differ otherwise; the message names the utterance.
+        ValueError: The units of an utterance differ by more than rounding; the message names the utterance.
     """
     las = require_las(model)
     transcriber = Transcriber(folder, threads=torch.get_num_threads())
@@ -76,7 +76,7 @@ def _units(model: LAS, utterance: Utterance) -> list[int]:
 
 @torch.inference_mode()
 def _margin(model: LAS, utterance: Utterance, one: Sequence[int], other: Sequence[int]) -> float:
-    """Between the model's best two log-probabilities at the first unit in which two transcripts differ."""
+    """Return the difference of the model's best two log-probabilities where two transcripts first differ."""
     common = [unit for unit, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
     state = model.decoder.start(*model.encoder(*model.features([utterance.waveform])))
     for unit in [model.tokenizer.eos, *common]:

@@ -1,4 +1,4 @@
-"""A folder that transformers' `from_pretrained` reads, with the factors and the code that multiplies with them."""
+"""Export to a folder for transformers' `from_pretrained`, with the factors and the code that multiplies with them."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ processor = AutoProcessor.from_pretrained("PATH")
 
 
 def write_huggingface(model: CompressibleModel, folder: Path) -> None:
-    """Write the folder's files into an existing folder.
+    """Write a model's files into an existing folder.
 
     Raises:
-        ValueError: Not one of the adapters to Hugging Face's models, or quantised.
+        ValueError: The model is not an adapter to a Hugging Face model, or is quantised.
     """
     model = _require_huggingface(model)
     if int8_scales(model):
@@ -72,7 +72,7 @@ def write_huggingface(model: CompressibleModel, folder: Path) -> None:
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     code = Path(modeling_shrinkml.__file__).read_text(encoding="utf-8")
-    # Under its own name, by which transformers' pipelines know what it is.
+    # With the class's own name, because transformers' pipelines recognise models by their class names.
     code += f'\n\nimport transformers\n\n\nclass {base}(Compressed, transformers.{base}):\n    """Compressed."""\n'
     (folder / f"{module_name}.py").write_text(code, encoding="utf-8")
     tensors = {
@@ -87,7 +87,7 @@ def write_huggingface(model: CompressibleModel, folder: Path) -> None:
 
 
 def _sources(model: CompressibleModel) -> dict[str, str]:
-    """Return path of a module in the network -> the one whose right factor it shares, and which the file holds."""
+    """Return the modules that use another one's right factor: path in the network -> path of the one that stores it."""
     tensors = inference_tensors(model)
     sources: dict[str, str] = {}
     for matrix in [matrix for layer in arranged_layers(model) for matrix in layer.matrices]:
@@ -100,7 +100,7 @@ def _sources(model: CompressibleModel) -> dict[str, str]:
 
 
 def read_huggingface(model: CompressibleModel, folder: Path) -> HuggingFaceModel:
-    """The model with the network that transformers makes of the folder, by the code in it."""
+    """Load the network in a folder by transformers and the folder's code; return a model like the given one with it."""
     model = _require_huggingface(model)
     auto_class = getattr(import_transformers(), model.auto_class)
     again = type(model).from_config(model.to_config())

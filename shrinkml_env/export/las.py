@@ -1,7 +1,7 @@
-"""A LAS model as two programs: from samples to the encoder's states, and one step of the decoder.
+"""A LAS model as two exportable programs: from samples to the encoder's states, and one step of the decoder.
 
-They compute what the model does for one utterance, without padding, and hold the factors that it holds. All of it
-exports with dynamic lengths, as torch's STFT, `nn.LSTM` and pooling do not.
+They compute the same as the model for one utterance, without padding, and keep matrices factored. All operations can be
+exported with dynamic lengths, which is not true of torch's STFT, `nn.LSTM` and pooling.
 """
 
 from __future__ import annotations
@@ -25,17 +25,20 @@ __all__ = ["DecoderStep", "EncoderProgram", "OnnxLSTM", "ScanLSTM", "min_samples
 
 
 def min_samples(model: LAS) -> int:
-    """Shorter waveforms are to be padded with zeros: the encoder needs two states, as all that exports."""
+    """Return the smallest number of samples that the encoder's program accepts, enough for two states.
+
+    Pad shorter waveforms with zeros.
+    """
     return max(FFT // 2 + 1, HOP * math.prod(model.config.time_reduction))
 
 
 class Product(nn.Module):
-    """A matrix as a module holds it, dense or as two factors: x -> W x.
+    """The product with a matrix, dense or factored as in its module: x -> W x.
 
     Args:
-        module: An `nn.LSTM` or `nn.LSTMCell`, or what replaces it.
-        name: Of the parameter.
-        order: In which order the gates are wanted, each a fourth of the rows; None leaves torch's.
+        module: An `nn.LSTM` or `nn.LSTMCell`, or a low-rank module in its place.
+        name: Name of the parameter.
+        order: Order of the gates, each a quarter of the rows, as indices into torch's order; None keeps torch's order.
     """
 
     def __init__(self, module: nn.Module, name: str, order: Sequence[int] | None = None) -> None:
@@ -50,20 +53,20 @@ class Product(nn.Module):
     order: Tensor | None
 
     def reduce(self, inputs: Tensor) -> Tensor:
-        """Return the vectors that `left` is multiplied with: (..., n) -> (..., r), or the inputs themselves."""
+        """Multiply by the right factor: (..., n) -> (..., r); return the inputs unchanged if the matrix is dense."""
         return inputs if self.right is None else times_right(inputs, self.right, self.order)
 
     def expanded(self) -> Tensor:
-        """Return V, (r, n), of a factored matrix."""
+        """Return the right factor V of a factored matrix, (r, n)."""
         assert self.right is not None
         return expand_right(self.right, self.order)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(..., n) -> (..., m)."""
+        """Compute W x for each input x: (..., n) -> (..., m)."""
         return functional.linear(self.reduce(inputs), self.left)
 
     def dense(self) -> Tensor:
-        """W, (m, n)."""
+        """Return W, (m, n)."""
         return self.left if self.right is None else self.left @ self.expanded()
 
 
@@ -76,7 +79,7 @@ def _in_order(values: Tensor, order: Sequence[int] | None) -> Tensor:
 
 
 class ScanLSTM(nn.Module):
-    """A `BidirectionalLSTM` as torch's scan over time, with both directions in the same products."""
+    """A `BidirectionalLSTM` by torch's scan over time, with both directions in the same batched products."""
 
     def __init__(self, source: BidirectionalLSTM) -> None:
         super().__init__()
@@ -87,10 +90,10 @@ class ScanLSTM(nn.Module):
         self.recurrent = nn.ModuleList(Product(way, "weight_hh_l0") for way in ways)
 
     def products(self) -> list[Tensor]:
-        """Return what the states are multiplied with, one after the other: (2, n, r) and (2, r, m), or (2, n, m)."""
+        """Return the matrices to multiply states by, in order: (2, n, r) and (2, r, m) if factored, or (2, n, m)."""
         recurrent: Any = list(self.recurrent)
         if all(product.right is not None for product in recurrent):
-            # Where the directions' ranks differ, columns and rows of zeros are added: they change no product.
+            # If the directions' ranks differ, factors are padded with zeros, which do not change the product.
             rank = max(len(product.right) for product in recurrent)
             factors = [
                 [functional.pad(product.expanded(), (0, 0, 0, rank - len(product.right))) for product in recurrent],
@@ -101,7 +104,7 @@ class ScanLSTM(nn.Module):
         return [torch.stack(pair).mT.contiguous() for pair in factors]
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(time, size) -> (time, 2 * units)."""
+        """Compute (time, size) -> (time, 2 * units)."""
         ahead, behind = (product(part) for product, part in zip(self.inputs, (inputs, inputs.flip(0)), strict=True))
         gates = torch.stack([ahead, behind], dim=1) + self.bias
         products = self.products()
@@ -122,7 +125,7 @@ class ScanLSTM(nn.Module):
 
 
 class OnnxLSTM(nn.Module):
-    """A `BidirectionalLSTM` as two LSTM operators of ONNX; it computes nothing but when exported."""
+    """A `BidirectionalLSTM` as two LSTM operators of ONNX; it can only be exported, not run in torch."""
 
     def __init__(self, source: BidirectionalLSTM) -> None:
         super().__init__()
@@ -130,19 +133,19 @@ class OnnxLSTM(nn.Module):
         self.behind = _OnnxDirection(source.backward_lstm, "reverse")
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(time, size) -> (time, 2 * units)."""
+        """Compute (time, size) -> (time, 2 * units)."""
         return torch.cat([self.ahead(inputs), self.behind(inputs)], dim=1)
 
 
 class _OnnxDirection(nn.Module):
-    """One operator.
+    """One direction of `OnnxLSTM`: one LSTM operator.
 
-    A factored W_ih is a product before the operator. A factored W_hh stays factored in the file; its product is one of
-    constants, which onnxruntime computes once, when it loads the file.
+    The right factor of W_ih is applied before the operator. A factored W_hh stays factored in the file; the product of
+    its factors is a constant expression, which onnxruntime computes once when it loads the file.
     """
 
     ORDER = (0, 3, 1, 2)
-    """ONNX's gates, input, output, forget, cell, in torch's order."""
+    """The indices in torch's order of ONNX's gates: input, output, forget, cell."""
 
     def __init__(self, source: nn.Module, direction: str) -> None:
         super().__init__()
@@ -152,7 +155,7 @@ class _OnnxDirection(nn.Module):
         self.direction = direction
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(time, size) -> (time, units)."""
+        """Compute (time, size) -> (time, units)."""
         units = len(self.bias) // 8
         weights = [weight[None] for weight in (self.inputs.left, self.recurrent.dense(), self.bias)]
         outputs = torch.onnx.ops.symbolic(
@@ -167,11 +170,11 @@ class _OnnxDirection(nn.Module):
 
 
 class EncoderProgram(nn.Module):
-    """From the samples of one utterance to what the decoder attends to.
+    """The encoder: from the samples of one utterance to the attention's values and keys.
 
     Args:
         model: The model.
-        lstm: What stands for each `BidirectionalLSTM`.
+        lstm: Makes the replacement of each `BidirectionalLSTM`: `ScanLSTM` or `OnnxLSTM`.
     """
 
     def __init__(self, model: LAS, lstm: Callable[[BidirectionalLSTM], nn.Module]) -> None:
@@ -184,20 +187,20 @@ class EncoderProgram(nn.Module):
         self.key = model.decoder.attention.key
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
-        """(samples,) at 16 kHz -> values (time, 2 * units) and keys (time, attention units)."""
+        """Encode samples at 16 kHz, (samples,): return values, (time, 2 * units), and keys, (time, attention units)."""
         states = self.features(waveform)
         for lstm, norm, factor in zip(self.lstms, self.norms, self.factors, strict=True):
             states = norm(lstm(states))
             if factor > 1:
                 size = states.shape[0]
                 windows = factor * torch.arange((size + factor - 1) // factor)[:, None] + torch.arange(factor)
-                # The last frame again where the last window is not full: it changes no maximum.
+                # An incomplete last window is filled with the last frame, which does not change the maximum.
                 states = states[windows.clamp(max=size - 1)].amax(1)
         return states, self.key(states)
 
 
 class Features(nn.Module):
-    """As `LogMel`, up to rounding."""
+    """The features of `LogMel`, equal up to rounding."""
 
     def __init__(self, source: LogMel) -> None:
         super().__init__()
@@ -208,8 +211,8 @@ class Features(nn.Module):
     filters: Tensor
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """(samples,), at least `min_samples` -> (frames, channels)."""
-        # Where the window stands among the transform's samples changes the phase only.
+        """Compute the features of at least `min_samples` samples: (samples,) -> (frames, channels)."""
+        # The position of the window in the transform changes only the phase.
         padded = functional.pad(waveform[None], (WINDOW // 2, WINDOW // 2), mode="reflect")[0]
         spectrum = torch.fft.rfft(padded.unfold(0, WINDOW, HOP) * self.window, n=FFT)
         energies = torch.log(torch.view_as_real(spectrum).square().sum(-1) @ self.filters + FLOOR)
@@ -218,7 +221,7 @@ class Features(nn.Module):
 
 
 class DecoderStep(nn.Module):
-    """One step of the decoder, for any number of hypotheses about one utterance."""
+    """One step of the decoder, for any number of hypotheses ("rows") of one utterance."""
 
     def __init__(self, model: LAS) -> None:
         super().__init__()
@@ -240,19 +243,19 @@ class DecoderStep(nn.Module):
         context: Tensor,
         history: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Previous units and state -> logits of the next units, and the state after it.
+        """Compute the logits of the next unit and the new state; the state before the first unit is zeros.
 
         Args:
-            previous: (rows,).
-            values: (time, values), as `EncoderProgram` gives them.
-            keys: (time, keys), likewise.
-            hidden: (rows, units); zeros before the first unit, as all that follow.
-            cell: (rows, units).
-            context: (rows, values).
-            history: (rows, time).
+            previous: Previous units, (rows,).
+            values: Values of `EncoderProgram`, (time, values).
+            keys: Keys of `EncoderProgram`, (time, keys).
+            hidden: LSTM output, (rows, units).
+            cell: LSTM cell state, (rows, units).
+            context: Last output of the attention, (rows, values).
+            history: Sum of the attention weights so far, (rows, time).
 
         Returns:
-            Logits (rows, vocabulary); hidden, cell, context and history.
+            Logits, (rows, vocabulary); then the new hidden, cell, context and history.
         """
         inputs = torch.cat([self.embedding(previous), context], dim=1)
         gates = self.inputs(inputs) + self.recurrent(hidden) + self.bias

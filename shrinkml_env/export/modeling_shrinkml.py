@@ -1,6 +1,6 @@
-"""A compressed model for Hugging Face's transformers, which runs this file where ``trust_remote_code=True``.
+"""Code of compressed models for Hugging Face's transformers, which runs this file if ``trust_remote_code=True``.
 
-ShrinkML puts it beside the weights that it exports, with the model's class at its end.
+ShrinkML copies it beside the weights that it exports, and appends the model's class.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 VARIANT = "shrinkml"
-"""In the name of the weights' file: where this code is not run, transformers finds no weights, and says so."""
+"""Part of the name of the weights' file; without this code transformers finds no weights and raises an error."""
 
 
 class LowRank(nn.Module):
-    """Stands in for a module: its matrix ``weight``, (m, n), is ``weight_u`` (m, r) times V, (r, n).
+    """A replacement of a module whose matrix ``weight``, (m, n), is the product of ``weight_u``, (m, r), and V, (r, n).
 
-    V is ``weight_v``; or, in pivoting form, an identity matrix and ``weight_v`` (r, n - r) side by side, whose columns
-    belong where ``weight_order`` (n,) says. Where another module has the same ``weight_v``, this one reads it there.
+    V is ``weight_v``. In pivoting form it is an identity matrix and ``weight_v``, (r, n - r), side by side, with the
+    columns permuted by ``weight_order``, (n,). A module that shares another one's ``weight_v`` has none of its own.
     """
 
     weight_u: Tensor
@@ -37,7 +37,7 @@ class LowRank(nn.Module):
         like: Any = {"dtype": module.weight.dtype, "device": module.weight.device}
         self.weight_u = nn.Parameter(torch.zeros(len(module.weight), rank, **like))
         columns = module.weight[0].numel()
-        # In a list, so that it is no submodule.
+        # In a list, so that it is not registered as a submodule.
         self.source = [] if source is None else [source]
         if source is None:
             self.weight_v = nn.Parameter(torch.zeros(rank, columns - rank if pivoting else columns, **like))
@@ -48,12 +48,12 @@ class LowRank(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The product, as others may want to look at it."""
+        """The product of the factors, in the shape of the original weight."""
         return (self.weight_u @ self.right).view(self.shape)
 
     @property
     def right(self) -> Tensor:
-        """V, (r, n)."""
+        """The right factor V, (r, n)."""
         held = self.held
         if self.weight_order is None:
             return held
@@ -62,12 +62,12 @@ class LowRank(nn.Module):
 
     @property
     def held(self) -> Tensor:
-        """``weight_v``, of this module or of the one that it shares it with."""
+        """The ``weight_v`` of this module, or of the one that it is shared with."""
         held: Tensor = self.source[0].weight_v if self.source else self.weight_v
         return held
 
     def reduce(self, inputs: Tensor) -> Tensor:
-        """V x of each x: (..., n) -> (..., r)."""
+        """Return V x for each input x: (..., n) -> (..., r)."""
         if self.weight_order is None:
             return functional.linear(inputs, self.held)
         ordered = inputs.index_select(-1, self.weight_order.int())
@@ -76,26 +76,26 @@ class LowRank(nn.Module):
 
 
 class LowRankLinear(LowRank):
-    """Of `nn.Linear`."""
+    """A replacement of `nn.Linear`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """(..., n) -> (..., m)."""
+        """Compute (..., n) -> (..., m)."""
         return functional.linear(self.reduce(input), self.weight_u, self.bias)
 
 
 class LowRankEmbedding(LowRank):
-    """Of `nn.Embedding`."""
+    """A replacement of `nn.Embedding`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """(...) tokens -> (..., n)."""
+        """Look tokens up: (...) -> (..., n)."""
         return functional.embedding(input, self.weight_u) @ self.right
 
 
 class LowRankConv1d(LowRank):
-    """Of `nn.Conv1d`."""
+    """A replacement of `nn.Conv1d`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """(batch, channels, time) -> (batch, channels, time)."""
+        """Compute (batch, channels in, time) -> (batch, channels out, time)."""
         reduce = self.right.view(-1, *self.shape[1:])
         hidden = functional.conv1d(input, reduce, None, self.stride, self.padding, self.dilation)
         return functional.conv1d(hidden, self.weight_u.unsqueeze(-1), self.bias)
@@ -109,22 +109,22 @@ FORMS: dict[type[nn.Module], type[LowRank]] = {
 
 
 class Compressed(nn.Module):
-    """To be derived from before one of transformers' models.
+    """A mixin for a transformers model, to be placed before it among the base classes.
 
-    ``config.shrinkml_ranks`` says module -> rank, ``config.shrinkml_pivoting`` whether the factors are in pivoting
-    form, and ``config.shrinkml_sources`` module -> the one whose right factor it shares.
+    ``config.shrinkml_ranks`` maps modules to ranks, ``config.shrinkml_pivoting`` says whether the factors are in
+    pivoting form, and ``config.shrinkml_sources`` maps a module to the one that stores its right factor.
     """
 
-    _keys_to_ignore_on_load_missing = ("masked_spec_embed",)  # Of use in training only; not kept.
+    _keys_to_ignore_on_load_missing = ("masked_spec_embed",)  # used in training only, and not exported
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
         model: Any = self
         for module in list(model.modules()):
-            for name in list(getattr(module, "parametrizations", ())):  # Weight normalisation is multiplied out.
+            for name in list(getattr(module, "parametrizations", ())):  # weight normalisation is exported as a weight
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)
         sources = config.shrinkml_sources
-        # Those that others read come first.
+        # Modules that store a shared factor come first.
         for path in sorted(config.shrinkml_ranks, key=lambda path: path in sources):
             module = model.get_submodule(path)
             source = model.get_submodule(sources[path]) if path in sources else None
@@ -139,11 +139,11 @@ class Compressed(nn.Module):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As transformers' own."""
+        """Load as transformers does, from the weights' file of `VARIANT`."""
         parent: Any = super()
         return parent.from_pretrained(*args, **{"variant": VARIANT, **kwargs})
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """As transformers' own."""
+        """Save as transformers does, to a weights' file of `VARIANT`."""
         parent: Any = super()
         parent.save_pretrained(*args, **{"variant": VARIANT, **kwargs})

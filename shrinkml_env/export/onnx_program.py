@@ -1,4 +1,4 @@
-"""ONNX graphs: ``encoder.onnx`` and ``decoder.onnx``, for onnxruntime and others."""
+"""Export to ONNX graphs: ``encoder.onnx`` and ``decoder.onnx``, for onnxruntime and others."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from shrinkml_env.export.programs import quiet, require_las, traced_decoder, tra
 __all__ = ["write_onnx"]
 
 _FEW = 32
-"""Constants of no more numbers are no weights."""
+"""The largest number of elements of a constant that is not treated as a weight."""
 
 
 def write_onnx(model: CompressibleModel, folder: Path) -> None:
-    """Write the graphs, and what lies beside them, into an existing folder.
+    """Write the graphs, and the files of `write_companions`, into an existing folder.
 
     Raises:
-        ImportError: One of the packages is not installed.
-        ValueError: Not a LAS model.
+        ImportError: A package for ONNX is not installed.
+        ValueError: The model is not a LAS model.
     """
     las = require_las(model)
     for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -53,16 +53,16 @@ def _write(program: ExportedProgram, file: Path, inputs: list[str], outputs: lis
     found: Any = torch.onnx.export(
         program, dynamo=True, verbose=False, optimize=False, input_names=inputs, output_names=outputs
     )
-    # Numbers about shapes are computed now, products of factors when the file is loaded: it is to hold the factors.
+    # Constants of shapes are folded now, but not products of factors, so that the file contains the factors.
     found.model = optimizer.optimize(found.model, input_size_limit=_FEW, output_size_limit=_FEW)
     _store_exactly(found.model)
     found.save(file)
 
 
 def _store_exactly(model: Any) -> None:
-    """Keep each weight in the smallest number format that holds it exactly; the graph computes with float32.
+    """Store each weight in the smallest dtype that represents it exactly, with a cast to float32.
 
-    The casts are of constants: onnxruntime does them when it loads the file.
+    onnxruntime computes the casts once when it loads the file, since they are constant expressions.
     """
     import onnx_ir as ir
 

@@ -1,4 +1,4 @@
-"""What the formats `torch` and `onnx` share: tracing, and what lies beside the programs."""
+"""Common parts of the formats `torch` and `onnx`: tracing, and the files beside the programs."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ __all__ = ["quiet", "require_las", "traced_decoder", "traced_encoder", "write_co
 
 
 def require_las(model: CompressibleModel) -> LAS:
-    """The model as a `LAS`.
+    """Return the model as a `LAS`.
 
     Raises:
-        ValueError: It is another.
+        ValueError: The model has another architecture.
     """
     if not isinstance(model, LAS) or model.architecture != LAS.architecture:
         raise ValueError(
@@ -41,7 +41,7 @@ def require_las(model: CompressibleModel) -> LAS:
 
 @torch.no_grad()
 def traced_encoder(model: LAS, lstm: Callable[[BidirectionalLSTM], nn.Module]) -> ExportedProgram:
-    """`EncoderProgram` for waveforms of any length from `min_samples`."""
+    """Export the `EncoderProgram`, for waveforms of any length from `min_samples`."""
     samples = Dim("samples", min=min_samples(model))
     waveform = torch.zeros(SAMPLE_RATE)
     return torch.export.export(EncoderProgram(model, lstm).eval(), (waveform,), dynamic_shapes=({0: samples},))
@@ -49,7 +49,7 @@ def traced_encoder(model: LAS, lstm: Callable[[BidirectionalLSTM], nn.Module]) -
 
 @torch.no_grad()
 def traced_decoder(model: LAS) -> ExportedProgram:
-    """`DecoderStep` for any number of rows and any length."""
+    """Export the `DecoderStep`, for any number of rows and any length."""
     rows, time = Dim("rows"), Dim("time")
     hidden, cell, context = (torch.zeros(2, size) for size in _state_sizes(model))
     units = model.config.attention_units
@@ -62,12 +62,12 @@ def traced_decoder(model: LAS) -> ExportedProgram:
 
 
 def _state_sizes(model: LAS) -> tuple[int, int, int]:
-    """Of hidden state, cell and context."""
+    """Return the sizes of hidden state, cell state and context."""
     return model.config.decoder_units, model.config.decoder_units, 2 * model.config.encoder_units
 
 
 def write_companions(model: LAS, folder: Path) -> None:
-    """`recogniser.json`, all that is to be known besides the programs, and `transcribe.py`."""
+    """Write `recogniser.json`, with the settings that transcription needs, and `transcribe.py`."""
     settings: dict[str, Any] = {
         "sample_rate": SAMPLE_RATE,
         "min_samples": min_samples(model),
@@ -83,7 +83,7 @@ def write_companions(model: LAS, folder: Path) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without torch's remarks on its own insides."""
+    """Suppress torch's warnings and log messages about its internals."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

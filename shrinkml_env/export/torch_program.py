@@ -1,4 +1,4 @@
-"""`torch.export` programs: ``encoder.pt2`` and ``decoder.pt2``, which need torch and nothing else."""
+"""Export to `torch.export` programs: ``encoder.pt2`` and ``decoder.pt2``, which need only torch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["write_torch"]
 
 
 def write_torch(model: CompressibleModel, folder: Path) -> None:
-    """Write the programs, and what lies beside them, into an existing folder.
+    """Write the programs, and the files of `write_companions`, into an existing folder.
 
     Raises:
-        ValueError: Not a LAS model.
+        ValueError: The model is not a LAS model.
     """
     las = require_las(model)
     with quiet():

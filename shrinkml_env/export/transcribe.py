@@ -1,6 +1,6 @@
 """Transcribe speech with an exported recogniser: ``python transcribe.py FILE.wav ...``.
 
-Needs numpy and onnxruntime (for ``*.onnx``) or torch (for ``*.pt2``), nothing else. ShrinkML puts this file beside the
+It needs only numpy and onnxruntime (for ``*.onnx``) or torch (for ``*.pt2``). ShrinkML copies this file beside the
 programs that it exports, and checks them with it.
 """
 
@@ -22,11 +22,11 @@ Program = Callable[..., list[Any]]
 
 
 class Transcriber:
-    """Recognises one utterance at a time, greedily.
+    """A recogniser of single utterances, with greedy search.
 
     Args:
-        folder: With ``recogniser.json`` and the two programs; by default this file's own.
-        threads: For onnxruntime; 0 lets it choose.
+        folder: The folder with ``recogniser.json`` and the two programs; by default the folder of this file.
+        threads: Number of threads of onnxruntime; 0 is its default.
     """
 
     def __init__(self, folder: str | Path = Path(__file__).parent, threads: int = 0) -> None:
@@ -34,11 +34,11 @@ class Transcriber:
         self.encoder, self.decoder = (_program(Path(folder), name, threads) for name in ("encoder", "decoder"))
 
     def __call__(self, waveform: Any) -> str:
-        """The text of float32 samples at 16 kHz, in [-1, 1]: (samples,)."""
+        """Return the transcript of float32 samples at 16 kHz, in [-1, 1], (samples,)."""
         return " ".join("".join(self.settings["units"][unit] for unit in self.units(waveform)).split())
 
     def units(self, waveform: Any) -> list[int]:
-        """The same as subword units."""
+        """Return the subword units of the transcript."""
         settings = self.settings
         limit = settings["tokens_base"] + math.ceil(settings["tokens_per_second"] * len(waveform) / 16_000)
         samples = np.zeros(max(len(waveform), settings["min_samples"]), np.float32)
@@ -57,7 +57,7 @@ class Transcriber:
 
 
 def _program(folder: Path, name: str, threads: int) -> Program:
-    """Arrays -> arrays."""
+    """Load a program as a function from arrays to arrays."""
     if (folder / f"{name}.onnx").is_file():
         import onnxruntime
 

@@ -1,6 +1,6 @@
-"""The parts of the decision process, one concept a module, and the search problem that they make up."""
+"""The parts of the Markov decision process, one concept a module, and the search problem that they form."""
 
-from shrinkml_env.mdp.actions import ActionKind, MaskedActions, Wish
+from shrinkml_env.mdp.actions import ActionKind, MaskedActions, RankRequest
 from shrinkml_env.mdp.constraints import Constraint
 from shrinkml_env.mdp.observations import Observation
 from shrinkml_env.mdp.problem import SearchProblem, Trial
@@ -13,9 +13,9 @@ __all__ = [
     "MaskedActions",
     "Observation",
     "Potential",
+    "RankRequest",
     "Reward",
     "RewardFunction",
     "SearchProblem",
     "Trial",
-    "Wish",
 ]

@@ -1,6 +1,6 @@
 """Actions are how an agent says which rank it wants: one class a kind, selected by name.
 
-A kind translates both ways between actions and ranks. What the constraint makes of a wish is the constraint's business.
+A kind translates both ways between actions and ranks. The constraint may change the ranks that an action requests.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ __all__ = [
     "Level",
     "MaskedActions",
     "OneShot",
-    "Wish",
+    "RankRequest",
 ]
 
 Value = TypeVar("Value", float, NDArray[np.float64])
 
 
-class Wish(NamedTuple):
-    """The ranks that an action asks for.
+class RankRequest(NamedTuple):
+    """The ranks that an action requests, before the constraint is applied.
 
     Attributes:
         ranks: Candidates of the next layers, in forward order: at least one.
-        projected: Whether the action asked for something that is no candidate at all, and this is the nearest one.
+        projected: Whether the action requested a rank that is not a candidate, so that the nearest one replaces it.
     """
 
     ranks: tuple[int, ...]
@@ -61,7 +61,7 @@ class ActionKind(ABC):
         self.problem = problem
 
     @abstractmethod
-    def decode(self, ranks: tuple[int, ...], action: Any) -> Wish:
+    def decode(self, ranks: tuple[int, ...], action: Any) -> RankRequest:
         """Return what an action asks for after these ranks (of the first layers, in forward order).
 
         Raises:
@@ -92,7 +92,7 @@ class _Number(ActionKind):
         super().__init__(problem)
         self.space = spaces.Box(-1.0, 1.0, (1,), np.float32)
 
-    def decode(self, ranks: tuple[int, ...], action: Any) -> Wish:
+    def decode(self, ranks: tuple[int, ...], action: Any) -> RankRequest:
         """Decode a number, as `ActionKind.decode` says."""
         value = np.asarray(action)
         if value.shape != (1,) or value.dtype.kind != "f" or not abs(value[0]) <= 1.0 + ROUNDING:
@@ -100,7 +100,7 @@ class _Number(ActionKind):
                 f"layer {self.problem.layers[len(ranks)].name!r}: the action must be an array of one float in [-1, 1], "
                 f"got {action!r}"
             )
-        return Wish((self._rank(ranks, float(value[0].clip(-1.0, 1.0))),))
+        return RankRequest((self._rank(ranks, float(value[0].clip(-1.0, 1.0))),))
 
     def encode(self, ranks: tuple[int, ...]) -> list[NDArray[np.float32]]:
         """Encode a configuration in float32 arrays of shape (1,)."""
@@ -277,7 +277,7 @@ class Discrete(MaskedActions):
         self._count = max(problem.search_space.counts)
         self.space = spaces.Discrete(self._count)
 
-    def decode(self, ranks: tuple[int, ...], action: Any) -> Wish:
+    def decode(self, ranks: tuple[int, ...], action: Any) -> RankRequest:
         """Decode an index, as `ActionKind.decode` says."""
         index = len(ranks)
         value = np.asarray(action)
@@ -288,7 +288,7 @@ class Discrete(MaskedActions):
             )
         candidates = self.problem.candidates[index]
         choice = min(int(value), len(candidates) - 1)
-        return Wish((candidates[choice],), projected=choice != int(value))
+        return RankRequest((candidates[choice],), projected=choice != int(value))
 
     def places(self, index: int, actions: NDArray[Any]) -> NDArray[np.int64]:
         """Return the places of the candidates of one layer that many actions ask for, shape (N,) -> (N,).
@@ -329,7 +329,7 @@ class OneShot(ActionKind):
         super().__init__(problem)
         self.space = spaces.MultiDiscrete(list(problem.search_space.counts))
 
-    def decode(self, ranks: tuple[int, ...], action: Any) -> Wish:
+    def decode(self, ranks: tuple[int, ...], action: Any) -> RankRequest:
         """Decode the ranks of all layers."""
         value = np.asarray(action)
         layers, space = self.problem.layers, self.problem.search_space
@@ -343,7 +343,7 @@ class OneShot(ActionKind):
                 f"layer {layers[index].name!r}: the action must be an integer in 0..{space.counts[index] - 1}, got "
                 f"{value[index]}"
             )
-        return Wish(tuple(space.ranks(value.tolist()).values()))
+        return RankRequest(tuple(space.ranks(value.tolist()).values()))
 
     def encode(self, ranks: tuple[int, ...]) -> list[NDArray[np.int64]]:
         """Encode a configuration in one array of its places."""

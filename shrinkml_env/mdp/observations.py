@@ -1,4 +1,4 @@
-"""Observations are what an agent sees before each decision: one class a kind, selected by name."""
+"""Observations describe the state of an episode to the agent: one class a kind, selected by name."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = ["OBSERVATIONS", "FeatureDict", "Features", "Observation"]
 
 
 class Observation(ABC):
-    """Describes the state of an episode.
+    """A kind of observation of an episode's state.
 
     Attributes:
-        problem: Has the layers, the candidates, the evaluator and the constraint.
+        problem: The search problem: layers, candidates, evaluator and constraint.
         space: The observation space, which the constructor of a subclass sets.
     """
 
@@ -35,9 +35,13 @@ class Observation(ABC):
 
     @abstractmethod
     def __call__(self, ranks: tuple[int, ...]) -> Any:
-        """Return a new observation after these ranks of the first layers, in forward order.
+        """Return the observation after some decisions.
 
-        It is defined after the last layer, too.
+        Args:
+            ranks: The ranks of the layers decided so far, in forward order: from none to all layers.
+
+        Returns:
+            A new element of `space`.
         """
 
 
@@ -70,9 +74,9 @@ class _FeatureGroups(Observation):
         described = [self._describe(layer) for layer in layers]
         params = search_space.tabulate(lambda layer, rank: layer.parameters(rank))
         savings = [max(kept.values()) - min(kept.values()) for kept in params]
-        # What the layers from the i-th on can still save; 0 after the last.
+        # Element i: the parameters that layers i, i + 1, ... can save; 0 for i = number of layers.
         self._savings = [sum(savings[index:]) for index in range(len(layers) + 1)]
-        # For each layer: candidate -> share of its matrices' parameters.
+        # For each layer: candidate -> share of its matrices' parameters that it keeps.
         self._kept = [{rank: count / max(kept.values()) for rank, count in kept.items()} for kept in params]
         measured = ("activation_error",) if activation_error else ()
         self.groups: dict[str, tuple[str, ...]] = {
@@ -85,8 +89,7 @@ class _FeatureGroups(Observation):
         self._slices = {
             name: slice(end - len(names), end) for (name, names), end in zip(self.groups.items(), ends, strict=True)
         }
-        # A row for each number of decided layers, with all that follows from it; after the last layer there is none to
-        # describe.
+        # Row i holds the features that follow from the number i of decided layers. The last row describes no layer.
         self._rows = np.zeros((len(layers) + 1, self._slices["kept"].stop))
         self._rows[:-1, self._slices["layer"]] = [list(features.values()) for features in described]
         self._rows[:, self._slices["decided"]] = np.tri(len(layers) + 1, len(layers), -1)
@@ -94,10 +97,10 @@ class _FeatureGroups(Observation):
 
     @abstractmethod
     def _space(self) -> spaces.Space[Any]:
-        """Return the observation space; the groups are known."""
+        """Return the observation space; `groups` is set by then."""
 
     def _features(self, ranks: tuple[int, ...]) -> NDArray[np.float32]:
-        """Compute all groups, one after the other."""
+        """Return the features of all groups, in order, shape (features,)."""
         problem, layers = self.problem, self.problem.layers
         done = len(ranks)
         params = problem.params_after(ranks)
@@ -117,7 +120,7 @@ class _FeatureGroups(Observation):
         return features.clip(0.0, 1.0).astype(np.float32)
 
     def _describe(self, layer: Layer) -> dict[str, float]:
-        """Return the features of one layer, which no decision changes."""
+        """Return the features of one layer, which do not depend on decisions: name -> value."""
         evaluator = self.problem.evaluator
         smallest = {layer.name: self.problem.search_space.smallest[layer.name]}
         recurrent = sum(m.rows * m.columns for m in layer.matrices if m.kind.endswith("_hh"))
@@ -180,9 +183,10 @@ class Features(_FeatureGroups):
 
     Args:
         problem: The search problem.
-        activation_error: Whether to measure the error of the activations: no evaluation, but some time in every step.
-        sensitivity: Whether to show what compressing each layer alone loses, measured beforehand.
-        path: The file with that, written by `Sensitivity.save`; None for the embedded model's.
+        activation_error: Whether to measure the error of the activations, which takes time in every step but counts as
+            no evaluation.
+        sensitivity: Whether to show the WER that each layer loses when it alone is compressed, measured beforehand.
+        path: The file of the sensitivity, written by `Sensitivity.save`; None for the embedded model's.
     """  # noqa: E501
 
     @property
@@ -201,8 +205,8 @@ class Features(_FeatureGroups):
 class FeatureDict(_FeatureGroups):
     """The features of `Features` in four boxes: ``layer``, ``episode``, ``decided`` and ``kept``.
 
-    For policies that treat them differently, such as Stable-Baselines3's ``MultiInputPolicy``. `groups` names each
-    box's features in order. The arguments are those of `Features`.
+    They suit policies with one network for each box, such as Stable-Baselines3's ``MultiInputPolicy``. `groups` names
+    each box's features in order. The arguments are those of `Features`.
     """
 
     def _space(self) -> spaces.Dict:

@@ -1,4 +1,4 @@
-"""The search problem below the environment, on which black-box searchers work."""
+"""The search problem: the interface of black-box searchers, on which the environment is built as well."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = ["SearchProblem", "Trial"]
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One unique evaluation of a run and what it is worth.
+    """One unique evaluation of a run, with its reward.
 
     Attributes:
-        evaluation: The measurement, with its complete ranks.
-        reward: Finite; an array if the problem's reward is a vector.
+        evaluation: The evaluation, with its complete ranks.
+        reward: A finite float, or a float32 array if the problem's reward is a vector.
         terms: Named parts of the reward.
         feasible: Whether the constraint is met.
     """
@@ -45,14 +45,14 @@ class Trial:
 
 
 class SearchProblem:
-    """Layers, candidates, a measurement, a reward and a constraint, all counted by one ledger.
+    """A search space, an evaluator, a reward and a constraint, with a ledger that counts the evaluations.
 
     Attributes:
-        evaluator: Measures a configuration. Searchers call `evaluate` instead, which counts.
+        evaluator: Measures configurations. Searchers call `evaluate` instead, which counts the evaluation.
         search_space: The layers to decide and their candidates.
-        reward_function: Called with (evaluation, baseline).
-        constraint: Says which configurations are feasible, and keeps an episode's decisions within that.
-        ledger: Holds this run's unique evaluations.
+        reward_function: A callable of (evaluation, baseline).
+        constraint: Decides which configurations are feasible, and keeps the decisions of an episode feasible.
+        ledger: The record of this run's unique evaluations.
     """
 
     def __init__(
@@ -63,19 +63,19 @@ class SearchProblem:
         constraint: Constraint | None = None,
         ledger: Ledger | None = None,
     ) -> None:
-        """Measures the baseline, which costs nothing of the budget.
+        """Make a problem and measure the baseline, which does not count towards the budget.
 
         Args:
-            evaluator: Says what is measured, and how.
+            evaluator: Measures configurations.
             search_space: Its layers must be among the evaluator's.
             reward: Any callable of (evaluation, baseline).
-            constraint: Made of the same evaluator and search space; by default every configuration is feasible.
+            constraint: Made with the same evaluator and search space; by default every configuration is feasible.
             ledger: By default one without a file or a budget.
 
         Raises:
-            ValueError: The search space is not of this evaluator's layers, or comes from the sensitivity to another
-                factorisation; the constraint is of another search space; the reward needs what is not measured; or the
-                ledger's file is of another run.
+            ValueError: The search space has layers that the evaluator lacks, or was made from a sensitivity measured
+                with another factorisation; the constraint was made for another search space; the reward needs the
+                divergence, which the evaluator does not measure; or the ledger's file belongs to another run.
         """
         known = set(evaluator.layers)
         for layer in search_space.layers:
@@ -104,7 +104,7 @@ class SearchProblem:
         self.ledger = Ledger() if ledger is None else ledger
         self.ledger.attach(evaluator)
         self._trials: list[Trial] = []
-        # For each layer: candidate -> parameters that it saves.
+        # For each layer: candidate -> number of parameters that it saves.
         params = search_space.tabulate(lambda layer, rank: layer.parameters(rank))
         self._saved = [{rank: max(kept.values()) - count for rank, count in kept.items()} for kept in params]
 
@@ -120,7 +120,7 @@ class SearchProblem:
 
     @property
     def baseline(self) -> Evaluation:
-        """The original model."""
+        """The evaluation of the original model."""
         return self.evaluator.baseline
 
     @property
@@ -129,55 +129,67 @@ class SearchProblem:
         return self.constraint.size_limit
 
     def error(self, evaluation: Evaluation) -> float:
-        """Return what the reward depends on besides size and cost, less being better: the WER, or the divergence."""
+        """Return the quality signal of the reward, lower being better: the WER, or the divergence in nats a unit."""
         if signal_of(self.reward_function) == "wer":
             return evaluation.wer
         assert evaluation.divergence is not None
         return evaluation.divergence
 
     def size(self, ranks: Mapping[str, int]) -> float:
-        """Return the size ratio of a configuration, in (0, 1]; this costs nothing. What `ranks` leaves out is dense."""
+        """Return the size ratio of a configuration, in (0, 1]; it costs no evaluation.
+
+        Args:
+            ranks: Layer name -> rank; layers without an entry are dense.
+        """
         return self.evaluator.size_ratio(ranks)
 
     def params_after(self, ranks: tuple[int, ...]) -> int:
-        """Count the parameters with these candidates for the first layers, in forward order, and all others dense.
+        """Return the number of parameters with some ranks of the first layers, and all other layers dense.
 
-        The same as `evaluator.params`, but quick enough for every step of an environment.
+        It equals `evaluator.params`, and is quick enough for every step of an environment.
+
+        Args:
+            ranks: Candidates of the first layers, in forward order.
         """
         return self.baseline.params - sum(saved[rank] for saved, rank in zip(self._saved, ranks, strict=False))
 
     def evaluate(self, ranks: Mapping[str, int]) -> Evaluation:
-        """Measure a configuration through the ledger. What `ranks` leaves out is dense.
+        """Measure a configuration; the ledger counts it if it is new.
+
+        Args:
+            ranks: Layer name -> rank; layers without an entry are dense.
 
         Raises:
             BudgetExhausted: The configuration is new and the ledger's budget is spent.
-            ValueError: A layer is unknown or a rank out of range.
+            ValueError: A layer is unknown or a rank is out of range.
         """
         return self.ledger.evaluate(self.evaluator, ranks)
 
     def close(self) -> None:
-        """End what the evaluator has started, and let others write the ledger's file; both begin again when used."""
+        """Stop the evaluator's workers and release the ledger's file; both start again at the next use."""
         self.evaluator.close()
         self.ledger.close()
 
     def prefetch(self, configurations: Sequence[Mapping[str, int]]) -> None:
-        """Measure configurations that will be asked for next, side by side where the evaluator can.
+        """Measure configurations that will be requested next, in parallel where the evaluator can.
 
-        Counts nothing yet, and leaves out what would be over the budget.
+        They are counted when `evaluate` requests them. Those that would exceed the budget are not measured.
         """
         self.ledger.prefetch(self.evaluator, configurations)
 
     def reward(self, evaluation: Evaluation, baseline: Evaluation | None = None) -> tuple[Any, dict[str, float]]:
-        """Return what an evaluation is worth: the reward and its named terms, or one term, ``reward``.
-
-        The reward is a float, or a float32 array if the reward function has a `space`.
+        """Return the reward of an evaluation and the reward's named terms.
 
         Args:
-            evaluation: A measurement of a configuration.
-            baseline: That of the original on the same utterances; by default on those of the search.
+            evaluation: The evaluation of a configuration.
+            baseline: The original's evaluation on the same utterances; by default on those of the search.
+
+        Returns:
+            The reward, a float, or a float32 array if the reward function has a `space`; and term -> value, with the
+            single term ``reward`` if the reward function has no `terms`.
 
         Raises:
-            ValueError: The reward is no number, or not finite.
+            ValueError: The reward is not a number, or not finite.
         """
         baseline = baseline or self.baseline
         value = self.reward_function(evaluation, baseline)
@@ -193,14 +205,14 @@ class SearchProblem:
 
     @property
     def reward_space(self) -> spaces.Box | None:
-        """The space of a vector reward; None for an ordinary one."""
+        """The space of a vector reward; None for a scalar one."""
         return getattr(self.reward_function, "space", None)
 
     def require_scalar_reward(self, user: str, remedy: str = "choose another one") -> None:
-        """Refuse a vector reward.
+        """Raise an error if the reward is a vector.
 
         Args:
-            user: The one that needs a scalar reward, in the singular.
+            user: The subject of the error message, in the singular: what needs a scalar reward.
             remedy: The advice at the end of the message.
 
         Raises:
@@ -210,13 +222,14 @@ class SearchProblem:
             raise ValueError(f"{user} needs a scalar reward, not {type(self.reward_function).__name__}: {remedy}")
 
     def is_feasible(self, ranks: Mapping[str, int]) -> bool:
-        """Return whether a configuration meets the constraint; this costs nothing.
+        """Return whether a configuration meets the constraint; it costs no evaluation.
 
         Args:
-            ranks: Name of any of the evaluator's layers -> rank, a candidate or not; what it leaves out is dense.
+            ranks: Layer name -> rank, for any of the evaluator's layers and any ranks, candidates or not; layers
+                without an entry are dense.
 
         Raises:
-            ValueError: A layer is unknown or a rank out of range.
+            ValueError: A layer is unknown or a rank is out of range.
         """
         return self.constraint.feasible(canonical_ranks(self.evaluator.layers, ranks))
 
@@ -233,7 +246,7 @@ class SearchProblem:
         """`history`, best first: feasible before infeasible, then by reward, then the earlier one.
 
         Raises:
-            ValueError: The reward is a vector, which has no order.
+            ValueError: The reward is a vector, and vectors have no order.
         """
         self.require_scalar_reward("a best configuration", "read `history`, or scalarise the reward")
         return tuple(sorted(self.history, key=lambda trial: (not trial.feasible, -trial.reward)))

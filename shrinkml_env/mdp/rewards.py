@@ -1,4 +1,4 @@
-"""Rewards say what a finished configuration is worth: one class a formula, selected by name.
+"""Rewards of a finished configuration: one class a formula, selected by name.
 
 A reward is any callable ``(evaluation, baseline) -> float``. One that also has ``terms(evaluation, baseline)``, a
 mapping of named parts, shows them in ``info["reward_terms"]``; one that has a ``space`` gives a vector of that space.
@@ -7,7 +7,8 @@ In the formulas e and e0 are the corpus WER of the compressed and of the origina
 ratio. A WER may exceed 1, but every reward stays finite: where a formula asks for an accuracy or a logarithm, e is
 clipped to [1 / reference words, 1].
 
-A reward that asks for the divergence from the original instead of the WER says so by ``signal = "divergence"``.
+A reward that depends on the divergence from the original instead of the WER has the attribute ``signal =
+"divergence"``.
 
 The defaults belong to ``ShrinkML-v0`` and do not change within v0.
 """
@@ -46,37 +47,37 @@ __all__ = [
 ]
 
 RewardFunction = Callable[[Evaluation, Evaluation], Any]
-"""The environment asks this of a reward: (evaluation, baseline) -> float, or a vector if it has a `space`."""
+"""A callable of (evaluation, baseline) that returns a float, or a vector if it has a `space`."""
 
 Signal = Literal["wer", "divergence"]
-"""The measurement of a configuration on the utterances: how many words are wrong, or how far its distributions are
-from the original's (`shrinkml_env.evaluation.mean_divergence`)."""
+"""The measure of quality that a reward depends on: the word error rate, or the divergence of the predictions from the
+original's (`shrinkml_env.evaluation.mean_divergence`)."""
 
 _ROUNDING = 1e-12
-"""Slack of a comparison with a WER: a multiple of 1 / reference words, so far coarser than this."""
+"""Tolerance for rounding when WERs are compared; they are multiples of 1 / reference words, which is far larger."""
 
 
 class Reward(ABC):
-    """A reward made of named terms.
+    """A reward that consists of named terms.
 
     Attributes:
-        signal: The only measurement that it depends on, besides the size and the cost of the model.
+        signal: The measure of quality that it depends on; besides, it may depend on the model's size and cost.
     """
 
     signal: ClassVar[Signal] = "wer"
 
     @abstractmethod
     def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
-        """Return the parts of the reward; the same names every time."""
+        """Return the parts of the reward: name -> value, always with the same names."""
 
     def __call__(self, evaluation: Evaluation, baseline: Evaluation) -> float:
-        """Return the sum of the terms, where a class does not say otherwise."""
+        """Return the reward: the sum of the terms, unless a subclass combines them otherwise."""
         return math.fsum(self.terms(evaluation, baseline).values())
 
 
 @dataclass(frozen=True)
 class Linear(Reward):
-    """-(e - e0) - size_weight * s: every point of WER has its price in size.
+    """-(e - e0) - size_weight * s: a linear trade-off of WER against size.
 
     Attributes:
         size_weight: lambda >= 0. At the default, losing 1 % (absolute) of WER is worth 5 % of the model's size.
@@ -142,7 +143,7 @@ class SoftThreshold(Reward):
 
 @dataclass(frozen=True)
 class Accuracy(Reward):
-    """-(e - e0): errors alone, for a search whose constraint takes care of the size."""
+    """-(e - e0): the WER alone, for a search whose constraint limits the size."""
 
     def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
         """Return ``wer``: -(e - e0)."""
@@ -153,11 +154,11 @@ class Accuracy(Reward):
 class Divergence(Reward):
     """-d - size_weight * s: the divergence d from the original in place of the WER.
 
-    Words are counted, so that a few utterances cannot tell similar models apart; the divergence is a mean of real
-    numbers, one for every unit. It needs a `PredictiveModel`, and a little more time.
+    On a few utterances similar models often have the same WER, a ratio of counts; the divergence, a mean of real
+    numbers over all units, still tells them apart. It needs a `PredictiveModel`, and a little more time.
 
     Attributes:
-        size_weight: lambda >= 0; at the default, a constraint has to take care of the size.
+        size_weight: lambda >= 0. The default, 0, needs a constraint that limits the size.
     """
 
     size_weight: float = 0.0
@@ -175,7 +176,7 @@ class Divergence(Reward):
 
 @dataclass(frozen=True)
 class AMC(Reward):
-    """-e * log(C): errors weighted by the logarithm of what the model costs (R_FLOPs of AMC, arXiv 1802.03494).
+    """-e * log(C): the WER times the logarithm of the model's cost C (R_FLOPs of AMC, arXiv 1802.03494).
 
     e is clipped to [1 / reference words, 1], so that a flawless model still gains from being smaller.
 
@@ -279,7 +280,7 @@ class Harmonic(Reward):
 
 
 class Vector:
-    """[-(e - e0), 1 - s]: both aims apart, for multi-objective learners (MO-Gymnasium's convention).
+    """[-(e - e0), 1 - s]: both objectives as a vector, for multi-objective learners (MO-Gymnasium's convention).
 
     Attributes:
         space: ``Box([-inf, 0], [1, 1], (2,), float32)``, the environment's `reward_space`.
@@ -297,7 +298,7 @@ class Vector:
 
 
 def signal_of(reward: RewardFunction) -> Signal:
-    """Return what a reward depends on: the WER, unless it has an attribute that says otherwise."""
+    """Return the signal of a reward: its attribute `signal`, or ``"wer"`` if it has none."""
     signal: Signal = getattr(reward, "signal", "wer")
     return signal
 
@@ -318,7 +319,6 @@ def _require(
 ) -> None:
     if is_number(value) and math.isfinite(value) and at_least <= value <= at_most and above < value < below:
         return
-    # Without bounds a number is all that is asked for.
     bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
     wanted = " and ".join(f"{words} {bound:g}" for words, bound in bounds.items() if math.isfinite(bound)) or "a number"
     raise ValueError(f"reward {reward!r}: {option} must be {wanted}, got {value!r}")

@@ -1,8 +1,8 @@
-"""Shaping gives rewards on the way that leave the best policy as it is: one class a potential, selected by name.
+"""Potential-based reward shaping, which leaves the best policy unchanged: one class a potential, selected by name.
 
-A step from state s to s' earns potential(s') - potential(s) besides, with a potential of 0 at the start and at the end.
-Over an undiscounted episode this adds up to nothing, so every policy keeps its return (Ng, Harada and Russell 1999,
-"Policy invariance under reward transformations"): only the credit moves to the decisions that deserve it.
+A step from state s to s' earns an additional potential(s') - potential(s). The potential is 0 at the start and at the
+end, so that the additional rewards of an undiscounted episode sum to 0 and every policy keeps its return (Ng, Harada
+and Russell 1999, "Policy invariance under reward transformations"): only the assignment of credit to decisions changes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Potential(ABC):
     """A function of the decisions so far.
 
     Attributes:
-        problem: Has the layers, the candidates and the evaluator.
+        problem: The search problem: layers, candidates and evaluator.
     """
 
     def __init__(self, problem: SearchProblem) -> None:
@@ -33,24 +33,24 @@ class Potential(ABC):
 
     @abstractmethod
     def _value(self, ranks: tuple[int, ...]) -> float:
-        """Return the potential in mid-episode."""
+        """Return the potential between the first and the last decision."""
 
 
 class NoPotential(Potential):
-    """No reward on the way."""
+    """A potential of 0: no intermediate rewards."""
 
     def _value(self, ranks: tuple[int, ...]) -> float:
         return 0.0
 
 
 class ActivationErrorPotential(Potential):
-    """-weight * the relative error of the activations behind the layers decided so far, at most `weight`.
+    """-weight * the relative error of the activations after the layers decided so far; the error is clipped to 1.
 
-    It is measured on a few proxy utterances (`shrinkml_env.evaluation.ActivationError`): no evaluation, but some time
-    in every step.
+    It is measured on a few proxy utterances (`shrinkml_env.evaluation.ActivationError`), which takes time in every
+    step but counts as no evaluation.
 
     Attributes:
-        weight: > 0.
+        weight: The largest absolute potential, > 0.
     """
 
     def __init__(self, problem: SearchProblem, weight: float = 0.1) -> None:

@@ -1,4 +1,4 @@
-"""The space that is searched: candidates of every layer, what each layer costs alone, and tables of everything."""
+"""Search spaces: candidates of every layer, sensitivities of single layers, and tables of measured configurations."""
 
 from shrinkml_env.space.search_space import SearchSpace, uniform_ranks
 from shrinkml_env.space.sensitivity import LayerCurve, Sensitivity

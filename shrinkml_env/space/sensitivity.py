@@ -1,4 +1,4 @@
-"""The sensitivity of a model: what compressing a single layer costs, all others dense."""
+"""The sensitivity of a model: its WER with a single layer compressed and all others dense."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LayerCurve(NamedTuple):
     """The WER of a model with one layer compressed.
 
     Attributes:
-        shapes: The shapes of the layer's matrices, so that one model's sensitivity is not taken for another's.
+        shapes: (rows, columns) of the layer's matrices, to detect the sensitivity of another model.
         wer: Rank below dense -> WER.
     """
 
@@ -40,8 +40,8 @@ class Sensitivity:
 
     Attributes:
         baseline_wer: The WER of the original, a fraction.
-        curves: Layer name -> what was measured of it.
-        factorisation: Name of the method with which it was measured.
+        curves: Layer name -> the WER at its ranks.
+        factorisation: Name of the factorisation that was used.
     """
 
     baseline_wer: float
@@ -55,12 +55,13 @@ class Sensitivity:
         evaluate: Callable[[Mapping[str, int]], Evaluation],
         factorisation: str = "svd",
     ) -> Self:
-        """Evaluate every layer at each of its candidates; dense is measured once for all.
+        """Evaluate every layer at each of its candidates, and the original once.
 
         Args:
-            choices: The layers to measure, each with its ranks, dense among them or not: `SearchSpace.choices`.
-            evaluate: Ranks (what they leave out is dense) -> measurement; each call is a unique evaluation.
-            factorisation: How it compresses.
+            choices: (layer, its ranks) for each layer to measure, as `SearchSpace.choices`; a dense rank is skipped.
+            evaluate: A function of ranks that returns an evaluation; layers without an entry are dense. Each call is a
+                unique evaluation.
+            factorisation: Name of the factorisation that `evaluate` uses.
         """
         curves = {
             layer.name: LayerCurve(
@@ -72,10 +73,10 @@ class Sensitivity:
         return cls(evaluate({}).wer, curves, factorisation)
 
     def losses(self, layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return the measured ranks of a layer, ascending, and the WER that each loses against the original.
+        """Return the measured ranks of a layer, ascending, and the increase in WER at each, shape (ranks,) both.
 
         Raises:
-            ValueError: The layer was not measured, or it is another model's.
+            ValueError: The layer was not measured, or the measured layer has other shapes.
         """
         curve = self.curves.get(layer.name)
         if curve is None or not curve.wer or curve.shapes != layer.shapes:
@@ -88,7 +89,7 @@ class Sensitivity:
         return np.array(ranks), np.array([curve.wer[rank] for rank in ranks]) - self.baseline_wer
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it as JSON."""
+        """Write the sensitivity as JSON."""
         curves = {name: curve._asdict() for name, curve in self.curves.items()}
         content = {
             "format": _FORMAT,
@@ -103,7 +104,7 @@ class Sensitivity:
         """Read what `save` wrote; by default the embedded model's sensitivity on the default proxy set.
 
         Raises:
-            ValueError: The file is something else.
+            ValueError: The file is not a sensitivity.
             FileNotFoundError: There is no such file.
         """
         file: Any = resources.files("shrinkml_env") / "assets/sensitivity.json" if path is None else Path(path)
@@ -128,14 +129,14 @@ class Sensitivity:
 
 
 def require_factorisation(measured: str | None, used: str) -> None:
-    """Check that a sensitivity says something about how a model is factored.
+    """Check that a sensitivity was measured with the factorisation that a model is compressed with.
 
     Args:
-        measured: The factorisation that the sensitivity was measured with; None if there is no sensitivity.
-        used: The model's.
+        measured: Name of the factorisation of the sensitivity; None if there is no sensitivity.
+        used: Name of the factorisation of the model.
 
     Raises:
-        ValueError: They differ.
+        ValueError: The names differ.
     """
     if measured not in (None, used):
         raise ValueError(

@@ -1,8 +1,8 @@
-"""A table holds a search space that is small enough to be known completely: every configuration measured for real.
+"""A table holds the measurements of every configuration of a small search space.
 
-Named blocks of the embedded model's layers are decided, each with a few candidates. All configurations have been
-measured on the proxy set, so that a search costs no recognition and its regret is known exactly; the best of them, and
-many drawn at random, on dev and on test as well.
+A search decides about named blocks of the embedded model's layers, each with a few candidates. Every configuration was
+measured on the proxy set, so that a search on the table recognises no speech and its regret is known exactly. The best
+configurations, and many random ones, were measured on dev and on test as well.
 """
 
 from __future__ import annotations
@@ -45,23 +45,23 @@ _FORMAT = "shrinkml-table-1"
 class Table:
     """Word errors of every configuration of a search space.
 
-    Configurations are numbered in the order of `itertools.product` over the candidates: the last block's changes
-    fastest.
+    Configurations are numbered in the order of `itertools.product` over the candidates: the last block's candidate
+    changes fastest.
 
     Attributes:
         model: Name of the model.
         blocks: Block name -> the names of its layers, in forward order.
         layers: The blocks as layers.
-        candidates: For each block its ranks, ascending, dense last.
+        candidates: Ranks of each block, ascending, dense last.
         singular_values: Matrix name -> its singular values, float32.
-        original_params: Parameters of the original.
-        positions: Set -> matrix name -> the number of vectors that the matrix is multiplied with.
-        other_macs: Set -> multiply-adds that no rank changes.
-        utterances: Set -> what `shrinkml_env.data.load_utterances` makes it from.
-        words: Set -> reference words.
-        edits: Set -> word errors of every configuration, (configurations,); -1 where it was not measured, which may be
-            so on dev and test.
-        capped: Set -> utterances that hit their token limit, (configurations,); -1 likewise.
+        original_params: Number of parameters of the original.
+        positions: Set -> matrix name -> number of vectors that the matrix is multiplied with.
+        other_macs: Set -> multiply-adds that do not depend on the ranks.
+        utterances: Set -> argument of `shrinkml_env.data.load_utterances` that loads it.
+        words: Set -> number of reference words.
+        edits: Set -> word errors of every configuration, (configurations,); -1 for a configuration that was not
+            measured, which occurs on dev and test only.
+        capped: Set -> number of utterances that reached their token limit, (configurations,); -1 likewise.
     """
 
     model: str
@@ -88,11 +88,11 @@ class Table:
         return self.search_space.size
 
     def configurations(self) -> Iterator[dict[str, int]]:
-        """Yield all of them, in order."""
+        """Yield all configurations, in order."""
         return self.search_space.configurations()
 
     def index(self, ranks: Mapping[str, int]) -> int:
-        """Return the number of a configuration; what `ranks` leaves out is dense.
+        """Return the index of a configuration; blocks that `ranks` does not name are dense.
 
         Raises:
             ValueError: A block is unknown, or a rank is not one of its candidates.
@@ -101,10 +101,10 @@ class Table:
         return int(np.ravel_multi_index(places, self.search_space.counts))
 
     def evaluator(self, subset: str = "proxy") -> TableEvaluator:
-        """Make an evaluator that looks measurements up.
+        """Return an evaluator that looks measurements on one set up.
 
         Raises:
-            ValueError: No such set.
+            ValueError: The table does not hold this set.
         """
         if subset not in self._evaluators:
             self._evaluators[subset] = TableEvaluator(self, subset)
@@ -112,7 +112,7 @@ class Table:
 
     @cached_property
     def _evaluators(self) -> dict[str, TableEvaluator]:
-        """One for each set, since each may hold an evaluation for every configuration."""
+        """Set -> its evaluator, made once, since each may hold an evaluation for every configuration."""
         return {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -120,14 +120,14 @@ class Table:
 
     @cached_property
     def content(self) -> str:
-        """The hash of all that the table holds."""
+        """The hash of the table's content, hexadecimal."""
         digest = hashlib.sha256(json.dumps(self._summary(), sort_keys=True).encode())
         for name, values in self._arrays().items():
             digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()
 
     def live_kwargs(self, subset: str = "proxy") -> dict[str, Any]:
-        """Return arguments of ``gym.make("ShrinkML-v0", ...)`` for the environment that measures the same for real."""
+        """Return arguments of ``gym.make("ShrinkML-v0", ...)`` for the same problem, measured without the table."""
         return {
             "model": self.model,
             "proxy": self.utterances[subset],
@@ -140,7 +140,7 @@ class Table:
         return {name: list(layers) for name, layers in self.blocks.items()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it as a compressed NumPy archive without pickled objects."""
+        """Write the table as a compressed NumPy archive without pickled objects."""
         content = io.BytesIO()
         np.savez_compressed(content, summary=np.array(json.dumps(self._summary())), **self._arrays())
         write_whole(path, content.getvalue())
@@ -178,7 +178,7 @@ class Table:
         """Read what `save` wrote; by default the table of the embedded model in the package.
 
         Raises:
-            ValueError: The file is something else.
+            ValueError: The file is not a table.
             FileNotFoundError: There is no such file.
         """
         return cls._shipped() if path is None else cls._read(Path(path))
@@ -227,10 +227,10 @@ class Table:
             raise ValueError(f"{file} is no table, as Table.save writes it: {error}") from error
 
     def _require_complete(self) -> None:
-        """Check that every set has numbers of every configuration.
+        """Check that every set has one number of edits and one of capped utterances for every configuration.
 
         Raises:
-            ValueError: One has none, or of more or fewer.
+            ValueError: The numbers of a set are missing, or are too few or too many.
         """
         for subset in self.words:
             for name, values in (("edits", self.edits.get(subset)), ("capped", self.capped.get(subset))):
@@ -243,13 +243,16 @@ def _named(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray
 
 
 class TableEvaluator:
-    """Looks a configuration up instead of measuring it; otherwise it is like an `Evaluator` of the table's blocks.
+    """An evaluator of the table's blocks that looks configurations up instead of measuring them.
 
-    An `Evaluation` from a table holds the sums over the set: one number of edits, one of words.
+    An `Evaluation` from a table holds sums over the set: `edits` and `words` have one element each.
 
     Args:
-        table: Every configuration.
+        table: The table.
         subset: One of `SETS`.
+
+    Raises:
+        ValueError: The table does not hold this set.
     """
 
     factorisation_name = "svd"
@@ -266,20 +269,20 @@ class TableEvaluator:
 
     @property
     def key(self) -> str:
-        """The hash of the table, and the set."""
+        """The hash of the table and the name of the set."""
         return f"{self.table.content} {self.subset}"
 
     @cached_property
     def baseline(self) -> Evaluation:
-        """The original."""
+        """The evaluation of the original."""
         return self.evaluate({})
 
     @cached_property
     def evaluations(self) -> tuple[Evaluation, ...]:
-        """Every configuration, in the table's order.
+        """The evaluations of all configurations, in the table's order.
 
         Raises:
-            ValueError: As `evaluate`.
+            ValueError: A configuration was not measured on this set.
         """
         return tuple(map(self.evaluate, self.table.configurations()))
 
@@ -287,7 +290,7 @@ class TableEvaluator:
         return {name: value for name, value in vars(self).items() if name != "evaluations"}
 
     def evaluate(self, ranks: Mapping[str, int]) -> Evaluation:
-        """Look a configuration up; what `ranks` leaves out is dense.
+        """Look a configuration up; blocks that `ranks` does not name are dense.
 
         Raises:
             ValueError: A block is unknown, a rank is not one of its candidates, or the configuration was not measured
@@ -311,30 +314,30 @@ class TableEvaluator:
         )
 
     def on(self, utterances: Sequence[Utterance]) -> Evaluator:
-        """Return an evaluator of the same model and blocks that measures for real, on any utterances.
+        """Return an evaluator of the same model and blocks that measures on other utterances, without the table.
 
-        Measurements persist where those of the environment of `Table.live_kwargs` do, in the default cache.
+        Its measurements persist in the default cache, as those of the environment of `Table.live_kwargs` do.
         """
         cache = EvaluationCache(default_cache_path())
         return Evaluator(load_model(self.table.model), utterances, self.table._granularity, cache)
 
     def evaluate_many(self, configurations: Sequence[Mapping[str, int]]) -> list[Evaluation]:
-        """Look several up, in their order."""
+        """Look several configurations up, in their order."""
         return [self.evaluate(ranks) for ranks in configurations]
 
     def params(self, ranks: Mapping[str, int]) -> int:
-        """Count the parameters of a configuration."""
+        """Return the number of parameters of a configuration."""
         complete = canonical_ranks(self.layers, ranks)
         return self.table.original_params - sum(
             layer.parameters(layer.max_rank) - layer.parameters(complete[layer.name]) for layer in self.layers
         )
 
     def size_ratio(self, ranks: Mapping[str, int]) -> float:
-        """Return `params` over the original's."""
+        """Return `params` over the original's number of parameters, in (0, 1]."""
         return self.params(ranks) / self.table.original_params
 
     def macs(self, ranks: Mapping[str, int]) -> int:
-        """Count the multiply-adds of a configuration over the whole set."""
+        """Return the multiply-adds of a configuration over the whole set."""
         complete = canonical_ranks(self.layers, ranks)
         positions = self.table.positions[self.subset]
         return self.table.other_macs[self.subset] + sum(
@@ -344,7 +347,7 @@ class TableEvaluator:
         )
 
     def activation_error(self, ranks: Mapping[str, int]) -> float:
-        """Refuse: a table holds no activations.
+        """Raise an error: a table holds no activations.
 
         Raises:
             NotImplementedError: Always.

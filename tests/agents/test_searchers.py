@@ -20,7 +20,7 @@ from agents import (
     OptunaSearch,
     ProfileCurve,
     RandomSearch,
-    Rule,
+    RankRule,
     UniformRank,
 )
 from agents.curves import fractions
@@ -320,7 +320,7 @@ def test_a_model_of_the_wer_is_worth_having():
 
 
 def test_which_agents_are_rules():
-    rules = {agent_class for agent_class in AGENTS if isinstance(agent_class(), Rule)}
+    rules = {agent_class for agent_class in AGENTS if isinstance(agent_class(), RankRule)}
     assert rules == {ClosedForm, UniformRank, EnergyCurve, ProfileCurve, KnapsackSearch}
 
 
@@ -494,7 +494,9 @@ def test_load_rejects_other_files(tmp_path):
         RandomSearch.load(path)
 
 
-@pytest.mark.parametrize("kind", [*(getattr(agents, name) for name in agents.__all__ if name != "Rule"), PPO], ids=str)
+@pytest.mark.parametrize(
+    "kind", [*(getattr(agents, name) for name in agents.__all__ if name != "RankRule"), PPO], ids=str
+)
 def test_every_agent_has_what_stable_baselines_agents_have(kind):
     assert issubclass(kind, Agent)
     assert issubclass(kind, Learner)

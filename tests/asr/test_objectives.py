@@ -8,7 +8,7 @@ import torch
 
 from shrinkml_env.asr import LAS, Distillation, JointCTCAttention, Tokenizer
 from shrinkml_env.asr.las import Outputs
-from shrinkml_env.asr.objectives import IGNORED, Lesson, state_distance
+from shrinkml_env.asr.objectives import IGNORED, TrainingBatch, state_distance
 from tests.helpers.las import make_model, noise
 
 MODEL = make_model()
@@ -27,16 +27,16 @@ class Speaker(torch.nn.Module):
 
 def lesson_of(labels):
     nothing = torch.zeros(0)
-    return Lesson(nothing, nothing, nothing, nothing, nothing, torch.tensor(labels))
+    return TrainingBatch(nothing, nothing, nothing, nothing, nothing, torch.tensor(labels))
 
 
-def real_lesson(model):
+def real_batch(model):
     features, lengths = model.features(noise(9000, 7000))
     eos = model.tokenizer.eos
     targets = torch.tensor([[5, 6, 7], [8, 9, eos]])
     previous = torch.nn.functional.pad(targets, (1, 0), value=eos)
     labels = torch.tensor([[5, 6, 7, eos], [8, 9, eos, IGNORED]])
-    return Lesson(features, lengths, targets, torch.tensor([3, 2]), previous, labels)
+    return TrainingBatch(features, lengths, targets, torch.tensor([3, 2]), previous, labels)
 
 
 # Two units; probabilities 1/2, 1/2 and 3/4, 1/4, and a last place that does not count.
@@ -55,32 +55,32 @@ def test_cross_entropy_by_hand():
 
 
 def test_ctc_has_its_share():
-    lesson = real_lesson(MODEL)
+    batch = real_batch(MODEL)
     with torch.no_grad():
-        outputs = MODEL(lesson.features, lesson.lengths, lesson.previous)
-        losses = {weight: JointCTCAttention(weight)(MODEL, lesson, outputs) for weight in (0.0, 0.25, 1.0)}
+        outputs = MODEL(batch.features, batch.lengths, batch.previous)
+        losses = {weight: JointCTCAttention(weight)(MODEL, batch, outputs) for weight in (0.0, 0.25, 1.0)}
     attention, ctc = losses[0.0]["loss"], losses[1.0]["loss"]
     assert losses[0.25]["loss"].item() == pytest.approx(0.75 * attention.item() + 0.25 * ctc.item())
     # Every alignment of an untrained head is about as likely as any other: -log p is near that of one path in all.
-    assert 0 < ctc < lesson.features.shape[1] * math.log(61)
-    assert JointCTCAttention(0.0).idle == ("ctc",)
-    assert JointCTCAttention(0.25).idle == ()
+    assert 0 < ctc < batch.features.shape[1] * math.log(61)
+    assert JointCTCAttention(0.0).unused_parameters == ("ctc",)
+    assert JointCTCAttention(0.25).unused_parameters == ()
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 def test_a_student_that_is_the_teacher_has_nothing_to_learn(temperature):
     student = make_model()
     student.load_state_dict(MODEL.state_dict())
-    lesson = real_lesson(student)
+    batch = real_batch(student)
     objective = Distillation(MODEL, JointCTCAttention(0.0), weight=1.0, temperature=temperature, states=3.0)
-    losses = objective(student, lesson, student(lesson.features, lesson.lengths, lesson.previous))
+    losses = objective(student, batch, student(batch.features, batch.lengths, batch.previous))
     assert losses["states"].item() == 0
     assert losses["loss"].item() == pytest.approx(0, abs=1e-6)
     losses["loss"].backward()
     assert all(p.grad is None or p.grad.abs().max() < 1e-6 for p in student.parameters())
     with torch.no_grad():
         student.decoder.output.bias[3] += 1
-    losses = objective(student, lesson, student(lesson.features, lesson.lengths, lesson.previous))
+    losses = objective(student, batch, student(batch.features, batch.lengths, batch.previous))
     assert losses["divergence"] > 1e-4
     losses["loss"].backward()
     assert student.decoder.output.bias.grad.any()
@@ -88,7 +88,7 @@ def test_a_student_that_is_the_teacher_has_nothing_to_learn(temperature):
     with torch.no_grad():
         student.encoder.layers[0].norm.bias[3] += 1
     student.zero_grad()
-    losses = objective(student, lesson, student(lesson.features, lesson.lengths, lesson.previous))
+    losses = objective(student, batch, student(batch.features, batch.lengths, batch.previous))
     assert losses["loss"].item() == pytest.approx(
         temperature**2 * losses["divergence"].item() + 3 * losses["states"].item()
     )
@@ -144,8 +144,8 @@ def test_bad_requests():
     with pytest.raises(ValueError, match="states, a weight, must be at least 0"):
         Distillation(MODEL, JointCTCAttention(), states=-1)
     smaller = LAS(replace(MODEL.config, encoder_units=4), MODEL.tokenizer, MODEL.decoding)
-    lesson = real_lesson(MODEL)
-    outputs = smaller(lesson.features, lesson.lengths, lesson.previous)
-    Distillation(MODEL, JointCTCAttention(0.0))(smaller, lesson, outputs)
+    batch = real_batch(MODEL)
+    outputs = smaller(batch.features, batch.lengths, batch.previous)
+    Distillation(MODEL, JointCTCAttention(0.0))(smaller, batch, outputs)
     with pytest.raises(ValueError, match="same layers, units and time reduction"):
-        Distillation(MODEL, JointCTCAttention(0.0), states=1.0)(smaller, lesson, outputs)
+        Distillation(MODEL, JointCTCAttention(0.0), states=1.0)(smaller, batch, outputs)

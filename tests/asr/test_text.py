@@ -19,7 +19,7 @@ TEXTS = st.text(
 def whisper(text):
     """Normalise as a Whisper that hears another language than English."""
     model = HuggingFaceWhisper.__new__(HuggingFaceWhisper)
-    model.__dict__["hears_english"] = False
+    model.__dict__["is_english"] = False
     return model.normalise(text)
 
 

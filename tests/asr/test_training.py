@@ -88,18 +88,20 @@ def test_half_an_epoch_takes_half_the_steps(corpus, tmp_path):
 
 @pytest.mark.parametrize("bounds", [(0, 1 / 3, 2 / 3, 1), (0, 0.9, 1.4, 2)])
 def test_stages_hear_together_what_one_training_hears(corpus, tmp_path, bounds):
-    def heard(folder, **settings):
+    def waveforms_of(folder, **settings):
         trainer = make_trainer(corpus, tmp_path / folder, **settings)
-        lessons = []
-        lesson = trainer._lesson
-        trainer._lesson = lambda batch: lessons.append([wave.tolist() for wave in batch.waveforms]) or lesson(batch)
+        waveforms = []
+        training_batch = trainer._training_batch
+        trainer._training_batch = lambda batch: (
+            waveforms.append([wave.tolist() for wave in batch.waveforms]) or training_batch(batch)
+        )
         trainer.run()
-        return lessons
+        return waveforms
 
     stages = []
     for number, (begin, end) in enumerate(itertools.pairwise(bounds)):
-        stages += heard(f"{number}", first_epoch=begin, epochs=end - begin)
-    assert stages == heard("whole", epochs=bounds[-1])
+        stages += waveforms_of(f"{number}", first_epoch=begin, epochs=end - begin)
+    assert stages == waveforms_of("whole", epochs=bounds[-1])
 
 
 def test_a_rise_in_one_step(corpus, tmp_path):
@@ -142,8 +144,8 @@ def test_factors_have_the_gradients_of_their_product(corpus, tmp_path):
     for name, each in ("factored", model), ("dense", dense):
         trainer = make_trainer(corpus, tmp_path / name, model=each.eval(), bfloat16=False)
         torch.manual_seed(0)
-        lesson = trainer._lesson(trainer._batches(0)[0][0])
-        trainer.taught(*lesson)["loss"].backward()
+        tensors = trainer._training_batch(trainer._batches(0)[0][0])
+        trainer.loss_module(*tensors)["loss"].backward()
         gradients.append({name: parameter.grad for name, parameter in each.named_parameters()})
     factored, whole = gradients
     for name in ranks_of(model):
@@ -203,7 +205,10 @@ def test_accumulated_gradients_are_the_mean_of_their_batches(corpus, tmp_path):
     assert len(batches) == 3
     parameters = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
     torch.manual_seed(0)
-    each = [torch.autograd.grad(trainer.taught(*trainer._lesson(batch))["loss"], parameters) for batch in batches]
+    each = [
+        torch.autograd.grad(trainer.loss_module(*trainer._training_batch(batch))["loss"], parameters)
+        for batch in batches
+    ]
     torch.manual_seed(0)
     trainer._train_step(batches)
     for parameter, *gradients in zip(parameters, *each, strict=True):

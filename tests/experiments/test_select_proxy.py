@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
-from experiments.select_proxy import Measured, broad, fidelity, near, take
+from experiments.select_proxy import ModelGroup, broad, fidelity, near, take
 from shrinkml_env.space.formation import Explicit, Full
 from tests.helpers.fake_evaluator import LAYERS
 
@@ -39,7 +39,7 @@ def test_fidelity_by_hand(monkeypatch):
     words = np.array([10, 10, 20])
     edits = np.array([[0, 1, 9], [1, 1, 5], [3, 4, 0]])
     # On the first two utterances the WERs are 0.05, 0.1 and 0.35: ranked as dev ranks them, each 0.05 below.
-    measured = Measured(edits, np.array([0.1, 0.15, 0.4]))
+    measured = ModelGroup(edits, np.array([0.1, 0.15, 0.4]))
     found = fidelity(words, measured, [[0, 1]], block=1, seed=0)
     assert found.kendall[0] == pytest.approx(1)
     assert found.spearman[0] == pytest.approx(1)
@@ -57,7 +57,7 @@ def test_blocks_of_neighbours_widen_the_interval(monkeypatch):
     noise = np.repeat(rng.normal(0, 0.1, 10), 10)
     edits = np.rint(1000 * (dev + noise)).astype(int)[:, None]
     alone, together = (
-        fidelity(np.array([1000]), Measured(edits, dev), [[0]], block, seed=0).error for block in (1, 10)
+        fidelity(np.array([1000]), ModelGroup(edits, dev), [[0]], block, seed=0).error for block in (1, 10)
     )
     assert alone[0] == together[0]
     assert together[2] - together[1] > 1.5 * (alone[2] - alone[1])

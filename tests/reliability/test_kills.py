@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("make", [kills.search, kills.tabulating], ids=lambda make: make.__name__)
 def test_what_was_killed_ends_as_an_unbroken_run(make, tmp_path):
-    found = kills.endured(make, 2, random.Random(0), tmp_path)
+    found = kills.kill_repeatedly(make, 2, random.Random(0), tmp_path)
     assert found.kills == 2
     assert found.ends >= 1
     assert found.outlived < kills.LONGEST

@@ -1,6 +1,6 @@
 """Adapters to Hugging Face's transformers: Whisper, Speech2Text, Moonshine, and Wav2Vec2 or HuBERT with CTC.
 
-transformers is imported when a model is made, not before.
+transformers is imported only when a model is made.
 """
 
 from shrinkml_env.asr.huggingface.base import HuggingFaceModel
@@ -24,16 +24,19 @@ ADAPTERS: dict[str, type[HuggingFaceModel]] = {
     for adapter in (HuggingFaceWhisper, HuggingFaceSpeech2Text, HuggingFaceMoonshine, HuggingFaceCTC)
     for name in adapter.model_types
 }
-"""The ``model_type`` of a folder -> what adapts it."""
+"""The ``model_type`` of a folder -> its adapter."""
 
 
 def load_huggingface(name: str) -> HuggingFaceModel:
-    """A model in evaluation mode, on the CPU, by the path of its folder or its name on the Hugging Face Hub.
+    """Load a model by the path of its folder or its name on the Hugging Face Hub.
+
+    Returns:
+        The model, in evaluation mode, on the CPU.
 
     Raises:
-        FileNotFoundError: No such folder, and no such model to be fetched.
+        FileNotFoundError: The name is neither a folder nor a model that can be downloaded.
         ImportError: transformers is not installed.
-        ValueError: There is no adapter for such models, or the folder's weights do not fit.
+        ValueError: There is no adapter for this type of model, or the folder's weights do not fit.
     """
     folder = find_folder(name)
     try:

@@ -1,4 +1,4 @@
-"""What the adapters to Hugging Face's models share."""
+"""The base class of the adapters to Hugging Face's models."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ __all__ = ["HuggingFaceModel"]
 
 
 class HuggingFaceModel(Recogniser):
-    """One of transformers' models with its feature extractor and tokenizer.
+    """A model of transformers with its feature extractor and tokenizer.
 
     Args:
-        files: What its folder holds besides the weights (see `read_folder`).
-        network: The model; None makes one with random weights.
+        files: File name -> content, of the folder's files without the weights (see `read_folder`).
+        network: The transformers model; None makes one with random weights.
 
     Attributes:
-        files: As given.
-        network: transformers' model.
+        files: The argument `files`.
+        network: The transformers model.
     """
 
     model_types: ClassVar[tuple[str, ...]]
-    """The ``model_type``s of the folders that it loads."""
+    """The ``model_type``s of folders that the adapter loads."""
 
     auto_class: ClassVar[str]
-    """The class of transformers that makes the network."""
+    """The name of the transformers class that makes the network."""
 
     attention: ClassVar[str] = "sdpa"
-    """How transformers computes attention, whatever a folder's files ask for."""
+    """The attention implementation of transformers to use; it overrides the folder's setting."""
 
     def __init__(self, files: Mapping[str, str], network: nn.Module | None = None) -> None:
         super().__init__()
@@ -54,15 +54,18 @@ class HuggingFaceModel(Recogniser):
 
     @classmethod
     def from_folder(cls, folder: Path, **options: Any) -> Self:
-        """The model in a folder, in evaluation mode, saved later in the format in which its weights are exact.
+        """Load the model in a folder.
 
         Args:
-            folder: With ``config.json`` and safetensors.
+            folder: A folder with ``config.json`` and safetensors.
             **options: Further arguments of the constructor.
 
+        Returns:
+            The model in evaluation mode; its `storage_dtype` represents the weights exactly.
+
         Raises:
-            ValueError: The folder has no safetensors, its files are damaged or lack weights, or it is of another
-                sampling rate.
+            ValueError: The folder has no safetensors, its files are damaged or lack weights, or the model needs another
+                sampling rate than 16 kHz.
         """
         if not any(folder.glob("*.safetensors")):
             raise ValueError(
@@ -96,30 +99,30 @@ class HuggingFaceModel(Recogniser):
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
-        """Convolutions, attention modules, and each matrix of the feed-forward parts; named as in transformers."""
+        """One layer for each convolution, attention module and feed-forward matrix, named as in transformers."""
         return tuple(replace(layer, name=layer.name.removeprefix("model.")) for layer in super().layers)
 
     @property
     def decoder_settings(self) -> dict[str, Any]:
-        """The version of transformers, which computes the features."""
+        """The version of transformers, which determines the features."""
         return {"transformers": import_transformers().__version__}
 
     @cached_property
     def feature_extractor(self) -> Any:
-        """What makes features of waveforms."""
+        """The feature extractor of transformers."""
         auto_class = import_transformers().AutoFeatureExtractor
         with unpacked(self.files) as folder:
             return auto_class.from_pretrained(folder, **LOCAL)
 
     @cached_property
     def tokenizer(self) -> Any:
-        """What makes text of tokens."""
+        """The tokenizer of transformers."""
         auto_class = import_transformers().AutoTokenizer
         with unpacked(self.files) as folder:
             return auto_class.from_pretrained(folder, **LOCAL)
 
     def features(self, waveform: Tensor) -> Tensor:
-        """Return the network's input for one waveform, (samples,): (1, ...) on the network's device.
+        """Return the network's input for one waveform: (samples,) -> (1, ...), on the network's device.
 
         Raises:
             ValueError: The waveform is too short for the model.
@@ -130,14 +133,14 @@ class HuggingFaceModel(Recogniser):
         return features.to(self.network.device)
 
     def to_config(self) -> dict[str, Any]:
-        """The files, as text."""
+        """Return the files as text, JSON-able."""
         return {"files": self.files}
 
     def __getstate__(self) -> dict[str, Any]:
-        # Made again from the files where they are needed: not all tokenizers survive pickling.
+        # They are made again from the files when needed: not all tokenizers can be pickled.
         made = ("feature_extractor", "tokenizer")
         kept = {name: value for name, value in self.__dict__.items() if name not in made}
-        # First, since a pickle is read from the front: the classes of what follows are transformers'.
+        # First in the pickle, because the objects after it need the import.
         return {"": _Imported(), **kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -145,11 +148,11 @@ class HuggingFaceModel(Recogniser):
 
 
 UNREADABLE = (AttributeError, LookupError, OSError, RuntimeError, SafetensorError, TypeError, ValueError)
-"""What transformers raises where a file is damaged, depending on which and how."""
+"""The exceptions that transformers may raise if a file is damaged."""
 
 
 class _Imported:
-    """When this is unpickled, transformers is imported, in the way that `import_transformers` does it."""
+    """An object that imports transformers when it is unpickled, by `import_transformers`."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _import, ()

@@ -18,9 +18,9 @@ __all__ = ["HuggingFaceCTC"]
 
 @register_architecture("hf_ctc")
 class HuggingFaceCTC(HuggingFaceModel):
-    """transformers' Wav2Vec2ForCTC and HubertForCTC, best path.
+    """An adapter to transformers' Wav2Vec2ForCTC and HubertForCTC, with best-path decoding.
 
-    Each utterance is recognised alone: some of these models were trained without masks and hear padding.
+    Each utterance is recognised alone: some of these models were trained without masks, so padding would affect them.
     """
 
     model_types = ("wav2vec2", "hubert")
@@ -34,21 +34,21 @@ class HuggingFaceCTC(HuggingFaceModel):
         body = f"network.{self.network.base_model_prefix}"
         self.encoder_path = body
         self.training_only = (f"{body}.masked_spec_embed",)
-        # A filter bank over samples: few numbers, and everything depends on them.
+        # A filter bank over samples: it has few parameters, and all others depend on its output.
         self.no_layers = (f"{body}.feature_extractor.conv_layers.0",)
 
     @cached_property
     def shortest(self) -> int:
-        """See `frames_shortest`."""
+        """The smallest number of samples that the model accepts, see `frames_shortest`."""
         return frames_shortest(self)
 
     def recognise(self, waveforms: Sequence[Tensor]) -> list[Hypothesis]:
-        """Recognise waveforms, (samples,) each."""
+        """Recognise waveforms: float32 samples at 16 kHz, (samples,) each."""
         with torch.inference_mode():
             paths = [self.network(self.features(waveform)).logits[0].argmax(1) for waveform in waveforms]
         # The tokenizer merges repetitions and drops blanks.
         return [Hypothesis(self.tokenizer.decode(path.tolist())) for path in paths]
 
     def workload(self, num_samples: Sequence[int], texts: Sequence[str]) -> Workload:
-        """See `frames_workload`."""
+        """See `CompressibleModel` and `frames_workload`."""
         return frames_workload(self, num_samples)

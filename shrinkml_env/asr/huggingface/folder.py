@@ -1,4 +1,4 @@
-"""A model's folder as Hugging Face's libraries write it, without its weights."""
+"""Reading of Hugging Face model folders, except their weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shrinkml_env.files import parse_json
 __all__ = ["LOCAL", "find_folder", "import_transformers", "model_type", "read_folder", "unpacked"]
 
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
-"""How every file is read: from disk, and never as code."""
+"""Arguments for transformers: read files only from disk, and never run code in them."""
 
 _FILES = (
     "config.json",
@@ -39,7 +39,7 @@ _IN_TOKENIZER_JSON = ("vocab.json", "merges.txt", "added_tokens.json")
 
 
 def import_transformers() -> Any:
-    """The module; imported after torchaudio, which it asks for and which may need its stand-in.
+    """Import and return transformers, after torchaudio, which it needs and which `import_torchaudio` may repair.
 
     Raises:
         ImportError: transformers is not installed.
@@ -55,10 +55,10 @@ def import_transformers() -> Any:
 
 
 def find_folder(name: str) -> Path:
-    """A folder by its path, or that of a model on the Hugging Face Hub, fetched if need be.
+    """Return a model's folder, given its path or its name on the Hugging Face Hub; a model is downloaded if necessary.
 
     Raises:
-        FileNotFoundError: It is neither.
+        FileNotFoundError: The name is neither a folder nor a model that can be downloaded.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -79,11 +79,11 @@ def find_folder(name: str) -> Path:
 
 
 def read_folder(folder: Path) -> dict[str, str]:
-    """File name -> content, base64 where it is binary, of what a model needs besides its weights.
+    """Read the files of a model except its weights: file name -> content, base64 for binary files.
 
     Raises:
         FileNotFoundError: There is no ``config.json``.
-        ValueError: A file is not in UTF-8.
+        ValueError: A text file is not in UTF-8.
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder / 'config.json'}: no such file; a Hugging Face model's folder has it")
@@ -105,10 +105,10 @@ def _encode(file: Path) -> str:
 
 @contextmanager
 def unpacked(files: Mapping[str, str]) -> Iterator[Path]:
-    """A temporary folder with what `read_folder` read.
+    """Write the files that `read_folder` returned to a temporary folder, for the time of the context.
 
     Raises:
-        ValueError: A file is none of those that a model needs.
+        ValueError: A file name is not one that `read_folder` reads.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -121,10 +121,10 @@ def unpacked(files: Mapping[str, str]) -> Iterator[Path]:
 
 
 def model_type(files: Mapping[str, str]) -> str:
-    """What ``config.json`` says of the kind of model: ``"whisper"``.
+    """Return the ``model_type`` in ``config.json``, such as ``"whisper"``.
 
     Raises:
-        ValueError: It is not a JSON object with that key.
+        ValueError: ``config.json`` is not a JSON object with this key.
     """
     try:
         return str(parse_json(files["config.json"])["model_type"])

@@ -1,4 +1,4 @@
-"""Encoder-decoder transformers: what they share, Speech2Text and Moonshine."""
+"""Adapters to encoder-decoder transformers: their base class, Speech2Text and Moonshine."""
 
 from __future__ import annotations
 
@@ -21,40 +21,44 @@ from shrinkml_env.compression import Hypothesis, Workload, register_architecture
 __all__ = ["HuggingFaceMoonshine", "HuggingFaceSeq2Seq", "HuggingFaceSpeech2Text"]
 
 LIMITS = Decoding(tokens_per_second=6.5)
-"""As Moonshine's model card limits English; half as much again as Whisper writes of LibriSpeech's fastest speech."""
+"""The limit that Moonshine's model card recommends for English; 1.5 times what Whisper writes for the fastest speech of
+LibriSpeech."""
 
 
 @dataclass
 class _State:
-    """Where the decoder stands.
+    """The decoder's state.
 
     Attributes:
-        heard: The decoder's arguments about the audio, utterances first.
-        cache: Keys and values of what has been written; None before the prompt.
+        encoder_arguments: The decoder's arguments that depend on the encoder, (batch, ...) each.
+        cache: Cached keys and values of the tokens so far; None before the prompt.
     """
 
-    heard: dict[str, Tensor]
+    encoder_arguments: dict[str, Tensor]
     cache: Any = None
 
     def select(self, rows: Tensor) -> _State:
         """See `SearchState`."""
         if self.cache is not None:
             self.cache.batch_select_indices(rows)
-        return _State({name: values[rows] for name, values in self.heard.items()}, self.cache)
+        return _State({name: values[rows] for name, values in self.encoder_arguments.items()}, self.cache)
 
 
 class HuggingFaceSeq2Seq(HuggingFaceModel):
-    """A transformer that spells greedily.
+    """The base class of adapters to encoder-decoder transformers, with greedy search.
 
-    Utterances are encoded one by one, since padding would reach into them, and spelled together.
+    Utterances are encoded one by one, since padding would affect their states, and decoded as one batch.
 
     Args:
-        files: As `HuggingFaceModel`.
+        files: File name -> content, see `HuggingFaceModel`.
         decoding: The limits on each utterance's tokens; None for `LIMITS`.
-        network: As `HuggingFaceModel`.
+        network: The transformers model; None makes one with random weights.
 
     Attributes:
-        decoding: As given.
+        decoding: The decoder settings.
+
+    Raises:
+        ValueError: `decoding` asks for beam search.
     """
 
     auto_class = "AutoModelForSpeechSeq2Seq"
@@ -70,7 +74,7 @@ class HuggingFaceSeq2Seq(HuggingFaceModel):
 
     @cached_property
     def generation(self) -> Any:
-        """Settings for generating, as transformers' own models read them."""
+        """The generation settings of transformers: those of ``generation_config.json``, or else of the model."""
         generation_config = import_transformers().GenerationConfig
         if "generation_config.json" not in self.files:
             return generation_config.from_model_config(self.network.config)
@@ -79,7 +83,7 @@ class HuggingFaceSeq2Seq(HuggingFaceModel):
 
     @property
     def prompt(self) -> list[int]:
-        """Tokens that the decoder is told before it writes."""
+        """The tokens that precede the transcript in the decoder's input."""
         forced = self.generation.forced_bos_token_id
         return [self.generation.decoder_start_token_id, *([] if forced is None else [forced])]
 
@@ -91,14 +95,14 @@ class HuggingFaceSeq2Seq(HuggingFaceModel):
 
     @property
     def suppressed(self) -> tuple[list[int], list[int]]:
-        """Tokens that are never written, and those that are not written first."""
+        """The tokens that are never generated, and those that are not generated first."""
         names = ("suppress_tokens", "begin_suppress_tokens")
         never, not_first = (list(getattr(self.generation, name, None) or []) for name in names)
         return never, not_first
 
     @property
     def decoder_settings(self) -> dict[str, Any]:
-        """How transcripts are searched for."""
+        """All settings that the transcripts depend on, JSON-able."""
         return {
             **super().decoder_settings,
             **asdict(self.decoding),
@@ -109,11 +113,11 @@ class HuggingFaceSeq2Seq(HuggingFaceModel):
 
     @property
     def most_tokens(self) -> int:
-        """Positions of the decoder."""
+        """The number of positions of the decoder, which limits prompt and transcript together."""
         return int(self.network.config.max_target_positions)
 
     def recognise(self, waveforms: Sequence[Tensor]) -> list[Hypothesis]:
-        """Recognise one batch of waveforms, (samples,) each."""
+        """Recognise one batch of waveforms: float32 samples at 16 kHz, (samples,) each."""
         if not waveforms:
             return []
         with torch.inference_mode():
@@ -122,8 +126,13 @@ class HuggingFaceSeq2Seq(HuggingFaceModel):
             return self.spell(encoded, [waveform.numel() for waveform in waveforms])
 
     def spell(self, encoded: Sequence[Tensor], num_samples: Sequence[int]) -> list[Hypothesis]:
-        """From the encoder's states, (time, size) of each utterance, to transcripts."""
-        heard = _heard(encoded)
+        """Decode transcripts.
+
+        Args:
+            encoded: The encoder's states for each utterance, (time, size).
+            num_samples: Length of each utterance in samples, for the limits on tokens.
+        """
+        arguments = _encoder_arguments(encoded)
         device = encoded[0].device
         prompt = torch.tensor(self.prompt, device=device).expand(len(encoded), -1)
         never, not_first = (torch.tensor(part, dtype=torch.long, device=device) for part in self.suppressed)
@@ -132,31 +141,36 @@ class HuggingFaceSeq2Seq(HuggingFaceModel):
         def step(state: _State, previous: Tensor) -> tuple[Tensor, _State]:
             first = state.cache is None
             tokens = prompt if first else previous[:, None]
-            found = decoder(input_ids=tokens, past_key_values=state.cache, use_cache=True, **state.heard)
+            found = decoder(input_ids=tokens, past_key_values=state.cache, use_cache=True, **state.encoder_arguments)
             logits = output(found.last_hidden_state[:, -1])
             logits[:, never] = -torch.inf
             if first:
                 logits[:, not_first] = -torch.inf
-            return logits, _State(state.heard, found.past_key_values)
+            return logits, _State(state.encoder_arguments, found.past_key_values)
 
         limits = torch.tensor([self._limit(samples) for samples in num_samples], device=device)
         return [
             Hypothesis(self.tokenizer.decode(tokens, skip_special_tokens=True).strip(), capped)
-            for tokens, capped in greedy_search(step, _State(heard), limits, self.end, self.decoding)
+            for tokens, capped in greedy_search(step, _State(arguments), limits, self.end, self.decoding)
         ]
 
-    def told(self, encoded: Sequence[Tensor], tokens: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Log-probabilities of each token and of the end, (tokens + 1, vocabulary), told those before it.
+    def teacher_forced(self, encoded: Sequence[Tensor], tokens: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Return the log-probabilities at each token and at the end, under teacher forcing.
 
         Args:
-            encoded: As in `spell`.
-            tokens: Of each utterance, without prompt and end.
+            encoded: The encoder's states for each utterance, (time, size).
+            tokens: The tokens of each utterance's transcript, without prompt and end.
+
+        Returns:
+            (tokens + 1, vocabulary) for each utterance.
         """
         device = encoded[0].device
-        told = [torch.tensor([*self.prompt, *written], device=device) for written in tokens]
-        # Nothing is padded on the left, so that no token sees the padding.
+        inputs = [torch.tensor([*self.prompt, *written], device=device) for written in tokens]
+        # Padding is on the right, where no token attends to it.
         found = self.network.model.decoder(
-            input_ids=pad_sequence(told, batch_first=True, padding_value=self.end), use_cache=False, **_heard(encoded)
+            input_ids=pad_sequence(inputs, batch_first=True, padding_value=self.end),
+            use_cache=False,
+            **_encoder_arguments(encoded),
         )
         first = len(self.prompt) - 1
         return [
@@ -168,14 +182,15 @@ class HuggingFaceSeq2Seq(HuggingFaceModel):
         return min(self.decoding.token_limit(num_samples), self.most_tokens - len(self.prompt))
 
     def runs(self, num_samples: int, num_tokens: int) -> list[tuple[int, int]]:
-        """(length of the encoder's input, tokens) of each pass through the network that an utterance takes."""
+        """Return the passes of an utterance through the network: (length of the encoder's input, tokens) each."""
         return [(num_samples, num_tokens)]
 
     def workload(self, num_samples: Sequence[int], texts: Sequence[str]) -> Workload:
-        """The encoder's matrices work once a frame, the decoder's once a token of the prompt and of the reference.
+        """See `CompressibleModel`.
 
-        The output matrix works once a reference token and for the end. Keys and values of the encoder's frames are
-        computed once. Attention takes 2 d multiply-adds for each query and key: d = the size of the queries.
+        The encoder's matrices count once for each frame, the decoder's once for each token of prompt and reference, the
+        output matrix once for each reference token and for the end. Keys and values of the encoder's frames are
+        computed once. Attention takes 2 d multiply-adds for each pair of query and key, d being the queries' size.
         """
         config = self.network.config
         front = convolutions(self.network.model.encoder)
@@ -186,13 +201,13 @@ class HuggingFaceSeq2Seq(HuggingFaceModel):
         for samples, text in zip(num_samples, texts, strict=True):
             for length, tokens in self.runs(samples, self._num_tokens(text)):
                 lengths = lengths_after(front.values(), length)
-                for path, heard in zip(totals, lengths, strict=True):
-                    totals[path] += heard
+                for path, num_outputs in zip(totals, lengths, strict=True):
+                    totals[path] += num_outputs
                 frames += lengths[-1]
                 steps += prompt + tokens
                 outputs += tokens + 1
                 encoder_pairs += lengths[-1] ** 2
-                # The prompt is read at once, everything later looks back at all before it and at itself.
+                # The prompt is computed in one step; each later token attends to all tokens before it and to itself.
                 self_pairs += prompt**2 + sum(range(prompt + 1, prompt + tokens + 1))
                 cross_pairs += (prompt + tokens) * lengths[-1]
         pairs = {"encoder": encoder_pairs, "self_attn": self_pairs, "encoder_attn": cross_pairs}
@@ -205,7 +220,7 @@ class HuggingFaceSeq2Seq(HuggingFaceModel):
                 lookups[name] = steps
                 count = outputs if config.tie_word_embeddings else 0
             elif matrix.kind == "embedding" or (module == "network" and config.tie_word_embeddings):
-                continue  # Positions are added; the output is counted as an embedding.
+                continue  # position embeddings are only added; a tied output is counted as the embedding
             elif path in totals:
                 count = totals[path]
             elif encoder or (module == "encoder_attn" and part in ("k_proj", "v_proj")):
@@ -227,58 +242,58 @@ class HuggingFaceSeq2Seq(HuggingFaceModel):
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def to_config(self) -> dict[str, Any]:
-        """The files, as text, and the limits."""
+        """Return the files as text and the decoder settings, JSON-able."""
         return {**super().to_config(), "decoding": asdict(self.decoding)}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """With random weights, in evaluation mode."""
+        """Return a model with random weights, in evaluation mode."""
         return cls(**{**config, "decoding": Decoding(**config["decoding"])}).eval()
 
 
-def _heard(encoded: Sequence[Tensor]) -> dict[str, Tensor]:
-    """The decoder's arguments about the audio."""
+def _encoder_arguments(encoded: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return the decoder's arguments that depend on the encoder: its padded states, and a mask if lengths differ."""
     lengths = torch.tensor([len(states) for states in encoded])
     states = pad_sequence(list(encoded), batch_first=True)
-    heard = {"encoder_hidden_states": states}
+    arguments = {"encoder_hidden_states": states}
     if lengths.min() < lengths.max():
-        heard["encoder_attention_mask"] = lengths_mask(lengths.to(states.device), states.shape[1])
-    return heard
+        arguments["encoder_attention_mask"] = lengths_mask(lengths.to(states.device), states.shape[1])
+    return arguments
 
 
 _WINDOW, _HOP = 400, 160
-"""Samples of which Speech2Text's features make one frame, and between two frames."""
+"""Samples in the window of one of Speech2Text's frames, and from one frame to the next."""
 
 
 @register_architecture("hf_speech2text")
 class HuggingFaceSpeech2Text(HuggingFaceSeq2Seq):
-    """transformers' Speech2TextForConditionalGeneration."""
+    """An adapter to transformers' Speech2TextForConditionalGeneration."""
 
     model_types = ("speech_to_text",)
-    attention = "eager"  # The only one that it has.
+    attention = "eager"  # the only implementation for this model
 
     @cached_property
     def shortest(self) -> int:
-        """Two windows: their features are divided by their standard deviation."""
+        """The samples of two frames: the features are divided by their standard deviation, which needs two."""
         return _WINDOW + _HOP
 
     def runs(self, num_samples: int, num_tokens: int) -> list[tuple[int, int]]:
-        """The encoder sees 25 ms windows every 10 ms, as Kaldi cuts them."""
+        """See `HuggingFaceSeq2Seq.runs`; the encoder's input is a frame for each complete 25 ms window, every 10 ms."""
         return [(max(0, 1 + (num_samples - _WINDOW) // _HOP), num_tokens)]
 
 
 @register_architecture("hf_moonshine")
 class HuggingFaceMoonshine(HuggingFaceSeq2Seq):
-    """transformers' MoonshineForConditionalGeneration, which hears samples."""
+    """An adapter to transformers' MoonshineForConditionalGeneration, whose input is the waveform."""
 
     model_types = ("moonshine",)
 
     @cached_property
     def shortest(self) -> int:
-        """Samples of which the encoder's convolutions make a frame."""
+        """The number of samples that the encoder's convolutions need for one frame."""
         return shortest_before(list(convolutions(self.network.model.encoder).values()))
 
     @property
     def most_tokens(self) -> int:
-        """Positions of the decoder."""
+        """The number of positions of the decoder, which limits prompt and transcript together."""
         return int(self.network.config.max_position_embeddings)

@@ -1,4 +1,4 @@
-"""Whisper."""
+"""The adapter to Whisper."""
 
 from __future__ import annotations
 
@@ -24,29 +24,31 @@ from shrinkml_env.compression import Hypothesis, State, recognise_in_stages, reg
 __all__ = ["HuggingFaceWhisper"]
 
 _BRACKETS = re.compile(r"[<\[][^>\]]*[>\]]|\([^)]+\)")
-"""Remarks, ``[music]``, that are not spoken."""
+"""Annotations in brackets, such as ``[music]``, which are not spoken."""
 
 
 def _language_codes() -> dict[str, str]:
-    """Return the languages that Whisper models may know, by name: ``{"german": "de"}``."""
+    """Return the codes of all languages that Whisper models may support: ``{"german": "de"}``."""
     codes: dict[str, str] = importlib.import_module("transformers.models.whisper.tokenization_whisper").TO_LANGUAGE_CODE
     return codes
 
 
 @register_architecture("hf_whisper")
 class HuggingFaceWhisper(HuggingFaceSeq2Seq):
-    """transformers' WhisperForConditionalGeneration, without timestamps.
+    """An adapter to transformers' WhisperForConditionalGeneration, without timestamps.
 
-    Up to 30 s the transcripts are those of transformers' `generate`. Longer utterances are cut into equal parts.
+    For utterances of up to 30 s the transcripts equal those of transformers' `generate`. Longer utterances are cut into
+    equal parts.
 
     Args:
-        files: As `HuggingFaceModel`.
-        decoding: As `HuggingFaceSeq2Seq`.
-        language: What a multilingual model is told to hear, ``"en"``; None for what its files say, or else English.
-        network: As `HuggingFaceModel`.
+        files: File name -> content, see `HuggingFaceModel`.
+        decoding: The limits on each utterance's tokens, see `HuggingFaceSeq2Seq`.
+        language: The language of the speech for a multilingual model, such as ``"en"``; None for the one in its files,
+            or else English.
+        network: The transformers model; None makes one with random weights.
 
     Raises:
-        ValueError: The language is none that the model can be told (see `prompt`).
+        ValueError: The model does not support the language, or its files do not allow choosing one.
     """
 
     model_types = ("whisper",)
@@ -61,16 +63,16 @@ class HuggingFaceWhisper(HuggingFaceSeq2Seq):
     ) -> None:
         super().__init__(files, decoding, network)
         self.language = language
-        _ = self.prompt  # A wrong language is told at once.
+        _ = self.prompt  # raises an error for a wrong language
 
     @property
     def prompt(self) -> list[int]:
-        """Start, language and task where there are several, and that no timestamps are wanted.
+        """The tokens before the transcript: start, language and task (of a multilingual model), no timestamps.
 
-        As in transformers' `generate`, ``forced_decoder_ids`` say so where no language is named.
+        As in transformers' `generate`, language and task are taken from ``forced_decoder_ids`` if no language is named.
 
         Raises:
-            ValueError: The language is none that the model knows, or its files do not let one be chosen.
+            ValueError: The model does not support the language, or its files do not allow choosing one.
         """
         generation = self.generation
         prompt = [generation.decoder_start_token_id]
@@ -99,7 +101,7 @@ class HuggingFaceWhisper(HuggingFaceSeq2Seq):
 
     @property
     def _forced(self) -> list[int | None]:
-        """The tokens behind the start by which older files say language and task; None leaves the language open."""
+        """The tokens after the start that older files force (language and task); a None leaves the language open."""
         forced = getattr(self.generation, "forced_decoder_ids", None)
         forced = forced or getattr(self.network.config, "forced_decoder_ids", None) or []
         if [position for position, _ in forced] != list(range(1, len(forced) + 1)):
@@ -107,7 +109,7 @@ class HuggingFaceWhisper(HuggingFaceSeq2Seq):
         return [token for _, token in forced]
 
     @cached_property
-    def hears_english(self) -> bool:
+    def is_english(self) -> bool:
         """Whether the prompt names English, or no language."""
         codes = set(_language_codes().values())
         marks = (token.strip("<|>") for token in self.tokenizer.convert_ids_to_tokens(self.prompt))
@@ -115,17 +117,17 @@ class HuggingFaceWhisper(HuggingFaceSeq2Seq):
 
     @property
     def stages(self) -> tuple[tuple[str, ...], ...]:
-        """The convolutions, then each layer of the encoder; the decoder is the rest."""
+        """The layers in each stage: the convolutions, then each layer of the encoder; `finish` computes the decoder."""
         names = [layer.name for layer in self.layers]
         prefixes = [f"encoder.layers.{index}." for index in range(len(self.network.model.encoder.layers))]
         return tuple(tuple(name for name in names if name.startswith(prefix)) for prefix in ("encoder.conv", *prefixes))
 
     def begin(self, waveforms: Sequence[Tensor]) -> State:
-        """Log-mel features, (1, channels, frames), of each part of each utterance."""
+        """Return the log-mel features of each part of each utterance, (1, channels, frames)."""
         return tuple(self.features(part) for waveform in waveforms for part in self._parts(waveform))
 
     def advance(self, stage: int, state: State) -> State:
-        """One stage, part by part."""
+        """Compute one stage, part by part."""
         encoder = self.network.model.encoder
         if stage > 0:
             return tuple(encoder.layers[stage - 1](hidden, None) for hidden in state)
@@ -136,19 +138,19 @@ class HuggingFaceWhisper(HuggingFaceSeq2Seq):
         )
 
     def finish(self, waveforms: Sequence[Tensor], state: State) -> list[Hypothesis]:
-        """Spell all parts together, and join them."""
+        """Decode all parts as one batch, and join the transcripts of each utterance's parts."""
         parts = [self._parts(waveform) for waveform in waveforms]
         found = iter(self.spell(self._encoded(state), [part.numel() for utterance in parts for part in utterance]))
         whole = [list(islice(found, len(utterance))) for utterance in parts]
         return [
-            Hypothesis(" ".join(part.text for part in heard), any(part.capped for part in heard)) for heard in whole
+            Hypothesis(" ".join(part.text for part in joined), any(part.capped for part in joined)) for joined in whole
         ]
 
     def predict(self, waveforms: Sequence[Tensor], state: State, texts: Sequence[str]) -> list[Tensor]:
-        """See `PredictiveModel.predict`; the units are tokens, those that are never written among them.
+        """See `PredictiveModel.predict`; the vocabulary is that of all tokens, those that are never generated included.
 
         Raises:
-            ValueError: An utterance is longer than 30 s: it is heard in parts, which have no transcripts of their own.
+            ValueError: An utterance is longer than 30 s: it is recognised in parts, for which there are no transcripts.
         """
         if len(state) > len(waveforms):
             longest = max(waveform.numel() for waveform in waveforms) / 16_000
@@ -156,23 +158,23 @@ class HuggingFaceWhisper(HuggingFaceSeq2Seq):
                 f"an utterance of {longest:.1f} s is heard in parts, which have no transcripts of their own: the "
                 "divergence is for utterances of at most 30 s; leave out longer ones, or take a reward of the WER"
             )
-        # Its texts begin with a space, which transcripts have lost.
-        return self.told(self._encoded(state), [self._tokens(f" {text}") for text in texts])
+        # Whisper's texts begin with a space, which `recognise` strips.
+        return self.teacher_forced(self._encoded(state), [self._tokens(f" {text}") for text in texts])
 
     def _encoded(self, state: State) -> list[Tensor]:
         return [self.network.model.encoder.layer_norm(hidden)[0] for hidden in state]
 
     def recognise(self, waveforms: Sequence[Tensor]) -> list[Hypothesis]:
-        """Recognise one batch of waveforms, (samples,) each."""
+        """Recognise one batch of waveforms: float32 samples at 16 kHz, (samples,) each."""
         return recognise_in_stages(self, waveforms)
 
     def normalise(self, text: str) -> str:
-        """Return the text as Whisper's tokenizer normalises it.
+        """Normalise a text as Whisper does.
 
-        In English, spelling and numbers are made uniform. In other languages it is words in lower case, without what
-        stands in brackets, and apostrophes separate words; unlike Whisper's, which drops them, marks stay on letters.
+        For English, Whisper's normaliser unifies spelling and numbers. For other languages the result is words in lower
+        case, without text in brackets, and apostrophes separate words; combining marks are kept, which Whisper drops.
         """
-        if self.hears_english:
+        if self.is_english:
             return str(self._english(compose(text))).strip()
         return words(unicodedata.normalize("NFKC", _BRACKETS.sub("", text)), besides="")
 
@@ -183,7 +185,7 @@ class HuggingFaceWhisper(HuggingFaceSeq2Seq):
         return module.EnglishTextNormalizer(json.loads(self.files.get("normalizer.json", "{}")))
 
     def runs(self, num_samples: int, num_tokens: int) -> list[tuple[int, int]]:
-        """The encoder sees 30 s, however short the utterance; tokens are shared out among the parts."""
+        """See `HuggingFaceSeq2Seq.runs`; every part is 30 s for the encoder, and the tokens are divided evenly."""
         count = self._num_parts(num_samples)
         frames = self.network.config.max_source_positions * 2
         return [(frames, (num_tokens + part) // count) for part in range(count)]
@@ -195,5 +197,5 @@ class HuggingFaceWhisper(HuggingFaceSeq2Seq):
         return max(1, math.ceil(num_samples / int(self.feature_extractor.n_samples)))
 
     def to_config(self) -> dict[str, Any]:
-        """The files, as text, the limits and the language."""
+        """Return the files as text, the decoder settings and the language, JSON-able."""
         return {**super().to_config(), "language": self.language}

@@ -1,4 +1,4 @@
-"""Modules that hold some of their matrices as two factors, and the table of the module types that can be compressed.
+"""Low-rank modules, which hold some of their matrices as factors, and the registry of module types they replace.
 
 To support another module type, write its `LowRank` class and enter it in `LOW_RANK_MODULES`.
 """
@@ -46,17 +46,17 @@ LOW_RANK_MODULES: dict[type[nn.Module], type[LowRank]] = {
     nn.GRU: LowRankGRU,
     nn.GRUCell: LowRankGRUCell,
 }
-"""Module type -> what replaces it. Exactly these types: a subclass may compute something else."""
+"""Module type -> its low-rank class. Subclasses are not replaced, since they may compute something else."""
 
 
 def module_kind(module: nn.Module) -> str | None:
-    """The `Layer.kind` of a module, or of what it replaces; None if its type cannot be compressed."""
+    """Return the `Layer.kind` of a module or low-rank module; None if its type cannot be compressed."""
     low_rank = type(module) if isinstance(module, LowRank) else LOW_RANK_MODULES.get(type(module))
     return None if low_rank is None else low_rank.kind
 
 
 def module_matrices(module: nn.Module) -> tuple[Matrix, ...]:
-    """The matrices of one module, or of the one it replaces, named by parameter; empty if there are none to factor."""
+    """Return the matrices of a module that can be factored, or that a low-rank module replaces, named by parameter."""
     if isinstance(module, LowRank):
         return module.matrices
     low_rank = LOW_RANK_MODULES.get(type(module))
@@ -66,7 +66,7 @@ def module_matrices(module: nn.Module) -> tuple[Matrix, ...]:
 
 
 def why_dense(module: nn.Module) -> str | None:
-    """Return why a module stays dense although its type can be compressed; None where nothing is against it."""
+    """Return the reason why a module of a compressible type must stay dense; None if it can be compressed."""
     parametrized = parametrize.is_parametrized(module)
     # Torch derives a class for each parametrized module.
     low_rank = LOW_RANK_MODULES.get(type(module).__bases__[0] if parametrized else type(module))

@@ -18,20 +18,20 @@ __all__ = ["LowRankMultiheadAttention"]
 class LowRankMultiheadAttention(LowRank, nn.MultiheadAttention):
     """`nn.MultiheadAttention` with factored input projections.
 
-    Where queries, keys and values have one size their projections are one matrix, (3 m, n), with one V. The output
-    projection is a `Linear` of its own below this module.
+    If queries, keys and values have the same size, their projections are one matrix, (3 m, n), with one V. The output
+    projection is a separate `Linear` module below this one.
     """
 
     kind = "linear"
 
     def __init__(self, module: nn.MultiheadAttention, factors: Mapping[str, Factors]) -> None:
         super().__init__(module, factors)
-        # Keeps `nn.TransformerEncoderLayer` from its fused kernel, which wants dense weights.
+        # Disables the fused kernel of `nn.TransformerEncoderLayer`, which needs dense weights.
         self._qkv_same_embed_dim = False
 
     @staticmethod
     def matrix_kinds(module: nn.MultiheadAttention) -> dict[str, str]:
-        """See `LowRank.matrix_kinds`; attention with additional keys and values stays dense."""
+        """See `LowRank.matrix_kinds`; attention with `bias_k` or `add_zero_attn` stays dense."""
         if module.bias_k is not None or module.add_zero_attn:
             return {}
         names = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
@@ -41,8 +41,8 @@ class LowRankMultiheadAttention(LowRank, nn.MultiheadAttention):
     def matrix_inputs(module: nn.MultiheadAttention, call: Mapping[str, Any], output: Any) -> dict[str, Tensor]:
         """See `LowRank.matrix_inputs`.
 
-        One matrix for queries, keys and values counts all that its three parts are multiplied with. The output
-        projection is computed without a call of it.
+        The inputs of a joint matrix for queries, keys and values are those of its three parts, one after the other. The
+        inputs of the output projection are included, since `nn.MultiheadAttention` applies it without calling it.
         """
         query, key, value = (vectors(call[name]) for name in ("query", "key", "value"))
         inputs = {"q_proj_weight": query, "k_proj_weight": key, "v_proj_weight": value}
@@ -51,7 +51,7 @@ class LowRankMultiheadAttention(LowRank, nn.MultiheadAttention):
             inputs = {"in_proj_weight": query if same else torch.cat([query, key, value])}
         attention = LowRankMultiheadAttention(module, {})
         attention.out_proj = nn.Identity()  # type: ignore[assignment]
-        attended, _ = attention.forward(**{**call, "need_weights": False})  # Not called: its hooks have had their turn.
+        attended, _ = attention.forward(**{**call, "need_weights": False})  # a call would run the hooks again
         return {**inputs, "out_proj.weight": vectors(attended)}
 
     def forward(
@@ -65,8 +65,8 @@ class LowRankMultiheadAttention(LowRank, nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Takes and returns what `nn.MultiheadAttention` does; `is_causal` is a hint that the mask makes needless."""
-        if query.is_nested:  # So `nn.TransformerEncoder` packs a padded batch; it asks for no weights.
+        """Compute attention as `nn.MultiheadAttention` does; the hint `is_causal` is ignored, the mask is used."""
+        if query.is_nested:  # from `nn.TransformerEncoder`, which packs padded batches and needs no weights
             alone = [self(part, part, part, need_weights=False)[0] for part in query.unbind()]
             return torch.nested.as_nested_tensor(alone), None
         if query.dim() == 2:
@@ -95,11 +95,11 @@ class LowRankMultiheadAttention(LowRank, nn.MultiheadAttention):
             part.view(*part.shape[:2], self.num_heads, self.head_dim).transpose(1, 2)
             for part in self._project(query, key, value)
         )
-        mask = _added(mask, q.dtype)
+        mask = _additive(mask, q.dtype)
         if mask is not None and mask.dim() == 3:
             mask = mask.view(-1, self.num_heads, *mask.shape[1:])
         if padding is not None:
-            padding = _added(padding, q.dtype)[:, None, None]  # type: ignore[index]
+            padding = _additive(padding, q.dtype)[:, None, None]  # type: ignore[index]
             mask = padding if mask is None else mask + padding
         dropout = self.dropout if self.training else 0.0
         weights = None
@@ -113,7 +113,7 @@ class LowRankMultiheadAttention(LowRank, nn.MultiheadAttention):
         return self.out_proj(attended.transpose(1, 2).flatten(2)), weights
 
     def _project(self, *inputs: Tensor) -> list[Tensor]:
-        """Queries, keys and values, (batch, time, embed_dim) each."""
+        """Return the projected queries, keys and values, (batch, time, embed_dim) each."""
         biases = [None] * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         if self.form == "merged":
             names = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
@@ -139,13 +139,13 @@ class LowRankMultiheadAttention(LowRank, nn.MultiheadAttention):
 
 
 def _once(function: Callable[[Tensor], Tensor], *inputs: Tensor) -> list[Tensor]:
-    """The function of each input, computed once where several are the same tensor."""
+    """Return the function's value for each input, computed once for inputs that are the same tensor."""
     found = {id(part): function(part) for part in {id(part): part for part in inputs}.values()}
     return [found[id(part)] for part in inputs]
 
 
-def _added(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """A mask as what is added to the scores: -inf where a boolean one is True."""
+def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Return a mask in additive form: -inf where a boolean mask is True."""
     if mask is None or mask.is_floating_point():
         return mask
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask, -torch.inf)

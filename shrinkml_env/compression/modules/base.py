@@ -1,4 +1,4 @@
-"""The base of all modules that hold some of their matrices as factors."""
+"""The base class of low-rank modules."""
 
 from __future__ import annotations
 
@@ -16,52 +16,55 @@ __all__ = ["RESERVED", "Form", "LowRank", "named_matrices", "take_over", "vector
 
 
 Form = Literal["factored", "merged", "stepwise"]
-"""How a `LowRank` module computes: with its factors; with their products, as the original does; with the factors of an
-LSTM's W_hh as well, in a loop over time instead of a kernel."""
+"""The way in which a `LowRank` module computes: ``"factored"`` multiplies with its factors, ``"merged"`` with their
+product, as the original does, and ``"stepwise"`` runs an LSTM in a loop over time, to use the factors of W_hh too."""
 
 
 class LowRank(nn.Module, ABC):
-    """Stands in for a module, with factors in place of some of its matrices.
+    """A module that replaces another one and holds some of its matrices as factors.
 
-    A low-rank module derives from the type that it replaces, and begins as a copy of the module: hooks, buffers and
-    plain attributes are the module's. A factored parameter `weight` is held as parameters `weight_u` (m, r) and
-    `weight_v` (r, n); in pivoting form `weight_v` is T, (r, n - r), beside a buffer `weight_order`, (n,) (see
-    `Factors`). The other parameters are the replaced module's own. Reading `weight` still works and gives the product,
-    in the original's shape. Products are kept for the next call while the factors do not change and no gradient is
-    wanted; they are not part of the state.
+    A low-rank module is a subclass of the type that it replaces, and takes over the module's hooks, buffers and plain
+    attributes. A factored parameter `weight` becomes the parameters `weight_u`, (m, r), and `weight_v`, (r, n); in
+    pivoting form `weight_v` is T, (r, n - r), and the buffer `weight_order`, (n,), holds the order (see `Factors`). The
+    other parameters are those of the replaced module. The attribute `weight` still exists: it returns the product, in
+    the original's shape. Products are cached until a factor changes, unless gradients are required; the cache is not
+    part of the state.
 
     Args:
-        module: What is replaced.
-        factors: Parameter name in the module -> its factors; those that are `nn.Parameter`s are held as they are, so
+        module: The module to replace.
+        factors: Parameter name in the module -> its factors. Factors that are `nn.Parameter`s are used as they are, so
             that several modules can share them.
 
     Attributes:
         matrices: The replaced module's matrices, named by parameter.
-        ranks: Parameter name -> rank, of the factored ones.
-        form: One of `forms`, chosen by `optimise_for_inference`; no part of the state either.
+        ranks: Name of each factored parameter -> rank.
+        form: One of `forms`, set by `optimise_for_inference`; not part of the state.
+
+    Raises:
+        ValueError: A name is not a matrix of the module that can be factored, or factors have the wrong shape.
     """
 
     kind: ClassVar[str]
-    """The `Layer.kind` of the modules it replaces."""
+    """The `Layer.kind` of the modules that the class replaces."""
 
     @staticmethod
     @abstractmethod
     def matrix_kinds(module: Any) -> dict[str, str]:
-        """Parameter name -> `Matrix.kind`, of what can be factored in a module to be replaced; order of application."""
+        """Return the parameters of a module that can be factored: name -> `Matrix.kind`, in order of application."""
 
     @staticmethod
     @abstractmethod
     def matrix_inputs(module: Any, call: Mapping[str, Any], output: Any) -> dict[str, Tensor]:
-        """What one call of a module to be replaced has multiplied its matrices with.
+        """Return the vectors that one call of a module multiplied its matrices with.
 
         Args:
-            module: In evaluation mode, of a type that this class replaces.
-            call: The arguments of `forward` that were given, by name.
-            output: What it returned.
+            module: A module of a type that this class replaces, in evaluation mode.
+            call: Argument name -> value of the call of `forward`.
+            output: The call's return value.
 
         Returns:
-            Parameter name (of the module, or of one below that it computes without calling it) -> the vectors,
-            (positions, n); of an embedding the rows that were looked up, (positions,) integers.
+            Parameter name -> the vectors, (positions, n); for an embedding the indices of its rows, (positions,)
+            integers. Parameters of modules below are included if `module` applies them without a call.
         """
 
     def __init__(self, module: nn.Module, factors: Mapping[str, Factors]) -> None:
@@ -97,7 +100,7 @@ class LowRank(nn.Module, ABC):
 
     @property
     def forms(self) -> tuple[Form, ...]:
-        """All ways in which this module can compute the same up to rounding, the usual one first."""
+        """The ways in which this module can compute, equal up to rounding; the default first."""
         return "factored", "merged"
 
     def __getattr__(self, name: str) -> Any:
@@ -113,11 +116,11 @@ class LowRank(nn.Module, ABC):
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
-        """Return what the replaced module says, and the ranks."""
+        """Return the replaced module's settings, and the ranks."""
         return ", ".join(filter(None, (super().extra_repr(), f"ranks={self.ranks}")))
 
     def shape(self, name: str) -> torch.Size:
-        """The shape of the replaced module's parameter that is held as factors."""
+        """Return the shape that a factored parameter has in the replaced module."""
         return self._shapes[name]
 
     def _factor(self, name: str, suffix: str) -> Tensor:
@@ -126,7 +129,7 @@ class LowRank(nn.Module, ABC):
         return factor
 
     def factors(self, name: str) -> Factors:
-        """Return what holds a matrix: the parameters themselves, and the order of its columns in pivoting form."""
+        """Return the factors of a matrix: the parameters themselves, and in pivoting form the order of the columns."""
         return Factors(self._factor(name, "u"), self._factor(name, "v"), self._buffers.get(f"{name}_order"))
 
     def _product(self, name: str) -> Tensor:
@@ -134,7 +137,7 @@ class LowRank(nn.Module, ABC):
         return self.factors(name).product.view(self._shapes[name])
 
     def _reduce(self, name: str, inputs: Tensor) -> Tensor:
-        """Return V x for each x: (..., n) -> (..., r)."""
+        """Return V x for each input vector x: (..., n) -> (..., r)."""
         _, v, order = self.factors(name)
         return times_right(inputs, v, order)
 
@@ -147,15 +150,15 @@ class LowRank(nn.Module, ABC):
         return torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
 
     def _cached(self, key: str, compute: Callable[[], Any]) -> Any:
-        """What `compute` makes of the parameters, computed again only when one of them has changed."""
+        """Return the value of `compute`, a function of the parameters; it is cached until a parameter changes."""
         if self._wants_gradient():
             return compute()
-        # A parameter counts as changed when it was written in place or given other memory. Inference tensors have
-        # no version, but cannot be written either outside inference mode.
+        # A parameter has changed if it was written in place or got other memory. Inference tensors have no version, but
+        # outside inference mode they cannot be written.
         state = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in (*self.parameters(), *self.buffers())]
         cached = self._cache.get(key)
         if cached is None or cached[0] != state:
-            # The result must serve whatever modes the next call runs in.
+            # The value must be usable in any mode of the next call.
             device = next(self.parameters()).device.type
             with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
                 cached = self._cache[key] = state, compute()
@@ -165,13 +168,13 @@ class LowRank(nn.Module, ABC):
 RESERVED = frozenset(
     {"matrices", "ranks", "form", "_shapes", "_cache", "_names", "_single_input", *dir(LowRank)}
 ) - set(dir(nn.Module))
-"""Names that every low-rank module needs for itself."""
+"""Attribute names that low-rank modules use; a module that has one of them cannot be replaced."""
 
 
 def take_over(target: nn.Module, source: nn.Module) -> None:
-    """Give a new module all that another has: the containers of parameters, hooks etc. copied, what they hold shared.
+    """Give a new module the attributes of another; containers of parameters, hooks etc. are copied, their items shared.
 
-    What `nn.Module.compile` made of the source stays with the source: it computes with that one's weights.
+    The result of `nn.Module.compile` is not taken over, since it computes with the source's weights.
     """
     containers = vars(nn.Module())
     for name, value in vars(source).items():
@@ -181,7 +184,7 @@ def take_over(target: nn.Module, source: nn.Module) -> None:
 
 
 def named_matrices(module: nn.Module, kinds: Mapping[str, str]) -> tuple[Matrix, ...]:
-    """Those of a module's own parameters that have a kind, parameter name -> kind."""
+    """Return the matrices of the parameters that `kinds` names (parameter name -> `Matrix.kind`)."""
     parameters = dict(module.named_parameters(recurse=False))
     return tuple(
         Matrix(name, rows=len(parameters[name]), columns=parameters[name][0].numel(), kind=kind)
@@ -190,6 +193,6 @@ def named_matrices(module: nn.Module, kinds: Mapping[str, str]) -> tuple[Matrix,
 
 
 def vectors(inputs: Tensor) -> Tensor:
-    """(..., n) -> (positions, n)."""
+    """Flatten inputs into a list of vectors: (..., n) -> (positions, n)."""
     parts = inputs.unbind() if inputs.is_nested else [inputs]
     return torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])

@@ -39,14 +39,14 @@ class LowRankLinear(LowRank, nn.Linear):
 class LowRankEmbedding(LowRank, nn.Embedding):
     """`nn.Embedding` as a look-up in U, (tokens, r), and a product with V, (r, dimension).
 
-    Its kind is that of a linear map of one-hot vectors; where it is tied to an output layer both share the factors.
+    It counts as a linear map of one-hot vectors. An embedding that is tied to an output layer shares its factors.
     """
 
     kind = "linear"
 
     @staticmethod
     def matrix_kinds(module: nn.Embedding) -> dict[str, str]:
-        """See `LowRank.matrix_kinds`; one that rescales its rows at look-up (`max_norm`) stays dense."""
+        """See `LowRank.matrix_kinds`; an embedding with `max_norm`, which rescales rows at look-up, stays dense."""
         return {"weight": "embedding"} if module.max_norm is None else {}
 
     @staticmethod
@@ -62,12 +62,12 @@ class LowRankEmbedding(LowRank, nn.Embedding):
         _, v, order = self.factors("weight")
         if order is None:
             return found @ v
-        # In pivoting form a row of U is a part of the row that is wanted.
+        # In pivoting form a row of U is a part of the matrix's row.
         return torch.cat([found, found @ v], dim=-1).index_select(-1, order.argsort())
 
 
 class LowRankConv1d(LowRank, nn.Conv1d):
-    """`nn.Conv1d` as a convolution to r channels and a pointwise one; the matrix is (out, in * kernel)."""
+    """`nn.Conv1d` as a convolution to r channels followed by a pointwise one; the matrix is (out, in * kernel)."""
 
     kind = "conv"
 
@@ -86,7 +86,7 @@ class LowRankConv1d(LowRank, nn.Conv1d):
         if self.form == "merged":
             return F.conv1d(input, self.weight, self.bias, self.stride, self.padding, self.dilation)
         _, v, order = self.factors("weight")
-        if order is not None:  # Its identity is no convolution.
+        if order is not None:  # in pivoting form V is not the kernel of a convolution
             hidden = self._reduce("weight", _windows(self, input))
             return F.linear(hidden, self._factor("weight", "u"), self.bias).transpose(-1, -2)
         reduce = v.view(-1, *self._shapes["weight"][1:])

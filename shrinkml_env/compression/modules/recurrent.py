@@ -18,12 +18,12 @@ __all__ = ["LowRankGRU", "LowRankGRUCell", "LowRankLSTM", "LowRankLSTMCell"]
 
 
 class _LowRankRecurrent(LowRank):
-    """What LSTM, GRU and their cells share: a kernel of the original type that computes with fewer numbers.
+    """The base class of LSTM, GRU and their cells, which runs a torch module of the original type, the kernel.
 
-    Where there is just one input matrix (a cell; one layer, one direction) and it is factored, the inputs are
-    projected with V and the kernel's input matrix is U. All other factored matrices are multiplied back before the
-    kernel runs: a fused kernel over a dense W_hh mostly is faster than a loop over time steps with two thin ones. The
-    kernel is no submodule: nothing dense enters the state or the parameter count. Gradients reach U and V.
+    If there is only one input matrix (a cell; one layer, one direction) and it is factored, the inputs are projected by
+    V and the kernel's input matrix is U. All other factored matrices are multiplied out before the kernel runs, since a
+    fused kernel with a dense W_hh is mostly faster than a loop over time steps with two thin matrices. The kernel is
+    not a submodule, so that it adds nothing to the state or the parameter count. Gradients reach U and V.
     """
 
     replaced: ClassVar[type[nn.Module]]
@@ -37,12 +37,12 @@ class _LowRankRecurrent(LowRank):
 
     @property
     def forms(self) -> tuple[Form, ...]:
-        """Merged is another form only where the input matrix is single and factored."""
+        """See `LowRank.forms`; ``"merged"`` differs from ``"factored"`` only if a single input matrix is factored."""
         return ("factored", "merged") if self._single_input in self.ranks else ("factored",)
 
     @property
     def _projected(self) -> str | None:
-        """The parameter with whose V the inputs are projected."""
+        """The name of the parameter whose V projects the inputs; None if there is none."""
         return self._single_input if self._single_input in self.ranks and self.form != "merged" else None
 
     def _kernel_weights(self) -> dict[str, Tensor]:
@@ -56,7 +56,7 @@ class _LowRankRecurrent(LowRank):
         if self._projected is not None:
             settings["input_size"] = self.ranks[self._projected]
         if settings.get("num_layers") == 1:
-            settings["dropout"] = 0.0  # It has no effect there but a warning.
+            settings["dropout"] = 0.0  # with one layer it would only cause a warning
         return self.replaced(**settings, device="meta")
 
     def _frozen_kernel(self) -> nn.Module:
@@ -68,7 +68,7 @@ class _LowRankRecurrent(LowRank):
         return kernel
 
     def forward(self, input: Any, hx: Any = None) -> Any:
-        """Takes and returns what the replaced module does, padded, unbatched and packed sequences included."""
+        """Compute as the replaced module does; padded, unbatched and packed sequences are accepted."""
         if self._projected is not None:
             if isinstance(input, PackedSequence):
                 input = input._replace(data=self._reduce(self._projected, input.data))
@@ -81,7 +81,7 @@ class _LowRankRecurrent(LowRank):
 
 
 class _LowRankRNN(_LowRankRecurrent):
-    """What LSTM and GRU share, whose torch versions keep a list of their weights for their kernel."""
+    """The base class of LSTM and GRU, whose torch versions keep a list of their weights for the kernel."""
 
     kernel_settings = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
 
@@ -95,18 +95,18 @@ class _LowRankRNN(_LowRankRecurrent):
         return [getattr(self, name) for name in self._flat_weights_names]
 
     def flatten_parameters(self) -> None:
-        """Do nothing: the kernel that computes is flat already."""
+        """Do nothing: the kernel's weights are flattened already."""
 
     def _init_flat_weights(self) -> None:
-        """Do nothing: the list is made of the factors whenever it is read."""
+        """Do nothing: the list is computed whenever it is read."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Not that of `nn.RNNBase`, which keeps a list of its weights.
+        # Skips `nn.RNNBase.__setstate__`, which rebuilds a list of weights.
         nn.Module.__setstate__(self, state)  # type: ignore[no-untyped-call]
 
 
 class _LowRankCell(_LowRankRecurrent):
-    """What the cells share."""
+    """The base class of the cells."""
 
     kernel_settings = ("input_size", "hidden_size", "bias")
 
@@ -123,9 +123,9 @@ def _rnn_kinds(kind: str, module: nn.RNNBase) -> dict[str, str]:
 
 
 def _rnn_inputs(module: nn.RNNBase, call: Mapping[str, Any], output: Any) -> dict[str, Tensor]:
-    """What enters each layer, and its states before each step, in both directions.
+    """Return the inputs of each layer and its states before each step, in both directions; see `LowRank.matrix_inputs`.
 
-    The states between stacked layers are computed anew, since the module does not return them.
+    The states of inner layers are computed again, since the module does not return them.
     """
     found: dict[str, list[Tensor]] = defaultdict(list)
     directions = 1 + module.bidirectional
@@ -148,7 +148,7 @@ def _rnn_inputs(module: nn.RNNBase, call: Mapping[str, Any], output: Any) -> dic
 
 
 def _sequences(module: nn.RNNBase, batch: Any) -> Sequence[Tensor]:
-    """(time, size) of each sequence in what a recurrent module takes or returns."""
+    """Split the input or output of a recurrent module into its sequences, (time, size) each."""
     if isinstance(batch, PackedSequence):
         return unpack_sequence(batch)
     if batch.dim() == 2:
@@ -157,14 +157,14 @@ def _sequences(module: nn.RNNBase, batch: Any) -> Sequence[Tensor]:
 
 
 def _start(hx: Any, index: int) -> tuple[Tensor, ...] | None:
-    """A sequence's initial states: (layers * directions, units) each."""
+    """Return the initial states of one sequence, (layers * directions, units) each; None if none were given."""
     if hx is None:
         return None
     return tuple(part if part.dim() == 2 else part[:, index] for part in (hx if isinstance(hx, tuple) else (hx,)))
 
 
 def _run_layer(module: nn.RNNBase, layer: int, inputs: Tensor, start: tuple[Tensor, ...] | None) -> Tensor:
-    """One of several stacked layers: (time, size) -> (time, directions * units)."""
+    """Compute one of several stacked layers: (time, size) -> (time, directions * units)."""
     lstm = isinstance(module, nn.LSTM)
     kernel = (nn.LSTM if lstm else nn.GRU)(
         inputs.shape[1], module.hidden_size, bias=module.bias, bidirectional=module.bidirectional, device="meta"
@@ -180,38 +180,38 @@ def _run_layer(module: nn.RNNBase, layer: int, inputs: Tensor, start: tuple[Tens
 
 
 def _cell_inputs(module: nn.RNNCellBase, call: Mapping[str, Any], output: Any) -> dict[str, Tensor]:
-    """What enters a cell, and its state before."""
+    """Return the inputs of a cell and its state before the step; see `LowRank.matrix_inputs`."""
     inputs, hx = vectors(call["input"]), call.get("hx")
     state = inputs.new_zeros(len(inputs), module.hidden_size) if hx is None else hx
     return {"weight_ih": inputs, "weight_hh": vectors(state[0] if isinstance(state, tuple) else state)}
 
 
 class _LowRankLSTMBase(_LowRankRecurrent):
-    """The LSTM's arithmetic outside a kernel, for one layer in one direction."""
+    """The base class of LSTM and its cell, with the arithmetic of the form ``"stepwise"``: one layer, one direction."""
 
     kind = "lstm"
 
     @property
     def forms(self) -> tuple[Form, ...]:
-        """Stepwise where the one recurrent matrix is factored."""
+        """See `LowRank.forms`; ``"stepwise"`` needs a single recurrent matrix that is factored."""
         recurrent = [matrix.name for matrix in self.matrices if matrix.kind.endswith("_hh")]
         stepwise = self._single_input is not None and recurrent[0] in self.ranks
         return (*super().forms, "stepwise") if stepwise else super().forms
 
     def _apply_matrix(self, part: str, inputs: Tensor, bias: Tensor | None) -> Tensor:
-        """(..., n) -> (..., 4 units) by `weight_{part}` as it is held."""
+        """Multiply by `weight_{part}`, factored or dense: (..., n) -> (..., 4 units)."""
         name = next(matrix.name for matrix in self.matrices if matrix.kind.endswith(part))
         if name in self.ranks:
             return F.linear(self._reduce(name, inputs), self._factor(name, "u"), bias)
         return F.linear(inputs, getattr(self, name), bias)
 
     def _input_gates(self, inputs: Tensor) -> Tensor:
-        """What the gates hear: (..., input size) -> (..., 4 units), both biases included."""
+        """Return the inputs' contribution to the gates: (..., input size) -> (..., 4 units), both biases included."""
         biases = [getattr(self, name) for name in self._names if name.startswith("bias")]
         return self._apply_matrix("_ih", inputs, sum(biases[1:], biases[0]) if biases else None)
 
     def _step(self, gates: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of a batch: hidden and cell state, (batch, units) each."""
+        """Compute one time step of a batch; return the hidden and the cell state, (batch, units) each."""
         into, forget, new, out = (gates + self._apply_matrix("_hh", hidden, None)).chunk(4, dim=1)
         cell = torch.sigmoid(forget) * cell + torch.sigmoid(into) * torch.tanh(new)
         return torch.sigmoid(out) * torch.tanh(cell), cell
@@ -243,8 +243,8 @@ class LowRankLSTM(_LowRankLSTMBase, _LowRankRNN, nn.LSTM):  # type: ignore[misc]
         # (1, batch, units) or, without a batch, (1, units).
         hidden, cell = (zeros, zeros) if hx is None else (state.reshape(-1, self.hidden_size) for state in hx)
         outputs = []
-        for heard in gates.unbind(time):
-            hidden, cell = self._step(heard, hidden, cell)
+        for step_gates in gates.unbind(time):
+            hidden, cell = self._step(step_gates, hidden, cell)
             outputs.append(hidden)
         output = torch.stack(outputs, dim=time)
         if batched:

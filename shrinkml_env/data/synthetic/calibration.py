@@ -1,4 +1,4 @@
-"""The calibration set: a little of the training speech, copied to where the package ships it."""
+"""The calibration set: a few training utterances, copied into the package."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from shrinkml_env.data.synthetic.corpus import MANIFEST
 __all__ = ["CALIBRATION", "choose_calibration", "copy_calibration"]
 
 CALIBRATION = "calibration"
-"""Name of the subset."""
+"""The name of the subset."""
 
 
 def choose_calibration(records: Sequence[Mapping[str, Any]], count: int, seed: int) -> list[str]:
-    """Ids of utterances that are spread over speakers and durations.
+    """Choose utterances that are spread over speakers and durations, and return their ids.
 
-    The speakers take turns in a random order, and the i-th choice is the one of the speaker's utterances whose duration
-    is at the quantile (i + 1/2) / count.
+    The speakers take turns in a random order. The i-th choice is the speaker's utterance whose duration is at the
+    quantile (i + 1/2) / count.
 
     Args:
         records: The training set's manifest.
-        count: Of utterances.
-        seed: Of the order.
+        count: Number of utterances to choose.
+        seed: Seed of the order of speakers.
 
     Raises:
-        ValueError: There are not so many.
+        ValueError: The training set has fewer utterances.
     """
     if count > len(records):
         raise ValueError(f"{count} utterances to calibrate with, but training has only {len(records)}")
@@ -47,11 +47,11 @@ def choose_calibration(records: Sequence[Mapping[str, Any]], count: int, seed: i
 
 
 def copy_calibration(root: Path, shipped_root: Path, count: int, seed: int) -> None:
-    """Write ``SHIPPED_ROOT/calibration``, in place of what is there, from ``ROOT/train``.
+    """Replace the folder ``SHIPPED_ROOT/calibration`` by a selection from ``ROOT/train``.
 
     Raises:
         FileNotFoundError: There is no training set.
-        ValueError: It is too small.
+        ValueError: The training set is too small.
     """
     manifest = root / "train" / MANIFEST
     if not manifest.is_file():

@@ -1,7 +1,7 @@
-"""Noise and rooms: pure functions on waveforms, for the fixed test conditions and for training's augmentation.
+"""Noise and reverberation: pure functions on waveforms, for the held-out sets and for augmentation in training.
 
-A waveform is a float32 tensor of shape ``(samples,)`` at 16 kHz. Whatever is random comes from the generator that is
-passed in, so the same generator state gives the same samples.
+A waveform is a float32 tensor of shape ``(samples,)`` at 16 kHz. All random numbers come from the generator that is
+passed in, so that equal generator states give equal samples.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _LOWEST_NOISE_HZ = 20.0
 
 
 def add_noise(waveform: Tensor, noise: Tensor, snr_db: float) -> Tensor:
-    """Mix noise under speech at a signal-to-noise ratio.
+    """Add noise to speech at a signal-to-noise ratio.
 
     Args:
         waveform: Speech, ``(samples,)``.
-        noise: Any length from 1 sample; repeated or cut to the speech's length.
+        noise: Noise of at least 1 sample; it is repeated or cut to the speech's length.
         snr_db: Ratio of mean powers over the whole utterance, in decibels.
 
     Returns:
@@ -45,14 +45,14 @@ def add_noise(waveform: Tensor, noise: Tensor, snr_db: float) -> Tensor:
 
 
 def reverberate(waveform: Tensor, rir: Tensor) -> Tensor:
-    """Convolve speech with a room impulse response, at the speech's own length and level.
+    """Convolve speech with a room impulse response; length and level do not change.
 
     Args:
-        waveform: ``(samples,)``.
-        rir: Impulse response, ``(taps,)``, whose direct sound is its first tap, so the transcript's timing holds.
+        waveform: Speech, ``(samples,)``.
+        rir: Impulse response, ``(taps,)``; its first tap is the direct sound, so that the speech is not delayed.
 
     Returns:
-        ``(samples,)``: the tail beyond the last sample is cut, the root mean square is the input's.
+        ``(samples,)``: the tail beyond the last sample is cut, and the root mean square equals the input's.
     """
     samples = waveform.numel()
     size = _fast_fft_size(samples + rir.numel() - 1)
@@ -62,18 +62,18 @@ def reverberate(waveform: Tensor, rir: Tensor) -> Tensor:
 
 
 def synthetic_noise(kind: str, num_samples: int, generator: torch.Generator) -> Tensor:
-    """Stationary noise of unit root mean square.
+    """Return stationary noise of unit root mean square.
 
     Args:
         kind: ``"white"``, ``"pink"`` (1/f power), ``"brown"`` (1/f^2) or ``"hum"`` (50 or 60 Hz mains and overtones).
-        num_samples: At least 1.
-        generator: Source of randomness.
+        num_samples: Length, at least 1.
+        generator: Source of random numbers.
 
     Returns:
         ``(num_samples,)`` float32.
 
     Raises:
-        ValueError: An unknown kind.
+        ValueError: The kind is unknown.
     """
     if kind == "hum":
         noise = _hum(num_samples, generator)
@@ -88,12 +88,12 @@ def synthetic_noise(kind: str, num_samples: int, generator: torch.Generator) -> 
 
 
 def babble(talkers: Sequence[Tensor], num_samples: int, generator: torch.Generator) -> Tensor:
-    """Several people talking at once: the talkers' loops, equally loud, each from a random starting point.
+    """Return babble: the sum of several talkers' speech, equally loud, looped from random starting points.
 
     Args:
-        talkers: One speech waveform a talker, at least one, none silent.
-        num_samples: At least 1.
-        generator: Source of randomness.
+        talkers: One speech waveform for each talker, at least one, none silent.
+        num_samples: Length, at least 1.
+        generator: Source of random numbers.
 
     Returns:
         ``(num_samples,)`` of unit root mean square.
@@ -107,14 +107,14 @@ def babble(talkers: Sequence[Tensor], num_samples: int, generator: torch.Generat
 
 
 def room_impulse_response(rt60: float, generator: torch.Generator) -> Tensor:
-    """A synthetic room: the direct sound, early reflections, and an exponentially decaying diffuse tail.
+    """Return a synthetic impulse response: direct sound, early reflections, and an exponentially decaying diffuse tail.
 
     Args:
-        rt60: Seconds in which the reverberation falls by 60 dB, above 0; rooms have 0.2 to 0.7.
-        generator: Draws the reflections, the tail and the distance (direct-to-reverberant ratio of 0 to 10 dB).
+        rt60: Seconds in which the reverberation falls by 60 dB, above 0; 0.2 to 0.7 for typical rooms.
+        generator: Source of the reflections, the tail, and the direct-to-reverberant ratio, 0 to 10 dB.
 
     Returns:
-        ``(taps,)`` float32 of rt60 seconds; its first tap, the direct sound, is 1.
+        ``(taps,)`` float32, rt60 seconds long; the first tap, the direct sound, is 1.
 
     Raises:
         ValueError: rt60 is not a positive number.
@@ -149,5 +149,5 @@ def _hum(num_samples: int, generator: torch.Generator) -> Tensor:
 
 
 def _fast_fft_size(minimum: int) -> int:
-    """The smallest 2^a, 3 * 2^a or 5 * 2^a that is not below the minimum: FFTs of such sizes are fast."""
+    """Return the smallest 2^a, 3 * 2^a or 5 * 2^a that is at least the minimum; FFTs of these sizes are fast."""
     return min(factor << max(0, math.ceil(math.log2(minimum / factor))) for factor in (1, 3, 5))

@@ -1,7 +1,7 @@
-"""From the recipe to files: synthesis by several processes, in LibriSpeech's layout, resumable at any moment.
+"""Synthesis of the corpus: from the recipe to files in LibriSpeech's layout, by several processes, resumable.
 
-An audio file appears under its name only when it is complete, and carries its recipe's digest as a comment; a later
-run keeps the files whose digest still holds. Transcripts and the manifest are written from the recipe.
+An audio file gets its name only when it is complete, and its comment holds the digest of its recipe; a later run keeps
+the files whose digest is unchanged. Transcripts and the manifest are written from the recipe.
 """
 
 from __future__ import annotations
@@ -50,20 +50,20 @@ def synthesise(
     hours: float | None = None,
     progress: Callable[[Item], None] = lambda item: None,
 ) -> list[tuple[Item, float]]:
-    """Make the audio of the items, from the front, until there are enough hours.
+    """Synthesise the audio of the items, in their order, until there are enough hours.
 
-    What is kept depends on the durations in the items' order alone, not on the number of workers or on interruptions.
+    The number of items kept depends only on their durations, not on the number of workers or on interruptions.
 
     Args:
-        items: In order of preference, all of one subset.
+        items: The items of one subset, in order of preference.
         root: The corpus's folder.
         assets: The neural engines' models.
-        workers: Processes, each of one thread.
-        hours: Stop at the first item with which this much speech is reached; None for all items.
-        progress: Called for each item when its file is there.
+        workers: Number of processes, each with one thread.
+        hours: The amount of speech after which to stop, in hours; None for all items.
+        progress: Called for each item when its file is complete.
 
     Returns:
-        The items kept, with their durations in seconds. The files of the others are removed.
+        The items kept, with their durations in seconds. The files of the other items are removed.
 
     Raises:
         ValueError: An engine is missing, or all items together are too short.
@@ -71,7 +71,7 @@ def synthesise(
     kept: list[tuple[Item, float]] = []
     enough = float("inf") if hours is None else hours * 3600.0
     total = 0.0
-    # Workers inherit it: the engines' libraries size their thread pools when they are loaded.
+    # Workers inherit it; the engines' libraries read it when they are loaded.
     os.environ["OMP_NUM_THREADS"] = "1"
     with multiprocessing.get_context("spawn").Pool(workers, _start_worker, (root, assets)) as pool:
         for item, duration in zip(items, pool.imap(_make, items), strict=True):
@@ -95,7 +95,7 @@ def write_index(root: Path, kept: Sequence[tuple[Item, float]]) -> None:
 
     Args:
         root: The corpus's folder.
-        kept: All utterances of one subset, with their durations in seconds.
+        kept: All items of one subset, with their durations in seconds.
     """
     chapters: dict[Path, list[Item]] = defaultdict(list)
     for item, _ in kept:
@@ -108,14 +108,14 @@ def write_index(root: Path, kept: Sequence[tuple[Item, float]]) -> None:
 
 
 def focus(kept: Sequence[tuple[Item, float]], hours: float) -> list[str]:
-    """Ids of the training speech for the last stage: all of the neural engines', and what they say too seldom.
+    """Return the ids of the speech for training's last stage: the neural engines' utterances, and some for rare words.
 
-    Of the other engines' utterances those are added that have at least two words of which there are few yet, with a
-    growing notion of few, until there are enough hours of them.
+    An utterance of the other engines is added if at least two of its words are rare so far. The number of occurrences
+    below which a word counts as rare grows from pass to pass, until there are enough hours of these utterances.
 
     Args:
-        kept: The training set, with its durations in seconds.
-        hours: Of the other engines.
+        kept: The items of the training set, with their durations in seconds.
+        hours: Amount of speech to add from the other engines, in hours.
     """
     neural = [item for item, _ in kept if item.voice.engine in NEURAL_ENGINES]
     others = [(item, duration) for item, duration in kept if item.voice.engine not in NEURAL_ENGINES]
@@ -139,7 +139,7 @@ def focus(kept: Sequence[tuple[Item, float]], hours: float) -> list[str]:
 
 
 def remove_others(root: Path, kept: Sequence[tuple[Item, float]]) -> None:
-    """Delete the audio and transcripts of the kept items' subset that an older recipe has left behind."""
+    """Delete the audio and transcripts of other items, from an older recipe, in the subsets of the kept items."""
     audio = {root / item.path for item, _ in kept}
     chapters = {path.parent for path in audio}
     for folder in {root / item.subset for item, _ in kept}:
@@ -149,11 +149,11 @@ def remove_others(root: Path, kept: Sequence[tuple[Item, float]]) -> None:
 
 
 def render(item: Item, engine: Callable[[str], Engine]) -> Samples:
-    """The waveform of an utterance, ``(samples,)`` float32 at 16 kHz in [-1, 1].
+    """Synthesise an utterance: ``(samples,)`` float32 at 16 kHz, in [-1, 1].
 
     Args:
         item: The utterance.
-        engine: Gives the engine of a name.
+        engine: A function that returns the engine of a name.
     """
 
     def say(text: str, voice: Voice) -> Samples:
@@ -190,7 +190,7 @@ def _start_worker(root: Path, assets: Assets) -> None:
 
 
 def _make(item: Item) -> float:
-    """Write an item's file unless it is there already; its duration in seconds."""
+    """Write an item's file unless it exists already, and return its duration in seconds."""
     path = _root / item.path
     if path.exists():
         with soundfile.SoundFile(path) as file:

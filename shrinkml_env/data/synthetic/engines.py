@@ -1,6 +1,6 @@
-"""Speech synthesis engines behind one method: text, voice and speed in, waveform out.
+"""Speech synthesis engines with one interface.
 
-Every engine gives the same samples for the same arguments, on the same software. Kokoro and Piper run in this process
+Every engine returns the same samples for the same arguments and software versions. Kokoro and Piper run in this process
 on one thread; flite, festival and espeak-ng are programs.
 """
 
@@ -25,7 +25,7 @@ from shrinkml_env.data.utterance import SAMPLE_RATE
 
 __all__ = ["ENGINES", "Engine", "finish", "load_engine", "punctuate", "require"]
 
-# Low, since it leaves FLAC fewer bits to store; the rounding to 16 bits still lies 65 dB below the speech.
+# A low level makes FLAC files smaller; rounding to 16 bits is still 65 dB below the speech.
 _LEVEL_DBFS = -32.0
 _PEAK = 0.95
 _KEPT_SILENCE = 0.12
@@ -40,16 +40,16 @@ Samples = NDArray[np.float32]
 
 
 class Engine(Protocol):
-    """A synthesiser."""
+    """A speech synthesis engine."""
 
     def speak(self, text: str, voice: Voice, speed: float, seed: int) -> tuple[Samples, int]:
-        """Say a text.
+        """Synthesise a text.
 
         Args:
-            text: Punctuated, letters in upper case (see `punctuate`).
-            voice: One of this engine's.
-            speed: 1 is the voice's own pace, 2 twice as fast.
-            seed: For engines that draw random numbers.
+            text: The text, punctuated and with spelled letters in upper case (see `punctuate`).
+            voice: A voice of this engine.
+            speed: Speed relative to the voice's own; 2 is twice as fast.
+            seed: Seed of the engine's random numbers, if it draws any.
 
         Returns:
             Mono samples and their rate in Hz.
@@ -101,8 +101,8 @@ class Piper:
             "input_lengths": np.array([len(ids)]),
             "scales": np.array([scales["noise_scale"], 1.0 / speed, scales["noise_w"]], np.float32),
         }
-        # The graph draws noise from generators that are seeded when a session starts: a fresh one for each utterance
-        # makes the samples independent of what was said before. Without graph optimisation that takes 0.1 s.
+        # The graph's random generators are seeded when a session starts: a new session for each utterance makes the
+        # samples independent of earlier utterances. Without graph optimisation this takes 0.1 s.
         onnxruntime.set_seed(seed)
         session = _onnx_session(self._model, optimise=False)
         return np.asarray(session.run(None, inputs)[0], np.float32).reshape(-1), self._config["audio"]["sample_rate"]
@@ -141,7 +141,7 @@ class Festival:
         pitch = ""
         if voice.pitch is not None:
             pitch = f"(set! int_lr_params (cons '(target_f0_mean {voice.pitch}) (cdr int_lr_params)))"
-        # Festival reads the letter A as the article, whatever stands around it, so it gets a word of its own.
+        # Festival always reads the letter A as the article; a word with the letter's pronunciation replaces it.
         text = text.replace("A,", "lettera,").replace("A.", "lettera.")
         return _run(
             ["festival", "--batch", "{scheme}"],
@@ -173,10 +173,10 @@ ENGINES: Mapping[str, Callable[[Assets], Engine]] = {
 
 
 def load_engine(name: str, assets: Assets) -> Engine:
-    """An engine, ready to speak.
+    """Return the engine of a name.
 
     Raises:
-        ValueError: An unknown name, or the engine's program or Python packages are missing.
+        ValueError: The name is unknown, or the engine's program or Python packages are missing.
     """
     if name not in ENGINES:
         raise ValueError(f"unknown speech engine {name!r}: choose one of {', '.join(ENGINES)}")
@@ -187,21 +187,21 @@ def require(program: str, packages: str) -> None:
     """Check that a program is installed.
 
     Raises:
-        ValueError: It is not; the message names the apt packages that bring it.
+        ValueError: It is not installed; the message names the apt packages that contain it.
     """
     if shutil.which(program) is None:
         raise ValueError(f"the speech engine {program} is not installed: apt install {packages}")
 
 
 def punctuate(text: str, pause: bool) -> str:
-    """Write a spoken-form sentence so that every engine reads it as it is meant.
+    """Write a spoken-form sentence such that every engine reads it correctly.
 
-    Single letters become upper case: each but "a" and "i", and these too beside another letter ("m a r t i n"),
-    between two digits, or where no article can stand. A comma after A makes engines say its name and not the article.
+    Spelled letters become upper case: all single letters but "a" and "i", and these two beside another letter ("m a r t
+    i n"), between two digits, or where an article cannot occur. A comma after A makes engines read the letter.
 
     Args:
         text: Lower-case words and letters.
-        pause: Whether a comma, and so a short pause, follows each letter of a spelled word.
+        pause: Whether to write a comma, and so a short pause, after each letter of a spelled word.
     """
     words = text.split()
     written = []
@@ -224,17 +224,17 @@ def punctuate(text: str, pause: bool) -> str:
 
 
 def finish(samples: Samples, rate: int) -> Samples:
-    """Make an engine's output a corpus waveform: 16 kHz, 0.12 s of silence at most at either end, -32 dBFS.
+    """Convert an engine's output to a waveform of the corpus: 16 kHz, at most 0.12 s of silence at each end, -32 dBFS.
 
     Args:
-        samples: Mono, any level.
-        rate: Their sample rate in Hz.
+        samples: Mono samples at any level.
+        rate: The sampling rate in Hz.
 
     Returns:
-        ``(samples,)`` in [-0.95, 0.95]; root mean square 0.025, less where the peak would not fit.
+        ``(samples,)`` in [-0.95, 0.95], with a root mean square of 0.025, or less if the peak would exceed the range.
 
     Raises:
-        ValueError: There is no sound in it.
+        ValueError: The samples are silent.
     """
     if rate != SAMPLE_RATE:
         divisor = int(np.gcd(rate, SAMPLE_RATE))
@@ -254,7 +254,7 @@ def finish(samples: Samples, rate: int) -> Samples:
 
 
 def _tokenizer(vocabulary: dict[str, list[int]] | None = None) -> Any:
-    """espeak-ng's phonemes of a text, those that are in the vocabulary (None for Kokoro's)."""
+    """Return a tokenizer for the phonemes of espeak-ng that are in a vocabulary (None: Kokoro's)."""
     try:
         from kokoro_onnx.tokenizer import Tokenizer
     except ImportError as error:
@@ -273,7 +273,7 @@ def _onnx_session(path: Path, optimise: bool = True) -> Any:
 
 
 def _run(command: list[str], scheme: str = "") -> tuple[Samples, int]:
-    """Run a program that writes ``{wav}`` and may read the Scheme file ``{scheme}``; its samples and rate."""
+    """Run a program that writes ``{wav}`` and may read the file ``{scheme}``; return the samples and their rate."""
     with tempfile.TemporaryDirectory() as folder:
         files = {"{wav}": f"{folder}/speech.wav", "{scheme}": f"{folder}/speech.scm"}
         Path(files["{scheme}"]).write_text(scheme.replace("{wav}", files["{wav}"]), "utf-8")

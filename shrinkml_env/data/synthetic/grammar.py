@@ -1,9 +1,9 @@
 """Sentences of the synthetic corpus: voice-assistant commands and short dictation.
 
-A template is text with these constructs: `{slot}` stands for one alternative of that entry of the lexicon, `(a|b)`
-for one of these, `[a|b]` for one of these or nothing. Alternatives are equally likely and nest. `{slot+s}` and
-`{slot's}` are the plural and the possessive of a word list's entry, and `@` is the indefinite article, "a" or "an" as
-the next word asks.
+A template is text with these constructs: `{slot}` stands for one alternative of this entry of the lexicon, `(a|b)` for
+one of the alternatives, `[a|b]` for one of them or nothing. Alternatives are equally likely and can be nested.
+`{slot+s}` and `{slot's}` are the plural and the possessive of a word list's entry, and `@` is the indefinite article,
+"a" or "an" depending on the next word.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ARTICLE: Final = "@"
 
 @dataclass(frozen=True, slots=True)
 class _Slot:
-    """A reference to an entry of the lexicon, with the suffix `+s` or `'s` where that form is meant."""
+    """A reference to an entry of the lexicon, with the suffix `+s` or `'s` for plural or possessive."""
 
     name: str
 
@@ -48,7 +48,7 @@ def _compiled(template: str) -> _Choice:
     """Parse a template into the tree of its alternatives.
 
     Raises:
-        ValueError: Unbalanced brackets or a slot that the lexicon does not have.
+        ValueError: Brackets are unbalanced, or the lexicon lacks a slot.
     """
     tokens = _TOKEN.findall(template)
     tokens.reverse()
@@ -85,7 +85,7 @@ def _compiled(template: str) -> _Choice:
 
 
 def _slots(tree: _Choice) -> Iterator[str]:
-    """The names of all slots in a tree."""
+    """Yield the names of all slots in a tree."""
     for option in tree.options:
         for item in option:
             if isinstance(item, _Slot):
@@ -95,7 +95,7 @@ def _slots(tree: _Choice) -> Iterator[str]:
 
 
 def _plural(word: str) -> str:
-    """The plural of a noun."""
+    """Return the plural of a noun."""
     if word in IRREGULAR_PLURALS:
         return IRREGULAR_PLURALS[word]
     if re.search(r"[^aeiou]y$", word):
@@ -104,12 +104,12 @@ def _plural(word: str) -> str:
 
 
 def _possessive(word: str) -> str:
-    """The possessive of a singular noun."""
+    """Return the possessive of a singular noun."""
     return word + "'s"
 
 
 def _inflection(slot: str) -> tuple[str, Callable[[str], str]]:
-    """Split a slot's name into the word list's name and what its suffix does to a word."""
+    """Return the name of a slot's word list, and the function that inflects a word as its suffix says."""
     for suffix, inflect in (("+s", _plural), ("'s", _possessive)):
         if slot.endswith(suffix):
             return slot.removesuffix(suffix), inflect
@@ -118,7 +118,7 @@ def _inflection(slot: str) -> tuple[str, Callable[[str], str]]:
 
 @cache
 def _entry(slot: str) -> _Choice:
-    """The alternatives of one slot."""
+    """Return the alternatives of one slot."""
     if slot in PHRASES:
         return _compiled(PHRASES[slot])
     name, inflect = _inflection(slot)
@@ -127,8 +127,8 @@ def _entry(slot: str) -> _Choice:
 
 
 def _expand(tree: _Choice, rng: Random) -> Iterator[str]:
-    """Draw one sentence's words from a tree."""
-    # Only `random()` is documented to give the same numbers in every Python version.
+    """Draw a sentence from a tree and yield its words."""
+    # Only `random()` is documented to return the same numbers in every Python version.
     for item in tree.options[int(rng.random() * len(tree.options))]:
         if isinstance(item, str):
             yield item
@@ -137,7 +137,7 @@ def _expand(tree: _Choice, rng: Random) -> Iterator[str]:
 
 
 def _with_articles(words: list[str]) -> Iterator[str]:
-    """Write every article mark as "a" or "an"."""
+    """Yield the words with every article mark replaced by "a" or "an"."""
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word != _ARTICLE:
             yield word
@@ -152,8 +152,8 @@ class Pattern:
     """One sentence pattern.
 
     Attributes:
-        name: What the sentences are about, unique.
-        template: Their form, in the template language of this module.
+        name: Unique name.
+        template: Template of the sentences, in the template language of this module.
     """
 
     name: str
@@ -168,12 +168,12 @@ PATTERNS: Final = tuple(Pattern(name, template) for name, template in TEMPLATES.
 
 
 def sentences(count: int, seed: int, exclude: Collection[str] = ()) -> list[str]:
-    """Draw distinct sentences, the patterns in turn, so that every prefix of the list is balanced over them.
+    """Draw distinct sentences from all patterns in turn, so that every prefix of the list is balanced over them.
 
     Args:
         count: Number of sentences, >= 0.
-        seed: Equal arguments give equal lists, on any machine.
-        exclude: Sentences not to draw, for instance those of another set.
+        seed: Seed; equal arguments give equal lists on any machine.
+        exclude: Sentences that must not be drawn, for instance those of another set.
 
     Returns:
         `count` sentences of `MIN_WORDS` to `MAX_WORDS` words each.
@@ -194,7 +194,7 @@ def sentences(count: int, seed: int, exclude: Collection[str] = ()) -> list[str]
 
 
 def _new_sentence(pattern: Pattern, rng: Random, taken: Collection[str]) -> str:
-    """Draw a sentence of the right length that is not taken yet."""
+    """Draw a sentence of an allowed length that is not in `taken`."""
     for _ in range(_ATTEMPTS):
         sentence = pattern.generate(rng)
         if MIN_WORDS <= len(sentence.split()) <= MAX_WORDS and sentence not in taken:
@@ -204,7 +204,7 @@ def _new_sentence(pattern: Pattern, rng: Random, taken: Collection[str]) -> str:
 
 @cache
 def vocabulary() -> frozenset[str]:
-    """Every word that the sentences can have."""
+    """Return all words that can occur in sentences."""
     words: set[str] = set()
     seen: set[str] = set()
     trees = [_compiled(pattern.template) for pattern in PATTERNS]

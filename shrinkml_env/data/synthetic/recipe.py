@@ -1,7 +1,7 @@
-"""What is said, by whom, how fast and under which condition: the whole corpus as a list, before any sound exists.
+"""The recipe of the corpus: text, voice, speed and condition of every utterance, before synthesis.
 
-Everything follows from one seed. Each utterance's own random numbers come from a hash of its id, so it sounds the same
-whatever else is synthesised, in any order.
+One seed determines everything. The random numbers of an utterance's synthesis are seeded by a hash of its id, so that
+its audio does not depend on other utterances or on the order of synthesis.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ HELD_OUT_SUBSETS = ("proxy-pool", "dev", "test")
 SUBSETS = (*HELD_OUT_SUBSETS, "train")
 _CHAPTER_LENGTH = 50
 _SPEEDS = (0.85, 1.12, 1.25)
-# Planned before it is known how long the engines take: more sentences an hour than any engine can say.
+# The number of sentences planned for an hour, above that of the fastest engine.
 _SENTENCES_PER_HOUR = 1600
 _BABBLE_TALKERS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What disturbs an utterance: noise at a signal-to-noise ratio, or a room.
+    """The acoustic condition of an utterance: noise at a signal-to-noise ratio, or reverberation.
 
     Attributes:
-        noise: A kind of `NOISE_KINDS` or ``"babble"``; None for a room.
-        snr_db: Signal-to-noise ratio, 5 to 20 dB.
-        rt60: Reverberation time, 0.2 to 0.7 s.
-        babble: What the talkers of babble say, training sentences in training voices.
+        noise: A kind of `NOISE_KINDS` or ``"babble"``; None for reverberation.
+        snr_db: Signal-to-noise ratio, 5 to 20 dB; None for reverberation.
+        rt60: Reverberation time, 0.2 to 0.7 s; None for noise.
+        babble: The sentences of babble's talkers, which no held-out set contains.
     """
 
     noise: str | None = None
@@ -54,7 +54,7 @@ class Condition:
     babble: tuple[str, ...] = ()
 
     def record(self) -> dict[str, str | float]:
-        """What the manifest says of it: ``{noise, snr_db}`` or ``{rt60}``."""
+        """Return the manifest's entry: ``{noise, snr_db}`` or ``{rt60}``."""
         fields = {"noise": self.noise, "snr_db": self.snr_db, "rt60": self.rt60}
         return {name: value for name, value in fields.items() if value is not None}
 
@@ -66,11 +66,11 @@ class Item:
     Attributes:
         subset: One of `SUBSETS`.
         id: ``SPEAKER-CHAPTER-NUMBER`` as in LibriSpeech, unique in the corpus.
-        text: Lower case, as spoken.
-        voice: Who speaks.
-        speed: 0.85 to 1.25 times the voice's own pace.
-        pause: Whether spelled letters are set apart by pauses.
-        condition: None for clean speech.
+        text: Text in spoken form, lower case.
+        voice: The speaker.
+        speed: Speed relative to the voice's own, 0.85 to 1.25.
+        pause: Whether spelled letters are separated by pauses.
+        condition: Noise or reverberation; None for clean speech.
     """
 
     subset: str
@@ -89,21 +89,21 @@ class Item:
 
     @property
     def seed(self) -> int:
-        """Of this utterance's own random numbers."""
+        """The seed of the random numbers of this utterance's synthesis."""
         return derive_seed(0, self.id)
 
     @property
     def digest(self) -> str:
-        """Hash of everything that the waveform depends on: an audio file that carries another one is outdated."""
+        """The hash of everything that the waveform depends on; an audio file with another digest is outdated."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
 
     @property
     def expected_seconds(self) -> float:
-        """A guess at its duration, for the progress bar."""
+        """An estimate of the duration in seconds, for the progress bar."""
         return 0.4 + 0.31 * len(self.text.split()) / self.speed
 
     def record(self, duration: float) -> dict[str, object]:
-        """Its line of the manifest, given its duration in seconds."""
+        """Return the utterance's entry in the manifest, given its duration in seconds."""
         return {
             "id": self.id,
             "engine": self.voice.engine,
@@ -116,19 +116,21 @@ class Item:
 
 
 def derive_seed(seed: int, *names: str) -> int:
-    """An independent seed (31 bits) for a named purpose."""
+    """Return an independent seed (31 bits) for a named purpose."""
     return int.from_bytes(hashlib.sha256("/".join((str(seed), *names)).encode()).digest()[:4], "big") >> 1
 
 
 def held_out_items(counts: Mapping[str, int], seed: int) -> dict[str, list[Item]]:
-    """The proxy pool, dev and test: voices and sentences that training never has, a third of them disturbed.
+    """Return the utterances of the proxy pool, dev and test, a third of them with noise or reverberation.
+
+    Their voices and sentences do not occur in training.
 
     Args:
-        counts: Utterances of each of `HELD_OUT_SUBSETS`.
-        seed: The corpus's.
+        counts: Number of utterances of each of `HELD_OUT_SUBSETS`.
+        seed: Seed of the corpus.
 
     Returns:
-        Subset name to its utterances. No sentence is in two subsets.
+        Subset name -> its utterances. No sentence is in two subsets.
     """
     items = {}
     for subset, texts in _held_out_sentences(counts, seed).items():
@@ -143,15 +145,18 @@ def held_out_items(counts: Mapping[str, int], seed: int) -> dict[str, list[Item]
 
 
 def training_items(hours: Mapping[str, float], counts: Mapping[str, int], seed: int) -> dict[str, list[Item]]:
-    """More than enough clean training utterances of each engine, for `hours` of them to be taken from the front.
+    """Return clean training utterances of each engine, more than are needed for the hours of speech.
 
     Args:
-        hours: Engine name to the hours of speech wanted.
-        counts: As for `held_out_items`, whose sentences are left out here.
-        seed: The corpus's.
+        hours: Engine name -> hours of speech.
+        counts: Number of utterances of each of `HELD_OUT_SUBSETS`, whose sentences are excluded.
+        seed: Seed of the corpus.
 
     Returns:
-        Engine name to its utterances, in the order of `hours`. No sentence is said twice.
+        Engine name -> its utterances, in the order of `hours`. No sentence occurs twice.
+
+    Raises:
+        ValueError: An engine is unknown.
     """
     voices = {
         "kokoro": kokoro_training_voices(derive_seed(seed, "mixes")),
@@ -193,7 +198,7 @@ def _cast(
     seed: int,
     conditions: Iterator[Condition | None] | None = None,
 ) -> Iterator[Item]:
-    """Give every sentence a voice, a speed and an id; each round through the voices has a new order."""
+    """Assign a voice, a speed and an id to every sentence; the voices take turns in a new random order every round."""
     rng = np.random.default_rng(derive_seed(seed, subset, voices[0].engine))
     said: Counter[int] = Counter()
     order: list[int] = []
@@ -202,7 +207,7 @@ def _cast(
         voice = voices[order.pop()]
         number = said[voice.speaker]
         said[voice.speaker] += 1
-        # Chapter numbers are unique in the corpus, as LibriSpeech's are.
+        # Chapter numbers are unique in the corpus, as in LibriSpeech.
         chapter = (SUBSETS.index(subset) + 1) * 100_000 + voice.speaker * 100 + number // _CHAPTER_LENGTH
         yield Item(
             subset=subset,
@@ -216,7 +221,7 @@ def _cast(
 
 
 def _condition(rng: np.random.Generator, talk: Sequence[str]) -> Condition:
-    """Noise for three of five, a room for the others."""
+    """Draw a condition: noise with a probability of 0.6, otherwise reverberation."""
     if rng.random() < 0.4:
         return Condition(rt60=round(float(rng.uniform(0.2, 0.7)), 2))
     noise = str(rng.choice([*NOISE_KINDS, "babble"]))

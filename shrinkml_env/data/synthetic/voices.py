@@ -1,4 +1,4 @@
-"""Who speaks: the voices of every engine, and which of them training may hear."""
+"""The voices of every engine, for training and held out."""
 
 from __future__ import annotations
 
@@ -74,10 +74,10 @@ class Voice:
     """One speaker.
 
     Attributes:
-        speaker: Its number in the corpus, unique over all engines.
+        speaker: Speaker number in the corpus, unique over all engines.
         engine: ``"kokoro"``, ``"piper"``, ``"flite"``, ``"festival"`` or ``"espeak"``.
-        weights: The engine's own voices and their shares, which sum to 1; more than one makes a mix (Kokoro only).
-        pitch: Mean F0 in Hz (flite, festival) or espeak's 0 to 99; None for the engine's own.
+        weights: Voices of the engine with their shares, which sum to 1; several make a mix (Kokoro only).
+        pitch: Mean F0 in Hz (flite, festival) or 0 to 99 (espeak); None for the voice's own.
     """
 
     speaker: int
@@ -87,19 +87,19 @@ class Voice:
 
     @property
     def name(self) -> str:
-        """The engine's voice that speaks, or that has the largest share."""
+        """The name of the engine's voice; of a mix, the one with the largest share."""
         return max(self.weights, key=lambda item: item[1])[0]
 
     @property
     def label(self) -> str | Mapping[str, float]:
-        """What the manifest says: a name, ``NAME@PITCH``, or a mix's names and shares."""
+        """The entry in the manifest: a name, ``NAME@PITCH``, or the names and shares of a mix."""
         if len(self.weights) > 1:
             return dict(self.weights)
         return self.name if self.pitch is None else f"{self.name}@{self.pitch}"
 
 
 def held_out_voices() -> list[Voice]:
-    """Kokoro voices that training never hears, each twice, and the even mix of every two of one accent."""
+    """Return the Kokoro voices held out from training, each twice, and the even mix of every two of the same accent."""
     single = [Voice(100 + number, "kokoro", ((name, 1.0),)) for number, name in enumerate(KOKORO_HELD_OUT)]
     pairs = [pair for pair in combinations(KOKORO_HELD_OUT, 2) if _same_accent(pair)]
     mixes = [Voice(150 + number, "kokoro", ((a, 0.5), (b, 0.5))) for number, (a, b) in enumerate(pairs)]
@@ -107,9 +107,9 @@ def held_out_voices() -> list[Voice]:
 
 
 def kokoro_training_voices(seed: int) -> list[Voice]:
-    """The other Kokoro voices, each twice, and mixes of two of them in shares of 30 to 70 %.
+    """Return the other Kokoro voices, each twice, and mixes of two of them with shares of 30 to 70 %.
 
-    A voice that is listed twice speaks twice as much. The seed chooses the mixes.
+    A voice that is listed twice gets twice as many sentences. The seed determines the mixes.
     """
     single = [Voice(200 + number, "kokoro", ((name, 1.0),)) for number, name in enumerate(KOKORO_TRAINING)]
     rng = np.random.default_rng(seed)
@@ -124,22 +124,22 @@ def kokoro_training_voices(seed: int) -> list[Voice]:
 
 
 def piper_voices() -> list[Voice]:
-    """Piper's "joe"."""
+    """Return Piper's voice "joe"."""
     return [Voice(300, "piper", (("en_US-joe-medium", 1.0),))]
 
 
 def flite_voices() -> list[Voice]:
-    """Flite's four 16 kHz voices, each twice, and each at a lower and a higher pitch."""
+    """Return Flite's four 16 kHz voices, each twice, and each also at a lower and at a higher pitch."""
     return _pitched("flite", 400, _FLITE)
 
 
 def festival_voices() -> list[Voice]:
-    """Festival's two diphone voices, with pitch variants, and its HTS voice, each own pitch twice."""
+    """Return Festival's two diphone voices and its HTS voice, each twice, and pitch variants of the diphone voices."""
     return _pitched("festival", 500, _FESTIVAL)
 
 
 def espeak_voices() -> list[Voice]:
-    """Ten of espeak-ng's accents and timbres."""
+    """Return ten voices of espeak-ng, of different accents and timbres."""
     return [
         Voice(600 + number, "espeak", ((name, 1.0),), pitch) for number, (name, pitch) in enumerate(_ESPEAK.items())
     ]

@@ -30,10 +30,10 @@ def test_anytime_by_hand():
 
 
 @given(st.lists(st.floats(-1, 1), min_size=1), st.integers(1, 30))
-def test_anytime_never_falls(rewards, points):
-    curve = anytime(rewards, [True] * len(rewards), points, worst=-2)
+def test_anytime_never_falls(rewards, length):
+    curve = anytime(rewards, [True] * len(rewards), length, worst=-2)
     assert (np.diff(curve) >= 0).all()
-    assert curve[-1] == max(rewards[:points])
+    assert curve[-1] == max(rewards[:length])
 
 
 def test_mean_difference():
