@@ -33,7 +33,7 @@ class HuggingFaceModel(Recogniser):
     """
 
     model_types: ClassVar[tuple[str, ...]]
-    """The ``model_type``s of the folders that it loads."""
+    """What ``model_type`` is in the folders that it loads."""
 
     auto_class: ClassVar[str]
     """The class of transformers that makes the network."""

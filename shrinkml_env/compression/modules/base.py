@@ -32,8 +32,8 @@ class LowRank(nn.Module, ABC):
 
     Args:
         module: What is replaced.
-        factors: Parameter name in the module -> its factors; those that are `nn.Parameter`s are held as they are, so
-            that several modules can share them.
+        factors: Parameter name in the module -> its factors; one that is an `nn.Parameter` is held as it is, so
+            that several modules can share it.
 
     Attributes:
         matrices: The replaced module's matrices, named by parameter.
