@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python -m
 
-.PHONY: demo test quick lint types unit bench wheel clean
+.PHONY: demo test quick lint types unit docs bench wheel dist clean
 
 demo: $(VENV)/experiments  ## Compress the embedded recogniser and show the result.
 	$(RUN) experiments.search agent=model_based budget=100
@@ -23,14 +23,22 @@ unit: $(VENV)/dev
 quick: $(VENV)/dev  ## The fast tests, in about a minute: after each change.
 	$(RUN) pytest -n 2 --dist worksteal -m "not slow and not docs and not results"
 
+docs: $(VENV)/docs  ## The site, offline and with warnings as errors: docs/_build/html/index.html.
+	$(RUN) sphinx -W --keep-going docs docs/_build/html
+
 bench: $(VENV)/experiments  ## Speed against plain references; writes docs/performance.md (about 40 minutes).
 	$(RUN) benchmarks
 
 wheel: $(VENV)/build  ## dist/shrinkml_env-*.whl
 	$(VENV)/build/bin/python -m build --wheel
 
+dist: $(VENV)/build  ## What would go to PyPI, wheel and source, checked.
+	rm -rf dist
+	$(VENV)/build/bin/python -m build
+	$(VENV)/build/bin/twine check --strict dist/*
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist docs/_build docs/api docs/environments *.egg-info
 
 # One stamp for each set of extras.
 $(VENV)/experiments: pyproject.toml constraints.txt
@@ -39,10 +47,14 @@ $(VENV)/experiments: pyproject.toml constraints.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e .[experiments]
 	touch $@
 
+$(VENV)/docs: $(VENV)/experiments
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e .[experiments,docs]
+	touch $@
+
 # Building needs nothing but the builder, which makes an environment of its own.
 $(VENV)/build: constraints.txt
 	$(PYTHON) -m venv $@
-	$@/bin/pip install --quiet --disable-pip-version-check -c constraints.txt build
+	$@/bin/pip install --quiet --disable-pip-version-check -c constraints.txt build twine
 	touch $@
 
 $(VENV)/dev: $(VENV)/experiments

@@ -231,7 +231,7 @@ class Multiplicative(Reward):
 
 @dataclass(frozen=True)
 class Absolute(Reward):
-    """(1 - e) + beta * |s / target - 1|: a size to be met exactly (Bender et al. 2020, TuNAS, arXiv 2008.06120).
+    """(1 - e) + beta * abs(s / target - 1): a size to be met exactly (Bender et al. 2020, TuNAS, arXiv 2008.06120).
 
     Attributes:
         target: tau, the size ratio aimed at, in (0, 1].
@@ -246,7 +246,7 @@ class Absolute(Reward):
         _require("absolute", "beta", self.beta, below=0)
 
     def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
-        """Return ``accuracy``: 1 - e, clipped; ``size``: beta * |s / target - 1|."""
+        """Return ``accuracy``: 1 - e, clipped; ``size``: beta * abs(s / target - 1)."""
         return {
             "accuracy": 1.0 - _clipped(evaluation),
             "size": self.beta * abs(evaluation.size_ratio / self.target - 1.0),

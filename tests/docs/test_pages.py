@@ -138,10 +138,55 @@ def test_a_model_of_hugging_faces(tmp_path, corpus, monkeypatch, capsys):
     assert 0 < encoder < whole
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "CHANGELOG.md", *(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md"))]
+def test_getting_started(tmp_path, monkeypatch, capsys):
+    """With few evaluations; the landing page has the same search."""
+    monkeypatch.chdir(tmp_path)
+    code = "".join(blocks("docs/get-started.md"))
+    assert code.count('{"budget": 100}') == 1
+    exec(code.replace('{"budget": 100}', '{"budget": 3}'), {})
+    printed = capsys.readouterr().out
+    assert "11 of 11 layers decided" in printed
+    assert "test WER" in printed
+    for folder in ("small", "by-hand"):
+        assert (tmp_path / "outputs" / folder / "model.safetensors").exists()
+
+
+def test_the_landing_page_shows_the_search_of_the_first_steps():
+    (landing,) = blocks("docs/index.md")
+    steps = "".join(blocks("docs/get-started.md"))
+    for line in filter(None, landing.splitlines()[1:-1]):
+        assert line in steps
+    assert "run_search(env, agent)" in steps
+
+
+LINKING = (
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md")),
 )
+
+
+def slugs(page):
+    """The names by which GitHub, and MyST, know the headings of a page."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+def test_a_headings_slug_is_githubs(tmp_path):
+    (tmp_path / "page.md").write_text("# What is `x_y`?\n```\n# no heading\n```\n## Two words, a-b\n")
+    assert slugs(tmp_path / "page.md") == {"what-is-x_y", "two-words-a-b"}
+
+
+@pytest.mark.parametrize("page", LINKING)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / page).read_text()):
-        if not target.startswith("http"):
-            assert ((ROOT / page).parent / target).exists(), target
+    page = ROOT / page
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if target.startswith("http"):
+            continue
+        name, _, anchor = target.partition("#")
+        file = page.parent / name if name else page
+        assert file.exists(), target
+        if anchor:
+            assert anchor in slugs(file), target

@@ -33,7 +33,7 @@ class HuggingFaceModel(Recogniser):
     """
 
     model_types: ClassVar[tuple[str, ...]]
-    """The ``model_type``s of folders that the adapter loads."""
+    """The values of ``model_type`` of folders that the adapter loads."""
 
     auto_class: ClassVar[str]
     """The name of the transformers class that makes the network."""

@@ -32,7 +32,7 @@ class LowRank(nn.Module, ABC):
 
     Args:
         module: The module to replace.
-        factors: Parameter name in the module -> its factors. Factors that are `nn.Parameter`s are used as they are, so
+        factors: Parameter name in the module -> its factors. Factors that are an `nn.Parameter` are used as they are, so
             that several modules can share them.
 
     Attributes:

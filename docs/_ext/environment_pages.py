@@ -1,0 +1,75 @@
+"""The page of each registered environment: what Gymnasium knows of it, and the docstring of its class in Markdown.
+
+The pages are written before Sphinx reads the folder, and Git ignores them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+from pages import write_pages
+from sphinx.application import Sphinx
+
+import shrinkml_env
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register what follows."""
+    app.connect("builder-inited", write)
+    app.connect("autodoc-process-docstring", refer)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def write(app: Sphinx) -> None:
+    """Write the pages."""
+    write_pages(app.srcdir / "environments", {f"{spec.id}.md": page(spec) for spec in environments()})
+
+
+def refer(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Put a link to the page where the API reference has the class, whose docstring is no reStructuredText."""
+    heading = next((place for place, line in enumerate(lines) if line.startswith("## ")), None)
+    if heading is not None:
+        described = next(spec.id for spec in environments() if class_of(spec) is value)
+        lines[heading:] = [f"All about it: :doc:`/environments/{described}`.", ""]
+
+
+def environments() -> list[EnvSpec]:
+    """Return what the library has registered with Gymnasium."""
+    return [spec for spec in gym.registry.values() if str(spec.entry_point).startswith(f"{shrinkml_env.__name__}.")]
+
+
+def class_of(spec: EnvSpec) -> type[Any]:
+    """Return the class of an environment: what its entry point says that it returns."""
+    assert spec.entry_point is not None
+    made: type[Any] = typing.get_type_hints(load_env_creator(spec.entry_point))["return"]
+    return made
+
+
+def original_of(spec: EnvSpec) -> EnvSpec:
+    """Return the environment of which this is a variant: the first with the same entry point, maybe itself."""
+    return next(other for other in environments() if other.entry_point == spec.entry_point)
+
+
+def page(spec: EnvSpec) -> str:
+    """Return the page of an environment, in Markdown."""
+    original = original_of(spec)
+    env = gym.make(spec.id)
+    facts = {
+        "action space": f"`{env.action_space}`",
+        "observation space": f"`{env.observation_space}`",
+    }
+    if reward_space := getattr(env.unwrapped, "reward_space", None):
+        facts["reward space"] = f"`{reward_space}`"
+    text = inspect.cleandoc(class_of(spec).__doc__ or "")
+    if spec is not original:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in spec.kwargs.items()).replace("'", '"')
+        facts["the same as"] = f'`gym.make("{original.id}", {arguments})`'
+        text = f"{text.partition(chr(10))[0]} All else is as in [{original.id}]({original.id}.md)."
+    # What the constructor takes is of no use to those who call gym.make.
+    text = text.partition("\nArgs:\n")[0]
+    table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    return f'# {spec.id}\n\n| make | `gym.make("{spec.id}")` |\n| --- | --- |\n{table}\n\n{text}\n'
