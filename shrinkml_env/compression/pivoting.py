@@ -18,9 +18,9 @@ def column_order(v: Tensor) -> Tensor:
 
     The first r columns are chosen by a QR decomposition with column pivoting (LAPACK's `geqp3`), and then exchanged one
     by one as long as an entry of T = V_first^-1 V_others exceeds `LARGEST`. Each exchange multiplies the volume
-    abs(det V_first) by that entry, so that the exchanges end, at a locally maximal volume (Goreinov et al. 2010, "How to find a
-    good submatrix"; the strong rank-revealing QR of Gu and Eisenstat 1996 bounds T in the same way). No entry of T is
-    then larger than `LARGEST`, whatever V is, so that rounding T loses as little as rounding V.
+    abs(det V_first) by that entry, so that the exchanges end, at a locally maximal volume (Goreinov et al. 2010, "How
+    to find a good submatrix"; the strong rank-revealing QR of Gu and Eisenstat 1996 bounds T in the same way). No
+    entry of T is then larger than `LARGEST`, whatever V is, so that rounding T loses as little as rounding V.
 
     Args:
         v: V, (r, n), float64, of full rank r <= n.

@@ -43,6 +43,7 @@ class ShrinkEnv(gym.Env[Any, Any]):
     | `"discrete"` | `Discrete(k)` | index of the candidate, from the smallest (0) to dense; k is the largest number of candidates of any layer |
     | `"energy"` | `Box(-1, 1, (1,), float32)` | (a + 1) / 2 is the share of the squared singular values to keep: the smallest candidate that does |
     | `"delta"` | `Box(-1, 1, (1,), float32)` | added to the previous layer's place between its smallest candidate (0) and dense (1) |
+    | `"level"` | `Box(-1, 1, (1,), float32)` | moves the layer up or down from a level that all layers have in common; for search spaces with levels, `"predicted"` and `"allocated"` |
     | `"one_shot"` | `MultiDiscrete([k1, k2, ...])` | the indices of all layers' candidates at once: the episode is a single step |
 
     With discrete actions `action_masks()` says which candidates the next layer has and the constraint allows at this
@@ -93,9 +94,10 @@ class ShrinkEnv(gym.Env[Any, Any]):
     | `"clip"` | a rank is replaced as soon as the remaining layers would no longer fit, by a smaller one where one fits | the same |
     | `"mask"` | as `"clip"`, for agents that keep to `action_masks()`: discrete actions only | the same |
     | `"decrement"` | after the last decision each layer in turn goes to its next cheaper candidate until the budget is met | the same |
+    | `"shift"` | after the last decision all layers move by the same number of levels, up or down, to the largest model within the budget | the same |
 
     `budget` is the largest share of the original's parameters or multiply-adds. No episode ends above it with the last
-    three, and `gym.make` raises `ValueError` if no configuration can meet it.
+    four, and `gym.make` raises `ValueError` if no configuration can meet it.
 
     ## Starting State
 
@@ -137,7 +139,7 @@ class ShrinkEnv(gym.Env[Any, Any]):
     | `factorisation` | `"svd"` | how matrices are factored: plain, or `"activation_aware"` (`shrinkml_env.compression.factorisations`) |
     | `granularity` | `"layer"` | `"matrix"` decides every weight matrix by itself; a mapping, block name -> layer names, decides layers together |
     | `device` | `"cpu"` | where the recogniser runs; `"cuda"` measures a vector environment's configurations side by side |
-    | `search_space` | `"full"` | the candidates; `{"name": "full", "count": 16}` for fewer |
+    | `search_space` | `"full"` | the candidates: `{"name": "full", "count": 16}` for fewer, `"predicted"` or `"allocated"` for levels of predicted damage |
     | `ledger` | `None` | record of the evaluations: `{"path": FILE, "budget": N}` keeps it in a file and limits it |
     | `cache` | `"default"` | where measurements persist: a file (see `default_cache_path`), or None for nowhere |
     | `workers` | `1` | processes that measure the configurations of a vector environment side by side |
@@ -146,7 +148,14 @@ class ShrinkEnv(gym.Env[Any, Any]):
 
     ## Version History
 
-    * v0: initial version
+    * v1: `gym.make("ShrinkML-v1", size=0.4)` makes the same Markov decision process with the parts that were measured to
+      be best: factors in pivoting form with shared inputs and weighed rows, a decision for every matrix
+      (`granularity="matrix"`), candidates along the closed-form allocation (`search_space="allocated"`), actions that
+      shift from it (`action="level"`), episodes that end just below the size (`constraint="shift"`), and the divergence
+      on 12 utterances as the reward (`reward="divergence"`, `proxy="proxy-small"`). In v0 an untrained policy begins
+      with broken models; in v1 it begins at the closed-form ranks, whatever the size. `calibration=` names training
+      speech for another model.
+    * v0: initial version; it stays, and its numbers do not change.
     """  # noqa: E501
 
     metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 1}  # noqa: RUF012 - as in gym.Env

@@ -32,8 +32,8 @@ class LowRank(nn.Module, ABC):
 
     Args:
         module: The module to replace.
-        factors: Parameter name in the module -> its factors. Factors that are an `nn.Parameter` are used as they are, so
-            that several modules can share them.
+        factors: Parameter name in the module -> its factors. A factor that is an `nn.Parameter` is used as it is, so
+            that several modules can share it.
 
     Attributes:
         matrices: The replaced module's matrices, named by parameter.
