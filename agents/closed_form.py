@@ -40,8 +40,8 @@ class ClosedForm(Curve):
     def __init__(
         self,
         env: gym.Env[Any, Any] | None = None,
-        calibration: UtteranceSpec = "calibration",
-        draws: int = 3,
+        calibration: UtteranceSpec = "calibration-large",
+        draws: int = 1,
         seed: int | None = None,
     ) -> None:
         super().__init__(env, seed)

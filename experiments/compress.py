@@ -60,6 +60,9 @@ from shrinkml_env.space.predicted import LevelSpace
 GRADIENT = 2.5
 """A pass that takes gradients takes about so many times as long as one that recognises."""
 
+CALIBRATIONS = ("calibration", "calibration-large")
+"""The embedded sets that parts are calibrated on by default."""
+
 HALVINGS = 4
 """Of the range of sizes, in search for the smallest that loses no more than is allowed."""
 
@@ -148,7 +151,8 @@ def whole_time(
     searches = 1 if config.max_wer_increase is None else 1 + HALVINGS
     calibration = 0.0
     if search.factorisation.get("name") == "activation_aware":
-        embedded = (utterance.waveform.numel() / SAMPLE_RATE for utterance in load_utterances("calibration"))
+        spoken = load_utterances(plain(search.factorisation.calibration))
+        embedded = (utterance.waveform.numel() / SAMPLE_RATE for utterance in spoken)
         calibration = speech.seconds["proxy"] if speech.folder else sum(embedded)
         gradients = search.factorisation.weigh_rows + sum("ClosedForm" in str(rule) for rule in _rules(search))
         calibration *= 1 + search.factorisation.augmented_copies + GRADIENT * gradients
@@ -157,8 +161,8 @@ def whole_time(
     models = {"proxy": searches + search.budget, "dev": 1 + finalists, "test": 2}
     measured = sum(count * speech.seconds[name] for name, count in models.items())
     pace = seconds / speech.seconds["proxy"]
-    spoken = (2 if predicts else 1) * measured + searches * calibration
-    return float(pace * spoken + searches * factoring_time(model))
+    recognised = (2 if predicts else 1) * measured + searches * calibration
+    return float(pace * recognised + searches * factoring_time(model))
 
 
 def _rules(search: DictConfig) -> Sequence[Any]:
@@ -211,7 +215,7 @@ def calibrate_on(search: DictConfig, speech: Any) -> None:
     """Let everything that is calibrated on the embedded speech, as is the default, be calibrated on other speech."""
     parts = [search.factorisation, search.search_space, search.agent, *_rules(search)]
     for part_config in parts:
-        if part_config.get("calibration", "calibration") == "calibration" and (
+        if part_config.get("calibration", "calibration") in CALIBRATIONS and (
             "calibration" in part_config or part_config.get("_target_") == "agents.ClosedForm"
         ):
             with open_dict(part_config):

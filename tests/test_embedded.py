@@ -238,6 +238,14 @@ def test_the_cache_from_the_command_line(tmp_path, run_experiment):
     assert "1 measurements deleted" in run_experiment("cache", "command=prune", "subject=las", f"path={tmp_path / 'c'}")
 
 
+def test_nothing_is_calibrated_on_what_a_search_is_measured_on():
+    large = {utterance.id for utterance in load_utterances("calibration-large")}
+    assert len(large) == 324
+    assert {utterance.id for utterance in load_utterances("calibration")} < large
+    for name in ("proxy", "proxy-small", "dev", "test"):
+        assert not large & {utterance.id for utterance in load_utterances(name)}, name
+
+
 @pytest.fixture(scope="module")
 def small_v1(model):
     """As `small`, with a calibration that is soon heard."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import warnings
@@ -24,6 +25,12 @@ __all__ = ["ActivationAwareSVD"]
 
 SMALLEST_DAMPING = 1e-9
 """The condition number of a damped moment is at most 1 + n / damping, which float64 must resolve."""
+
+LARGEST_KEPT = 2**25
+"""Moments of more numbers than this are not kept in a store: they are as large as many models."""
+
+ROW_SPEECH = 100
+"""Utterances from which row weights are estimated at most, spread over the speech: they are steady by then."""
 
 SAME = 1e-9
 """Moments of the same vectors, added up in another order, differ by less than this share of their norm."""
@@ -54,7 +61,7 @@ class ActivationAwareSVD(WhitenedSVD):
             `PredictiveModel`.
         more: Further speech for the moments, such as augmented copies of the waveforms; the row weights, which take
             gradients, go without it.
-        store: Where the row weights are kept; None computes them every time.
+        store: Where the moments and the row weights are kept; None computes them every time.
 
     Attributes:
         singular_values: Their squares are what each triplet contributes to the damped expected squared output.
@@ -83,7 +90,7 @@ class ActivationAwareSVD(WhitenedSVD):
         if not (is_number(damping) and SMALLEST_DAMPING <= damping < math.inf):
             raise ValueError(f"damping must be a number of at least {SMALLEST_DAMPING:g}, got {damping!r}")
         names = [matrix.name for matrix, _ in weights_of(model, matrices)]
-        moments = second_moments(model, [*waveforms, *more], names)
+        moments = _moments(model, [*waveforms, *more], names, store)
         unused = [name for name in names if name not in moments]
         if unused:
             warnings.warn(f"the calibration speech does not use {', '.join(unused)}: plain SVD for them", stacklevel=2)
@@ -98,7 +105,9 @@ class ActivationAwareSVD(WhitenedSVD):
                     # A matrix that is only looked up is multiplied from the left.
                     (rows if moment.dim() == 1 else roots)[matrix.name] = _root(matrix.name, moment, damping)
         if weigh_rows:
-            weights = _row_weights(model, waveforms, layers, roots, f"{damping!r} {len(more)}", store)
+            weights = _row_weights(
+                model, waveforms, layers, roots, f"{damping!r} {digest(map(content_bytes, more))}", store
+            )
             rows = {name: weights[name] * rows.get(name, 1.0) for name in weights}
         wanted = set(names)
         super().__init__(
@@ -111,6 +120,49 @@ class ActivationAwareSVD(WhitenedSVD):
         # Not the moments: what is computed in floating point may differ in its last digits.
         self.key += f"-{damping!r}-{digest(map(content_bytes, [*waveforms, *more]))}"
         self.key += "-shared" * share_inputs + "-rows" * weigh_rows
+
+
+def _moments(
+    model: CompressibleModel, waveforms: Sequence[Tensor], names: Sequence[str], store: Store | None
+) -> dict[str, Tensor]:
+    """Return the `second_moments`, from a store where they are in one; only their lower triangles are right."""
+    sizes = {matrix.name: matrix.columns for matrix, _ in weights_of(model, names)}
+    if sum(size**2 for size in sizes.values()) > LARGEST_KEPT:
+        store = None
+
+    def content() -> Iterator[bytes]:
+        yield json.dumps(["moments", 1, torch.__version__, names]).encode()
+        yield from model_content(model)
+        yield from map(content_bytes, waveforms)
+
+    def compute() -> dict[str, Any]:
+        return {name: _written(moment) for name, moment in second_moments(model, waveforms, names).items()}
+
+    known = remembered(store, content(), f"moments, {len(waveforms)} utterances,", compute)
+    return {name: _read(value, sizes[name]) for name, value in known.items()}
+
+
+def _written(moment: Tensor) -> dict[str, str]:
+    """Return a moment as JSON has it: its float64 numbers in base64, of a matrix those of the lower triangle."""
+    values = moment if moment.dim() == 1 else moment[_lower(len(moment))]
+    kind = "diagonal" if moment.dim() == 1 else "lower triangle"
+    return {kind: base64.b64encode(values.numpy().tobytes()).decode()}
+
+
+def _read(value: Mapping[str, str], size: int) -> Tensor:
+    """Return the moment of which `_written` made a JSON object; a matrix is (size, size)."""
+    ((kind, text),) = value.items()
+    values = torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.float64)
+    if kind == "diagonal":
+        return values
+    moment = torch.zeros(size, size, dtype=torch.float64)
+    moment[_lower(size)] = values
+    return moment + moment.tril(-1).T
+
+
+def _lower(size: int) -> tuple[Tensor, Tensor]:
+    rows, columns = torch.tril_indices(size, size)
+    return rows, columns
 
 
 def _row_weights(
@@ -142,8 +194,7 @@ def _row_weights(
         weights = row_weights(model, waveforms, layers, roots)
         return {name: weight.tolist() for name, weight in weights.items()}
 
-    subject = f"{model.architecture}: row weights, {len(waveforms)} utterances,"
-    known = remembered(store, content(), subject, compute)
+    known = remembered(store, content(), f"row weights, {len(waveforms)} utterances,", compute)
     return {name: torch.tensor(weight, dtype=torch.float64) for name, weight in known.items()}
 
 

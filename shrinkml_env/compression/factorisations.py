@@ -72,8 +72,8 @@ class ActivationAware:
 
         Args:
             model: An uncompressed model in evaluation mode.
-            store: Where the row weights are kept, so that later processes need not take gradients again; None keeps
-                nothing.
+            store: Where the moments and row weights are kept, so that later processes need not compute them again; None
+                keeps nothing.
 
         Raises:
             ValueError: There is no such set, an utterance is too short for the model, or as `ActivationAwareSVD`.

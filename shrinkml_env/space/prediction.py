@@ -87,7 +87,7 @@ def predicted_damage(
     def compute() -> dict[str, list[float]]:
         return predict_damage(model, factorisation, waveforms, draws, seed).to_json()
 
-    subject = f"{model.architecture}: predicted damage, {len(waveforms)} utterances, {factorisation.name},"
+    subject = f"predicted damage, {len(waveforms)} utterances, {factorisation.name},"
     return Prediction.from_json(remembered(evaluator.cache, content(), subject, compute))
 
 

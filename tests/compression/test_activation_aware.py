@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import pickle
 
@@ -18,7 +20,12 @@ from shrinkml_env.compression import (
     load_compressed,
     save_compressed,
 )
+from shrinkml_env.compression.gradients import row_weights
+from tests.helpers.las import MODEL as LAS_MODEL
+from tests.helpers.las import noise
 from tests.helpers.models import TinyCTC, tones
+
+LAS_SPEECH = noise(9000, 14000)
 
 SIZES = st.integers(3, 16)
 
@@ -245,3 +252,51 @@ def test_errors_say_what_is_wrong():
         ActivationAwareSVD(model, speech, matrices=["nothing.weight"])
     with pytest.raises(ValueError, match=r"'linear\.weight': what the calibration speech .* NaN"):
         aware(matrix(4, 4, 0), torch.full((2, 4), torch.nan))
+
+
+class Shelf(dict):
+    """A store in memory that counts what it is given."""
+
+    def put(self, key, value, subject=""):
+        self[key] = json.loads(json.dumps(value))
+
+    def exclusive(self, keys):
+        return contextlib.nullcontext()
+
+
+def test_a_store_keeps_what_is_slow_and_changes_no_number(monkeypatch):
+    options = {"form": "pivoting", "share_inputs": True, "weigh_rows": True}
+    plain = ActivationAwareSVD(LAS_MODEL, LAS_SPEECH, **options)
+    shelf = Shelf()
+    first = ActivationAwareSVD(LAS_MODEL, LAS_SPEECH, **options, store=shelf)
+    assert len(shelf) == 2
+    for name in ("second_moments", "row_weights"):
+        monkeypatch.setattr(f"shrinkml_env.compression.activation_aware.{name}", lambda *_: pytest.fail("made again"))
+    second = ActivationAwareSVD(LAS_MODEL, LAS_SPEECH, **options, store=shelf)
+    assert plain.key == first.key == second.key
+    for layer in plain.layers:
+        for matrix in layer.matrices:
+            made = [svd.factors(matrix.name, 3) for svd in (plain, first, second)]
+            assert all(torch.equal(made[0].u, other.u) and torch.equal(made[0].v, other.v) for other in made[1:])
+    for other in ({"damping": 0.1}, {"share_inputs": False}):
+        with pytest.raises(pytest.fail.Exception, match="made again"):
+            ActivationAwareSVD(LAS_MODEL, LAS_SPEECH, **{**options, **other}, store=shelf)
+    with pytest.raises(pytest.fail.Exception, match="made again"):
+        ActivationAwareSVD(LAS_MODEL, LAS_SPEECH[:1], **options, store=shelf)
+
+
+def test_more_speech_is_for_the_moments_alone(monkeypatch):
+    heard = []
+    monkeypatch.setattr(
+        "shrinkml_env.compression.activation_aware.row_weights",
+        lambda model, waveforms, *_: heard.append(len(waveforms)) or row_weights(model, waveforms, *_),
+    )
+    short = ActivationAwareSVD(LAS_MODEL, LAS_SPEECH[:1], weigh_rows=True)
+    more = ActivationAwareSVD(LAS_MODEL, LAS_SPEECH[:1], weigh_rows=True, more=LAS_SPEECH[1:])
+    assert heard == [1, 1]
+    assert short.key != more.key
+    name = "decoder.readout.weight"
+    assert not torch.equal(short.factors(name, 2).u, more.factors(name, 2).u)
+    alike = ActivationAwareSVD(LAS_MODEL, LAS_SPEECH[:1], more=LAS_SPEECH[1:])
+    both = ActivationAwareSVD(LAS_MODEL, LAS_SPEECH)
+    assert torch.equal(alike.factors(name, 2).u, both.factors(name, 2).u)
