@@ -69,7 +69,7 @@ class GreedySearch(EpisodicSearch):
 
     @staticmethod
     def _cut(problem: SearchProblem, here: Mapping[str, int], index: int, share: float) -> dict[str, int] | None:
-        """Cut one layer to its largest candidate that saves the share; None if even the smallest does not."""
+        """Return the configuration with one layer at its largest candidate that saves the share; None if none does."""
         name = problem.layers[index].name
         # The tolerance is for rounding.
         target = problem.size(here) - share + 1e-9

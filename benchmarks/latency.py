@@ -86,7 +86,7 @@ def ranks_of_size(model: CompressibleModel, size: float) -> dict[str, int]:
 def random_large() -> LAS:
     """Return las_large with random weights, and a tokenizer trained on random words."""
     with initialize_config_dir(str(Path("conf").resolve()), version_base="1.3"):
-        config = compose("train_asr", ["model=las_large"]).model
+        config = compose("train_asr", ["architecture=las_large"]).architecture
     generator = random.Random(0)
     words = ("".join(generator.choices(string.ascii_lowercase, k=generator.randint(2, 8))) for _ in range(40_000))
     torch.manual_seed(0)

@@ -67,7 +67,7 @@ def random_large() -> LAS:
     small = load_model("las_small")
     assert isinstance(small, LAS)
     with initialize_config_dir(str(Path("conf").resolve()), version_base="1.3"):
-        config = compose("train_asr", ["model=las_large"]).model
+        config = compose("train_asr", ["architecture=las_large"]).architecture
     large = _random(instantiate(config.sizes), small)
     decoder = large.decoder
     decoder.embedding = nn.Embedding(config.vocabulary_size, decoder.embedding.embedding_dim)

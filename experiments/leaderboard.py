@@ -80,7 +80,7 @@ def page(submissions: Sequence[Path], folder: str = "leaderboard") -> str:
 
     Args:
         submissions: The files of the submissions.
-        folder: Their folder, relative to the page.
+        folder: The folder of the submissions, relative to the page.
     """
     records = {path.stem: _read(path) for path in submissions}
     ordered = sorted(records, key=lambda name: -score(records[name]))

@@ -109,7 +109,7 @@ def table(
     Args:
         outcomes: (variant, agent) -> the result of each seed.
         after: The numbers of evaluations of `VariantResult.on_dev`.
-        within: How near to the best reward on dev counts as close.
+        within: Distance from the best reward on dev that counts as close.
     """
     best = max(max(outcome.on_dev) for group in outcomes.values() for outcome in group)
     rows: list[tuple[str, ...]] = []

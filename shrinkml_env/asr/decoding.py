@@ -52,7 +52,7 @@ class DecoderState:
 
     Attributes:
         values: Encoder states, (batch, time, values).
-        keys: Their projection for the attention, (batch, time, keys).
+        keys: Encoder states projected for the attention, (batch, time, keys).
         mask: True for frames that are not padding, (batch, time).
         hidden: LSTM output, (batch, units).
         cell: LSTM cell state, (batch, units).

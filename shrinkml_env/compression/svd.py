@@ -33,7 +33,7 @@ class WhitenedSVD:
 
     Args:
         model: An uncompressed model; it is only read, and not kept.
-        layers: Its layers as they are to be factored (`arrange_layers`).
+        layers: The model's layers in the form to factor them (`arrange_layers`).
         roots: Matrix name -> S, (n, n) float64, lower triangular and regular; I for a matrix without an entry.
         rows: Matrix name -> the diagonal of D, (m,) float64, positive; I for a matrix without an entry.
         matrices: Names of the matrices to factor; None for all.

@@ -81,7 +81,7 @@ class TabularEnv(gym.Env[Any, Any]):
         return self.twin.reset()
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Decide the next layer, as `ShrinkEnv.step` does."""
+        """Set the rank of the next layer, as `ShrinkEnv.step` does."""
         depth = self._depth
         if not 0 <= depth < len(self._counts):
             raise ResetNeeded("the episode is over (or has not begun): call reset() before step()")

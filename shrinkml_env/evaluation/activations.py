@@ -23,9 +23,9 @@ class ActivationError:
 
     Args:
         model: The original.
-        layers: Its layers, whole or split into matrices, in forward order.
-        waveforms: Float32 samples at 16 kHz, (samples,) each; at least one.
-        factorisation: How matrices are factored.
+        layers: The model's layers, whole or split into matrices, in forward order.
+        waveforms: At least one, float32 samples at 16 kHz, (samples,) each.
+        factorisation: The factorisation of the model.
     """
 
     def __init__(

@@ -91,7 +91,7 @@ class StagedRecogniser:
 
     Args:
         model: The original.
-        layers: Its layers, as the factorisation has them (`Factorisation.layers`).
+        layers: The layers of the factorisation (`Factorisation.layers`).
         waveforms: Float32 samples at 16 kHz, (samples,) each.
         memory: Limit of the `StageCache`, bytes.
     """

@@ -70,7 +70,7 @@ BAD_COMMANDS: list[tuple[str, str, str]] = [
     (
         "a seed model without a size",
         "seed_model",
-        "size must be given: size=... (Size ratio that the model may have at most",
+        "size must be given: size=... (Largest size ratio, in (0, 1])",
     ),
     ("a model to quantise", "quantise", "model must be given: model=..."),
     ("a model to train", "finetune", "seed_model must be given: seed_model=... (Model to train"),

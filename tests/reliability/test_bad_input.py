@@ -17,7 +17,7 @@ def test_it_is_told_in_a_line(case, tmp_path, monkeypatch):
         case.act(tmp_path)
     line = str(raised.value)
     assert "\n" not in line
-    assert re.search(case.told, line), line
+    assert re.search(case.message, line), line
     assert len(line) < 1000
 
 

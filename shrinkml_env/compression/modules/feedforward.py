@@ -30,7 +30,7 @@ class LowRankLinear(LowRank, nn.Linear):
         return {"weight": vectors(call["input"])}
 
     def forward(self, input: Tensor) -> Tensor:
-        """As `nn.Linear`: (..., n) -> (..., m)."""
+        """Compute (..., n) -> (..., m), as `nn.Linear` does."""
         if self.form == "merged":
             return F.linear(input, self.weight, self.bias)
         return F.linear(self._reduce("weight", input), self._factor("weight", "u"), self.bias)
@@ -55,7 +55,7 @@ class LowRankEmbedding(LowRank, nn.Embedding):
         return {"weight": call["input"].reshape(-1)}
 
     def forward(self, input: Tensor) -> Tensor:
-        """As `nn.Embedding`: (...) integers -> (..., dimension)."""
+        """Look rows up: (...) integers -> (..., dimension), as `nn.Embedding` does."""
         if self.form == "merged":
             return F.embedding(input, self.weight, self.padding_idx)
         found = F.embedding(input, self._factor("weight", "u"), self.padding_idx)
@@ -82,7 +82,7 @@ class LowRankConv1d(LowRank, nn.Conv1d):
         return {"weight": vectors(_windows(module, call["input"]))}
 
     def forward(self, input: Tensor) -> Tensor:
-        """As `nn.Conv1d`: (batch, in, time) or (in, time)."""
+        """Compute the convolution of inputs (batch, in, time) or (in, time), as `nn.Conv1d` does."""
         if self.form == "merged":
             return F.conv1d(input, self.weight, self.bias, self.stride, self.padding, self.dilation)
         _, v, order = self.factors("weight")

@@ -285,7 +285,7 @@ class LowRankLSTMCell(_LowRankLSTMBase, _LowRankCell, nn.LSTMCell):
         return _cell_inputs(module, call, output)
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """As `nn.LSTMCell`: (batch, input size) or (input size,)."""
+        """Compute one step, as `nn.LSTMCell` does, of inputs (batch, input size) or (input size,)."""
         if self.form != "stepwise" or input.dim() == 1:
             found: tuple[Tensor, Tensor] = super().forward(input, hx)
             return found

@@ -264,6 +264,8 @@ def test_as_it_is_typed(tmp_path):
     assert (found.returncode, found.stderr) == (2, message)
     found = python("-m", "experiments.cache", "--help", cwd=tmp_path)
     assert found.returncode == 0
-    assert found.stdout.startswith("The evaluation cache: `python -m experiments.cache command=show|prune|export`.")
+    assert found.stdout.startswith(
+        "Show, prune or export the evaluation cache: `python -m experiments.cache command=show|prune|export`."
+    )
     assert "usage: python -m experiments.cache [OPTION=VALUE ...]" in found.stdout
     assert list(Path(tmp_path).iterdir()) == []

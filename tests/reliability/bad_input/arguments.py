@@ -78,9 +78,9 @@ def tabular(arguments: dict[str, Any], _: Path) -> object:
     return gym.make("ShrinkMLTabular-v0", **arguments)
 
 
-def made(arguments: dict[str, Any], told: str) -> Case:
+def made(arguments: dict[str, Any], message: str) -> Case:
     name = "ShrinkML-v0"
-    return Case("gym.make", f'gym.make("{name}", {options(arguments)})', told, functools.partial(make, arguments))
+    return Case("gym.make", f'gym.make("{name}", {options(arguments)})', message, functools.partial(make, arguments))
 
 
 def step(kind: str, action: Any, _: Path) -> None:
@@ -271,10 +271,10 @@ CASES = [
         Case(
             "gym.make",
             f'gym.make("ShrinkMLTabular-v0", {options(arguments)})',
-            told,
+            message,
             functools.partial(tabular, arguments),
         )
-        for arguments, told in TABULAR
+        for arguments, message in TABULAR
     ),
     *(made({"reward": reward}, message) for reward, message in REWARDS),
     *(
@@ -301,25 +301,30 @@ CASES = [
         for given in (3, None)
     ),
     *(
-        Case("ranks", f"compress(model, {shown(given)})", told, functools.partial(ranks, given))
-        for given, told in RANKS
+        Case("ranks", f"compress(model, {shown(given)})", message, functools.partial(ranks, given))
+        for given, message in RANKS
     ),
     *(
-        Case("search spaces", f"candidates={shown(given)}", told, functools.partial(space, given))
-        for given, told in SPACES
+        Case("search spaces", f"candidates={shown(given)}", message, functools.partial(space, given))
+        for given, message in SPACES
     ),
     *(
-        Case("utterance sets", f"load_utterances({shown(given)})", told, functools.partial(spec, given))
-        for given, told in SETS
+        Case("utterance sets", f"load_utterances({shown(given)})", message, functools.partial(spec, given))
+        for given, message in SETS
     ),
     *(
-        Case("searches", f"run_search(env, agent, {options(given)})", told, functools.partial(search, given))
-        for given, told in SEARCHES
+        Case("searches", f"run_search(env, agent, {options(given)})", message, functools.partial(search, given))
+        for given, message in SEARCHES
     ),
     *(
-        Case("evaluators", f"Evaluator(model, utterances, {options(given)})", told, functools.partial(evaluator, given))
-        for given, told in EVALUATORS
+        Case(
+            "evaluators",
+            f"Evaluator(model, utterances, {options(given)})",
+            message,
+            functools.partial(evaluator, given),
+        )
+        for given, message in EVALUATORS
     ),
-    *(Case("functions", given, told, act) for given, told, act in OTHERS),
-    *(Case("agents", given, told, functools.partial(agent, make_agent)) for given, make_agent, told in AGENTS),
+    *(Case("functions", given, message, act) for given, message, act in OTHERS),
+    *(Case("agents", given, message, functools.partial(agent, make_agent)) for given, make_agent, message in AGENTS),
 ]

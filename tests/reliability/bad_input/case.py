@@ -1,4 +1,4 @@
-"""One kind of bad input: what is given, and the line that tells it."""
+"""One kind of bad input, and the error message for it."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ class Case:
     """One kind of bad input.
 
     Attributes:
-        subject: What is wrong, a heading of the table.
-        given: How it is given, as it is typed, or what is the matter with a file.
-        told: A part of the error's line, as a regular expression.
-        act: Gives it, in an empty folder; None where another test does.
-        literal: Whether `told` is to be read as it is.
+        subject: The subject of the case, a heading of the table.
+        given: The bad input as it is typed, or the damage of a file.
+        message: A part of the error message, as a regular expression.
+        act: Gives the input, in an empty folder; None if another test does.
+        literal: Whether `message` is a plain text instead of a regular expression.
     """
 
     subject: str
     given: str
-    told: str
+    message: str
     act: Callable[[Path], object] | None = None
     literal: bool = False
 
     @property
     def text(self) -> str:
-        """The part of the error's line, as a table shows it."""
+        """The part of the error message, as a table shows it."""
         if self.literal:
-            return self.told.strip()
-        plain = re.sub(r"\.[*+]\??|\\d\+", "…", self.told.lstrip("^"))
+            return self.message.strip()
+        plain = re.sub(r"\.[*+]\??|\\d\+", "…", self.message.lstrip("^"))
         return re.sub(r"\\(.)", r"\1", plain).strip()
 
 

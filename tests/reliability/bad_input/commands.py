@@ -9,9 +9,9 @@ from tests.reliability.bad_input.case import Case, parametrised
 __all__ = ["CASES"]
 
 CASES = [
-    *(Case("commands", line, told, literal=True) for _, line, told in BAD_COMMANDS),
+    *(Case("commands", line, message, literal=True) for _, line, message in BAD_COMMANDS),
     *(
-        Case("commands", " ".join(["compress", "model=MODEL", "data=FOLDER", *overrides]), told)
-        for overrides, told in parametrised(test_compress.test_what_is_asked_for_makes_sense)
+        Case("commands", " ".join(["compress", "model=MODEL", "data=FOLDER", *overrides]), message)
+        for overrides, message in parametrised(test_compress.test_what_is_asked_for_makes_sense)
     ),
 ]

@@ -126,18 +126,22 @@ CONFIGS = [
     *(
         (
             f"config.json with {shown(changes)}",
-            told,
+            message,
             lambda path, changes=changes: change(path / "config.json", changes),
         )
-        for changes, told in parametrised(test_checkpoint.test_malformed_config)
+        for changes, message in parametrised(test_checkpoint.test_malformed_config)
     ),
     *(
         (f"config.json without {key}", f"key '{key}'", lambda path, key=key: without(path / "config.json", key))
         for (key,) in parametrised(test_checkpoint.test_missing_key)
     ),
     *(
-        (f"config.json: {content!r}", told, lambda path, content=content: (path / "config.json").write_bytes(content))
-        for content, told in parametrised(test_checkpoint.test_broken_json)
+        (
+            f"config.json: {content!r}",
+            message,
+            lambda path, content=content: (path / "config.json").write_bytes(content),
+        )
+        for content, message in parametrised(test_checkpoint.test_broken_json)
     ),
     *(
         (
@@ -163,10 +167,10 @@ TENSORS = [
     *(
         (
             f"model.safetensors: {name} {'is missing' if tensor is None else f'is a {shown(tensor)}'}",
-            told,
+            message,
             lambda path, name=name, tensor=tensor: put_tensor(path, name, tensor),
         )
-        for name, tensor, told in parametrised(test_checkpoint.test_tensors_that_do_not_fit)
+        for name, tensor, message in parametrised(test_checkpoint.test_tensors_that_do_not_fit)
     ),
     (
         "model.safetensors: a tensor is renamed",
@@ -916,7 +920,7 @@ IDS = [
 
 
 def cases(subject: str, rows: list[tuple[str, str, Any]], act: Callable[..., object], *first: Any) -> list[Case]:
-    return [Case(subject, given, told, functools.partial(act, *first, spoil)) for given, told, spoil in rows]
+    return [Case(subject, given, message, functools.partial(act, *first, spoil)) for given, message, spoil in rows]
 
 
 CASES = [
@@ -925,7 +929,7 @@ CASES = [
     *cases("saved models", HUGGINGFACE, huggingface),
     *cases("ledgers", LEDGERS, ledger),
     *cases("evaluation caches", CACHES, cache),
-    *(Case("evaluation caches", given, told, cached(value)) for given, value, told in MEASUREMENTS),
+    *(Case("evaluation caches", given, message, cached(value)) for given, value, message in MEASUREMENTS),
     *cases("tables", TABLES, table),
     *cases("sensitivities", SENSITIVITIES, sensitivity),
     *cases("folders of searches", IDENTITIES, resumed),
@@ -949,5 +953,5 @@ CASES = [
         for given, spoil in AGENTS
     ),
     *cases("speech", SPEECH, speech),
-    *(Case("speech", given, told, functools.partial(ids, content)) for given, content, told in IDS),
+    *(Case("speech", given, message, functools.partial(ids, content)) for given, content, message in IDS),
 ]
