@@ -6,6 +6,7 @@ from agents.controller import Controller
 from agents.curves import EnergyCurve, ProfileCurve, UniformRank
 from agents.greedy import GreedySearch
 from agents.knapsack import KnapsackSearch
+from agents.middle import MiddleAction
 from agents.model_based import ModelBasedSearch
 from agents.optuna_search import OptunaSearch
 from agents.random_search import RandomSearch
@@ -18,6 +19,7 @@ __all__ = [
     "EnergyCurve",
     "GreedySearch",
     "KnapsackSearch",
+    "MiddleAction",
     "ModelBasedSearch",
     "OptunaSearch",
     "ProfileCurve",

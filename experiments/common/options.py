@@ -39,6 +39,7 @@ OPTIONS: dict[str, Kind] = {
     "by_hand": list_of(NAME, least=0),
     "comparison.agents": mapping_of(mapping_of(ANYTHING)),
     "comparison.by_hand": list_of(NAME, least=0),
+    "comparison.frozen": mapping_of(NAME),
     "comparison.name": NAME,
     "comparison.pairs": list_of(list_of(NAME, least=2), least=0),
     "comparison.rules": mapping_of(mapping_of(ANYTHING)),

@@ -26,6 +26,7 @@ __all__ = [
     "evaluator_on",
     "explored",
     "search_cell",
+    "search_env",
     "tabular_env",
 ]
 
@@ -106,14 +107,18 @@ def explored(search: Search, cache: Any = "default") -> SearchProblem:
     Raises:
         ValueError: The agent ended without an evaluation.
     """
+    env = search_env(search, cache)
+    return explore(env, make_agent(search.config.agent, env))
+
+
+def search_env(search: Search, cache: Any = "default") -> Any:
+    """Make the environment of a search, with its budget; arguments as in `explored`."""
     config = search.config
     import_modules(config.imports)  # a worker process has not imported them yet
     ledger = Ledger(budget=search.budget)
     if search.env == "tabular":
-        env = make_tabular_environment(config, ledger)
-    else:
-        env = make_environment(config, ledger, cache)
-    return explore(env, make_agent(config.agent, env))
+        return make_tabular_environment(config, ledger)
+    return make_environment(config, ledger, cache)
 
 
 def tabular_env(search: Search) -> TabularEnv:

@@ -19,8 +19,11 @@ import pandas as pd
 from omegaconf import DictConfig
 
 mpl.use("Agg")
+from gymnasium.wrappers import RecordEpisodeStatistics
 from matplotlib import pyplot as plt
+from scipy.stats import ttest_ind
 
+from experiments.common.agent import make_agent
 from experiments.common.command import command
 from experiments.common.environment import make_environment
 from experiments.common.report import save_wer_against_size
@@ -30,8 +33,8 @@ from experiments.common.searches import (
     Search,
     check_searches,
     evaluator_on,
-    explored,
     search_cell,
+    search_env,
 )
 from experiments.common.statistics import in_points, mean, mean_wer_increase
 from experiments.common.study import Report, made, publish
@@ -39,7 +42,7 @@ from experiments.seed_model import every_rank, ranks_of_size
 from shrinkml_env import Evaluator, Ledger
 from shrinkml_env.envs.wrapped import search_problem
 from shrinkml_env.evaluation.intervals import wer_increase
-from shrinkml_env.search import choose
+from shrinkml_env.search import choose, explore
 
 HEAD = (
     "size",
@@ -53,6 +56,23 @@ HEAD = (
     "above the best by hand",
 )
 """With 95 % intervals: of a mean over seeds, of its distance over seeds and utterances, of one model over these."""
+
+EPISODES = 10**6
+"""More episodes than any search plays."""
+
+LEARNING = (
+    "size",
+    "agent",
+    "utterance passes",
+    "episodes",
+    "mean return: first tenth",
+    "last tenth (95 %)",
+    "without learning (95 %)",
+    "runs that end above it",
+)
+"""The policy's own mean return, over episodes and seeds; intervals are over seeds. A run ends above an agent that does
+not learn if the mean over its last tenth is above the mean over all episodes of the other (Welch's t-test, one-sided at
+5 %)."""
 
 PAIRS = ("size", "mean of the seeds of", "has more test WER than", "by (95 %)")
 
@@ -103,6 +123,8 @@ class Chosen:
         edits: Word errors of each test utterance.
         edits_before: Word errors of each test utterance by the original.
         words: Reference words of each test utterance.
+        passes: Utterances of the proxy set times evaluations: utterance passes; 0 where it was not recorded.
+        returns: The undiscounted return of each episode, in order; none where it was not recorded.
     """
 
     agent: str
@@ -116,6 +138,8 @@ class Chosen:
     edits: Sequence[int]
     edits_before: Sequence[int]
     words: Sequence[int]
+    passes: int = 0
+    returns: Sequence[float] = ()
 
     @property
     def test_wer(self) -> float:
@@ -126,6 +150,7 @@ class Chosen:
 def make(task: SizedSearch | SizedRule) -> dict[str, Any]:
     """Return a `Chosen`, as JSON."""
     config = task.search.config
+    returns: list[float] = []
     if isinstance(task, SizedRule):
         name, size = task.name, task.size
         evaluator = search_problem(make_environment(config, Ledger())).evaluator
@@ -135,7 +160,10 @@ def make(task: SizedSearch | SizedRule) -> dict[str, Any]:
         dev = evaluator_on(problem, config, "dev")
     else:
         name, size = task.name, float(config.constraint.budget)
-        problem = explored(task.search)
+        # Every episode's return is kept: there are at most twenty times as many as evaluations.
+        env = RecordEpisodeStatistics(search_env(task.search), buffer_length=EPISODES)
+        problem = explore(env, make_agent(config.agent, env))
+        returns = [round(float(value), 5) for value in env.return_queue]
         dev = evaluator_on(problem, config, "dev")
         ranks = choose(problem, dev, task.finalists, progress_bar=False).ranks
     test = evaluator_on(problem, config, "test")
@@ -152,6 +180,8 @@ def make(task: SizedSearch | SizedRule) -> dict[str, Any]:
         edits=on_test.edits,
         edits_before=test.baseline.edits,
         words=on_test.words,
+        passes=problem.ledger.count * len(problem.baseline.words),
+        returns=returns,
     )
     return asdict(found)
 
@@ -223,6 +253,46 @@ def pair_table(found: Sequence[Chosen], compared: Sequence[tuple[str, str]]) -> 
     return pd.DataFrame(rows, columns=list(PAIRS))
 
 
+def learning_table(found: Sequence[Chosen], frozen: Mapping[str, str]) -> pd.DataFrame:
+    """Return a row for each size and each agent that is compared with one that does not learn.
+
+    Args:
+        found: With the returns of their episodes.
+        frozen: Name of an agent -> name of the same agent with a learning rate of 0.
+    """
+    rows: list[tuple[str, ...]] = []
+    for size in dict.fromkeys(search.size for search in found):
+        for agent, still in frozen.items():
+            runs, rest = (
+                [s for s in found if (s.size, s.agent) == (size, name) and s.returns] for name in (agent, still)
+            )
+            if not runs or not rest:
+                continue
+            tenths = [np.array_split(np.array(run.returns), 10) for run in runs]
+            without = np.concatenate([np.array(run.returns) for run in rest])
+            above = [ttest_ind(parts[-1], without, equal_var=False, alternative="greater").pvalue for parts in tenths]
+            rows.append(
+                (
+                    f"{size:g}",
+                    agent,
+                    f"{np.mean([run.passes for run in runs]):,.0f}",
+                    f"{np.mean([len(run.returns) for run in runs]):,.0f}",
+                    f"{np.mean([parts[0].mean() for parts in tenths]):.4f}",
+                    _interval([float(parts[-1].mean()) for parts in tenths]),
+                    _interval([float(np.mean(run.returns)) for run in rest]),
+                    f"{sum(p < 0.05 for p in above)} of {len(runs)}",
+                )
+            )
+    return pd.DataFrame(rows, columns=list(LEARNING))
+
+
+def _interval(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.4f}"
+    found = mean(values)
+    return f"{found.value:.4f} [{found.low:.4f}, {found.high:.4f}]"
+
+
 def draw(path: Path, found: Sequence[Chosen]) -> None:
     """Mean test WER of the seeds that kept the size, with its 95 % interval, against the size."""
     figure, axes = plt.subplots(figsize=(8, 5), constrained_layout=True)
@@ -258,7 +328,8 @@ def grid(config: DictConfig) -> list[Cell[Any]]:
                 continue
             overrides = (*config.overrides, *options.overrides, f"constraint.budget={size}")
             reward = options.get("reward", "accuracy")
-            first = Search("live", options.get("agent", name), reward, 0, config.budget, overrides)
+            budget = options.get("budget", config.budget)
+            first = Search("live", options.get("agent", name), reward, 0, budget, overrides)
             searches = [replace(first, seed=seed) for seed in range(options.seeds)]
             cells += [sized_cell(str(name), search, config.finalists) for search in searches]
     check_searches([cell.task.search for cell in cells])
@@ -270,7 +341,11 @@ def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
     found = made("tradeoff", config, grid(config), make, lambda result: Chosen(**result))
     comparison = config.comparison
-    tables = [table(found, comparison.by_hand), pair_table(found, plain(comparison.pairs))]
+    tables = [
+        table(found, comparison.by_hand),
+        pair_table(found, plain(comparison.pairs)),
+        learning_table(found, plain(comparison.frozen)),
+    ]
     publish("tradeoff", config, Report(tables, lambda path: draw(path, found)))
 
 

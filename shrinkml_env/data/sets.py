@@ -30,8 +30,8 @@ SHIPPED_SETS: dict[str, dict[str, Any]] = {
 }
 """Name -> arguments of `SpeechFolder` for a set of the embedded synthetic speech. ``proxy``, ``proxy-random`` and
 ``proxy-stratified`` are 72 utterances each, chosen from the pool by the methods of `shrinkml_env.data.selection`;
-``proxy-small`` are 12, for searches by the divergence. ``calibration`` are 80 of the training set; ``calibration-large``
-are these and what the pool has besides ``proxy`` and ``proxy-small``, 324 in all."""
+``proxy-small`` are 12, for searches by the divergence. ``calibration`` are 80 of the training set;
+``calibration-large`` are these and what the pool has besides ``proxy`` and ``proxy-small``, 324 in all."""
 
 
 def load_utterances(spec: UtteranceSpec) -> tuple[Utterance, ...]:
