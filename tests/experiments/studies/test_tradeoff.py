@@ -6,7 +6,17 @@ import pytest
 
 import shrinkml_env
 from experiments.common.searches import Search
-from experiments.studies.tradeoff import Chosen, SizedRule, SizedSearch, chosen, draw, make, pair_table, table
+from experiments.studies.tradeoff import (
+    Chosen,
+    SizedRule,
+    SizedSearch,
+    chosen,
+    draw,
+    learning_table,
+    make,
+    pair_table,
+    table,
+)
 
 
 def rows(*arguments):
@@ -58,6 +68,24 @@ def test_the_best_by_hand_is_best_on_dev():
 def test_means_of_seeds_are_paired():
     compared = pair_table(FOUND, [("ppo", "uniform"), ("uniform", "nobody")])
     assert list(compared.itertuples(index=False, name=None)) == [("0.5", "ppo", "uniform", "-25.00 [-30.00, -20.00]")]
+
+
+def test_learning_is_measured_against_the_same_agent_without_it():
+    def run(agent, seed, start, end):
+        noise = [0.01 * (-1) ** episode for episode in range(100)]
+        returns = [start + (end - start) * episode / 99 + noise[episode] for episode in range(100)]
+        return replace(found(agent, 0.5, seed, [1, 1, 1]), passes=1200, returns=returns)
+
+    runs = [run("ppo", 0, -0.5, -0.1), run("ppo", 1, -0.5, -0.5), run("ppo, frozen", 0, -0.5, -0.5)]
+    (row,) = learning_table(runs, {"ppo": "ppo, frozen", "sac": "sac, frozen"}).itertuples(index=False, name=None)
+    size, agent, passes, episodes, first, last, without, above = row
+    assert (size, agent, passes, episodes) == ("0.5", "ppo", "1,200", "100")
+    # The tenths' means: the line at 4.5 / 99 and 94.5 / 99 of the way; the second run stays where it began.
+    assert float(first) == pytest.approx(((-0.5 + 0.4 * 4.5 / 99) - 0.5) / 2, abs=1e-4)
+    assert float(last.split()[0]) == pytest.approx(((-0.5 + 0.4 * 94.5 / 99) - 0.5) / 2, abs=1e-4)
+    assert without == "-0.5000"
+    assert above == "1 of 2"
+    assert learning_table(FOUND, {"ppo": "uniform"}).empty
 
 
 def test_a_picture(tmp_path):
