@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python -m
+QUICK = -n 2 --dist worksteal -m "not slow and not docs and not results"
 
-.PHONY: demo test quick lint types unit docs bench wheel dist clean
+.PHONY: demo test quick test-oldest lint types unit docs bench wheel dist clean
 
 demo: $(VENV)/experiments  ## Compress the embedded recogniser and show the result.
 	$(RUN) experiments.search agent=model_based budget=100
@@ -21,7 +22,10 @@ unit: $(VENV)/dev
 	$(RUN) pytest -n 2 --dist worksteal --cov=shrinkml_env
 
 quick: $(VENV)/dev  ## The fast tests, in about a minute: after each change.
-	$(RUN) pytest -n 2 --dist worksteal -m "not slow and not docs and not results"
+	$(RUN) pytest $(QUICK)
+
+test-oldest: $(VENV)-oldest  ## The fast tests with the oldest versions that pyproject.toml allows, whose own deprecations are not ours.
+	$(VENV)-oldest/bin/python -m pytest $(QUICK) -W ignore::DeprecationWarning
 
 docs: $(VENV)/docs  ## The site, offline and with warnings as errors: docs/_build/html/index.html.
 	$(RUN) sphinx -W --keep-going docs docs/_build/html
@@ -38,13 +42,20 @@ dist: $(VENV)/build  ## What would go to PyPI, wheel and source, checked.
 	$(VENV)/build/bin/twine check --strict dist/*
 
 clean:
-	rm -rf $(VENV) build dist docs/_build docs/api docs/environments *.egg-info
+	rm -rf $(VENV) $(VENV)-oldest build dist docs/_build docs/api docs/environments *.egg-info
 
 # One stamp for each set of extras.
 $(VENV)/experiments: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch torchaudio
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e .[experiments]
+	touch $@
+
+$(VENV)-oldest: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $@
+	$@/bin/pip install --quiet --disable-pip-version-check -c constraints-oldest.txt torch torchaudio
+	$@/bin/pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e .[experiments,export,hf,quantise] \
+		hypothesis mo-gymnasium pytest pytest-cov pytest-xdist
 	touch $@
 
 $(VENV)/docs: $(VENV)/experiments

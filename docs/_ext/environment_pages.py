@@ -16,6 +16,13 @@ from sphinx.application import Sphinx
 
 import shrinkml_env
 
+ARGUMENTS = """## Arguments
+
+```{{eval-rst}}
+.. autofunction:: {path}
+   :no-index:
+```"""
+
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register what follows."""
@@ -49,27 +56,30 @@ def class_of(spec: EnvSpec) -> type[Any]:
     return made
 
 
-def original_of(spec: EnvSpec) -> EnvSpec:
-    """Return the environment of which this is a variant: the first with the same entry point, maybe itself."""
-    return next(other for other in environments() if other.entry_point == spec.entry_point)
+def described_by(spec: EnvSpec) -> EnvSpec:
+    """Return the environment that a page refers to for all that is not said: the first of its kind, maybe itself.
+
+    For a variant that is the first with the same entry point, for others the first with the same class.
+    """
+    kind = (lambda other: other.entry_point) if spec.kwargs else class_of
+    return next(other for other in environments() if kind(other) == kind(spec))
 
 
 def page(spec: EnvSpec) -> str:
     """Return the page of an environment, in Markdown."""
-    original = original_of(spec)
+    first = described_by(spec)
     env = gym.make(spec.id)
-    facts = {
-        "action space": f"`{env.action_space}`",
-        "observation space": f"`{env.observation_space}`",
-    }
+    facts = {"action space": f"`{env.action_space}`", "observation space": f"`{env.observation_space}`"}
     if reward_space := getattr(env.unwrapped, "reward_space", None):
         facts["reward space"] = f"`{reward_space}`"
-    text = inspect.cleandoc(class_of(spec).__doc__ or "")
-    if spec is not original:
+    if spec.kwargs:
         arguments = ", ".join(f"{name}={value!r}" for name, value in spec.kwargs.items()).replace("'", '"')
-        facts["the same as"] = f'`gym.make("{original.id}", {arguments})`'
-        text = f"{text.partition(chr(10))[0]} All else is as in [{original.id}]({original.id}.md)."
-    # What the constructor takes is of no use to those who call gym.make.
-    text = text.partition("\nArgs:\n")[0]
+        facts["the same as"] = f'`gym.make("{first.id}", {arguments})`'
     table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    # What the constructor takes is of no use to those who call gym.make.
+    text = inspect.cleandoc(class_of(spec).__doc__ or "").partition("\nArgs:\n")[0]
+    if spec is not first:
+        text = f"{text.partition(chr(10))[0]} All that is not said here is as in [{first.id}]({first.id}.md)."
+    if not spec.kwargs and "\n## Arguments\n" not in text:
+        text += f"\n\n{ARGUMENTS.format(path=str(spec.entry_point).replace(':', '.'))}"
     return f'# {spec.id}\n\n| make | `gym.make("{spec.id}")` |\n| --- | --- |\n{table}\n\n{text}\n'

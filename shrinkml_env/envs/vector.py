@@ -39,12 +39,15 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
         "autoreset_mode": AutoresetMode.SAME_STEP,
     }
 
+    envs: tuple[ShrinkEnv, ...] = ()
+    """None until it is made: Gymnasium before 1.4 closes environments whose constructor has failed."""
+
     def __init__(self, env: ShrinkEnv, num_envs: int) -> None:
         num_envs = whole_number("num_envs", num_envs, least=1)
         self.num_envs = num_envs
         self.autoreset_mode = self.metadata["autoreset_mode"]  # TorchRL reads this attribute
         # Shallow copies: all environments share one problem.
-        self.envs: tuple[ShrinkEnv, ...] = (env, *(copy.copy(env) for _ in range(num_envs - 1)))
+        self.envs = (env, *(copy.copy(env) for _ in range(num_envs - 1)))
         for other in self.envs[1:]:
             other._np_random = None
         self.render_mode = env.render_mode
@@ -118,7 +121,8 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the evaluator's workers and release the ledger's file; called by `close`."""
-        self.envs[0].close()
+        for env in self.envs[:1]:
+            env.close()
 
     def render(self) -> tuple[Any, ...]:
         """Return the rendering of each environment, see `ShrinkEnv.render`."""

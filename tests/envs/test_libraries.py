@@ -126,6 +126,11 @@ print("found")
     assert run.stdout == "found\n", run.stderr
 
 
+@pytest.mark.xfail(
+    tuple(map(int, gym.__version__.split(".")[:2])) < (1, 4),
+    reason="the wrapper does not count the first step after an episode has ended",
+    strict=True,
+)
 @pytest.mark.parametrize("kind", ["vector", "vector tabular"])
 def test_a_loop_as_in_cleanrl(kind):
     """One update of PPO's loss, written out as CleanRL's ppo.py does."""
