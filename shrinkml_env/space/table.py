@@ -13,7 +13,7 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import resources
@@ -279,12 +279,35 @@ class TableEvaluator:
 
     @cached_property
     def evaluations(self) -> tuple[Evaluation, ...]:
-        """The evaluations of all configurations, in the table's order.
+        """Every configuration, in the table's order: what `evaluate` returns for each, many times faster.
 
         Raises:
-            ValueError: A configuration was not measured on this set.
+            ValueError: As `evaluate`.
         """
-        return tuple(map(self.evaluate, self.table.configurations()))
+        edits, capped = self.table.edits[self.subset], self.table.capped[self.subset]
+        for number in np.flatnonzero(edits < 0)[:1]:
+            self.evaluate(self.table.search_space.ranks(np.unravel_index(number, self.table.search_space.counts)))
+        params = self._everywhere(lambda layer, rank: self.params({layer.name: rank}), self.params({}))
+        macs = self._everywhere(lambda layer, rank: self.macs({layer.name: rank}), self.macs({}))
+        words = (self.table.words[self.subset],)
+        measured = zip(edits.tolist(), params, macs, capped.tolist(), strict=True)
+        return tuple(
+            Evaluation(ranks, (errors,), words, size, size / self.table.original_params, cost, reached)
+            for ranks, (errors, size, cost, reached) in zip(self.table.configurations(), measured, strict=True)
+        )
+
+    def _everywhere(self, alone: Callable[[Layer, int], int], dense: int) -> list[int]:
+        """Return a sum over the layers for every configuration, in the table's order.
+
+        Args:
+            alone: The sum with one layer at a rank and all others dense.
+            dense: The sum with all of them dense.
+        """
+        total = np.array(dense)
+        for of_layer in self.table.search_space.tabulate(lambda layer, rank: alone(layer, rank) - dense):
+            total = np.add.outer(total, np.array(list(of_layer.values())))
+        found: list[int] = total.ravel().tolist()
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "evaluations"}

@@ -25,8 +25,7 @@ def table():
 @pytest.fixture(scope="module")
 def best(table):
     """Reward -> the numbers of the 500 best configurations on proxy."""
-    evaluator = table.evaluator()
-    evaluations = [evaluator.evaluate(ranks) for ranks in table.configurations()]
+    evaluations = table.evaluator().evaluations
     found = {}
     for name in REWARDS.keys() - {"vector", "divergence"}:  # a table holds word errors, and the first is of two parts
         problem = make_tabular_env(reward=name, table=table).problem
@@ -104,10 +103,19 @@ def test_an_evaluator_on_other_utterances_measures_for_real(table, tmp_path, mon
     assert (measured.params, measured.macs) == (expected.params, expected.macs)
 
 
+def test_all_evaluations_are_those_of_each(table):
+    evaluator = table.evaluator()
+    evaluations, configurations = evaluator.evaluations, list(table.configurations())
+    assert len(evaluations) == table.size
+    for number in [0, table.size - 1, *np.random.default_rng(1).integers(table.size, size=300)]:
+        assert evaluations[number] == evaluator.evaluate(configurations[number])
+    with pytest.raises(ValueError, match=r"the table does not hold .* on 'dev'"):
+        table.evaluator("dev").evaluations  # noqa: B018
+
+
 @pytest.mark.slow
 def test_the_optimum_is_the_best_of_all_rewards(table):
     env = make_tabular_env(reward="linear", table=table)
     wer = table.edits["proxy"] / table.words["proxy"]
-    evaluator = table.evaluator()
-    sizes = np.array([evaluator.size_ratio(ranks) for ranks in table.configurations()])
+    sizes = np.array([evaluation.size_ratio for evaluation in table.evaluator().evaluations])
     assert env.optimum == pytest.approx((-(wer - wer[-1]) - 0.2 * sizes).max())
