@@ -39,7 +39,7 @@ def search_problem(env: Any) -> SearchProblem:
 
 def episode_length(env: Any) -> int:
     """Return the number of steps of an episode of any environment that `shrink_env` takes."""
-    return len(shrink_env(env).actions_for({}))
+    return shrink_env(env).action.steps
 
 
 def num_envs_of(env: Any) -> int:

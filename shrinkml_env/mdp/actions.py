@@ -72,6 +72,11 @@ class ActionKind(ABC):
     def encode(self, ranks: tuple[int, ...]) -> Sequence[Any]:
         """Return the actions of one episode that ask for this configuration: one candidate for each layer."""
 
+    @property
+    def steps(self) -> int:
+        """The number of actions in an episode."""
+        return len(self.encode(tuple(self.problem.search_space.dense.values())))
+
 
 class MaskedActions(ActionKind):
     """Actions of which it can be said beforehand which ones are allowed."""
@@ -242,6 +247,11 @@ class Level(_Number):
         self._at = [
             list(ranks) for ranks in zip(*(space.at_level(n).values() for n in range(self._top + 1)), strict=True)
         ]
+
+    @property
+    def steps(self) -> int:
+        """The number of actions in an episode: one for each layer, even where dense is out of reach."""
+        return len(self.problem.layers)
 
     def _rank(self, ranks: tuple[int, ...], value: float) -> int:
         wanted = round(self.common + value * self._reach)

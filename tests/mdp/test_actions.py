@@ -96,6 +96,11 @@ def test_the_common_level_is_the_largest_within_the_budget(budget):
         assert common == space.top_level or problem.size(space.at_level(common + 1)) > max(budget, 0.2)
 
 
+@pytest.mark.parametrize("name", ACTIONS)
+def test_steps_of_an_episode(name):
+    assert ACTIONS[name](PROBLEM).steps == (1 if name == "one_shot" else 5)
+
+
 def test_what_a_level_cannot_say():
     with pytest.raises(ValueError, match="layer 'output': no action leads to rank 64: it lies more than 6 levels from"):
         LEVEL.encode((*tuple(PROBLEM.search_space.at_level(12).values())[:-1], 64))
