@@ -12,6 +12,7 @@ from experiments.common.agent import make_agent
 from experiments.common.parts import check_part, part
 from experiments.common.run_directory import plain
 from shrinkml_env.compression.factorisations import FACTORISATIONS
+from shrinkml_env.envs.registration import arguments_v1
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
 from shrinkml_env.mdp.actions import ACTIONS
 from shrinkml_env.mdp.constraints import CONSTRAINTS
@@ -126,3 +127,21 @@ def test_every_config_is_named_as_its_command_is():
     }
     assert {path.stem for path in CONF.glob("*.yaml")} <= set(modules)
     assert (CONF / "compress" / "compress.yaml").is_file()
+
+
+def test_environment_v1_is_what_gym_make_has():
+    """Options that the command writes out have the defaults of what gym.make leaves out."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("search", overrides=["environment=v1", "constraint.budget=0.3"])
+        plain = compose("search", overrides=["environment=v0"])
+        assert plain == compose("search")
+    expected = arguments_v1(0.3, "calibration", {})
+    for name, value in expected.items():
+        found = OmegaConf.to_container(config, resolve=True)[name]
+        wanted = {"name": value} if name in GROUPS and isinstance(value, str) else value
+        if isinstance(wanted, dict):
+            assert wanted.items() <= found.items(), name
+        else:
+            assert found == wanted, name
+    changed = {name for name in config if config[name] != plain[name]}
+    assert changed - {"agent"} == expected.keys()

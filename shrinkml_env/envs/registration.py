@@ -186,7 +186,7 @@ def make_env_v1(size: float = 0.4, calibration: UtteranceSpec = "calibration", *
         ValueError: As `make_env`, or a constraint is given besides the size.
     """
     _require_known_v1(arguments)
-    return make_env(**_arguments_v1(size, calibration, arguments))
+    return make_env(**arguments_v1(size, calibration, arguments))
 
 
 def make_vector_env_v1(
@@ -204,10 +204,10 @@ def make_vector_env_v1(
         ValueError: As `make_env_v1`.
     """
     _require_known_v1(arguments)
-    return make_vector_env(num_envs, **_arguments_v1(size, calibration, arguments))
+    return make_vector_env(num_envs, **arguments_v1(size, calibration, arguments))
 
 
-def _arguments_v1(size: float, calibration: UtteranceSpec, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def arguments_v1(size: float, calibration: UtteranceSpec, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of `make_env` that stand for those of `make_env_v1`."""
     if "constraint" in arguments:
         raise ValueError("ShrinkML-v1 is constrained to a size: give size=0.4 instead of a constraint, or use -v0")
