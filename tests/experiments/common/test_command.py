@@ -49,7 +49,8 @@ def test_every_option_is_explained_in_a_line(name):
     }
     if name in ("seed_model", "iterate"):
         taken["agent"] = [choice for choice in taken["agent"] if choice not in DISCRETE]
-    recipes = [[recipe] for recipe in taken.pop("recipe", ())]  # They change other groups.
+    # They change other groups.
+    recipes = [[choice] for group in ("recipe", "environment") for choice in taken.pop(group, ())]
     # To compose takes a while, so it is done with another choice of each group at once.
     together = [[choice for choice in row if choice] for row in itertools.zip_longest(*taken.values())]
     for overrides in [[], *recipes, *together]:
