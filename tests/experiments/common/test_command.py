@@ -88,7 +88,7 @@ def test_the_help_of_the_search():
     (head,) = (line for line in lines if line.startswith("options of reward="))
     assert head == "options of reward=threshold (1 - s if e <= e0 + tolerance, else -punishment):"
     listed = lines[lines.index(next(line for line in lines if line.startswith("  action=continuous"))) + 1]
-    assert listed.split() == ["continuous,", "custom,", "delta,", "discrete,", "energy,", "one_shot"]
+    assert listed.split() == ["continuous,", "custom,", "delta,", "discrete,", "energy,", "level,", "one_shot"]
     assert "size (required)" in described("seed_model").help([])
 
 
