@@ -132,6 +132,14 @@ class SearchResult:
         """Number of unique evaluations that the search used."""
         return len(self.history)
 
+    @property
+    def utterance_passes(self) -> int:
+        """Number of utterances that the search has recognised or predicted: evaluations times the proxy set's size.
+
+        In this currency searches on sets of different sizes are compared.
+        """
+        return self.evaluations * self.sets["proxy"].utterances
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the compressed model to a directory, which `load_compressed` reads."""
         save_compressed(self.model, path)
@@ -147,6 +155,7 @@ class SearchResult:
             "encoder_params": self.encoder_params and dict(zip(MODELS, self.encoder_params, strict=True)),
             "file_bytes": dict(zip(MODELS, self.file_bytes, strict=True)),
             "evaluations": self.evaluations,
+            "utterance_passes": self.utterance_passes,
             "feasible": self.feasible,
             "wer_increase": self.wer_increase._asdict(),
             "sets": {name: measured.to_json() for name, measured in self.sets.items()},

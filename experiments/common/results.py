@@ -5,6 +5,7 @@ A line holds the key of a cell (one search or training), a description of the ce
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -92,6 +93,8 @@ def _made_once(make: Callable[[Task], dict[str, Any]], path: Path, cell: Cell[Ta
         if result is None:
             result = make(cell.task)
             append_result(path, cell, result)
+            # Environments refer to themselves: what a cell has left goes before the next one needs room.
+            gc.collect()
         # Processes that wait for the lock, or create it again, will find the result.
         lock.unlink(missing_ok=True)
     return cell.key, result

@@ -29,6 +29,7 @@ def test_a_search_leaves_a_validated_model(configure, overrides, capsys):
     record = json.loads((directory / "best.json").read_text())
     _, evaluations = read_ledger(directory / "evaluations.jsonl")
     assert record["evaluations"] == len(evaluations) <= 6
+    assert record["utterance_passes"] == len(evaluations) * record["sets"]["proxy"]["utterances"]
     assert record["ranks"] in [dict(evaluation.ranks) for evaluation in evaluations]
     assert record["encoder_params"] is None  # This model does not say what its encoder is.
     assert str(directory) in printed
