@@ -7,7 +7,7 @@ QUICK = -n 2 --dist worksteal -m "not slow and not docs and not results"
 .PHONY: demo test quick test-oldest lint types unit docs bench wheel dist clean
 
 demo: $(VENV)/experiments  ## Compress the embedded recogniser and show the result.
-	$(RUN) experiments.search agent=model_based budget=100
+	$(RUN) experiments.search environment=v1 agent=ppo constraint.budget=0.4 budget=200
 
 test: lint types unit  ## Everything that must pass before a change lands.
 

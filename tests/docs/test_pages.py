@@ -142,8 +142,8 @@ def test_getting_started(tmp_path, monkeypatch, capsys):
     """With few evaluations; the landing page has the same search."""
     monkeypatch.chdir(tmp_path)
     code = "".join(blocks("docs/get-started.md"))
-    assert code.count('{"budget": 100}') == 1
-    exec(code.replace('{"budget": 100}', '{"budget": 3}'), {})
+    assert code.count('{"budget": 200}') == 1
+    exec(code.replace('{"budget": 200}', '{"budget": 3}'), {})
     printed = capsys.readouterr().out
     assert "11 of 11 layers decided" in printed
     assert "test WER" in printed
