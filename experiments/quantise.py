@@ -79,6 +79,7 @@ def result_of(
         file_bytes=(file_bytes(model), file_bytes(quantised)),
         sets={name: SetResult.of(*pair) for name, pair in measured.items()},
         rewards={},
+        test_edits=(before.edits, after.edits),
         wer_increase=wer_increase(after.edits, before.edits, before.words),
         history=(),
         config={

@@ -216,6 +216,7 @@ def report(
         file_bytes=(file_bytes(test.model), file_bytes(compressed)),
         sets={name: SetResult.of(*measured[name]) for name in evaluators},
         rewards={name: problem.reward(*reversed(measured[name]))[0] for name in evaluators},
+        test_edits=(before.edits, after.edits),
         wer_increase=wer_increase(after.edits, before.edits, before.words),
         history=problem.history,
         feasible=feasible,

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import hydra
 import torch
@@ -26,7 +28,9 @@ from experiments.common.kinds import Kind
 from experiments.common.options import check_options, check_removals
 from shrinkml_env.progress import progress_shown
 
-__all__ = ["command"]
+__all__ = ["command", "given_command"]
+
+_GIVEN: ContextVar[str | None] = ContextVar("the command that is run", default=None)
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
@@ -56,6 +60,8 @@ def command(
     """
 
     def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
+        program = _program(function)
+
         @functools.wraps(function)
         def job(config: DictConfig) -> None:
             try:
@@ -64,6 +70,7 @@ def command(
                 check_removals(config, HydraConfig.get().overrides.task, kinds)
                 check_options(config, kinds)
                 torch.set_num_threads(1)
+                _GIVEN.set(shlex.join(["python", "-m", program, *HydraConfig.get().overrides.task]))
                 with progress_shown():
                     function(config)
             except Exception as error:
@@ -76,7 +83,7 @@ def command(
 
         @functools.wraps(function)
         def main() -> None:
-            this = Command(CONF / folder, config_name, _program(function), sys.modules[function.__module__].__doc__)
+            this = Command(CONF / folder, config_name, program, sys.modules[function.__module__].__doc__)
             arguments = sys.argv[1:]
             overrides = [argument for argument in arguments if not argument.startswith("-")]
             full = os.environ.get(FULL_ERROR) == "1"
@@ -102,6 +109,11 @@ def command(
         return main
 
     return decorate
+
+
+def given_command() -> str | None:
+    """Return the command line that repeats the run of this process, one run of a multirun; None outside commands."""
+    return _GIVEN.get()
 
 
 def _program(function: Callable[[DictConfig], None]) -> str:
