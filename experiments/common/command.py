@@ -67,11 +67,10 @@ def command(
             try:
                 _require_values(config)
                 import_modules(config.get("imports"))
-                check_removals(config, HydraConfig.get().overrides.task, kinds)
+                check_removals(config, _overrides(), kinds)
                 check_options(config, kinds)
                 torch.set_num_threads(1)
-                _GIVEN.set(shlex.join(["python", "-m", program, *HydraConfig.get().overrides.task]))
-                with progress_shown():
+                with progress_shown(), _command_is(shlex.join(["python", "-m", program, *_overrides()])):
                     function(config)
             except Exception as error:
                 # In a multirun, Hydra's launchers pass the errors of jobs on.
@@ -111,8 +110,22 @@ def command(
     return decorate
 
 
+def _overrides() -> list[str]:
+    """Return the options of the running job, as they were given."""
+    return [str(override) for override in HydraConfig.get().overrides.task]
+
+
+@contextmanager
+def _command_is(line: str) -> Iterator[None]:
+    token = _GIVEN.set(line)
+    try:
+        yield
+    finally:
+        _GIVEN.reset(token)
+
+
 def given_command() -> str | None:
-    """Return the command line that repeats the run of this process, one run of a multirun; None outside commands."""
+    """Return the command line of the running command, in a multirun that of the one run; None outside commands."""
     return _GIVEN.get()
 
 

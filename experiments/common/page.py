@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
 import jinja2
 
-from shrinkml_env import Evaluation
-
-__all__ = ["Chart", "front", "render", "wer_axes"]
+__all__ = ["Chart", "front", "point", "render", "series", "wer_axes"]
 
 PAGES = Path(__file__).with_name("pages")
 UPLOT = PAGES / "uplot"
@@ -25,8 +23,7 @@ class Chart(TypedDict, total=False):
     """A chart, as ``pages/charts.js`` draws it.
 
     Attributes:
-        series: For each series its label, colour, style and points ``{x, y, tip}``; the tip is a list of texts, the
-            first of which is a heading.
+        series: What `series` returns, for each; those without points are left out.
         x: Label of the x axis.
         y: Label of the y axis.
         ticks: Ticks of a y axis from 0 that is logarithmic above 10; without them the axis is linear.
@@ -59,20 +56,33 @@ def render(template: str, charts: dict[str, Chart], **values: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PAGES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
+    drawn = {
+        name: {**chart, "series": [one for one in chart["series"] if one["points"]]} for name, chart in charts.items()
+    }
     page = environment.get_template(template)
-    return page.render(data=charts, scripts=scripts, style=style, policy=policy, **values)
+    return page.render(data=drawn, scripts=scripts, style=style, policy=policy, **values)
 
 
 def wer_axes(measured_on: str) -> Chart:
-    """Return a chart of WER against size without its series."""
+    """Return a chart of WER against size without its series: linear up to 10 %, logarithmic above."""
     size = "size ratio (parameters of the compressed / the original model)"
-    return Chart(x=size, y=f"WER on {measured_on}, % (logarithmic above 10)", ticks=TICKS)
+    return Chart(x=size, y=f"WER on {measured_on}, %", ticks=TICKS)
 
 
-def front(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
-    """Return the evaluations to which no other one is preferable in both size and WER, by size."""
-    found: list[Evaluation] = []
-    for evaluation in sorted(evaluations, key=lambda one: (one.size_ratio, one.wer)):
-        if not found or evaluation.wer < found[-1].wer:
-            found.append(evaluation)
+def front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the points (size, WER) to which no other one is preferable in both, by size."""
+    found: list[tuple[float, float]] = []
+    for size, wer in sorted(points):
+        if not found or wer < found[-1][1]:
+            found.append((size, wer))
     return found
+
+
+def point(x: float, y: float, tip: Sequence[str] = ()) -> dict[str, Any]:
+    """Return a point of a series; the mouse shows the tip's texts, the first as a heading."""
+    return {"x": round(x, 5), "y": round(y, 5), **({"tip": list(tip)} if tip else {})}
+
+
+def series(label: str, colour: str, points: list[dict[str, Any]], **style: Any) -> dict[str, Any]:
+    """Return a series of a chart; its style is a `line` ("straight" or "stepped"), `dash`, and the `size` of points."""
+    return {"label": label, "colour": colour, "points": points, **style}

@@ -18,7 +18,7 @@ from matplotlib import pyplot as plt
 import shrinkml_env
 from experiments.common.command import given_command
 from experiments.common.course import Course
-from experiments.common.page import Chart, front, render, wer_axes
+from experiments.common.page import Chart, front, point, render, series, wer_axes
 from experiments.common.report import save_figure
 from experiments.common.transcripts import Transcript
 from shrinkml_env import Evaluation, SearchResult
@@ -83,43 +83,43 @@ def size_chart(result: SearchResult, uniform: Sequence[Evaluation]) -> Chart:
     """Return the chart of WER on the proxy set against size: what was tried, its front, rules, the chosen point."""
     full = {layer.name: layer.max_rank for layer in result.layers}
 
-    def point(evaluation: Evaluation, head: str) -> dict[str, Any]:
+    def measured(evaluation: Evaluation, head: str) -> dict[str, Any]:
         ranks = [
             f"{name} {'dense' if rank == full[name] else rank}"
             for name, rank in evaluation.ranks.items()
             if name in full
         ]
         tip = [head, f"size ratio {evaluation.size_ratio:.3f}", f"WER {100 * evaluation.wer:.2f} %", *ranks]
-        return _point(evaluation.size_ratio, 100 * evaluation.wer, tip)
+        return point(evaluation.size_ratio, 100 * evaluation.wer, tip)
 
     proxy, count = result.sets["proxy"], result.evaluations
     tried = [
-        point(trial.evaluation, f"evaluation {number} of {count}{'' if trial.feasible else ', infeasible'}")
+        measured(trial.evaluation, f"evaluation {number} of {count}{'' if trial.feasible else ', infeasible'}")
         for number, trial in enumerate(result.history, start=1)
     ]
-    best = front([trial.evaluation for trial in result.history])
+    best = front((trial.evaluation.size_ratio, 100 * trial.evaluation.wer) for trial in result.history)
     curve = sorted(uniform, key=lambda evaluation: evaluation.size_ratio)
     left = min((one["x"] for one in tried), default=result.size_ratio)
     before = 100 * proxy.wer_before
-    series = [
-        _series(
+    drawn = [
+        series(
             "original",
             "#222",
-            [_point(left, before), _point(1.0, before, ["original", f"WER {before:.2f} %"])],
+            [point(left, before), point(1.0, before, ["original", f"WER {before:.2f} %"])],
             line="straight",
             dash=[6, 4],
         ),
-        _series("evaluated", "#7ba6d0", tried, size=6),
-        _series("front of these", "#1f5a94", [_point(one.size_ratio, 100 * one.wer) for one in best], line="stepped"),
-        _series("uniform ranks", "#888", [point(one, "uniform ranks") for one in curve], line="straight", size=6),
-        _series(
+        series("evaluated", "#7ba6d0", tried, size=6),
+        series("front of these", "#1f5a94", [point(*one) for one in best], line="stepped"),
+        series("uniform ranks", "#888", [measured(one, "uniform ranks") for one in curve], line="straight", size=6),
+        series(
             "chosen",
             "#d62728",
-            [_point(result.size_ratio, 100 * proxy.wer_after, _chosen_tip(result))],
+            [point(result.size_ratio, 100 * proxy.wer_after, _chosen_tip(result))],
             size=12,
         ),
     ]
-    return {**wer_axes("the proxy set"), "series": [one for one in series if one["points"]]}
+    return {**wer_axes("the proxy set"), "series": drawn}
 
 
 def _chosen_tip(result: SearchResult) -> list[str]:
@@ -135,7 +135,7 @@ def learning_chart(result: SearchResult, course: Course) -> Chart:
     the agent's episodes are not known it is over the latest `WINDOW` evaluations.
     """
     rewards = [float(trial.reward) for trial in result.history]
-    ranks = accumulate(((trial.feasible, float(trial.reward)) for trial in result.history), max)
+    running = accumulate(((trial.feasible, float(trial.reward)) for trial in result.history), max)
     played = course.returns or list(enumerate(rewards, start=1))
     means = {
         count: fmean(value for _, value in played[max(0, place - WINDOW) : place])
@@ -143,21 +143,21 @@ def learning_chart(result: SearchResult, course: Course) -> Chart:
     }
     what = "episodes" if course.returns else "evaluations"
     each = [
-        _point(number, reward, [f"evaluation {number}", f"reward {reward:.4f}"])
+        point(number, reward, [f"evaluation {number}", f"reward {reward:.4f}"])
         for number, reward in enumerate(rewards, start=1)
     ]
-    best = [_point(number, reward) for number, (feasible, reward) in enumerate(ranks, start=1) if feasible]
-    series = [
-        _series("evaluation", "#b9cfe5", each, size=6),
-        _series(
+    best = [point(number, reward) for number, (feasible, reward) in enumerate(running, start=1) if feasible]
+    drawn = [
+        series("evaluation", "#b9cfe5", each, size=6),
+        series(
             f"mean of the last {WINDOW} {what}",
             "#e08214",
-            [_point(count, mean) for count, mean in means.items()],
+            [point(count, mean) for count, mean in means.items()],
             line="straight",
         ),
-        _series("best so far", "#1f5a94", best, line="stepped"),
+        series("best so far", "#1f5a94", best, line="stepped"),
     ]
-    return {"x": "unique evaluations", "y": "reward", "series": [one for one in series if one["points"]]}
+    return {"x": "unique evaluations", "y": "reward", "series": drawn}
 
 
 def layer_rows(result: SearchResult) -> list[dict[str, Any]]:
@@ -173,16 +173,6 @@ def layer_rows(result: SearchResult) -> list[dict[str, Any]]:
             | {"kept": kept, "kept_share": share}
         )
     return rows
-
-
-def _series(label: str, colour: str, points: list[dict[str, Any]], **style: Any) -> dict[str, Any]:
-    """Return a series of a chart; its style is a `line` ("straight" or "stepped"), `dash`, and the `size` of points."""
-    return {"label": label, "colour": colour, "points": points, **style}
-
-
-def _point(x: float, y: float, tip: Sequence[str] = ()) -> dict[str, Any]:
-    """Return a point of a chart; texts are shown by the mouse."""
-    return {"x": round(x, 5), "y": round(y, 5), **({"tip": list(tip)} if tip else {})}
 
 
 def _draw(path: Path, result: SearchResult, uniform: Sequence[Evaluation]) -> None:
