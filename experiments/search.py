@@ -16,7 +16,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.logger import configure
-from tqdm import tqdm
 
 from experiments.common.agent import make_agent
 from experiments.common.command import command
@@ -28,6 +27,7 @@ from experiments.common.options import check_options
 from experiments.common.parts import label, part
 from experiments.common.run_directory import plain, run_directory, run_path
 from experiments.common.search_report import print_result, write_report
+from experiments.common.trackers import require_tracker, tracked
 from experiments.common.transcripts import changed_transcripts
 from shrinkml_env import (
     Evaluation,
@@ -44,6 +44,7 @@ from shrinkml_env.agent import is_algorithm
 from shrinkml_env.envs.assembly import make_reward, search_space_maker
 from shrinkml_env.envs.wrapped import search_problem
 from shrinkml_env.files import errors_name
+from shrinkml_env.progress import progress
 from shrinkml_env.sb3 import EvaluationLog
 from shrinkml_env.space.predicted import LevelSpace
 from shrinkml_env.space.prediction import predicted_damage
@@ -76,9 +77,12 @@ def check(config: DictConfig) -> None:
 
     Raises:
         ValueError: An option is of a wrong kind, or a part of the config cannot be made.
+        ImportError: The package of the logger is not installed.
     """
     import_modules(config.imports)
     check_options(config)
+    if config.logger is not None:
+        require_tracker(config.logger)
     if getattr(make_reward(part("reward", config.reward)), "space", None) is not None:
         raise ValueError(
             f"a search has one best configuration, so it needs a scalar reward: not {label(config.reward)}"
@@ -126,9 +130,12 @@ def find(
         problem.ledger.subscribe(EvaluationLog(logger, problem))
     sets = {name: plain(config[name]) for name in ("dev", "test")}
     entries = describe(config, title, problem)
-    result = run_search(
-        env, agent, **sets, finalists=config.finalists, directory=directory, callback=callback, config=entries
-    )
+    settings = {"directory": str(directory), "model": config.model, **entries["settings"]}
+    with tracked(config.logger, title, directory, settings, problem) as conclude_run:
+        result = run_search(
+            env, agent, **sets, finalists=config.finalists, directory=directory, callback=callback, config=entries
+        )
+        conclude_run(result)
     course.end("choice on dev, result on test")
     return result, problem
 
@@ -184,7 +191,7 @@ def damage_of(config: DictConfig, problem: SearchProblem, result: SearchResult) 
 
 def uniform_curve(problem: SearchProblem) -> list[Evaluation]:
     """Measure uniform ranks on the proxy set for the picture; the search's ledger does not count them."""
-    fractions = tqdm(CURVE_FRACTIONS, desc="uniform-rank curve", unit="evaluation")
+    fractions = progress(CURVE_FRACTIONS, desc="uniform-rank curve", unit="evaluation")
     return [problem.evaluator.evaluate(uniform_ranks(problem.layers, fraction)) for fraction in fractions]
 
 

@@ -97,7 +97,8 @@ def chart(runs: Path) -> Chart:
     Raises:
         FileNotFoundError: There is no finished run in the folder.
     """
-    before, after = {}, {}
+    before: dict[float, None] = {}  # the WERs of different originals, in order
+    after: dict[str, tuple[float, float]] = {}
     if trainings := _trainings(runs):
         for name, record in trainings.items():
             after[name] = record["size_ratio"], 100 * record["after"]["test"]["wer"]
