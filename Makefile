@@ -69,5 +69,5 @@ $(VENV)/build: constraints.txt
 	touch $@
 
 $(VENV)/dev: $(VENV)/experiments
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e .[experiments,export,hf,quantise,sweeps,dev]
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e .[experiments,export,hf,mlflow,quantise,sweeps,wandb,dev]
 	touch $@

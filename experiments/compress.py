@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from experiments.common.agent import make_agent
 from experiments.common.command import command
 from experiments.common.compose import compose_config
+from experiments.common.course import Course
 from experiments.common.environment import make_environment
 from experiments.common.kinds import NAME, list_of, number, optional
 from experiments.common.measure import measure
@@ -199,15 +200,17 @@ def compress(config: DictConfig, job: Job) -> Path:
     OmegaConf.save(job.search, directory / "search.yaml", resolve=True)
     # What is found is only the end where nothing is trained; a search's folder says that it is finished.
     found_in = directory if job.training is None else directory / "search"
+    course = Course()
     with closing(environment(job.search, found_in)) as env:
         agent = make_agent(job.search.agent, env)
-        result, problem = find(job.search, env, agent, found_in, f"{config.model}, {goal(config)}")
+        result, problem = find(job.search, env, agent, found_in, f"{config.model}, {goal(config)}", course)
     if job.training is not None:
         result, note = fine_tune(job.training, job.search, directory, result)
+        course.end("training")
         notes.append(note)
     result = replace(result, notes=(verdict(config, result), *result.notes, *notes))
     write(result, directory)
-    conclude(result, problem, directory, job.search.uniform_curve)
+    conclude(result, problem, directory, job.search, course)
     return directory
 
 
@@ -280,14 +283,16 @@ def fine_tune(
     if after >= before:
         return result, f"{told}, so the model is left as it was."
     trained: Any = load_model(str(run / "model"))
-    sets, increase = {}, result.wer_increase
+    sets, edits, increase = {}, result.test_edits, result.wer_increase
     for name in result.sets:
         then, now = (measure(model, load_utterances(plain(search[name]))) for model in (result.original, trained))
         sets[name] = SetResult.of(then, now)
         if name == "test":
+            edits = (then.edits, now.edits)
             increase = wer_increase(now.edits, then.edits, then.words)
     # The search's rewards are of another model now.
-    return replace(result, model=trained, sets=sets, rewards={}, wer_increase=increase), f"{told}."
+    result = replace(result, model=trained, sets=sets, rewards={}, test_edits=edits, wer_increase=increase)
+    return result, f"{told}."
 
 
 def goal(config: DictConfig) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 from experiments.common.command import command
 from experiments.common.kinds import NAME, UTTERANCES, choice, optional
@@ -18,6 +17,7 @@ from experiments.common.record import read_record
 from experiments.common.run_directory import plain
 from shrinkml_env import load_compressed, load_utterances
 from shrinkml_env.export import FORMATS, export_model
+from shrinkml_env.progress import progress
 
 __all__ = ["export"]
 
@@ -51,7 +51,7 @@ def export(run: Path, format_name: str, out: Path | None = None, utterances: Any
     model = load_compressed(folder)
     out = run / "export" / format_name if out is None else out
     compared = load_utterances("proxy" if utterances is None else utterances)
-    with tqdm(compared, desc="checked", unit="utterance") as bar:
+    with progress(compared, desc="checked", unit="utterance") as bar:
         near_ties = export_model(model, out, format_name, bar)
     for file in sorted(out.iterdir()):
         print(f"{file.stat().st_size / 1e6:10.2f} MB  {file}")

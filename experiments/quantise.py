@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pandas as pd
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 from experiments.common.command import command
 from experiments.common.measure import Measured, measure
@@ -22,6 +21,7 @@ from experiments.finetune import model_in
 from shrinkml_env import CompressibleModel, SearchResult, count_parameters, load_model, load_utterances, quantise
 from shrinkml_env.compression import file_bytes, int8_scales, ranks_of
 from shrinkml_env.evaluation.intervals import wer_increase
+from shrinkml_env.progress import progress
 from shrinkml_env.search_directory import write
 from shrinkml_env.search_result import SetResult
 from shrinkml_env.tables import format_table
@@ -45,7 +45,7 @@ def make(config: DictConfig) -> Path:
     directory = run_directory(config, title_of(config.model))
     measured = {
         name: (measure(model, utterances), measure(quantised, utterances))
-        for name, utterances in tqdm(sets.items(), desc="original and int8", unit="set")
+        for name, utterances in progress(sets.items(), desc="original and int8", unit="set")
     }
     result = result_of(config, model, quantised, measured)
     write(result, directory)
@@ -79,6 +79,7 @@ def result_of(
         file_bytes=(file_bytes(model), file_bytes(quantised)),
         sets={name: SetResult.of(*pair) for name, pair in measured.items()},
         rewards={},
+        test_edits=(before.edits, after.edits),
         wer_increase=wer_increase(after.edits, before.edits, before.words),
         history=(),
         config={

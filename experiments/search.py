@@ -7,17 +7,19 @@ from its run directory.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.logger import configure
-from tqdm import tqdm
 
 from experiments.common.agent import make_agent
 from experiments.common.command import command
+from experiments.common.course import Course, EpisodeReturns
 from experiments.common.environment import LIVE, make_environment
 from experiments.common.fetch import fetch
 from experiments.common.imports import import_modules
@@ -25,20 +27,27 @@ from experiments.common.options import check_options
 from experiments.common.parts import label, part
 from experiments.common.run_directory import plain, run_directory, run_path
 from experiments.common.search_report import print_result, write_report
+from experiments.common.trackers import require_tracker, tracked
+from experiments.common.transcripts import changed_transcripts
 from shrinkml_env import (
     Evaluation,
     EvaluationCache,
+    Evaluator,
     Ledger,
     SearchProblem,
     SearchResult,
     default_cache_path,
+    load_utterances,
     run_search,
 )
 from shrinkml_env.agent import is_algorithm
-from shrinkml_env.envs.assembly import make_reward
+from shrinkml_env.envs.assembly import make_reward, search_space_maker
 from shrinkml_env.envs.wrapped import search_problem
 from shrinkml_env.files import errors_name
+from shrinkml_env.progress import progress
 from shrinkml_env.sb3 import EvaluationLog
+from shrinkml_env.space.predicted import LevelSpace
+from shrinkml_env.space.prediction import predicted_damage
 from shrinkml_env.space.search_space import uniform_ranks
 
 CURVE_FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -53,12 +62,13 @@ def search(config: DictConfig, title: str) -> Path:
     """
     check(config)
     directory = run_path(config, title)
+    course = Course()
     # The folder is created only after everything has been made, so that an error leaves none behind.
     with errors_name(directory), closing(environment(config, directory)) as env:
         agent = make_agent(config.agent, env)
         run_directory(config, title)
-        result, problem = find(config, env, agent, directory, title)
-        conclude(result, problem, directory, config.uniform_curve)
+        result, problem = find(config, env, agent, directory, title, course)
+        conclude(result, problem, directory, config, course)
     return directory
 
 
@@ -67,9 +77,12 @@ def check(config: DictConfig) -> None:
 
     Raises:
         ValueError: An option is of a wrong kind, or a part of the config cannot be made.
+        ImportError: The package of the logger is not installed.
     """
     import_modules(config.imports)
     check_options(config)
+    if config.logger is not None:
+        require_tracker(config.logger)
     if getattr(make_reward(part("reward", config.reward)), "space", None) is not None:
         raise ValueError(
             f"a search has one best configuration, so it needs a scalar reward: not {label(config.reward)}"
@@ -88,22 +101,43 @@ def environment(config: DictConfig, directory: Path) -> Any:
     return make_environment(config, ledger, EvaluationCache(default_cache_path()))
 
 
-def find(config: DictConfig, env: Any, agent: Any, directory: Path, title: str) -> tuple[SearchResult, SearchProblem]:
+def find(
+    config: DictConfig, env: Any, agent: Any, directory: Path, title: str, course: Course
+) -> tuple[SearchResult, SearchProblem]:
     """Run a search in a directory, and return its result and its problem.
+
+    Args:
+        config: The search's config.
+        env: The environment.
+        agent: The agent, made with it.
+        directory: The folder of the run.
+        title: The title of the report.
+        course: Begun before the environment was made; it gets the times and, where they are known, the returns.
 
     Raises:
         ValueError: A set cannot be loaded.
     """
+    course.end("model, factors, search space")
     problem = search_problem(env)
+    problem.ledger.subscribe(course)
     print(f"search space: {len(problem.layers)} layers, {problem.search_space.size:.1e} configurations")
     logger = configure(str(directory / "tensorboard"), ["tensorboard"])
+    callback = None
     if is_algorithm(agent):
         agent.set_logger(logger)  # run_search records evaluations in it
+        callback = EpisodeReturns(course, problem.ledger)
     else:
         problem.ledger.subscribe(EvaluationLog(logger, problem))
     sets = {name: plain(config[name]) for name in ("dev", "test")}
     entries = describe(config, title, problem)
-    return run_search(env, agent, **sets, finalists=config.finalists, directory=directory, config=entries), problem
+    settings = {"directory": str(directory), "model": config.model, **entries["settings"]}
+    with tracked(config.logger, title, directory, settings, problem) as conclude_run:
+        result = run_search(
+            env, agent, **sets, finalists=config.finalists, directory=directory, callback=callback, config=entries
+        )
+        conclude_run(result)
+    course.end("choice on dev, result on test")
+    return result, problem
 
 
 def describe(config: DictConfig, title: str, problem: SearchProblem) -> dict[str, Any]:
@@ -123,15 +157,41 @@ def describe(config: DictConfig, title: str, problem: SearchProblem) -> dict[str
     }
 
 
-def conclude(result: SearchResult, problem: SearchProblem, directory: Path, with_uniform: bool) -> None:
-    """Write the report, with the curve of uniform ranks if requested, and print the result."""
-    write_report(directory, result, uniform_curve(problem) if with_uniform else ())
+def conclude(result: SearchResult, problem: SearchProblem, directory: Path, config: DictConfig, course: Course) -> None:
+    """Write the report, with the curve of uniform ranks if the config requests it, and print the result."""
+    uniform: Sequence[Evaluation] = ()
+    if config.uniform_curve:
+        uniform = uniform_curve(problem)
+        course.end("curve of uniform ranks")
+    transcripts = changed_transcripts(result, load_utterances(plain(config.test)))
+    course.end("transcripts that changed")
+    write_report(directory, result, course, uniform, transcripts, damage_of(config, problem, result))
     print_result(result, directory)
+
+
+def damage_of(config: DictConfig, problem: SearchProblem, result: SearchResult) -> dict[str, float] | None:
+    """Return the damage predicted for each layer at its rank; None if neither search space nor agent predict any.
+
+    The prediction was made for the search and comes from the evaluator's cache.
+    """
+    evaluator = problem.evaluator
+    assert isinstance(evaluator, Evaluator)
+    maker = search_space_maker(part("search_space", config.search_space))
+    rules = (config.agent, *(config.agent.get("rules") or ()))
+    predicting = [instantiate(rule, _convert_="all") for rule in rules if rule._target_ == "agents.ClosedForm"]
+    if isinstance(maker, LevelSpace):
+        prediction = predicted_damage(evaluator, maker.calibration, maker.draws)
+    elif predicting:
+        agent = predicting[0]
+        prediction = predicted_damage(evaluator, agent.calibration, agent.draws, agent.seed or 0)
+    else:
+        return None
+    return {layer.name: prediction.of(layer, result.ranks[layer.name]) for layer in result.layers}
 
 
 def uniform_curve(problem: SearchProblem) -> list[Evaluation]:
     """Measure uniform ranks on the proxy set for the picture; the search's ledger does not count them."""
-    fractions = tqdm(CURVE_FRACTIONS, desc="uniform-rank curve", unit="evaluation")
+    fractions = progress(CURVE_FRACTIONS, desc="uniform-rank curve", unit="evaluation")
     return [problem.evaluator.evaluate(uniform_ranks(problem.layers, fraction)) for fraction in fractions]
 
 

@@ -39,6 +39,7 @@ from shrinkml_env.data.selection import SELECTIONS, Pool
 from shrinkml_env.envs.assembly import make_factorisation, make_search_space
 from shrinkml_env.evaluation.divergence import DivergenceMeasurer
 from shrinkml_env.files import write_whole
+from shrinkml_env.progress import progress
 from shrinkml_env.space.search_space import SearchSpace
 from shrinkml_env.tables import format_table
 
@@ -216,7 +217,7 @@ def select(config: DictConfig) -> Path:
         print(f"the pool has {len(lengths)} utterances: larger sizes are left out")
     rows: dict[tuple[str, str, int], Fidelity] = {}
     for method, selection in SELECTIONS.items():
-        for size in tqdm(sizes, desc=f"{method}: fidelity"):
+        for size in progress(sizes, desc=f"{method}: fidelity"):
             draws = 1 if method == "ranking" else RANDOM_DRAWS
             seeds = range(config.seed, config.seed + draws)
             subsets = [selection(choosing, size, seed) for seed in seeds]
@@ -259,7 +260,7 @@ def _measure(
     def is_near(ranks: Mapping[str, int]) -> bool:
         return dev.evaluate(ranks).wer <= limit
 
-    with tqdm(total=6 * count, desc="compressed models on dev", unit="model") as bar:
+    with progress(total=6 * count, desc="compressed models on dev", unit="model") as bar:
         independent = take(broad(space, broad_rng), 2 * count, known, bar)
         walks = [take(near(space, rng, is_near), 2 * count, known, bar) for rng in near_rngs]
     order = half_rng.permutation(2 * count)
@@ -270,7 +271,7 @@ def _measure(
         chosen["near", use] = [walk[index] for index in np.sort(half_rng.permutation(2 * count)[:count])]
     groups = {}
     for (kind, use), configurations in chosen.items():
-        on_dev = list(tqdm(dev.evaluate_many(configurations), f"{kind}: dev", count, unit="model"))
+        on_dev = list(progress(dev.evaluate_many(configurations), desc=f"{kind}: dev", total=count, unit="model"))
         losses: Iterable[Sequence[float]]
         if measurer is None:
             losses = (evaluation.edits for evaluation in pool.evaluate_many(configurations))
@@ -278,7 +279,7 @@ def _measure(
         else:
             losses = (_divergences(pool, measurer, ranks) for ranks in configurations)
             target = [float(evaluation.divergence or 0.0) for evaluation in on_dev]
-        on_pool = list(tqdm(losses, f"{kind}: pool", count, unit="model"))
+        on_pool = list(progress(losses, desc=f"{kind}: pool", total=count, unit="model"))
         groups[kind, use] = ModelGroup(np.array(on_pool, float), np.array(target))
     return groups
 

@@ -16,7 +16,6 @@ from omegaconf import DictConfig
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
-from tqdm import tqdm
 
 from experiments.common.command import command
 from experiments.common.fetch import fetch
@@ -24,6 +23,7 @@ from experiments.common.parts import part
 from experiments.common.report import save_figure
 from experiments.common.run_directory import plain, run_directory, title_of
 from shrinkml_env import Evaluation, EvaluationCache, Ledger, SearchProblem, default_cache_path
+from shrinkml_env.progress import progress
 from shrinkml_env.space.formation import Sensitive
 from shrinkml_env.space.sensitivity import Sensitivity
 from shrinkml_env.tables import format_table
@@ -53,10 +53,10 @@ def sensitivity(config: DictConfig) -> Path:
         ledger=Ledger(directory / "evaluations.jsonl"),
     )
     problem: SearchProblem = env.unwrapped.problem  # type: ignore[attr-defined]
-    with tqdm(total=1 + sum(len(ranks) - 1 for ranks in problem.candidates), unit="evaluation") as bar:
+    with progress(total=1 + sum(len(ranks) - 1 for ranks in problem.candidates), unit="evaluation") as bar:
 
         def evaluate(ranks: Mapping[str, int]) -> Evaluation:
-            bar.set_description(next(iter(ranks), "original"))
+            bar.set_description(next(iter(ranks), "original"), refresh=False)
             evaluation = problem.evaluate(ranks)
             bar.update()
             return evaluation

@@ -1,4 +1,7 @@
-"""Compare the results of finished runs in a table: ``python -m experiments.summary [outputs=outputs/search]``.
+"""Compare the results of finished runs: ``python -m experiments.summary [outputs=outputs/search]``.
+
+It prints a table. Into a folder of runs it also writes ``summary.html``, with a chart of WER against size and the table
+to sort.
 
 The runs are searches; or fine-tunings, ``outputs=outputs/finetune`` or ``outputs=outputs/iterate``; or the searches in
 a file of results, ``outputs=experiments/results/whisper.jsonl``.
@@ -13,8 +16,10 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from experiments.common.command import command
+from experiments.common.page import Chart, front, point, render, series, wer_axes
 from experiments.common.record import check_record, read_record, read_training
 from experiments.common.results import read_results
+from shrinkml_env.files import write_whole
 from shrinkml_env.tables import format_table
 
 HEAD = ("run", "found by", "evaluations", "proxy reward", "size ratio", "proxy WER %", "dev WER %", "test WER %")
@@ -66,12 +71,11 @@ def table(runs: Path) -> pd.DataFrame:
 def trained_table(runs: Path) -> pd.DataFrame:
     """Return a table with a row for every finished fine-tuning, by name."""
     rows = []
-    for path in sorted(runs.glob("*/result.json")):
-        record = read_training(path)
+    for name, record in _trainings(runs).items():
         training = record["training"]
         rows.append(
             {
-                "run": path.parent.name,
+                "run": name,
                 "size ratio": f"{record['size_ratio']:.3f}",
                 "utterances": training["utterances"],
                 "CPU s": f"{training['cpu_seconds']:.0f}",
@@ -83,12 +87,69 @@ def trained_table(runs: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _trainings(runs: Path) -> dict[str, dict[str, Any]]:
+    return {path.parent.name: read_training(path) for path in sorted(runs.glob("*/result.json"))}
+
+
+def chart(runs: Path) -> Chart:
+    """Return the chart of WER on test against size: the original, every finished run in a folder, and their front.
+
+    Raises:
+        FileNotFoundError: There is no finished run in the folder.
+    """
+    before: dict[float, None] = {}  # the WERs of different originals, in order
+    after: dict[str, tuple[float, float]] = {}
+    if trainings := _trainings(runs):
+        for name, record in trainings.items():
+            after[name] = record["size_ratio"], 100 * record["after"]["test"]["wer"]
+    else:
+        for name, record in records_of(runs).items():
+            if "test" in record["sets"]:
+                measured = record["sets"]["test"]
+                after[name] = record["size_ratio"], 100 * measured["wer_after"]
+                before[100 * measured["wer_before"]] = None
+    drawn = [
+        series("original", "#222", [point(1.0, wer, _tip("original", 1.0, wer)) for wer in before], size=10),
+        series("front", "#1f5a94", [point(*one) for one in front(after.values())], line="stepped"),
+        series("runs", "#d62728", [point(*one, tip=_tip(name, *one)) for name, one in after.items()], size=9),
+    ]
+    return {**wer_axes("test"), "series": drawn}
+
+
+def _tip(name: str, size: float, wer: float) -> list[str]:
+    return [name, f"size ratio {size:.3f}", f"test WER {wer:.2f} %"]
+
+
+def write_page(runs: Path, rows: pd.DataFrame) -> Path:
+    """Write ``summary.html`` into a folder of runs, and return its path.
+
+    Args:
+        runs: The folder.
+        rows: The table; a run's name becomes a link to its report, if it has one.
+    """
+    path = runs / "summary.html"
+    reports = {folder.parent.name for folder in runs.glob("*/report.html")}
+    page = render(
+        "summary.html",
+        {"sizes": chart(runs)},
+        runs=runs,
+        columns=list(rows.columns),
+        rows=rows.to_numpy().tolist(),
+        reports=reports,
+    )
+    write_whole(path, page)
+    return path
+
+
 @command("summary")
 def main(config: DictConfig) -> None:
-    """Print the table."""
+    """Print the table, and write the page."""
     runs = Path(config.outputs)
     trained = trained_table(runs)
-    print(format_table(trained if len(trained) else table(runs)))
+    rows = trained if len(trained) else table(runs)
+    print(format_table(rows))
+    if runs.is_dir():
+        print(f"\nas a page: {write_page(runs, rows)}")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from experiments.common.parts import part
 from experiments.common.record import named_classes, read_record
 from shrinkml_env import Evaluator, count_parameters, load_compressed, load_model, load_utterances
 from shrinkml_env.envs import make_factorisation
+from shrinkml_env.progress import progress
 from shrinkml_env.search_result import SetResult
 
 
@@ -44,7 +45,7 @@ def validate(directory: Path) -> list[str]:
         "sets": {},
     }
     measured["size_ratio"] = measured["params"]["compressed"] / measured["params"]["original"]
-    for name, spec in tqdm(record["utterances"].items(), desc="sets"):
+    for name, spec in progress(record["utterances"].items(), desc="sets"):
         utterances = load_utterances(spec)
         result: dict[str, Any] = {"utterances": len(utterances)}
         for when, model in zip(("before", "after"), models.values(), strict=True):
@@ -85,7 +86,7 @@ def validate_ranks(path: Path, trust: bool = False) -> list[str]:
     model = load_model(record["model"])
     factorisation = make_factorisation(model, method)
     measured: dict[str, Any] = {"sets": {}}
-    for name, utterances in tqdm(sets.items(), desc="sets"):
+    for name, utterances in progress(sets.items(), desc="sets"):
         evaluator = Evaluator(model, utterances, record["granularity"], factorisation=factorisation)
         evaluator.matrix_ranks(record["ranks"])  # raises an error for wrong ranks before anything is measured
         before, after = evaluator.baseline, evaluator.evaluate(record["ranks"])

@@ -22,7 +22,7 @@ from shrinkml_env.evaluation import BudgetExhausted, Evaluation, Ledger
 from shrinkml_env.evaluation.progress import ProgressBar
 from shrinkml_env.mdp.problem import SearchProblem
 
-__all__ = ["BudgetCallback", "EvaluationLog", "ShrinkVecEnv", "with_callbacks"]
+__all__ = ["BudgetCallback", "EvaluationLog", "Scores", "ShrinkVecEnv", "with_callbacks"]
 
 
 class ShrinkVecEnv(VecEnv):
@@ -152,33 +152,51 @@ class ShrinkVecEnv(VecEnv):
         return info
 
 
-class EvaluationLog:
-    """An observer of a ledger that records every evaluation in an agent's logger.
+class Scores:
+    """What is logged of each evaluation: `wer`, `size_ratio` and, unless the reward is a vector, `best_reward`.
 
-    TensorBoard gets ``evaluation/wer``, ``evaluation/size_ratio`` and ``evaluation/best_reward`` of each evaluation,
-    with the number of evaluations as the step. The logger's other outputs get the values of the latest evaluation, and
-    the number of evaluations as ``evaluation/count``.
+    The best reward is that of the best feasible configuration so far, or of the best infeasible one while there is no
+    feasible one.
 
     Args:
-        logger: The agent's logger.
-        problem: The search problem. The best reward is that of the best feasible configuration, or of the best
-            infeasible one while there is no feasible one. A vector reward is not recorded.
+        problem: The search problem; its earlier evaluations count for the best reward.
     """
 
-    def __init__(self, logger: Logger, problem: SearchProblem) -> None:
-        self._logger, self._problem = logger, problem
-        self._writers = [form.writer for form in logger.output_formats if isinstance(form, TensorBoardOutputFormat)]
+    def __init__(self, problem: SearchProblem) -> None:
+        self._problem = problem
         self._best = (False, -np.inf)
         if problem.reward_space is None and (best := problem.best) is not None:
             self._best = (best.feasible, best.reward)
 
-    def __call__(self, evaluation: Evaluation, count: int) -> None:
-        """Record an evaluation; `count` is the number of unique evaluations with it."""
+    def __call__(self, evaluation: Evaluation) -> dict[str, float]:
+        """Return the values after a new evaluation."""
         values = {"wer": evaluation.wer, "size_ratio": evaluation.size_ratio}
         if self._problem.reward_space is None:
             reward, _ = self._problem.reward(evaluation)
             self._best = max(self._best, (self._problem.is_feasible(evaluation.ranks), reward))
             values["best_reward"] = self._best[1]
+        return values
+
+
+class EvaluationLog:
+    """An observer of a ledger that records every evaluation in an agent's logger.
+
+    TensorBoard gets ``evaluation/wer``, ``evaluation/size_ratio`` and ``evaluation/best_reward`` of each evaluation
+    (see `Scores`), with the number of evaluations as the step. The logger's other outputs get the values of the latest
+    evaluation, and the number of evaluations as ``evaluation/count``.
+
+    Args:
+        logger: The agent's logger.
+        problem: The search problem.
+    """
+
+    def __init__(self, logger: Logger, problem: SearchProblem) -> None:
+        self._logger, self._scores = logger, Scores(problem)
+        self._writers = [form.writer for form in logger.output_formats if isinstance(form, TensorBoardOutputFormat)]
+
+    def __call__(self, evaluation: Evaluation, count: int) -> None:
+        """Record an evaluation; `count` is the number of unique evaluations with it."""
+        values = self._scores(evaluation)
         for name, value in values.items():
             for writer in self._writers:
                 writer.add_scalar(f"evaluation/{name}", value, count)

@@ -9,8 +9,6 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-from tqdm import tqdm
-
 from shrinkml_env.agent import Learner, is_algorithm, takes_callback
 from shrinkml_env.checks import whole_number
 from shrinkml_env.compression import CompressibleModel, compress, encoder_parameters, file_bytes
@@ -20,6 +18,7 @@ from shrinkml_env.evaluation import BudgetExhausted, Evaluation, Evaluator, Supp
 from shrinkml_env.evaluation.intervals import wer_increase
 from shrinkml_env.evaluation.progress import ProgressBar
 from shrinkml_env.mdp.problem import SearchProblem
+from shrinkml_env.progress import progress
 from shrinkml_env.search_directory import claim, describe_search, provenance, require_folder, write, write_record
 from shrinkml_env.search_result import SearchResult, SetResult
 
@@ -164,7 +163,7 @@ def choose(problem: SearchProblem, dev: Evaluator, finalists: int, progress_bar:
     ranking = problem.ranking
     finals = [trial for trial in ranking[:finalists] if trial.feasible or not ranking[0].feasible]
     measured = []
-    with tqdm(total=1 + len(finals), desc="finalists on dev", unit="evaluation", disable=not progress_bar) as bar:
+    with progress(total=1 + len(finals), desc="finalists on dev", unit="evaluation", disable=not progress_bar) as bar:
         try:
             baseline = dev.baseline
             bar.update()
@@ -196,7 +195,7 @@ def report(
     # Test first: the other sets are cached, so that only test gives the bar a realistic estimate of the time left.
     order = sorted(evaluators, key=lambda name: name != "test")
     measured = {}
-    with tqdm(total=2 * len(order), desc="original and result", unit="evaluation", disable=not progress_bar) as bar:
+    with progress(total=2 * len(order), desc="original and result", unit="evaluation", disable=not progress_bar) as bar:
         for name in order:
             before = evaluators[name].baseline
             bar.update()
@@ -216,6 +215,7 @@ def report(
         file_bytes=(file_bytes(test.model), file_bytes(compressed)),
         sets={name: SetResult.of(*measured[name]) for name in evaluators},
         rewards={name: problem.reward(*reversed(measured[name]))[0] for name in evaluators},
+        test_edits=(before.edits, after.edits),
         wer_increase=wer_increase(after.edits, before.edits, before.words),
         history=problem.history,
         feasible=feasible,

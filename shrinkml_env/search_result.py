@@ -95,6 +95,7 @@ class SearchResult:
         file_bytes: Sizes of the saved tensors.
         sets: Name of a set (``"proxy"``, ``"dev"``, ``"test"``) -> word errors on it.
         rewards: Name of a set -> reward of the compressed model on it; empty if it was trained after the search.
+        test_edits: Word errors of each utterance of test.
         wer_increase: Increase of the WER on test, a fraction, with its 95 % interval.
         history: Every unique evaluation of the search on the proxy set, in order.
         feasible: Whether the search's constraint is met; True where there is none.
@@ -111,6 +112,7 @@ class SearchResult:
     file_bytes: tuple[int, int]
     sets: dict[str, SetResult]
     rewards: dict[str, float]
+    test_edits: tuple[tuple[int, ...], tuple[int, ...]]
     wer_increase: Estimate
     history: tuple[Trial, ...]
     feasible: bool = True
@@ -145,7 +147,7 @@ class SearchResult:
         save_compressed(self.model, path)
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything but the models and the history, for ``best.json``."""
+        """Return everything but the models, the history and `test_edits`, for ``best.json``."""
         return {
             **self.config,
             "ranks": self.ranks,

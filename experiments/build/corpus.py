@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 from experiments.common.command import command
 from experiments.common.kinds import NAME, choice, list_of, mapping_of, number, whole
@@ -15,6 +14,7 @@ from shrinkml_env.data.synthetic.corpus import focus, remove_others, synthesise,
 from shrinkml_env.data.synthetic.engines import load_engine
 from shrinkml_env.data.synthetic.recipe import SUBSETS, Item, held_out_items, training_items
 from shrinkml_env.files import write_whole
+from shrinkml_env.progress import progress
 
 # CPU seconds for a second of speech, for the weights of the progress bar.
 _COST = {"kokoro": 0.4, "piper": 0.15, "flite": 0.04, "festival": 0.12, "espeak": 0.02}
@@ -48,10 +48,10 @@ def make_subsets(config: DictConfig) -> None:
     planned += [item for engine, items in training.items() for item in _first_hours(items, config.hours[engine])]
 
     bar_format = "{desc} {percentage:3.0f} % |{bar}| {elapsed} elapsed, {remaining} left{postfix}"
-    with tqdm(total=sum(map(_cost, planned)), bar_format=bar_format, smoothing=0.02) as bar:
+    with progress(total=sum(map(_cost, planned)), bar_format=bar_format, smoothing=0.02) as bar:
         done = 0
 
-        def progress(item: Item) -> None:
+        def spoken(item: Item) -> None:
             nonlocal done
             done += 1
             bar.set_postfix_str(f"{done} of about {len(planned)} utterances", refresh=False)
@@ -59,13 +59,13 @@ def make_subsets(config: DictConfig) -> None:
 
         for subset in subsets:
             bar.set_description(subset)
-            shipped = synthesise(held_out[subset], shipped_root, assets, config.workers, progress=progress)
+            shipped = synthesise(held_out[subset], shipped_root, assets, config.workers, progress=spoken)
             write_index(shipped_root, shipped)
             remove_others(shipped_root, shipped)
         kept: list[tuple[Item, float]] = []
         for engine, items in training.items():
             bar.set_description(f"train: {engine}")
-            kept += synthesise(items, root, assets, config.workers, config.hours[engine], progress)
+            kept += synthesise(items, root, assets, config.workers, config.hours[engine], spoken)
             # After every engine, so that the corpus is usable before it is complete.
             write_index(root, kept)
         if kept:

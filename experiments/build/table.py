@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 from experiments.common.command import command
 from experiments.common.kinds import ANYTHING, NAME, list_of, mapping_of, optional, whole
@@ -24,6 +23,7 @@ from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_mo
 from shrinkml_env.compression import SVD
 from shrinkml_env.envs.registration import make_tabular_env
 from shrinkml_env.mdp.rewards import REWARDS
+from shrinkml_env.progress import progress
 from shrinkml_env.space.formation import Explicit
 from shrinkml_env.space.table import SETS, Table
 
@@ -95,7 +95,7 @@ def _measure(
     """Return word errors and capped utterances of every configuration; -1 for those that are not chosen."""
     edits, capped = np.full((2, table.size), -1)
     configurations = list(table.configurations())
-    with tqdm(total=len(chosen), desc=subset, unit="configuration", smoothing=0.02) as bar:
+    with progress(total=len(chosen), desc=subset, unit="configuration", smoothing=0.02) as bar:
         for start in range(0, len(chosen), batch):
             numbers = chosen[start : start + batch]
             found = evaluator.evaluate_many([configurations[number] for number in numbers])

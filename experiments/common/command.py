@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import hydra
 import torch
@@ -26,7 +28,9 @@ from experiments.common.kinds import Kind
 from experiments.common.options import check_options, check_removals
 from shrinkml_env.progress import progress_shown
 
-__all__ = ["command"]
+__all__ = ["command", "given_command"]
+
+_GIVEN: ContextVar[str | None] = ContextVar("the command that is run", default=None)
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
@@ -56,15 +60,17 @@ def command(
     """
 
     def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
+        program = _program(function)
+
         @functools.wraps(function)
         def job(config: DictConfig) -> None:
             try:
                 _require_values(config)
                 import_modules(config.get("imports"))
-                check_removals(config, HydraConfig.get().overrides.task, kinds)
+                check_removals(config, _overrides(), kinds)
                 check_options(config, kinds)
                 torch.set_num_threads(1)
-                with progress_shown():
+                with progress_shown(), _command_is(shlex.join(["python", "-m", program, *_overrides()])):
                     function(config)
             except Exception as error:
                 # In a multirun, Hydra's launchers pass the errors of jobs on.
@@ -76,7 +82,7 @@ def command(
 
         @functools.wraps(function)
         def main() -> None:
-            this = Command(CONF / folder, config_name, _program(function), sys.modules[function.__module__].__doc__)
+            this = Command(CONF / folder, config_name, program, sys.modules[function.__module__].__doc__)
             arguments = sys.argv[1:]
             overrides = [argument for argument in arguments if not argument.startswith("-")]
             full = os.environ.get(FULL_ERROR) == "1"
@@ -102,6 +108,25 @@ def command(
         return main
 
     return decorate
+
+
+def _overrides() -> list[str]:
+    """Return the options of the running job, as they were given."""
+    return [str(override) for override in HydraConfig.get().overrides.task]
+
+
+@contextmanager
+def _command_is(line: str) -> Iterator[None]:
+    token = _GIVEN.set(line)
+    try:
+        yield
+    finally:
+        _GIVEN.reset(token)
+
+
+def given_command() -> str | None:
+    """Return the command line of the running command, in a multirun that of the one run; None outside commands."""
+    return _GIVEN.get()
 
 
 def _program(function: Callable[[DictConfig], None]) -> str:

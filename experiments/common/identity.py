@@ -17,8 +17,8 @@ from shrinkml_env.compression.factorisations import FACTORISATIONS
 
 __all__ = ["IRRELEVANT", "describe", "key_of"]
 
-IRRELEVANT = frozenset({"outputs", "workers", "memory_mb", "reuse", "launcher", "uniform_curve"})
-"""Options on which results do not depend: where they are written, and how they are computed or shown."""
+IRRELEVANT = frozenset({"outputs", "workers", "memory_mb", "reuse", "launcher", "logger", "uniform_curve"})
+"""Options on which results do not depend: where they are written, and how they are computed, logged or shown."""
 
 OURS = frozenset({"shrinkml_env", "agents", "experiments"})
 

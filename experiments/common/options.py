@@ -21,13 +21,16 @@ from experiments.common.kinds import (
     SHARE,
     UTTERANCES,
     Kind,
+    choice,
     list_of,
     mapping_of,
     number,
+    optional,
     whole,
 )
 from experiments.common.parts import PARTS, check_part
 from experiments.common.run_directory import plain
+from experiments.common.trackers import TRACKERS
 
 __all__ = ["OPTIONS", "check_options", "check_removals", "nearest"]
 
@@ -62,6 +65,7 @@ OPTIONS: dict[str, Kind] = {
     "finalists": whole(1),
     "granularity": GRANULARITY,
     "imports": list_of(NAME, least=0),
+    "logger": optional(choice(*TRACKERS)),
     "memory_mb": whole(0),
     "model": NAME,
     "num_envs": whole(1),

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from filelock import FileLock
-from tqdm import tqdm
 
 from experiments.common.identity import describe, key_of
 from shrinkml_env.evaluation.workers import Workers
 from shrinkml_env.files import errors_name, parse_json
+from shrinkml_env.progress import progress
 
 __all__ = ["KEPT", "Cell", "append_result", "kept_results", "line_of", "read_results", "results_of"]
 
@@ -76,7 +76,7 @@ def results_of(
     pool = Workers(partial(_made_once, make, path), workers)
     futures = [pool.submit(cell) for cell in missing.values()]
     try:
-        for future in tqdm(as_completed(futures), total=len(futures), desc=name, disable=not futures):
+        for future in progress(as_completed(futures), total=len(futures), desc=name, disable=not futures):
             key, result = future.result()
             found[key] = result
     finally:

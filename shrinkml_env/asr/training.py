@@ -24,7 +24,6 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from shrinkml_env.asr.augment import spec_augment
 from shrinkml_env.asr.las import LAS
@@ -34,6 +33,7 @@ from shrinkml_env.data.augment import Augmentation
 from shrinkml_env.data.librispeech import SpeechFolder
 from shrinkml_env.data.utterance import SAMPLE_RATE, Utterance
 from shrinkml_env.files import write_whole
+from shrinkml_env.progress import progress
 
 __all__ = ["CHECKPOINT", "Trainer", "TrainingSettings", "read_checkpoint"]
 
@@ -248,7 +248,7 @@ class Trainer:
         log = str(self.directory / "tensorboard")
         writer = SummaryWriter(log, purge_step=done) if self.rank == 0 else None
         silent = self.rank > 0 or bool(os.environ.get("TQDM_DISABLE"))
-        with tqdm(total=sum(self.epoch_steps), initial=done, desc="train", disable=silent, smoothing=0.05) as bar:
+        with progress(total=sum(self.epoch_steps), initial=done, desc="train", disable=silent, smoothing=0.05) as bar:
             while self.epoch < len(self.epoch_steps):
                 for losses in self._train_epoch():
                     bar.update()
@@ -256,7 +256,7 @@ class Trainer:
                         done += 1
                         for name, value in losses.items():
                             writer.add_scalar(f"train/{name}", value, done)
-                        bar.set_postfix(epoch=self.epoch, loss=f"{losses['loss']:.2f}")
+                        bar.set_postfix(epoch=self.epoch, loss=f"{losses['loss']:.2f}", refresh=False)
                 self.epoch, self.step = self.epoch + 1, 0
                 if writer is not None:
                     self._save_checkpoint()

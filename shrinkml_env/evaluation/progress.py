@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from tqdm import tqdm
-
 from shrinkml_env.evaluation.result import Evaluation
+from shrinkml_env.progress import progress
 
 __all__ = ["ProgressBar"]
 
@@ -18,12 +17,13 @@ class ProgressBar:
     """
 
     def __init__(self, total: int | None = None, description: str = "search") -> None:
-        self._bar = tqdm(total=total, desc=description, unit="evaluation")
+        self._bar = progress(total=total, desc=description, unit="evaluation")
 
     def __call__(self, evaluation: Evaluation, count: int) -> None:
         """Advance the bar to `count` and show a new evaluation."""
+        last = f"last: WER {100 * evaluation.wer:.1f} %, size {evaluation.size_ratio:.2f}"
+        self._bar.set_postfix_str(last, refresh=False)
         self._bar.update(count - self._bar.n)
-        self._bar.set_postfix_str(f"last: WER {100 * evaluation.wer:.1f} %, size {evaluation.size_ratio:.2f}")
 
     def close(self) -> None:
         """Stop updating the bar; it stays visible."""

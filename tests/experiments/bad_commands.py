@@ -256,6 +256,7 @@ BAD_COMMANDS: list[tuple[str, str, str]] = [
         "agent=dqn does not go with this command, which has no action",
     ),
     # Words, lists and names.
+    ("an unknown logger", "search logger=foo", "logger must be one of mlflow, wandb or null, got 'foo'"),
     ("a GPU that is not there", "search device=tpu", "device must be cpu, or cuda where torch finds a GPU, got 'tpu'"),
     ("a format", "export run=x format=foo", "format must be one of safetensors, torch, onnx, huggingface, got 'foo'"),
     ("a command of the cache", "cache command=foo", "command must be one of show, prune, export, got 'foo'"),

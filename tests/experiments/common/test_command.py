@@ -13,7 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from experiments.common.agent import make_agent
-from experiments.common.command import command
+from experiments.common.command import command, given_command
 from experiments.common.command_help import Command, Option, read_comments
 from experiments.common.compose import CONF
 from experiments.common.options import check_options
@@ -208,6 +208,12 @@ def test_a_command_is_its_function_with_a_config(run):
         print(OmegaConf.to_yaml(config))
 
     assert yaml.safe_load(run(show).out) == {"outputs": "outputs/search"}
+
+
+def test_a_command_knows_how_it_was_given(run, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["summary", "outputs=my runs"])
+    told = run(lambda config: print(given_command()))
+    assert told.out == f"python -m {__name__} 'outputs=my runs'\n"
 
 
 @pytest.mark.parametrize(
