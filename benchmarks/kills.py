@@ -39,7 +39,7 @@ __all__ = ["TASKS", "Task", "kill_repeatedly", "outcome"]
 LONGEST = 20.0
 """The longest time that a process may outlive a killed parent, seconds."""
 
-TIMED = ("tensorboard", "agent", "agent.zip", "config.yaml", "search.yaml", "checkpoint.pt")
+TIMED = ("tensorboard", "agent", "agent.zip", "config.yaml", "search.yaml", "checkpoint.pt", "report.html")
 """Files that contain times or the path of the outputs, which are not compared."""
 
 CONTEXT = multiprocessing.get_context("forkserver")

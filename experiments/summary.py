@@ -9,6 +9,7 @@ a file of results, ``outputs=experiments/results/whisper.jsonl``.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,8 @@ def main(config: DictConfig) -> None:
     rows = trained if len(trained) else table(runs)
     print(format_table(rows))
     if runs.is_dir():
-        print(f"\nas a page: {write_page(runs, rows)}")
+        # The table alone is the output.
+        print(f"as a page: {write_page(runs, rows)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -208,4 +208,5 @@ def test_a_search_on_a_full_disk_ends_in_a_line_and_goes_on_afterwards(disk, tmp
     command(disk / "outputs")
     (unbroken,), (resumed,) = (list(folder.iterdir()) for folder in (tmp_path / "unbroken", disk / "outputs"))
     assert outcome(resumed) == outcome(unbroken)
-    assert {"best.json", "evaluations.jsonl", "report.html"} < outcome(resumed).keys()
+    assert {"best.json", "evaluations.jsonl"} < outcome(resumed).keys()
+    assert (resumed / "report.html").read_bytes().endswith(b"</html>")
