@@ -28,6 +28,7 @@ from shrinkml_env.agent import Agent, Learner
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
 from shrinkml_env.mdp.actions import ACTIONS
 from tests.helpers.fake_evaluator import LAYERS, WORDS, FakeEvaluator, linear, make_fake_env
+from tests.helpers.levels import make_levelled_env
 from tests.helpers.predicted import predict_evenly
 
 AGENTS = [
@@ -52,7 +53,7 @@ def _without_gradients(monkeypatch):
 @pytest.mark.parametrize("agent_class", AGENTS)
 @pytest.mark.parametrize("kind", ACTIONS)
 def test_learns_predicts_saves_and_loads(agent_class, kind, tmp_path):
-    env = Monitor(make_fake_env(kind))
+    env = Monitor(make_levelled_env(kind))
     agent = agent_class(env, seed=1)
     with pytest.raises(RuntimeError, match=r"call learn\(\)"):
         agent.predict(env.observation_space.sample())

@@ -11,16 +11,15 @@ from hydra.errors import InstantiationException
 
 from agents import ClosedForm
 from experiments.common.agent import make_agent
-from experiments.common.run_directory import plain
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
 from tests.helpers.configs import AGENTS, CONF
-from tests.helpers.fake_evaluator import make_fake_env
+from tests.helpers.levels import make_levelled_env
 from tests.helpers.predicted import predict_evenly
 
 pytestmark = pytest.mark.docs
 
 DOCS = CONF.parent / "docs"
-ACTIONS = ("continuous", "energy", "delta", "discrete", "one_shot")
+ACTIONS = ("continuous", "level", "energy", "delta", "discrete", "one_shot")
 
 
 def cells(text):
@@ -77,7 +76,7 @@ def test_the_overview_knows_which_actions_an_agent_takes(name, monkeypatch):
     for action in ACTIONS:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("search", overrides=[f"agent={name}", f"action={action}"])
-        env = make_fake_env(plain(config.action), ledger=Ledger(budget=5))
+        env = make_levelled_env(action, ledger=Ledger(budget=5))
         with suppress(InstantiationException, ValueError):
             agent = make_agent(config.agent, env)
             with suppress(BudgetExhausted):

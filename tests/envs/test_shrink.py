@@ -32,7 +32,7 @@ from shrinkml_env.mdp.observations import OBSERVATIONS
 from shrinkml_env.mdp.rewards import REWARDS
 from shrinkml_env.mdp.shaping import POTENTIALS
 from tests.helpers.fake_evaluator import LAYERS, OTHER_PARAMS, FakeEvaluator, make_fake_env
-from tests.helpers.levels import levelled
+from tests.helpers.levels import levelled, make_levelled_env
 
 KINDS = list(ACTIONS)
 SEQUENTIAL = [kind for kind in KINDS if kind != "one_shot"]
@@ -44,12 +44,6 @@ def play(env, actions):
     results = [env.reset(seed=3)]
     results += [env.step(action) for action in actions]
     return results
-
-
-def make_levelled_env(action="continuous", **parts):
-    """With levels, and every candidate within an action's reach."""
-    spec = {"name": "level", "span": 1.0} if action == "level" else action
-    return make_fake_env(spec, **{"search_space": levelled, **parts})
 
 
 def assert_same(one, other):

@@ -15,12 +15,13 @@ from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
 from shrinkml_env.mdp.actions import ACTIONS
 from shrinkml_env.sb3 import ShrinkVecEnv
 from tests.helpers.fake_evaluator import FakeEvaluator, make_fake_env
+from tests.helpers.levels import make_levelled_env
 
 STEPS = 5
 
 
 def make(num_envs=3, action="continuous", **parts):
-    env = make_fake_env(action, **parts)
+    env = make_levelled_env(action, **parts)
     return (MaskableVectorShrinkEnv if isinstance(env, MaskableShrinkEnv) else VectorShrinkEnv)(env, num_envs)
 
 
@@ -43,7 +44,7 @@ def test_the_same_as_single_environments(kind):
     """As Gymnasium's own vector environment of as many single ones, number for number."""
     envs = make(action=kind)
     reference = gym.vector.SyncVectorEnv(
-        [lambda: InNumbers(make_fake_env(kind))] * 3, autoreset_mode=AutoresetMode.SAME_STEP
+        [lambda: InNumbers(make_levelled_env(kind))] * 3, autoreset_mode=AutoresetMode.SAME_STEP
     )
     assert envs.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
     assert envs.action_space == reference.action_space
@@ -95,7 +96,7 @@ def test_masks_and_seeds():
 
 @pytest.mark.parametrize("kind", ACTIONS)
 def test_masks_only_where_the_actions_have_them(kind, monkeypatch):
-    monkeypatch.setattr(registration, "make_env", make_fake_env)
+    monkeypatch.setattr(registration, "make_env", make_levelled_env)
     envs = make_vector_env(2, action=kind)
     assert hasattr(envs, "action_masks") is (kind == "discrete")
     assert envs.num_envs == 2
