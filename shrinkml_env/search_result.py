@@ -136,11 +136,11 @@ class SearchResult:
 
     @property
     def utterance_passes(self) -> int:
-        """Number of utterances that the search has recognised or predicted: evaluations times the proxy set's size.
+        """Number of utterances that the search has recognised or predicted, summed over its evaluations.
 
         In this currency searches on sets of different sizes are compared.
         """
-        return self.evaluations * self.sets["proxy"].utterances
+        return sum(len(trial.evaluation.words) for trial in self.history)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the compressed model to a directory, which `load_compressed` reads."""

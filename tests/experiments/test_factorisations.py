@@ -37,6 +37,7 @@ def test_the_result_of_a_search_is_factored_as_the_search_did(configure, aware, 
         "form": "factors",
         "share_inputs": False,
         "weigh_rows": False,
+        "augmented_copies": 0,
     }
     model = load_model(tmp_path / "model")
     waveforms = [utterance.waveform for utterance in load_utterances(speech)]

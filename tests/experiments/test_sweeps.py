@@ -86,7 +86,11 @@ def compare(folder, reference, recognised, processes):
     cache = EvaluationCache(folder / "cache" / "evaluations.sqlite")
     # Each run tries out the model and its factors that lose nothing on a few utterances, and caches nothing of it.
     times = Counter(recognised)
-    assert sorted(times.values()) == [1] * len(cache) + [len(expected)] * 2
+    *once, first, second = sorted(times.values())
+    assert first == second == len(expected)
+    # The reports recognise a few utterances besides, which are of one run each.
+    assert set(once) == {1}
+    assert len(cache) <= len(once) <= len(cache) + 2 * len(expected)
     assert len(cache) == len(EvaluationCache(reference / "cache" / "evaluations.sqlite"))
     assert len(processes) > 1
     assert {threads for _, threads in processes} == {"1"}
