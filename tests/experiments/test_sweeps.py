@@ -88,9 +88,9 @@ def compare(folder, reference, recognised, processes):
     times = Counter(recognised)
     *once, first, second = sorted(times.values())
     assert first == second == len(expected)
-    # The reports recognise a few utterances besides, which are of one run each.
-    assert set(once) == {1}
-    assert len(cache) <= len(once) <= len(cache) + 2 * len(expected)
+    # The reports recognise what has changed on test besides, with both models of each run.
+    assert once.count(1) >= len(cache)
+    assert sum(once) <= len(cache) + 2 * len(expected)
     assert len(cache) == len(EvaluationCache(reference / "cache" / "evaluations.sqlite"))
     assert len(processes) > 1
     assert {threads for _, threads in processes} == {"1"}
