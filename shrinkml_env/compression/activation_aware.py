@@ -29,9 +29,6 @@ SMALLEST_DAMPING = 1e-9
 LARGEST_KEPT = 2**25
 """Moments of more numbers than this are not kept in a store: they are as large as many models."""
 
-ROW_SPEECH = 100
-"""Utterances from which row weights are estimated at most, spread over the speech: they are steady by then."""
-
 SAME = 1e-9
 """Moments of the same vectors, added up in another order, differ by less than this share of their norm."""
 
@@ -125,7 +122,7 @@ class ActivationAwareSVD(WhitenedSVD):
 def _moments(
     model: CompressibleModel, waveforms: Sequence[Tensor], names: Sequence[str], store: Store | None
 ) -> dict[str, Tensor]:
-    """Return the `second_moments`, from a store where they are in one; only their lower triangles are right."""
+    """Return the `second_moments`, from a store where they are in one; made symmetric from their lower triangles."""
     sizes = {matrix.name: matrix.columns for matrix, _ in weights_of(model, names)}
     if sum(size**2 for size in sizes.values()) > LARGEST_KEPT:
         store = None

@@ -244,9 +244,7 @@ class Level(_Number):
         self._reach = span * self._top
         met = [level for level in range(self._top + 1) if problem.is_feasible(space.at_level(level))]
         self.common = self._top // 2 if len(met) > self._top else max(met, default=0)
-        self._at = [
-            list(ranks) for ranks in zip(*(space.at_level(n).values() for n in range(self._top + 1)), strict=True)
-        ]
+        self._at = space.ranks_at_levels
 
     @property
     def steps(self) -> int:
@@ -255,8 +253,7 @@ class Level(_Number):
 
     def _rank(self, ranks: tuple[int, ...], value: float) -> int:
         wanted = round(self.common + value * self._reach)
-        rank: int = self._at[len(ranks)][min(max(wanted, 0), self._top)]
-        return rank
+        return self._at[len(ranks)][min(max(wanted, 0), self._top)]
 
     def _value(self, ranks: tuple[int, ...], rank: int) -> float:
         at_level = self._at[len(ranks)]

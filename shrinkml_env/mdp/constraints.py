@@ -230,9 +230,7 @@ class Shift(Budget):
         resource: Literal["size", "macs"] = "size",
     ) -> None:
         super().__init__(evaluator, search_space, budget, resource)
-        # For each layer its rank at each level.
-        levels = [list(search_space.at_level(level).values()) for level in range(search_space.top_level + 1)]
-        self._levels = [list(ranks) for ranks in zip(*levels, strict=True)]
+        self._levels = search_space.ranks_at_levels
 
     def apply(self, ranks: tuple[int, ...], wanted: Sequence[int]) -> tuple[int, ...]:
         """Append ranks as `Constraint.apply` does, and after the last layer shift them all."""

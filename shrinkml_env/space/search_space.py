@@ -131,6 +131,16 @@ class SearchSpace:
             raise ValueError(f"level must be in 0..{self.top_level}, got {level!r}")
         return self.ranks([places[level] for places in self._known_levels])
 
+    @property
+    def ranks_at_levels(self) -> tuple[tuple[int, ...], ...]:
+        """For each layer its rank at each level.
+
+        Raises:
+            ValueError: The space has no levels.
+        """
+        rows = zip(self.candidates, self._known_levels, strict=True)
+        return tuple(tuple(ranks[place] for place in places) for ranks, places in rows)
+
     def level_of(self, layer_index: int, place: int) -> int:
         """Return the level of a layer's candidate; where it stands at several levels, the middle one.
 

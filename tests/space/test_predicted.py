@@ -136,6 +136,7 @@ def test_levels_by_hand():
         {"output": 9, "other": 50},
         {"output": 64, "other": 50},
     ]
+    assert space.ranks_at_levels == ((3, 3, 9, 64, 64), (5, 50, 50, 50, 50))
     # The middle of the levels at which a candidate stands.
     assert [space.level_of(0, place) for place in range(3)] == [0, 2, 3]
     assert [space.level_of(1, place) for place in range(2)] == [0, 2]
