@@ -59,22 +59,17 @@ VARIANTS_V1: dict[str, dict[str, Any]] = {
 
 def register_envs() -> None:
     """Register the environments; called by ``import shrinkml_env``."""
-    for name, options in VARIANTS.items():
-        # Gymnasium's checker takes a vector reward for a mistake; MO-Gymnasium switches it off as well.
-        gym.register(
-            name,
-            entry_point="shrinkml_env.envs.registration:make_env",
-            vector_entry_point="shrinkml_env.envs.registration:make_vector_env",
-            kwargs=dict(options),
-            disable_env_checker=options.get("reward") == "vector",
-        )
-    for name, options in VARIANTS_V1.items():
-        gym.register(
-            name,
-            entry_point="shrinkml_env.envs.registration:make_env_v1",
-            vector_entry_point="shrinkml_env.envs.registration:make_vector_env_v1",
-            kwargs=dict(options),
-        )
+    for variants, version in ((VARIANTS, ""), (VARIANTS_V1, "_v1")):
+        for name, options in variants.items():
+            # Gymnasium's checker takes a vector reward for a mistake; MO-Gymnasium switches it off as well.
+            gym.register(
+                name,
+                entry_point=f"shrinkml_env.envs.registration:make_env{version}",
+                vector_entry_point=f"shrinkml_env.envs.registration:make_vector_env{version}",
+                kwargs=dict(options),
+                disable_env_checker=options.get("reward") == "vector",
+            )
+    for name in VARIANTS_V1:
         # Version 0 is not outdated: published numbers are of it. Gymnasium would warn everybody who makes it.
         gym.registry[name].version = None
     gym.register(
