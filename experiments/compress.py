@@ -335,7 +335,7 @@ def require_reachable(target: float | None, search: DictConfig, model: Compressi
     Raises:
         ValueError: It is.
     """
-    layers = group_layers(tuple(model.layers), plain(search.granularity))
+    layers = group_layers(tuple(model.layers), plain(search.granularity), plain(search.dense))
     maker = search_space_maker(part("search_space", search.search_space))
     if isinstance(maker, LevelSpace):
         # Its candidates are not known before the factors are; no layer can have less than rank 1.

@@ -36,6 +36,7 @@ def make_environment(config: DictConfig, ledger: Ledger, cache: Any = "default")
         "model": config.model,
         "proxy": plain(config.proxy),
         "granularity": plain(config.granularity),
+        "dense": plain(config.dense),
         "device": config.device,
         "workers": config.workers,
         "memory_mb": config.memory_mb,

@@ -26,6 +26,9 @@ LATER = {"form": "factors", "share_inputs": False, "weigh_rows": False, "augment
 """Options of factorisations that were added later, with defaults that equal the earlier behaviour. At these defaults
 they are left out, so that the keys of earlier results stay valid."""
 
+LATER_OPTIONS: dict[str, Any] = {"dense": []}
+"""Options of a whole config that were added later, as `LATER`."""
+
 
 def key_of(content: Any) -> str:
     """Return the key of a content, eight hexadecimal digits.
@@ -42,7 +45,8 @@ def describe(content: Any) -> Any:
     A whole config, alone or inside other content, is described without its `IRRELEVANT` options; in a part of a config,
     options of these names count. The modules of its option ``imports`` are described like the user's own classes.
 
-    Options that are `LATER` are left out if they have their defaults. A class that a ``_target_`` names is described by
+    Options that are `LATER` or `LATER_OPTIONS` are left out if they have their defaults. A class that a ``_target_``
+    names is described by
 
     - its name only, if it is one of ShrinkML's, since its module may move;
     - its import path, if it belongs to an installed package;
@@ -52,7 +56,13 @@ def describe(content: Any) -> Any:
         options = OmegaConf.to_container(content, resolve=True)
         if not isinstance(options, dict) or content._get_parent() is not None:
             return describe(options)
-        described: dict[str, Any] = describe({name: options[name] for name in options if name not in IRRELEVANT})
+        described: dict[str, Any] = describe(
+            {
+                name: value
+                for name, value in options.items()
+                if name not in IRRELEVANT and not (name in LATER_OPTIONS and value == LATER_OPTIONS[name])
+            }
+        )
         if "imports" in described:
             described["imports"] = [_with_code(name, name) for name in described["imports"]]
         return described

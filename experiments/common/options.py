@@ -55,6 +55,7 @@ OPTIONS: dict[str, Kind] = {
         lambda value: NAME.fits(value) or list_of(NAME).fits(value),
     ),
     **{f"data.{name}": UTTERANCES for name in ("train", "pool", "proxy", "measured", "dev", "test")},
+    "dense": list_of(NAME, least=0),
     "dev": UTTERANCES,
     "device": DEVICE,
     "distillation.states": number(least=0),

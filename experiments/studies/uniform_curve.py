@@ -7,8 +7,7 @@ curve that a search has to beat. ``dense=[PATTERN, ...]`` keeps layers dense: ``
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from experiments.common.command import command
 from experiments.common.fetch import fetch
-from experiments.common.kinds import NAME, SHARE, UTTERANCES, list_of
+from experiments.common.kinds import SHARE, UTTERANCES, list_of
 from experiments.common.parts import part
 from experiments.common.report import draw_uniform_curve
 from experiments.common.run_directory import plain, run_directory
@@ -28,20 +27,17 @@ from shrinkml_env.space.search_space import uniform_ranks
 from shrinkml_env.tables import format_table
 
 
-def uniform_ranks_of_size(
-    evaluator: Evaluator, size_ratio: float, names: Sequence[str] | None = None
-) -> dict[str, int]:
+def uniform_ranks_of_size(evaluator: Evaluator, size_ratio: float) -> dict[str, int]:
     """Return the ranks of the largest uniform fraction of at most a size ratio.
 
     Args:
         evaluator: The evaluator of the model.
         size_ratio: The largest size ratio, in (0, 1].
-        names: The layers to compress; by default all.
 
     Raises:
         ValueError: The model with rank 1 in all of these layers is larger.
     """
-    layers = [layer for layer in evaluator.layers if names is None or layer.name in names]
+    layers = evaluator.layers
     smallest, largest = 0.0, 1.0
     if evaluator.size_ratio(uniform_ranks(layers, smallest)) > size_ratio:
         raise ValueError(f"no uniform rank makes the model as small as {size_ratio} of its size")
@@ -53,7 +49,7 @@ def uniform_ranks_of_size(
     return uniform_ranks(layers, smallest)
 
 
-@command("uniform_curve", set=UTTERANCES, dense=list_of(NAME, least=0), sizes=list_of(SHARE, least=0))
+@command("uniform_curve", set=UTTERANCES, sizes=list_of(SHARE, least=0))
 def main(config: DictConfig) -> None:
     """Measure, print and draw the curve of one model."""
     fetch(config, "set")
@@ -64,14 +60,10 @@ def main(config: DictConfig) -> None:
         plain(config.granularity),
         cache=EvaluationCache(default_cache_path()),
         factorisation=make_factorisation(model, part("factorisation", config.factorisation)),
+        dense=plain(config.dense),
     )
-    names = [layer.name for layer in evaluator.layers]
-    for pattern in config.dense:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise ValueError(f"dense: no layer matches {pattern!r}; the layers are {', '.join(names)}")
-    names = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in config.dense)]
     configurations: list[Mapping[str, int]] = [{}]
-    configurations += [uniform_ranks_of_size(evaluator, size, names) for size in config.sizes]
+    configurations += [uniform_ranks_of_size(evaluator, size) for size in config.sizes]
     curve = [evaluator.evaluate(ranks) for ranks in tqdm(configurations, desc="uniform ranks", unit="evaluation")]
     head = ("size ratio", "parameters", "WER %", "word errors", "words")
     rows = [

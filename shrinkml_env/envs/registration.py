@@ -97,6 +97,7 @@ def make_env(
     workers: int = 1,
     memory_mb: int = 256,
     render_mode: str | None = None,
+    dense: Sequence[str] = (),
     **unknown: Any,
 ) -> ShrinkEnv:
     """Make an environment: the entry point of ``gym.make("ShrinkML-v0", ...)``.
@@ -124,6 +125,7 @@ def make_env(
         workers: Processes that measure the configurations of a vector environment side by side.
         memory_mb: Room for features and activations that configurations share, in each process.
         render_mode: None, ``"ansi"`` or ``"rgb_array"``.
+        dense: Patterns of the names of layers that stay dense: ``["decoder.*"]`` compresses the encoder alone.
         unknown: Anything else is a mistake.
 
     Raises:
@@ -144,6 +146,7 @@ def make_env(
         memory=memory_mb * 2**20,
         workers=workers,
         divergence=signal_of(reward) == "divergence",
+        dense=dense,
     )
     env = assemble_env(
         evaluator,

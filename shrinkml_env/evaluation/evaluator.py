@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Literal
 
@@ -61,11 +62,13 @@ class Evaluator:
             measures several configurations of a `GroupedModel` at once in one process.
         divergence: Whether to measure the divergence from the original as well. It needs a `PredictiveModel`, and
             makes a GPU measure one configuration at a time.
+        dense: Patterns of the names of the model's layers that stay dense, such as ``"decoder.*"``: no rank is chosen
+            for them.
 
     Raises:
         ValueError: The model is in training mode or has parameters that its `storage_dtype` cannot represent; there
-            is no utterance; one has no reference word or is too short for the model; or the model has no method
-            `predict`, which the divergence needs.
+            is no utterance; one has no reference word or is too short for the model; a pattern of `dense` matches no
+            layer; or the model has no method `predict`, which the divergence needs.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Evaluator:
         memory: int = 2**28,
         workers: int = 1,
         divergence: bool = False,
+        dense: Sequence[str] = (),
     ) -> None:
         self.model = model
         self.utterances = tuple(utterances)
@@ -88,11 +92,12 @@ class Evaluator:
         self.memory = memory
         self.workers = workers
         self.divergence = divergence
+        self.dense = tuple(dense)
         measurer = _measurer_class(model, divergence)
         self._measurer = measurer(model, self.utterances, factorisation, memory, workers)
         self._cached = CachedMeasurer(self._measurer, cache)
         self.factorisation = self._measurer.factorisation
-        self.layers = group_layers(self.factorisation.layers, granularity)
+        self.layers = group_layers(self.factorisation.layers, granularity, dense)
         self.workload = model.workload(
             [utterance.waveform.numel() for utterance in self.utterances], [u.text for u in self.utterances]
         )
@@ -140,6 +145,7 @@ class Evaluator:
             self.memory,
             self.workers,
             self.divergence,
+            self.dense,
         )
 
     def params(self, ranks: Mapping[str, int]) -> int:
@@ -230,16 +236,25 @@ def _measurer_class(model: CompressibleModel, divergence: bool) -> type[Measurer
     return SideBySideMeasurer if device_of(model) != "cpu" and isinstance(model, GroupedModel) else Measurer
 
 
-def group_layers(layers: tuple[Layer, ...], granularity: Granularity) -> tuple[Layer, ...]:
+def group_layers(layers: tuple[Layer, ...], granularity: Granularity, dense: Sequence[str] = ()) -> tuple[Layer, ...]:
     """Return the layers that a search decides about: a model's layers split or merged to the granularity.
 
     Args:
         layers: The model's layers.
         granularity: See `Evaluator`.
+        dense: Patterns of the names of layers to leave out.
 
     Raises:
-        ValueError: The granularity is not valid, or its blocks name other layers.
+        ValueError: The granularity is not valid, its blocks name other layers, a pattern matches no layer, or no layer
+            is left.
     """
+    names = [layer.name for layer in layers]
+    for pattern in dense:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(f"dense: no layer matches {pattern!r}; the layers are {', '.join(names)}")
+    layers = tuple(layer for layer in layers if not any(fnmatchcase(layer.name, pattern) for pattern in dense))
+    if not layers:
+        raise ValueError(f"dense: {', '.join(dense)} match all layers, none is left to compress")
     if isinstance(granularity, Mapping):
         return merge_layers(layers, granularity)
     if granularity not in ("layer", "matrix"):

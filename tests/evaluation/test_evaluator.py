@@ -146,6 +146,25 @@ def test_the_cache_answers_without_work_and_changes_no_number(tmp_path):
     assert Counting.batches > done + 1
 
 
+def test_layers_that_stay_dense():
+    """No rank can be chosen for them, at any granularity; the sizes are still those of the whole model."""
+    whole = EVALUATOR.layers
+    for granularity in ("layer", "matrix"):
+        evaluator = Evaluator(MODEL, UTTERANCES, granularity, dense=["fr*", "gru"])
+        names = [matrix.name for layer in evaluator.layers for matrix in layer.matrices]
+        assert names == [m.name for layer in whole if layer.name not in ("front", "gru") for m in layer.matrices]
+        assert evaluator.on(UTTERANCES[:2]).layers == evaluator.layers
+    evaluator = Evaluator(MODEL, UTTERANCES, dense=["fr*", "gru"])
+    name = evaluator.layers[0].name
+    assert evaluator.evaluate({name: 2}).params == EVALUATOR.evaluate({name: 2}).params
+    with pytest.raises(ValueError, match="no layer is named 'gru'"):
+        evaluator.evaluate({"gru": 2})
+    with pytest.raises(ValueError, match=r"dense: no layer matches 'grus'; the layers are front"):
+        Evaluator(MODEL, UTTERANCES, dense=["grus"])
+    with pytest.raises(ValueError, match="none is left to compress"):
+        Evaluator(MODEL, UTTERANCES, dense=["*"])
+
+
 def test_threads_of_the_caller_are_given_back():
     torch.set_num_threads(2)
     EVALUATOR.evaluate({"hidden": 1})

@@ -89,3 +89,8 @@ def test_options_that_came_later_do_not_count_where_they_are_as_before():
     assert describe({"factorisation": {"name": "svd", "form": "factors"}, "form": "factors"}) == old
     new = {"factorisation": {"name": "svd", "form": "pivoting"}}
     assert describe(new) == new
+
+
+def test_an_option_that_came_later_does_not_count_at_its_default():
+    assert describe(OmegaConf.create({"model": "las_small", "dense": []})) == {"model": "las_small"}
+    assert describe(OmegaConf.create({"dense": ["decoder.*"]})) == {"dense": ["decoder.*"]}
