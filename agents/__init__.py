@@ -3,7 +3,7 @@
 from agents.amc import AMC
 from agents.closed_form import ClosedForm
 from agents.controller import Controller
-from agents.curves import EnergyCurve, ProfileCurve, UniformRank
+from agents.curves import EnergyCurve, LiteASR, ProfileCurve, UniformRank
 from agents.greedy import GreedySearch
 from agents.knapsack import KnapsackSearch
 from agents.middle import MiddleAction
@@ -19,6 +19,7 @@ __all__ = [
     "EnergyCurve",
     "GreedySearch",
     "KnapsackSearch",
+    "LiteASR",
     "MiddleAction",
     "ModelBasedSearch",
     "OptunaSearch",

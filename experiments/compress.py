@@ -8,7 +8,6 @@ more speech, and leaves the compressed model and a report in one folder. Started
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from experiments.common.parts import part
 from experiments.common.run_directory import plain, run_directory, title_of
 from experiments.common.speech import (
     Speech,
+    calibrate_on,
     data_folder,
     embedded_speech,
     folder_speech,
@@ -60,9 +60,6 @@ from shrinkml_env.space.predicted import LevelSpace
 
 GRADIENT = 2.5
 """A pass that takes gradients takes about so many times as long as one that recognises."""
-
-CALIBRATIONS = ("calibration", "calibration-large")
-"""The embedded sets that parts are calibrated on by default."""
 
 HALVINGS = 4
 """Of the range of sizes, in search for the smallest that loses no more than is allowed."""
@@ -155,7 +152,9 @@ def whole_time(
         spoken = load_utterances(plain(search.factorisation.calibration))
         embedded = (utterance.waveform.numel() / SAMPLE_RATE for utterance in spoken)
         calibration = speech.seconds["proxy"] if speech.folder else sum(embedded)
-        gradients = search.factorisation.weigh_rows + sum("ClosedForm" in str(rule) for rule in _rules(search))
+        gradients = search.factorisation.weigh_rows + sum(
+            "ClosedForm" in str(rule) for rule in search.agent.get("rules") or ()
+        )
         calibration *= 1 + search.factorisation.augmented_copies + GRADIENT * gradients
     finalists = min(search.finalists, search.budget) + (searches - 1) * max(1, search.finalists // HALVINGS)
     # With the original once on each set.
@@ -164,11 +163,6 @@ def whole_time(
     pace = seconds / speech.seconds["proxy"]
     recognised = (2 if predicts else 1) * measured + searches * calibration
     return float(pace * recognised + searches * factoring_time(model))
-
-
-def _rules(search: DictConfig) -> Sequence[Any]:
-    """Return the rules whose configurations the agent begins with."""
-    return search.agent.get("rules") or ()
 
 
 def factoring_time(model: CompressibleModel) -> float:
@@ -212,17 +206,6 @@ def compress(config: DictConfig, job: Job) -> Path:
     write(result, directory)
     conclude(result, problem, directory, job.search, course)
     return directory
-
-
-def calibrate_on(search: DictConfig, speech: Any) -> None:
-    """Let everything that is calibrated on the embedded speech, as is the default, be calibrated on other speech."""
-    parts = [search.factorisation, search.search_space, search.agent, *_rules(search)]
-    for part_config in parts:
-        if part_config.get("calibration", "calibration") in CALIBRATIONS and (
-            "calibration" in part_config or part_config.get("_target_") == "agents.ClosedForm"
-        ):
-            with open_dict(part_config):
-                part_config.calibration = speech
 
 
 def find_size(search: DictConfig, smallest: float, allowed: float, folder: Path) -> str:

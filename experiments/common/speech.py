@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from shrinkml_env import CompressibleModel, Evaluator, Utterance, load_utterances
 from shrinkml_env.asr.text import characters, compose
@@ -19,6 +20,7 @@ from shrinkml_env.evaluation import recognise_all, word_edits
 
 __all__ = [
     "Speech",
+    "calibrate_on",
     "data_folder",
     "embedded_speech",
     "folder_speech",
@@ -31,6 +33,9 @@ HOPELESS = 0.8
 """A WER of the original, a fraction, above which model and transcripts do not fit together."""
 
 PARTS = ("proxy", "dev", "test")
+
+CALIBRATIONS = ("calibration", "calibration-large")
+"""The embedded sets that parts are calibrated on by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +162,21 @@ def heard(speech: SpeechFolder | None, test: Set[str]) -> str:
         f" {len(known)} of test's {len(test)} speakers are, by name, in the speech that is trained on "
         f"({known[0]} for one): the result is for known voices."
     )
+
+
+def calibrate_on(search: DictConfig, speech: Any) -> None:
+    """Calibrate all parts of a search on other speech, those excepted for which other than embedded speech is chosen.
+
+    Args:
+        search: A config of `experiments.search`; it is changed.
+        speech: What `load_utterances` takes.
+    """
+    parts = [search.factorisation, search.search_space, search.agent, *(search.agent.get("rules") or ())]
+    for part in parts:
+        closed_form = part.get("_target_") == "agents.ClosedForm"
+        if part.get("calibration", "calibration") in CALIBRATIONS and ("calibration" in part or closed_form):
+            with open_dict(part):
+                part.calibration = speech
 
 
 def require_spelling(model: CompressibleModel, transcripts: Sequence[tuple[str, str]], where: str) -> None:

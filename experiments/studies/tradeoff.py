@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -26,6 +26,7 @@ from scipy.stats import ttest_ind
 from experiments.common.agent import make_agent
 from experiments.common.command import command
 from experiments.common.environment import make_environment
+from experiments.common.imports import import_modules
 from experiments.common.report import save_wer_against_size
 from experiments.common.results import Cell
 from experiments.common.run_directory import plain
@@ -34,12 +35,11 @@ from experiments.common.searches import (
     check_searches,
     evaluator_on,
     search_cell,
-    search_env,
 )
 from experiments.common.statistics import in_points, mean, mean_wer_increase
 from experiments.common.study import Report, made, publish
 from experiments.seed_model import every_rank, ranks_of_size
-from shrinkml_env import Evaluator, Ledger
+from shrinkml_env import Evaluator, Ledger, SearchProblem
 from shrinkml_env.envs.wrapped import search_problem
 from shrinkml_env.evaluation.intervals import wer_increase
 from shrinkml_env.search import choose, explore
@@ -147,26 +147,49 @@ class Chosen:
         return sum(self.edits) / sum(self.words)
 
 
+class Found(NamedTuple):
+    """The configuration of a size that a rule gives, or that dev chose among a search's.
+
+    Attributes:
+        problem: The search problem, after the search.
+        ranks: Layer name -> rank.
+        returns: The undiscounted return of each episode, in order; none of a rule.
+    """
+
+    problem: SearchProblem
+    ranks: Mapping[str, int]
+    returns: Sequence[float]
+
+
+def found_by_rule(config: DictConfig, size: float) -> Found:
+    """Return what a rule gives, by a config of `experiments.search` with the rule as its agent."""
+    evaluator = search_problem(make_environment(config, Ledger())).evaluator
+    assert isinstance(evaluator, Evaluator)
+    problem = every_rank(evaluator)
+    return Found(problem, ranks_of_size(problem, config.agent, size), ())
+
+
+def found_by_search(config: DictConfig, finalists: int) -> Found:
+    """Return what dev chooses among a search's best configurations, by a config of `experiments.search`."""
+    import_modules(config.imports)  # a worker process has not imported them yet
+    # Every episode's return is kept: there are at most twenty times as many as evaluations.
+    env = RecordEpisodeStatistics(make_environment(config, Ledger(budget=config.budget)), buffer_length=EPISODES)
+    problem = explore(env, make_agent(config.agent, env))
+    returns = [round(float(value), 5) for value in env.return_queue]
+    dev = evaluator_on(problem, config, "dev")
+    return Found(problem, choose(problem, dev, finalists, progress_bar=False).ranks, returns)
+
+
 def make(task: SizedSearch | SizedRule) -> dict[str, Any]:
     """Return a `Chosen`, as JSON."""
     config = task.search.config
-    returns: list[float] = []
     if isinstance(task, SizedRule):
         name, size = task.name, task.size
-        evaluator = search_problem(make_environment(config, Ledger())).evaluator
-        assert isinstance(evaluator, Evaluator)
-        problem = every_rank(evaluator)
-        ranks: Mapping[str, int] = ranks_of_size(problem, config.agent, size)
-        dev = evaluator_on(problem, config, "dev")
+        problem, ranks, returns = found_by_rule(config, size)
     else:
         name, size = task.name, float(config.constraint.budget)
-        # Every episode's return is kept: there are at most twenty times as many as evaluations.
-        env = RecordEpisodeStatistics(search_env(task.search), buffer_length=EPISODES)
-        problem = explore(env, make_agent(config.agent, env))
-        returns = [round(float(value), 5) for value in env.return_queue]
-        dev = evaluator_on(problem, config, "dev")
-        ranks = choose(problem, dev, task.finalists, progress_bar=False).ranks
-    test = evaluator_on(problem, config, "test")
+        problem, ranks, returns = found_by_search(config, task.finalists)
+    dev, test = (evaluator_on(problem, config, part) for part in ("dev", "test"))
     on_test = test.evaluate(ranks)
     found = Chosen(
         agent=name,

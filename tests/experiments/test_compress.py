@@ -14,8 +14,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from experiments.common.environment import make_environment
-from experiments.common.speech import heard
-from experiments.compress import calibrate_on, compose_search, compress, prepare
+from experiments.common.speech import calibrate_on, heard
+from experiments.compress import compose_search, compress, prepare
 from experiments.validate import validate
 from shrinkml_env import Ledger, load_compressed
 from shrinkml_env.compression import count_parameters

@@ -1,0 +1,572 @@
+"""A model that people use, on people's speech: ``python -m experiments.studies.real_speech root=FOLDER [workers=2]``.
+
+The speakers of LibriSpeech's dev-clean and dev-other are divided: some calibrate, some are searched on, some choose.
+Rules and searches look for configurations of several sizes of the encoder and of the whole model; what they find is
+measured on test-clean and test-other, part by part: on the first part of each, whose utterances are spread over all
+speakers, or on all. Everything found is written to a file, and the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+from experiments.common.command import command
+from experiments.common.compose import compose_config
+from experiments.common.kinds import ANYTHING, NAME, list_of, mapping_of, number, whole
+from experiments.common.parts import part
+from experiments.common.report import save_figure
+from experiments.common.results import Cell
+from experiments.common.run_directory import plain
+from experiments.common.searches import evaluator_on
+from experiments.common.speech import calibrate_on
+from experiments.common.statistics import in_points, mean, mean_wer_increase
+from experiments.common.study import Report, made, publish
+from experiments.search import check
+from experiments.studies.tradeoff import found_by_rule, found_by_search
+from shrinkml_env import CompressibleModel, EvaluationCache, Evaluator, count_parameters, default_cache_path, load_model
+from shrinkml_env.compression import encoder_parameters
+from shrinkml_env.compression.canonical import digest
+from shrinkml_env.compression.store import model_content
+from shrinkml_env.data import SAMPLE_RATE, SpeechFolder
+from shrinkml_env.data.split import split, spread
+from shrinkml_env.envs.assembly import make_factorisation
+from shrinkml_env.evaluation.intervals import wer_increase
+from shrinkml_env.files import write_whole
+
+DEV = ("dev-clean", "dev-other")
+TEST = ("test-clean", "test-other")
+
+SHARES = {"calibration": 0.3, "proxy": 0.3, "dev": 0.4}
+"""Purpose -> share of the dev sets' utterances whose speakers serve it."""
+
+ORIGINAL = "the original"
+
+CHECKED = 50
+"""Utterances that are compared with transformers in one cell."""
+
+HEAD = (
+    "compressed",
+    "size",
+    "method",
+    "seeds",
+    "of the whole",
+    "multiply-adds",
+    "dev WER %",
+    *(f"{name}: {what}" for name in TEST for what in ("utterances", "WER %", "above the original (95 % below)")),
+)
+
+PAIRS = ("compressed", "size", "method", "beside", *(f"{name}: more WER by (95 %)" for name in TEST))
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A rule or a search, as in the study's config.
+
+    Attributes:
+        name: Its name in tables.
+        agent: Name of the agent in conf/agent.
+        overrides: Overrides of `experiments.search`.
+        seed: The agent's.
+        reward: Name of the reward in conf/reward.
+        budget: Unique evaluations; None for a rule.
+    """
+
+    name: str
+    agent: str
+    overrides: tuple[str, ...]
+    seed: int = 0
+    reward: str = "divergence"
+    budget: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """A configuration of a size that a method is asked for.
+
+    Attributes:
+        scope: What is compressed: ``"encoder"``.
+        size: The largest share of the parameters in question.
+        method: What is asked.
+        ratio: The largest share of the whole model's parameters.
+        search: The config of `experiments.search`.
+        finalists: Of a search.
+    """
+
+    scope: str
+    size: float
+    method: Method
+    ratio: float
+    search: DictConfig
+    finalists: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a method has found.
+
+    Attributes:
+        scope: As `Sought`, and so is `size`.
+        size: The largest share of the parameters in question.
+        method: The method's name.
+        seed: The agent's.
+        ranks: Layer name -> rank.
+        size_ratio: Parameters over the original's.
+        macs_ratio: Multiply-adds over the original's, on dev.
+        evaluations: Unique evaluations on proxy.
+        dev_edits: Word errors on dev.
+        dev_words: Reference words of dev.
+    """
+
+    scope: str
+    size: float
+    method: str
+    seed: int
+    ranks: Mapping[str, int]
+    size_ratio: float
+    macs_ratio: float
+    evaluations: int
+    dev_edits: int
+    dev_words: int
+
+    @property
+    def dev_wer(self) -> float:
+        """WER on dev, a fraction."""
+        return self.dev_edits / self.dev_words
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A configuration to measure on a part of a test set.
+
+    Attributes:
+        search: The config whose model, factorisation and granularity it belongs to.
+        ranks: Layer name -> rank.
+        root: The folder of the test sets.
+        subset: The name of the test set.
+        ids: The utterances of the part.
+    """
+
+    search: DictConfig
+    ranks: Mapping[str, int]
+    root: str
+    subset: str
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """Word errors, and reference words, of each utterance."""
+
+    edits: Sequence[int]
+    words: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Utterances whose transcripts are compared with those of transformers' own ``generate``."""
+
+    model: str
+    root: str
+    ids: tuple[str, ...]
+
+
+def roles(config: DictConfig) -> dict[str, list[str]]:
+    """Return the utterances of the dev sets for each purpose, no speaker in two: purpose -> ids."""
+    folder = SpeechFolder(config.root, DEV)
+    short = {index for index, samples in enumerate(folder.num_samples) if samples <= config.longest * SAMPLE_RATE}
+    return {
+        purpose: [
+            folder.ids[index]
+            for index in spread(sorted(short.intersection(indices)), folder.speakers, config.speech[purpose])
+        ]
+        for purpose, indices in split(folder.speakers, shares=SHARES).items()
+    }
+
+
+def parts(config: DictConfig, subset: str) -> list[tuple[str, ...]]:
+    """Return a test set's utterances in parts, each spread over all speakers: the ids of each."""
+    folder = SpeechFolder(config.root, subset)
+    left = list(range(len(folder)))
+    found = []
+    while left:
+        chosen = spread(left, folder.speakers, config.part)
+        found.append(tuple(folder.ids[index] for index in chosen))
+        left = sorted(set(left) - set(chosen))
+    return found
+
+
+def search_config(
+    config: DictConfig, method: Method, scope: str, ratio: float, model: str, speech: Mapping[str, Any]
+) -> DictConfig:
+    """Return the config of `experiments.search` for a method at a size.
+
+    Args:
+        config: The study's.
+        method: The method.
+        scope: What is compressed.
+        ratio: The largest share of the whole model's parameters.
+        model: What `load_model` takes.
+        speech: Purpose -> what `load_utterances` takes.
+    """
+    overrides = [f"agent={method.agent}", f"reward={method.reward}", *config.base, *method.overrides]
+    if method.budget is not None:
+        overrides.append(f"constraint.budget={ratio}")
+    search = compose_config("search", overrides)
+    search.model, search.seed, search.budget = model, method.seed, method.budget or 1
+    search.dense = config.scopes[scope].dense
+    search.proxy, search.dev = speech["proxy"], speech["dev"]
+    calibrate_on(search, speech["calibration"])
+    return search
+
+
+def make(task: Sought | Part | Checked) -> dict[str, Any]:
+    """Return a `Found`, `Errors`, or the number of equal transcripts, as JSON."""
+    if isinstance(task, Checked):
+        return {"equal": equal_transcripts(task)}
+    if isinstance(task, Part):
+        return measured(task)
+    method = task.method
+    if method.budget is None:
+        problem, ranks, _ = found_by_rule(task.search, task.ratio)
+    else:
+        problem, ranks, _ = found_by_search(task.search, task.finalists)
+    dev = evaluator_on(problem, task.search, "dev")
+    on_dev = dev.evaluate(ranks)
+    return asdict(
+        Found(
+            task.scope,
+            task.size,
+            method.name,
+            method.seed,
+            dict(on_dev.ranks),
+            on_dev.size_ratio,
+            on_dev.macs / dev.baseline.macs,
+            problem.ledger.count,
+            sum(on_dev.edits),
+            sum(on_dev.words),
+        )
+    )
+
+
+def measured(task: Part) -> dict[str, Any]:
+    """Return the `Errors` of one configuration on a part of a test set, as JSON."""
+    model, factorisation = _prepared(task.search.model, OmegaConf.to_yaml(task.search.factorisation, resolve=True))
+    folder = SpeechFolder(task.root, task.subset)
+    places = {name: place for place, name in enumerate(folder.ids)}
+    utterances = [folder[places[name]] for name in task.ids]
+    evaluator = Evaluator(
+        model,
+        utterances,
+        plain(task.search.granularity),
+        EvaluationCache(default_cache_path()),
+        factorisation,
+        memory=0,
+        dense=plain(task.search.dense),
+    )
+    found = evaluator.evaluate(task.ranks)
+    return asdict(Errors(list(found.edits), list(found.words)))
+
+
+@lru_cache(maxsize=2)
+def _prepared(name: str, factorisation: str) -> tuple[CompressibleModel, Any]:
+    """Return a model and its factorisation, given as YAML."""
+    model = load_model(name)
+    config = OmegaConf.create(factorisation)
+    assert isinstance(config, DictConfig)
+    spec = part("factorisation", config)
+    return model, make_factorisation(model, spec, EvaluationCache(default_cache_path()))
+
+
+def equal_transcripts(task: Checked) -> int:
+    """Count the utterances that a model and transformers' ``generate`` transcribe alike."""
+    model: Any = load_model(task.model)
+    folder = SpeechFolder(task.root, TEST)
+    places = {name: place for place, name in enumerate(folder.ids)}
+    equal = 0
+    for name in task.ids:
+        waveform = folder[places[name]].waveform
+        with torch.inference_mode():
+            tokens = model.network.generate(model.features(waveform))
+        (ours,) = model.transcribe([waveform])
+        equal += ours == model.tokenizer.decode(tokens[0], skip_special_tokens=True).strip()
+    return equal
+
+
+class Study:
+    """The study of one config: its cells in two steps, since what is measured on test has to be found first.
+
+    Args:
+        config: The study's config.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        self.config = config
+        self.roles = roles(config)
+        self.parts = {subset: parts(config, subset) for subset in TEST}
+        folder = Path(config.outputs).absolute() / "speech"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.files = {purpose: folder / f"{purpose}.txt" for purpose in self.roles}
+        for purpose, ids in self.roles.items():
+            write_whole(self.files[purpose], "".join(f"{name}\n" for name in ids))
+        model = load_model(config.model)
+        self.content = digest(model_content(model))
+        self.params = count_parameters(model)
+        self.scope_params = {"encoder": encoder_parameters(model), "whole": self.params}
+        self.methods = [
+            Method(str(name), options.agent, tuple(options.overrides), seed, *searching(options))
+            for name, options in config.methods.items()
+            for seed in range(options.get("seeds", 1))
+        ]
+
+    @property
+    def speech(self) -> dict[str, Any]:
+        """Purpose -> what `load_utterances` takes."""
+        return {
+            purpose: {"root": self.config.root, "subset": list(DEV), "ids": str(path)}
+            for purpose, path in self.files.items()
+        }
+
+    def ratio(self, scope: str, size: float) -> float:
+        """Return the share of the whole model's parameters that is left with a share of those in question."""
+        return 1 - (1 - size) * self.scope_params[scope] / self.params
+
+    def search(self, method: Method, scope: str, size: float) -> DictConfig:
+        """Return the config of a search, see `search_config`."""
+        ratio = self.ratio(scope, size)
+        return search_config(self.config, method, scope, ratio, self.config.model, self.speech)
+
+    def described(self, method: Method, scope: str, size: float) -> DictConfig:
+        """Return the config of a search without places: the model by its content, speech by its purpose."""
+        names = {purpose: purpose for purpose in self.roles}
+        return search_config(self.config, method, scope, round(self.ratio(scope, size), 6), self.content, names)
+
+    def sought(self) -> list[Cell[Sought]]:
+        """Return the cells of what is looked for, scope by scope and size by size."""
+        cells = []
+        for scope, options in self.config.scopes.items():
+            for size in options.sizes:
+                for method in self.methods:
+                    if scope not in self.config.methods[method.name].get("scopes", self.config.scopes):
+                        continue
+                    search = self.search(method, scope, size)
+                    task = Sought(scope, size, method, self.ratio(scope, size), search, self.config.finalists)
+                    content = {"search": self.described(method, scope, size), "speech": self.roles}
+                    about = {"scope": scope, "size": size, "method": method.name, "seed": method.seed}
+                    cells.append(Cell(task, {**content, "size": size}, about))
+        return cells
+
+    def measurements(self, found: Sequence[Found]) -> list[Cell[Part]]:
+        """Return the cells of what is measured on test: the original's, then those of what was found, in order."""
+        complete = set(self.config.complete)
+        first = self.methods[0]
+        asked: list[tuple[Method, str, Mapping[str, int], bool]] = [(first, "whole", {}, bool(complete))]
+        for scope, size in dict.fromkeys((one.scope, one.size) for one in found):
+            for method in self.methods:
+                seeds = [f for f in found if (f.scope, f.size, f.method) == (scope, size, method.name)]
+                for one in seeds:
+                    if one.seed == method.seed:
+                        whole = method.name in complete and one is chosen(seeds)
+                        asked.append((method, scope, one.ranks, whole))
+        cells = []
+        for method, scope, ranks, whole in asked:
+            factors = self.described(method, scope, 1).factorisation if ranks else None
+            for subset, ids in self.parts.items():
+                for part_ids in ids if whole else ids[:1]:
+                    task = Part(self.search(method, scope, 1), ranks, self.config.root, subset, part_ids)
+                    content = {
+                        "model": self.content,
+                        "factorisation": factors,
+                        "calibration": self.roles["calibration"],
+                    }
+                    content |= {"ranks": dict(ranks), "granularity": task.search.granularity, "test": part_ids}
+                    about = {"method": method.name if ranks else ORIGINAL, "test": subset, "first": part_ids[0]}
+                    cells.append(Cell(task, content, about))
+        return cells
+
+    def checks(self) -> list[Cell[Checked]]:
+        """Return the cells of the comparison with transformers: random utterances of both test sets."""
+        ids = sorted(name for of_set in self.parts.values() for part_ids in of_set for name in part_ids)
+        drawn = [ids[index] for index in np.random.default_rng(0).permutation(len(ids))[: self.config.checked]]
+        tasks = [tuple(drawn[start : start + CHECKED]) for start in range(0, len(drawn), CHECKED)]
+        return [
+            Cell(Checked(self.config.model, self.config.root, task), {"model": self.content, "checked": task}, {})
+            for task in tasks
+        ]
+
+
+def searching(options: DictConfig) -> tuple[Any, ...]:
+    """Return reward and budget of a search; nothing for a rule."""
+    return (options.reward, options.budget) if "budget" in options else ()
+
+
+def chosen(seeds: Sequence[Found]) -> Found:
+    """The one of several that is best on dev; of equals the smaller model."""
+    return min(seeds, key=lambda found: (found.dev_wer, found.size_ratio, found.seed))
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """A configuration that was found, with its errors on the test sets, and the original's on the same utterances.
+
+    Attributes:
+        found: The configuration; None is the original.
+        errors: Name of the test set -> errors.
+        before: Name of the test set -> the original's errors.
+    """
+
+    found: Found | None
+    errors: Mapping[str, Errors]
+    before: Mapping[str, Errors]
+
+
+def reported(
+    study: Study, found: Sequence[Found], cells: Sequence[Cell[Part]], results: Sequence[Errors]
+) -> list[Reported]:
+    """Join the parts of each configuration: the original first, then `found`, in order."""
+    joined: dict[str, dict[str, Errors]] = {}
+    for cell, result in zip(cells, results, strict=True):
+        task = cell.task
+        key = str((sorted(task.ranks.items()), OmegaConf.to_yaml(task.search.factorisation)) if task.ranks else "")
+        so_far = joined.setdefault(key, {}).get(task.subset, Errors([], []))
+        joined[key][task.subset] = Errors([*so_far.edits, *result.edits], [*so_far.words, *result.words])
+    before = joined[""]
+    rows = [Reported(None, before, before)]
+    for one in found:
+        (method,) = [m for m in study.methods if (m.name, m.seed) == (one.method, one.seed)]
+        factors = OmegaConf.to_yaml(study.search(method, one.scope, 1).factorisation)
+        errors = joined[str((sorted(one.ranks.items()), factors))]
+        same = {
+            name: Errors(before[name].edits[: len(part.edits)], before[name].words[: len(part.edits)])
+            for name, part in errors.items()
+        }
+        rows.append(Reported(one, errors, same))
+    return rows
+
+
+def table(rows: Sequence[Reported]) -> pd.DataFrame:
+    """Return a row for each scope, size and method: of several seeds the one that dev chooses."""
+    shown: list[tuple[str, ...]] = []
+    for row in rows:
+        measured_on = [_on_test(row.errors[name], row.before[name], row.found is not None) for name in TEST]
+        results = [text for texts in measured_on for text in texts]
+        found = row.found
+        if found is None:
+            shown.append(("", "1", ORIGINAL, "", "1.000", "1.000", "", *results))
+            continue
+        seeds = [other.found for other in rows if other.found and _which(other.found) == _which(found)]
+        if found is not chosen(seeds):
+            continue
+        shown.append(
+            (
+                found.scope,
+                f"{found.size:g}",
+                found.method,
+                str(len(seeds)),
+                f"{found.size_ratio:.3f}",
+                f"{found.macs_ratio:.3f}",
+                f"{100 * found.dev_wer:.2f}",
+                *results,
+            )
+        )
+    return pd.DataFrame(shown, columns=list(HEAD))
+
+
+def _which(found: Found) -> tuple[str, float, str]:
+    return found.scope, found.size, found.method
+
+
+def _on_test(errors: Errors, before: Errors, compared: bool) -> tuple[str, str, str]:
+    wer = f"{100 * sum(errors.edits) / sum(errors.words):.2f}"
+    if not compared:
+        return f"{len(errors.words):,}", wer, ""
+    more = wer_increase(errors.edits, before.edits, errors.words, one_sided=True)
+    return f"{len(errors.words):,}", wer, f"{100 * more.value:+.2f} ({100 * more.high:+.2f})"
+
+
+def pair_table(rows: Sequence[Reported], rivals: Sequence[str]) -> pd.DataFrame:
+    """Return for each scope and size how much more WER each method has than its rivals, in the mean of its seeds."""
+    shown: list[tuple[str, ...]] = []
+    kept = [row for row in rows if row.found is not None]
+    for which in dict.fromkeys(_which(row.found) for row in kept if row.found):
+        ours = [row for row in kept if row.found and _which(row.found) == which]
+        for rival in rivals:
+            theirs = [row for row in kept if row.found and _which(row.found) == (*which[:2], rival)]
+            if theirs and rival != which[2]:
+                beside = []
+                for name in TEST:
+                    count = min(len(row.errors[name].words) for row in (*ours, *theirs))
+                    one, other = ([row.errors[name].edits[:count] for row in group] for group in (ours, theirs))
+                    beside.append(in_points(mean_wer_increase(one, other, ours[0].errors[name].words[:count])))
+                shown.append((which[0], f"{which[1]:g}", which[2], rival, *beside))
+    return pd.DataFrame(shown, columns=list(PAIRS))
+
+
+def draw(path: Path, rows: Sequence[Reported]) -> None:
+    """Draw the WER on each test set against the share of the encoder's parameters, or of all, method by method."""
+    kept = [row for row in rows if row.found is not None]
+    scopes = list(dict.fromkeys(row.found.scope for row in kept if row.found))
+    figure, panels = plt.subplots(len(scopes), len(TEST), figsize=(11, 4.5 * len(scopes)), constrained_layout=True)
+    for axes, (scope, name) in zip(np.ravel(panels), [(s, t) for s in scopes for t in TEST], strict=True):
+        of_scope = [row for row in kept if row.found and row.found.scope == scope]
+        for place, method in enumerate(dict.fromkeys(row.found.method for row in of_scope if row.found)):
+            line = [
+                (row.found.size, 100 * sum(row.errors[name].edits) / sum(row.errors[name].words))
+                for row in of_scope
+                if row.found and row.found.method == method
+            ]
+            sizes = sorted({size for size, _ in line})
+            wers = [mean([wer for size, wer in line if size == at]).value for at in sizes]
+            axes.plot(sizes, wers, "o-", color=f"C{place % 10}", label=method, markersize=3)
+        before = rows[0].before[name]
+        axes.axhline(100 * sum(before.edits) / sum(before.words), color="black", linestyle="--", linewidth=0.8)
+        axes.set(title=f"{scope}, {name}", xlabel=f"share of the parameters ({scope})", ylabel="WER %", yscale="log")
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize=7)
+    save_figure(figure, path, dpi=120)
+
+
+@command(
+    "real_speech",
+    base=list_of(NAME, least=0),
+    checked=whole(0),
+    complete=list_of(NAME, least=0),
+    longest=number(above=0),
+    methods=mapping_of(mapping_of(ANYTHING)),
+    part=whole(1),
+    rivals=list_of(NAME, least=0),
+    root=NAME,
+    scopes=mapping_of(mapping_of(ANYTHING)),
+    speech=mapping_of(whole(1)),
+)
+def main(config: DictConfig) -> None:
+    """Find what is missing, measure what is missing, then compare."""
+    study = Study(config)
+    sought = study.sought()
+    for cell in sought:
+        check(cell.task.search)
+    found = made("real_speech", config, sought, make, lambda result: Found(**result))
+    parts_of = study.measurements(found)
+    errors = made("real_speech", config, parts_of, make, lambda result: Errors(**result), "test sets")
+    equal = made("real_speech", config, study.checks(), make, lambda result: int(result["equal"]), "checks")
+    rows = reported(study, found, parts_of, errors)
+    checked = f"transcripts of the original that equal those of transformers: {sum(equal)} of {config.checked}"
+    notes = [checked] if equal else []
+    report = Report([table(rows), pair_table(rows, config.rivals)], lambda path: draw(path, rows), notes)
+    publish("real_speech", config, report)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+from pathlib import Path
+
+import pytest
+
+import shrinkml_env
+from experiments.common.compose import compose_config
+from experiments.studies import real_speech
+from experiments.studies.real_speech import (
+    DEV,
+    TEST,
+    Checked,
+    Errors,
+    Found,
+    Reported,
+    chosen,
+    make,
+    pair_table,
+    parts,
+    roles,
+    table,
+)
+from shrinkml_env.data import SpeechFolder
+from tests.helpers.speech import LIBRISPEECH, WHISPER
+
+SPEECH = Path(shrinkml_env.__file__).parent / "assets" / "speech"
+
+
+@pytest.fixture
+def root(tmp_path):
+    """The embedded speech under the names of LibriSpeech's sets."""
+    for name, ours in zip((*DEV, *TEST), ("dev", "proxy-pool", "test", "calibration"), strict=True):
+        (tmp_path / "LibriSpeech").mkdir(exist_ok=True)
+        (tmp_path / "LibriSpeech" / name).symlink_to(SPEECH / ours)
+    return tmp_path / "LibriSpeech"
+
+
+def config_of(root, *overrides):
+    return compose_config("real_speech", [f"root={root}", f"outputs={root.parent / 'outputs'}", *overrides])
+
+
+def test_no_speaker_serves_two_purposes(root):
+    found = roles(config_of(root, "speech={calibration: 9, proxy: 4, dev: 30}"))
+    assert {purpose: len(ids) for purpose, ids in found.items()} == {"calibration": 9, "proxy": 4, "dev": 30}
+    folder = SpeechFolder(root, DEV)
+    speaker = dict(zip(folder.ids, folder.speakers, strict=True))
+    voices = [{speaker[name] for name in ids} for ids in found.values()]
+    assert len(set.union(*voices)) == sum(map(len, voices))
+
+
+def test_parts_make_up_the_set_and_are_spread_over_its_speakers(root):
+    found = parts(config_of(root, "part=100"), "test-clean")
+    folder = SpeechFolder(root, "test-clean")
+    assert sorted(name for ids in found for name in ids) == sorted(folder.ids)
+    assert {len(ids) for ids in found[:-1]} == {100}
+    speaker = dict(zip(folder.ids, folder.speakers, strict=True))
+    counts = [sum(speaker[name] == voice for name in found[0]) for voice in set(folder.speakers)]
+    assert max(counts) - min(counts) <= 1
+
+
+def one(method, edits, seed=0, size=0.8, dev_edits=10, scope="encoder"):
+    """A configuration with errors in three utterances of ten words; the original makes one error in each."""
+    before = Errors([1, 1, 1], [10, 10, 10])
+    found = Found(scope, size, method, seed, {"a": 1}, 0.95, 0.9, 5, dev_edits, 100)
+    return Reported(found, dict.fromkeys(TEST, Errors(edits, [10, 10, 10])), dict.fromkeys(TEST, before))
+
+
+def rows_of(frame):
+    return [tuple(row) for row in frame.itertuples(index=False, name=None)]
+
+
+def test_dev_chooses_among_seeds_and_its_choice_is_reported():
+    before = dict.fromkeys(TEST, Errors([1, 1, 1], [10, 10, 10]))
+    rows = [
+        Reported(None, before, before),
+        one("uniform", [4, 4, 4]),
+        one("ppo", [3, 3, 3], seed=0, dev_edits=9),
+        one("ppo", [2, 2, 2], seed=1, dev_edits=8),
+    ]
+    original, uniform, ppo = rows_of(table(rows))
+    assert original == ("", "1", "the original", "", "1.000", "1.000", "", *("3", "10.00", "") * 2)
+    assert uniform[:7] == ("encoder", "0.8", "uniform", "1", "0.950", "0.900", "10.00")
+    assert uniform[7:] == ("3", "40.00", "+30.00 (+30.00)") * 2
+    assert (ppo[2:4], ppo[6:]) == (("ppo", "2"), ("8.00", *("3", "20.00", "+10.00 (+10.00)") * 2))
+    assert chosen([row.found for row in rows[2:]]).seed == 1
+
+
+def test_methods_are_compared_on_the_same_utterances():
+    rows = [one("uniform", [4, 4, 4, 9]), one("ppo", [3, 3, 3], seed=0), one("ppo", [1, 1, 1], seed=1)]
+    rows.append(one("ppo", [0, 0, 0], size=0.7))
+    (pair,) = rows_of(pair_table(rows, ["uniform", "ppo"]))[1:]
+    assert pair[:4] == ("encoder", "0.8", "ppo", "uniform")
+    assert all(text.startswith("-20.00 [") for text in pair[4:])
+    assert len(rows_of(pair_table(rows, ["nobody"]))) == 0
+
+
+@pytest.mark.slow
+def test_the_command_goes_on_where_it_was_stopped(root, monkeypatch, capsys):
+    monkeypatch.setenv("SHRINKML_CACHE", str(root.parent / "cache.sqlite"))
+    config = config_of(root, "model=las_small", "speech={calibration: 2, proxy: 2, dev: 3}", "part=4", "checked=0")
+    config.scopes = {"whole": {"dense": ["encoder.0"], "sizes": [0.8]}}
+    config.methods = {
+        "uniform": {"agent": "uniform", "overrides": ["factorisation=svd"]},
+        "random": {
+            "agent": "random",
+            "reward": "accuracy",
+            "budget": 2,
+            "seeds": 2,
+            "overrides": ["constraint=decrement"],
+        },
+    }
+    real_speech.main.__wrapped__(config)
+    first = capsys.readouterr().out
+    results = (root.parent / "outputs" / "results.jsonl").read_text()
+    assert len(results.splitlines()) == 3 + 4 * 2
+    assert "encoder.0" not in results
+
+    def never(task):
+        raise AssertionError(task)
+
+    monkeypatch.setattr(real_speech, "make", never)
+    real_speech.main.__wrapped__(config)
+    assert capsys.readouterr().out == first
+    assert "the original" in first
+    assert "transformers" not in first
+    picture = next((root.parent / "outputs").rglob("real_speech.png"))
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not WHISPER.exists() or not LIBRISPEECH.exists(), reason="no Whisper, or no LibriSpeech, here")
+def test_transcripts_of_whisper_are_compared_with_those_of_transformers():
+    ids = SpeechFolder(LIBRISPEECH, TEST).ids[:2]
+    assert make(Checked(f"hf:{WHISPER}", str(LIBRISPEECH), ids)) == {"equal": 2}
