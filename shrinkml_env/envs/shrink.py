@@ -138,6 +138,7 @@ class ShrinkEnv(gym.Env[Any, Any]):
     | `shaping` | `"none"` | see Rewards |
     | `factorisation` | `"svd"` | how matrices are factored: plain, or `"activation_aware"` (`shrinkml_env.compression.factorisations`) |
     | `granularity` | `"layer"` | `"matrix"` decides every weight matrix by itself; a mapping, block name -> layer names, decides layers together |
+    | `dense` | `[]` | patterns of the names of layers that stay dense: `["decoder.*"]` compresses the encoder alone |
     | `device` | `"cpu"` | where the recogniser runs; `"cuda"` measures a vector environment's configurations side by side |
     | `search_space` | `"full"` | the candidates: `{"name": "full", "count": 16}` for fewer, `"predicted"` or `"allocated"` for levels of predicted damage |
     | `ledger` | `None` | record of the evaluations: `{"path": FILE, "budget": N}` keeps it in a file and limits it |
