@@ -1,4 +1,4 @@
-"""Compare the speed of compressed models and originals: ``python -m benchmarks.latency [MODEL ...] [--sizes 0.8 0.5]``.
+"""Compare the speed of compressed models and originals: ``python -m benchmarks.latency [MODEL ...] [--form pivoting]``.
 
 A model is las_small, las_large (random weights) or hf:FOLDER. Original and compressed model are saved, loaded in
 separate processes, and timed in turns: CPU time of one thread. Both are made to write four tokens for each second of
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -38,7 +38,9 @@ from shrinkml_env import (
 )
 from shrinkml_env.asr import LAS, Decoding, Tokenizer
 from shrinkml_env.asr.huggingface import HuggingFaceSeq2Seq
-from shrinkml_env.compression import Factors, compressed_parameters, count_parameters, round_to_storage
+from shrinkml_env.compression import FactorForm, Factors, compressed_parameters, count_parameters, round_to_storage
+from shrinkml_env.compression.factors import order_dtype
+from shrinkml_env.compression.layers import arrange_layers
 from shrinkml_env.export import export_model
 from shrinkml_env.export.transcribe import Transcriber
 from shrinkml_env.space.search_space import uniform_ranks
@@ -59,28 +61,33 @@ class RandomFactors:
 
     Args:
         model: The original.
+        form: The form of the factors.
     """
 
     name = key = "random"
     singular_values: Mapping[str, Tensor] = {}
 
-    def __init__(self, model: CompressibleModel) -> None:
-        self.layers = model.layers
+    def __init__(self, model: CompressibleModel, form: FactorForm) -> None:
+        self.layers = arrange_layers(model.layers, form)
+        self._form = form
         self._shapes = {m.name: (m.rows, m.columns) for layer in model.layers for m in layer.matrices}
 
     def factors(self, matrix: str, rank: int) -> Factors:
         """See `Factorisation.factors`."""
         rows, columns = self._shapes[matrix]
         u, v = torch.randn(rows, rank) / rank**0.5, torch.randn(rank, columns) / columns**0.5
-        return Factors(u.half().float(), v.half().float())
+        u, v = u.half().float(), v.half().float()
+        if self._form == "factors":
+            return Factors(u, v)
+        return Factors(u, v[:, rank:], torch.randperm(columns).to(order_dtype(columns)))
 
 
-def ranks_of_size(model: CompressibleModel, size: float) -> dict[str, int]:
+def ranks_of_size(model: CompressibleModel, size: float, factorisation: RandomFactors) -> dict[str, int]:
     """Return the ranks of the largest uniform fraction of break-even of at most a size ratio."""
-    whole = count_parameters(model)
-    fractions = [number / 1000 for number in range(1001)]
-    fitting = [f for f in fractions if compressed_parameters(model, uniform_ranks(model.layers, f)) <= size * whole]
-    return uniform_ranks(model.layers, fitting[-1])
+    limit = size * count_parameters(model)
+    layers = factorisation.layers
+    curve = [uniform_ranks(layers, number / 1000) for number in range(1001)]
+    return [ranks for ranks in curve if compressed_parameters(model, ranks, factorisation) <= limit][-1]
 
 
 def random_large() -> LAS:
@@ -174,34 +181,37 @@ class Contender:
         self._process.join()
 
 
-def measure(name: str, sizes: Sequence[float] = SIZES) -> Section:
+def measure(name: str, sizes: Sequence[float] = SIZES, form: FactorForm = "factors") -> Section:
     """Measure one model at all sizes."""
     original = MODELS[name]() if name in MODELS else load_model(name)
-    tables: dict[str, Table] = {"speed": (HEAD, rows_as_loaded(name, original, sizes))}
+    tables: dict[str, Table] = {"speed": (HEAD, rows_as_loaded(name, original, sizes, form))}
     if isinstance(original, LAS):
-        tables["speed as ONNX programs"] = (ONNX_HEAD, rows_as_onnx(name, original, sizes))
+        tables["speed as ONNX programs"] = (ONNX_HEAD, rows_as_onnx(name, original, sizes, form))
     return Section(
         f"Speed of {name}",
-        f"Uniform ranks, CPU time of one thread; {BATCHES['throughput']} utterances together (throughput) or one"
-        f" (latency, and as ONNX programs); {ROUNDS} rounds in turns: median, and the smallest and largest ratio.",
+        f"Uniform ranks, form {form!r}, CPU time of one thread; {BATCHES['throughput']} utterances together (throughput) or"
+        f" one (latency, and as ONNX programs); {ROUNDS} rounds in turns: median, and the smallest and largest ratio.",
         tables,
     )
 
 
-def smaller(original: CompressibleModel, sizes: Sequence[float]) -> Iterator[tuple[str, Any]]:
+def smaller(original: CompressibleModel, sizes: Sequence[float], form: FactorForm) -> Iterator[tuple[str, Any]]:
     """Yield (size ratio as text, compressed model) for every size."""
+    factorisation = RandomFactors(original, form)
     for size in sizes:
-        small = compress(original, ranks_of_size(original, size), RandomFactors(original))
+        small = compress(original, ranks_of_size(original, size, factorisation), factorisation)
         yield f"{count_parameters(small) / count_parameters(original):.2f}", small
 
 
-def rows_as_loaded(name: str, original: CompressibleModel, sizes: Sequence[float]) -> list[tuple[str, ...]]:
+def rows_as_loaded(
+    name: str, original: CompressibleModel, sizes: Sequence[float], form: FactorForm
+) -> list[tuple[str, ...]]:
     """Measure in torch, both as loaded and with optimised forms; return the rows of the table."""
     rows: list[tuple[str, ...]] = []
     with tempfile.TemporaryDirectory() as folder:
         save_compressed(original, Path(folder) / "original")
         dense = Contender(serve, Path(folder) / "original")
-        for size, small in smaller(original, sizes):
+        for size, small in smaller(original, sizes, form):
             save_compressed(small, Path(folder) / "small")
             contender = Contender(serve, Path(folder) / "small")
             for batch in BATCHES:
@@ -226,14 +236,14 @@ def rows_as_loaded(name: str, original: CompressibleModel, sizes: Sequence[float
     return rows
 
 
-def rows_as_onnx(name: str, original: LAS, sizes: Sequence[float]) -> list[tuple[str, ...]]:
+def rows_as_onnx(name: str, original: LAS, sizes: Sequence[float], form: FactorForm) -> list[tuple[str, ...]]:
     """Measure the original and the compressed models as ONNX programs; return the rows of the table."""
     rows: list[tuple[str, ...]] = []
     speak_on(original)
     with tempfile.TemporaryDirectory() as folder:
         export_model(original, Path(folder) / "original", "onnx", [])
         dense = Contender(serve_onnx, Path(folder) / "original")
-        for size, small in smaller(original, sizes):
+        for size, small in smaller(original, sizes, form):
             export_model(small, Path(folder) / size, "onnx", [])
             contender = Contender(serve_onnx, Path(folder) / size)
             found = in_turns({"original": dense.run, "compressed": contender.run}, f"{name}, {size}, ONNX")
@@ -255,6 +265,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Speed of compressed models against their originals.")
     parser.add_argument("models", nargs="*", default=list(MODELS), metavar="MODEL", help="las_small, las_large, hf:DIR")
     parser.add_argument("--sizes", nargs="+", type=float, default=SIZES, help="size ratios, of uniform ranks")
+    parser.add_argument("--form", choices=get_args(FactorForm), default="factors", help="form of the factors")
     arguments = parser.parse_args()
     for model_name in arguments.models:
-        measure(model_name, arguments.sizes).print()
+        measure(model_name, arguments.sizes, arguments.form).print()
