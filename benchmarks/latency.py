@@ -189,8 +189,8 @@ def measure(name: str, sizes: Sequence[float] = SIZES, form: FactorForm = "facto
         tables["speed as ONNX programs"] = (ONNX_HEAD, rows_as_onnx(name, original, sizes, form))
     return Section(
         f"Speed of {name}",
-        f"Uniform ranks, form {form!r}, CPU time of one thread; {BATCHES['throughput']} utterances together (throughput) or"
-        f" one (latency, and as ONNX programs); {ROUNDS} rounds in turns: median, and the smallest and largest ratio.",
+        f"Uniform ranks, form {form!r}; {BATCHES['throughput']} utterances together (throughput) or one (latency, and"
+        f" as ONNX programs). CPU time of one thread, {ROUNDS} rounds in turns: median, smallest and largest ratio.",
         tables,
     )
 

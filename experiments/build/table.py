@@ -1,4 +1,4 @@
-"""Measure a whole search space: ``python -m experiments.build.table [workers=2]``.
+"""Measure a whole search space: ``python -m experiments.build.table [measured=las_small_pivoting] [workers=2]``.
 
 Every combination of the blocks' candidates is measured on the proxy set, in an order in which neighbours share most of
 their work; then the best ones by every reward, and some random ones, on dev and test. Measurements are kept in the
@@ -17,14 +17,16 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from experiments.common.command import command
-from experiments.common.kinds import ANYTHING, NAME, list_of, mapping_of, optional, whole
+from experiments.common.kinds import ANYTHING, FLAG, NAME, list_of, mapping_of, optional, whole
+from experiments.common.parts import part
 from experiments.common.run_directory import plain
 from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
-from shrinkml_env.compression import SVD
+from shrinkml_env.envs.assembly import make_factorisation, make_search_space
 from shrinkml_env.envs.registration import make_tabular_env
 from shrinkml_env.mdp.rewards import REWARDS
 from shrinkml_env.progress import progress
 from shrinkml_env.space.formation import Explicit
+from shrinkml_env.space.search_space import SearchSpace
 from shrinkml_env.space.table import SETS, Table
 
 
@@ -32,9 +34,9 @@ def make(config: DictConfig) -> Table:
     """Measure the whole search space, and return its table."""
     model = load_model(config.model)
     blocks: dict[str, list[str]] = {name: list(block.layers) for name, block in config.blocks.items()}
-    candidates = {name: plain(block.ranks) for name, block in config.blocks.items()}
     cache = EvaluationCache(default_cache_path() if config.cache is None else config.cache)
-    factorisation = SVD(model)
+    spec = part("factorisation", config.factorisation)
+    factorisation = make_factorisation(model, spec, cache)
     utterances = {subset: plain(config[subset]) for subset in SETS}
     evaluators = {
         subset: Evaluator(
@@ -45,11 +47,12 @@ def make(config: DictConfig) -> Table:
             factorisation,
             memory=config.memory_mb * 2**20,
             workers=config.workers,
+            divergence=config.divergence,
         )
         for subset, spec in utterances.items()
     }
     proxy = evaluators["proxy"]
-    space = Explicit(candidates)(proxy.layers)
+    space = search_space(config, proxy)
     macs = {subset: _macs(evaluator) for subset, evaluator in evaluators.items()}
     known = Table(
         model=config.model,
@@ -68,22 +71,34 @@ def make(config: DictConfig) -> Table:
         words={subset: sum(evaluator.baseline.words) for subset, evaluator in evaluators.items()},
         edits={},
         capped={},
+        factorisation="svd" if spec == {"name": "svd"} else spec,
+        levels=space.levels,
     )
     chosen = np.arange(known.size)
     for subset, evaluator in evaluators.items():
-        edits, capped = _measure(evaluator, known, chosen, config.batch, subset)
+        edits, capped, divergence = _measure(evaluator, known, chosen, config.batch, subset)
         known = replace(known, edits={**known.edits, subset: edits}, capped={**known.capped, subset: capped})
+        if config.divergence:
+            known = replace(known, divergence={**known.divergence, subset: divergence})
         evaluator.close()
         if subset == "proxy":
             chosen = _chosen(known, config.best, config.random, config.seed)
     return known
 
 
+def search_space(config: DictConfig, evaluator: Evaluator) -> SearchSpace:
+    """Return the candidates of the blocks: those of the config's search space, or the ranks that the blocks name."""
+    if config.search_space is not None:
+        return make_search_space(evaluator, plain(config.search_space))
+    return Explicit({name: plain(block.ranks) for name, block in config.blocks.items()})(evaluator.layers)
+
+
 def _chosen(table: Table, best: int, random: int, seed: int) -> NDArray[np.int64]:
     """Return the indices of the original, of the best configurations by every scalar reward, and of random ones."""
     chosen = {table.size - 1, *np.random.default_rng(seed).permutation(table.size)[:random].tolist()}
     for name in REWARDS:
-        if name not in ("vector", "divergence"):  # vectors have no best one, and tables have no divergences
+        # Vectors have no best one.
+        if name != "vector" and (table.divergence or name != "divergence"):
             env = make_tabular_env(reward=name, table=table)
             chosen.update(np.argsort(-env.rewards, kind="stable")[:best].tolist())
     return np.array(sorted(chosen))
@@ -91,9 +106,10 @@ def _chosen(table: Table, best: int, random: int, seed: int) -> NDArray[np.int64
 
 def _measure(
     evaluator: Evaluator, table: Table, chosen: NDArray[np.int64], batch: int, subset: str
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return word errors and capped utterances of every configuration; -1 for those that are not chosen."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Return word errors, capped utterances and divergence of every configuration; -1, NaN for those not chosen."""
     edits, capped = np.full((2, table.size), -1)
+    divergence = np.full(table.size, np.nan, np.float32)
     configurations = list(table.configurations())
     with progress(total=len(chosen), desc=subset, unit="configuration", smoothing=0.02) as bar:
         for start in range(0, len(chosen), batch):
@@ -101,14 +117,16 @@ def _measure(
             found = evaluator.evaluate_many([configurations[number] for number in numbers])
             for number, evaluation in zip(numbers, found, strict=True):
                 edits[number], capped[number] = sum(evaluation.edits), evaluation.capped
+                if evaluation.divergence is not None:
+                    divergence[number] = evaluation.divergence
                 bar.update()
-    return edits, capped
+    return edits, capped, divergence
 
 
 def _macs(evaluator: Evaluator) -> tuple[Mapping[str, int], int]:
     """Return the number of positions of each matrix in the blocks, and the multiply-adds of everything else."""
     workload: Any = evaluator.workload
-    decided = [matrix for layer in evaluator.layers for matrix in layer.matrices]
+    decided = [part for layer in evaluator.layers for matrix in layer.matrices for part in matrix.blocks]
     positions = {matrix.name: workload.positions[matrix.name] for matrix in decided}
     dense = sum(positions[matrix.name] * matrix.rows * matrix.columns for matrix in decided)
     return positions, evaluator.macs({}) - dense
@@ -121,7 +139,9 @@ def _macs(evaluator: Evaluator) -> tuple[Mapping[str, int], int]:
     random=whole(1),
     batch=whole(1),
     cache=optional(NAME),
+    divergence=FLAG,
     output=NAME,
+    search_space=optional(mapping_of(ANYTHING)),
 )
 def main(config: DictConfig) -> None:
     """Make one table."""

@@ -253,7 +253,7 @@ def make(task: Sought | Part | Checked) -> dict[str, Any]:
             method.seed,
             dict(on_dev.ranks),
             on_dev.size_ratio,
-            on_dev.macs / dev.baseline.macs,
+            on_dev.macs / dev.macs({}),
             problem.ledger.count,
             sum(on_dev.edits),
             sum(on_dev.words),

@@ -244,7 +244,7 @@ def make_tabular_env(
     reward: Any = "linear",
     constraint: Any = "none",
     subset: str = "proxy",
-    table: Table | None = None,
+    table: Table | str | os.PathLike[str] = "las_small",
     ledger: Any = None,
     render_mode: str | None = None,
     **unknown: Any,
@@ -258,7 +258,8 @@ def make_tabular_env(
         constraint: ``"none"`` or ``"check"``.
         subset: The utterance set whose measurements count, one of `shrinkml_env.space.table.SETS`, of which the table
             must hold every configuration.
-        table: By default the shipped one.
+        table: The name of a shipped table (`shrinkml_env.space.table.SHIPPED_TABLES`), the file of a saved one, or a
+            `Table`.
         ledger: As in `make_env`.
         render_mode: As in `make_env`.
         unknown: Anything else is a mistake.
@@ -267,11 +268,9 @@ def make_tabular_env(
         ValueError: A name, an argument or an option is unknown, or parts do not go together.
     """
     _require_known("ShrinkMLTabular-v0", make_tabular_env, unknown)
-    known = Table.load() if table is None else table
+    known = Table.load(table) if isinstance(table, str | os.PathLike) else table
     if not isinstance(known, Table):
-        raise ValueError(
-            f"table must be a Table, as Table.load(path) reads one, or None for the shipped one, got {table!r}"
-        )
+        raise ValueError(f"table must be the name or the file of a table, or a Table, got {table!r}")
     parts = {"action": action, "observation": observation, "reward": reward, "constraint": constraint}
     twin = assemble_env(
         known.evaluator(subset), **parts, search_space=known.search_space, ledger=ledger, render_mode=render_mode

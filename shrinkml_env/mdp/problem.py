@@ -95,7 +95,7 @@ class SearchProblem:
         if signal_of(reward) == "divergence" and evaluator.baseline.divergence is None:
             raise ValueError(
                 f"the reward {reward!r} needs the divergence from the original, which this evaluator does not measure: "
-                "give Evaluator(..., divergence=True), or another reward; tables have none"
+                "give Evaluator(..., divergence=True), a table that holds divergences, or another reward"
             )
         self.evaluator = evaluator
         self.search_space = search_space

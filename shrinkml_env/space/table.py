@@ -14,7 +14,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shrinkml_env.asr import load_model
+from shrinkml_env.compression import Workload, count_macs
+from shrinkml_env.compression.factorisations import FACTORISATIONS
 from shrinkml_env.compression.layers import Layer, Matrix, canonical_ranks
 from shrinkml_env.data.utterance import Utterance
 from shrinkml_env.evaluation import EvaluationCache, Evaluator, default_cache_path
@@ -33,10 +35,13 @@ from shrinkml_env.evaluation.result import Evaluation
 from shrinkml_env.files import parse_json, write_whole
 from shrinkml_env.space.search_space import SearchSpace
 
-__all__ = ["SETS", "Table", "TableEvaluator"]
+__all__ = ["SETS", "SHIPPED_TABLES", "Table", "TableEvaluator"]
 
 SETS = ("proxy", "dev", "test")
 """The utterance sets that a table holds."""
+
+SHIPPED_TABLES = {"las_small": "assets/table.npz"}
+"""Name -> file of a table in the package."""
 
 _FORMAT = "shrinkml-table-1"
 
@@ -62,6 +67,11 @@ class Table:
         edits: Set -> word errors of every configuration, (configurations,); -1 for a configuration that was not
             measured, which occurs on dev and test only.
         capped: Set -> number of utterances that reached their token limit, (configurations,); -1 likewise.
+        divergence: Set -> divergence from the original, nats a unit, (configurations,) float32; NaN for a configuration
+            that was not measured. Empty if no divergence was measured.
+        factorisation: How the matrices were factored: a name in `FACTORISATIONS`, or a mapping with ``"name"`` and
+            options.
+        levels: As in `SearchSpace`.
     """
 
     model: str
@@ -76,11 +86,14 @@ class Table:
     words: Mapping[str, int]
     edits: Mapping[str, NDArray[np.int64]]
     capped: Mapping[str, NDArray[np.int64]]
+    divergence: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    factorisation: Any = "svd"
+    levels: tuple[tuple[int, ...], ...] | None = None
 
     @cached_property
     def search_space(self) -> SearchSpace:
         """The blocks and their candidates."""
-        return SearchSpace(self.layers, self.candidates)
+        return SearchSpace(self.layers, self.candidates, levels=self.levels)
 
     @property
     def size(self) -> int:
@@ -132,6 +145,7 @@ class Table:
             "model": self.model,
             "proxy": self.utterances[subset],
             "granularity": self._granularity,
+            "factorisation": self.factorisation,
             "search_space": self.search_space,
         }
 
@@ -146,7 +160,11 @@ class Table:
         write_whole(path, content.getvalue())
 
     def _summary(self) -> dict[str, Any]:
+        # Tables of plain SVD without levels are described as before there was anything else, since their hash counts.
+        later = {} if self.factorisation == "svd" else {"factorisation": self.factorisation}
+        later |= {} if self.levels is None else {"levels": self.levels}
         return {
+            **later,
             "format": _FORMAT,
             "model": self.model,
             "blocks": self.blocks,
@@ -154,7 +172,7 @@ class Table:
                 {
                     "name": layer.name,
                     "kind": layer.kind,
-                    "matrices": [[m.name, m.rows, m.columns, m.kind] for m in layer.matrices],
+                    "matrices": [_written(matrix) for matrix in layer.matrices],
                 }
                 for layer in self.layers
             ],
@@ -170,26 +188,36 @@ class Table:
         return {
             **{f"edits {name}": values.astype(np.int32) for name, values in self.edits.items()},
             **{f"capped {name}": values.astype(np.int32) for name, values in self.capped.items()},
+            **{f"divergence {name}": values.astype(np.float32) for name, values in self.divergence.items()},
             **{f"singular values {name}": values for name, values in self.singular_values.items()},
         }
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str] | None = None) -> Self:
-        """Read what `save` wrote; by default the table of the embedded model in the package.
+    def load(cls, name_or_path: str | os.PathLike[str] = "las_small") -> Self:
+        """Return a shipped table, one of `SHIPPED_TABLES`, or read what `save` wrote.
 
         Raises:
             ValueError: The file is not a table.
-            FileNotFoundError: There is no such file.
+            FileNotFoundError: There is no such table or file.
         """
-        return cls._shipped() if path is None else cls._read(Path(path))
+        if name_or_path in SHIPPED_TABLES:
+            return cls._shipped(str(name_or_path))
+        path = Path(name_or_path)
+        if not path.exists():
+            raise FileNotFoundError(
+                f"no table is named {str(name_or_path)!r}, and there is no such file; the shipped ones are "
+                f"{', '.join(SHIPPED_TABLES)}"
+            )
+        return cls._read(path)
 
     @classmethod
     @cache
-    def _shipped(cls) -> Self:
-        file = resources.files("shrinkml_env") / "assets/table.npz"
+    def _shipped(cls, name: str) -> Self:
+        file = resources.files("shrinkml_env") / SHIPPED_TABLES[name]
         if not file.is_file():
             raise FileNotFoundError(
-                "this version ships no table: give `table=`, a Table that holds a measurement of every configuration"
+                f"this version does not ship the table {name!r}: give `table=`, a Table that holds a measurement of "
+                "every configuration"
             )
         return cls._read(file)
 
@@ -202,7 +230,7 @@ class Table:
                     raise ValueError(f"its format is {summary['format']!r}, not {_FORMAT!r}")
                 arrays = {name: archive[name] for name in archive.files if name != "summary"}
             layers = tuple(
-                Layer(layer["name"], layer["kind"], tuple(Matrix(*matrix) for matrix in layer["matrices"]))
+                Layer(layer["name"], layer["kind"], tuple(_matrix(matrix) for matrix in layer["matrices"]))
                 for layer in summary["layers"]
             )
             table = cls(
@@ -218,6 +246,9 @@ class Table:
                 words=summary["words"],
                 edits={name: values.astype(np.int64) for name, values in _named(arrays, "edits ").items()},
                 capped={name: values.astype(np.int64) for name, values in _named(arrays, "capped ").items()},
+                divergence=_named(arrays, "divergence "),
+                factorisation=summary.get("factorisation", "svd"),
+                levels=None if "levels" not in summary else tuple(map(tuple, summary["levels"])),
             )
             table._require_complete()
             return table
@@ -236,6 +267,26 @@ class Table:
             for name, values in (("edits", self.edits.get(subset)), ("capped", self.capped.get(subset))):
                 if values is None or values.shape != (self.size,):
                     raise ValueError(f"{name} of {subset} are not {self.size} numbers, one of each configuration")
+            if self.divergence and self.divergence.get(subset, np.empty(0)).shape != (self.size,):
+                raise ValueError(f"divergences of {subset} are not {self.size} numbers, one of each configuration")
+
+
+def _written(matrix: Matrix) -> Any:
+    """Return a matrix as JSON has it; two factors of a single matrix as before there was anything else."""
+    plain = [matrix.name, matrix.rows, matrix.columns, matrix.kind]
+    if matrix.form == "factors" and not matrix.parts:
+        return plain
+    return [*plain, matrix.form, [_written(part) for part in matrix.parts]]
+
+
+def _matrix(value: Sequence[Any]) -> Matrix:
+    """Return the matrix of which `_written` made JSON."""
+    name, rows, columns, kind, *rest = value
+    matrix = Matrix(name, rows, columns, kind)
+    if not rest:
+        return matrix
+    form, parts = rest
+    return replace(matrix, form=form, parts=tuple(_matrix(part) for part in parts))
 
 
 def _named(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
@@ -255,14 +306,15 @@ class TableEvaluator:
         ValueError: The table does not hold this set.
     """
 
-    factorisation_name = "svd"
-
     def __init__(self, table: Table, subset: str = "proxy") -> None:
         if subset not in table.edits:
             raise ValueError(f"the table holds no set {subset!r}; it has {', '.join(table.edits)}")
         self.table = table
         self.subset = subset
         self.layers = table.layers
+        spec = table.factorisation
+        self.factorisation_name: str = spec if isinstance(spec, str) else spec["name"]
+        self._divergence = table.divergence.get(subset)
         self.singular_values: Mapping[str, Tensor] = {
             name: torch.from_numpy(values) for name, values in table.singular_values.items()
         }
@@ -290,10 +342,13 @@ class TableEvaluator:
         params = self._everywhere(lambda layer, rank: self.params({layer.name: rank}), self.params({}))
         macs = self._everywhere(lambda layer, rank: self.macs({layer.name: rank}), self.macs({}))
         words = (self.table.words[self.subset],)
-        measured = zip(edits.tolist(), params, macs, capped.tolist(), strict=True)
+        divergences = [None] * self.table.size if self._divergence is None else self._divergence.tolist()
+        measured = zip(edits.tolist(), params, macs, capped.tolist(), divergences, strict=True)
         return tuple(
-            Evaluation(ranks, (errors,), words, size, size / self.table.original_params, cost, reached)
-            for ranks, (errors, size, cost, reached) in zip(self.table.configurations(), measured, strict=True)
+            Evaluation(ranks, (errors,), words, size, size / self.table.original_params, cost, reached, divergence)
+            for ranks, (errors, size, cost, reached, divergence) in zip(
+                self.table.configurations(), measured, strict=True
+            )
         )
 
     def _everywhere(self, alone: Callable[[Layer, int], int], dense: int) -> list[int]:
@@ -334,6 +389,7 @@ class TableEvaluator:
             size_ratio=params / self.table.original_params,
             macs=self.macs(complete),
             capped=int(self.table.capped[self.subset][number]),
+            divergence=None if self._divergence is None else float(self._divergence[number]),
         )
 
     def on(self, utterances: Sequence[Utterance]) -> Evaluator:
@@ -342,7 +398,11 @@ class TableEvaluator:
         Its measurements persist in the default cache, as those of the environment of `Table.live_kwargs` do.
         """
         cache = EvaluationCache(default_cache_path())
-        return Evaluator(load_model(self.table.model), utterances, self.table._granularity, cache)
+        model, spec = load_model(self.table.model), self.table.factorisation
+        options = {} if isinstance(spec, str) else {key: value for key, value in spec.items() if key != "name"}
+        factorisation = FACTORISATIONS[self.factorisation_name](**options)(model, cache)
+        divergence = self._divergence is not None
+        return Evaluator(model, utterances, self.table._granularity, cache, factorisation, divergence=divergence)
 
     def evaluate_many(self, configurations: Sequence[Mapping[str, int]]) -> list[Evaluation]:
         """Look several configurations up, in their order."""
@@ -362,12 +422,8 @@ class TableEvaluator:
     def macs(self, ranks: Mapping[str, int]) -> int:
         """Return the multiply-adds of a configuration over the whole set."""
         complete = canonical_ranks(self.layers, ranks)
-        positions = self.table.positions[self.subset]
-        return self.table.other_macs[self.subset] + sum(
-            positions[matrix.name] * matrix.parameters(complete[layer.name])
-            for layer in self.layers
-            for matrix in layer.matrices
-        )
+        workload = Workload(self.table.positions[self.subset], self.table.other_macs[self.subset])
+        return count_macs(self.layers, complete, workload)
 
     def activation_error(self, ranks: Mapping[str, int]) -> float:
         """Raise an error: a table holds no activations.

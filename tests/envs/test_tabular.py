@@ -1,6 +1,7 @@
 import copy
 import pickle
 import warnings
+from dataclasses import replace
 from functools import partial
 from itertools import product
 
@@ -11,6 +12,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
+from shrinkml_env.compression.layers import arrange_layers
 from shrinkml_env.envs.assembly import assemble_env
 from shrinkml_env.envs.registration import make_tabular_env, make_vector_tabular_env
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
@@ -168,7 +170,7 @@ def test_mistakes_and_masks():
         make_tabular_env("one_shot", table=TABLE)
     with pytest.raises(ValueError, match="change no decision"):
         make_tabular_env(constraint={"name": "clip", "budget": 0.5}, table=TABLE)
-    with pytest.raises(ValueError, match=r"needs the divergence .*; tables have none"):
+    with pytest.raises(ValueError, match=r"needs the divergence .*a table that holds divergences"):
         make_tabular_env(reward="divergence", table=TABLE)
     with pytest.raises(ValueError, match="needs a scalar reward"):
         make_tabular_env(reward="vector", table=TABLE)
@@ -176,6 +178,67 @@ def test_mistakes_and_masks():
         make_tabular_env(subset="train", table=TABLE)
     with pytest.raises(ValueError, match="layer 'first': rank 4 is not a candidate"):
         TABLE.evaluator().evaluate({"first": 4})
+
+
+def richer_table():
+    """The table with another form of factors, a stack, levels, and divergences: of configuration n, n / 100."""
+    layers = list(arrange_layers(LAYERS, "pivoting"))
+    (whole,) = layers[2].matrices
+    parts = [replace(whole, name=name, rows=whole.rows // 2) for name in ("third.a", "third.b")]
+    layers[2] = replace(layers[2], matrices=(replace(whole, parts=tuple(parts)),))
+    numbers = np.arange(TABLE.size, dtype=np.float32) / 100
+    unknown = np.where(TABLE.edits["dev"] < 0, np.float32(np.nan), numbers)
+    return replace(
+        TABLE,
+        layers=tuple(layers),
+        positions={subset: {**known, "third.a": 100, "third.b": 100} for subset, known in TABLE.positions.items()},
+        divergence={"proxy": numbers, "dev": unknown, "test": unknown},
+        factorisation={"name": "activation_aware", "form": "pivoting"},
+        levels=((0, 1, 2, 3), (0, 0, 1, 2), (0, 1, 2, 3)),
+    )
+
+
+def test_forms_levels_and_divergences_are_saved_and_read_again(tmp_path):
+    table = richer_table()
+    table.save(tmp_path / "table.npz")
+    loaded = Table.load(tmp_path / "table.npz")
+    assert loaded.layers == table.layers
+    assert loaded.levels == table.levels
+    assert loaded.search_space.levels == table.levels
+    assert loaded.live_kwargs()["factorisation"] == {"name": "activation_aware", "form": "pivoting"}
+    assert loaded.content == table.content != TABLE.content
+    assert loaded.evaluator().factorisation_name == "activation_aware"
+    for number, ranks in enumerate(table.configurations()):
+        found = loaded.evaluator().evaluate(ranks)
+        assert found == table.evaluator().evaluate(ranks) == loaded.evaluator().evaluations[number]
+        assert found.divergence == pytest.approx(number / 100)
+    table = replace(table, divergence={**table.divergence, "dev": np.zeros(3, np.float32)})
+    table.save(tmp_path / "table.npz")
+    with pytest.raises(ValueError, match="divergences of dev are not 48 numbers"):
+        Table.load(tmp_path / "table.npz")
+
+
+def test_a_reward_of_the_divergence():
+    """In the table the divergence grows with the number of a configuration, so that the smallest one is best."""
+    env = make_tabular_env(reward="divergence", table=richer_table())
+    assert env.optimum == 0.0
+    assert env.rewards.argmax() == 0
+    env.reset()
+    for _ in range(2):
+        env.step(0)
+    _, reward, terminated, _, info = env.step(1)
+    assert terminated
+    assert (reward, info["divergence"]) == (pytest.approx(-0.01), pytest.approx(0.01))
+
+
+def test_tables_by_name():
+    assert make_tabular_env(table="las_small").table is Table.load()
+    with pytest.raises(
+        FileNotFoundError, match=r"no table is named 'las_large', and there is no such file; .* las_small"
+    ):
+        make_tabular_env(table="las_large")
+    with pytest.raises(ValueError, match="name or the file of a table, or a Table, got 3"):
+        make_tabular_env(table=3)
 
 
 def test_saved_and_read_again(tmp_path):

@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+
+from experiments.build.table import make
+from experiments.common.compose import compose_config
+from shrinkml_env import load_utterances
+from shrinkml_env.envs.registration import make_tabular_env
+from shrinkml_env.space.table import Table
+
+
+@pytest.mark.slow
+def test_a_table_with_the_best_factors_levels_and_divergences(tmp_path):
+    speech = "{root: shrinkml_env/assets/speech, subset: calibration, limit: 3}"
+    sets = [f"{name}={{root: shrinkml_env/assets/speech, subset: dev, limit: 2}}" for name in ("proxy", "dev", "test")]
+    calibration = [f"factorisation.calibration={speech}", f"search_space.calibration={speech}"]
+    config = compose_config(
+        "table", ["measured=las_small_pivoting", *sets, *calibration, "best=1", "random=1", f"cache={tmp_path}/cache"]
+    )
+    config.blocks = {"encoder": {"layers": ["encoder.4", "encoder.5"]}, "decoder": {"layers": ["decoder.lstm"]}}
+    table = make(config)
+    table.save(tmp_path / "table.npz")
+    table = Table.load(tmp_path / "table.npz")
+    assert table.size == 16
+    assert [layer.name for layer in table.layers] == ["encoder", "decoder"]
+    assert table.levels == ((0, 1, 2, 3), (0, 1, 2, 3))
+    assert table.factorisation["form"] == "pivoting"
+    # The last configuration is the original.
+    assert table.divergence["proxy"][-1] == 0
+    assert (table.divergence["proxy"][:-1] > 0).all()
+    assert np.isfinite(table.divergence["dev"]).sum() == (table.edits["dev"] >= 0).sum() < 16
+    assert make_tabular_env(reward="divergence", table=table).rewards.argmax() == 15
+    # Another evaluator measures for real what the table says: both blocks at the lowest level.
+    ranks = table.search_space.ranks([0, 0])
+    live = table.evaluator().on(load_utterances(table.utterances["proxy"])).evaluate(ranks)
+    assert sum(live.edits) == table.edits["proxy"][0]
+    assert live.divergence == pytest.approx(float(table.divergence["proxy"][0]), rel=1e-5)
