@@ -48,6 +48,7 @@ def make_environment(config: DictConfig, ledger: Ledger, cache: Any = "default")
     return ShrinkVecEnv(gym.make_vec("ShrinkML-v0", num_envs=config.num_envs, **arguments))  # type: ignore[arg-type]
 
 
-def make_tabular_environment(config: DictConfig, ledger: Ledger) -> gym.Env[Any, Any]:
+def make_tabular_environment(config: DictConfig, ledger: Ledger, table: str = "las_small") -> gym.Env[Any, Any]:
     """Make ``ShrinkMLTabular-v0`` from a config of `experiments.search`; only the parts of `ON_A_TABLE` are used."""
-    return gym.make("ShrinkMLTabular-v0", **{name: part(name, config[name]) for name in ON_A_TABLE}, ledger=ledger)
+    parts = {name: part(name, config[name]) for name in ON_A_TABLE}
+    return gym.make("ShrinkMLTabular-v0", **parts, table=table, ledger=ledger)

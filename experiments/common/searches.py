@@ -42,6 +42,7 @@ class Search:
         seed: Seed of the agent.
         budget: Number of unique evaluations.
         overrides: Further overrides of `experiments.search`.
+        table: The table of a tabular search, see `Table.load`.
     """
 
     env: str
@@ -50,6 +51,7 @@ class Search:
     seed: int
     budget: int
     overrides: tuple[str, ...] = ()
+    table: str = "las_small"
 
     @property
     def config(self) -> DictConfig:
@@ -80,7 +82,7 @@ def search_cell(search: Search, task: Any = None, **more: Any) -> Cell[Any]:
     """
     content: dict[str, Any] = {"search": search.config, **more}
     if search.env == "tabular":
-        content["table"] = Table.load().content
+        content["table"] = Table.load(search.table).content
     return Cell(search if task is None else task, content, {**search.about, **more})
 
 
@@ -117,13 +119,13 @@ def search_env(search: Search, cache: Any = "default") -> Any:
     import_modules(config.imports)  # a worker process has not imported them yet
     ledger = Ledger(budget=search.budget)
     if search.env == "tabular":
-        return make_tabular_environment(config, ledger)
+        return make_tabular_environment(config, ledger, search.table)
     return make_environment(config, ledger, cache)
 
 
 def tabular_env(search: Search) -> TabularEnv:
     """Return the tabular environment of a search."""
-    env = make_tabular_environment(search.config, Ledger()).unwrapped
+    env = make_tabular_environment(search.config, Ledger(), search.table).unwrapped
     assert isinstance(env, TabularEnv)
     return env
 

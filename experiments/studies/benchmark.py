@@ -117,7 +117,7 @@ def ends(search: Search, runs: Sequence[Run]) -> tuple[float, float]:
         ValueError: There is no scale: nothing feasible is better than middling.
     """
     if search.env == "tabular":
-        zero, one = _ends_on_table(replace(search, seed=0), Table.load().content)
+        zero, one = _ends_on_table(replace(search, seed=0), Table.load(search.table).content)
     else:
         drawn = [value for run in runs if run.agent == "random" for value in run.rewards]
         feasible = [value for run in runs for value, meets in zip(run.rewards, run.feasible, strict=True) if meets]
@@ -140,7 +140,7 @@ def scales(runs: Sequence[Run], config: DictConfig) -> dict[str, tuple[float, fl
     """Reward function -> see `ends`."""
     return {
         reward: ends(
-            Search(config.env, config.agents[0], reward, 0, config.budget, tuple(config.overrides)),
+            Search(config.env, config.agents[0], reward, 0, config.budget, tuple(config.overrides), config.table),
             [run for run in runs if run.reward == reward],
         )
         for reward in config.rewards
@@ -173,7 +173,7 @@ def fronts(runs: Sequence[Run], config: DictConfig) -> dict[str, NDArray[np.floa
     Size and WER are what counts here, so configurations that a constraint forbids are in it too.
     """
     if config.env == "tabular":
-        table = Table.load()
+        table = Table.load(config.table)
         all_wer, all_size = (values.tolist() for values in wer_and_size(table))
         middling = float(np.median(all_wer))
     else:
@@ -294,7 +294,7 @@ def grid(config: DictConfig) -> list[Cell[Search]]:
     require_effect(config.env, config.overrides)
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     searches = [
-        Search(config.env, agent, reward, seed, config.budget, tuple(config.overrides))
+        Search(config.env, agent, reward, seed, config.budget, tuple(config.overrides), config.table)
         for agent, reward in tqdm(list(itertools.product(config.agents, config.rewards)), desc="configs")
         for seed in seeds
     ]
@@ -302,7 +302,7 @@ def grid(config: DictConfig) -> list[Cell[Search]]:
     return [search_cell(search) for search in searches]
 
 
-@command("benchmark", env=choice("tabular", "live"), rewards=list_of(NAME), first_seed=SEED)
+@command("benchmark", env=choice("tabular", "live"), rewards=list_of(NAME), first_seed=SEED, table=NAME)
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
     runs = made("benchmark", config, grid(config), make, lambda result: Run(**result), "runs")

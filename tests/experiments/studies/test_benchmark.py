@@ -44,7 +44,14 @@ def test_overrides_reach_the_environment(fake_table):
 @pytest.mark.slow
 def test_scores_and_table(fake_table, few_resamples, tmp_path):
     config = OmegaConf.create(
-        {"env": "tabular", "agents": ["random", "perfect"], "rewards": ["linear", "amc"], "budget": 5, "overrides": []}
+        {
+            "env": "tabular",
+            "table": "las_small",
+            "agents": ["random", "perfect"],
+            "rewards": ["linear", "amc"],
+            "budget": 5,
+            "overrides": [],
+        }
     )
     runs = []
     for reward in config.rewards:
@@ -77,7 +84,7 @@ def test_shares_of_the_hypervolume(fake_table):
     everything = Run("all", "linear", 0, [0.0] * len(wer), [True] * len(wer), wer.tolist(), size.tolist())
     half = int(np.argmin(np.abs(size - 0.5) + wer))
     single = Run("random", "linear", 0, [0.0], [True], [float(wer[half])], [float(size[half])])
-    share = fronts([everything, single], OmegaConf.create({"env": "tabular", **settings}))
+    share = fronts([everything, single], OmegaConf.create({"env": "tabular", "table": "las_small", **settings}))
     assert share["all"][0, 0, -1] == pytest.approx(1)
     whole = hypervolume(wer, size, middling)
     by_hand = max(0, middling - wer[half]) * (1 - size[half]) / whole
@@ -98,7 +105,7 @@ def test_scores_are_of_the_runs_own_reward(fake_table):
 
 
 def test_overrides_may_be_of_an_agents_options(fake_table):
-    settings = {"env": "tabular", "agents": ["sac"], "rewards": ["linear"], "budget": 5}
+    settings = {"env": "tabular", "table": "las_small", "agents": ["sac"], "rewards": ["linear"], "budget": 5}
     overrides = ["agent.learning_starts=1000000"]
     changed, unchanged = (OmegaConf.create({**settings, "overrides": given}) for given in (overrides, []))
     assert benchmark.scales([], changed) == benchmark.scales([], unchanged)
