@@ -124,10 +124,10 @@ class Found:
         seed: The agent's.
         ranks: Layer name -> rank.
         size_ratio: Parameters over the original's.
-        macs_ratio: Multiply-adds over the original's, on dev.
+        macs_ratio: Multiply-adds over the original's, on proxy.
         evaluations: Unique evaluations on proxy.
-        dev_edits: Word errors on dev.
-        dev_words: Reference words of dev.
+        dev_wer: WER on dev, a fraction, by which seeds are compared; of a rule, which has one configuration, it is not
+            measured.
     """
 
     scope: str
@@ -138,13 +138,7 @@ class Found:
     size_ratio: float
     macs_ratio: float
     evaluations: int
-    dev_edits: int
-    dev_words: int
-
-    @property
-    def dev_wer(self) -> float:
-        """WER on dev, a fraction."""
-        return self.dev_edits / self.dev_words
+    dev_wer: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,22 +235,22 @@ def make(task: Sought | Part | Checked) -> dict[str, Any]:
     method = task.method
     if method.budget is None:
         problem, ranks, _ = found_by_rule(task.search, task.ratio)
+        dev_wer = None
     else:
         problem, ranks, _ = found_by_search(task.search, task.finalists)
-    dev = evaluator_on(problem, task.search, "dev")
-    on_dev = dev.evaluate(ranks)
+        dev_wer = evaluator_on(problem, task.search, "dev").evaluate(ranks).wer
+    evaluator = problem.evaluator
     return asdict(
         Found(
             task.scope,
             task.size,
             method.name,
             method.seed,
-            dict(on_dev.ranks),
-            on_dev.size_ratio,
-            on_dev.macs / dev.macs({}),
+            dict(ranks),
+            evaluator.size_ratio(ranks),
+            evaluator.macs(ranks) / evaluator.macs({}),
             problem.ledger.count,
-            sum(on_dev.edits),
-            sum(on_dev.words),
+            dev_wer,
         )
     )
 
@@ -414,7 +408,7 @@ def searching(options: DictConfig) -> tuple[Any, ...]:
 
 def chosen(seeds: Sequence[Found]) -> Found:
     """The one of several that is best on dev; of equals the smaller model."""
-    return min(seeds, key=lambda found: (found.dev_wer, found.size_ratio, found.seed))
+    return min(seeds, key=lambda found: (found.dev_wer or 0.0, found.size_ratio, found.seed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -477,7 +471,7 @@ def table(rows: Sequence[Reported]) -> pd.DataFrame:
                 str(len(seeds)),
                 f"{found.size_ratio:.3f}",
                 f"{found.macs_ratio:.3f}",
-                f"{100 * found.dev_wer:.2f}",
+                "" if found.dev_wer is None else f"{100 * found.dev_wer:.2f}",
                 *results,
             )
         )

@@ -57,10 +57,10 @@ def test_parts_make_up_the_set_and_are_spread_over_its_speakers(root):
     assert max(counts) - min(counts) <= 1
 
 
-def one(method, edits, seed=0, size=0.8, dev_edits=10, scope="encoder"):
+def one(method, edits, seed=0, size=0.8, dev_wer=0.1, scope="encoder"):
     """A configuration with errors in three utterances of ten words; the original makes one error in each."""
     before = Errors([1, 1, 1], [10, 10, 10])
-    found = Found(scope, size, method, seed, {"a": 1}, 0.95, 0.9, 5, dev_edits, 100)
+    found = Found(scope, size, method, seed, {"a": 1}, 0.95, 0.9, 5, dev_wer)
     return Reported(found, dict.fromkeys(TEST, Errors(edits, [10, 10, 10])), dict.fromkeys(TEST, before))
 
 
@@ -73,8 +73,8 @@ def test_dev_chooses_among_seeds_and_its_choice_is_reported():
     rows = [
         Reported(None, before, before),
         one("uniform", [4, 4, 4]),
-        one("ppo", [3, 3, 3], seed=0, dev_edits=9),
-        one("ppo", [2, 2, 2], seed=1, dev_edits=8),
+        one("ppo", [3, 3, 3], seed=0, dev_wer=0.09),
+        one("ppo", [2, 2, 2], seed=1, dev_wer=0.08),
     ]
     original, uniform, ppo = rows_of(table(rows))
     assert original == ("", "1", "the original", "", "1.000", "1.000", "", *("3", "10.00", "") * 2)
