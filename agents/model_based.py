@@ -227,14 +227,14 @@ class _Surrogate:
             dearer = [index for index, place in enumerate(choice) if place != self._by_cost[index][0]]
             if not dearer:
                 break
-            layer = int(random.choice(dearer))
+            layer = dearer[int(random.integers(len(dearer)))]
             places = self._by_cost[layer]
-            cheaper = [
-                (*choice[:layer], place, *choice[layer + 1 :]) for place in places[: places.index(choice[layer])]
-            ]
-            if self._is_feasible(cheaper[0]):
-                return cheaper[bisect(cheaper, False, key=lambda one: not self._is_feasible(one)) - 1]
-            choice = cheaper[int(random.integers(len(cheaper)))]
+            cheaper = places[: places.index(choice[layer])]
+            before, behind = choice[:layer], choice[layer + 1 :]
+            if self._is_feasible((*before, cheaper[0], *behind)):
+                dear = bisect(cheaper, False, key=lambda place: not self._is_feasible((*before, place, *behind)))
+                return (*before, cheaper[dear - 1], *behind)
+            choice = (*before, cheaper[int(random.integers(len(cheaper)))], *behind)
         return choice
 
     def _is_feasible(self, choice: Choice) -> bool:
