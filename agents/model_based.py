@@ -6,6 +6,7 @@ import warnings
 from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from operator import getitem
 from typing import Any
 
 import gymnasium as gym
@@ -142,6 +143,10 @@ class _Surrogate:
         self._problem = problem
         self._space = problem.search_space
         self.counts = problem.search_space.counts
+        self._named_ranks = [
+            [(layer.name, rank) for rank in ranks]
+            for layer, ranks in zip(self._space.layers, self._space.candidates, strict=True)
+        ]
         self._signal = signal_of(problem.reward_function)
         values, original = problem.evaluator.singular_values, problem.baseline.macs
         lost = self._space.tabulate(lambda layer, rank: 1 - kept_energy(layer, rank, values))
@@ -239,7 +244,7 @@ class _Surrogate:
 
     def _is_feasible(self, choice: Choice) -> bool:
         # Unlike `SearchProblem.is_feasible`, without checks of the ranks, which would take most of the time.
-        return self._problem.constraint.feasible(self._space.ranks(choice))
+        return self._problem.constraint.feasible(dict(map(getitem, self._named_ranks, choice)))
 
 
 def _sample(random: np.random.Generator, counts: Sequence[int], number: int) -> list[Choice]:

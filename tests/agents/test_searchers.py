@@ -284,7 +284,7 @@ def test_knapsack_keeps_to_its_sizes_and_begins_at_the_largest():
         (optuna.samplers.TPESampler(seed=0), 60),
         (optuna.samplers.CmaEsSampler(seed=0, warn_independent_sampling=False), 60),
         (optuna.samplers.NSGAIISampler(seed=0, population_size=10), 60),
-        (optuna.samplers.GPSampler(seed=0), 30),  # Slow, but soon there.
+        (optuna.samplers.GPSampler(seed=0), 24),  # Slow, but soon there.
     ],
     ids=["tpe", "cmaes", "nsga2", "gp"],
 )
