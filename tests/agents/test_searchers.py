@@ -50,7 +50,7 @@ def _without_gradients(monkeypatch):
     monkeypatch.setattr(ClosedForm, "_predict", predict_evenly)
 
 
-@pytest.mark.parametrize("agent_class", AGENTS)
+@pytest.mark.parametrize("agent_class", [*AGENTS[:-1], pytest.param(ModelBasedSearch, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ACTIONS)
 def test_learns_predicts_saves_and_loads(agent_class, kind, tmp_path):
     env = Monitor(make_levelled_env(kind))

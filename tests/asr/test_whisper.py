@@ -25,9 +25,8 @@ from tests.helpers.processes import python
 from tests.helpers.speech import LIBRISPEECH, WHISPER
 
 pytest.importorskip("transformers")
-pytestmark = pytest.mark.skipif(
-    not (LIBRISPEECH.is_dir() and WHISPER.is_dir()), reason=f"{LIBRISPEECH} or {WHISPER} is absent"
-)
+ABSENT = not (LIBRISPEECH.is_dir() and WHISPER.is_dir())
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(ABSENT, reason=f"{LIBRISPEECH} or {WHISPER} is absent")]
 
 SPEECH = {"root": str(LIBRISPEECH), "subset": "test-other"}
 

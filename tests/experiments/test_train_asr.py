@@ -34,6 +34,7 @@ def test_trains_and_saves_a_model_that_loads(corpus, tmp_path, processes):
     assert len(load_model(model).transcribe([corpus[0].waveform])) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not LIBRISPEECH.is_dir(), reason=f"the LibriSpeech sample is not in {LIBRISPEECH}")
 def test_the_recipe_on_real_librispeech_in_two_processes(tmp_path):
     # The recipe with a tiny model: three steps for each process.

@@ -92,6 +92,7 @@ def test_random_rows_are_what_the_live_twin_measures(table, finished, subset, ro
             assert info[key] == real[key], key
 
 
+@pytest.mark.slow
 def test_an_evaluator_on_other_utterances_measures_for_real(table, tmp_path, monkeypatch):
     monkeypatch.setenv("SHRINKML_CACHE", str(tmp_path / "evaluations.sqlite"))
     on_proxy = table.evaluator("dev").on(load_utterances("proxy"))
