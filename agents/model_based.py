@@ -6,6 +6,7 @@ import warnings
 from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from operator import getitem
 from typing import Any
 
 import gymnasium as gym
@@ -142,6 +143,10 @@ class _Surrogate:
         self._problem = problem
         self._space = problem.search_space
         self.counts = problem.search_space.counts
+        self._named_ranks = [
+            [(layer.name, rank) for rank in ranks]
+            for layer, ranks in zip(self._space.layers, self._space.candidates, strict=True)
+        ]
         self._signal = signal_of(problem.reward_function)
         values, original = problem.evaluator.singular_values, problem.baseline.macs
         lost = self._space.tabulate(lambda layer, rank: 1 - kept_energy(layer, rank, values))
@@ -227,19 +232,19 @@ class _Surrogate:
             dearer = [index for index, place in enumerate(choice) if place != self._by_cost[index][0]]
             if not dearer:
                 break
-            layer = int(random.choice(dearer))
+            layer = dearer[int(random.integers(len(dearer)))]
             places = self._by_cost[layer]
-            cheaper = [
-                (*choice[:layer], place, *choice[layer + 1 :]) for place in places[: places.index(choice[layer])]
-            ]
-            if self._is_feasible(cheaper[0]):
-                return cheaper[bisect(cheaper, False, key=lambda one: not self._is_feasible(one)) - 1]
-            choice = cheaper[int(random.integers(len(cheaper)))]
+            cheaper = places[: places.index(choice[layer])]
+            before, behind = choice[:layer], choice[layer + 1 :]
+            if self._is_feasible((*before, cheaper[0], *behind)):
+                dear = bisect(cheaper, False, key=lambda place: not self._is_feasible((*before, place, *behind)))
+                return (*before, cheaper[dear - 1], *behind)
+            choice = (*before, cheaper[int(random.integers(len(cheaper)))], *behind)
         return choice
 
     def _is_feasible(self, choice: Choice) -> bool:
         # Unlike `SearchProblem.is_feasible`, without checks of the ranks, which would take most of the time.
-        return self._problem.constraint.feasible(self._space.ranks(choice))
+        return self._problem.constraint.feasible(dict(map(getitem, self._named_ranks, choice)))
 
 
 def _sample(random: np.random.Generator, counts: Sequence[int], number: int) -> list[Choice]:

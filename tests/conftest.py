@@ -1,4 +1,5 @@
 import gc
+import hashlib
 import multiprocessing
 import sys
 from multiprocessing.forkserver import ensure_running
@@ -8,6 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from shrinkml_env.compression import svd
 from tests.helpers.processes import forked_instead
 from tests.helpers.speech import make_corpus
 
@@ -48,6 +50,24 @@ def forkserver(tmp_path_factory):
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("SHRINKML_CACHE", str(tmp_path_factory.mktemp("forkserver") / "evaluations.sqlite"))
         ensure_running()
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def decomposed_once():
+    """The matrices of the embedded model take a second each time; what comes of them is the same."""
+    decompose, known = svd._decompose, {}
+
+    def remembered(dense, root, rows):
+        if root is not None or rows is not None or not 2**14 <= dense.numel() <= 2**20:
+            return decompose(dense, root, rows)
+        key = tuple(dense.shape), hashlib.sha256(dense.numpy().tobytes()).digest()
+        if key not in known:
+            known[key] = decompose(dense, root, rows)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(svd, "_decompose", remembered)
         yield
 
 

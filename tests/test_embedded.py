@@ -249,7 +249,7 @@ def test_nothing_is_calibrated_on_what_a_search_is_measured_on():
 @pytest.fixture(scope="module")
 def small_v1(model):
     """As `small`, with a calibration that is soon heard."""
-    return {"model": model, "calibration": FEW["dev"], "proxy": FEW["proxy"], "cache": None}
+    return {"model": model, "calibration": FEW["dev"], "proxy": FEW["proxy"]}
 
 
 @pytest.mark.slow

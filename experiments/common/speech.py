@@ -13,7 +13,7 @@ from omegaconf import DictConfig, open_dict
 
 from shrinkml_env import CompressibleModel, Evaluator, Utterance, load_utterances
 from shrinkml_env.asr.text import characters, compose
-from shrinkml_env.compression import require_length
+from shrinkml_env.compression import SVD, require_length
 from shrinkml_env.data import SAMPLE_RATE, SpeechFolder
 from shrinkml_env.data.split import split, spread
 from shrinkml_env.evaluation import recognise_all, word_edits
@@ -213,7 +213,7 @@ def require_predictions(model: CompressibleModel, folder: SpeechFolder, indices:
     """
     longest = folder[max(indices, key=lambda index: folder.num_samples[index])]
     try:
-        _ = Evaluator(model, [longest], divergence=True).baseline
+        _ = Evaluator(model, [longest], factorisation=SVD(model, matrices=()), divergence=True).baseline
     except ValueError as error:
         raise ValueError(f"{longest.id}: {error}: overrides=['reward=accuracy']") from error
 

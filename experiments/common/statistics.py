@@ -7,6 +7,7 @@ tasks (rewards), stratified bootstrap over the runs of each task, 95 % percentil
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import moocore
@@ -164,18 +165,19 @@ def mean_wer_increase(edits: ArrayLike, edits_before: ArrayLike, words: ArrayLik
     """
     groups = [np.asarray(group, np.float64) for group in (edits, edits_before)]
     reference = np.asarray(words, np.float64)
-    generator = np.random.default_rng(0)
-
-    def shares(count: int) -> NDArray[np.float64]:
-        """Return the share of each element in each bootstrap sample, (resamples, count)."""
-        return generator.multinomial(count, np.full(count, 1 / count), RESAMPLES) / count
-
-    drawn = shares(len(reference))
-    one, other = (shares(len(group)) @ group for group in groups)
+    drawn, *weights = _shares((len(reference), *map(len, groups)))
+    one, other = (shares @ group for shares, group in zip(weights, groups, strict=True))
     resampled = ((one - other) * drawn).sum(1) / (drawn @ reference)
     value = (groups[0].mean(0) - groups[1].mean(0)).sum() / reference.sum()
     low, high = np.percentile(resampled, [2.5, 97.5])
     return Estimate(float(value), float(low), float(high))
+
+
+@lru_cache(maxsize=8)
+def _shares(counts: tuple[int, ...]) -> tuple[NDArray[np.float64], ...]:
+    """Return the share of each element in each bootstrap sample, (resamples, count) for each count of elements."""
+    generator = np.random.default_rng(0)
+    return tuple(generator.multinomial(count, np.full(count, 1 / count), RESAMPLES) / count for count in counts)
 
 
 def in_points(increase: Estimate) -> str:

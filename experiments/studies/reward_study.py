@@ -108,9 +108,14 @@ def settings(knobs: Mapping[str, Mapping[str, Sequence[Any]]]) -> list[Setting]:
     return found
 
 
-def optimum(setting: Setting) -> Model:
-    """Return the configuration of the table with the highest reward."""
-    env = tabular_env(Search("tabular", "random", setting.reward, 0, 1, setting.overrides))
+def optimum(setting: Setting, agent: str = "random") -> Model:
+    """Return the configuration of the table with the highest reward.
+
+    Args:
+        setting: The setting of the reward.
+        agent: Any agent; one that has searched with this setting spares composing another config.
+    """
+    env = tabular_env(Search("tabular", agent, setting.reward, 0, 1, setting.overrides))
     return model_of(env.table.evaluator().evaluations[int(np.argmax(env.rewards))])
 
 
@@ -220,8 +225,8 @@ def main(config: DictConfig) -> None:
     for cell, end in zip(cells, made("reward_study", config, cells, make, end_of), strict=True):
         ends.setdefault((cell.task.setting, cell.task.search.agent), []).append(end)
     allowed = Table.load().evaluator("test").baseline.wer + config.tolerance
-    tried = dict.fromkeys(setting for setting, _ in ends)
-    best = {setting: optimum(setting) for setting in tqdm(tried, desc="optima", unit="setting")}
+    tried = dict(ends.keys())
+    best = {setting: optimum(setting, agent) for setting, agent in tqdm(tried.items(), desc="optima", unit="setting")}
     rows = [row(setting, best[setting], agent, group, allowed) for (setting, agent), group in ends.items()]
     shown = pd.DataFrame(rows, columns=list(HEAD))
     publish("reward_study", config, Report([shown], lambda path: draw(path, best, ends)))

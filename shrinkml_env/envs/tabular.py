@@ -122,7 +122,7 @@ class TabularEnv(gym.Env[Any, Any]):
         """The reward of every configuration, in the table's order, (configurations,)."""
         evaluator = self.problem.evaluator
         assert isinstance(evaluator, TableEvaluator)
-        return np.array([self.problem.reward(evaluation)[0] for evaluation in evaluator.evaluations])
+        return np.array(self.problem.rewards(evaluator.evaluations))
 
     @cached_property
     def feasible(self) -> NDArray[np.bool_]:

@@ -154,10 +154,12 @@ class Budget(Constraint):
 
     def _cost(self, ranks: Mapping[str, int]) -> int:
         # A sum over the layers, so what each saves can be read off with the others dense, once.
-        for choice in ranks.items():
-            if choice not in self._saved:
+        try:
+            return self._original - sum(map(self._saved.__getitem__, ranks.items()))
+        except KeyError:
+            for choice in ranks.items() - self._saved.keys():
                 self._saved[choice] = self._original - self._measured_cost(dict([choice]))
-        return self._original - sum(self._saved[choice] for choice in ranks.items())
+            return self._cost(ranks)
 
     def _measured_cost(self, ranks: Mapping[str, int]) -> int:
         return self.evaluator.params(ranks) if self.resource == "size" else self.evaluator.macs(ranks)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,16 +193,24 @@ class SearchProblem:
             ValueError: The reward is not a number, or not finite.
         """
         baseline = baseline or self.baseline
-        value = self.reward_function(evaluation, baseline)
-        if self.reward_space is None and not is_number(value):
-            raise ValueError(f"the reward {self.reward_function!r} must give a number, it gave {value!r}")
-        if not np.all(np.isfinite(value)):
-            raise ValueError(f"the reward {self.reward_function!r} gave {value} at a WER of {evaluation.wer:.4f}")
+        value = self._reward(evaluation, baseline)
         terms = getattr(self.reward_function, "terms", None)
         named = {"reward": value} if terms is None else terms(evaluation, baseline)
-        if self.reward_space is None:
-            value = float(value)
         return value, {name: float(term) for name, term in named.items()}
+
+    def rewards(self, evaluations: Iterable[Evaluation]) -> list[Any]:
+        """Return the rewards of evaluations without their terms, as `reward` does one by one."""
+        baseline = self.baseline
+        return [self._reward(evaluation, baseline) for evaluation in evaluations]
+
+    def _reward(self, evaluation: Evaluation, baseline: Evaluation) -> Any:
+        value = self.reward_function(evaluation, baseline)
+        scalar = self.reward_space is None
+        if scalar and not is_number(value):
+            raise ValueError(f"the reward {self.reward_function!r} must give a number, it gave {value!r}")
+        if not (math.isfinite(value) if scalar else np.all(np.isfinite(value))):
+            raise ValueError(f"the reward {self.reward_function!r} gave {value} at a WER of {evaluation.wer:.4f}")
+        return float(value) if scalar else value
 
     @property
     def reward_space(self) -> spaces.Box | None:

@@ -96,8 +96,9 @@ class SearchSpace:
 
     def ranks(self, places: Sequence[int]) -> dict[str, int]:
         """Return layer name -> rank, given the places of all layers or of the first ones, in forward order."""
-        candidates = self.candidates[: len(places)]
-        return self.named([ranks[place] for ranks, place in zip(candidates, places, strict=True)])
+        count = len(places)
+        rows = zip(self.layers[:count], self.candidates[:count], places, strict=True)
+        return {layer.name: ranks[place] for layer, ranks, place in rows}
 
     def places(self, ranks: Mapping[str, int]) -> tuple[int, ...]:
         """Return each layer's place in a configuration.

@@ -19,15 +19,14 @@ from shrinkml_env import (
     save_compressed,
 )
 from shrinkml_env.asr.huggingface.folder import import_transformers
-from shrinkml_env.compression import ranks_of
+from shrinkml_env.compression import SVD, ranks_of
 from shrinkml_env.data import SpeechFolder
 from tests.helpers.processes import python
 from tests.helpers.speech import LIBRISPEECH, WHISPER
 
 pytest.importorskip("transformers")
-pytestmark = pytest.mark.skipif(
-    not (LIBRISPEECH.is_dir() and WHISPER.is_dir()), reason=f"{LIBRISPEECH} or {WHISPER} is absent"
-)
+ABSENT = not (LIBRISPEECH.is_dir() and WHISPER.is_dir())
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(ABSENT, reason=f"{LIBRISPEECH} or {WHISPER} is absent")]
 
 SPEECH = {"root": str(LIBRISPEECH), "subset": "test-other"}
 
@@ -39,14 +38,20 @@ def model():
 
 
 @pytest.fixture(scope="module")
+def factorisation(model):
+    return SVD(model)
+
+
+@pytest.fixture(scope="module")
 def utterances():
-    return load_utterances({**SPEECH, "limit": 4})
+    """Of the first ones the shortest four, whose transcripts are soon written."""
+    return sorted(load_utterances({**SPEECH, "limit": 20}), key=lambda utterance: len(utterance.waveform))[:4]
 
 
-def small(model):
+def small(model, factorisation):
     """Half of the embedding and a little of everything else."""
     ranks = {layer.name: round(0.9 * layer.break_even) for layer in model.layers}
-    return compress(model, {**ranks, "decoder.embed_tokens": 190})
+    return compress(model, {**ranks, "decoder.embed_tokens": 190}, factorisation)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -113,19 +118,19 @@ def test_sizes(model):
     assert model.storage_dtype == torch.float16
 
 
-def test_a_compressed_model_ships(model, utterances, tmp_path):
-    shipped = small(model)
+def test_a_compressed_model_ships(model, factorisation, utterances, tmp_path):
+    shipped = small(model, factorisation)
+    torch.save([utterance.waveform for utterance in utterances[:2]], tmp_path / "speech.pt")
     save_compressed(shipped, tmp_path / "small")
     size = (tmp_path / "small" / "model.safetensors").stat().st_size
     assert 0 < size - 2 * count_parameters(shipped) < 40_000
     expected = shipped.transcribe([utterance.waveform for utterance in utterances[:2]])
     script = f"""
 import json, torch
-from shrinkml_env import load_model, load_utterances
+from shrinkml_env import load_model
 torch.set_num_threads(1)
-utterances = load_utterances({ {**SPEECH, "limit": 4}!r})[:2]
 model = load_model({str(tmp_path / "small")!r})
-print(json.dumps(model.transcribe([utterance.waveform for utterance in utterances])))
+print(json.dumps(model.transcribe(torch.load({str(tmp_path / "speech.pt")!r}))))
 """
     done = python("-c", script)
     assert done.returncode == 0, done.stderr
@@ -133,8 +138,8 @@ print(json.dumps(model.transcribe([utterance.waveform for utterance in utterance
     assert ranks_of(load_compressed(tmp_path / "small")) == ranks_of(shipped)
 
 
-def test_an_episode():
-    env = gym.make("ShrinkML-v0", model=f"hf:{WHISPER}", proxy={**SPEECH, "limit": 2})
+def test_an_episode(factorisation, utterances):
+    env = gym.make("ShrinkML-v0", model=f"hf:{WHISPER}", factorisation=factorisation, proxy=utterances[2:])
     env.reset(seed=0)
     terminated, steps = False, 0
     while not terminated:

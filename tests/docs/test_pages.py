@@ -29,9 +29,9 @@ PAGES = (
 
 @pytest.fixture(autouse=True)
 def few_utterances(monkeypatch):
-    """Every shipped set is eight of its utterances: that the code runs takes no more."""
+    """Every shipped set is four of its utterances: that the code runs takes no more."""
     for name, options in SHIPPED_SETS.items():
-        monkeypatch.setitem(SHIPPED_SETS, name, {**options, "limit": 8})
+        monkeypatch.setitem(SHIPPED_SETS, name, {**options, "limit": 4})
 
 
 def test_quantisation(tmp_path, monkeypatch, capsys):
@@ -70,7 +70,7 @@ def test_searching_from_python(tmp_path, monkeypatch, capsys):
 
 def test_the_script_with_workers_runs(tmp_path):
     (code,) = blocks("docs/evaluation.md")
-    few = {"root": str(SPEECH), "subset": "proxy-pool", "limit": 8}
+    few = {"root": str(SPEECH), "subset": "proxy-pool", "limit": 4}
     assert "workers=2)" in code
     (tmp_path / "script.py").write_text(code.replace("workers=2)", f"workers=2, proxy={few})"))
     done = python(tmp_path / "script.py")

@@ -157,6 +157,7 @@ def test_what_stable_baselines_cannot_do():
         ShrinkVecEnv(make(2, reward="vector"))
 
 
+@pytest.mark.slow
 def test_pictures_for_stable_baselines():
     envs = ShrinkVecEnv(make(2, render_mode="rgb_array"))
     envs.reset()

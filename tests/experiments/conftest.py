@@ -23,12 +23,12 @@ def configure(tmp_path):
     return compose_search
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tones(tmp_path_factory):
     return make_corpus(tmp_path_factory.mktemp("tones"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def original(tones):
     """The folder of a model that has learned a little."""
     torch.set_num_threads(1)

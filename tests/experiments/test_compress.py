@@ -88,7 +88,7 @@ def test_leaves_a_smaller_model_and_what_it_costs(configure, goal, capsys):
 @pytest.mark.parametrize(("allowed", "good_enough"), [(60, True), (20, False)])
 def test_the_size_for_a_word_error_rate_is_looked_for_by_halving(configure, capsys, allowed, good_enough):
     """This model loses between 20 and 60 points at every size, so the range closes in on one of its ends."""
-    config = configure(f"max_wer_increase={allowed}", "budget=40")
+    config = configure(f"max_wer_increase={allowed}", "budget=40", "overrides=['agent.imagined=50']")
     job = prepare(config)
     directory = compress(config, job)
     told = re.findall(r"([+-][\d.]+) points at (\d\.\d+)", capsys.readouterr().out)

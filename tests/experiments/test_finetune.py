@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import shutil
 
 import pytest
@@ -20,7 +19,7 @@ from shrinkml_env.asr import Augmentation, JointCTCAttention
 from shrinkml_env.asr.training import Trainer, TrainingSettings
 from shrinkml_env.compression import ranks_of, round_to_storage
 from tests.helpers.models import TinyCTC
-from tests.helpers.processes import python
+from tests.helpers.processes import training
 from tests.helpers.speech import PLAIN
 
 RANKS = {"encoder.0": 5, "encoder.1": 6, "decoder.lstm": 4}
@@ -112,7 +111,7 @@ def test_the_engineers_command_trains_what_it_has_found(tones, hearing, tmp_path
     settings = ["training.epochs=20", "training.batch_seconds=20", f"training.learning_rate={rate}"]
     goal = [f"model={hearing}", f"data={data}", "target_size=0.35", "budget=8", f"outputs={tmp_path / 'out'}"]
     # Factors that lose so much that training is worth it.
-    goal.append('overrides=["factorisation=svd","granularity=layer"]')
+    goal.append('overrides=["factorisation=svd","granularity=layer","agent.imagined=50"]')
     with initialize(version_base="1.3", config_path="../../conf/compress"):
         config = compose("compress", [*goal, f"finetune={other}", f"finetune_overrides={settings}".replace("'", '"')])
         bad = compose("compress", [*goal, f"finetune={data}"])
@@ -276,19 +275,18 @@ def test_bad_stages(configure_training):
 def test_from_the_command_line_in_two_processes(tones, original, seed_model, tmp_path):
     speech = f"{{root: {tones.folder.parent}, subset: train}}"
     command = [
-        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
         *("-m", "experiments.finetune", f"seed_model={seed_model}", f"original={original}", "distillation=original"),
         *("data=synthetic", *(f"data.{name}={speech}" for name in ("train", "dev", "test"))),
         *("training.batch_seconds=2.0", "training.epochs=1", f"outputs={tmp_path / 'runs'}"),
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    output = python(*command, env=environment)
-    assert output.returncode == 0, output.stderr
+    done = training(*command)
+    for process in done:
+        assert process.returncode == 0, process.stderr
     (path,) = (tmp_path / "runs").glob("small-distilled-0-*/result.json")
     result = json.loads(path.read_text())
     assert result["training"]["processes"] == 2
     assert 0 < result["training"]["utterances"] <= 9
-    assert str(path.parent) in output.stdout
+    assert str(path.parent) in done[0].stdout
     (row,) = trained_table(tmp_path / "runs").to_dict("records")
     assert row["run"] == path.parent.name
     assert row["test WER % after"] == f"{100 * result['after']['test']['wer']:.2f}"

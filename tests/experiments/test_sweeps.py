@@ -14,6 +14,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from shrinkml_env import EvaluationCache
+from tests.helpers.processes import python
 from tests.helpers.watched import WatchedCTC
 from tests.helpers.workplace import make_workplace
 
@@ -39,13 +40,19 @@ def environment(folder, **settings):
     return {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "HOME": str(folder), **settings}
 
 
-def sweep(folder, parts, *overrides, **settings):
+def from_scratch(*arguments, cwd, env):
+    """As `python`, for launchers that do not work in a forked process."""
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600, check=False)
+
+
+def sweep(folder, parts, *overrides, start=from_scratch, **settings):
     """Give the command in a folder; outputs and cache lie there. Returns the lines of both notes."""
     (folder / "cache").mkdir(parents=True)
-    command = [sys.executable, "-m", "experiments.search", "--multirun", *overrides, *SWEEP, *TINY, *WATCHED, *parts]
+    command = ["-m", "experiments.search", "--multirun", *overrides, *SWEEP, *TINY, *WATCHED, *parts]
     # The thread of each run is the program's own doing.
     variables = environment(folder, SHRINKML_CACHE="cache/evaluations.sqlite", OMP_NUM_THREADS="2", **settings)
-    run = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=600, check=False)
+    run = start(*command, cwd=folder, env=variables)
     assert run.returncode == 0, run.stdout + run.stderr
     recognised, processes = ((folder / "cache" / name).read_text().splitlines() for name in NOTES)
     return recognised, {tuple(line.split()) for line in processes}
@@ -55,7 +62,7 @@ def sweep(folder, parts, *overrides, **settings):
 def reference(tmp_path_factory, parts):
     """The sweep without a launcher: one run after the other in one process."""
     folder = tmp_path_factory.mktemp("reference") / "sweep"
-    _, processes = sweep(folder, parts)
+    _, processes = sweep(folder, parts, start=python)
     assert len(processes) == 1
     return folder
 
@@ -105,7 +112,7 @@ def test_joblib(reference, parts, tmp_path):
 @pytest.mark.slow
 def test_submitit_on_this_machine(reference, parts, tmp_path):
     require("hydra-submitit-launcher")
-    compare(tmp_path, reference, *sweep(tmp_path, parts, "launcher=submitit_local"))
+    compare(tmp_path, reference, *sweep(tmp_path, parts, "launcher=submitit_local", start=python))
 
 
 def test_slurm_jobs_have_one_core_and_come_back():

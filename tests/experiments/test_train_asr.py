@@ -1,11 +1,9 @@
-import os
-
 import pytest
 import torch
 
 from shrinkml_env import load_model
 from shrinkml_env.asr.training import CHECKPOINT
-from tests.helpers.processes import python
+from tests.helpers.processes import python, training
 from tests.helpers.speech import LIBRISPEECH
 
 TINY = (
@@ -21,52 +19,50 @@ TINY = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "launcher", [("-m",), ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m")]
-)
-def test_trains_and_saves_a_model_that_loads(corpus, tmp_path, launcher):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_trains_and_saves_a_model_that_loads(corpus, tmp_path, processes):
     root = corpus.folder.parent
     command = [
-        *(*launcher, "experiments.train_asr", *TINY, f"outputs={tmp_path / 'runs'}"),
+        *("-m", "experiments.train_asr", *TINY, f"outputs={tmp_path / 'runs'}"),
         *("data=librispeech", f"data.root={root}", "data.subset=train", "data.dev.subset=train", "data.dev.limit=2"),
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    output = python(*command, env=environment)
-    assert output.returncode == 0, output.stderr
+    first, *others = [python(*command)] if processes == 1 else training(*command, processes=processes)
+    assert first.returncode == 0, first.stderr
+    assert [(other.returncode, other.stdout) for other in others] == [(0, "")] * (processes - 1)
     (model,) = (tmp_path / "runs").glob("tones-0-*/model")
-    assert str(model) in output.stdout
+    assert str(model) in first.stdout
     assert len(load_model(model).transcribe([corpus[0].waveform])) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not LIBRISPEECH.is_dir(), reason=f"the LibriSpeech sample is not in {LIBRISPEECH}")
 def test_the_recipe_on_real_librispeech_in_two_processes(tmp_path):
-    # The recipe with a tiny model: two steps an epoch for each process.
+    # The recipe with a tiny model: three steps for each process.
     command = [
-        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
         *("-m", "experiments.train_asr", "recipe=librispeech_960", f"data.root={LIBRISPEECH.parent}"),
-        *("data.subset=[test-other]", "+data.train.limit=20", "data.dev.subset=test-other", "data.dev.limit=2"),
+        *("data.subset=[test-other]", "+data.train.limit=8", "data.dev.subset=test-other", "data.dev.limit=2"),
         *(
             *TINY,
             "architecture.vocabulary_size=60",
             "training.epochs=1",
-            "training.batch_seconds=50",
+            "training.batch_seconds=16",
             "training.workers=1",
         ),
         f"outputs={tmp_path / 'runs'}",
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    first = python(*command, env=environment)
-    assert first.returncode == 0, first.stderr
-    assert "20 utterances" in first.stdout
+    first, second = training(*command)
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert "8 utterances" in first.stdout
+    assert second.stdout == ""  # One training, of which the first process tells.
     (run,) = (tmp_path / "runs").iterdir()
     state = torch.load(run / CHECKPOINT, weights_only=True)
     assert (state["epoch"], state["step"]) == (1, 0)
     assert len(load_model(run / "model").transcribe([torch.zeros(16_000)])) == 1
     # Started again it finds its checkpoint, and nothing is left to do.
-    again = python(*command, env=environment)
-    assert again.returncode == 0, again.stderr
+    for process in training(*command):
+        assert process.returncode == 0, process.stderr
+        assert "epoch 1" not in process.stderr
     assert torch.load(run / CHECKPOINT, weights_only=True)["step"] == 0
-    assert "epoch 1" not in again.stderr
 
 
 def train(corpus, outputs, *options):

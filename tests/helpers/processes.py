@@ -11,16 +11,23 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing import get_context
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
+from torch.distributed import TCPStore
+
 TIMEOUT = 600
 """Seconds after which a program is killed."""
 
-PRELOADED = ["shrinkml_env", *(f"experiments.common.{name}" for name in ("agent", "command", "search_report"))]
+PRELOADED = [
+    "shrinkml_env",
+    *(f"experiments.common.{name}" for name in ("agent", "command", "search_report")),
+    "torch._dynamo",  # Which torch imports when the first optimizer is made.
+]
 FORKED = get_context("forkserver")
 FORKED.set_forkserver_preload(PRELOADED)
 
@@ -44,16 +51,59 @@ def python(
         env: All of its environment variables; None for this process' own. Those that Python itself reads at its start,
             such as PYTHONHASHSEED, have no effect.
     """
+    (done,) = _run_all(arguments, cwd, [dict(env or os.environ)])
+    return done
+
+
+def training(*arguments: str | Path, processes: int = 2) -> list[subprocess.CompletedProcess[str]]:
+    """Run a program in several processes that train one model, and wait for them.
+
+    They get the variables that torchrun gives, which itself would start processes from scratch.
+
+    Args:
+        arguments: As those of `python`.
+        processes: Their number.
+
+    Returns:
+        What each did, in the order of their ranks.
+    """
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    common = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_RUN_ID": "tests",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+    }
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+    return _run_all(arguments, None, [{**os.environ, **common, **rank} for rank in ranks])
+
+
+def _run_all(
+    arguments: Sequence[str | Path], cwd: Path | None, environments: Sequence[dict[str, str]]
+) -> list[subprocess.CompletedProcess[str]]:
+    """Run one program in each of some environments at once."""
     typed = [str(argument) for argument in arguments]
     with tempfile.TemporaryDirectory() as folder:
-        outputs = [Path(folder) / name for name in ("stdout", "stderr")]
-        program = FORKED.Process(target=_run, args=(typed, cwd or Path.cwd(), dict(env or os.environ), outputs))
-        program.start()
-        program.join(TIMEOUT)
-        program.kill()
-        program.join()
-        assert program.exitcode is not None
-        return subprocess.CompletedProcess(typed, program.exitcode, *(path.read_text() for path in outputs))
+        outputs = [
+            [Path(folder) / f"{name}-{number}" for name in ("stdout", "stderr")] for number in range(len(environments))
+        ]
+        programs = [
+            FORKED.Process(target=_run, args=(typed, cwd or Path.cwd(), environment, paths))
+            for environment, paths in zip(environments, outputs, strict=True)
+        ]
+        for program in programs:
+            program.start()
+        end = time.monotonic() + TIMEOUT
+        for program in programs:
+            program.join(max(0.0, end - time.monotonic()))
+            program.kill()
+            program.join()
+        return [
+            subprocess.CompletedProcess(typed, program.exitcode, *(path.read_text() for path in paths))
+            for program, paths in zip(programs, outputs, strict=True)
+        ]
 
 
 def _run(arguments: list[str], cwd: Path, env: dict[str, str], outputs: list[Path]) -> None:

@@ -92,12 +92,13 @@ def test_random_rows_are_what_the_live_twin_measures(table, finished, subset, ro
             assert info[key] == real[key], key
 
 
+@pytest.mark.slow
 def test_an_evaluator_on_other_utterances_measures_for_real(table, tmp_path, monkeypatch):
     monkeypatch.setenv("SHRINKML_CACHE", str(tmp_path / "evaluations.sqlite"))
-    on_dev = table.evaluator("proxy").on(load_utterances("dev"))
-    assert on_dev.layers == table.layers
+    on_proxy = table.evaluator("dev").on(load_utterances("proxy"))
+    assert on_proxy.layers == table.layers
     configuration = list(table.configurations())[np.flatnonzero(table.edits["dev"] >= 0)[7]]
-    expected, measured = table.evaluator("dev").evaluate(configuration), on_dev.evaluate(configuration)
+    expected, measured = table.evaluator("proxy").evaluate(configuration), on_proxy.evaluate(configuration)
     assert measured.ranks == expected.ranks
     assert (sum(measured.edits), sum(measured.words)) == (sum(expected.edits), sum(expected.words))
     assert (measured.params, measured.macs) == (expected.params, expected.macs)

@@ -49,6 +49,7 @@ def test_what_is_copied_replaces_what_was_there(corpus, tmp_path):
         copy_calibration(tmp_path / "nowhere", tmp_path, 3, 0)
 
 
+@pytest.mark.slow
 def test_the_shipped_set_is_training_speech():
     calibration = load_utterances("calibration")
     assert len({utterance.speaker for utterance in calibration}) == len(calibration) == 80

@@ -38,9 +38,8 @@ def described(name):
     return Command(*CONFIGS[name], f"experiments.{name}", "It does something.")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(CONFIGS))
-def test_every_option_is_explained_in_a_line(name):
+def choices_together(name):
+    """Overrides that take every choice of every group once: to compose takes a while, so one of each group at once."""
     this = described(name)
     taken = {
         group: [f"{group}={choice}" for choice in this.choices_of(group)]
@@ -51,9 +50,17 @@ def test_every_option_is_explained_in_a_line(name):
         taken["agent"] = [choice for choice in taken["agent"] if choice not in DISCRETE]
     # They change other groups.
     recipes = [[choice] for group in ("recipe", "environment") for choice in taken.pop(group, ())]
-    # To compose takes a while, so it is done with another choice of each group at once.
     together = [[choice for choice in row if choice] for row in itertools.zip_longest(*taken.values())]
-    for overrides in [[], *recipes, *together]:
+    return [[], *recipes, *together]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_every_option_is_explained_in_a_line_and_checked(name):
+    """And what is written in the configs is right."""
+    this, kinds = described(name), kinds_of(name)
+    trains = name in ("finetune", "iterate", "retraining", "train_asr")
+    for overrides in choices_together(name):
         config, choices = this.compose(overrides)
         options = this.options(config, choices)
         assert options
@@ -63,6 +70,13 @@ def test_every_option_is_explained_in_a_line(name):
         for option in options:
             assert len(option.explanation) <= 115, option
             assert option.explanation[0].isupper(), option
+        # What stays to be given, and what only trainings take.
+        whole = [each for each in overrides if not each.endswith("=custom") and (trains or each != "data=focus")]
+        if "librispeech" in str(whole):
+            whole += ["data.root=x", "data.subset=y"]
+        if "search_space=explicit" in whole:
+            whole += ["search_space.candidates={encoder.0: [2, 3]}"]
+        check_options(config if whole == overrides else this.compose(whole)[0], kinds)
 
 
 def test_every_command_is_decorated():
@@ -159,25 +173,6 @@ def test_whatever_is_wrong_ends_in_one_line(call, tmp_path, line, expected):
     assert expected in told[0]
     assert "Traceback" not in told[0]
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(CONFIGS))
-def test_every_option_of_every_choice_is_checked(name):
-    """And what is written in the configs is right."""
-    this, kinds = described(name), kinds_of(name)
-    groups = [group for group in this.compose([])[1] if group != "launcher"]
-    trains = name in ("finetune", "iterate", "retraining", "train_asr")
-    for overrides in [[], *([f"{group}={choice}"] for group in groups for choice in this.choices_of(group))]:
-        if name in ("seed_model", "iterate") and set(overrides) & set(DISCRETE):
-            continue
-        if (overrides and overrides[0].endswith("=custom")) or (overrides == ["data=focus"] and not trains):
-            continue
-        if "librispeech" in str(overrides):
-            overrides += ["data.root=x", "data.subset=y"]
-        if overrides == ["search_space=explicit"]:
-            overrides += ["search_space.candidates={encoder.0: [2, 3]}"]
-        check_options(this.compose(overrides)[0], kinds)
 
 
 def test_a_job_of_a_multirun_says_which_it_is(call):

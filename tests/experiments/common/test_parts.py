@@ -94,6 +94,7 @@ def test_what_cannot_be_made_is_told_before(group, config, message):
         check_part(group, OmegaConf.create(config))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["linear", "harmonic"])
 def test_every_agent_can_be_checked_without_being_made(name):
     for path in (CONF / "agent").glob("*.yaml"):

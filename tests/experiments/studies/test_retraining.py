@@ -99,6 +99,7 @@ def test_the_command_makes_every_model_once(configure_training, tones, tmp_path,
             "stepwise.rule=uniform",
             "stepwise.sizes=[[0.8,0.6]]",
             "budget=2",
+            "training.epochs=1",
         ),
         f"overrides={[f'{name}={speech}' for name in ('proxy', 'dev', 'test')]}",
     )
