@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python -m
 QUICK = -n 2 --dist worksteal -m "not slow and not docs and not results"
 
-.PHONY: demo test quick test-oldest lint types unit docs bench wheel dist clean
+.PHONY: demo test quick test-oldest lint types unit docs notebooks bench wheel dist clean
 
 demo: $(VENV)/experiments  ## Compress the embedded recogniser and show the result.
 	$(RUN) experiments.search environment=v1 agent=ppo constraint.budget=0.4 budget=200
@@ -29,6 +29,10 @@ test-oldest: $(VENV)-oldest  ## The fast tests with the oldest versions that pyp
 
 docs: $(VENV)/docs  ## The site, offline and with warnings as errors: docs/_build/html/index.html.
 	$(RUN) sphinx -W --keep-going docs docs/_build/html
+
+notebooks: $(VENV)/docs  ## Execute the notebooks again, in place; LIBRISPEECH=DIR says where that is (half an hour).
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e .[hf]
+	TQDM_DISABLE=1 $(VENV)/bin/jupyter execute --inplace docs/notebooks/*.ipynb
 
 bench: $(VENV)/experiments  ## Speed against plain references; writes docs/performance.md (about 40 minutes).
 	$(RUN) benchmarks

@@ -20,7 +20,7 @@ copyright = author
 version = release = shrinkml_env.__version__
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.intersphinx",
@@ -31,7 +31,7 @@ extensions = [
     "environment_pages",
     "links",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "notebooks/outputs"]
 
 # Where the code is hosted: [project.urls] Repository of pyproject.toml, once it has one.
 repository = package.get("urls", {}).get("Repository")
@@ -39,6 +39,9 @@ repository = package.get("urls", {}).get("Repository")
 # Pages are Markdown as GitHub shows it: links lead to files, and to headings by their slugs.
 myst_heading_anchors = 4
 highlight_language = "text"
+
+# Notebooks are shown with the outputs that they hold: `make notebooks`.
+nb_execution_mode = "off"
 
 # Docstrings: Google style, with single backticks around names.
 default_role = "py:obj"

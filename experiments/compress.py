@@ -31,9 +31,9 @@ from experiments.common.speech import (
     data_folder,
     embedded_speech,
     folder_speech,
-    heard,
     require_recognition,
     require_spelling,
+    speaker_overlap,
 )
 from experiments.finetune import RESULT, finetune, load_las
 from experiments.search import check, conclude, environment, find
@@ -113,7 +113,7 @@ def prepare(config: DictConfig) -> Job:
         search=search,
         smallest=smallest,
         speech=speech,
-        data_note=speech.note + heard(trained_on, speech.voices),
+        data_note=speech.note + speaker_overlap(trained_on, speech.voices),
         training=training,
         seconds=seconds,
         whole=whole_time(config, search, model, speech, seconds, predicts),
@@ -186,7 +186,7 @@ def compress(config: DictConfig, job: Job) -> Path:
         write_whole(path, "".join(f"{utterance_id}\n" for utterance_id in ids))
         job.search[name] = {"root": str(folder.parent), "subset": folder.name, "ids": str(path)}
     if job.speech.ids:
-        # The embedded speech is for the embedded model; this may be heard as well as any other that is not reported.
+        # The embedded speech suits the embedded model alone; the proxy set is not reported.
         calibrate_on(job.search, job.search.proxy)
     notes = [job.data_note]
     if config.max_wer_increase is not None:
@@ -225,7 +225,7 @@ def find_size(search: DictConfig, smallest: float, allowed: float, folder: Path)
     step = search.copy()
     step.budget = search.budget // (2 * HALVINGS)
     step.finalists = max(1, search.finalists // HALVINGS)
-    kept, lost, told = 1.0, smallest, []
+    kept, lost, tried = 1.0, smallest, []
     for _ in range(HALVINGS):
         size = step.constraint.budget = round((kept + lost) / 2, 3)
         env = make_environment(step, Ledger(folder / f"{size:.3f}" / "evaluations.jsonl", step.budget))
@@ -233,15 +233,15 @@ def find_size(search: DictConfig, smallest: float, allowed: float, folder: Path)
         dev = problem.evaluator.on(load_utterances(plain(step.dev)))
         chosen = choose(problem, dev, step.finalists)
         increase = chosen.wer - dev.baseline.wer
-        told.append(f"{100 * increase:+.2f} points at {size:g}")
+        tried.append(f"{100 * increase:+.2f} points at {size:g}")
         if increase <= allowed and chosen.size_ratio <= size:
             kept = size
         else:
             lost = size
     search.budget -= HALVINGS * step.budget
-    # If nothing was good enough, the largest that was tried: the report tells what it costs.
+    # If nothing was good enough, the largest that was tried: the report says what it costs.
     search.constraint.budget = kept if kept < 1 else lost
-    return f"Sizes looked at first, with {step.budget} evaluations each, and what they cost on dev: {', '.join(told)}."
+    return f"Sizes looked at first, with {step.budget} evaluations each, and what they cost on dev: {', '.join(tried)}."
 
 
 def fine_tune(
@@ -261,10 +261,10 @@ def fine_tune(
     run = finetune(training)
     outcome = read_json_object(run / RESULT)
     before, after = (outcome[when]["dev"]["wer"] for when in ("before", "after"))
-    told = f"Trained on {training.data.train.root}/{training.data.train.subset}, {training.training.epochs:g} times: "
-    told += f"{100 * before:.2f} % WER on dev before, {100 * after:.2f} % after"
+    note = f"Trained on {training.data.train.root}/{training.data.train.subset}, {training.training.epochs:g} times: "
+    note += f"{100 * before:.2f} % WER on dev before, {100 * after:.2f} % after"
     if after >= before:
-        return result, f"{told}, so the model is left as it was."
+        return result, f"{note}, so the model is left as it was."
     trained: Any = load_model(str(run / "model"))
     sets, edits, increase = {}, result.test_edits, result.wer_increase
     for name in result.sets:
@@ -275,7 +275,7 @@ def fine_tune(
             increase = wer_increase(now.edits, then.edits, then.words)
     # The search's rewards are of another model now.
     result = replace(result, model=trained, sets=sets, rewards={}, test_edits=edits, wer_increase=increase)
-    return result, f"{told}."
+    return result, f"{note}."
 
 
 def goal(config: DictConfig) -> str:
@@ -298,7 +298,7 @@ def goal(config: DictConfig) -> str:
 
 
 def goal_overrides(config: DictConfig, model: CompressibleModel) -> list[str]:
-    """Of conf/search.yaml, what suits the goal and the model; docs/compress-your-model.md tells why."""
+    """Of conf/search.yaml, what suits the goal and the model; docs/compress-your-model.md says why."""
     predicts = isinstance(model, PredictiveModel)
     return [
         "factorisation=pivoting",

@@ -145,7 +145,7 @@ def main(config: DictConfig) -> None:
     folder, target = Path(config.submissions), Path(config.page)
     added = {folder / f"{Path(run).resolve().name}.json": result_of(Path(run)) for run in config.add}
     if len(added) < len(config.add):
-        raise ValueError("add names two runs with folders of the same name, by which submissions are told apart")
+        raise ValueError("add names two runs with folders of the same name, by which submissions are distinguished")
     submitted = {path: path for path in sorted(folder.glob("*.json"))} | added
     if not submitted:
         raise FileNotFoundError(f"{folder} holds no submission: give add=[RUN]")

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, overload
 
 from tqdm import tqdm
 
-__all__ = ["progress", "progress_shown", "watched"]
+__all__ = ["progress", "progress_shown", "track"]
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ def progress(items: Iterable[Any] | None = None, **options: Any) -> tqdm[Any]:
 
 @contextmanager
 def progress_shown() -> Iterator[None]:
-    """Show the progress bars of `watched`, within the context and in this process."""
+    """Show the progress bars of `track`, within the context and in this process."""
     token = _SHOWN.set(True)
     try:
         yield
@@ -68,7 +68,7 @@ def progress_shown() -> Iterator[None]:
         _SHOWN.reset(token)
 
 
-def watched(items: Sequence[T], description: str, unit: str) -> Iterable[T]:
+def track(items: Sequence[T], description: str, unit: str) -> Iterable[T]:
     """Return an iterable over the items of a stage before a search, with a progress bar inside `progress_shown`.
 
     Args:

@@ -38,7 +38,7 @@ class Chart(TypedDict, total=False):
 def render(template: str, charts: dict[str, Chart], **values: Any) -> str:
     """Return a page.
 
-    The browser is told to run the page's own scripts only, and to request nothing.
+    Its Content-Security-Policy allows the page's own scripts only, and no request.
 
     Args:
         template: Name of the template in ``pages/``.

@@ -32,6 +32,9 @@ WINDOW = 20
 VERSIONS = ("torch", "numpy", "gymnasium", "stable-baselines3")
 """Packages whose versions the report states."""
 
+ONE_SIZE = 0.01
+"""The largest difference of size ratios that count as one size, which a picture of WER against size cannot show."""
+
 
 def print_result(result: SearchResult, directory: Path) -> None:
     """Print the result of a search and its folder."""
@@ -50,6 +53,8 @@ def write_report(
 ) -> None:
     """Write ``search.png`` and ``report.html``.
 
+    They show the WER against the size; where all that was measured has one size, the WER of each evaluation.
+
     Args:
         directory: The folder of the run.
         result: The result of the search.
@@ -58,10 +63,15 @@ def write_report(
         transcripts: Transcripts that have changed.
         damage: Layer name -> predicted damage at the layer's rank; None if there is no prediction.
     """
+    one_size = has_one_size(result, uniform)
     _draw(directory / "search.png", result, uniform)
     page = render(
         "search.html",
-        {"sizes": size_chart(result, uniform), "learning": learning_chart(result, course)},
+        {
+            "wers": wer_chart(result) if one_size else size_chart(result, uniform),
+            "learning": learning_chart(result, course),
+        },
+        one_size=one_size,
         result=result,
         test=result.sets["test"],
         layers=layer_rows(result),
@@ -79,53 +89,75 @@ def write_report(
     write_whole(directory / "report.html", page)
 
 
+def has_one_size(result: SearchResult, uniform: Sequence[Evaluation]) -> bool:
+    """Return whether a search measured several configurations whose sizes, and those of uniform ranks, are one size."""
+    evaluations = [*(trial.evaluation for trial in result.history), *uniform]
+    sizes = [evaluation.size_ratio for evaluation in evaluations]
+    return len(sizes) > 1 and max(sizes) - min(sizes) <= ONE_SIZE
+
+
 def size_chart(result: SearchResult, uniform: Sequence[Evaluation]) -> Chart:
     """Return the chart of WER on the proxy set against size: what was tried, its front, rules, the chosen point."""
-    full = {layer.name: layer.max_rank for layer in result.layers}
-
-    def measured(evaluation: Evaluation, head: str) -> dict[str, Any]:
-        ranks = [
-            f"{name} {'dense' if rank == full[name] else rank}"
-            for name, rank in evaluation.ranks.items()
-            if name in full
-        ]
-        tip = [head, f"size ratio {evaluation.size_ratio:.3f}", f"WER {100 * evaluation.wer:.2f} %", *ranks]
-        return point(evaluation.size_ratio, 100 * evaluation.wer, tip)
-
-    proxy, count = result.sets["proxy"], result.evaluations
     tried = [
-        measured(trial.evaluation, f"evaluation {number} of {count}{'' if trial.feasible else ', infeasible'}")
+        point(trial.evaluation.size_ratio, 100 * trial.evaluation.wer, _trial_tip(result, number))
         for number, trial in enumerate(result.history, start=1)
     ]
     best = front((trial.evaluation.size_ratio, 100 * trial.evaluation.wer) for trial in result.history)
-    curve = sorted(uniform, key=lambda evaluation: evaluation.size_ratio)
+    rule = [
+        point(evaluation.size_ratio, 100 * evaluation.wer, _tip(result, evaluation, "uniform ranks"))
+        for evaluation in sorted(uniform, key=lambda evaluation: evaluation.size_ratio)
+    ]
     left = min((one["x"] for one in tried), default=result.size_ratio)
-    before = 100 * proxy.wer_before
     drawn = [
-        series(
-            "original",
-            "#222",
-            [point(left, before), point(1.0, before, ["original", f"WER {before:.2f} %"])],
-            line="straight",
-            dash=[6, 4],
-        ),
+        _original(result, left, 1.0),
         series("evaluated", "#7ba6d0", tried, size=6),
         series("front of these", "#1f5a94", [point(*one) for one in best], line="stepped"),
-        series("uniform ranks", "#888", [measured(one, "uniform ranks") for one in curve], line="straight", size=6),
-        series(
-            "chosen",
-            "#d62728",
-            [point(result.size_ratio, 100 * proxy.wer_after, _chosen_tip(result))],
-            size=12,
-        ),
+        series("uniform ranks", "#888", rule, line="straight", size=6),
+        _chosen(result, result.size_ratio),
     ]
     return {**wer_axes("the proxy set"), "series": drawn}
 
 
-def _chosen_tip(result: SearchResult) -> list[str]:
+def wer_chart(result: SearchResult) -> Chart:
+    """Return the chart of WER on the proxy set over the evaluations, and the chosen one."""
+    tried = [
+        point(number, 100 * trial.evaluation.wer, _trial_tip(result, number))
+        for number, trial in enumerate(result.history, start=1)
+    ]
+    chosen = [number for number, trial in enumerate(result.history, start=1) if trial.ranks == result.ranks]
+    drawn = [
+        _original(result, 1, result.evaluations),
+        series("evaluated", "#7ba6d0", tried, size=6),
+        *(_chosen(result, number) for number in chosen),
+    ]
+    return {**wer_axes("the proxy set"), "x": "unique evaluations", "series": drawn}
+
+
+def _original(result: SearchResult, left: float, right: float) -> dict[str, Any]:
+    wer = 100 * result.sets["proxy"].wer_before
+    ends = [point(left, wer), point(right, wer, ["original", f"WER {wer:.2f} %"])]
+    return series("original", "#222", ends, line="straight", dash=[6, 4])
+
+
+def _chosen(result: SearchResult, x: float) -> dict[str, Any]:
     ranks = result.layer_table()[["layer", "rank"]].itertuples(index=False)
     head = ["chosen", f"size ratio {result.size_ratio:.3f}", f"WER {100 * result.wer['proxy']:.2f} %"]
-    return [*head, *(f"{layer} {rank}" for layer, rank in ranks)]
+    tip = [*head, *(f"{layer} {rank}" for layer, rank in ranks)]
+    return series("chosen", "#d62728", [point(x, 100 * result.wer["proxy"], tip)], size=12)
+
+
+def _trial_tip(result: SearchResult, number: int) -> list[str]:
+    trial = result.history[number - 1]
+    infeasible = "" if trial.feasible else ", infeasible"
+    return _tip(result, trial.evaluation, f"evaluation {number} of {result.evaluations}{infeasible}")
+
+
+def _tip(result: SearchResult, evaluation: Evaluation, head: str) -> list[str]:
+    full = {layer.name: layer.max_rank for layer in result.layers}
+    ranks = [
+        f"{name} {'dense' if rank == full[name] else rank}" for name, rank in evaluation.ranks.items() if name in full
+    ]
+    return [head, f"size ratio {evaluation.size_ratio:.3f}", f"WER {100 * evaluation.wer:.2f} %", *ranks]
 
 
 def learning_chart(result: SearchResult, course: Course) -> Chart:
@@ -178,34 +210,37 @@ def layer_rows(result: SearchResult) -> list[dict[str, Any]]:
 def _draw(path: Path, result: SearchResult, uniform: Sequence[Evaluation]) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.5), constrained_layout=True)
     evaluated = [trial.evaluation for trial in result.history]
-    scatter = axes.scatter(
-        [evaluation.size_ratio for evaluation in evaluated],
-        [100 * evaluation.wer for evaluation in evaluated],
-        c=range(1, len(evaluated) + 1),
-        cmap="viridis",
-        s=18,
-        label="evaluated",
-    )
-    figure.colorbar(scatter, label="evaluation")
-    curve = sorted(uniform, key=lambda evaluation: evaluation.size_ratio)
-    if curve:
-        axes.plot(
-            [evaluation.size_ratio for evaluation in curve],
-            [100 * evaluation.wer for evaluation in curve],
-            "o-",
-            color="tab:gray",
-            markersize=4,
-            label="uniform rank fraction",
-        )
+    wers = [100 * evaluation.wer for evaluation in evaluated]
+    numbers = range(1, len(evaluated) + 1)
     proxy = result.sets["proxy"]
-    axes.plot(result.size_ratio, 100 * proxy.wer_after, "*", color="tab:red", markersize=16, label="chosen")
+    star: dict[str, Any] = {"color": "tab:red", "markersize": 16, "label": "chosen"}
+    if has_one_size(result, uniform):
+        axes.plot(numbers, wers, "o", color="tab:blue", markersize=4, label="evaluated")
+        chosen = [number for number, trial in zip(numbers, result.history, strict=True) if trial.ranks == result.ranks]
+        axes.plot(chosen, [100 * proxy.wer_after] * len(chosen), "*", **star)
+        axes.set_xlabel(f"unique evaluations, all at size ratio {result.size_ratio:.2f}")
+    else:
+        sizes = [evaluation.size_ratio for evaluation in evaluated]
+        scatter = axes.scatter(sizes, wers, c=numbers, cmap="viridis", s=18, label="evaluated")
+        figure.colorbar(scatter, label="evaluation")
+        curve = sorted(uniform, key=lambda evaluation: evaluation.size_ratio)
+        if curve:
+            axes.plot(
+                [evaluation.size_ratio for evaluation in curve],
+                [100 * evaluation.wer for evaluation in curve],
+                "o-",
+                color="tab:gray",
+                markersize=4,
+                label="uniform rank fraction",
+            )
+        axes.plot(result.size_ratio, 100 * proxy.wer_after, "*", **star)
+        axes.set_xlabel("size ratio (parameters of the compressed / the original model)")
     axes.axhline(100 * proxy.wer_before, color="black", linewidth=1, linestyle="--", label="original")
     # The logarithmic part keeps broken models in the picture, the linear part separates the good ones.
     axes.set_yscale("symlog", linthresh=10)
     axes.set_ylim(0, None)
     axes.set_yticks([0, 2, 5, 10, 20, 50, 100])
     axes.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
-    axes.set_xlabel("size ratio (parameters of the compressed / the original model)")
     axes.set_ylabel("WER on the proxy set, % (logarithmic above 10)")
     axes.set_title(f"{result.config['title']}: {result.evaluations} evaluations")
     figure.legend(loc="outside lower center", ncols=4, frameon=False)

@@ -24,12 +24,12 @@ __all__ = [
     "data_folder",
     "embedded_speech",
     "folder_speech",
-    "heard",
     "require_recognition",
     "require_spelling",
+    "speaker_overlap",
 ]
 
-HOPELESS = 0.8
+HIGHEST_WER = 0.8
 """A WER of the original, a fraction, above which model and transcripts do not fit together."""
 
 PARTS = ("proxy", "dev", "test")
@@ -151,7 +151,7 @@ def describe(folder: SpeechFolder, parts: Mapping[str, Sequence[int]]) -> str:
     return f"Of {len(folder)} utterances in {folder.folder}, {used} are used: {sizes}. {held_out}"
 
 
-def heard(speech: SpeechFolder | None, test: Set[str]) -> str:
+def speaker_overlap(speech: SpeechFolder | None, test: Set[str]) -> str:
     """Return a sentence on how many speakers of test occur, by name, in the training speech; empty without training."""
     if speech is None:
         return ""
@@ -225,14 +225,14 @@ def require_recognition(model: CompressibleModel, utterances: Sequence[Utterance
         The time of the recognition, seconds.
 
     Raises:
-        ValueError: The WER is above `HOPELESS`.
+        ValueError: The WER is above `HIGHEST_WER`.
     """
     begun = time.perf_counter()
     hypotheses = recognise_all(model, utterances)
     seconds = time.perf_counter() - begun
     pairs = [(model.normalise(u.text), model.normalise(h.text)) for u, h in zip(utterances, hypotheses, strict=True)]
     edits, words = (sum(column) for column in zip(*(word_edits(*pair) for pair in pairs), strict=True))
-    if edits > HOPELESS * words:
+    if edits > HIGHEST_WER * words:
         reference, hypothesis = pairs[0]
         raise ValueError(
             f"the original model gets {100 * edits / words:.0f} % of the words wrong: are data and transcripts what it "

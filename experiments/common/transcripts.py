@@ -58,9 +58,9 @@ def changed_transcripts(result: SearchResult, utterances: Sequence[Utterance]) -
     chosen = [utterances[index] for index in order[:SHOWN] if changes[index]]
     if not chosen:
         return []
-    heard = [recognise_all(model, chosen) for model in (result.original, result.model)]
+    hypotheses = [recognise_all(model, chosen) for model in (result.original, result.model)]
     left, found = SOUND, []
-    for utterance, before, after in zip(chosen, *heard, strict=True):
+    for utterance, before, after in zip(chosen, *hypotheses, strict=True):
         reference, original, compressed = (
             result.original.normalise(text) for text in (utterance.text, before.text, after.text)
         )
@@ -78,10 +78,10 @@ def compare_words(reference: str, hypothesis: str) -> Words:
     output = jiwer.process_words(reference, hypothesis)
     found: Words = []
     for chunk in output.alignments[0]:
-        said = output.references[0][chunk.ref_start_idx : chunk.ref_end_idx]
-        heard = output.hypotheses[0][chunk.hyp_start_idx : chunk.hyp_end_idx]
+        spoken = output.references[0][chunk.ref_start_idx : chunk.ref_end_idx]
+        recognised = output.hypotheses[0][chunk.hyp_start_idx : chunk.hyp_end_idx]
         kind = {"equal": "right", "delete": "missing"}.get(chunk.type, "wrong")
-        found.append((kind, " ".join(said if kind == "missing" else heard)))
+        found.append((kind, " ".join(spoken if kind == "missing" else recognised)))
     return found
 
 

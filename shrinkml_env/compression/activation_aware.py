@@ -65,7 +65,7 @@ class ActivationAwareSVD(WhitenedSVD):
 
     Raises:
         ValueError: There is no speech, the damping is too small, a matrix is not a parameter of the model, the model
-            cannot tell probabilities for `weigh_rows`, or something holds NaN or infinity.
+            does not predict probabilities for `weigh_rows`, or something holds NaN or infinity.
     """
 
     name = "activation_aware"

@@ -14,17 +14,17 @@ from shrinkml_env.compression.canonical import one_thread
 from shrinkml_env.compression.modules import LOW_RANK_MODULES, module_matrices
 from shrinkml_env.compression.protocol import CompressibleModel
 from shrinkml_env.compression.svd import weights_of
-from shrinkml_env.progress import watched
+from shrinkml_env.progress import track
 
 __all__ = ["second_moments"]
 
 
-_TOGETHER = 512
-"""Vectors that are multiplied together: a decoder's come one by one."""
+_CHUNK = 512
+"""The number of vectors to collect before their products are computed: a decoder's come one by one."""
 
 
-class _Seen:
-    """Sums over everything that one matrix has been multiplied with.
+class _InputMoments:
+    """The sums from which the second moment of one matrix's inputs is computed.
 
     Attributes:
         products: Sum of x x^T, float64, (columns, columns); None if there was no x.
@@ -36,35 +36,35 @@ class _Seen:
         self.products: Tensor | None = None
         self.positions = 0
         self.lookups: Tensor | None = None
-        self._waiting: list[Tensor] = []
-        self._num_waiting = 0
+        self._pending: list[Tensor] = []
+        self._num_pending = 0
 
     def add(self, inputs: Tensor, rows: int) -> None:
-        """Vectors, (positions, columns), or integers: rows that were looked up, (positions,)."""
+        """Add inputs: vectors, (positions, columns), or integers, the rows that were looked up, (positions,)."""
         if not inputs.is_floating_point():
             counts = torch.bincount(inputs, minlength=rows).double()
             self.lookups = counts if self.lookups is None else self.lookups + counts
             return
         # A copy: the model may write over its activations.
-        self._waiting.append(inputs.to(torch.float64, copy=True))
-        self._num_waiting += len(inputs)
-        if self._num_waiting >= _TOGETHER:
+        self._pending.append(inputs.to(torch.float64, copy=True))
+        self._num_pending += len(inputs)
+        if self._num_pending >= _CHUNK:
             self._multiply()
 
     def _multiply(self) -> None:
-        vectors = torch.cat(self._waiting)
+        vectors = torch.cat(self._pending)
         products = vectors.T @ vectors
         self.products = products if self.products is None else self.products + products
         self.positions += len(vectors)
-        self._waiting.clear()
-        self._num_waiting = 0
+        self._pending.clear()
+        self._num_pending = 0
 
     def moment(self) -> Tensor | None:
-        """See `second_moments`."""
-        if self._num_waiting:
+        """Return the second moment, see `second_moments`; None if there was no input."""
+        if self._num_pending:
             self._multiply()
         if self.products is None:
-            # Add-one smoothing: a word that the calibration speech lacks will be said all the same.
+            # Add-one smoothing: words that the calibration speech lacks occur in other speech.
             return None if self.lookups is None else ((self.lookups + 1) / (self.lookups + 1).sum()).cpu()
         moment = self.products / self.positions
         if self.lookups is not None:
@@ -75,7 +75,7 @@ class _Seen:
 def second_moments(
     model: CompressibleModel, waveforms: Sequence[Tensor], matrices: Iterable[str] | None = None
 ) -> dict[str, Tensor]:
-    """E[x x^T], not centred, of the vectors x that each matrix is multiplied with, while a model recognises speech.
+    """Return E[x x^T], not centred, of the vectors x that each matrix is multiplied with while a model runs.
 
     A matrix that is looked up (an embedding) is multiplied with one-hot vectors from the left; their moment is
     diagonal and holds the frequencies of the rows, which are estimated with add-one smoothing.
@@ -102,32 +102,34 @@ def second_moments(
     """
     network = cast(nn.Module, model)
     if network.training:
-        raise ValueError("the model is in training mode, in which dropout changes what its matrices see: call eval()")
-    wanted = {id(weight): (matrix, _Seen()) for matrix, weight in weights_of(model, matrices)}
+        raise ValueError(
+            "the model is in training mode, in which dropout changes the inputs of its matrices: call eval()"
+        )
+    wanted = {id(weight): (matrix, _InputMoments()) for matrix, weight in weights_of(model, matrices)}
 
-    def watch(module: nn.Module) -> Callable[..., None]:
+    def hook_of(module: nn.Module) -> Callable[..., None]:
         matrix_inputs = LOW_RANK_MODULES[type(module)].matrix_inputs
         signature = inspect.signature(module.forward)
         parameters = dict(module.named_parameters(remove_duplicate=False))
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
             inputs = matrix_inputs(module, signature.bind(*args, **kwargs).arguments, output)
-            for name, seen in inputs.items():
+            for name, vectors in inputs.items():
                 matrix, sums = wanted.get(id(parameters.get(name)), (None, None))
                 if matrix is not None and sums is not None:
-                    sums.add(seen, matrix.rows)
+                    sums.add(vectors, matrix.rows)
 
         return hook
 
     handles: list[RemovableHandle] = [
         # Before hooks that change the output.
-        module.register_forward_hook(watch(module), prepend=True, with_kwargs=True)
+        module.register_forward_hook(hook_of(module), prepend=True, with_kwargs=True)
         for module in network.modules()
         if module_matrices(module)
     ]
     try:
         with one_thread():
-            for waveform in watched(waveforms, "calibrating", "utterance"):
+            for waveform in track(waveforms, "calibrating", "utterance"):
                 model.recognise([waveform])
             moments = {matrix.name: sums.moment() for matrix, sums in wanted.values()}
     finally:

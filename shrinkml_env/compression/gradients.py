@@ -15,7 +15,7 @@ from shrinkml_env.compression.canonical import one_thread
 from shrinkml_env.compression.layers import Layer
 from shrinkml_env.compression.protocol import CompressibleModel, PredictiveModel
 from shrinkml_env.compression.svd import weights_of
-from shrinkml_env.progress import watched
+from shrinkml_env.progress import track
 
 __all__ = ["SampledGradients", "row_weights", "sampled_gradients"]
 
@@ -41,9 +41,9 @@ def sampled_gradients(
 ) -> Iterator[SampledGradients]:
     """Yield for each utterance gradients of the log-probability of units that the model itself has drawn.
 
-    The model is told its own transcript, and every unit is drawn from the distribution that it predicts there. The mean
-    of the gradients' outer products is the Fisher information, whose quadratic form is the second-order expansion of
-    the divergence KL(p || q) that a change of the weights brings about.
+    The decoder is teacher-forced with the model's own transcript, and each unit is drawn from the distribution that the
+    model predicts there. The mean of the gradients' outer products is the Fisher information, whose quadratic form is
+    the second-order expansion of the divergence KL(p || q) that a change of the weights brings about.
 
     Args:
         model: An uncompressed `PredictiveModel` in evaluation mode; not changed.
@@ -53,12 +53,12 @@ def sampled_gradients(
         seed: Of the draws.
 
     Raises:
-        ValueError: The model cannot tell the probabilities of its transcripts, or `draws` is no number of at least 1.
+        ValueError: The model does not predict probabilities of its transcripts, or `draws` is no number of at least 1.
     """
     draws = whole_number("draws", draws, least=1)
     if not isinstance(model, PredictiveModel):
         raise ValueError(
-            f"a {type(model).__name__} cannot tell how probable a transcript is: it lacks the method `predict` of "
+            f"a {type(model).__name__} does not predict how probable a transcript is: it lacks the method `predict` of "
             "shrinkml_env.compression.PredictiveModel"
         )
     matrices = {matrix.name: [block.name for block in matrix.blocks] for layer in layers for matrix in layer.matrices}
@@ -68,7 +68,7 @@ def sampled_gradients(
     for weight in frozen:
         weight.requires_grad_(True)
     try:
-        for waveform in watched(waveforms, "taking gradients", "utterance"):
+        for waveform in track(waveforms, "taking gradients", "utterance"):
             with _differentiable():
                 (text,) = [hypothesis.text for hypothesis in model.recognise([waveform])]
                 state = model.begin([waveform])

@@ -13,7 +13,7 @@ from shrinkml_env.compression.factors import Factors, order_dtype
 from shrinkml_env.compression.layers import FactorForm, Layer, Matrix, arrange_layers
 from shrinkml_env.compression.pivoting import column_order, interpolation
 from shrinkml_env.compression.protocol import CompressibleModel
-from shrinkml_env.progress import watched
+from shrinkml_env.progress import track
 
 __all__ = ["SVD", "WhitenedSVD", "kept_energy", "weights_of"]
 
@@ -65,7 +65,7 @@ class WhitenedSVD:
         self._pivoting: set[str] = set()
         self._orders: dict[tuple[str, int], Tensor] = {}
         with one_thread(), torch.no_grad():
-            for matrix in watched(_named(self.layers, matrices), "factoring", "matrix"):
+            for matrix in track(_named(self.layers, matrices), "factoring", "matrix"):
                 root, weights = roots.get(matrix.name), rows.get(matrix.name)
                 values, left, right = _decompose(_dense(model, matrix), root, weights)
                 self.singular_values[matrix.name] = values

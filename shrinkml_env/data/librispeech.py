@@ -71,7 +71,7 @@ def _num_samples(path: str | Path) -> int:
     if header.frames < 1:
         raise ValueError(f"{path}: holds no sample: remove it, and its line in the transcript")
     if header.frames > _ENDLESS:
-        raise ValueError(f"{path}: its header does not tell how long it is; ffmpeg -i IN OUT makes it")
+        raise ValueError(f"{path}: its header does not give its length; ffmpeg -i IN OUT makes it")
     missing = _missing_bytes(path)
     if missing > 0:
         raise ValueError(f"{path}: cut off, {missing} bytes of its samples are missing: copy or record it again")

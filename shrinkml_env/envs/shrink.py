@@ -90,7 +90,7 @@ class ShrinkEnv(gym.Env[Any, Any]):
     | `constraint` | effect | options |
     | --- | --- | --- |
     | `"none"` | every configuration is feasible | |
-    | `"check"` | nothing is changed, `info["feasible"]` tells whether the budget was met | `budget`, `resource="size"` or `"macs"` |
+    | `"check"` | nothing is changed, `info["feasible"]` says whether the budget was met | `budget`, `resource="size"` or `"macs"` |
     | `"clip"` | a rank is replaced as soon as the remaining layers would no longer fit, by a smaller one where one fits | the same |
     | `"mask"` | as `"clip"`, for agents that keep to `action_masks()`: discrete actions only | the same |
     | `"decrement"` | after the last decision each layer in turn goes to its next cheaper candidate until the budget is met | the same |

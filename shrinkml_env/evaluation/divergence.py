@@ -72,7 +72,7 @@ class DivergenceMeasurer(Measurer):
     ) -> None:
         if not isinstance(model, PredictiveModel):
             raise ValueError(
-                f"a {type(model).__name__} cannot tell its distributions of the next unit, so no divergence can be "
+                f"a {type(model).__name__} does not predict distributions of the next unit, so no divergence can be "
                 "measured: it lacks the method `predict` of shrinkml_env.compression.PredictiveModel; take a reward of "
                 "the WER"
             )

@@ -96,7 +96,7 @@ class Unconstrained(Constraint):
 
 
 class Budget(Constraint):
-    """A budget limits the cost of the whole model; it is only checked: ``info["feasible"]`` tells whether it was met.
+    """A budget limits the cost of the whole model; it is only checked: ``info["feasible"]`` says whether it was met.
 
     Attributes:
         budget: The largest share of the original's cost, in (0, 1].

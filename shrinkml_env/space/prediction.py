@@ -114,11 +114,11 @@ def predict_damage(
         seed: Of the draws.
 
     Raises:
-        ValueError: The model cannot tell the probabilities of its transcripts, or the factorisation has no triplets.
+        ValueError: The model does not predict probabilities of its transcripts, or the factorisation has no triplets.
     """
     if not isinstance(factorisation, _Nested):
         raise ValueError(
-            f"factorisation {factorisation.name!r} does not tell the triplets that its products are sums of"
+            f"factorisation {factorisation.name!r} does not give the triplets that its products are sums of"
         )
     names = [matrix.name for layer in factorisation.layers for matrix in layer.matrices]
     triplets = {name: tuple(factor.float() for factor in factorisation.triplets(name)) for name in names}

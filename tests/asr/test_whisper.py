@@ -90,7 +90,7 @@ def test_predictions_are_those_of_transformers(model, utterances):
 
 def test_parts_of_a_long_utterance_have_no_transcripts(model):
     long = [torch.zeros(31 * 16_000)]
-    with pytest.raises(ValueError, match=r"of 31\.0 s is heard in parts"), torch.inference_mode():
+    with pytest.raises(ValueError, match=r"of 31\.0 s is recognised in parts"), torch.inference_mode():
         model.predict(long, model.begin(long), ["a text"])
 
 

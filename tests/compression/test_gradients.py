@@ -65,7 +65,7 @@ def test_weights_of_rows():
 
 
 def test_a_model_that_tells_no_probabilities_is_refused():
-    with pytest.raises(ValueError, match=r"a TinyCTC cannot tell how probable a transcript is: it lacks .* `predict`"):
+    with pytest.raises(ValueError, match=r"a TinyCTC does not predict how probable .* lacks .* `predict`"):
         ActivationAwareSVD(TinyCTC(), tones(2), weigh_rows=True)
 
 

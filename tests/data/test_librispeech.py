@@ -227,7 +227,7 @@ def test_a_flac_of_unknown_length(tmp_path):
     content[21] &= 0xF0
     content[22:26] = bytes(4)
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"streamed\.flac: its header does not tell how long it is"):
+    with pytest.raises(ValueError, match=r"streamed\.flac: its header does not give its length"):
         read_waveform(path)
 
 

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 
 import shrinkml_env
-from shrinkml_env.data import SHIPPED_SETS
-from tests.helpers.pages import ROOT, blocks
+from tests.helpers.pages import NOTEBOOKS, ROOT, blocks, cells
 from tests.helpers.processes import python
 
 SPEECH = Path(shrinkml_env.__file__).parent / "assets" / "speech"
 
-pytestmark = pytest.mark.docs
+pytestmark = [pytest.mark.docs, pytest.mark.usefixtures("few_utterances")]
 
 PAGES = (
     "docs/actions.md",
@@ -164,12 +163,20 @@ LINKING = (
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md")),
+    *NOTEBOOKS,
 )
+
+
+def text_of(page):
+    """What a page says; of a notebook, its Markdown."""
+    if page.suffix == ".ipynb":
+        return "\n".join(cell["source"] for cell in cells(page) if cell["cell_type"] == "markdown")
+    return page.read_text()
 
 
 def slugs(page):
     """The names by which GitHub, and MyST, know the headings of a page."""
-    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^```.*?^```", "", text_of(page), flags=re.MULTILINE | re.DOTALL)
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
@@ -182,7 +189,7 @@ def test_a_headings_slug_is_githubs(tmp_path):
 @pytest.mark.parametrize("page", LINKING)
 def test_links_lead_somewhere(page):
     page = ROOT / page
-    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+    for target in re.findall(r"\]\(([^)]+)\)", text_of(page)):
         if target.startswith("http"):
             continue
         name, _, anchor = target.partition("#")

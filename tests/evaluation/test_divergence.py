@@ -92,5 +92,5 @@ def test_on_other_utterances():
 def test_which_models_can():
     assert isinstance(MODEL, PredictiveModel)
     texts = [Utterance("0", "s", tones(1)[0], "call")]
-    with pytest.raises(ValueError, match=r"a TinyCTC cannot tell its distributions .* lacks the method `predict`"):
+    with pytest.raises(ValueError, match=r"a TinyCTC does not predict distributions .* lacks the method `predict`"):
         Evaluator(TinyCTC(), texts, divergence=True)

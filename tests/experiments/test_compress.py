@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from experiments.common.environment import make_environment
-from experiments.common.speech import calibrate_on, heard
+from experiments.common.speech import calibrate_on, speaker_overlap
 from experiments.compress import compose_search, compress, prepare
 from experiments.validate import validate
 from shrinkml_env import Ledger, load_compressed
@@ -259,6 +259,6 @@ def test_as_it_is_typed(data):
 
 def test_speakers_of_test_that_are_trained_on_are_told(data):
     speech = SpeechFolder(data.parent, data.name)
-    assert heard(None, {"11"}) == ""
-    assert heard(speech, {"21", "22"}) == " No speaker of test is in the speech that is trained on."
-    assert heard(speech, {"21", "13", "11"}).startswith(" 2 of test's 3 speakers are, by name, in the speech")
+    assert speaker_overlap(None, {"11"}) == ""
+    assert speaker_overlap(speech, {"21", "22"}) == " No speaker of test is in the speech that is trained on."
+    assert speaker_overlap(speech, {"21", "13", "11"}).startswith(" 2 of test's 3 speakers are, by name, in the speech")

@@ -68,13 +68,13 @@ def report(tmp_path):
 
 def test_the_mouse_shows_ranks(open_page, report):
     page = open_page(report)
-    assert page.locator("#sizes canvas").count() == page.locator("#learning canvas").count() == 1
+    assert page.locator("#wers canvas").count() == page.locator("#learning canvas").count() == 1
     # The smallest model is at the left edge, and has the highest WER: of an axis that ends a tenth above it.
-    shown = hover(page, "sizes", 0, 0.1)
+    shown = hover(page, "wers", 0, 0.1)
     assert shown.startswith("evaluation 1 of 3")
     assert "WER 11.56 %" in shown
     assert "output 10" in shown
-    assert hover(page, "sizes", 0.5, 0.02) is None
+    assert hover(page, "wers", 0.5, 0.02) is None
     # The first reward is the lowest.
     assert hover(page, "learning", 0, 0.9).startswith("evaluation 1")
 

@@ -62,5 +62,5 @@ def test_small_damage_is_the_divergence():
 
 
 def test_what_cannot_be_predicted():
-    with pytest.raises(ValueError, match="a TinyCTC cannot tell how probable a transcript is"):
+    with pytest.raises(ValueError, match="a TinyCTC does not predict how probable a transcript is"):
         predict_damage(TinyCTC(), SVD(TinyCTC()), tones(2))

@@ -155,7 +155,7 @@ class HuggingFaceWhisper(HuggingFaceSeq2Seq):
         if len(state) > len(waveforms):
             longest = max(waveform.numel() for waveform in waveforms) / 16_000
             raise ValueError(
-                f"an utterance of {longest:.1f} s is heard in parts, which have no transcripts of their own: the "
+                f"an utterance of {longest:.1f} s is recognised in parts, which have no transcripts of their own: the "
                 "divergence is for utterances of at most 30 s; leave out longer ones, or take a reward of the WER"
             )
         # Whisper's texts begin with a space, which `recognise` strips.

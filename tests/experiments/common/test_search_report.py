@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,14 @@ from stable_baselines3 import PPO
 
 from experiments.common.course import SEARCH, Course, EpisodeReturns
 from experiments.common.page import front
-from experiments.common.search_report import layer_rows, learning_chart, size_chart, write_report
+from experiments.common.search_report import (
+    has_one_size,
+    layer_rows,
+    learning_chart,
+    size_chart,
+    wer_chart,
+    write_report,
+)
 from experiments.common.transcripts import changed_transcripts, compare_words
 from shrinkml_env import Ledger
 from shrinkml_env.sb3 import BudgetCallback
@@ -38,6 +46,33 @@ def test_the_chart_of_sizes():
     assert tip[:3] == ["evaluation 1 of 3", "size ratio 0.922", "WER 11.56 %"]
     # The gate is none of the search's layers.
     assert tip[3:] == ["frontend dense", "encoder.0 dense", "encoder.1 dense", "bridge dense", "output 10"]
+
+
+def test_the_chart_of_wers():
+    chart = wer_chart(make_result())
+    assert xy(chart, "evaluated") == [(1, 11.5625), (2, 3.125), (3, 3.125)]
+    assert xy(chart, "chosen") == [(2, 3.125)]
+    assert xy(chart, "original") == [(1, 3.125), (3, 3.125)]
+    assert chart["series"][1]["points"][0]["tip"][0] == "evaluation 1 of 3"
+
+
+def test_one_size():
+    # 56400, 58040 and 61160 of 61160 parameters.
+    first, second, third = make_result().history
+    near = replace(second, evaluation=replace(second.evaluation, size_ratio=second.evaluation.size_ratio + 0.009))
+    assert has_one_size(make_result(history=(second, near)), [])
+    assert not has_one_size(make_result(history=(first, second)), [])
+    assert not has_one_size(make_result(history=(second, near)), [third.evaluation])
+    assert not has_one_size(make_result(history=(second,)), [])
+
+
+def test_the_page_of_one_size(tmp_path):
+    _, second, _ = make_result().history
+    write_report(tmp_path, make_result(history=(second, second)), Course())
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "WER of each evaluation" in page
+    assert "WER against size" not in page
+    assert (tmp_path / "search.png").exists()
 
 
 def test_the_front():
@@ -132,7 +167,7 @@ def test_the_page(tmp_path):
     assert "a &lt;search&gt;" in page
     # What is drawn, without the series that have no points.
     (data,) = re.findall('<script type="application/json" id="data">(.*)</script>', page)
-    labels = [series["label"] for series in json.loads(data)["sizes"]["series"]]
+    labels = [series["label"] for series in json.loads(data)["wers"]["series"]]
     assert labels == ["original", "evaluated", "front of these", "chosen"]
     # There is no command outside of commands.
     assert "The command" not in page
