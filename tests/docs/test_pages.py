@@ -26,13 +26,6 @@ PAGES = (
 )
 
 
-@pytest.fixture(autouse=True)
-def few_utterances(monkeypatch):
-    """Every shipped set is four of its utterances: that the code runs takes no more."""
-    for name, options in SHIPPED_SETS.items():
-        monkeypatch.setitem(SHIPPED_SETS, name, {**options, "limit": 4})
-
-
 def test_quantisation(tmp_path, monkeypatch, capsys):
     pytest.importorskip("torchao")
     (code,) = blocks("docs/quantisation.md")
