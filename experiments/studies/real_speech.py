@@ -366,7 +366,8 @@ class Study:
         """Return the cells of what is measured on test: the original's, then those of what was found, in order."""
         complete = set(self.config.complete)
         first = self.methods[0]
-        asked: list[tuple[Method, str, Mapping[str, int], bool]] = [(first, "whole", {}, bool(complete))]
+        scope = next(iter(self.config.scopes))
+        asked: list[tuple[Method, str, Mapping[str, int], bool]] = [(first, scope, {}, bool(complete))]
         for scope, size in dict.fromkeys((one.scope, one.size) for one in found):
             for method in self.methods:
                 seeds = [f for f in found if (f.scope, f.size, f.method) == (scope, size, method.name)]
