@@ -38,12 +38,17 @@ def test_ratios_are_paired():
     assert comparison.per({"fast": 1, "slow": 2}).times_faster("fast", than="slow") == (1.5, 1.0, 2.5)
 
 
+@pytest.fixture(scope="module")
+def dev():
+    return load_utterances("dev")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
-def test_the_embedded_models_transcripts_are_those_of_the_straightforward_way(seed):
+def test_the_embedded_models_transcripts_are_those_of_the_straightforward_way(dev, seed):
     """In batches of any size and order, unit by unit; only a near tie may fall the other way."""
     model = load_model("las_small")
-    utterances = load_utterances("dev")[seed::23]
+    utterances = dev[seed::23]
     generator = np.random.default_rng(seed)
     # Half of the layers dense, so that most models are neither broken nor untouched.
     ranks = {
