@@ -73,6 +73,6 @@ __all__ = [
     "save_compressed",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 register_envs()
