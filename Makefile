@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python -m
+# make test COVERAGE=--cov=shrinkml_env measures the coverage, too, and takes a quarter longer.
+COVERAGE ?=
 QUICK = -n 2 --dist worksteal -m "not slow and not docs and not results"
 
 .PHONY: demo test quick test-oldest lint types unit docs notebooks bench wheel dist clean
@@ -19,7 +21,7 @@ types: $(VENV)/dev
 	$(RUN) mypy
 
 unit: $(VENV)/dev
-	$(RUN) pytest -n 2 --dist worksteal --cov=shrinkml_env
+	$(RUN) pytest -n 2 --dist worksteal $(COVERAGE)
 
 quick: $(VENV)/dev  ## The fast tests, in about a minute: after each change.
 	$(RUN) pytest $(QUICK)

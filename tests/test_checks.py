@@ -48,9 +48,9 @@ def test_a_wrong_number_of_environments(num_envs):
         gym.make_vec("ShrinkML-v0", num_envs=num_envs, model=MODEL, proxy=PROXY, cache=None)
 
 
-@pytest.mark.parametrize("table", ["x", 5, {}])
+@pytest.mark.parametrize("table", [5, {}, None])
 def test_a_wrong_table(table):
-    with pytest.raises(ValueError, match="table must be a Table"):
+    with pytest.raises(ValueError, match="table must be the name or the file of a table, or a Table"):
         gym.make("ShrinkMLTabular-v0", table=table)
 
 

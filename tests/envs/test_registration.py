@@ -67,7 +67,7 @@ def test_defaults(parts):
     assert cache.path == default_cache_path()
     assert parts.pop("factorisation").key == "svd-float32"
     assert parts.pop("tried")[1] == "proxy"
-    limits = {"workers": 1, "memory": 256 * 2**20, "divergence": False}
+    limits = {"workers": 1, "memory": 256 * 2**20, "divergence": False, "dense": ()}
     assert parts == {"model": "las_small", "utterances": "proxy", "granularity": "layer", "device": "cpu", **limits}
 
 

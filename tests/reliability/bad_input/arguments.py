@@ -244,7 +244,7 @@ TABULAR: list[tuple[dict[str, Any], str]] = [
     ({"subset": "x"}, "the table holds no set 'x'; it has proxy, dev, test"),
     ({"model": "las_small"}, "ShrinkMLTabular-v0 has no argument 'model'; its arguments are action, observation"),
     ({"reward": "divergence"}, "needs the divergence from the original, .* a table that holds divergences"),
-    ({"table": "x"}, r"table must be a Table, as Table\.load\(path\) reads one"),
+    ({"table": 5}, "table must be the name or the file of a table, or a Table, got 5"),
 ]
 
 EVALUATORS: list[tuple[dict[str, Any], str]] = [
