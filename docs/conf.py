@@ -78,6 +78,8 @@ intersphinx_mapping = {
 intersphinx_timeout = 5
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["outputs.css"]
 html_title = f"{project} {release}"
 html_theme_options = {"source_repository": repository, "source_branch": "main", "source_directory": "docs/"}
 if repository is None:
