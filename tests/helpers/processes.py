@@ -6,6 +6,7 @@ They are forked from a server that has imported it and done nothing else (multip
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import os
 import runpy
 import subprocess
@@ -16,6 +17,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing import get_context
 from multiprocessing.context import BaseContext
+from multiprocessing.forkserver import _forkserver, ensure_running
 from pathlib import Path
 
 from torch.distributed import TCPStore
@@ -49,7 +51,7 @@ def python(
         arguments: As they are typed.
         cwd: Folder that it runs in; None for this process' own.
         env: All of its environment variables; None for this process' own. Those that Python itself reads at its start,
-            such as PYTHONHASHSEED, have no effect.
+            such as PYTHONHASHSEED, have no effect, and none of them reaches the library's workers.
     """
     (done,) = _run_all(arguments, cwd, [dict(env or os.environ)])
     return done
@@ -85,12 +87,14 @@ def _run_all(
 ) -> list[subprocess.CompletedProcess[str]]:
     """Run one program in each of some environments at once."""
     typed = [str(argument) for argument in arguments]
+    ensure_running()
+    server = _forkserver._forkserver_address
     with tempfile.TemporaryDirectory() as folder:
         outputs = [
             [Path(folder) / f"{name}-{number}" for name in ("stdout", "stderr")] for number in range(len(environments))
         ]
         programs = [
-            FORKED.Process(target=_run, args=(typed, cwd or Path.cwd(), environment, paths))
+            FORKED.Process(target=_run, args=(typed, cwd or Path.cwd(), environment, paths, server))
             for environment, paths in zip(environments, outputs, strict=True)
         ]
         for program in programs:
@@ -106,7 +110,11 @@ def _run_all(
         ]
 
 
-def _run(arguments: list[str], cwd: Path, env: dict[str, str], outputs: list[Path]) -> None:
+def _run(arguments: list[str], cwd: Path, env: dict[str, str], outputs: list[Path], server: str) -> None:
+    # The program has Linux' way of starting processes; those that it spawns come from the same server.
+    multiprocessing.set_start_method("fork", force=True)
+    multiprocessing.get_context = forked_instead
+    _forkserver._forkserver_address, _forkserver.ensure_running = server, lambda: None
     for descriptor, path in zip((1, 2), outputs, strict=True):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
     os.environ.clear()
