@@ -19,7 +19,7 @@ from shrinkml_env.asr import Augmentation, JointCTCAttention
 from shrinkml_env.asr.training import Trainer, TrainingSettings
 from shrinkml_env.compression import ranks_of, round_to_storage
 from tests.helpers.models import TinyCTC
-from tests.helpers.processes import training
+from tests.helpers.processes import python
 from tests.helpers.speech import PLAIN
 
 RANKS = {"encoder.0": 5, "encoder.1": 6, "decoder.lstm": 4}
@@ -274,19 +274,20 @@ def test_bad_stages(configure_training):
 @pytest.mark.slow
 def test_from_the_command_line_in_two_processes(tones, original, seed_model, tmp_path):
     speech = f"{{root: {tones.folder.parent}, subset: train}}"
+    # As users type it; other tests start such processes by `training`.
     command = [
+        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
         *("-m", "experiments.finetune", f"seed_model={seed_model}", f"original={original}", "distillation=original"),
         *("data=synthetic", *(f"data.{name}={speech}" for name in ("train", "dev", "test"))),
         *("training.batch_seconds=2.0", "training.epochs=1", f"outputs={tmp_path / 'runs'}"),
     ]
-    done = training(*command)
-    for process in done:
-        assert process.returncode == 0, process.stderr
+    output = python(*command)
+    assert output.returncode == 0, output.stderr
     (path,) = (tmp_path / "runs").glob("small-distilled-0-*/result.json")
     result = json.loads(path.read_text())
     assert result["training"]["processes"] == 2
     assert 0 < result["training"]["utterances"] <= 9
-    assert str(path.parent) in done[0].stdout
+    assert str(path.parent) in output.stdout
     (row,) = trained_table(tmp_path / "runs").to_dict("records")
     assert row["run"] == path.parent.name
     assert row["test WER % after"] == f"{100 * result['after']['test']['wer']:.2f}"
