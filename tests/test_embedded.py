@@ -146,7 +146,7 @@ def test_the_multi_objective_environment(small):
 
 _EPISODE = """
 import gymnasium as gym
-env = gym.make("shrinkml_env:ShrinkML-v0", cache=None)
+env = gym.make("shrinkml_env:ShrinkML-v0", proxy="proxy-small", cache=None)
 env.reset(seed=3)
 env.action_space.seed(3)
 terminated = False
