@@ -9,7 +9,7 @@ speakers, or on all. Everything found is written to a file, and the same command
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -363,7 +363,10 @@ class Study:
         return cells
 
     def measurements(self, found: Sequence[Found]) -> list[Cell[Part]]:
-        """Return the cells of what is measured on test: the original's, then those of what was found, in order."""
+        """Return the cells of what is measured on test: the original's, then those of what was found, in order.
+
+        What two methods or seeds have found alike is measured once.
+        """
         complete = set(self.config.complete)
         first = self.methods[0]
         scope = next(iter(self.config.scopes))
@@ -389,7 +392,10 @@ class Study:
                     content |= {"ranks": dict(ranks), "granularity": task.search.granularity, "test": part_ids}
                     about = {"method": method.name if ranks else ORIGINAL, "test": subset, "first": part_ids[0]}
                     cells.append(Cell(task, content, about))
-        return cells
+        unique: dict[str, Cell[Part]] = {}
+        for cell in cells:
+            unique.setdefault(cell.key, cell)
+        return list(unique.values())
 
     def checks(self) -> list[Cell[Checked]]:
         """Return the cells of the comparison with transformers: random utterances of both test sets."""
@@ -552,7 +558,13 @@ def main(config: DictConfig) -> None:
     sought = study.sought()
     for cell in sought:
         check(cell.task.search)
-    found = made("real_speech", config, sought, make, lambda result: Found(**result))
+    found = [
+        # Methods of the same settings share a result, under the name that each has in this config.
+        replace(one, method=cell.task.method.name)
+        for cell, one in zip(
+            sought, made("real_speech", config, sought, make, lambda result: Found(**result)), strict=True
+        )
+    ]
     parts_of = study.measurements(found)
     errors = made("real_speech", config, parts_of, make, lambda result: Errors(**result), "test sets")
     equal = made("real_speech", config, study.checks(), make, lambda result: int(result["equal"]), "checks")

@@ -100,6 +100,7 @@ def test_the_command_goes_on_where_it_was_stopped(root, monkeypatch, capsys):
     config.scopes = {"whole": {"dense": ["encoder.0"], "sizes": [0.8]}}
     config.methods = {
         "uniform": {"agent": "uniform", "overrides": ["factorisation=svd"]},
+        "the same": {"agent": "uniform", "overrides": ["factorisation=svd"]},
         "random": {
             "agent": "random",
             "reward": "accuracy",
@@ -111,7 +112,11 @@ def test_the_command_goes_on_where_it_was_stopped(root, monkeypatch, capsys):
     real_speech.main.__wrapped__(config)
     first = capsys.readouterr().out
     results = (root.parent / "outputs" / "results.jsonl").read_text()
+    # Both rules ask for one configuration, which is sought once, measured once, and shown twice.
     assert len(results.splitlines()) == 3 + 4 * 2
+    shown = [line.split() for line in first.splitlines() if line.startswith("whole")]
+    uniform = next(line for line in shown if line[2] == "uniform")
+    assert next(line for line in shown if line[2:4] == ["the", "same"])[4:] == uniform[3:]
     assert "encoder.0" not in results
 
     def never(task):
