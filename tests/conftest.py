@@ -2,6 +2,7 @@ import gc
 import hashlib
 import multiprocessing
 import sys
+from collections import Counter
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
@@ -34,6 +35,12 @@ def pytest_runtest_protocol(item):
     finally:
         if of_coverage:
             sys.settrace(tracer)
+
+
+def pytest_collection_modifyitems(items):
+    """Modules with slow tests come first, so that quick ones are left to share when a worker runs out of tests."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 def pytest_collection_finish():

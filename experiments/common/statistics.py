@@ -181,7 +181,9 @@ def _shares(counts: tuple[int, ...]) -> tuple[NDArray[np.float64], ...]:
 
 
 def in_points(increase: Estimate) -> str:
-    """Format a difference of WERs and its interval in percentage points."""
+    """Format a difference of WERs in percentage points: with its interval, or with the end of a one-sided one."""
+    if increase.low == -np.inf:
+        return f"{100 * increase.value:+.2f} ({100 * increase.high:+.2f})"
     return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * part for part in increase))
 
 

@@ -2,7 +2,7 @@
 
 The speakers of LibriSpeech's dev-clean and dev-other are divided: some calibrate, some are searched on, some choose.
 Rules and searches look for configurations of several sizes of the encoder and of the whole model; what they find is
-measured on test-clean and test-other, part by part: on the first part of each, whose utterances are spread over all
+measured on test-clean and test-other, chunk by chunk: on the first chunk of each, whose utterances are spread over all
 speakers, or on all. Everything found is written to a file, and the same command goes on where it was stopped.
 """
 
@@ -14,25 +14,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-import pandas as pd
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-mpl.use("Agg")
-from matplotlib import pyplot as plt
-
 from experiments.common.command import command
 from experiments.common.compose import compose_config
+from experiments.common.findings import ORIGINAL, Errors, Found, Reported, chosen, draw, pair_table, table
 from experiments.common.kinds import ANYTHING, NAME, list_of, mapping_of, number, whole
 from experiments.common.parts import part
-from experiments.common.report import save_figure
 from experiments.common.results import Cell
 from experiments.common.run_directory import plain
 from experiments.common.searches import evaluator_on
 from experiments.common.speech import calibrate_on
-from experiments.common.statistics import in_points, mean, mean_wer_increase
 from experiments.common.study import Report, made, publish
 from experiments.search import check
 from experiments.studies.tradeoff import found_by_rule, found_by_search
@@ -43,7 +37,6 @@ from shrinkml_env.compression.store import model_content
 from shrinkml_env.data import SAMPLE_RATE, SpeechFolder
 from shrinkml_env.data.split import split, spread
 from shrinkml_env.envs.assembly import make_factorisation
-from shrinkml_env.evaluation.intervals import wer_increase
 from shrinkml_env.files import write_whole
 
 DEV = ("dev-clean", "dev-other")
@@ -52,23 +45,8 @@ TEST = ("test-clean", "test-other")
 SHARES = {"calibration": 0.3, "proxy": 0.3, "dev": 0.4}
 """Purpose -> share of the dev sets' utterances whose speakers serve it."""
 
-ORIGINAL = "the original"
-
 CHECKED = 50
 """Utterances that are compared with transformers in one cell."""
-
-HEAD = (
-    "compressed",
-    "size",
-    "method",
-    "seeds",
-    "of the whole",
-    "multiply-adds",
-    "dev WER %",
-    *(f"{name}: {what}" for name in TEST for what in ("utterances", "WER %", "above the original (95 % below)")),
-)
-
-PAIRS = ("compressed", "size", "method", "beside", *(f"{name}: more WER by (95 %)" for name in TEST))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,43 +92,15 @@ class Sought:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a method has found.
-
-    Attributes:
-        scope: As `Sought`, and so is `size`.
-        size: The largest share of the parameters in question.
-        method: The method's name.
-        seed: The agent's.
-        ranks: Layer name -> rank.
-        size_ratio: Parameters over the original's.
-        macs_ratio: Multiply-adds over the original's, on proxy.
-        evaluations: Unique evaluations on proxy.
-        dev_wer: WER on dev, a fraction, by which seeds are compared; of a rule, which has one configuration, it is not
-            measured.
-    """
-
-    scope: str
-    size: float
-    method: str
-    seed: int
-    ranks: Mapping[str, int]
-    size_ratio: float
-    macs_ratio: float
-    evaluations: int
-    dev_wer: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A configuration to measure on a part of a test set.
+class Measurement:
+    """A configuration to measure on a chunk of a test set.
 
     Attributes:
         search: The config whose model, factorisation and granularity it belongs to.
         ranks: Layer name -> rank.
         root: The folder of the test sets.
         subset: The name of the test set.
-        ids: The utterances of the part.
+        ids: The utterances of the chunk.
     """
 
     search: DictConfig
@@ -158,14 +108,6 @@ class Part:
     root: str
     subset: str
     ids: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Errors:
-    """Word errors, and reference words, of each utterance."""
-
-    edits: Sequence[int]
-    words: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,13 +132,13 @@ def roles(config: DictConfig) -> dict[str, list[str]]:
     }
 
 
-def parts(config: DictConfig, subset: str) -> list[tuple[str, ...]]:
-    """Return a test set's utterances in parts, each spread over all speakers: the ids of each."""
+def chunks(config: DictConfig, subset: str) -> list[tuple[str, ...]]:
+    """Return a test set's utterances in chunks, each spread over all speakers: the ids of each."""
     folder = SpeechFolder(config.root, subset)
     left = list(range(len(folder)))
     found = []
     while left:
-        chosen = spread(left, folder.speakers, config.part)
+        chosen = spread(left, folder.speakers, config.chunk)
         found.append(tuple(folder.ids[index] for index in chosen))
         left = sorted(set(left) - set(chosen))
     return found
@@ -226,11 +168,11 @@ def search_config(
     return search
 
 
-def make(task: Sought | Part | Checked) -> dict[str, Any]:
+def make(task: Sought | Measurement | Checked) -> dict[str, Any]:
     """Return a `Found`, `Errors`, or the number of equal transcripts, as JSON."""
     if isinstance(task, Checked):
         return {"equal": equal_transcripts(task)}
-    if isinstance(task, Part):
+    if isinstance(task, Measurement):
         return measured(task)
     method = task.method
     if method.budget is None:
@@ -255,8 +197,8 @@ def make(task: Sought | Part | Checked) -> dict[str, Any]:
     )
 
 
-def measured(task: Part) -> dict[str, Any]:
-    """Return the `Errors` of one configuration on a part of a test set, as JSON."""
+def measured(task: Measurement) -> dict[str, Any]:
+    """Return the `Errors` of one configuration on a chunk of a test set, as JSON."""
     model, factorisation = _prepared(task.search.model, OmegaConf.to_yaml(task.search.factorisation, resolve=True))
     folder = SpeechFolder(task.root, task.subset)
     places = {name: place for place, name in enumerate(folder.ids)}
@@ -309,7 +251,7 @@ class Study:
     def __init__(self, config: DictConfig) -> None:
         self.config = config
         self.roles = roles(config)
-        self.parts = {subset: parts(config, subset) for subset in TEST}
+        self.chunks = {subset: chunks(config, subset) for subset in TEST}
         folder = Path(config.outputs).absolute() / "speech"
         folder.mkdir(parents=True, exist_ok=True)
         self.files = {purpose: folder / f"{purpose}.txt" for purpose in self.roles}
@@ -362,7 +304,7 @@ class Study:
                     cells.append(Cell(task, {**content, "size": size}, about))
         return cells
 
-    def measurements(self, found: Sequence[Found]) -> list[Cell[Part]]:
+    def measurements(self, found: Sequence[Found]) -> list[Cell[Measurement]]:
         """Return the cells of what is measured on test: the original's, then those of what was found, in order.
 
         What two methods or seeds have found alike is measured once.
@@ -381,25 +323,25 @@ class Study:
         cells = []
         for method, scope, ranks, whole in asked:
             factors = self.described(method, scope, 1).factorisation if ranks else None
-            for subset, ids in self.parts.items():
-                for part_ids in ids if whole else ids[:1]:
-                    task = Part(self.search(method, scope, 1), ranks, self.config.root, subset, part_ids)
+            for subset, ids in self.chunks.items():
+                for chunk in ids if whole else ids[:1]:
+                    task = Measurement(self.search(method, scope, 1), ranks, self.config.root, subset, chunk)
                     content = {
                         "model": self.content,
                         "factorisation": factors,
                         "calibration": self.roles["calibration"],
                     }
-                    content |= {"ranks": dict(ranks), "granularity": task.search.granularity, "test": part_ids}
-                    about = {"method": method.name if ranks else ORIGINAL, "test": subset, "first": part_ids[0]}
+                    content |= {"ranks": dict(ranks), "granularity": task.search.granularity, "test": chunk}
+                    about = {"method": method.name if ranks else ORIGINAL, "test": subset, "first": chunk[0]}
                     cells.append(Cell(task, content, about))
-        unique: dict[str, Cell[Part]] = {}
+        unique: dict[str, Cell[Measurement]] = {}
         for cell in cells:
             unique.setdefault(cell.key, cell)
         return list(unique.values())
 
     def checks(self) -> list[Cell[Checked]]:
         """Return the cells of the comparison with transformers: random utterances of both test sets."""
-        ids = sorted(name for of_set in self.parts.values() for part_ids in of_set for name in part_ids)
+        ids = sorted(name for of_set in self.chunks.values() for chunk in of_set for name in chunk)
         drawn = [ids[index] for index in np.random.default_rng(0).permutation(len(ids))[: self.config.checked]]
         tasks = [tuple(drawn[start : start + CHECKED]) for start in range(0, len(drawn), CHECKED)]
         return [
@@ -413,30 +355,10 @@ def searching(options: DictConfig) -> tuple[Any, ...]:
     return (options.reward, options.budget) if "budget" in options else ()
 
 
-def chosen(seeds: Sequence[Found]) -> Found:
-    """The one of several that is best on dev; of equals the smaller model."""
-    return min(seeds, key=lambda found: (found.dev_wer or 0.0, found.size_ratio, found.seed))
-
-
-@dataclass(frozen=True, slots=True)
-class Reported:
-    """A configuration that was found, with its errors on the test sets, and the original's on the same utterances.
-
-    Attributes:
-        found: The configuration; None is the original.
-        errors: Name of the test set -> errors.
-        before: Name of the test set -> the original's errors.
-    """
-
-    found: Found | None
-    errors: Mapping[str, Errors]
-    before: Mapping[str, Errors]
-
-
 def reported(
-    study: Study, found: Sequence[Found], cells: Sequence[Cell[Part]], results: Sequence[Errors]
+    study: Study, found: Sequence[Found], cells: Sequence[Cell[Measurement]], results: Sequence[Errors]
 ) -> list[Reported]:
-    """Join the parts of each configuration: the original first, then `found`, in order."""
+    """Join the chunks of each configuration: the original first, then `found`, in order."""
     joined: dict[str, dict[str, Errors]] = {}
     for cell, result in zip(cells, results, strict=True):
         task = cell.task
@@ -449,104 +371,19 @@ def reported(
         (method,) = [m for m in study.methods if (m.name, m.seed) == (one.method, one.seed)]
         factors = OmegaConf.to_yaml(study.search(method, one.scope, 1).factorisation)
         errors = joined[str((sorted(one.ranks.items()), factors))]
-        same = {
-            name: Errors(before[name].edits[: len(part.edits)], before[name].words[: len(part.edits)])
-            for name, part in errors.items()
-        }
+        same = {name: before[name].first(len(of_set.edits)) for name, of_set in errors.items()}
         rows.append(Reported(one, errors, same))
     return rows
-
-
-def table(rows: Sequence[Reported]) -> pd.DataFrame:
-    """Return a row for each scope, size and method: of several seeds the one that dev chooses."""
-    shown: list[tuple[str, ...]] = []
-    for row in rows:
-        measured_on = [_on_test(row.errors[name], row.before[name], row.found is not None) for name in TEST]
-        results = [text for texts in measured_on for text in texts]
-        found = row.found
-        if found is None:
-            shown.append(("", "1", ORIGINAL, "", "1.000", "1.000", "", *results))
-            continue
-        seeds = [other.found for other in rows if other.found and _which(other.found) == _which(found)]
-        if found is not chosen(seeds):
-            continue
-        shown.append(
-            (
-                found.scope,
-                f"{found.size:g}",
-                found.method,
-                str(len(seeds)),
-                f"{found.size_ratio:.3f}",
-                f"{found.macs_ratio:.3f}",
-                "" if found.dev_wer is None else f"{100 * found.dev_wer:.2f}",
-                *results,
-            )
-        )
-    return pd.DataFrame(shown, columns=list(HEAD))
-
-
-def _which(found: Found) -> tuple[str, float, str]:
-    return found.scope, found.size, found.method
-
-
-def _on_test(errors: Errors, before: Errors, compared: bool) -> tuple[str, str, str]:
-    wer = f"{100 * sum(errors.edits) / sum(errors.words):.2f}"
-    if not compared:
-        return f"{len(errors.words):,}", wer, ""
-    more = wer_increase(errors.edits, before.edits, errors.words, one_sided=True)
-    return f"{len(errors.words):,}", wer, f"{100 * more.value:+.2f} ({100 * more.high:+.2f})"
-
-
-def pair_table(rows: Sequence[Reported], rivals: Sequence[str]) -> pd.DataFrame:
-    """Return for each scope and size how much more WER each method has than its rivals, in the mean of its seeds."""
-    shown: list[tuple[str, ...]] = []
-    kept = [row for row in rows if row.found is not None]
-    for which in dict.fromkeys(_which(row.found) for row in kept if row.found):
-        ours = [row for row in kept if row.found and _which(row.found) == which]
-        for rival in rivals:
-            theirs = [row for row in kept if row.found and _which(row.found) == (*which[:2], rival)]
-            if theirs and rival != which[2]:
-                beside = []
-                for name in TEST:
-                    count = min(len(row.errors[name].words) for row in (*ours, *theirs))
-                    one, other = ([row.errors[name].edits[:count] for row in group] for group in (ours, theirs))
-                    beside.append(in_points(mean_wer_increase(one, other, ours[0].errors[name].words[:count])))
-                shown.append((which[0], f"{which[1]:g}", which[2], rival, *beside))
-    return pd.DataFrame(shown, columns=list(PAIRS))
-
-
-def draw(path: Path, rows: Sequence[Reported]) -> None:
-    """Draw the WER on each test set against the share of the encoder's parameters, or of all, method by method."""
-    kept = [row for row in rows if row.found is not None]
-    scopes = list(dict.fromkeys(row.found.scope for row in kept if row.found))
-    figure, panels = plt.subplots(len(scopes), len(TEST), figsize=(11, 4.5 * len(scopes)), constrained_layout=True)
-    for axes, (scope, name) in zip(np.ravel(panels), [(s, t) for s in scopes for t in TEST], strict=True):
-        of_scope = [row for row in kept if row.found and row.found.scope == scope]
-        for place, method in enumerate(dict.fromkeys(row.found.method for row in of_scope if row.found)):
-            line = [
-                (row.found.size, 100 * sum(row.errors[name].edits) / sum(row.errors[name].words))
-                for row in of_scope
-                if row.found and row.found.method == method
-            ]
-            sizes = sorted({size for size, _ in line})
-            wers = [mean([wer for size, wer in line if size == at]).value for at in sizes]
-            axes.plot(sizes, wers, "o-", color=f"C{place % 10}", label=method, markersize=3)
-        before = rows[0].before[name]
-        axes.axhline(100 * sum(before.edits) / sum(before.words), color="black", linestyle="--", linewidth=0.8)
-        axes.set(title=f"{scope}, {name}", xlabel=f"share of the parameters ({scope})", ylabel="WER %", yscale="log")
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize=7)
-    save_figure(figure, path, dpi=120)
 
 
 @command(
     "real_speech",
     base=list_of(NAME, least=0),
     checked=whole(0),
+    chunk=whole(1),
     complete=list_of(NAME, least=0),
     longest=number(above=0),
     methods=mapping_of(mapping_of(ANYTHING)),
-    part=whole(1),
     rivals=list_of(NAME, least=0),
     root=NAME,
     scopes=mapping_of(mapping_of(ANYTHING)),
@@ -565,10 +402,10 @@ def main(config: DictConfig) -> None:
             sought, made("real_speech", config, sought, make, lambda result: Found(**result)), strict=True
         )
     ]
-    parts_of = study.measurements(found)
-    errors = made("real_speech", config, parts_of, make, lambda result: Errors(**result), "test sets")
+    measurements = study.measurements(found)
+    errors = made("real_speech", config, measurements, make, lambda result: Errors(**result), "test sets")
     equal = made("real_speech", config, study.checks(), make, lambda result: int(result["equal"]), "checks")
-    rows = reported(study, found, parts_of, errors)
+    rows = reported(study, found, measurements, errors)
     checked = f"transcripts of the original that equal those of transformers: {sum(equal)} of {config.checked}"
     notes = [checked] if equal else []
     report = Report([table(rows), pair_table(rows, config.rivals)], lambda path: draw(path, rows), notes)

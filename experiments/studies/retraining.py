@@ -178,7 +178,7 @@ def table(results: Sequence[Trained], original: Sequence[int], by_hand: Sequence
                 f"{_wer(one.untrained, one.words):.2f}",
                 f"{100 * one.dev_wer:.2f}",
                 f"{_wer(one.edits, one.words):.2f}",
-                f"{100 * lost.value:+.2f} ({100 * lost.high:+.2f})",
+                in_points(lost),
                 "" if one is dense else _more(one, dense),
                 "" if rival is None or one.ranks in by_hand else _more(one, rival),
                 f"{one.int8_bytes / 1e6:.2f}",

@@ -258,7 +258,7 @@ def _measured(kept: Sequence[Chosen], best: Chosen | None, rival: Chosen | None)
         beside_mean if len(kept) > 1 else "",
         f"{best.size_ratio:.3f}",
         f"{100 * best.test_wer:.2f}",
-        f"{100 * lost.value:+.2f} ({100 * lost.high:+.2f})",
+        in_points(lost),
         beside,
     )
 

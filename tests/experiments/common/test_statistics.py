@@ -11,6 +11,7 @@ from experiments.common.statistics import (
     hypervolume,
     hypervolumes,
     improvement,
+    in_points,
     iqm,
     iqm_curve,
     mean,
@@ -18,7 +19,7 @@ from experiments.common.statistics import (
     mean_wer_increase,
     profile,
 )
-from shrinkml_env.evaluation.intervals import wer_increase
+from shrinkml_env.evaluation.intervals import Estimate, wer_increase
 
 RNG = np.random.default_rng(0)
 
@@ -163,3 +164,9 @@ def test_no_interval_from_one_utterance():
     change = wer_increase([2], [1], [4])
     assert change.value == 0.25
     assert np.isnan([change.low, change.high]).all()
+
+
+def test_increases_in_percentage_points():
+    assert in_points(Estimate(0.0123, -0.001, 0.025)) == "+1.23 [-0.10, +2.50]"
+    assert in_points(Estimate(-0.0123, -np.inf, 0.025)) == "-1.23 (+2.50)"
+    assert in_points(Estimate(0.25, np.nan, np.nan)) == "+25.00 [+nan, +nan]"

@@ -5,20 +5,7 @@ import pytest
 import shrinkml_env
 from experiments.common.compose import compose_config
 from experiments.studies import real_speech
-from experiments.studies.real_speech import (
-    DEV,
-    TEST,
-    Checked,
-    Errors,
-    Found,
-    Reported,
-    chosen,
-    make,
-    pair_table,
-    parts,
-    roles,
-    table,
-)
+from experiments.studies.real_speech import DEV, TEST, Checked, chunks, make, roles
 from shrinkml_env.data import SpeechFolder
 from tests.helpers.speech import LIBRISPEECH, WHISPER
 
@@ -47,8 +34,8 @@ def test_no_speaker_serves_two_purposes(root):
     assert len(set.union(*voices)) == sum(map(len, voices))
 
 
-def test_parts_make_up_the_set_and_are_spread_over_its_speakers(root):
-    found = parts(config_of(root, "part=100"), "test-clean")
+def test_chunks_make_up_the_set_and_are_spread_over_its_speakers(root):
+    found = chunks(config_of(root, "chunk=100"), "test-clean")
     folder = SpeechFolder(root, "test-clean")
     assert sorted(name for ids in found for name in ids) == sorted(folder.ids)
     assert {len(ids) for ids in found[:-1]} == {100}
@@ -57,46 +44,10 @@ def test_parts_make_up_the_set_and_are_spread_over_its_speakers(root):
     assert max(counts) - min(counts) <= 1
 
 
-def one(method, edits, seed=0, size=0.8, dev_wer=0.1, scope="encoder"):
-    """A configuration with errors in three utterances of ten words; the original makes one error in each."""
-    before = Errors([1, 1, 1], [10, 10, 10])
-    found = Found(scope, size, method, seed, {"a": 1}, 0.95, 0.9, 5, dev_wer)
-    return Reported(found, dict.fromkeys(TEST, Errors(edits, [10, 10, 10])), dict.fromkeys(TEST, before))
-
-
-def rows_of(frame):
-    return [tuple(row) for row in frame.itertuples(index=False, name=None)]
-
-
-def test_dev_chooses_among_seeds_and_its_choice_is_reported():
-    before = dict.fromkeys(TEST, Errors([1, 1, 1], [10, 10, 10]))
-    rows = [
-        Reported(None, before, before),
-        one("uniform", [4, 4, 4]),
-        one("ppo", [3, 3, 3], seed=0, dev_wer=0.09),
-        one("ppo", [2, 2, 2], seed=1, dev_wer=0.08),
-    ]
-    original, uniform, ppo = rows_of(table(rows))
-    assert original == ("", "1", "the original", "", "1.000", "1.000", "", *("3", "10.00", "") * 2)
-    assert uniform[:7] == ("encoder", "0.8", "uniform", "1", "0.950", "0.900", "10.00")
-    assert uniform[7:] == ("3", "40.00", "+30.00 (+30.00)") * 2
-    assert (ppo[2:4], ppo[6:]) == (("ppo", "2"), ("8.00", *("3", "20.00", "+10.00 (+10.00)") * 2))
-    assert chosen([row.found for row in rows[2:]]).seed == 1
-
-
-def test_methods_are_compared_on_the_same_utterances():
-    rows = [one("uniform", [4, 4, 4, 9]), one("ppo", [3, 3, 3], seed=0), one("ppo", [1, 1, 1], seed=1)]
-    rows.append(one("ppo", [0, 0, 0], size=0.7))
-    (pair,) = rows_of(pair_table(rows, ["uniform", "ppo"]))[1:]
-    assert pair[:4] == ("encoder", "0.8", "ppo", "uniform")
-    assert all(text.startswith("-20.00 [") for text in pair[4:])
-    assert len(rows_of(pair_table(rows, ["nobody"]))) == 0
-
-
 @pytest.mark.slow
 def test_the_command_goes_on_where_it_was_stopped(root, monkeypatch, capsys):
     monkeypatch.setenv("SHRINKML_CACHE", str(root.parent / "cache.sqlite"))
-    config = config_of(root, "model=las_small", "speech={calibration: 2, proxy: 2, dev: 3}", "part=4", "checked=0")
+    config = config_of(root, "model=las_small", "speech={calibration: 2, proxy: 2, dev: 3}", "chunk=4", "checked=0")
     config.scopes = {"whole": {"dense": ["encoder.0"], "sizes": [0.8]}}
     config.methods = {
         "uniform": {"agent": "uniform", "overrides": ["factorisation=svd"]},
