@@ -235,7 +235,7 @@ class Level(_Number):
         ValueError: The search space has no levels, or `span` is out of range.
     """
 
-    def __init__(self, problem: SearchProblem, span: float = 0.25) -> None:
+    def __init__(self, problem: SearchProblem, span: float = 0.1) -> None:
         super().__init__(problem)
         if not is_number(span) or not 0 < span <= 1:
             raise ValueError(f"action 'level': span must be a share of all levels in (0, 1], got {span!r}")

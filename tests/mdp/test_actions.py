@@ -15,7 +15,7 @@ CONTINUOUS = Continuous(PROBLEM)
 DISCRETE = Discrete(PROBLEM)
 ENERGY = Energy(PROBLEM)
 DELTA = Delta(PROBLEM)
-LEVEL = Level(PROBLEM)
+LEVEL = Level(PROBLEM, span=0.25)
 ONE_SHOT = OneShot(PROBLEM)
 LAST = tuple(ranks[-1] for ranks in PROBLEM.candidates[:-1])  # all but "output" are decided
 
@@ -79,6 +79,10 @@ def test_level_moves_away_from_the_common_level():
         assert LEVEL.decode(LAST, np.array([value], np.float32)) == ((candidates[level],), False), value
     wide = Level(PROBLEM, span=1.0)
     assert [wide.decode(LAST, np.array([value])).ranks for value in (-1.0, 1.0)] == [(candidates[0],), (64,)]
+    assert [Level(PROBLEM).decode(LAST, np.array([value])).ranks for value in (-1.0, 1.0)] == [
+        (candidates[10],),
+        (candidates[14],),
+    ]
     # "bridge" has 6 candidates on 25 levels: level 12 is its third.
     assert LEVEL.decode(LAST[:3], np.array([0.0])).ranks == (3,)
 
