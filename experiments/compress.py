@@ -53,7 +53,6 @@ from shrinkml_env.evaluation.evaluator import group_layers
 from shrinkml_env.evaluation.intervals import wer_increase
 from shrinkml_env.files import read_json_object, write_whole
 from shrinkml_env.mdp.rewards import signal_of
-from shrinkml_env.policy import policy_ranks
 from shrinkml_env.search import choose, explore
 from shrinkml_env.search_directory import write
 from shrinkml_env.search_result import MODELS, SetResult
@@ -230,10 +229,9 @@ def find_size(search: DictConfig, smallest: float, allowed: float, folder: Path)
     for _ in range(HALVINGS):
         size = step.constraint.budget = round((kept + lost) / 2, 3)
         env = make_environment(step, Ledger(folder / f"{size:.3f}" / "evaluations.jsonl", step.budget))
-        agent = make_agent(step.agent, env)
-        problem = explore(env, agent)
+        problem = explore(env, make_agent(step.agent, env))
         dev = problem.evaluator.on(load_utterances(plain(step.dev)))
-        chosen = choose(problem, dev, step.finalists, decided=policy_ranks(env, agent))
+        chosen = choose(problem, dev, step.finalists)
         increase = chosen.wer - dev.baseline.wer
         tried.append(f"{100 * increase:+.2f} points at {size:g}")
         if increase <= allowed and chosen.size_ratio <= size:
