@@ -1,6 +1,7 @@
 """The results that are kept with the software are still those that its commands ask for, and those of its pages."""
 
 import importlib
+import json
 import re
 from pathlib import Path
 
@@ -93,6 +94,15 @@ def test_whispers_searches_are_those_of_its_page(capsys):
     summary.main.__wrapped__(compose_config("summary", [f"outputs={results.KEPT / 'whisper.jsonl'}"]))
     printed = capsys.readouterr().out
     page = (PAGES / "whisper.md").read_text()
-    found = re.findall(r"^(?:encoder|near)/model_based\S*.* (\d+\.\d+)$", printed, re.MULTILINE)
+    found = re.findall(r"^(?:whole|near)/\S*.* (\d+\.\d+)$", printed, re.MULTILINE)
     assert found
     assert all(f"| {rate} |" in page for rate in found)
+
+
+def test_rates_on_real_speech_are_those_of_its_page():
+    """Its study needs LibriSpeech to print them."""
+    kept = [json.loads(line)["result"] for line in (results.KEPT / "real_speech.jsonl").read_text().splitlines()]
+    rates = {f"{100 * sum(result['edits']) / sum(result['words']):.2f}" for result in kept if "edits" in result}
+    rows = [line for line in (PAGES / "whisper.md").read_text().splitlines() if line.startswith("| ")]
+    assert len(rates) > 40
+    assert all(any(f"| {rate} |" in row for row in rows) for rate in rates)
