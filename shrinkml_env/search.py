@@ -12,14 +12,12 @@ from typing import Any
 from shrinkml_env.agent import Learner, is_algorithm, takes_callback
 from shrinkml_env.checks import whole_number
 from shrinkml_env.compression import CompressibleModel, compress, encoder_parameters, file_bytes
-from shrinkml_env.compression.layers import canonical_ranks
 from shrinkml_env.data import UtteranceSpec, load_utterances
 from shrinkml_env.envs.wrapped import budget_of, episode_length, search_problem
 from shrinkml_env.evaluation import BudgetExhausted, Evaluation, Evaluator, SupportsEvaluate
 from shrinkml_env.evaluation.intervals import wer_increase
 from shrinkml_env.evaluation.progress import ProgressBar
 from shrinkml_env.mdp.problem import SearchProblem
-from shrinkml_env.policy import policy_ranks
 from shrinkml_env.progress import progress
 from shrinkml_env.search_directory import claim, describe_search, provenance, require_folder, write, write_record
 from shrinkml_env.search_result import SearchResult, SetResult
@@ -44,9 +42,8 @@ def run_search(
 ) -> SearchResult:
     """Let an agent search ranks within the environment's budget, choose among the best on dev, report on test.
 
-    The agent sees the proxy set only. Its best configurations, the `finalists`, and the one that its policy decides
-    without exploration (see `policy_ranks`) are measured on dev; the model is compressed by the best of these and
-    measured on test.
+    The agent sees the proxy set only. Its best configurations, the `finalists`, are measured on dev; the model is
+    compressed by the best of these and measured on test.
 
     With a directory the search is resumable: called again with an agent of the same seed, it repeats its episodes and
     reads earlier measurements from ``evaluations.jsonl``. The directory also gets ``search.json`` (a description of the
@@ -62,8 +59,7 @@ def run_search(
         agent: An object with the method ``learn(total_timesteps)``.
         dev: Utterances to choose on, as `load_utterances` takes them.
         test: Utterances to report on, likewise.
-        finalists: Number of configurations, the best on the proxy set, to measure on dev, at least 1; the policy's own
-            comes in addition.
+        finalists: Number of configurations, the best on the proxy set, to measure on dev, at least 1.
         directory: The folder for measurements and results; None writes no files.
         callback: Passed to ``agent.learn``; with Stable-Baselines3, together with the one that ends the search.
         config: JSON-able entries to add to ``best.json``; they replace entries of the same name.
@@ -94,10 +90,8 @@ def run_search(
                 claim(folder, describe_search(env, agent))
         with _progress(problem, progress_bar):
             _explore(env, agent, callback)
-        decided, notes = _decided(env, agent)
-        ranks = choose(problem, sets["dev"], finalists, progress_bar, decided).ranks
+        ranks = choose(problem, sets["dev"], finalists, progress_bar).ranks
         result = report(problem, ranks, sets, made, progress_bar)
-        result = replace(result, notes=(*result.notes, *notes))
         if folder is not None:
             write(result, folder)
             if learns and hasattr(agent, "save"):
@@ -157,21 +151,7 @@ def _explore(env: Any, agent: Learner, callback: Any) -> None:
         )
 
 
-def _decided(env: Any, agent: Learner) -> tuple[Mapping[str, int] | None, tuple[str, ...]]:
-    """Return the configuration that the agent's policy decides, and notes for the result."""
-    try:
-        return policy_ranks(env, agent), ()
-    except Exception as error:  # An agent's fault must not cost the search.
-        return None, (f"The agent's policy could not be played: {type(error).__name__}: {error}",)
-
-
-def choose(
-    problem: SearchProblem,
-    dev: Evaluator,
-    finalists: int,
-    progress_bar: bool = True,
-    decided: Mapping[str, int] | None = None,
-) -> Evaluation:
+def choose(problem: SearchProblem, dev: Evaluator, finalists: int, progress_bar: bool = True) -> Evaluation:
     """Measure the best configurations of a search on dev, and return the evaluation with the best reward there.
 
     Args:
@@ -179,20 +159,15 @@ def choose(
         dev: The evaluator on dev.
         finalists: The largest number of configurations; infeasible ones only if no feasible one was found.
         progress_bar: Whether to show a progress bar.
-        decided: A configuration to measure besides: the one that the agent's policy decides.
     """
     ranking = problem.ranking
-    none_feasible = not ranking[0].feasible
-    finals = [dict(trial.ranks) for trial in ranking[:finalists] if trial.feasible or none_feasible]
-    if decided is not None and (none_feasible or problem.is_feasible(decided)):
-        complete = canonical_ranks(problem.evaluator.layers, decided)
-        finals += [complete] if complete not in finals else []
+    finals = [trial for trial in ranking[:finalists] if trial.feasible or not ranking[0].feasible]
     measured = []
     with progress(total=1 + len(finals), desc="finalists on dev", unit="evaluation", disable=not progress_bar) as bar:
         try:
             baseline = dev.baseline
             bar.update()
-            for evaluation in dev.evaluate_many(finals):
+            for evaluation in dev.evaluate_many([trial.ranks for trial in finals]):
                 measured.append(evaluation)
                 bar.update()
         finally:

@@ -20,7 +20,6 @@ import shrinkml_env
 from experiments.summary import table
 from experiments.validate import validate, validate_ranks
 from shrinkml_env import BudgetExhausted, Ledger, load_compressed, load_model, run_search, save_compressed
-from shrinkml_env.compression.layers import canonical_ranks
 from shrinkml_env.envs.vector import VectorShrinkEnv
 from shrinkml_env.envs.wrapped import episode_length, search_problem
 from shrinkml_env.evaluation import word_edits
@@ -29,7 +28,6 @@ from shrinkml_env.evaluation.ledger_file import read_ledger
 from shrinkml_env.sb3 import BudgetCallback, EvaluationLog, ShrinkVecEnv
 from shrinkml_env.search import choose, explore
 from shrinkml_env.search_directory import provenance
-from shrinkml_env.space.search_space import uniform_ranks
 from tests.helpers.fake_evaluator import FakeEvaluator, make_fake_env
 from tests.helpers.models import TinyCTC, half_recognised
 
@@ -554,48 +552,6 @@ def test_finalists_are_feasible_where_anything_is():
     chosen = choose(problem, dev, 20, progress_bar=False)
     assert dev.measured == [trial.ranks for trial in problem.ranking if trial.feasible]
     assert chosen.ranks == max(feasible, key=lambda trial: trial.reward).ranks
-
-
-@pytest.mark.parametrize(("size", "measured"), [(0.6, True), (0.55, False)])
-def test_what_the_policy_decides_is_a_finalist_if_it_is_feasible(size, measured):
-    env = make_fake_env(constraint={"name": "check", "budget": size}, ledger=Ledger(budget=20))
-    problem = explore(env, Sampler(env))
-    decided = uniform_ranks(problem.layers, 0.5)
-    assert problem.size(decided) == pytest.approx(0.594, abs=1e-3)
-    dev = FakeEvaluator()
-    choose(problem, dev, 1, progress_bar=False, decided=decided)
-    assert dev.measured[0] == problem.best.ranks
-    assert [canonical_ranks(dev.layers, decided)] * measured == dev.measured[1:]
-    again = FakeEvaluator()
-    choose(problem, again, 1, progress_bar=False, decided=problem.best.ranks)
-    assert again.measured == [problem.best.ranks]
-
-
-class Decided(Sampler):
-    """An agent whose policy has learned to leave every layer dense."""
-
-    def predict(self, observation, deterministic=False):
-        return np.ones(1, np.float32), None
-
-
-def test_a_search_ends_with_what_the_policy_decides_where_it_is_best_on_dev():
-    env = make(reward={"name": "linear", "size_weight": 0})
-    result = run_search(env, Decided(env), dev=DEV, test=TEST, progress_bar=False)
-    assert all(rank == layer.max_rank for layer, rank in zip(result.layers, result.ranks.values(), strict=True))
-    assert result.ranks not in [trial.ranks for trial in result.history]
-    assert result.size_ratio == 1
-
-
-def test_a_policy_that_fails_does_not_cost_the_search():
-    class Broken(Sampler):
-        def predict(self, observation, deterministic=False):
-            raise ZeroDivisionError("of no matter")
-
-    env = make()
-    result = run_search(env, Broken(env), dev=DEV, test=TEST, progress_bar=False)
-    plain = make()
-    assert result.ranks == run_search(plain, Sampler(plain), dev=DEV, test=TEST, progress_bar=False).ranks
-    assert result.notes == ("The agent's policy could not be played: ZeroDivisionError: of no matter",)
 
 
 def test_where_nothing_is_feasible_the_best_of_all_are_finalists():

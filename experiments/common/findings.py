@@ -30,7 +30,7 @@ class Found:
     """What a method has found.
 
     Attributes:
-        scope: As `Sought`, and so is `size`.
+        scope: What is compressed: ``"encoder"``, or ``"whole"``.
         size: The largest share of the parameters in question.
         method: The method's name.
         seed: The agent's.
@@ -156,6 +156,8 @@ def pair_table(rows: Sequence[Reported], rivals: Sequence[str]) -> pd.DataFrame:
 def draw(path: Path, rows: Sequence[Reported]) -> None:
     """Draw the WER on each test set against the share of the encoder's parameters, or of all, method by method."""
     kept = [row for row in rows if row.found is not None]
+    # Of configurations that are measured on more utterances, those that all are measured on.
+    count = {name: min(len(row.errors[name].words) for row in rows) for name in rows[0].before}
     scopes = list(dict.fromkeys(row.found.scope for row in kept if row.found))
     tests = list(rows[0].before)
     figure, panels = plt.subplots(len(scopes), len(tests), figsize=(11, 4.5 * len(scopes)), constrained_layout=True)
@@ -163,14 +165,14 @@ def draw(path: Path, rows: Sequence[Reported]) -> None:
         of_scope = [row for row in kept if row.found and row.found.scope == scope]
         for place, method in enumerate(dict.fromkeys(row.found.method for row in of_scope if row.found)):
             line = [
-                (row.found.size, 100 * row.errors[name].wer)
+                (row.found.size, 100 * row.errors[name].first(count[name]).wer)
                 for row in of_scope
                 if row.found and row.found.method == method
             ]
             sizes = sorted({size for size, _ in line})
             wers = [mean([wer for size, wer in line if size == at]).value for at in sizes]
             axes.plot(sizes, wers, "o-", color=f"C{place % 10}", label=method, markersize=3)
-        axes.axhline(100 * rows[0].before[name].wer, color="black", linestyle="--", linewidth=0.8)
+        axes.axhline(100 * rows[0].before[name].first(count[name]).wer, color="black", linestyle="--", linewidth=0.8)
         axes.set(title=f"{scope}, {name}", xlabel=f"share of the parameters ({scope})", ylabel="WER %", yscale="log")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize=7)

@@ -42,7 +42,6 @@ from experiments.seed_model import every_rank, ranks_of_size
 from shrinkml_env import Evaluator, Ledger, SearchProblem
 from shrinkml_env.envs.wrapped import search_problem
 from shrinkml_env.evaluation.intervals import wer_increase
-from shrinkml_env.policy import policy_ranks
 from shrinkml_env.search import choose, explore
 
 HEAD = (
@@ -86,13 +85,11 @@ class SizedSearch:
         name: Its name in tables.
         search: The search.
         finalists: How many of its configurations are measured on dev.
-        policy: Whether the one that the policy decides is measured on dev, too.
     """
 
     name: str
     search: Search
     finalists: int
-    policy: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,23 +169,15 @@ def found_by_rule(config: DictConfig, size: float) -> Found:
     return Found(problem, ranks_of_size(problem, config.agent, size), ())
 
 
-def found_by_search(config: DictConfig, finalists: int, policy: bool = True) -> Found:
-    """Return what dev chooses among a search's best configurations, by a config of `experiments.search`.
-
-    Args:
-        config: The search's.
-        finalists: The number of best configurations that are measured on dev.
-        policy: Whether the configuration that the agent's policy decides is measured, too.
-    """
+def found_by_search(config: DictConfig, finalists: int) -> Found:
+    """Return what dev chooses among a search's best configurations, by a config of `experiments.search`."""
     import_modules(config.imports)  # a worker process has not imported them yet
     # Every episode's return is kept: there are at most twenty times as many as evaluations.
     env = RecordEpisodeStatistics(make_environment(config, Ledger(budget=config.budget)), buffer_length=EPISODES)
-    agent = make_agent(config.agent, env)
-    problem = explore(env, agent)
+    problem = explore(env, make_agent(config.agent, env))
     returns = [round(float(value), 5) for value in env.return_queue]
     dev = evaluator_on(problem, config, "dev")
-    decided = policy_ranks(env, agent) if policy else None
-    return Found(problem, choose(problem, dev, finalists, progress_bar=False, decided=decided).ranks, returns)
+    return Found(problem, choose(problem, dev, finalists, progress_bar=False).ranks, returns)
 
 
 def make(task: SizedSearch | SizedRule) -> dict[str, Any]:
@@ -199,7 +188,7 @@ def make(task: SizedSearch | SizedRule) -> dict[str, Any]:
         problem, ranks, returns = found_by_rule(config, size)
     else:
         name, size = task.name, float(config.constraint.budget)
-        problem, ranks, returns = found_by_search(config, task.finalists, task.policy)
+        problem, ranks, returns = found_by_search(config, task.finalists)
     dev, test = (evaluator_on(problem, config, part) for part in ("dev", "test"))
     on_test = test.evaluate(ranks)
     found = Chosen(
@@ -226,11 +215,9 @@ def rule_cell(rule: str, size: float, overrides: Sequence[str], name: str | None
     return search_cell(search, SizedRule(name or rule, search, size), size=size)
 
 
-def sized_cell(name: str, search: Search, finalists: int, policy: bool = False) -> Cell[SizedSearch]:
+def sized_cell(name: str, search: Search, finalists: int) -> Cell[SizedSearch]:
     """Return the cell of a search whose constraint is a size."""
-    # Results without the policy's own configuration are older than this option, and keep their keys.
-    options = {"policy": True} if policy else {}
-    return search_cell(search, SizedSearch(name, search, finalists, policy), name=name, finalists=finalists, **options)
+    return search_cell(search, SizedSearch(name, search, finalists), name=name, finalists=finalists)
 
 
 def chosen(found: Sequence[Chosen]) -> Chosen:
@@ -367,8 +354,7 @@ def grid(config: DictConfig) -> list[Cell[Any]]:
             budget = options.get("budget", config.budget)
             first = Search("live", options.get("agent", name), reward, 0, budget, overrides)
             searches = [replace(first, seed=seed) for seed in range(options.seeds)]
-            policy = options.get("policy", False)
-            cells += [sized_cell(str(name), search, config.finalists, policy) for search in searches]
+            cells += [sized_cell(str(name), search, config.finalists) for search in searches]
     check_searches([cell.task.search for cell in cells])
     return cells
 

@@ -111,8 +111,8 @@ class ShrinkEnv(gym.Env[Any, Any]):
     ## Information
 
     Every `step` returns `layer` (name of the layer that was decided, the last one if there were several), `ranks` (layer
-    name -> rank so far), `size_ratio` (with the undecided layers dense) and `projected` (the constraint did not allow
-    a rank that was asked for, or the layer lacks the index of a discrete action); `reset` returns `ranks` and `size_ratio`. The last step adds
+    name -> rank so far), `size_ratio` (with the undecided layers dense) and `projected` (the constraint changed a
+    rank that was asked for, or the layer lacks the index of a discrete action); `reset` returns `ranks` and `size_ratio`. The last step adds
     `wer`, `wer_baseline`, `params` (parameters), `macs` (multiply-adds of the factored form over the proxy set, however
     they are executed), `capped` (utterances whose decoding ran into its token limit), `feasible` (the constraint is met;
     True where there is none) and `reward_terms` (name -> part of the reward), and `divergence` if the reward uses it.

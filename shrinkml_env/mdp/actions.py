@@ -229,7 +229,7 @@ class Level(_Number):
 
     Args:
         problem: As `ActionKind`.
-        span: How far from the common level -1 and 1 are, as a share of all levels, in (0, 1].
+        span: How far from the common level -1 and 1 are, as a share of all levels, in (0, 1]; at least one level.
 
     Raises:
         ValueError: The search space has no levels, or `span` is out of range.
@@ -241,7 +241,7 @@ class Level(_Number):
             raise ValueError(f"action 'level': span must be a share of all levels in (0, 1], got {span!r}")
         space = problem.search_space
         self._top = space.top_level
-        self._reach = span * self._top
+        self._reach = max(1.0, span * self._top)  # with less, most actions would change nothing
         met = [level for level in range(self._top + 1) if problem.is_feasible(space.at_level(level))]
         self.common = self._top // 2 if len(met) > self._top else max(met, default=0)
         self._at = space.ranks_at_levels

@@ -26,6 +26,7 @@ from shrinkml_env.compression import (
     round_to_storage,
     save_compressed,
 )
+from shrinkml_env.compression.factors import times_right
 from shrinkml_env.compression.layers import Layer, Matrix, arrange_layers, stack_name
 from shrinkml_env.compression.modules import LowRank
 from shrinkml_env.compression.pivoting import LARGEST, column_order, interpolation
@@ -330,3 +331,14 @@ def test_every_way_to_compute_gives_the_same():
             if isinstance(module, LowRank) and form in module.forms:
                 module.form = form
         assert compressed.transcribe(tones(3)) == expected
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 7), (0, 7), (2, 3, 7), (2, 0, 7)])
+@pytest.mark.parametrize("strided", [False, True])
+def test_the_right_factor_takes_inputs_of_any_shape(shape, strided):
+    torch.manual_seed(0)
+    inputs = torch.randn(*shape[:-1], 14)[..., ::2] if strided else torch.randn(shape)
+    v, order = torch.randn(3, 4), torch.tensor([4, 0, 6, 1, 2, 3, 5], dtype=torch.int16)
+    whole = torch.zeros(3, 7)
+    whole[:, order.long()] = torch.cat([torch.eye(3), v], dim=1)
+    torch.testing.assert_close(times_right(inputs, v, order), inputs @ whole.T)

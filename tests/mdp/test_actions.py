@@ -87,6 +87,15 @@ def test_level_moves_away_from_the_common_level():
     assert LEVEL.decode(LAST[:3], np.array([0.0])).ranks == (3,)
 
 
+def test_of_few_levels_the_span_is_one():
+    few = Level(make_problem(FakeEvaluator(), search_space=lambda evaluator: levelled(evaluator, 4)), span=0.1)
+    candidates = few.problem.candidates[-1]
+    assert (few.common, len(candidates)) == (2, 5)
+    assert [few.decode(LAST, np.array([value])).ranks for value in (-1.0, 0.0, 1.0)] == [
+        (candidates[level],) for level in (1, 2, 3)
+    ]
+
+
 @given(st.floats(0.1, 1.0))
 def test_the_common_level_is_the_largest_within_the_budget(budget):
     problem = make_problem(

@@ -1,4 +1,7 @@
-from experiments.common.findings import Errors, Found, Reported, chosen, pair_table, table
+from matplotlib import pyplot as plt
+
+from experiments.common import findings
+from experiments.common.findings import Errors, Found, Reported, chosen, draw, pair_table, table
 
 TEST = ("test-clean", "test-other")
 
@@ -37,3 +40,24 @@ def test_methods_are_compared_on_the_same_utterances():
     assert pair[:4] == ("encoder", "0.8", "ppo", "uniform")
     assert all(text.startswith("-20.00 [") for text in pair[4:])
     assert len(rows_of(pair_table(rows, ["nobody"]))) == 0
+
+
+def test_the_picture_shows_means_on_the_utterances_that_all_have(tmp_path, monkeypatch):
+    """The fourth utterance is that of one configuration alone, and of the original."""
+    before = Errors([1, 1, 1, 9], [10] * 4)
+    rows = [
+        Reported(None, dict.fromkeys(TEST, before), dict.fromkeys(TEST, before)),
+        one("ppo", [3, 3, 3]),
+        one("ppo", [1, 1, 1, 9], seed=1),
+        one("ppo", [6, 6, 6], size=0.7),
+    ]
+    rows[2] = Reported(rows[2].found, dict.fromkeys(TEST, Errors([1, 1, 1, 9], [10] * 4)), rows[2].before)
+    drawn = []
+    monkeypatch.setattr(findings, "save_figure", lambda figure, path, dpi: drawn.append(figure))
+    draw(tmp_path / "picture.png", rows)
+    (figure,) = drawn
+    for axes in figure.axes:
+        line, original = axes.get_lines()
+        assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([0.7, 0.8], [60.0, 20.0])
+        assert set(original.get_ydata()) == {10.0}
+    plt.close(figure)

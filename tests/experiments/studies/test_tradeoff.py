@@ -129,7 +129,7 @@ def test_a_search_keeps_its_size(sets, granularity):
         2,
         ("constraint=clip", "constraint.budget=0.5", f"granularity={granularity}", *sets),
     )
-    result = Chosen(**json.loads(json.dumps(make(SizedSearch("mine", search, finalists=1, policy=False)))))
+    result = Chosen(**json.loads(json.dumps(make(SizedSearch("mine", search, finalists=1)))))
     assert (result.agent, result.size, result.seed, result.evaluations) == ("mine", 0.5, 3, 2)
     assert result.size_ratio <= 0.5
     assert len(result.edits) == len(result.edits_before) == len(result.words) == 3
