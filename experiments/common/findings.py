@@ -26,7 +26,7 @@ ON_TEST = ("utterances", "WER %", "above the original (95 % below)")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Finding:
     """What a method has found.
 
     Attributes:
@@ -80,12 +80,12 @@ class Reported:
         before: Name of the test set -> the original's errors.
     """
 
-    found: Found | None
+    found: Finding | None
     errors: Mapping[str, Errors]
     before: Mapping[str, Errors]
 
 
-def chosen(seeds: Sequence[Found]) -> Found:
+def chosen(seeds: Sequence[Finding]) -> Finding:
     """The one of several that is best on dev; of equals the smaller model."""
     return min(seeds, key=lambda found: (found.dev_wer or 0.0, found.size_ratio, found.seed))
 
@@ -122,7 +122,7 @@ def table(rows: Sequence[Reported]) -> pd.DataFrame:
     return pd.DataFrame(shown, columns=[*HEAD, *on_test])
 
 
-def _which(found: Found) -> tuple[str, float, str]:
+def _which(found: Finding) -> tuple[str, float, str]:
     return found.scope, found.size, found.method
 
 

@@ -52,7 +52,7 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True)
-class Errors:
+class OutputErrors:
     """Relative squared errors of the outputs, averaged over matrices and ranks.
 
     Attributes:
@@ -133,7 +133,7 @@ def grid(config: DictConfig) -> list[Cell[Calibration]]:
     return cells
 
 
-def table(cells: Sequence[Cell[Calibration]], found: Sequence[Errors]) -> pd.DataFrame:
+def table(cells: Sequence[Cell[Calibration]], found: Sequence[OutputErrors]) -> pd.DataFrame:
     """Return a row for each calibration."""
     rows = [
         (str(cell.task.utterances), f"{cell.task.damping:g}", f"{errors.held_out:.4f}", f"{errors.calibration:.4f}")
@@ -142,7 +142,7 @@ def table(cells: Sequence[Cell[Calibration]], found: Sequence[Errors]) -> pd.Dat
     return pd.DataFrame(rows, columns=list(HEAD))
 
 
-def draw(path: Path, cells: Sequence[Cell[Calibration]], found: Sequence[Errors]) -> None:
+def draw(path: Path, cells: Sequence[Cell[Calibration]], found: Sequence[OutputErrors]) -> None:
     """Draw the error on held-out speech against the number of utterances, damping by damping."""
     figure, axes = plt.subplots(figsize=(7, 4.5), constrained_layout=True)
     for damping in dict.fromkeys(cell.task.damping for cell in cells):
@@ -170,7 +170,7 @@ def draw(path: Path, cells: Sequence[Cell[Calibration]], found: Sequence[Errors]
 def main(config: DictConfig) -> None:
     """Calibrate, measure, print and draw."""
     cells = grid(config)
-    found = made("calibration", config, cells, make, lambda result: Errors(**result), "calibrations")
+    found = made("calibration", config, cells, make, lambda result: OutputErrors(**result), "calibrations")
     publish("calibration", config, Report([table(cells, found)], lambda path: draw(path, cells, found)))
 
 

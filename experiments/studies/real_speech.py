@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.common.command import command
 from experiments.common.compose import compose_config
-from experiments.common.findings import ORIGINAL, Errors, Found, Reported, chosen, draw, pair_table, table
+from experiments.common.findings import ORIGINAL, Errors, Finding, Reported, chosen, draw, pair_table, table
 from experiments.common.kinds import ANYTHING, NAME, list_of, mapping_of, number, whole
 from experiments.common.parts import part
 from experiments.common.results import Cell
@@ -169,7 +169,7 @@ def search_config(
 
 
 def make(task: Sought | Measurement | Checked) -> dict[str, Any]:
-    """Return a `Found`, `Errors`, or the number of equal transcripts, as JSON."""
+    """Return a `Finding`, `Errors`, or the number of equal transcripts, as JSON."""
     if isinstance(task, Checked):
         return {"equal": equal_transcripts(task)}
     if isinstance(task, Measurement):
@@ -183,7 +183,7 @@ def make(task: Sought | Measurement | Checked) -> dict[str, Any]:
         dev_wer = evaluator_on(problem, task.search, "dev").evaluate(ranks).wer
     evaluator = problem.evaluator
     return asdict(
-        Found(
+        Finding(
             task.scope,
             task.size,
             method.name,
@@ -304,7 +304,7 @@ class Study:
                     cells.append(Cell(task, {**content, "size": size}, about))
         return cells
 
-    def measurements(self, found: Sequence[Found]) -> list[Cell[Measurement]]:
+    def measurements(self, found: Sequence[Finding]) -> list[Cell[Measurement]]:
         """Return the cells of what is measured on test: the original's, then those of what was found, in order.
 
         What two methods or seeds have found alike is measured once.
@@ -356,7 +356,7 @@ def searching(options: DictConfig) -> tuple[Any, ...]:
 
 
 def reported(
-    study: Study, found: Sequence[Found], cells: Sequence[Cell[Measurement]], results: Sequence[Errors]
+    study: Study, found: Sequence[Finding], cells: Sequence[Cell[Measurement]], results: Sequence[Errors]
 ) -> list[Reported]:
     """Join the chunks of each configuration: the original first, then `found`, in order."""
     joined: dict[str, dict[str, Errors]] = {}
@@ -399,7 +399,7 @@ def main(config: DictConfig) -> None:
         # Methods of the same settings share a result, under the name that each has in this config.
         replace(one, method=cell.task.method.name)
         for cell, one in zip(
-            sought, made("real_speech", config, sought, make, lambda result: Found(**result)), strict=True
+            sought, made("real_speech", config, sought, make, lambda result: Finding(**result)), strict=True
         )
     ]
     measurements = study.measurements(found)

@@ -28,10 +28,10 @@ class ShrinkEnv(gym.Env[Any, Any]):
     ## Description
 
     One episode compresses one trained recogniser by truncated SVD. Its layers are decided one after the other, in
-    forward order: each step sets one layer's rank, the number of singular triplets that its weight matrices keep. (A layer is a group
-    of weight matrices, or with `granularity="matrix"` a single one; with one-shot actions one step sets all.) After
-    the last layer the compressed model transcribes a small, fixed set of utterances (the *proxy set*), and the reward
-    weighs its word error rate (WER) against its size. Nothing is retrained.
+    forward order: each step sets one layer's rank, the number of singular triplets that its weight matrices keep. (A
+    layer is a group of weight matrices, or with `granularity="matrix"` a single one; with one-shot actions one step
+    sets all.) After the last layer the compressed model transcribes a small, fixed set of utterances (the *proxy set*),
+    and the reward weighs its word error rate (WER) against its size. Nothing is retrained.
 
     A rank is chosen among the layer's *candidates*: by default 24 ranks spread evenly up to the break-even rank r*, the
     largest at which two factors hold fewer numbers than the matrix, and the untouched, dense layer.
@@ -48,22 +48,23 @@ class ShrinkEnv(gym.Env[Any, Any]):
     | `"one_shot"` | `MultiDiscrete([k1, k2, ...])` | the indices of all layers' candidates at once: the episode is a single step |
 
     With discrete actions `action_masks()` says which candidates the next layer has and the constraint allows at this
-    step (`"check"`, `"decrement"` and `"shift"` allow all). Any other index is legal all the same: it takes the nearest allowed rank, and `info["projected"]` is True. An action outside
-    the space raises `ValueError` and changes nothing: `step` may be called again with a good one.
+    step (`"check"`, `"decrement"` and `"shift"` allow all). Any other index is legal all the same: it takes the nearest
+    allowed rank, and `info["projected"]` is True. An action outside the space raises `ValueError` and changes nothing:
+    `step` may be called again with a good one.
 
     ## Observation Space
 
-    With `observation="features"`, the default, the observation is a `Box(0, 1, (n,), float32)` of named features: the kind, shape, share
-    of parameters and multiply-adds, and spectrum of the layer to be decided, how far the episode is, the size so far,
-    the smallest that can still be reached and what the constraint leaves, and every decision so far.
+    With `observation="features"`, the default, the observation is a `Box(0, 1, (n,), float32)` of named features: the
+    kind, shape, share of parameters and multiply-adds, and spectrum of the layer to be decided, how far the episode is,
+    the size so far, the smallest that can still be reached and what the constraint leaves, and every decision so far.
     `observation="dict"` gives the same features as a `Dict` of four boxes, `layer`, `episode`, `decided` and `kept`.
-    `shrinkml_env.mdp.observations.Features` describes each; `env.unwrapped.observation.names` lists them. No feature costs
-    an evaluation.
+    `shrinkml_env.mdp.observations.Features` describes each; `env.unwrapped.observation.names` lists them. No feature
+    costs an evaluation.
 
     ## Rewards
 
-    The reward is 0 at every step but the last. With e and e0 the WER of the compressed and the original model (fractions), and s the
-    size ratio (parameters of the compressed model over the original's):
+    The reward is 0 at every step but the last. With e and e0 the WER of the compressed and the original model
+    (fractions), and s the size ratio (parameters of the compressed model over the original's):
 
     | `reward` | last step | default options |
     | --- | --- | --- |
@@ -110,12 +111,13 @@ class ShrinkEnv(gym.Env[Any, Any]):
 
     ## Information
 
-    Every `step` returns `layer` (name of the layer that was decided, the last one if there were several), `ranks` (layer
-    name -> rank so far), `size_ratio` (with the undecided layers dense) and `projected` (the constraint changed a
-    rank that was asked for, or the layer lacks the index of a discrete action); `reset` returns `ranks` and `size_ratio`. The last step adds
-    `wer`, `wer_baseline`, `params` (parameters), `macs` (multiply-adds of the factored form over the proxy set, however
-    they are executed), `capped` (utterances whose decoding ran into its token limit), `feasible` (the constraint is met;
-    True where there is none) and `reward_terms` (name -> part of the reward), and `divergence` if the reward uses it.
+    Every `step` returns `layer` (name of the layer that was decided, the last one if there were several), `ranks`
+    (layer name -> rank so far), `size_ratio` (with the undecided layers dense) and `projected` (the constraint changed
+    a rank that was asked for, or the layer lacks the index of a discrete action); `reset` returns `ranks` and
+    `size_ratio`. The last step adds `wer`, `wer_baseline`, `params` (parameters), `macs` (multiply-adds of the factored
+    form over the proxy set, however they are executed), `capped` (utterances whose decoding ran into its token limit),
+    `feasible` (the constraint is met; True where there is none) and `reward_terms` (name -> part of the reward), and
+    `divergence` if the reward uses it.
 
     ## Arguments
 
@@ -150,12 +152,13 @@ class ShrinkEnv(gym.Env[Any, Any]):
 
     ## Version History
 
-    * v1: `gym.make("ShrinkML-v1", size=0.4)` makes the same task with the parts that lose least: factors in pivoting form with shared inputs and weighed rows, a decision for every matrix
-      (`granularity="matrix"`), candidates at levels of the allocation with the least predicted damage
-      (`search_space="allocated"`), actions that move a layer away from the common level (`action="level"`), episodes that end just below the size (`constraint="shift"`), and the divergence
-      on 12 utterances as the reward (`reward="divergence"`, `proxy="proxy-small"`). In v0 an untrained policy begins
-      with broken models; in v1 it begins at the closed-form ranks, whatever the size. `calibration=` names training
-      speech for another model.
+    * v1: `gym.make("ShrinkML-v1", size=0.4)` makes the same task with the parts that lose least: factors in pivoting
+      form with shared inputs and weighed rows, a decision for every matrix (`granularity="matrix"`), candidates at
+      levels of the allocation with the least predicted damage (`search_space="allocated"`), actions that move a layer
+      away from the common level (`action="level"`), episodes that end just below the size (`constraint="shift"`), and
+      the divergence on 12 utterances as the reward (`reward="divergence"`, `proxy="proxy-small"`). In v0 an untrained
+      policy begins with broken models; in v1 it begins at the closed-form ranks, whatever the size. `calibration=`
+      names training speech for another model.
     * v0: initial version; it stays, and its numbers do not change.
     """  # noqa: E501
 

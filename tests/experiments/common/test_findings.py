@@ -1,7 +1,7 @@
 from matplotlib import pyplot as plt
 
 from experiments.common import findings
-from experiments.common.findings import Errors, Found, Reported, chosen, draw, pair_table, table
+from experiments.common.findings import Errors, Finding, Reported, chosen, draw, pair_table, table
 
 TEST = ("test-clean", "test-other")
 
@@ -9,7 +9,7 @@ TEST = ("test-clean", "test-other")
 def one(method, edits, seed=0, size=0.8, dev_wer=0.1, scope="encoder"):
     """A configuration with errors in three utterances of ten words; the original makes one error in each."""
     before = Errors([1, 1, 1], [10, 10, 10])
-    found = Found(scope, size, method, seed, {"a": 1}, 0.95, 0.9, 5, dev_wer)
+    found = Finding(scope, size, method, seed, {"a": 1}, 0.95, 0.9, 5, dev_wer)
     return Reported(found, dict.fromkeys(TEST, Errors(edits, [10, 10, 10])), dict.fromkeys(TEST, before))
 
 
