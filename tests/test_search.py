@@ -9,32 +9,28 @@ import numpy as np
 import pytest
 import soundfile
 from mo_gymnasium.wrappers import LinearReward
-from stable_baselines3 import DQN, PPO, SAC
-from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
-from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
 
 import shrinkml_env
 from experiments.summary import table
 from experiments.validate import validate, validate_ranks
-from shrinkml_env import BudgetExhausted, Ledger, load_compressed, load_model, run_search, save_compressed
+from shrinkml_env import Ledger, load_compressed, load_model, run_search, save_compressed
 from shrinkml_env.envs.vector import VectorShrinkEnv
 from shrinkml_env.envs.wrapped import episode_length, search_problem
 from shrinkml_env.evaluation import word_edits
 from shrinkml_env.evaluation.intervals import wer_increase
 from shrinkml_env.evaluation.ledger_file import read_ledger
-from shrinkml_env.sb3 import BudgetCallback, EvaluationLog, ShrinkVecEnv
+from shrinkml_env.sb3 import BudgetCallback, ShrinkVecEnv
 from shrinkml_env.search import choose, explore
 from shrinkml_env.search_directory import provenance
 from tests.helpers.fake_evaluator import FakeEvaluator, make_fake_env
+from tests.helpers.learners import ppo
 from tests.helpers.models import TinyCTC, half_recognised
 
 MODEL = TinyCTC()
 
 
-LEDGER = Ledger(budget=4)
 PROXY, DEV, TEST = (half_recognised(MODEL, 4, seed) for seed in range(3))
 
 
@@ -56,11 +52,6 @@ class Sampler:
             _, _, over, _, _ = self.env.step(self.env.action_space.sample())
             if over:
                 self.env.reset()
-
-
-def ppo(env, **options):
-    options = {"n_steps": 8, "batch_size": 8, "n_epochs": 1, "gamma": 1.0, "seed": 0} | options
-    return PPO("MlpPolicy", env, **options)
 
 
 @pytest.mark.parametrize("agent", [Sampler, ppo])
@@ -169,92 +160,6 @@ def test_on_a_table_the_choice_is_measured_for_real():
     assert shrinkml_env.count_parameters(result.model) == result.params[1]
 
 
-class Ends(BaseCallback):
-    """Notes when training ends."""
-
-    ended = 0
-
-    def _on_step(self):
-        return True
-
-    def _on_training_end(self):
-        self.ended += 1
-
-
-@pytest.mark.parametrize(
-    ("kind", "action", "options"),
-    [
-        (PPO, "continuous", {"n_steps": 8, "batch_size": 8}),
-        (SAC, "continuous", {"learning_starts": 8, "batch_size": 4}),
-        (DQN, "discrete", {"learning_starts": 8, "batch_size": 4}),
-    ],
-)
-def test_stable_baselines_agents_end_by_callback(kind, action, options, tmp_path):
-    env = make_fake_env(action, ledger=Ledger(budget=9))
-    agent = kind("MlpPolicy", env, seed=0, **options)
-    seen, other = Ends(), Monitor(make_fake_env(action))
-    callbacks = [
-        seen,
-        EvalCallback(other, n_eval_episodes=1, eval_freq=20, verbose=0),
-        CheckpointCallback(15, str(tmp_path)),
-    ]
-    returned = agent.learn(10_000, callback=[BudgetCallback(), *callbacks])
-    assert returned is agent
-    assert seen.ended == 1
-    assert env.problem.ledger.count == 9
-    assert callbacks[1].best_mean_reward > -np.inf
-    assert sorted(path.name for path in tmp_path.glob("*.zip"))[0].startswith("rl_model_15")
-    # Nothing is left: a further call ends with its first step.
-    before = agent.num_timesteps
-    agent.learn(1000, callback=BudgetCallback(), reset_num_timesteps=False)
-    assert agent.num_timesteps == before + 1
-
-
-def test_a_callback_ends_several_environments_in_the_middle_of_a_step():
-    evaluator = FakeEvaluator()
-    envs = ShrinkVecEnv(VectorShrinkEnv(make_fake_env(evaluator=evaluator, ledger=Ledger(budget=7)), 4))
-    seen = Ends()
-    agent = ppo(envs, n_steps=10, batch_size=40)
-    assert agent.learn(10_000, callback=[BudgetCallback(), seen]) is agent
-    assert seen.ended == 1
-    assert len(evaluator.measured) == envs.first.problem.ledger.count == 7
-    # A further training with the callback ends at once.
-    assert agent.learn(1000, callback=BudgetCallback(), reset_num_timesteps=False) is agent
-    # Without the callback the environment says so itself.
-    with pytest.raises(BudgetExhausted):
-        agent.learn(10_000)
-
-
-def test_the_same_evaluations_with_and_without_the_callback():
-    histories = []
-    for callback in (BudgetCallback(), None):
-        env = make_fake_env(ledger=Ledger(budget=12))
-        agent = ppo(env)
-        try:
-            agent.learn(10_000, callback=callback)
-        except BudgetExhausted:
-            assert callback is None
-        histories.append([trial.ranks for trial in env.problem.history])
-    assert histories[0] == histories[1]
-    assert len(histories[0]) == 12
-
-
-def test_evaluations_are_in_the_agents_log():
-    class Reads(BaseCallback):
-        def _on_step(self):
-            values.append(dict(self.logger.name_to_value))
-            return True
-
-    values = []
-    env = make_fake_env(ledger=Ledger(budget=3))
-    ppo(env).learn(1000, callback=[BudgetCallback(), Reads()])
-    last, best = env.problem.history[-1], max(trial.reward for trial in env.problem.history)
-    assert values[-1]["evaluation/count"] == 3
-    assert values[-1]["evaluation/wer"] == last.evaluation.wer
-    assert values[-1]["evaluation/size_ratio"] == last.evaluation.size_ratio
-    assert values[-1]["evaluation/best_reward"] == best
-
-
 def test_an_agent_that_repeats_itself_ends():
     class Stubborn(Sampler):
         def learn(self, total_timesteps):
@@ -302,22 +207,6 @@ def test_an_agent_of_another_environment_is_told():
     assert search_problem(env).history == ()
 
 
-def test_an_end_that_the_callback_does_not_see_is_no_endless_loop():
-    """`EvalCallback` plays on the same environments; the budget ends while it does."""
-    envs = ShrinkVecEnv(VectorShrinkEnv(make_fake_env(ledger=Ledger(budget=12)), 3))
-    evaluation = EvalCallback(envs, n_eval_episodes=30, eval_freq=5, deterministic=False, warn=False)
-    with pytest.raises(BudgetExhausted):
-        ppo(envs, batch_size=24).learn(10_000, callback=[BudgetCallback(), evaluation])
-    assert envs.first.problem.ledger.spent
-
-
-def test_environments_in_other_processes_are_refused():
-    envs = SubprocVecEnv([make_fake_env] * 2)
-    with pytest.raises(ValueError, match=r"other processes: use ShrinkVecEnv"):
-        ppo(envs).learn(100, callback=BudgetCallback())
-    envs.close()
-
-
 def test_a_shared_ledger_is_counted_once():
     envs = ShrinkVecEnv(VectorShrinkEnv(make_fake_env(ledger=Ledger(budget=4)), 2))
     values = []
@@ -329,59 +218,6 @@ def test_a_shared_ledger_is_counted_once():
 
     ppo(envs, batch_size=16).learn(1000, callback=[BudgetCallback(), Reads()])
     assert max(values) == 4
-
-
-@pytest.mark.parametrize(
-    ("make_envs", "error", "message"),
-    [
-        (lambda: DummyVecEnv([lambda: gym.make("CartPole-v1")]), TypeError, "must be a ShrinkML environment.*CartPole"),
-        (make_fake_env, ValueError, "a search needs a budget"),
-        (lambda: make_fake_env(ledger=Ledger(budget=0)), ValueError, "a search needs a budget.*got 0"),
-        (
-            lambda: DummyVecEnv([lambda: make_fake_env(ledger=LEDGER)] * 2),
-            ValueError,
-            r"do not end together: use ShrinkVecEnv\(.*num_envs=2",
-        ),
-    ],
-)
-def test_what_a_budget_cannot_end_is_refused_at_the_start(make_envs, error, message):
-    with pytest.raises(error, match=message):
-        ppo(make_envs(), batch_size=8).learn(100, callback=BudgetCallback())
-
-
-def test_every_evaluation_is_in_tensorboard_once(tmp_path):
-    """Also the three that one step of several environments makes."""
-    ledger = Ledger(budget=7)
-    envs = ShrinkVecEnv(VectorShrinkEnv(make_fake_env(ledger=ledger), 3))
-    agent = ppo(envs, batch_size=24, tensorboard_log=str(tmp_path))
-    agent.learn(10_000, callback=BudgetCallback())
-    events = EventAccumulator(agent.logger.dir)
-    events.Reload()
-    history = envs.first.problem.history
-    rewards = np.maximum.accumulate([trial.reward for trial in history])
-    for name, values in {
-        "wer": [trial.evaluation.wer for trial in history],
-        "size_ratio": [trial.evaluation.size_ratio for trial in history],
-        "best_reward": rewards,
-    }.items():
-        points = events.Scalars(f"evaluation/{name}")
-        assert [point.step for point in points] == [1, 2, 3, 4, 5, 6, 7]
-        assert [point.value for point in points] == pytest.approx(list(values))
-
-
-def test_the_best_feasible_reward_is_logged():
-    evaluator = FakeEvaluator()
-    problem = make_fake_env(evaluator=evaluator, constraint={"name": "check", "budget": 0.5}).problem
-    logger = Logger(None, [])
-    log = EvaluationLog(logger, problem)
-    space = problem.search_space
-    seen = []
-    for count, ranks in enumerate([space.dense, space.smallest, space.dense], 1):
-        log(evaluator.evaluate(ranks), count)
-        seen.append(logger.name_to_value["evaluation/best_reward"])
-    dense, smallest = (problem.reward(evaluator.evaluate(ranks))[0] for ranks in (space.dense, space.smallest))
-    assert dense > smallest
-    assert seen == [dense, smallest, smallest]
 
 
 def test_a_scalarised_vector_reward_is_searched():
@@ -413,18 +249,6 @@ def test_a_config_that_is_no_json_is_told_before_the_search():
     with pytest.raises(TypeError, match="not JSON serializable"):
         run_search(env, Sampler(env), dev=DEV, test=TEST, config={"x": np.float32(1)})
     assert env.unwrapped.problem.history == ()
-
-
-def test_an_error_in_a_callback_leaves_no_quiet_environment():
-    class Fails(BaseCallback):
-        def _on_step(self):
-            raise KeyError("mine")
-
-    envs = ShrinkVecEnv(VectorShrinkEnv(make_fake_env(ledger=Ledger(budget=7)), 4))
-    with pytest.raises(KeyError, match="mine"):
-        explore(envs, ppo(envs, n_steps=10, batch_size=40), Fails())
-    with pytest.raises(BudgetExhausted):
-        ppo(envs, n_steps=10, batch_size=40).learn(10_000)
 
 
 def test_a_second_search_saves_no_agent_that_has_not_learned(tmp_path):
@@ -522,16 +346,6 @@ def test_a_ledger_with_a_file_of_its_own_is_told(tmp_path):
         run_search(env, Sampler(env), dev=DEV, test=TEST, directory=tmp_path / "run", progress_bar=False)
 
 
-@pytest.mark.parametrize("form", ["one", "list", "function", "none"])
-def test_every_form_of_callback(form):
-    seen, calls = Ends(), []
-    callback = {"one": seen, "list": [seen], "function": lambda *_: calls.append(0) or True, "none": None}[form]
-    env = make_fake_env(ledger=Ledger(budget=3))
-    problem = explore(env, ppo(env), callback)
-    assert problem.ledger.count == 3
-    assert (seen.ended, bool(calls)) == (form in ("one", "list"), form == "function")
-
-
 def test_a_function_as_callback_ends_an_agent_that_takes_one():
     class Calls(Sampler):
         def learn(self, total_timesteps, callback=None):
@@ -598,14 +412,6 @@ def test_a_second_search_in_one_process_has_a_bar_of_its_own(capsys):
         env = make(budget=2)
         run_search(env, Sampler(env), dev=DEV, test=TEST)
         assert re.search(r"search: 100%.* 2/2 ", capsys.readouterr().err)
-
-
-def test_normalised_observations_end_as_well():
-    envs = ShrinkVecEnv(VectorShrinkEnv(make_fake_env(ledger=Ledger(budget=7)), 3))
-    wrapped = VecNormalize(envs, norm_reward=False)
-    assert ppo(wrapped, batch_size=24).learn(10_000, callback=BudgetCallback()).num_timesteps > 0
-    assert envs.first.problem.ledger.count == 7
-    assert envs.quiet_steps == 0
 
 
 def test_the_commands_read_the_directory_of_a_library_run(tmp_path):

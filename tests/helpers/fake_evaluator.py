@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 import torch
@@ -130,6 +131,13 @@ class FakeEvaluator:
             capped=0,
             divergence=(sum(edits) - self.base_edits) / sum(WORDS) if self.divergence else None,
         )
+
+
+class Deaf(FakeEvaluator):
+    """Every word is wrong, whatever the ranks: only the divergence tells them apart."""
+
+    def _evaluation(self, ranks: dict[str, int]) -> Evaluation:
+        return replace(super()._evaluation(ranks), edits=WORDS)
 
 
 def make_fake_env(action: object = "continuous", evaluator: FakeEvaluator | None = None, **parts: object) -> ShrinkEnv:

@@ -8,12 +8,18 @@ from typing import Any
 
 import sentencepiece
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from shrinkml_env.asr.huggingface.folder import import_transformers
+from tests.helpers.models import tones
 
 TEXTS = ["set an alarm for seven thirty", "call martin's sister", "play the quick brown fox", "jazz vow"]
 LETTERS = " 'abcdefghijklmnopqrstuvwxyz"
+
+
+def waveforms() -> list[Tensor]:
+    """Five utterances of at most two seconds."""
+    return [wave[:30_000] for wave in tones(5)]
 
 
 def _network(network_class: Any, config: Any) -> Any:
