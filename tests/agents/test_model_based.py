@@ -1,11 +1,6 @@
 import pytest
 
-from agents import (
-    EnergyCurve,
-    ModelBasedSearch,
-    RandomSearch,
-    UniformRank,
-)
+from agents import EnergyCurve, ModelBasedSearch, RandomSearch, UniformRank
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
 from tests.helpers.fake_evaluator import Deaf, FakeEvaluator, linear, make_fake_env
 

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -190,3 +191,8 @@ def test_links_lead_somewhere(page):
         assert file.exists(), target
         if anchor:
             assert anchor in slugs(file), target
+
+
+def test_the_page_of_the_environments_lists_every_id():
+    listed = set(re.findall(r"`(ShrinkML\w*-v\d+)`", (ROOT / "docs" / "environments.md").read_text()))
+    assert {name for name in gym.registry if name.startswith("ShrinkML")} == listed
