@@ -18,7 +18,7 @@ from shrinkml_env.space import Sensitivity
 from tests.helpers.fake_evaluator import FakeEvaluator
 from tests.helpers.models import TinyCTC
 from tests.helpers.speech import make_corpus
-from tests.reliability.bad_input.files import RECORD
+from tests.reliability.bad_input.runs import RECORD
 
 pytestmark = pytest.mark.slow
 
