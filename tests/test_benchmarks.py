@@ -48,7 +48,7 @@ def dev():
 def test_the_embedded_models_transcripts_are_those_of_the_straightforward_way(dev, seed):
     """In batches of any size and order, unit by unit; only a near tie may fall the other way."""
     model = load_model("las_small")
-    utterances = dev[seed::23]
+    utterances = dev[seed::46]
     generator = np.random.default_rng(seed)
     # Half of the layers dense, so that most models are neither broken nor untouched.
     ranks = {

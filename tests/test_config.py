@@ -90,7 +90,7 @@ def test_every_agent_searches(name, monkeypatch):
     env = make_fake_env(part("action", config.action), ledger=Ledger(budget=budget))
     agent = make_agent(config.agent, env)
     with suppress(BudgetExhausted):
-        agent.learn(total_timesteps=240)
+        agent.learn(total_timesteps=120)
     assert env.problem.ledger.count == 1 if name == "middle" else env.problem.ledger.count > 10
 
 
