@@ -67,7 +67,7 @@ def _content(tensor):
 @pytest.fixture(scope="session", autouse=True)
 def decomposed_once():
     """The matrices of the embedded model take a second each time; what comes of them is the same."""
-    decompose, known = svd._decompose, {}
+    decompose, known = svd.decompose, {}
 
     def remembered(dense, root, rows):
         if not 2**14 <= dense.numel() <= 2**20:
@@ -78,7 +78,7 @@ def decomposed_once():
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(svd, "_decompose", remembered)
+        patch.setattr(svd, "decompose", remembered)
         yield
 
 

@@ -4,6 +4,7 @@ from shrinkml_env.compression.activation_aware import ActivationAwareSVD
 from shrinkml_env.compression.architectures import architectures, register_architecture
 from shrinkml_env.compression.calibration import second_moments
 from shrinkml_env.compression.checkpoint import file_bytes, load_compressed, save_compressed
+from shrinkml_env.compression.compensation import CompensatedSVD
 from shrinkml_env.compression.compress import compress
 from shrinkml_env.compression.counting import (
     compressed_parameters,
@@ -51,6 +52,7 @@ __all__ = [
     "BATCH",
     "SVD",
     "ActivationAwareSVD",
+    "CompensatedSVD",
     "CompressibleModel",
     "FactorForm",
     "Factorisation",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -16,7 +17,7 @@ from shrinkml_env.compression.protocol import CompressibleModel
 from shrinkml_env.compression.svd import weights_of
 from shrinkml_env.progress import track
 
-__all__ = ["second_moments"]
+__all__ = ["second_moments", "watched_inputs"]
 
 
 _CHUNK = 512
@@ -105,7 +106,31 @@ def second_moments(
         raise ValueError(
             "the model is in training mode, in which dropout changes the inputs of its matrices: call eval()"
         )
-    wanted = {id(weight): (matrix, _InputMoments()) for matrix, weight in weights_of(model, matrices)}
+    wanted = {matrix.name: (matrix, _InputMoments()) for matrix, _ in weights_of(model, matrices)}
+
+    def add(name: str, vectors: Tensor) -> None:
+        if name in wanted:
+            matrix, sums = wanted[name]
+            sums.add(vectors, matrix.rows)
+
+    with one_thread(), watched_inputs(model, add):
+        for waveform in track(waveforms, "calibrating", "utterance"):
+            model.recognise([waveform])
+        moments = {name: sums.moment() for name, (_, sums) in wanted.items()}
+    return {name: moment for name, moment in moments.items() if moment is not None}
+
+
+@contextmanager
+def watched_inputs(model: CompressibleModel, watch: Callable[[str, Tensor], object]) -> Iterator[None]:
+    """Call a function with all that the matrices of a model's layers are multiplied with, as long as the context lasts.
+
+    Args:
+        model: An uncompressed model.
+        watch: Called with the name of a matrix and the vectors, (positions, columns), or with the indices of the rows
+            that were looked up, (positions,) integers; in the order in which the model's modules are called. The model
+            may write over the vectors afterwards.
+    """
+    names = {id(weight): matrix.name for matrix, weight in weights_of(model)}
 
     def hook_of(module: nn.Module) -> Callable[..., None]:
         matrix_inputs = LOW_RANK_MODULES[type(module)].matrix_inputs
@@ -114,25 +139,21 @@ def second_moments(
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
             inputs = matrix_inputs(module, signature.bind(*args, **kwargs).arguments, output)
-            for name, vectors in inputs.items():
-                matrix, sums = wanted.get(id(parameters.get(name)), (None, None))
-                if matrix is not None and sums is not None:
-                    sums.add(vectors, matrix.rows)
+            for parameter, vectors in inputs.items():
+                name = names.get(id(parameters.get(parameter)))
+                if name is not None:
+                    watch(name, vectors)
 
         return hook
 
     handles: list[RemovableHandle] = [
         # Before hooks that change the output.
         module.register_forward_hook(hook_of(module), prepend=True, with_kwargs=True)
-        for module in network.modules()
+        for module in cast(nn.Module, model).modules()
         if module_matrices(module)
     ]
     try:
-        with one_thread():
-            for waveform in track(waveforms, "calibrating", "utterance"):
-                model.recognise([waveform])
-            moments = {matrix.name: sums.moment() for matrix, sums in wanted.values()}
+        yield
     finally:
         for handle in handles:
             handle.remove()
-    return {name: moment for name, moment in moments.items() if moment is not None}

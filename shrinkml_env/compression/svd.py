@@ -41,6 +41,7 @@ class WhitenedSVD:
     Attributes:
         layers: The argument `layers`.
         singular_values: Matrix name -> the diagonal of Sigma, (min(m, n),) float64, descending.
+        row_weights: The argument `rows`.
 
     Raises:
         ValueError: A matrix is not a parameter of the model, or holds NaN or infinity.
@@ -64,18 +65,23 @@ class WhitenedSVD:
         self._triplets: dict[str, tuple[Tensor, Tensor]] = {}
         self._pivoting: set[str] = set()
         self._orders: dict[tuple[str, int], Tensor] = {}
+        self.row_weights = dict(rows)
         with one_thread(), torch.no_grad():
             for matrix in track(_named(self.layers, matrices), "factoring", "matrix"):
-                root, weights = roots.get(matrix.name), rows.get(matrix.name)
-                values, left, right = _decompose(_dense(model, matrix), root, weights)
-                self.singular_values[matrix.name] = values
-                if matrix.form == "pivoting":
-                    self._pivoting.add(matrix.name)
-                    self._triplets[matrix.name] = (left * values).float(), right
-                else:
-                    u, v = _balance(values, left, right, plain=root is None and weights is None)
-                    # Rounded once, not for each rank.
-                    self._triplets[matrix.name] = self._rounded(u), self._rounded(v)
+                self._keep(matrix, _dense(model, matrix), roots.get(matrix.name))
+
+    def _keep(self, matrix: Matrix, dense: Tensor, root: Tensor | None) -> None:
+        """Keep the decomposition of one matrix or stack, given its values and its S."""
+        weights = self.row_weights.get(matrix.name)
+        values, left, right = decompose(dense, root, weights)
+        self.singular_values[matrix.name] = values
+        if matrix.form == "pivoting":
+            self._pivoting.add(matrix.name)
+            self._triplets[matrix.name] = (left * values).float(), right
+        else:
+            u, v = _balance(values, left, right, plain=root is None and weights is None)
+            # Rounded once, not for each rank.
+            self._triplets[matrix.name] = self._rounded(u), self._rounded(v)
 
     def triplets(self, matrix: str) -> tuple[Tensor, Tensor]:
         """Return U, (m, k), and V, (k, n); the first r columns of U and rows of V are the factors of rank r.
@@ -184,8 +190,8 @@ def _dense(model: CompressibleModel, matrix: Matrix) -> Tensor:
     return dense
 
 
-def _decompose(dense: Tensor, root: Tensor | None, rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return Sigma, D^-1 L and R^T S^-1 of a matrix (m, n), as `WhitenedSVD` has them."""
+def decompose(dense: Tensor, root: Tensor | None, rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return Sigma, D^-1 L and R^T S^-1 of a matrix W, (m, n); see `WhitenedSVD`."""
     if rows is not None:
         dense = rows[:, None] * dense
     if root is not None:

@@ -1,0 +1,101 @@
+import math
+
+import pytest
+import torch
+
+from shrinkml_env import Evaluator, Utterance
+from shrinkml_env.compression import ActivationAwareSVD, CompensatedSVD, matrix_ranks
+from shrinkml_env.compression.compensation import DAMPINGS, METRIC, _Moments
+from shrinkml_env.compression.factors import expand_right
+from tests.helpers.las import MODEL, noise
+
+SPEECH = noise(9000, 14000, 11000, 16000)
+OPTIONS = [{}, {"form": "pivoting", "share_inputs": True, "weigh_rows": True}]
+RANKS = {layer.name: max(1, layer.break_even // 2) for layer in MODEL.layers}
+
+
+def factorisation(**options):
+    return ActivationAwareSVD(MODEL, SPEECH, METRIC, **options)
+
+
+def product(factors, name, rank):
+    u, v, order = factors.factors(name, rank)
+    return u.double() @ expand_right(v.double(), order)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_the_first_matrix_has_nothing_to_make_up_for(options):
+    """Its inputs are unchanged, so that W~ = W whatever the damping, and the truncation is the activation-aware one."""
+    plain = factorisation(**options)
+    first = plain.layers[0].matrices[0]
+    found = CompensatedSVD(MODEL, SPEECH, {plain.layers[0].name: 3}, plain)
+    torch.testing.assert_close(product(found, first.name, 3), product(plain, first.name, 3), atol=2e-3, rtol=2e-3)
+
+
+def moments_of(before, after):
+    return _Moments(after.T @ after, before.T @ after)
+
+
+@pytest.mark.parametrize("damping", DAMPINGS)
+def test_the_regression_is_a_ridge_regression(damping):
+    """The sum of ||W x - W~ x'||^2 + d m ||W - W~||^2 is that of a longer system of equations."""
+    torch.manual_seed(0)
+    weight, before = torch.randn(5, 4).double(), torch.randn(50, 4).double()
+    after = before + 0.3 * torch.randn(50, 4).double()
+    found = moments_of(before, after).regressed(weight, damping)
+    if damping == math.inf:
+        assert torch.equal(found, weight)
+        return
+    share = math.sqrt(damping * 50 * after.square().mean())
+    system = torch.cat([after, share * torch.eye(4)])
+    wanted = torch.cat([before @ weight.T, share * weight.T])
+    torch.testing.assert_close(found, torch.linalg.lstsq(system, wanted).solution.T)
+
+
+def test_the_error_is_that_of_the_outputs():
+    torch.manual_seed(0)
+    weight, fitted = torch.randn(2, 5, 4).double()
+    before, after = torch.randn(2, 50, 4).double()
+    rows = torch.rand(5).double()
+    halves = [moments_of(before[part], after[part]) for part in (slice(0, 20), slice(20, 50))]
+    for weights in (None, rows):
+        scale = torch.ones(5).double() if weights is None else rows
+        expected = ((before @ weight.T - after @ fitted.T) * scale).square().sum()
+        common = ((before @ weight.T) * scale).square().sum()
+        found = (halves[0] + halves[1]).error(weight, fitted, weights)
+        assert found == pytest.approx(float(expected - common))
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_the_outputs_are_nearer_to_the_originals(options):
+    plain = factorisation(**options)
+    utterances = [Utterance(str(index), "s", waveform, "set an alarm") for index, waveform in enumerate(SPEECH)]
+    found = CompensatedSVD(MODEL, SPEECH, RANKS, plain)
+    before, after = (
+        Evaluator(MODEL, utterances, factorisation=factors, divergence=True).evaluate(RANKS).divergence
+        for factors in (plain, found)
+    )
+    assert after < before
+    assert set(found.dampings) == set(matrix_ranks(plain.layers, RANKS)) - {"decoder.embedding.weight"}
+    assert found.key.startswith(plain.key)
+    assert found.key != plain.key
+
+
+def test_nothing_else_changes():
+    plain = factorisation(form="pivoting", share_inputs=True)
+    weights = {name: weight.clone() for name, weight in MODEL.state_dict().items()}
+    first = plain.layers[0].matrices[0]
+    before = product(plain, first.name, 3)
+    found = CompensatedSVD(MODEL, SPEECH, RANKS, plain)
+    assert all(torch.equal(weights[name], weight) for name, weight in MODEL.state_dict().items())
+    assert torch.equal(product(plain, first.name, 3), before)
+    assert not any(module._forward_hooks for module in MODEL.modules())
+    # What is not factored has no rank that it was fitted for.
+    rank = matrix_ranks(plain.layers, RANKS)[first.name]
+    with pytest.raises(ValueError, match=rf"was fitted for rank {rank}, not {rank - 1}"):
+        found.factors(first.name, rank - 1)
+
+
+def test_too_little_speech():
+    with pytest.raises(ValueError, match="needs calibration speech: 1 utterances are too few"):
+        CompensatedSVD(MODEL, SPEECH[:1], RANKS, factorisation())
