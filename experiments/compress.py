@@ -39,14 +39,18 @@ from experiments.finetune import RESULT, finetune, load_las
 from experiments.search import check, conclude, environment, find
 from shrinkml_env import (
     CompressibleModel,
+    Evaluator,
     Ledger,
+    SearchProblem,
     SearchResult,
     count_parameters,
     load_model,
     load_utterances,
 )
 from shrinkml_env.asr.zoo import SHIPPED_MODELS
-from shrinkml_env.compression import PredictiveModel, compressed_parameters, ranks_by_matrix
+from shrinkml_env.compression import CompensatedSVD, PredictiveModel, compressed_parameters, ranks_by_matrix
+from shrinkml_env.compression import compress as compress_model
+from shrinkml_env.compression.svd import WhitenedSVD
 from shrinkml_env.data import SAMPLE_RATE, SpeechFolder
 from shrinkml_env.envs.assembly import make_reward, search_space_maker
 from shrinkml_env.evaluation.evaluator import group_layers
@@ -147,7 +151,7 @@ def whole_time(
         predicts: Whether each measurement predicts as well as recognises.
     """
     searches = 1 if config.max_wer_increase is None else 1 + HALVINGS
-    calibration = 0.0
+    calibration = fitting = 0.0
     if search.factorisation.get("name") == "activation_aware":
         spoken = load_utterances(plain(search.factorisation.calibration))
         embedded = (utterance.waveform.numel() / SAMPLE_RATE for utterance in spoken)
@@ -155,13 +159,18 @@ def whole_time(
         gradients = search.factorisation.weigh_rows + sum(
             "ClosedForm" in str(rule) for rule in search.agent.get("rules") or ()
         )
+        if config.finetune is None and compensates(search, model):
+            # Each matrix takes its own stage of the model twice.
+            assert isinstance(model, PredictiveModel)
+            matrices = sum(len(layer.matrices) for layer in model.layers)
+            fitting = 2 * calibration * matrices / (1 + len(model.stages))
         calibration *= 1 + search.factorisation.augmented_copies + GRADIENT * gradients
     finalists = min(search.finalists, search.budget) + (searches - 1) * max(1, search.finalists // HALVINGS)
     # With the original once on each set.
     models = {"proxy": searches + search.budget, "dev": 1 + finalists, "test": 2}
     measured = sum(count * speech.seconds[name] for name, count in models.items())
     pace = seconds / speech.seconds["proxy"]
-    recognised = (2 if predicts else 1) * measured + searches * calibration
+    recognised = (2 if predicts else 1) * measured + searches * calibration + fitting
     return float(pace * recognised + searches * factoring_time(model))
 
 
@@ -201,6 +210,10 @@ def compress(config: DictConfig, job: Job) -> Path:
     if job.training is not None:
         result, note = fine_tune(job.training, job.search, directory, result)
         course.end("training")
+        notes.append(note)
+    elif compensates(job.search, result.original):
+        result, note = compensate(job.search, problem, result)
+        course.end("compensation")
         notes.append(note)
     result = replace(result, notes=(verdict(config, result), *result.notes, *notes))
     write(result, directory)
@@ -266,16 +279,47 @@ def fine_tune(
     if after >= before:
         return result, f"{note}, so the model is left as it was."
     trained: Any = load_model(str(run / "model"))
+    return with_model(result, trained, search), f"{note}."
+
+
+def compensates(search: DictConfig, model: CompressibleModel) -> bool:
+    """Return whether the factors that a search finds can be fitted anew: with speech, and a model of probabilities."""
+    return isinstance(model, PredictiveModel) and search.factorisation.get("name") == "activation_aware"
+
+
+def compensate(search: DictConfig, problem: SearchProblem, result: SearchResult) -> tuple[SearchResult, str]:
+    """Fit the factors that were found to what the compressed model gives, and keep them if they are better on dev.
+
+    Returns:
+        The result, and what has happened, for people.
+    """
+    evaluator = problem.evaluator
+    assert isinstance(evaluator, Evaluator)
+    factors, model = evaluator.factorisation, result.original
+    assert isinstance(factors, WhitenedSVD)
+    assert isinstance(model, PredictiveModel)
+    ranks = evaluator.matrix_ranks(result.ranks)
+    speech = [utterance.waveform for utterance in load_utterances(plain(search.factorisation.calibration))]
+    fitted = compress_model(model, ranks, CompensatedSVD(model, speech, ranks, factors))
+    before, after = result.sets["dev"].wer_after, measure(fitted, load_utterances(plain(search.dev))).wer
+    note = "Factors fitted anew to what the compressed model gives: "
+    note += f"{100 * before:.2f} % WER on dev before, {100 * after:.2f} % after"
+    if after >= before:
+        return result, f"{note}, so the model is left as it was."
+    return with_model(result, fitted, search), f"{note}."
+
+
+def with_model(result: SearchResult, model: CompressibleModel, search: DictConfig) -> SearchResult:
+    """Return a result with another model of the same ranks, measured on all sets of the search."""
     sets, edits, increase = {}, result.test_edits, result.wer_increase
     for name in result.sets:
-        then, now = (measure(model, load_utterances(plain(search[name]))) for model in (result.original, trained))
+        then, now = (measure(one, load_utterances(plain(search[name]))) for one in (result.original, model))
         sets[name] = SetResult.of(then, now)
         if name == "test":
             edits = (then.edits, now.edits)
             increase = wer_increase(now.edits, then.edits, then.words)
     # The search's rewards are of another model now.
-    result = replace(result, model=trained, sets=sets, rewards={}, test_edits=edits, wer_increase=increase)
-    return result, f"{note}."
+    return replace(result, model=model, sets=sets, rewards={}, test_edits=edits, wer_increase=increase)
 
 
 def goal(config: DictConfig) -> str:

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,11 +14,15 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from experiments import compress as compress_command
+from experiments.common.agent import make_agent
+from experiments.common.compose import compose_config
 from experiments.common.environment import make_environment
+from experiments.common.measure import measure
 from experiments.common.speech import calibrate_on, speaker_overlap
-from experiments.compress import compose_search, compress, prepare
+from experiments.compress import compensate, compose_search, compress, prepare
 from experiments.validate import validate
-from shrinkml_env import Ledger, load_compressed
+from shrinkml_env import Ledger, load_compressed, load_utterances, run_search
 from shrinkml_env.compression import count_parameters
 from shrinkml_env.data import SpeechFolder
 from shrinkml_env.envs.wrapped import search_problem
@@ -262,3 +267,28 @@ def test_speakers_of_test_that_are_trained_on_are_told(data):
     assert speaker_overlap(None, {"11"}) == ""
     assert speaker_overlap(speech, {"21", "22"}) == " No speaker of test is in the speech that is trained on."
     assert speaker_overlap(speech, {"21", "13", "11"}).startswith(" 2 of test's 3 speakers are, by name, in the speech")
+
+
+@pytest.mark.slow
+def test_what_is_found_is_fitted_anew_if_that_is_better_on_dev(monkeypatch):
+    few = {"root": "shrinkml_env/assets/speech", "subset": "dev", "limit": 4}
+    search = compose_config("search", ["agent=closed_form", "reward=divergence", "factorisation=pivoting"])
+    search.granularity, search.budget, search.proxy, search.dev, search.test = "matrix", 1, few, few, few
+    search.constraint = {"name": "check", "budget": 0.1, "resource": "size"}
+    calibrate_on(search, few)
+    env = make_environment(search, Ledger(budget=1))
+    result = run_search(env, make_agent(search.agent, env), dev=few, test=few, progress_bar=False)
+    problem = search_problem(env)
+    fitted, note = compensate(search, problem, result)
+    # The same speech everywhere, so that it is better for sure.
+    was, now = result.sets["dev"].wer_after, fitted.sets["dev"].wer_after
+    assert now < was
+    assert note.endswith(f"{100 * was:.2f} % WER on dev before, {100 * now:.2f} % after.")
+    assert (fitted.ranks, fitted.size_ratio) == (result.ranks, result.size_ratio)
+    measured = measure(fitted.model, load_utterances(few))
+    assert fitted.test_edits == (result.test_edits[0], measured.edits)
+    assert fitted.wer_increase.value == pytest.approx(measured.wer - result.sets["test"].wer_before)
+    monkeypatch.setattr(compress_command, "measure", lambda *_: SimpleNamespace(wer=was))
+    left, note = compensate(search, problem, result)
+    assert left is result
+    assert note.endswith("so the model is left as it was.")

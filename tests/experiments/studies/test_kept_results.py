@@ -46,7 +46,7 @@ def test_rows_of_a_printed_table():
         ("tradeoff comparison=factors", "without-retraining.md"),
         ("tradeoff comparison=levels", "learning.md"),
         ("tradeoff comparison=v1 comparison.sizes=[0.4,0.3,0.2]", "learning.md"),
-        ("compensation sizes=[0.4,0.2]", "without-retraining.md"),
+        ("compensation", "without-retraining.md"),
         ("retraining", "with-retraining.md"),
         (f"{TWELVE_PASSES} rules=[] by_hand=[]", "with-retraining.md"),
         (f"{TWELVE_PASSES} sizes=[0.2]", "with-retraining.md"),
