@@ -25,6 +25,7 @@ from experiments.common.kinds import NAME, list_of, number, optional
 from experiments.common.measure import measure
 from experiments.common.parts import part
 from experiments.common.run_directory import plain, run_directory, title_of
+from experiments.common.searches import compensated, evaluator_on
 from experiments.common.speech import (
     Speech,
     calibrate_on,
@@ -48,16 +49,15 @@ from shrinkml_env import (
     load_utterances,
 )
 from shrinkml_env.asr.zoo import SHIPPED_MODELS
-from shrinkml_env.compression import CompensatedSVD, PredictiveModel, compressed_parameters, ranks_by_matrix
-from shrinkml_env.compression import compress as compress_model
-from shrinkml_env.compression.svd import WhitenedSVD
+from shrinkml_env.compression import PredictiveModel, compressed_parameters, ranks_by_matrix
+from shrinkml_env.compression.protocol import require_predictions
 from shrinkml_env.data import SAMPLE_RATE, SpeechFolder
 from shrinkml_env.envs.assembly import make_reward, search_space_maker
 from shrinkml_env.evaluation.evaluator import group_layers
 from shrinkml_env.evaluation.intervals import wer_increase
 from shrinkml_env.files import read_json_object, write_whole
 from shrinkml_env.mdp.rewards import signal_of
-from shrinkml_env.search import choose, explore
+from shrinkml_env.search import choose, explore, report
 from shrinkml_env.search_directory import write
 from shrinkml_env.search_result import MODELS, SetResult
 from shrinkml_env.space.predicted import LevelSpace
@@ -161,9 +161,8 @@ def whole_time(
         )
         if config.finetune is None and compensates(search, model):
             # Each matrix takes its own stage of the model twice.
-            assert isinstance(model, PredictiveModel)
             matrices = sum(len(layer.matrices) for layer in model.layers)
-            fitting = 2 * calibration * matrices / (1 + len(model.stages))
+            fitting = 2 * calibration * matrices / (1 + len(require_predictions(model).stages))
         calibration *= 1 + search.factorisation.augmented_copies + GRADIENT * gradients
     finalists = min(search.finalists, search.budget) + (searches - 1) * max(1, search.finalists // HALVINGS)
     # With the original once on each set.
@@ -279,7 +278,16 @@ def fine_tune(
     if after >= before:
         return result, f"{note}, so the model is left as it was."
     trained: Any = load_model(str(run / "model"))
-    return with_model(result, trained, search), f"{note}."
+    sets, edits, increase = {}, result.test_edits, result.wer_increase
+    for name in result.sets:
+        then, now = (measure(model, load_utterances(plain(search[name]))) for model in (result.original, trained))
+        sets[name] = SetResult.of(then, now)
+        if name == "test":
+            edits = (then.edits, now.edits)
+            increase = wer_increase(now.edits, then.edits, then.words)
+    # The search's rewards are of another model now.
+    result = replace(result, model=trained, sets=sets, rewards={}, test_edits=edits, wer_increase=increase)
+    return result, f"{note}."
 
 
 def compensates(search: DictConfig, model: CompressibleModel) -> bool:
@@ -295,31 +303,17 @@ def compensate(search: DictConfig, problem: SearchProblem, result: SearchResult)
     """
     evaluator = problem.evaluator
     assert isinstance(evaluator, Evaluator)
-    factors, model = evaluator.factorisation, result.original
-    assert isinstance(factors, WhitenedSVD)
-    assert isinstance(model, PredictiveModel)
-    ranks = evaluator.matrix_ranks(result.ranks)
-    speech = [utterance.waveform for utterance in load_utterances(plain(search.factorisation.calibration))]
-    fitted = compress_model(model, ranks, CompensatedSVD(model, speech, ranks, factors))
-    before, after = result.sets["dev"].wer_after, measure(fitted, load_utterances(plain(search.dev))).wer
+    factors = compensated(evaluator, search, result.ranks)
+    fitted = {
+        name: (evaluator if name == "proxy" else evaluator_on(problem, search, name)).with_factorisation(factors)
+        for name in result.sets
+    }
+    before, after = result.sets["dev"].wer_after, fitted["dev"].evaluate(result.ranks).wer
     note = "Factors fitted anew to what the compressed model gives: "
     note += f"{100 * before:.2f} % WER on dev before, {100 * after:.2f} % after"
     if after >= before:
         return result, f"{note}, so the model is left as it was."
-    return with_model(result, fitted, search), f"{note}."
-
-
-def with_model(result: SearchResult, model: CompressibleModel, search: DictConfig) -> SearchResult:
-    """Return a result with another model of the same ranks, measured on all sets of the search."""
-    sets, edits, increase = {}, result.test_edits, result.wer_increase
-    for name in result.sets:
-        then, now = (measure(one, load_utterances(plain(search[name]))) for one in (result.original, model))
-        sets[name] = SetResult.of(then, now)
-        if name == "test":
-            edits = (then.edits, now.edits)
-            increase = wer_increase(now.edits, then.edits, then.words)
-    # The search's rewards are of another model now.
-    return replace(result, model=model, sets=sets, rewards={}, test_edits=edits, wer_increase=increase)
+    return report(problem, result.ranks, fitted, {**result.config, "compensated": True}), f"{note}."
 
 
 def goal(config: DictConfig) -> str:

@@ -19,6 +19,7 @@ from experiments.common.kinds import NAME, optional
 from experiments.common.measure import measure
 from experiments.common.parts import part
 from experiments.common.record import named_classes, read_record
+from experiments.common.searches import compensated
 from shrinkml_env import Evaluator, count_parameters, load_compressed, load_model, load_utterances
 from shrinkml_env.envs import make_factorisation
 from shrinkml_env.progress import progress
@@ -85,6 +86,9 @@ def validate_ranks(path: Path, trust: bool = False) -> list[str]:
     sets = {name: load_utterances(spec) for name, spec in record["utterances"].items()}
     model = load_model(record["model"])
     factorisation = make_factorisation(model, method)
+    if record.get("compensated"):
+        some = Evaluator(model, next(iter(sets.values())), record["granularity"], factorisation=factorisation)
+        factorisation = compensated(some, record, record["ranks"])
     measured: dict[str, Any] = {"sets": {}}
     for name, utterances in progress(sets.items(), desc="sets"):
         evaluator = Evaluator(model, utterances, record["granularity"], factorisation=factorisation)

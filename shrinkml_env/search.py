@@ -187,7 +187,7 @@ def report(
     Args:
         problem: The problem of a finished search.
         ranks: The chosen configuration: layer name -> rank.
-        sets: ``"dev"`` and ``"test"`` -> evaluator on that set.
+        sets: ``"dev"`` and ``"test"`` -> evaluator on that set; ``"proxy"``, too, if it is not the problem's.
         config: Entries for ``best.json``.
         progress_bar: Whether to show a progress bar.
     """

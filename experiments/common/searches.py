@@ -17,12 +17,14 @@ from experiments.common.results import Cell
 from experiments.common.run_directory import plain
 from experiments.search import check
 from shrinkml_env import Evaluator, Ledger, SearchProblem, TabularEnv, load_utterances
+from shrinkml_env.compression import CompensatedSVD
 from shrinkml_env.search import explore
 from shrinkml_env.space.table import Table
 
 __all__ = [
     "Search",
     "check_searches",
+    "compensated",
     "evaluator_on",
     "explored",
     "search_cell",
@@ -133,3 +135,20 @@ def tabular_env(search: Search) -> TabularEnv:
 def evaluator_on(problem: SearchProblem, config: Mapping[Any, Any] | DictConfig, name: str) -> Evaluator:
     """Return an evaluator like the problem's on another set of the config, ``"dev"`` or ``"test"``."""
     return problem.evaluator.on(load_utterances(plain(config[name])))
+
+
+def compensated(
+    evaluator: Evaluator, config: Mapping[Any, Any] | DictConfig, ranks: Mapping[str, int]
+) -> CompensatedSVD:
+    """Return the factors of a configuration fitted on the calibration speech of a search's config.
+
+    Args:
+        evaluator: Of the search.
+        config: The search's, with an activation-aware factorisation.
+        ranks: Layer name -> rank.
+
+    Raises:
+        ValueError: The model does not predict probabilities.
+    """
+    speech = [utterance.waveform for utterance in load_utterances(plain(config["factorisation"]["calibration"]))]
+    return CompensatedSVD(evaluator.model, speech, evaluator.matrix_ranks(ranks), evaluator.factorisation)

@@ -23,14 +23,10 @@ from experiments.common.findings import Errors
 from experiments.common.kinds import NAME, list_of, number
 from experiments.common.report import save_figure
 from experiments.common.results import Cell
-from experiments.common.run_directory import plain
-from experiments.common.searches import Search, check_searches, evaluator_on, search_cell
+from experiments.common.searches import Search, check_searches, compensated, evaluator_on, search_cell
 from experiments.common.statistics import in_points
 from experiments.common.study import Report, made, publish
 from experiments.studies.tradeoff import SizedRule, found_by_rule
-from shrinkml_env import Evaluator, load_utterances
-from shrinkml_env.compression import CompensatedSVD, PredictiveModel
-from shrinkml_env.compression.svd import WhitenedSVD
 from shrinkml_env.evaluation.intervals import wer_increase
 
 
@@ -60,20 +56,13 @@ def make(task: SizedRule) -> dict[str, Any]:
     config = task.search.config
     problem, ranks, _ = found_by_rule(config, task.size)
     dev, test = (evaluator_on(problem, config, name) for name in ("dev", "test"))
-    model, factors = test.model, test.factorisation
-    assert isinstance(model, PredictiveModel)
-    assert isinstance(factors, WhitenedSVD)
-    speech = [utterance.waveform for utterance in load_utterances(plain(config.factorisation.calibration))]
-    compensated = CompensatedSVD(model, speech, test.matrix_ranks(ranks), factors)
-
-    def fitted(evaluator: Evaluator) -> Evaluator:
-        granularity, cache, dense = evaluator.granularity, evaluator.cache, evaluator.dense
-        return Evaluator(model, evaluator.utterances, granularity, cache, compensated, divergence=True, dense=dense)
-
-    before, after = test.evaluate(ranks), fitted(test).evaluate(ranks)
-    divergence = dev.evaluate(ranks).divergence or 0.0, fitted(dev).evaluate(ranks).divergence or 0.0
-    errors = (Errors(list(result.edits), list(result.words)) for result in (test.baseline, before, after))
-    return asdict(Compared(task.size, after.size_ratio, divergence, *errors))
+    factors = compensated(test, config, ranks)
+    on_dev, on_test = (
+        [one.evaluate(ranks) for one in (evaluator, evaluator.with_factorisation(factors))] for evaluator in (dev, test)
+    )
+    before, after = (evaluation.divergence or 0.0 for evaluation in on_dev)
+    errors = (Errors(list(result.edits), list(result.words)) for result in (test.baseline, *on_test))
+    return asdict(Compared(task.size, test.size_ratio(ranks), (before, after), *errors))
 
 
 def read(result: dict[str, Any]) -> Compared:

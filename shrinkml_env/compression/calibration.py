@@ -101,11 +101,6 @@ def second_moments(
     Raises:
         ValueError: The model is in training mode, or a name is not a matrix of it.
     """
-    network = cast(nn.Module, model)
-    if network.training:
-        raise ValueError(
-            "the model is in training mode, in which dropout changes the inputs of its matrices: call eval()"
-        )
     wanted = {matrix.name: (matrix, _InputMoments()) for matrix, _ in weights_of(model, matrices)}
 
     def add(name: str, vectors: Tensor) -> None:
@@ -125,11 +120,19 @@ def watched_inputs(model: CompressibleModel, watch: Callable[[str, Tensor], obje
     """Call a function with all that the matrices of a model's layers are multiplied with, as long as the context lasts.
 
     Args:
-        model: An uncompressed model.
+        model: An uncompressed model in evaluation mode.
         watch: Called with the name of a matrix and the vectors, (positions, columns), or with the indices of the rows
             that were looked up, (positions,) integers; in the order in which the model's modules are called. The model
             may write over the vectors afterwards.
+
+    Raises:
+        ValueError: The model is in training mode.
     """
+    network = cast(nn.Module, model)
+    if network.training:
+        raise ValueError(
+            "the model is in training mode, in which dropout changes the inputs of its matrices: call eval()"
+        )
     names = {id(weight): matrix.name for matrix, weight in weights_of(model)}
 
     def hook_of(module: nn.Module) -> Callable[..., None]:
@@ -149,7 +152,7 @@ def watched_inputs(model: CompressibleModel, watch: Callable[[str, Tensor], obje
     handles: list[RemovableHandle] = [
         # Before hooks that change the output.
         module.register_forward_hook(hook_of(module), prepend=True, with_kwargs=True)
-        for module in cast(nn.Module, model).modules()
+        for module in network.modules()
         if module_matrices(module)
     ]
     try:

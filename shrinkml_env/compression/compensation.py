@@ -15,17 +15,17 @@ from torch import Tensor
 
 from shrinkml_env.compression.calibration import watched_inputs
 from shrinkml_env.compression.canonical import content_bytes, digest, one_thread
-from shrinkml_env.compression.factors import Factors
+from shrinkml_env.compression.factors import Factorisation, Factors
 from shrinkml_env.compression.layers import Matrix, matrix_ranks
-from shrinkml_env.compression.protocol import PredictiveModel, State
-from shrinkml_env.compression.svd import WhitenedSVD, decompose, weights_of
+from shrinkml_env.compression.protocol import CompressibleModel, PredictiveModel, State, require_predictions
+from shrinkml_env.compression.svd import WhitenedSVD, decompose, dense_values, weights_of
 from shrinkml_env.progress import track
 
 __all__ = ["CompensatedSVD"]
 
 
 DAMPINGS = (0.01, 0.1, 1.0, 10.0, math.inf)
-"""How much a matrix may hold on to its original values; infinity leaves them."""
+"""Values of d, of which the best is taken for each matrix; infinity leaves its values as they are."""
 
 METRIC = 0.01
 """Damping of the moment in which a matrix is truncated, as `ActivationAwareSVD` has it."""
@@ -47,31 +47,37 @@ class CompensatedSVD(WhitenedSVD):
     How much a matrix holds on to its values, d, is chosen for each by the error E ||D (W x - W' x')||^2 on held-out
     speech: each half of the utterances is judged with what the other half gives.
 
+    A matrix that is looked up keeps its factors, even if it is an output layer as well.
+
     All this takes two recognitions of the speech for each matrix, of its own stage of the model, and holds for these
     ranks only. So a search goes without it, and the model that it has found is made with it.
 
     Args:
-        model: An uncompressed model in evaluation mode; not changed.
+        model: An uncompressed `PredictiveModel` in evaluation mode; not changed.
         waveforms: Calibration speech, 1-D float32 samples at 16 kHz; at least two utterances.
         ranks: Layer or matrix name -> rank, as `compress` takes them.
-        factorisation: The factors to begin with, of this model.
+        factorisation: The factors to begin with, `SVD` or `ActivationAwareSVD` of this model.
 
     Attributes:
-        dampings: Name of each matrix or stack -> d; infinite if no other is better, so that W~ = W.
+        dampings: Name of each matrix or stack that was fitted -> d; infinite if no other is better, so that W~ = W.
 
     Raises:
-        ValueError: There is not enough speech, or a name or a rank is wrong.
+        ValueError: The model does not predict probabilities or is in training mode, the factorisation is of another
+            kind, there is not enough speech, or a name or a rank is wrong.
     """
 
     name = "compensated"
 
     def __init__(
         self,
-        model: PredictiveModel,
+        model: CompressibleModel,
         waveforms: Sequence[Tensor],
         ranks: Mapping[str, int],
-        factorisation: WhitenedSVD,
+        factorisation: Factorisation,
     ) -> None:
+        model = require_predictions(model)
+        if not isinstance(factorisation, WhitenedSVD):
+            raise ValueError(f"compensation begins with an SVD, plain or activation-aware, not {factorisation.name!r}")
         if len(waveforms) < 2:
             raise ValueError(f"compensation needs calibration speech: {len(waveforms)} utterances are too few")
         # Begin with the decompositions that there are, not with new ones.
@@ -100,44 +106,25 @@ class CompensatedSVD(WhitenedSVD):
             self._put(compressed, matrix)
         with one_thread(), torch.inference_mode():
             speech = _Speech((model, compressed), waveforms)
-            for stage in track(range(len(model.stages) + 1), "compensating", "stage"):
-                for name in speech.order(stage):
+            for stage, names in enumerate(track(speech.order(), "compensating", "stage")):
+                for name in names:
                     if name in matrices:
                         self._regress(model, matrices[name], speech.moments(stage, name))
                         self._put(compressed, matrices[name])
                 speech.advance(stage)
 
-    def _regress(self, model: PredictiveModel, matrix: Matrix, halves: tuple[_Moments, _Moments]) -> None:
+    def _regress(self, model: PredictiveModel, matrix: Matrix, halves: tuple[Moments, Moments]) -> None:
         """Fit one matrix or stack."""
-        weights = weights_of(model, [block.name for block in matrix.blocks])
-        dense = torch.cat([weight.detach().to("cpu", torch.float64).flatten(1) for _, weight in weights])
-        rows = self.row_weights.get(matrix.name)
-        rank = self._ranks[matrix.name]
-
-        def held_out(fitted: Sequence[Tensor]) -> float:
-            """The error of matrices, each on the half at its place, less what all have in common."""
-            return sum(half.error(dense, one, rows) for half, one in zip(halves, fitted, strict=True))
-
-        errors = {}
-        for damping in DAMPINGS:
-            fitted = []
-            for half in reversed(halves):
-                values, left, right = decompose(half.regressed(dense, damping), half.root, rows)
-                fitted.append((left[:, :rank] * values[:rank]) @ right[:rank])
-            errors[damping] = held_out(fitted)
-        best = self.dampings[matrix.name] = min(errors, key=errors.__getitem__)
+        dense = dense_values(model, matrix)
+        damping = best_damping(dense, halves, self.row_weights.get(matrix.name), self._ranks[matrix.name])
+        self.dampings[matrix.name] = damping
         both = halves[0] + halves[1]
-        self._keep(matrix, both.regressed(dense, best), both.root)
-        self._orders = {key: order for key, order in self._orders.items() if key[0] != matrix.name}
-
-    def _product(self, matrix: Matrix) -> Tensor:
-        """Return W', (m, n) float64."""
-        u, v, order = super().factors(matrix.name, self._ranks[matrix.name])
-        return Factors(u.double(), v.double(), order).product
+        self._keep(matrix, both.regressed(dense, damping), both.root)
 
     def _put(self, compressed: PredictiveModel, matrix: Matrix) -> None:
         """Write the product of a matrix's factors into the dense stand-in of the compressed model."""
-        product = self._product(matrix)
+        u, v, order = self.factors(matrix.name, self._ranks[matrix.name])
+        product = Factors(u.double(), v.double(), order).product
         blocks = weights_of(compressed, [block.name for block in matrix.blocks])
         parts = torch.split(product, [block.rows for block in matrix.blocks])
         for rows, (_, weight) in zip(parts, blocks, strict=True):
@@ -145,7 +132,7 @@ class CompensatedSVD(WhitenedSVD):
 
 
 @dataclass(frozen=True, slots=True)
-class _Moments:
+class Moments:
     """The moments of what a matrix is multiplied with: sums over positions.
 
     Attributes:
@@ -156,8 +143,8 @@ class _Moments:
     own: Tensor
     cross: Tensor
 
-    def __add__(self, other: _Moments) -> _Moments:
-        return _Moments(self.own + other.own, self.cross + other.cross)
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(self.own + other.own, self.cross + other.cross)
 
     def _ridge(self, damping: float) -> Tensor:
         return damping * self.own.diagonal().mean() * torch.eye(len(self.own), dtype=self.own.dtype)
@@ -182,6 +169,23 @@ class _Moments:
         return float((errors if rows is None else errors * rows.square()).sum())
 
 
+def best_damping(dense: Tensor, halves: tuple[Moments, Moments], rows: Tensor | None, rank: int) -> float:
+    """Return the damping with the least error, each half judged with what the other half gives.
+
+    Args:
+        dense: W, (m, n) float64.
+        halves: The moments on each half of the speech.
+        rows: The diagonal of D, (m,); None is I.
+        rank: Of W'.
+    """
+    errors = dict.fromkeys(DAMPINGS, 0.0)
+    for fitted_on, judged_on in (halves, halves[::-1]):
+        for damping in DAMPINGS:
+            values, left, right = decompose(fitted_on.regressed(dense, damping), fitted_on.root, rows)
+            errors[damping] += judged_on.error(dense, (left[:, :rank] * values[:rank]) @ right[:rank], rows)
+    return min(errors, key=errors.__getitem__)
+
+
 class _Speech:
     """Speech on its way through the original and the compressed model, utterance by utterance and stage by stage.
 
@@ -200,9 +204,9 @@ class _Speech:
     def _begin(self, waveform: Tensor) -> State:
         return self.models[0].begin([waveform])
 
-    def _run(self, stage: int, place: int, which: int) -> State:
+    def _run(self, stage: int, place: int, which: int, state: State) -> State:
         """Return the state after a stage, one past the last for the decoder, of the original (0) or the other (1)."""
-        model, state = self.models[which], self.states[place][which]
+        model = self.models[which]
         if stage < len(model.stages):
             return model.advance(stage, state)
         model.predict([self.waveforms[place]], state, [self.texts[place]])
@@ -211,16 +215,28 @@ class _Speech:
     def advance(self, stage: int) -> None:
         """Go on to the next stage."""
         if stage < len(self.models[0].stages):
-            self.states = [(self._run(stage, i, 0), self._run(stage, i, 1)) for i in range(len(self.states))]
+            self.states = [
+                (self._run(stage, place, 0, original), self._run(stage, place, 1, compressed))
+                for place, (original, compressed) in enumerate(self.states)
+            ]
 
-    def order(self, stage: int) -> list[str]:
-        """Return the names of the matrices that are multiplied with vectors in a stage, in order."""
-        seen: dict[str, bool] = {}
-        with watched_inputs(self.models[0], lambda name, vectors: seen.setdefault(name, vectors.is_floating_point())):
-            self._run(stage, 0, 0)
-        return [name for name, multiplied in seen.items() if multiplied]
+    def order(self) -> list[list[str]]:
+        """Return for each stage the matrices that are multiplied with vectors in it, and are not looked up, in order.
 
-    def moments(self, stage: int, name: str) -> tuple[_Moments, _Moments]:
+        It is found with the first utterance.
+        """
+        called: list[dict[str, bool]] = [{} for _ in range(len(self.models[0].stages) + 1)]
+        state = self.states[0][0]
+        for stage, found in enumerate(called):
+
+            def watch(name: str, vectors: Tensor, found: dict[str, bool] = found) -> None:
+                found[name] = found.get(name, True) and vectors.is_floating_point()
+
+            with watched_inputs(self.models[0], watch):
+                state = self._run(stage, 0, 0, state)
+        return [[name for name, multiplied in found.items() if multiplied] for found in called]
+
+    def moments(self, stage: int, name: str) -> tuple[Moments, Moments]:
         """Return the moments of a matrix on each half of the speech."""
         found: tuple[list[Tensor], list[Tensor]] = ([], [])
 
@@ -238,10 +254,10 @@ class _Speech:
             )
         return first, second
 
-    def _moments(self, stage: int, place: int, found: tuple[list[Tensor], list[Tensor]]) -> _Moments:
+    def _moments(self, stage: int, place: int, found: tuple[list[Tensor], list[Tensor]]) -> Moments:
         """Return the moments of one utterance, from the vectors that a run of the stage appends to `found`."""
         for which in (0, 1):
             found[which].clear()
-            self._run(stage, place, which)
+            self._run(stage, place, which, self.states[place][which])
         before, after = (torch.cat(parts).cpu() for parts in found)
-        return _Moments(after.T @ after, before.T @ after)
+        return Moments(after.T @ after, before.T @ after)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from shrinkml_env.checks import whole_number
 from shrinkml_env.compression.canonical import one_thread
 from shrinkml_env.compression.layers import Layer
-from shrinkml_env.compression.protocol import CompressibleModel, PredictiveModel
+from shrinkml_env.compression.protocol import CompressibleModel, require_predictions
 from shrinkml_env.compression.svd import weights_of
 from shrinkml_env.progress import track
 
@@ -56,11 +56,7 @@ def sampled_gradients(
         ValueError: The model does not predict probabilities of its transcripts, or `draws` is no number of at least 1.
     """
     draws = whole_number("draws", draws, least=1)
-    if not isinstance(model, PredictiveModel):
-        raise ValueError(
-            f"a {type(model).__name__} does not predict how probable a transcript is: it lacks the method `predict` of "
-            "shrinkml_env.compression.PredictiveModel"
-        )
+    model = require_predictions(model)
     matrices = {matrix.name: [block.name for block in matrix.blocks] for layer in layers for matrix in layer.matrices}
     parameters = [weight for _, weight in weights_of(model, [name for names in matrices.values() for name in names])]
     frozen = [weight for weight in cast(nn.Module, model).parameters() if not weight.requires_grad]

@@ -25,6 +25,7 @@ __all__ = [
     "recognise_in_stages",
     "require_length",
     "require_model",
+    "require_predictions",
 ]
 
 BATCH = 16
@@ -208,6 +209,20 @@ def require_model(model: object) -> None:
     compiled = isinstance(model, nn.Module) and "_orig_mod" in model._modules
     if not compiled and not (isinstance(model, nn.Module) and hasattr(type(model), "layers")):
         raise ValueError(f"model must be a CompressibleModel, such as load_model returns, got a {type(model).__name__}")
+
+
+def require_predictions(model: object) -> PredictiveModel:
+    """Return a model that predicts how probable a transcript is.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if not isinstance(model, PredictiveModel):
+        raise ValueError(
+            f"a {type(model).__name__} does not predict how probable a transcript is: it lacks the method `predict` of "
+            "shrinkml_env.compression.PredictiveModel"
+        )
+    return model
 
 
 def require_length(model: CompressibleModel, num_samples: int, name: str) -> None:

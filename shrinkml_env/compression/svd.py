@@ -68,16 +68,17 @@ class WhitenedSVD:
         self.row_weights = dict(rows)
         with one_thread(), torch.no_grad():
             for matrix in track(_named(self.layers, matrices), "factoring", "matrix"):
-                self._keep(matrix, _dense(model, matrix), roots.get(matrix.name))
+                self._keep(matrix, dense_values(model, matrix), roots.get(matrix.name))
 
     def _keep(self, matrix: Matrix, dense: Tensor, root: Tensor | None) -> None:
-        """Keep the decomposition of one matrix or stack, given its values and its S."""
+        """Keep the decomposition of one matrix or stack in place of an earlier one, given its values and its S."""
         weights = self.row_weights.get(matrix.name)
         values, left, right = decompose(dense, root, weights)
         self.singular_values[matrix.name] = values
         if matrix.form == "pivoting":
             self._pivoting.add(matrix.name)
             self._triplets[matrix.name] = (left * values).float(), right
+            self._orders = {key: order for key, order in self._orders.items() if key[0] != matrix.name}
         else:
             u, v = _balance(values, left, right, plain=root is None and weights is None)
             # Rounded once, not for each rank.
@@ -181,7 +182,7 @@ def _named(layers: Sequence[Layer], names: Iterable[str] | None) -> list[Matrix]
     return [known[name] for name in wanted]
 
 
-def _dense(model: CompressibleModel, matrix: Matrix) -> Tensor:
+def dense_values(model: CompressibleModel, matrix: Matrix) -> Tensor:
     """Return the values of a matrix or stack of an uncompressed model, (m, n) float64 on the CPU."""
     blocks = weights_of(model, [block.name for block in matrix.blocks])
     dense = torch.cat([weight.detach().to("cpu", torch.float64).flatten(1) for _, weight in blocks])

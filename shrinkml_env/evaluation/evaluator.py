@@ -136,12 +136,19 @@ class Evaluator:
 
     def on(self, utterances: Sequence[Utterance]) -> Evaluator:
         """Return an evaluator of the same model on other utterances, with the same factors, cache and workers."""
+        return self._like(utterances, self.factorisation)
+
+    def with_factorisation(self, factorisation: Factorisation) -> Evaluator:
+        """Return an evaluator of the same model on the same utterances, with other factors of the same layers."""
+        return self._like(self.utterances, factorisation)
+
+    def _like(self, utterances: Sequence[Utterance], factorisation: Factorisation) -> Evaluator:
         return Evaluator(
             self.model,
             utterances,
             self.granularity,
             self.cache,
-            self.factorisation,
+            factorisation,
             self.memory,
             self.workers,
             self.divergence,

@@ -1,13 +1,16 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from shrinkml_env import Evaluator, Utterance
-from shrinkml_env.compression import ActivationAwareSVD, CompensatedSVD, matrix_ranks
-from shrinkml_env.compression.compensation import DAMPINGS, METRIC, _Moments
-from shrinkml_env.compression.factors import expand_right
-from tests.helpers.las import MODEL, noise
+from shrinkml_env import Evaluator, Utterance, load_model
+from shrinkml_env.asr.joint import JointLAS
+from shrinkml_env.compression import SVD, ActivationAwareSVD, CompensatedSVD, matrix_ranks
+from shrinkml_env.compression.compensation import DAMPINGS, METRIC, Moments, best_damping
+from tests.helpers.huggingface_models import make_whisper, waveforms
+from tests.helpers.las import MODEL, make_model, noise
+from tests.helpers.models import TinyCTC
 
 SPEECH = noise(9000, 14000, 11000, 16000)
 OPTIONS = [{}, {"form": "pivoting", "share_inputs": True, "weigh_rows": True}]
@@ -19,8 +22,7 @@ def factorisation(**options):
 
 
 def product(factors, name, rank):
-    u, v, order = factors.factors(name, rank)
-    return u.double() @ expand_right(v.double(), order)
+    return factors.factors(name, rank).product
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -33,7 +35,7 @@ def test_the_first_matrix_has_nothing_to_make_up_for(options):
 
 
 def moments_of(before, after):
-    return _Moments(after.T @ after, before.T @ after)
+    return Moments(after.T @ after, before.T @ after)
 
 
 @pytest.mark.parametrize("damping", DAMPINGS)
@@ -66,6 +68,21 @@ def test_the_error_is_that_of_the_outputs():
         assert found == pytest.approx(float(expected - common))
 
 
+def test_the_damping_is_chosen_on_held_out_speech():
+    """A distortion that is the same everywhere is undone; one that is drawn anew for each vector cannot be."""
+    torch.manual_seed(0)
+    weight, before = torch.randn(6, 4).double(), torch.randn(400, 4).double()
+    distorted = before @ torch.randn(4, 4).double()
+    halves = (slice(0, 200), slice(200, 400))
+    consistent = tuple(moments_of(before[part], distorted[part]) for part in halves)
+    assert best_damping(weight, consistent, None, 3) == min(DAMPINGS)
+    few = tuple(
+        moments_of(before[part], before[part] + 0.02 * torch.randn(4, 4).double())
+        for part in (slice(0, 4), slice(4, 8))
+    )
+    assert best_damping(weight, few, torch.rand(6).double(), 3) > min(DAMPINGS)
+
+
 @pytest.mark.parametrize("options", OPTIONS)
 def test_the_outputs_are_nearer_to_the_originals(options):
     plain = factorisation(**options)
@@ -76,7 +93,7 @@ def test_the_outputs_are_nearer_to_the_originals(options):
         for factors in (plain, found)
     )
     assert after < before
-    assert set(found.dampings) == set(matrix_ranks(plain.layers, RANKS)) - {"decoder.embedding.weight"}
+    assert set(found.dampings) == set(matrix_ranks(plain.layers, RANKS))
     assert found.key.startswith(plain.key)
     assert found.key != plain.key
 
@@ -96,6 +113,44 @@ def test_nothing_else_changes():
         found.factors(first.name, rank - 1)
 
 
+def test_a_jointly_factored_model():
+    """Its stacks are multiplied with two kinds of vectors."""
+    joint = JointLAS.from_las(MODEL)
+    ranks = {layer.name: max(1, layer.break_even // 2) for layer in joint.layers}
+    plain = ActivationAwareSVD(joint, SPEECH)
+    utterances = [Utterance(str(index), "s", waveform, "set an alarm") for index, waveform in enumerate(SPEECH)]
+    before, after = (
+        Evaluator(joint, utterances, factorisation=factors, divergence=True).evaluate(ranks).divergence
+        for factors in (plain, CompensatedSVD(joint, SPEECH, ranks, plain))
+    )
+    assert after < before
+
+
+def test_what_it_cannot_work_with():
+    ctc = TinyCTC()
+    with pytest.raises(ValueError, match="a TinyCTC does not predict how probable a transcript is"):
+        CompensatedSVD(ctc, SPEECH, {}, SVD(ctc))
+    with pytest.raises(ValueError, match="begins with an SVD, plain or activation-aware, not 'other'"):
+        CompensatedSVD(MODEL, SPEECH, {}, SimpleNamespace(name="other"))
+    with pytest.raises(ValueError, match="no layer is named 'nothing'"):
+        CompensatedSVD(MODEL, SPEECH, {"nothing": 3}, SVD(MODEL))
+    training = make_model().train()
+    with pytest.raises(ValueError, match="in training mode"):
+        CompensatedSVD(training, SPEECH, {"encoder.0": 3}, SVD(training))
+
+
 def test_too_little_speech():
     with pytest.raises(ValueError, match="needs calibration speech: 1 utterances are too few"):
         CompensatedSVD(MODEL, SPEECH[:1], RANKS, factorisation())
+
+
+@pytest.mark.slow
+def test_whisper_keeps_its_tied_embedding(tmp_path):
+    pytest.importorskip("transformers")
+    model = load_model(f"hf:{make_whisper(tmp_path)}")
+    speech = waveforms()
+    plain = ActivationAwareSVD(model, speech, form="pivoting", share_inputs=True)
+    ranks = {matrix.name: max(1, matrix.break_even // 2) for layer in plain.layers for matrix in layer.matrices}
+    found = CompensatedSVD(model, speech, ranks, plain)
+    (left,) = set(matrix_ranks(plain.layers, ranks)) - set(found.dampings)
+    assert "embed_tokens" in left
