@@ -94,10 +94,10 @@ def table(found: Sequence[Compared]) -> pd.DataFrame:
                 "size": f"{one.size:g}",
                 "size ratio": f"{one.size_ratio:.3f}",
                 "dev divergence": f"{one.divergence[0]:.4f}",
-                "compensated": f"{one.divergence[1]:.4f}",
+                "dev divergence, compensated": f"{one.divergence[1]:.4f}",
                 "test WER %": f"{100 * one.plain.wer:.2f}",
-                "compensated WER %": f"{100 * one.compensated.wer:.2f}",
-                "by (95 %)": in_points(saved),
+                "test WER %, compensated": f"{100 * one.compensated.wer:.2f}",
+                "change (95 %)": in_points(saved),
                 "above the original (95 % below)": in_points(above),
             }
         )
@@ -112,7 +112,8 @@ def draw(path: Path, found: Sequence[Compared]) -> None:
     axes.plot(sizes, [100 * one.plain.wer for one in ordered], "o-", label="factors as they are")
     axes.plot(sizes, [100 * one.compensated.wer for one in ordered], "o-", label="compensated")
     axes.axhline(100 * ordered[0].original.wer, color="black", linewidth=0.8, linestyle="--", label="the original")
-    axes.set(xlabel="size ratio", ylabel="test WER, %", yscale="log")
+    axes.set(xlabel="size ratio", ylabel="test WER, %")
+    axes.set_ylim(0, None)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     save_figure(figure, path, dpi=120)
