@@ -16,7 +16,7 @@ from sphinx.application import Sphinx
 
 import shrinkml_env
 
-ARGUMENTS = """## Arguments
+ARGUMENTS = """## {heading}
 
 ```{{eval-rst}}
 .. autofunction:: {path}
@@ -81,5 +81,6 @@ def page(spec: EnvSpec) -> str:
     if spec is not first:
         text = f"{text.partition(chr(10))[0]} All that is not said here is as in [{first.id}]({first.id}.md)."
     if not spec.kwargs and "\n## Arguments\n" not in text:
-        text += f"\n\n{ARGUMENTS.format(path=str(spec.entry_point).replace(':', '.'))}"
+        heading = "Arguments" if spec is first else "Differences and arguments"
+        text += f"\n\n{ARGUMENTS.format(heading=heading, path=str(spec.entry_point).replace(':', '.'))}"
     return f'# {spec.id}\n\n| make | `gym.make("{spec.id}")` |\n| --- | --- |\n{table}\n\n{text}\n'

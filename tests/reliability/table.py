@@ -1,4 +1,4 @@
-"""Write the table of bad input into docs/reliability.md: ``python -m tests.reliability.table``."""
+"""Write the table of bad input into docs/error-messages.md: ``python -m tests.reliability.table``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import groupby
 from tests.helpers.pages import ROOT
 from tests.reliability.bad_input import CASES
 
-PAGE = ROOT / "docs" / "reliability.md"
+PAGE = ROOT / "docs" / "error-messages.md"
 
 MARK = "<!-- What follows is written by python -m tests.reliability.table -->\n"
 
@@ -17,9 +17,7 @@ def table() -> str:
     parts = [f"{len(CASES)} kinds, each tried by a test."]
     for subject, cases in groupby(CASES, key=lambda case: case.subject):
         rows = [f"| {_code(case.given)} | {_code(case.text)} |" for case in cases]
-        parts.append(
-            "\n".join([f"### {subject[0].upper()}{subject[1:]}\n", "| given | told |", "| --- | --- |", *rows])
-        )
+        parts.append("\n".join([f"## {subject[0].upper()}{subject[1:]}\n", "| given | told |", "| --- | --- |", *rows]))
     return "\n\n".join(parts) + "\n"
 
 

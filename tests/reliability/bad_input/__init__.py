@@ -1,4 +1,4 @@
-"""Kinds of bad input, of which docs/reliability.md has a table."""
+"""Kinds of bad input, of which docs/error-messages.md has a table."""
 
 from tests.reliability.bad_input import arguments, commands, files
 from tests.reliability.bad_input.case import Case
