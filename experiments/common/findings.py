@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -85,9 +87,27 @@ class Reported:
     before: Mapping[str, Errors]
 
 
-def chosen(seeds: Sequence[Finding]) -> Finding:
-    """The one of several that is best on dev; of equals the smaller model."""
-    return min(seeds, key=lambda found: (found.dev_wer or 0.0, found.size_ratio, found.seed))
+class OnDev(Protocol):
+    """What `best_on_dev` compares."""
+
+    @property
+    def dev_wer(self) -> float | None:
+        """WER on dev, a fraction; None if it was not measured."""
+
+    @property
+    def size_ratio(self) -> float:
+        """Parameters over the original's, in (0, 1]."""
+
+
+Candidate = TypeVar("Candidate", bound=OnDev)
+
+
+def best_on_dev(found: Iterable[Candidate]) -> Candidate:
+    """Return the configuration with the lowest WER on dev; of equals the smaller model, then the first.
+
+    Dev says nothing for a configuration that was not measured there, so that it never beats one that was.
+    """
+    return min(found, key=lambda one: (math.inf if one.dev_wer is None else one.dev_wer, one.size_ratio))
 
 
 def table(rows: Sequence[Reported]) -> pd.DataFrame:
@@ -104,7 +124,7 @@ def table(rows: Sequence[Reported]) -> pd.DataFrame:
             shown.append(("", "1", ORIGINAL, "", "1.000", "1.000", "", *results))
             continue
         seeds = [other.found for other in rows if other.found and _which(other.found) == _which(found)]
-        if found is not chosen(seeds):
+        if found is not best_on_dev(seeds):
             continue
         shown.append(
             (

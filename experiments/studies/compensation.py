@@ -24,9 +24,9 @@ from experiments.common.kinds import NAME, list_of, number
 from experiments.common.report import save_figure
 from experiments.common.results import Cell
 from experiments.common.searches import Search, check_searches, compensated, evaluator_on, search_cell
+from experiments.common.sized_searches import SizedRule, found_by_rule
 from experiments.common.statistics import in_points
 from experiments.common.study import Report, made, publish
-from experiments.studies.tradeoff import SizedRule, found_by_rule
 from shrinkml_env.evaluation.intervals import wer_increase
 
 

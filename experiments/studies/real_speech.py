@@ -20,16 +20,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.common.command import command
 from experiments.common.compose import compose_config
-from experiments.common.findings import ORIGINAL, Errors, Finding, Reported, chosen, draw, pair_table, table
+from experiments.common.findings import ORIGINAL, Errors, Finding, Reported, best_on_dev, draw, pair_table, table
 from experiments.common.kinds import ANYTHING, NAME, list_of, mapping_of, number, whole
 from experiments.common.parts import part
 from experiments.common.results import Cell
 from experiments.common.run_directory import plain
 from experiments.common.searches import evaluator_on
+from experiments.common.sized_searches import found_by_rule, found_by_search
 from experiments.common.speech import calibrate_on
 from experiments.common.study import Report, made, publish
 from experiments.search import check
-from experiments.studies.tradeoff import found_by_rule, found_by_search
 from shrinkml_env import CompressibleModel, EvaluationCache, Evaluator, count_parameters, default_cache_path, load_model
 from shrinkml_env.compression import encoder_parameters
 from shrinkml_env.compression.canonical import digest
@@ -318,7 +318,7 @@ class Study:
                 seeds = [f for f in found if (f.scope, f.size, f.method) == (scope, size, method.name)]
                 for one in seeds:
                     if one.seed == method.seed:
-                        whole = method.name in complete and one is chosen(seeds)
+                        whole = method.name in complete and one is best_on_dev(seeds)
                         asked.append((method, scope, one.ranks, whole))
         cells = []
         for method, scope, ranks, whole in asked:

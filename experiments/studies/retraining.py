@@ -23,6 +23,7 @@ from matplotlib import pyplot as plt
 
 from experiments.common.command import command
 from experiments.common.compose import compose_config
+from experiments.common.findings import best_on_dev
 from experiments.common.identity import key_of
 from experiments.common.kinds import NAME, SHARE, list_of, mapping_of
 from experiments.common.measure import measure
@@ -31,12 +32,11 @@ from experiments.common.report import save_wer_against_size
 from experiments.common.results import Cell
 from experiments.common.run_directory import plain
 from experiments.common.searches import Search, check_searches
+from experiments.common.sized_searches import Chosen, choose_ranks, rule_cell, sized_cell
 from experiments.common.statistics import in_points
 from experiments.common.study import Report, is_missing, made, publish
 from experiments.finetune import RESULT, finetune
 from experiments.iterate import iterate
-from experiments.studies.tradeoff import Chosen, rule_cell, sized_cell
-from experiments.studies.tradeoff import make as choose_ranks
 from shrinkml_env import compress, load_model, load_utterances, quantise, save_compressed
 from shrinkml_env.envs.assembly import make_factorisation
 from shrinkml_env.evaluation.intervals import wer_increase
@@ -167,7 +167,7 @@ def table(results: Sequence[Trained], original: Sequence[int], by_hand: Sequence
         alike = [other for other in results if other.way == one.way]
         dense = next(other for other in alike if other.ranks == DENSE)
         rules = [other for other in alike if other.size == one.size and other.ranks in by_hand]
-        rival = min(rules, key=lambda other: other.dev_wer, default=None)
+        rival = best_on_dev(rules) if rules else None
         lost = wer_increase(one.edits, original, one.words, one_sided=True)
         rows.append(
             (

@@ -1,7 +1,7 @@
 from matplotlib import pyplot as plt
 
 from experiments.common import findings
-from experiments.common.findings import Errors, Finding, Reported, chosen, draw, pair_table, table
+from experiments.common.findings import Errors, Finding, Reported, best_on_dev, draw, pair_table, table
 
 TEST = ("test-clean", "test-other")
 
@@ -30,7 +30,23 @@ def test_dev_chooses_among_seeds_and_its_choice_is_reported():
     assert uniform[:7] == ("encoder", "0.8", "uniform", "1", "0.950", "0.900", "10.00")
     assert uniform[7:] == ("3", "40.00", "+30.00 (+30.00)") * 2
     assert (ppo[2:4], ppo[6:]) == (("ppo", "2"), ("8.00", *("3", "20.00", "+10.00 (+10.00)") * 2))
-    assert chosen([row.found for row in rows[2:]]).seed == 1
+
+
+def finding(dev_wer, size_ratio=0.5, seed=0):
+    return Finding("whole", 0.5, "ppo", seed, {"a": 1}, size_ratio, 0.5, 5, dev_wer)
+
+
+def test_the_best_on_dev_is_smaller_among_equals_and_first_among_the_same():
+    good, bad = finding(0.1), finding(0.2, size_ratio=0.3)
+    assert best_on_dev([bad, good]) is good
+    small, alike = finding(0.1, size_ratio=0.4, seed=7), finding(0.1, size_ratio=0.4, seed=3)
+    assert best_on_dev([good, small, alike]) is small
+
+
+def test_what_dev_has_not_measured_is_chosen_only_without_rivals():
+    unmeasured, bad = finding(None, size_ratio=0.1), finding(1.5)
+    assert best_on_dev([unmeasured, bad]) is bad
+    assert best_on_dev([unmeasured]) is unmeasured
 
 
 def test_methods_are_compared_on_the_same_utterances():

@@ -1,22 +1,9 @@
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-import shrinkml_env
-from experiments.common.searches import Search
-from experiments.studies.tradeoff import (
-    Chosen,
-    SizedRule,
-    SizedSearch,
-    chosen,
-    draw,
-    learning_table,
-    make,
-    pair_table,
-    table,
-)
+from experiments.common.sized_searches import Chosen
+from experiments.studies.tradeoff import draw, learning_table, pair_table, table
 
 
 def rows(*arguments):
@@ -39,8 +26,6 @@ FOUND = [
 
 
 def test_dev_chooses_and_test_is_reported():
-    assert chosen(FOUND[1:3]).seed == 1
-    assert chosen([FOUND[2], replace(FOUND[2], seed=2, size_ratio=0.4)]).seed == 2
     by_hand, ppo, nothing, small = rows(FOUND, ["uniform"])
     assert by_hand == ("0.5", "uniform (by hand)", "1 of 1", "", "", "0.500", "40.00", "+30.00 (+30.00)", "")
     assert ppo[:3] == ("0.5", "ppo", "2 of 2")
@@ -91,46 +76,3 @@ def test_learning_is_measured_against_the_same_agent_without_it():
 def test_a_picture(tmp_path):
     draw(tmp_path / "tradeoff.png", FOUND)
     assert (tmp_path / "tradeoff.png").stat().st_size > 10_000
-
-
-SPEECH = Path(shrinkml_env.__file__).parent / "assets" / "speech"
-
-
-@pytest.fixture
-def sets(tmp_path, monkeypatch):
-    """Overrides for two utterances to search on, the same two to choose by, three to report."""
-    monkeypatch.setenv("SHRINKML_CACHE", str(tmp_path / "cache.sqlite"))
-    limits = {"proxy": 2, "dev": 2, "test": 3}
-    return [f"{name}={{root: {SPEECH}, subset: dev, limit: {limit}}}" for name, limit in limits.items()]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("rule", "evaluations", "least"),
-    # Two utterances bear a lot, and of equal losses the knapsack takes the smaller model.
-    [("profile", 0, 0.39), ("knapsack", 66, 0.2)],
-)
-def test_a_rule_keeps_its_size(sets, rule, evaluations, least):
-    search = Search("live", rule, "accuracy", 0, 1, tuple(sets))
-    result = Chosen(**json.loads(json.dumps(make(SizedRule("mine", search, 0.4)))))
-    assert (result.agent, result.size, result.seed, result.evaluations) == ("mine", 0.4, 0, evaluations)
-    assert least < result.size_ratio <= 0.4
-    assert len(result.edits) == 3
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("granularity", ["layer", "matrix"])
-def test_a_search_keeps_its_size(sets, granularity):
-    search = Search(
-        "live",
-        "random",
-        "accuracy",
-        3,
-        2,
-        ("constraint=clip", "constraint.budget=0.5", f"granularity={granularity}", *sets),
-    )
-    result = Chosen(**json.loads(json.dumps(make(SizedSearch("mine", search, finalists=1)))))
-    assert (result.agent, result.size, result.seed, result.evaluations) == ("mine", 0.5, 3, 2)
-    assert result.size_ratio <= 0.5
-    assert len(result.edits) == len(result.edits_before) == len(result.words) == 3
-    assert result.dev_wer == result.proxy_wer  # the same two utterances
