@@ -1,5 +1,7 @@
 """What the files around the code say about it."""
 
+import importlib
+import re
 import tomllib
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import shrinkml_env
+from experiments.common.parts import REGISTRIES
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -48,3 +51,17 @@ def test_the_oldest_versions_are_those_that_are_allowed(requirement):
         assert tried > least
     else:
         assert tried == least
+
+
+def test_contributors_find_what_they_look_for():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text.partition("## Where to add something\n")[2].partition("\n## ")[0]
+    # The library's own folders are named as they are inside it.
+    places = {
+        path: next(at for at in (ROOT / path, ROOT / "shrinkml_env" / path) if at.exists())
+        for path in re.findall(r"`([a-z_]+/[a-z_/.]*)`", table)
+    }
+    named = re.findall(r"`([A-Z_]+)` in `([\w/]+\.py)`", table)
+    modules = {path: ".".join(places[path].relative_to(ROOT).with_suffix("").parts) for _, path in named}
+    found = [getattr(importlib.import_module(modules[path]), name) for name, path in named]
+    assert [group for group, registry in REGISTRIES.items() if not any(one is registry for one in found)] == []

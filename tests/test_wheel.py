@@ -14,7 +14,9 @@ import pytest
 import shrinkml_env
 
 ROOT = Path(shrinkml_env.__file__).parent
-FOREIGN = re.compile(r"\bexperiments\.|-m experiments\b|\bdocs/|\bconf/|\bagents\.[a-z]")
+FOREIGN = re.compile(
+    r"\bexperiments\.|-m experiments\b|\bdocs/|\bconf/|\bagents\.[a-z]|constraints\.txt|\bformat=[a-z]"
+)
 
 
 def texts(source: str) -> list[tuple[int, str]]:

@@ -80,10 +80,7 @@ def _torchao() -> Any:
     try:
         from torchao.quantization import quant_primitives
     except ModuleNotFoundError as error:
-        raise ImportError(
-            "quantisation needs the package torchao: pip install 'shrinkml-env[quantise]', or in a"
-            " checkout pip install -c constraints.txt -e '.[quantise]'"
-        ) from error
+        raise ImportError("quantisation needs the package torchao: pip install 'shrinkml-env[quantise]'") from error
     finally:
         logging.disable(disabled)
     return quant_primitives

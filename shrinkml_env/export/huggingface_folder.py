@@ -51,7 +51,7 @@ def write_huggingface(model: CompressibleModel, folder: Path) -> None:
     """
     model = _require_huggingface(model)
     if int8_scales(model):
-        raise ValueError("format=huggingface has no int8: export the model that this one was quantised from")
+        raise ValueError("the format huggingface has no int8: export the model that this one was quantised from")
     network: nn.Module = model.network
     ranks = {}
     for path, module in network.named_modules(remove_duplicate=False):
@@ -117,7 +117,7 @@ def read_huggingface(model: CompressibleModel, folder: Path) -> HuggingFaceModel
 def _require_huggingface(model: CompressibleModel) -> HuggingFaceModel:
     if not isinstance(model, HuggingFaceModel):
         raise ValueError(
-            f"format=huggingface exports models of Hugging Face's transformers, this is {model.architecture!r}: use"
-            " format=safetensors, or format=onnx or format=torch for a LAS model"
+            f"the format huggingface is for models of Hugging Face's transformers, this is {model.architecture!r}: use"
+            " safetensors, or onnx or torch for a LAS model"
         )
     return model

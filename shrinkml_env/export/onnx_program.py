@@ -32,8 +32,7 @@ def write_onnx(model: CompressibleModel, folder: Path) -> None:
             importlib.import_module(package)
         except ModuleNotFoundError as error:
             raise ImportError(
-                f"format=onnx needs the package {package}: pip install 'shrinkml-env[export]', or in a"
-                " checkout pip install -c constraints.txt -e '.[export]'"
+                f"the format onnx needs the package {package}: pip install 'shrinkml-env[export]'"
             ) from error
     with quiet():
         _write(traced_encoder(las, OnnxLSTM), folder / "encoder.onnx", ["waveform"], ["values", "keys"])

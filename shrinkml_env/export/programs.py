@@ -33,8 +33,8 @@ def require_las(model: CompressibleModel) -> LAS:
     """
     if not isinstance(model, LAS) or model.architecture != LAS.architecture:
         raise ValueError(
-            f"only LAS models can be exported to torch.export and ONNX, this is {model.architecture!r}: use"
-            " format=safetensors, or format=huggingface for a model of Hugging Face's transformers"
+            f"only LAS models can be exported to torch.export and ONNX, this is {model.architecture!r}: use the"
+            " format safetensors, or huggingface for a model of Hugging Face's transformers"
         )
     return model
 

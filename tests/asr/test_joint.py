@@ -318,5 +318,5 @@ def test_what_cannot_be_re_arranged(tmp_path):
 
 
 def test_cannot_be_exported():
-    with pytest.raises(ValueError, match="this is 'las_joint': use format=safetensors"):
+    with pytest.raises(ValueError, match="this is 'las_joint': use the format safetensors"):
         require_las(JOINT)

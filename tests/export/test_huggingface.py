@@ -106,6 +106,6 @@ def test_without_its_code_transformers_finds_no_weights_rather_than_wrong_ones(t
 def test_int8_is_refused(tmp_path):
     pytest.importorskip("torchao")
     model = quantise(make_compressed(tmp_path / "model", "whisper"))
-    with pytest.raises(ValueError, match="format=huggingface has no int8: export the model that"):
+    with pytest.raises(ValueError, match="the format huggingface has no int8: export the model that"):
         export_model(model, tmp_path / "out", "huggingface", UTTERANCES)
     assert not (tmp_path / "out").exists()

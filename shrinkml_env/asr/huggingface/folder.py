@@ -49,8 +49,7 @@ def import_transformers() -> Any:
         return importlib.import_module("transformers")
     except ModuleNotFoundError as error:
         raise ImportError(
-            "Hugging Face models need the package transformers: pip install 'shrinkml-env[hf]', or in a"
-            " checkout pip install -c constraints.txt -e '.[hf]'"
+            "Hugging Face models need the package transformers: pip install 'shrinkml-env[hf]'"
         ) from error
 
 
