@@ -1,6 +1,6 @@
 """Export a model to another format: ``python -m experiments.export run=DIR format=safetensors|torch|onnx|huggingface``.
 
-``run`` is the folder of a search, whose compressed model is exported, or of a saved model. The exported model is loaded
+``run`` is the folder of a run, whose compressed or trained model is exported, or of a saved model. The exported model is loaded
 again, and its transcripts of a set of utterances must equal the model's. See docs/export.md.
 """
 
@@ -15,7 +15,7 @@ from experiments.common.command import command
 from experiments.common.kinds import NAME, UTTERANCES, choice, optional
 from experiments.common.record import read_record
 from experiments.common.run_directory import plain
-from shrinkml_env import load_compressed, load_utterances
+from shrinkml_env import load_model, load_utterances
 from shrinkml_env.export import FORMATS, export_model
 from shrinkml_env.progress import progress
 
@@ -41,14 +41,13 @@ def export(run: Path, format_name: str, out: Path | None = None, utterances: Any
         ImportError: A package that the format needs is not installed.
         ValueError: The format does not support this model, or transcripts differ by more than rounding.
     """
-    folder, record = run, run / "best.json"
-    if record.is_file():
-        folder = run / "compressed"
+    if not run.is_dir():
+        raise FileNotFoundError(f"run={run}: there is no such folder")
+    record = run / "best.json"
+    if record.is_file() and utterances is None:
         sets = read_record(record).get("utterances", {})
-        utterances = sets.get("proxy", sets.get("dev")) if utterances is None else utterances
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{run} is neither a finished run of experiments.search nor a saved model's folder")
-    model = load_compressed(folder)
+        utterances = sets.get("proxy", sets.get("dev"))
+    model = load_model(run)
     out = run / "export" / format_name if out is None else out
     compared = load_utterances("proxy" if utterances is None else utterances)
     with progress(compared, desc="checked", unit="utterance") as bar:

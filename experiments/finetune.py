@@ -1,6 +1,6 @@
 """Fine-tune a compressed model: ``python -m experiments.finetune seed_model=DIR [distillation=original]``.
 
-DIR is a saved model, or the run of a search or of `experiments.seed_model` with one; a dense model such as
+DIR is the folder of a saved model, or of a run of a search or of `experiments.seed_model`; a dense model such as
 ``seed_model=las_small`` can be trained further as well. The model stays factored: U and V are trained, and the ranks do
 not change. The same command resumes a run that was stopped. The run directory contains the model and ``result.json``.
 To use several processes: ``torchrun --nproc-per-node N -m experiments.finetune``.
@@ -44,7 +44,7 @@ def finetune(config: DictConfig) -> Path:
     """
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.training.seed)  # initialises the CTC head, which saved models lack
-    model, original = load_las(model_in(config.seed_model)), load_model(config.original)
+    model, original = load_las(config.seed_model), load_model(config.original)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = config.dropout
@@ -92,21 +92,6 @@ def finetune(config: DictConfig) -> Path:
     return directory
 
 
-def model_in(name_or_path: str) -> str:
-    """Return the model of a run, given the run's folder; return any other name or path unchanged.
-
-    Raises:
-        FileNotFoundError: The run has not made its model yet.
-    """
-    folder = Path(name_or_path)
-    runs = [path for name in ("compressed", "model") if (path := folder / name).is_dir()]
-    if runs and not (folder / "config.json").exists():
-        return str(runs[0])
-    if (folder / "config.yaml").exists():
-        raise FileNotFoundError(f"{folder} is a run that has not made its model yet: let it end first")
-    return name_or_path
-
-
 def load_las(name_or_path: str) -> LAS:
     """Load a LAS model for training.
 
@@ -125,7 +110,7 @@ def _objective(config: DictConfig) -> Objective:
     objective: Objective = instantiate(config.objective)
     if config.distillation:
         options = plain(config.distillation)
-        return Distillation(load_las(model_in(options.pop("teacher"))), objective, **options)
+        return Distillation(load_las(options.pop("teacher")), objective, **options)
     return objective
 
 

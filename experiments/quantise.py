@@ -1,7 +1,7 @@
 """Store a model's matrices in int8: ``python -m experiments.quantise model=MODEL``.
 
-MODEL is a saved model, compressed or not, a run with a model, or a shipped name. The run directory contains the given
-model in ``original``, the quantised one in ``compressed``, and a ``best.json`` for `experiments.validate`. See
+MODEL is what every command takes: the folder of a saved model or of a run, or a shipped name. The run directory contains
+the given model in ``original``, the quantised one in ``compressed``, and a ``best.json`` for `experiments.validate`. See
 docs/quantisation.md.
 """
 
@@ -17,7 +17,6 @@ from experiments.common.command import command
 from experiments.common.measure import Measured, measure
 from experiments.common.run_directory import plain, run_directory, title_of
 from experiments.common.statistics import in_points
-from experiments.finetune import model_in
 from shrinkml_env import CompressibleModel, SearchResult, count_parameters, load_model, load_utterances, quantise
 from shrinkml_env.compression import file_bytes, int8_scales, ranks_of
 from shrinkml_env.evaluation.intervals import wer_increase
@@ -37,7 +36,7 @@ def make(config: DictConfig) -> Path:
         ImportError: A package is not installed.
         ValueError: The model cannot be read or quantised, or is quantised already.
     """
-    model = load_model(model_in(config.model))
+    model = load_model(config.model)
     if int8_scales(model):
         raise ValueError(f"{config.model} is quantised already")
     quantised = quantise(model)

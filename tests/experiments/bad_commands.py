@@ -95,7 +95,7 @@ BAD_COMMANDS: list[tuple[str, str, str]] = [
     (
         "an export of nothing",
         "export run=x format=onnx",
-        "x is neither a finished run of experiments.search nor a saved model's",
+        "run=x: there is no such folder",
     ),
     ("data that is not there", "compress target_size=0.5 data=nowhere", "data=nowhere: no such folder"),
     # Whole numbers.

@@ -30,7 +30,7 @@ def test_a_run_and_a_models_folder_are_exported(run, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_what_is_no_run_is_an_error_of_one_line(run, tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere is neither a finished run"):
+    with pytest.raises(FileNotFoundError, match="nowhere: there is no such folder"):
         export(tmp_path / "nowhere", "onnx")
     assert TinyCTC.architecture == "tiny_ctc"
     command = ["-m", "experiments.export", "imports=[tests.helpers.models]", "format=onnx"]

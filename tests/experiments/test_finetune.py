@@ -9,7 +9,7 @@ import torch
 from hydra import compose, initialize
 
 from experiments import compress as compress_command
-from experiments.finetune import finetune, model_in
+from experiments.finetune import finetune
 from experiments.iterate import iterate
 from experiments.seed_model import make
 from experiments.summary import table, trained_table
@@ -191,15 +191,7 @@ def test_another_seed_model_of_the_same_name_is_refused(configure_training, seed
         finetune(config)
 
 
-def test_where_models_are(tmp_path, configure_training, seed_model):
-    assert model_in("las_small") == "las_small"
-    assert model_in(str(seed_model)) == str(seed_model)
-    run = make(configure_training("seed_model", "agent=uniform", "size=0.5"), "title")
-    assert model_in(str(run)) == str(run / "compressed")
-    (tmp_path / "begun").mkdir()
-    (tmp_path / "begun" / "config.yaml").touch()
-    with pytest.raises(FileNotFoundError, match="has not made its model yet"):
-        model_in(str(tmp_path / "begun"))
+def test_only_las_models_are_trained(tmp_path, configure_training):
     save_compressed(TinyCTC(), tmp_path / "other")
     with pytest.raises(ValueError, match="holds a TinyCTC: only LAS"):
         finetune(configure_training("finetune", f"seed_model={tmp_path / 'other'}"))

@@ -170,8 +170,7 @@ def test_export_reads_the_model_alone(hostile, call, folder):
 @pytest.mark.parametrize(
     ("command", "status", "arguments"),
     [
-        ("compress", 2, ["target_size=0.5", "model={}"]),  # The folder is no model's.
-        ("compress", 2, ["target_size=0.5", "model={}/compressed"]),  # Other models than the embedded one need speech.
+        ("compress", 2, ["target_size=0.5", "model={}"]),  # Other models than the embedded one need speech.
         ("quantise", 0, ["model={}", "dev={{root: {}/../speech, subset: dev}}", "test=${{dev}}"]),
         ("finetune", 2, ["seed_model={}"]),  # Only LAS models are trained.
         ("sensitivity", 2, ["model={}"]),
