@@ -1,7 +1,7 @@
 """Export a model to another format: ``python -m experiments.export run=DIR format=safetensors|torch|onnx|huggingface``.
 
-``run`` is the folder of a run, whose compressed or trained model is exported, or of a saved model. The exported model is loaded
-again, and its transcripts of a set of utterances must equal the model's. See docs/export.md.
+``run`` is the folder of a run, whose compressed or trained model is exported, or of a saved model. The exported model
+is loaded again, and its transcripts of a set of utterances must equal the model's. See docs/export.md.
 """
 
 from __future__ import annotations

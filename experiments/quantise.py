@@ -1,8 +1,8 @@
 """Store a model's matrices in int8: ``python -m experiments.quantise model=MODEL``.
 
-MODEL is what every command takes: the folder of a saved model or of a run, or a shipped name. The run directory contains
-the given model in ``original``, the quantised one in ``compressed``, and a ``best.json`` for `experiments.validate`. See
-docs/quantisation.md.
+MODEL is what every command takes: the folder of a saved model or of a run, or a shipped name. The run directory
+contains the given model in ``original``, the quantised one in ``compressed``, and a ``best.json`` for
+`experiments.validate`. See docs/quantisation.md.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from experiments.common.command import command
-from experiments.common.measure import Measured, measure
+from experiments.common.measure import measure
 from experiments.common.run_directory import plain, run_directory, title_of
 from experiments.common.statistics import in_points
 from shrinkml_env import CompressibleModel, SearchResult, count_parameters, load_model, load_utterances, quantise
 from shrinkml_env.compression import file_bytes, int8_scales, ranks_of
+from shrinkml_env.evaluation import Counts
 from shrinkml_env.evaluation.intervals import wer_increase
 from shrinkml_env.progress import progress
 from shrinkml_env.search_directory import write
@@ -57,7 +58,7 @@ def result_of(
     config: DictConfig,
     model: CompressibleModel,
     quantised: CompressibleModel,
-    measured: Mapping[str, tuple[Measured, Measured]],
+    measured: Mapping[str, tuple[Counts, Counts]],
 ) -> SearchResult:
     """Return the result of a quantisation as that of a search without evaluations.
 
@@ -89,7 +90,7 @@ def result_of(
     )
 
 
-def table(result: SearchResult, measured: Mapping[str, tuple[Measured, Measured]]) -> pd.DataFrame:
+def table(result: SearchResult, measured: Mapping[str, tuple[Counts, Counts]]) -> pd.DataFrame:
     """Return a table with a row for the file and one for each set."""
     rows = [("file, bytes", *(f"{size:,}" for size in result.file_bytes), "")]
     for name, (before, after) in measured.items():

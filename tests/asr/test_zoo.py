@@ -20,12 +20,12 @@ def test_a_run_that_has_made_no_model(tmp_path):
     (tmp_path / "config.yaml").touch()
     save_compressed(TinyCTC(), tmp_path / "original")
     (tmp_path / "compressed").mkdir()
-    with pytest.raises(FileNotFoundError, match="holds no model: neither .* nor has a run put one in compressed or mo"):
+    with pytest.raises(FileNotFoundError, match=r"holds no model: neither .* nor has a run put one in"):
         load_model(tmp_path)
 
 
 def test_a_name_that_is_none(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"neither a shipped model \(las_small\) nor the folder of a model or a r"):
+    with pytest.raises(FileNotFoundError, match=r"neither a shipped model \(las_small\) nor the folder of a"):
         load_model(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="a model must be given by its name or the path of its folder, got None"):
         load_model(None)
