@@ -60,8 +60,8 @@ def load_model(name_or_path: str | Path) -> CompressibleModel:
         return load_compressed(Path(str(files("shrinkml_env") / "assets" / "models" / str(name_or_path))))
     if not Path(name_or_path).is_dir():
         raise FileNotFoundError(
-            f"{str(name_or_path)!r} is neither a shipped model ({', '.join(SHIPPED_MODELS)}) nor the folder of a model or"
-            f" a run (nor does it begin with one of {', '.join(_PREFIXES)})"
+            f"{str(name_or_path)!r} is neither a shipped model ({', '.join(SHIPPED_MODELS)}) nor the folder of a model"
+            f" or a run (nor does it begin with one of {', '.join(_PREFIXES)})"
         )
     if _is_huggingface(Path(name_or_path)):
         raise ValueError(f"{name_or_path} is the folder of a model of Hugging Face's: name it hf:{name_or_path}")
