@@ -83,7 +83,7 @@ def finetune(config: DictConfig) -> Path:
                 "processes": trainer.world,
             },
             "before": {"dev": before},
-            "after": {name: measure(model, sets[name]).to_json() for name in SETS},
+            "after": {name: _errors(model, sets[name]) for name in SETS},
         }
         write_json(directory / RESULT, result)
         print_result(result, directory)
@@ -114,6 +114,12 @@ def _objective(config: DictConfig) -> Objective:
     return objective
 
 
+def _errors(model: LAS, utterances: Sequence[Utterance]) -> dict[str, Any]:
+    """Return a model's WER, and its word errors in each utterance for paired comparisons, as JSON."""
+    counts = measure(model, utterances)
+    return {"wer": counts.wer, **counts.to_json()}
+
+
 def _measure_seed(directory: Path, model: LAS, dev: Sequence[Utterance]) -> dict[str, Any]:
     """Return the seed model's word errors on dev, which are measured once for each run.
 
@@ -126,7 +132,7 @@ def _measure_seed(directory: Path, model: LAS, dev: Sequence[Utterance]) -> dict
         if not name.startswith(model.training_only):
             digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
     if not path.exists():
-        write_json(path, {"digest": digest.hexdigest(), "dev": measure(model, dev).to_json()})
+        write_json(path, {"digest": digest.hexdigest(), "dev": _errors(model, dev)})
     known = read_json_object(path)
     if known["digest"] != digest.hexdigest():
         raise ValueError(f"{directory} was begun with another seed model of this name: remove it to begin anew")

@@ -17,6 +17,7 @@ from matplotlib import pyplot as plt
 
 from experiments.common.report import save_figure
 from experiments.common.statistics import in_points, mean, mean_wer_increase
+from shrinkml_env.evaluation import WordErrors
 from shrinkml_env.evaluation.intervals import wer_increase
 
 ORIGINAL = "the original"
@@ -56,16 +57,11 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Errors:
-    """Word errors and reference words of each utterance."""
+class Errors(WordErrors):
+    """Word errors and reference words of each utterance of a test set."""
 
     edits: Sequence[int]
     words: Sequence[int]
-
-    @property
-    def wer(self) -> float:
-        """The corpus word error rate, a fraction."""
-        return sum(self.edits) / sum(self.words)
 
     def first(self, count: int) -> Errors:
         """Return those of the first utterances."""

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from experiments.common.agent import make_agent
 from experiments.common.environment import make_environment
+from experiments.common.findings import Errors
 from experiments.common.imports import import_modules
 from experiments.common.results import Cell
 from experiments.common.searches import Search, evaluator_on, search_cell
@@ -99,9 +100,14 @@ class Chosen:
     returns: Sequence[float] = ()
 
     @property
-    def test_wer(self) -> float:
-        """WER on test, a fraction."""
-        return sum(self.edits) / sum(self.words)
+    def on_test(self) -> Errors:
+        """The errors on test."""
+        return Errors(self.edits, self.words)
+
+    @property
+    def before(self) -> Errors:
+        """The original's errors on test."""
+        return Errors(self.edits_before, self.words)
 
 
 class Found(NamedTuple):

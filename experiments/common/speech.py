@@ -16,7 +16,7 @@ from shrinkml_env.asr.text import characters, compose
 from shrinkml_env.compression import SVD, require_length
 from shrinkml_env.data import SAMPLE_RATE, SpeechFolder
 from shrinkml_env.data.split import split, spread
-from shrinkml_env.evaluation import recognise_all, word_edits
+from shrinkml_env.evaluation import count_errors, recognise_all
 
 __all__ = [
     "Speech",
@@ -230,12 +230,11 @@ def require_recognition(model: CompressibleModel, utterances: Sequence[Utterance
     begun = time.perf_counter()
     hypotheses = recognise_all(model, utterances)
     seconds = time.perf_counter() - begun
-    pairs = [(model.normalise(u.text), model.normalise(h.text)) for u, h in zip(utterances, hypotheses, strict=True)]
-    edits, words = (sum(column) for column in zip(*(word_edits(*pair) for pair in pairs), strict=True))
-    if edits > HIGHEST_WER * words:
-        reference, hypothesis = pairs[0]
+    references = [model.normalise(utterance.text) for utterance in utterances]
+    wer = count_errors(model, references, hypotheses).wer
+    if wer > HIGHEST_WER:
         raise ValueError(
-            f"the original model gets {100 * edits / words:.0f} % of the words wrong: are data and transcripts what it "
-            f"was trained for? {utterances[0].id} says {reference!r}, the model {hypothesis!r}"
+            f"the original model gets {100 * wer:.0f} % of the words wrong: are data and transcripts what it was "
+            f"trained for? {utterances[0].id} says {references[0]!r}, the model {model.normalise(hypotheses[0].text)!r}"
         )
     return seconds

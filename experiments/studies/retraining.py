@@ -23,7 +23,7 @@ from matplotlib import pyplot as plt
 
 from experiments.common.command import command
 from experiments.common.compose import compose_config
-from experiments.common.findings import best_on_dev
+from experiments.common.findings import Errors, best_on_dev
 from experiments.common.identity import key_of
 from experiments.common.kinds import NAME, SHARE, list_of, mapping_of
 from experiments.common.measure import measure
@@ -205,7 +205,7 @@ def pair_table(results: Sequence[Trained]) -> pd.DataFrame:
 
 def _wer(edits: Sequence[float], words: Sequence[int]) -> float:
     """Return the corpus WER in percent."""
-    return 100 * float(np.sum(edits)) / sum(words)
+    return 100 * Errors(edits, words).wer
 
 
 def _more(one: Trained, other: Trained) -> str:

@@ -84,7 +84,7 @@ def _measured(kept: Sequence[Chosen], best: Chosen | None, rival: Chosen | None)
     """The rest of a row."""
     if best is None:
         return ("",) * 6
-    seeds = mean([100 * search.test_wer for search in kept])
+    seeds = mean([100 * search.on_test.wer for search in kept])
     lost = wer_increase(best.edits, best.edits_before, best.words, one_sided=True)
     beside_mean = beside = ""
     if rival is not None:
@@ -95,7 +95,7 @@ def _measured(kept: Sequence[Chosen], best: Chosen | None, rival: Chosen | None)
         f"{seeds.value:.2f} [{seeds.low:.2f}, {seeds.high:.2f}]" if len(kept) > 1 else "",
         beside_mean if len(kept) > 1 else "",
         f"{best.size_ratio:.3f}",
-        f"{100 * best.test_wer:.2f}",
+        f"{100 * best.on_test.wer:.2f}",
         in_points(lost),
         beside,
     )
@@ -160,15 +160,14 @@ def draw(path: Path, found: Sequence[Chosen]) -> None:
     for place, agent in enumerate(dict.fromkeys(search.agent for search in found)):
         means = {}
         for size in sorted({search.size for search in found}):
-            wers = [s.test_wer for s in found if (s.agent, s.size) == (agent, size) and s.size_ratio <= size]
+            wers = [s.on_test.wer for s in found if (s.agent, s.size) == (agent, size) and s.size_ratio <= size]
             if wers:
                 means[size] = mean([100 * wer for wer in wers])
         values, low, high = np.array(list(means.values())).reshape(-1, 3).T
         style = ("o-", "o--", "o:")[place // 10 % 3]
         axes.plot(list(means), values, style, color=f"C{place % 10}", label=agent, markersize=3)
         axes.fill_between(list(means), low, high, color=f"C{place % 10}", alpha=0.15)
-    before = 100 * sum(found[0].edits_before) / sum(found[0].words)
-    axes.axhline(before, color="black", linestyle="--", linewidth=0.8, label="the original")
+    axes.axhline(100 * found[0].before.wer, color="black", linestyle="--", linewidth=0.8, label="the original")
     save_wer_against_size(figure, axes, path, "size ratio allowed")
 
 

@@ -8,18 +8,21 @@ from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
 from shrinkml_env.evaluation.ledger_file import read_ledger
 from shrinkml_env.evaluation.progress import ProgressBar
 from shrinkml_env.evaluation.protocol import SupportsEvaluate
-from shrinkml_env.evaluation.result import Evaluation
-from shrinkml_env.evaluation.wer import word_edits
+from shrinkml_env.evaluation.result import Counts, Evaluation, WordErrors
+from shrinkml_env.evaluation.wer import count_errors, word_edits
 
 __all__ = [
     "ActivationError",
     "BudgetExhausted",
+    "Counts",
     "Evaluation",
     "EvaluationCache",
     "Evaluator",
     "Ledger",
     "ProgressBar",
     "SupportsEvaluate",
+    "WordErrors",
+    "count_errors",
     "default_cache_path",
     "mean_divergence",
     "read_ledger",

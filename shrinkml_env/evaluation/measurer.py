@@ -28,7 +28,7 @@ from shrinkml_env.compression.canonical import content_bytes, digest, one_thread
 from shrinkml_env.data.utterance import Utterance
 from shrinkml_env.evaluation.result import Counts
 from shrinkml_env.evaluation.stages import StagedRecogniser
-from shrinkml_env.evaluation.wer import word_edits
+from shrinkml_env.evaluation.wer import count_errors
 from shrinkml_env.evaluation.workers import Workers
 
 __all__ = ["Measurer", "Ranks", "device_of"]
@@ -156,14 +156,7 @@ class Measurer:
 
     def counts(self, transcripts: Sequence[Hypothesis]) -> Counts:
         """Count the errors in the transcripts of all utterances, in the set's order."""
-        edits, words = zip(
-            *(
-                word_edits(reference, self.model.normalise(hypothesis.text))
-                for reference, hypothesis in zip(self._references, transcripts, strict=True)
-            ),
-            strict=True,
-        )
-        return Counts(edits, words, sum(hypothesis.capped for hypothesis in transcripts))
+        return count_errors(self.model, self._references, transcripts)
 
 
 def device_of(model: CompressibleModel) -> str:

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-__all__ = ["Counts", "Evaluation"]
+__all__ = ["Counts", "Evaluation", "WordErrors"]
+
+
+class WordErrors:
+    """The word errors of a model on utterances: a base of dataclasses that have these fields.
+
+    Attributes:
+        edits: Word substitutions + deletions + insertions of each utterance.
+        words: Reference words of each utterance, in the same order.
+    """
+
+    __slots__ = ()
+    edits: Sequence[int]
+    words: Sequence[int]
+
+    @property
+    def wer(self) -> float:
+        """The corpus word error rate, all edits over all reference words: a fraction that may exceed 1."""
+        return sum(self.edits) / sum(self.words)
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(WordErrors):
     """The errors of one compressed model on one utterance set.
 
     Attributes:
@@ -49,8 +67,8 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
-    """The measurement of one configuration on one utterance set.
+class Evaluation(WordErrors):
+    """The measurement of one configuration on one utterance set; `wer` is its word error rate.
 
     Attributes:
         ranks: Layer name -> canonical rank, complete, in forward order.
@@ -72,8 +90,3 @@ class Evaluation:
     macs: int
     capped: int
     divergence: float | None = None
-
-    @property
-    def wer(self) -> float:
-        """The corpus word error rate, all edits over all reference words: a fraction that may exceed 1."""
-        return sum(self.edits) / sum(self.words)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jiwer
 
-__all__ = ["word_edits"]
+from shrinkml_env.compression import CompressibleModel, Hypothesis
+from shrinkml_env.evaluation.result import Counts
+
+__all__ = ["count_errors", "word_edits"]
 
 
 def word_edits(reference: str, hypothesis: str) -> tuple[int, int]:
@@ -17,3 +22,21 @@ def word_edits(reference: str, hypothesis: str) -> tuple[int, int]:
         return len(hypothesis.split()), 0
     output = jiwer.process_words(reference, hypothesis)
     return output.substitutions + output.deletions + output.insertions, len(reference.split())
+
+
+def count_errors(model: CompressibleModel, references: Sequence[str], transcripts: Sequence[Hypothesis]) -> Counts:
+    """Count the word errors in transcripts of at least one utterance.
+
+    Args:
+        model: The model, whose text normalisation the transcripts get.
+        references: The normalised reference of each utterance.
+        transcripts: What was recognised of each utterance, in the same order.
+    """
+    edits, words = zip(
+        *(
+            word_edits(reference, model.normalise(transcript.text))
+            for reference, transcript in zip(references, transcripts, strict=True)
+        ),
+        strict=True,
+    )
+    return Counts(edits, words, sum(transcript.capped for transcript in transcripts))
