@@ -203,7 +203,7 @@ def pair_table(results: Sequence[Trained]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(PAIRS))
 
 
-def _wer(edits: Sequence[float], words: Sequence[int]) -> float:
+def _wer(edits: Sequence[int], words: Sequence[int]) -> float:
     """Return the corpus WER in percent."""
     return 100 * Errors(edits, words).wer
 
