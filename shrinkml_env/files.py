@@ -1,15 +1,23 @@
-"""Atomic writing and checked reading of files."""
+"""Atomic writing and checked reading of files, and files of lines that survive a kill."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-__all__ = ["errors_name", "parse_json", "read_json_object", "write_whole", "written_aside"]
+__all__ = [
+    "append_lines",
+    "errors_name",
+    "parse_json",
+    "read_json_object",
+    "read_lines",
+    "write_whole",
+    "written_aside",
+]
 
 
 @contextmanager
@@ -60,6 +68,45 @@ def write_whole(path: str | os.PathLike[str], content: bytes | str) -> None:
     """
     with written_aside(path, content) as aside:
         aside.replace(path)
+
+
+def append_lines(path: str | os.PathLike[str], lines: Sequence[str], header: str = "") -> None:
+    """Append lines to a file; they are on disk when the function returns.
+
+    A kill can leave the last line incomplete: such a line is removed first. The caller keeps other writers out.
+
+    Args:
+        path: The file; its folder must exist.
+        lines: Lines without their ends.
+        header: The first line of a file that has none yet; by default the first of `lines`.
+
+    Raises:
+        OSError: The file cannot be written; the message names it.
+    """
+    with errors_name(path), open(path, "a+b") as file:
+        whole = _end_of_lines(file)
+        if whole < file.seek(0, os.SEEK_END):
+            file.truncate(whole)
+        written = [header, *lines] if header and not whole else lines
+        file.write("".join(f"{line}\n" for line in written).encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_lines(path: str | os.PathLike[str]) -> tuple[list[bytes], bytes]:
+    """Return the lines of a file without their ends, and what follows the last end: nothing, or an incomplete line."""
+    *lines, torn = Path(path).read_bytes().split(b"\n")
+    return lines, torn
+
+
+def _end_of_lines(file: BinaryIO) -> int:
+    """Return the number of bytes up to and including the last newline."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 1))
+    if file.read() in (b"\n", b""):
+        return size
+    file.seek(0)
+    return file.read().rfind(b"\n") + 1
 
 
 def parse_json(content: bytes | str) -> Any:

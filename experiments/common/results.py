@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from filelock import FileLock
 
 from experiments.common.identity import describe, key_of
 from shrinkml_env.evaluation.workers import Workers
-from shrinkml_env.files import errors_name, parse_json
+from shrinkml_env.files import append_lines, parse_json, read_lines
 from shrinkml_env.progress import progress
 
 __all__ = ["KEPT", "Cell", "append_result", "kept_results", "line_of", "read_results", "results_of"]
@@ -102,12 +101,9 @@ def _made_once(make: Callable[[Task], dict[str, Any]], path: Path, cell: Cell[Ta
 
 def append_result(path: Path, cell: Cell[Any], result: Mapping[str, Any]) -> None:
     """Append the result of a cell as a line; several processes may do so at once."""
-    line = json.dumps({"key": cell.key, "cell": describe(cell.about), "result": result}) + "\n"
-    with FileLock(path.with_name(f"{path.name}.lock")), errors_name(path), open(path, "a+b") as file:
-        file.truncate(_whole_lines(path))  # remove a line that a kill left incomplete
-        file.write(line.encode())
-        file.flush()
-        os.fsync(file.fileno())
+    line = json.dumps({"key": cell.key, "cell": describe(cell.about), "result": result})
+    with FileLock(path.with_name(f"{path.name}.lock")):
+        append_lines(path, [line])
 
 
 def read_results(path: Path) -> dict[str, dict[str, Any]]:
@@ -119,7 +115,8 @@ def read_results(path: Path) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     found = {}
-    for number, line in enumerate(path.read_bytes()[: _whole_lines(path)].splitlines(), start=1):
+    lines, _ = read_lines(path)
+    for number, line in enumerate(lines, start=1):
         try:
             record = parse_json(line)
             found[str(record["key"])] = dict(record["result"])
@@ -130,7 +127,7 @@ def read_results(path: Path) -> dict[str, dict[str, Any]]:
 
 def line_of(path: Path, key: str) -> int | None:
     """Return the number of the line with a key, from 1; None if there is none."""
-    lines = path.read_bytes().splitlines() if path.exists() else []
+    lines = read_lines(path)[0] if path.exists() else []
     numbers = [number for number, line in enumerate(lines, start=1) if f'"{key}"'.encode() in line]
     return numbers[-1] if numbers else None
 
@@ -138,8 +135,3 @@ def line_of(path: Path, key: str) -> int | None:
 def kept_results(study: str) -> dict[str, dict[str, Any]]:
     """Return the kept results of a study in `KEPT`: key -> result."""
     return read_results(KEPT / f"{study}.jsonl")
-
-
-def _whole_lines(path: Path) -> int:
-    """Return the number of bytes up to and including the last newline."""
-    return path.read_bytes().rfind(b"\n") + 1

@@ -10,12 +10,12 @@ import os
 from collections.abc import Mapping, Sequence
 from operator import index
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from shrinkml_env.evaluation.result import Evaluation
-from shrinkml_env.files import errors_name, parse_json
+from shrinkml_env.files import append_lines, parse_json, read_lines
 
 __all__ = ["DIFFERENT_SUBJECT", "LedgerFile", "read_ledger"]
 
@@ -79,18 +79,9 @@ class LedgerFile:
     def append(self, evaluations: Sequence[Evaluation]) -> None:
         """Append evaluations to the open file; they are on disk when the method returns."""
         assert self.is_open
-        if not evaluations:
-            return
-        with errors_name(self.path), open(self.path, "a+b") as file:
-            whole = _whole_lines(file)
-            if whole < file.seek(0, os.SEEK_END):
-                file.truncate(whole)  # a kill left the last line incomplete
-            records = [_to_json(evaluation) for evaluation in evaluations]
-            if not whole:
-                records.insert(0, self._header)
-            file.write("".join(json.dumps(record) + "\n" for record in records).encode())
-            file.flush()
-            os.fsync(file.fileno())
+        if evaluations:
+            lines = [json.dumps(_to_json(evaluation)) for evaluation in evaluations]
+            append_lines(self.path, lines, header=json.dumps(self._header))
 
     def close(self) -> None:
         """Release the lock."""
@@ -128,9 +119,7 @@ def read_ledger(path: str | os.PathLike[str]) -> tuple[Evaluation, tuple[Evaluat
 
 def _read(path: Path, header: dict[str, Any]) -> tuple[Evaluation, ...]:
     """Return the evaluations in a file whose first line must be this header."""
-    content = path.read_bytes()
-    lines = content.split(b"\n")
-    torn = lines.pop()  # empty unless the last line is incomplete
+    lines, torn = read_lines(path)
     if not lines:
         if json.dumps(header).encode().startswith(torn):
             return ()  # killed while the header was written
@@ -171,16 +160,6 @@ def _locked(path: Path) -> FileLock:
             "share one ledger, or give another path"
         ) from error
     return lock
-
-
-def _whole_lines(file: BinaryIO) -> int:
-    """Return the number of bytes up to and including the last newline."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - 1))
-    if file.read() in (b"\n", b""):
-        return size
-    file.seek(0)
-    return file.read().rfind(b"\n") + 1
 
 
 def _to_json(evaluation: Evaluation) -> dict[str, Any]:

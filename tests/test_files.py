@@ -1,0 +1,39 @@
+import errno
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shrinkml_env.files import append_lines, read_lines
+
+LINES = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n")), max_size=4)
+
+
+@given(LINES, LINES, st.data())
+def test_lines_survive_a_kill_at_any_byte(tmp_path_factory, earlier, later, data):
+    path = tmp_path_factory.mktemp("lines") / "file"
+    append_lines(path, earlier)
+    kept = path.read_bytes()
+    append_lines(path, ["killed", "while", "writing"])
+    written = path.read_bytes()
+    end = data.draw(st.integers(len(kept), len(written)))
+    path.write_bytes(written[:end])
+    before, torn = read_lines(path)
+    assert before[: len(earlier)] == [line.encode() for line in earlier]
+    assert b"".join(line + b"\n" for line in before) + torn == written[:end]
+    append_lines(path, later)
+    assert read_lines(path) == ([*before, *(line.encode() for line in later)], b"")
+
+
+def test_only_a_file_without_a_line_gets_the_header(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"hea")  # killed while the header was written
+    append_lines(path, ["one"], header="header")
+    append_lines(path, ["two"], header="header")
+    assert path.read_bytes() == b"header\none\ntwo\n"
+
+
+def test_an_error_names_the_file(tmp_path):
+    with pytest.raises(OSError, match="nowhere") as error:
+        append_lines(tmp_path / "nowhere" / "file", ["line"])
+    assert error.value.errno == errno.ENOENT
