@@ -201,6 +201,13 @@ def select(config: DictConfig) -> Path:
         )
         for name in ("pool", "dev")
     )
+    sizes = [size for size in config.sizes if size <= len(pool.utterances)]
+    if not sizes:
+        raise ValueError(
+            f"sizes={plain(config.sizes)}: the pool has {len(pool.utterances)} utterances, fewer than each"
+        )
+    if len(sizes) < len(config.sizes):
+        print(f"the pool has {len(pool.utterances)} utterances: larger sizes are left out")
     space = make_search_space(pool, part("search_space", config.search_space))
     if by_divergence:
         measurer = DivergenceMeasurer(model, pool.utterances, factorisation, pool.memory)
@@ -212,9 +219,7 @@ def select(config: DictConfig) -> Path:
     voices = [utterance.speaker for utterance in pool.utterances]
     losses, target = (np.concatenate(parts) for parts in zip(groups["broad", 0], groups["near", 0], strict=True))
     choosing = Pool(losses, lengths, voices, target)
-    sizes = [size for size in config.sizes if size <= len(lengths)]
-    if len(sizes) < len(config.sizes):
-        print(f"the pool has {len(lengths)} utterances: larger sizes are left out")
+
     rows: dict[tuple[str, str, int], Fidelity] = {}
     for method, selection in SELECTIONS.items():
         for size in progress(sizes, desc=f"{method}: fidelity"):

@@ -52,9 +52,12 @@ def save_compressed(model: CompressibleModel, path: str | os.PathLike[str]) -> N
     `NAME.scale`. `config.json` is written last, so that a directory without it is an incomplete model.
 
     Raises:
-        ValueError: The model's class is not registered, or its number formats cannot represent a parameter exactly.
+        ValueError: The path is empty, the model's class is not registered, or its number formats cannot represent a
+            parameter exactly.
         FileExistsError: The path is a file.
     """
+    if not os.fspath(path):
+        raise ValueError("path is empty: a model is saved to a folder, give the name of one")
     directory = Path(path)
     if directory.exists() and not directory.is_dir():
         raise FileExistsError(f"{directory} is a file: a model is saved to a folder, give the name of one")

@@ -63,7 +63,7 @@ class CompensatedSVD(WhitenedSVD):
 
     Raises:
         ValueError: The model does not predict probabilities or is in training mode, the factorisation is of another
-            kind, there is not enough speech, or a name or a rank is wrong.
+            kind, there is not enough speech or it is not finite, or a name or a rank is wrong.
     """
 
     name = "compensated"
@@ -80,6 +80,8 @@ class CompensatedSVD(WhitenedSVD):
             raise ValueError(f"compensation begins with an SVD, plain or activation-aware, not {factorisation.name!r}")
         if len(waveforms) < 2:
             raise ValueError(f"compensation needs calibration speech: {len(waveforms)} utterances are too few")
+        if not all(waveform.isfinite().all() for waveform in waveforms):
+            raise ValueError("calibration speech holds samples that are NaN or infinite")
         # Begin with the decompositions that there are, not with new ones.
         self.__dict__.update({name: copy.copy(value) for name, value in vars(factorisation).items()})
         self.dampings: dict[str, float] = {}
@@ -115,6 +117,9 @@ class CompensatedSVD(WhitenedSVD):
 
     def _regress(self, model: PredictiveModel, matrix: Matrix, halves: tuple[Moments, Moments]) -> None:
         """Fit one matrix or stack."""
+        # A half of the speech in which all inputs are zero says nothing: the matrix keeps its factors.
+        if any(half.own.trace() == 0 for half in halves):
+            return
         dense = dense_values(model, matrix)
         damping = best_damping(dense, halves, self.row_weights.get(matrix.name), self._ranks[matrix.name])
         self.dampings[matrix.name] = damping

@@ -121,12 +121,12 @@ def require_storable(model: CompressibleModel) -> None:
     """Check that a saved file would represent this model exactly.
 
     Raises:
-        ValueError: The model's `storage_dtype`, or int8, cannot represent a parameter exactly.
+        ValueError: A parameter is not finite, or the model's `storage_dtype`, or int8, cannot represent it exactly.
     """
     for name, (tensor, storage) in storages(model).items():
+        if isinstance(tensor, nn.Parameter) and not tensor.isfinite().all():
+            raise ValueError(f"parameter {name!r} holds NaN or infinity")
         if not storage.represents(tensor):
-            if not tensor.isfinite().all():
-                raise ValueError(f"parameter {name!r} holds NaN or infinity")
             raise ValueError(
                 f"parameter {name!r} holds values that {storage.dtype} does not represent exactly: call"
                 " round_to_storage(model), then measure and save it"

@@ -29,12 +29,22 @@ __all__ = [
     "make_reward",
     "make_search_space",
     "named",
+    "require_known_parts",
     "resolve",
     "resolve_for",
     "search_space_maker",
 ]
 
 T = TypeVar("T")
+
+PARTS: Mapping[str, tuple[Mapping[str, Callable[..., Any]], int]] = {
+    "action": (ACTIONS, 1),
+    "observation": (OBSERVATIONS, 1),
+    "shaping": (POTENTIALS, 1),
+    "constraint": (CONSTRAINTS, 2),
+    "search_space": (SEARCH_SPACES, 0),
+}
+"""Kind of part -> its registry, and how many arguments of a part are no options."""
 
 
 def resolve(kind: str, registry: Mapping[str, Callable[..., T]], spec: Any, expected: Any) -> T:
@@ -150,6 +160,22 @@ def make_search_space(evaluator: SupportsEvaluate, spec: Any = "full") -> Search
     """Make the search space of an evaluator's layers; `spec` as the argument `search_space` of `make_env`."""
     maker = search_space_maker(spec)
     return maker.of(evaluator) if isinstance(maker, LevelSpace) else maker(evaluator.layers)
+
+
+def require_known_parts(**specs: Any) -> None:
+    """Check names and options of parts before anything is computed for them.
+
+    Args:
+        specs: Kind of part -> its specification: ``"action"``, ``"observation"``, ``"shaping"``, ``"constraint"`` or
+            ``"search_space"``. What is neither a name nor a mapping is checked where it is used.
+
+    Raises:
+        ValueError: A name is unknown, or an option is unknown or missing.
+    """
+    for kind, spec in specs.items():
+        registry, given = PARTS[kind]
+        if isinstance(spec, str | Mapping):
+            named(kind, registry, spec, given)
 
 
 def make_problem(

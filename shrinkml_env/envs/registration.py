@@ -13,11 +13,11 @@ import gymnasium as gym
 import torch
 
 from shrinkml_env.asr import LAS, load_model
-from shrinkml_env.checks import whole_number
+from shrinkml_env.checks import is_number, whole_number
 from shrinkml_env.compression import CompressibleModel, require_lossless
 from shrinkml_env.data import Utterance, load_utterances
 from shrinkml_env.data.sets import UtteranceSpec
-from shrinkml_env.envs.assembly import assemble_env, make_factorisation, make_reward
+from shrinkml_env.envs.assembly import assemble_env, make_factorisation, make_reward, require_known_parts
 from shrinkml_env.envs.shrink import MaskableShrinkEnv, ShrinkEnv
 from shrinkml_env.envs.tabular import MaskableTabularEnv, TabularEnv, VectorTabularEnv
 from shrinkml_env.envs.vector import MaskableVectorShrinkEnv, VectorShrinkEnv
@@ -134,6 +134,10 @@ def make_env(
     """
     _require_known("ShrinkML-v0", make_env, unknown)
     memory_mb = whole_number("memory_mb", memory_mb, least=0)
+    workers = whole_number("workers", workers, least=1)
+    require_known_parts(
+        action=action, observation=observation, shaping=shaping, constraint=constraint, search_space=search_space
+    )
     model, cache = _load(model, device), _open(cache)
     utterances = load_utterances(proxy)
     reward = make_reward(reward)
@@ -189,7 +193,7 @@ def make_env_v1(size: float = 0.4, calibration: UtteranceSpec = "calibration", *
             ``search_space="allocated"``; ``action="level"``; ``reward="divergence"``; ``proxy="proxy-small"``.
 
     Raises:
-        ValueError: As `make_env`, or a constraint is given besides the size.
+        ValueError: As `make_env`, the size is no such share, or a constraint is given besides.
     """
     _require_known_v1(arguments)
     return make_env(**arguments_v1(size, calibration, arguments))
@@ -217,13 +221,15 @@ def arguments_v1(size: float, calibration: UtteranceSpec, arguments: Mapping[str
     """Return the arguments of `make_env` that stand for those of `make_env_v1`."""
     if "constraint" in arguments:
         raise ValueError("ShrinkML-v1 is constrained to a size: give size=0.4 instead of a constraint, or use -v0")
+    if not is_number(size) or not 0 < size <= 1:
+        raise ValueError(f"size must be a share of the original's parameters in (0, 1], got {size!r}")
     speech = {"calibration": calibration}
     pivoting = {"name": "activation_aware", "form": "pivoting", "share_inputs": True, "weigh_rows": True}
     defaults = {
         "proxy": "proxy-small",
         "action": "level",
         "reward": "divergence",
-        "constraint": {"name": "shift", "budget": size},
+        "constraint": {"name": "shift", "budget": float(size)},
         "factorisation": pivoting | speech,
         "granularity": "matrix",
         "search_space": {"name": "allocated"} | speech,

@@ -17,6 +17,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from shrinkml_env.checks import is_number
 from shrinkml_env.evaluation.protocol import SupportsEvaluate
 from shrinkml_env.space.search_space import SearchSpace
 
@@ -116,7 +117,7 @@ class Budget(Constraint):
         budget: float,
         resource: Literal["size", "macs"] = "size",
     ) -> None:
-        if not isinstance(budget, int | float) or not 0 < budget <= 1:
+        if not is_number(budget) or not 0 < budget <= 1:
             raise ValueError(f"the budget must be a share of the original in (0, 1], got {budget!r}")
         if resource not in ("size", "macs"):
             raise ValueError(f"resource must be 'size' or 'macs', got {resource!r}")

@@ -250,3 +250,8 @@ def test_a_model_is_not_saved_onto_a_file(tmp_path):
     with pytest.raises(FileExistsError, match="model is a file: a model is saved to a folder, give the name of one"):
         save_compressed(TinyCTC(), path)
     assert path.read_text() == "mine"
+
+
+def test_a_model_is_not_saved_to_no_name():
+    with pytest.raises(ValueError, match="path is empty"):
+        save_compressed(TinyCTC(), "")

@@ -154,3 +154,23 @@ def test_whisper_keeps_its_tied_embedding(tmp_path):
     found = CompensatedSVD(model, speech, ranks, plain)
     (left,) = set(matrix_ranks(plain.layers, ranks)) - set(found.dampings)
     assert "embed_tokens" in left
+
+
+def test_a_matrix_whose_inputs_are_always_zero_keeps_its_factors():
+    """The readout gives zeros, and the output layer behind it is multiplied with nothing else."""
+    model = make_model()
+    with torch.no_grad():
+        for parameter in model.decoder.readout.parameters():
+            parameter.zero_()
+    plain = ActivationAwareSVD(model, SPEECH, METRIC)
+    found = CompensatedSVD(model, SPEECH, RANKS, plain)
+    name, rank = "decoder.output.weight", RANKS["decoder.output"]
+    assert torch.equal(product(found, name, rank), product(plain, name, rank))
+    assert name not in found.dampings
+    assert "decoder.lstm.weight_ih" in found.dampings
+
+
+def test_speech_that_is_not_finite_is_refused():
+    bad = [*SPEECH, torch.full((9000,), torch.nan)]
+    with pytest.raises(ValueError, match="holds samples that are NaN or infinite"):
+        CompensatedSVD(MODEL, bad, RANKS, SVD(MODEL))

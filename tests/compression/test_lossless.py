@@ -109,9 +109,10 @@ def test_compiled_models_are_refused():
                 use(model)
 
 
-def test_a_bias_that_is_no_number_is_named():
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_bias_that_is_no_number_is_named(value):
     model = TinyCTC()
     with torch.no_grad():
-        model.hidden.bias[1] = torch.nan
+        model.hidden.bias[1] = value
     with pytest.raises(ValueError, match=r"'hidden.bias' holds NaN or infinity"):
         require_storable(model)

@@ -1,3 +1,4 @@
+import math
 import warnings
 from functools import partial
 
@@ -183,8 +184,9 @@ def test_version_1_names_mistakes():
         gym.make("ShrinkML-v1", sise=0.4)
     with pytest.raises(ValueError, match=r"is constrained to a size: give size=0\.4 instead of a constraint"):
         gym.make("ShrinkML-v1", constraint="clip")
-    with pytest.raises(ValueError, match=r"the budget must be a share of the original in \(0, 1\], got 1.5"):
-        gym.make("ShrinkML-v1", size=1.5, **SMALL_V1)
+    for size in (0, 1.5, math.nan, "0.4", None, True):
+        with pytest.raises(ValueError, match=r"size must be a share of the original's parameters in \(0, 1\], got"):
+            gym.make("ShrinkML-v1", size=size, **SMALL_V1)
     with pytest.raises(ValueError, match="ShrinkML-v1 has no argument 'sise'"):
         gym.make_vec("ShrinkML-v1", num_envs=2, sise=0.4)
 
@@ -272,3 +274,22 @@ def test_finished_parts_of_another_problem_are_refused(parts):
     finished = Discrete(make_env().problem)
     with pytest.raises(ValueError, match=r"action: must be .* a class of ActionKind .*, got <.*Discrete object"):
         resolve_for("action", ACTIONS, finished, ActionKind, make_env().problem)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"workers": 0},
+        {"action": "x"},
+        {"observation": {"name": "features", "x": 1}},
+        {"constraint": "shift"},
+        {"shaping": "x"},
+        {"search_space": {"name": "full", "x": 1}},
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_is_computed(wrong):
+    def factorise(model):
+        raise AssertionError("factors are made")
+
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        gym.make("ShrinkML-v0", factorisation=factorise, **wrong)
