@@ -17,7 +17,8 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from experiments.common.command import command
-from experiments.common.page import Chart, front, point, render, series, wer_axes
+from experiments.common.page import Chart, point, render, series, wer_axes
+from experiments.common.pareto import pareto_front
 from experiments.common.record import check_record, read_record, read_training
 from experiments.common.results import read_results
 from shrinkml_env.files import write_whole
@@ -109,9 +110,11 @@ def chart(runs: Path) -> Chart:
                 measured = record["sets"]["test"]
                 after[name] = record["size_ratio"], 100 * measured["wer_after"]
                 before[100 * measured["wer_before"]] = None
+    found = list(after.values())
+    best = [point(*found[index]) for index in pareto_front([wer for _, wer in found], [size for size, _ in found])]
     drawn = [
         series("original", "#222", [point(1.0, wer, _tip("original", 1.0, wer)) for wer in before], size=10),
-        series("front", "#1f5a94", [point(*one) for one in front(after.values())], line="stepped"),
+        series("front", "#1f5a94", best, line="stepped"),
         series("runs", "#d62728", [point(*one, tip=_tip(name, *one)) for name, one in after.items()], size=9),
     ]
     return {**wer_axes("test"), "series": drawn}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
 import jinja2
 
-__all__ = ["Chart", "front", "point", "render", "series", "wer_axes"]
+__all__ = ["Chart", "point", "render", "series", "wer_axes"]
 
 PAGES = Path(__file__).with_name("pages")
 UPLOT = PAGES / "uplot"
@@ -67,15 +67,6 @@ def wer_axes(measured_on: str) -> Chart:
     """Return a chart of WER against size without its series: linear up to 10 %, logarithmic above."""
     size = "size ratio (parameters of the compressed / the original model)"
     return Chart(x=size, y=f"WER on {measured_on}, %", ticks=TICKS)
-
-
-def front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the points (size, WER) to which no other one is preferable in both, by size."""
-    found: list[tuple[float, float]] = []
-    for size, wer in sorted(points):
-        if not found or wer < found[-1][1]:
-            found.append((size, wer))
-    return found
 
 
 def point(x: float, y: float, tip: Sequence[str] = ()) -> dict[str, Any]:

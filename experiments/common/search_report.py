@@ -18,7 +18,8 @@ from matplotlib import pyplot as plt
 import shrinkml_env
 from experiments.common.command import given_command
 from experiments.common.course import Course
-from experiments.common.page import Chart, front, point, render, series, wer_axes
+from experiments.common.page import Chart, point, render, series, wer_axes
+from experiments.common.pareto import pareto_front
 from experiments.common.report import save_figure
 from experiments.common.transcripts import Transcript
 from shrinkml_env import Evaluation, SearchResult
@@ -102,7 +103,9 @@ def size_chart(result: SearchResult, uniform: Sequence[Evaluation]) -> Chart:
         point(trial.evaluation.size_ratio, 100 * trial.evaluation.wer, _trial_tip(result, number))
         for number, trial in enumerate(result.history, start=1)
     ]
-    best = front((trial.evaluation.size_ratio, 100 * trial.evaluation.wer) for trial in result.history)
+    evaluations = [trial.evaluation for trial in result.history]
+    front = pareto_front([one.wer for one in evaluations], [one.size_ratio for one in evaluations])
+    best = [point(evaluations[index].size_ratio, 100 * evaluations[index].wer) for index in front]
     rule = [
         point(evaluation.size_ratio, 100 * evaluation.wer, _tip(result, evaluation, "uniform ranks"))
         for evaluation in sorted(uniform, key=lambda evaluation: evaluation.size_ratio)
@@ -111,7 +114,7 @@ def size_chart(result: SearchResult, uniform: Sequence[Evaluation]) -> Chart:
     drawn = [
         _original(result, left, 1.0),
         series("evaluated", "#7ba6d0", tried, size=6),
-        series("front of these", "#1f5a94", [point(*one) for one in best], line="stepped"),
+        series("front of these", "#1f5a94", best, line="stepped"),
         series("uniform ranks", "#888", rule, line="straight", size=6),
         _chosen(result, result.size_ratio),
     ]

@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from experiments.common.command import command
 from experiments.common.kinds import NAME, SEED, choice, list_of
+from experiments.common.pareto import hypervolume, hypervolumes
 from experiments.common.report import save_figure
 from experiments.common.results import Cell
 from experiments.common.searches import (
@@ -42,8 +43,6 @@ from experiments.common.statistics import (
     anytime,
     difference,
     evaluations_to_reach,
-    hypervolume,
-    hypervolumes,
     improvement,
     iqm,
     iqm_curve,

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from experiments.common.command import command
 from experiments.common.kinds import ANYTHING, list_of, mapping_of, number
+from experiments.common.pareto import pareto_front
 from experiments.common.report import save_figure
 from experiments.common.results import Cell
 from experiments.common.run_directory import plain
@@ -34,7 +35,6 @@ from experiments.common.searches import (
     search_cell,
     tabular_env,
 )
-from experiments.common.statistics import pareto_front
 from experiments.common.study import Report, made, publish
 from experiments.studies.landscape import wer_and_size
 from shrinkml_env import Evaluation, Evaluator, load_utterances

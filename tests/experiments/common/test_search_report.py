@@ -12,7 +12,6 @@ import soundfile
 from stable_baselines3 import PPO
 
 from experiments.common.course import SEARCH, Course, EpisodeReturns
-from experiments.common.page import front
 from experiments.common.search_report import (
     has_one_size,
     layer_rows,
@@ -73,14 +72,6 @@ def test_the_page_of_one_size(tmp_path):
     assert "WER of each evaluation" in page
     assert "WER against size" not in page
     assert (tmp_path / "search.png").exists()
-
-
-def test_the_front():
-    assert front([(0.5, 3.0), (0.4, 4.0), (0.5, 2.0), (0.6, 2.0), (0.3, 9.0), (0.35, 9.5)]) == [
-        (0.3, 9.0),
-        (0.4, 4.0),
-        (0.5, 2.0),
-    ]
 
 
 def test_the_learning_curve():

@@ -8,8 +8,6 @@ from experiments.common.statistics import (
     anytime,
     difference,
     evaluations_to_reach,
-    hypervolume,
-    hypervolumes,
     improvement,
     in_points,
     iqm,
@@ -47,24 +45,6 @@ def test_mean_difference():
     half = 1.96 * np.sqrt(one.var() / 400 + other.var() / 400)
     assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.1)
     assert np.isnan(mean_difference([1.0], [0.0, 1.0]).low)
-
-
-def test_hypervolume_by_hand():
-    # Up to a WER of 0.5: 0.4 wide and 0.1 high from size 0.2 to 0.6, then 0.4 high up to 1.
-    wer, size = [0.4, 0.1, 0.3, 0.6, 0.05], [0.2, 0.6, 0.7, 0.1, 1.0]
-    assert hypervolume(wer, size, 0.5) == pytest.approx(0.4 * 0.1 + 0.4 * 0.4)
-    assert hypervolumes(wer, size, 6, 0.5) == pytest.approx([0.8 * 0.1, *[0.2] * 5])
-    assert hypervolume([0.6], [0.5], 0.5) == hypervolume([], [], 0.5) == 0
-
-
-points = st.tuples(st.integers(0, 20), st.integers(0, 20))
-
-
-@given(st.lists(points, max_size=12))
-def test_hypervolume_counts_the_cells_that_are_dominated(chosen):
-    cells = sum(any(e <= x and s <= y for e, s in chosen) for x in range(20) for y in range(20))
-    wer, size = ([point[axis] / 20 for point in chosen] for axis in (0, 1))
-    assert hypervolume(wer, size, 1.0) == pytest.approx(cells / 400)
 
 
 def test_evaluations_to_reach():

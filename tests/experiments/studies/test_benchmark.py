@@ -7,8 +7,8 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from experiments.common.compose import CONF, compose_config
+from experiments.common.pareto import hypervolume
 from experiments.common.searches import Search, search_cell
-from experiments.common.statistics import hypervolume
 from experiments.studies import benchmark
 from experiments.studies.benchmark import Run, draw, fronts, notes, play, scales, scores, table
 from experiments.studies.landscape import wer_and_size
