@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
+from agents import UniformRank
 from benchmarks.reference import Careful, Straightforward
 from benchmarks.report import Section, spread
 from benchmarks.timing import compare
-from experiments.studies.uniform_curve import uniform_ranks_of_size
+from experiments.seed_model import every_rank
 from shrinkml_env import Evaluator, compress, load_model, load_utterances
 from shrinkml_env.asr import LAS
 from shrinkml_env.compression import SVD, in_batches, matrix_ranks
@@ -67,9 +68,9 @@ def measure() -> Section:
     factorisation = SVD(model)
     # Without memory every evaluation is cold: it computes the features anew, as A and B do.
     evaluator = Evaluator(model, utterances, factorisation=factorisation, memory=0)
-    uniform = uniform_ranks_of_size(evaluator, SIZE)
+    uniform = UniformRank().ranks_of_size(every_rank(evaluator), SIZE)
     rest_dense = Evaluator(model, utterances, factorisation=factorisation, memory=0, dense=["encoder.5", "decoder.*"])
-    sound = uniform_ranks_of_size(rest_dense, SIZE)
+    sound = UniformRank().ranks_of_size(every_rank(rest_dense), SIZE)
     contenders: dict[str, Any] = {
         "A, straightforward": Straightforward(model, utterances).wer,
         "B, careful": Careful(model, utterances, factorisation).wer,

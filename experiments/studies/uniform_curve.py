@@ -14,39 +14,18 @@ import pandas as pd
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from agents import UniformRank
 from experiments.common.command import command
 from experiments.common.fetch import fetch
 from experiments.common.kinds import SHARE, UTTERANCES, list_of
 from experiments.common.parts import part
 from experiments.common.report import draw_uniform_curve
 from experiments.common.run_directory import plain, run_directory
+from experiments.seed_model import every_rank
 from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
 from shrinkml_env.envs import make_factorisation
 from shrinkml_env.files import write_whole
-from shrinkml_env.space.search_space import uniform_ranks
 from shrinkml_env.tables import format_table
-
-
-def uniform_ranks_of_size(evaluator: Evaluator, size_ratio: float) -> dict[str, int]:
-    """Return the ranks of the largest uniform fraction of at most a size ratio.
-
-    Args:
-        evaluator: The evaluator of the model.
-        size_ratio: The largest size ratio, in (0, 1].
-
-    Raises:
-        ValueError: The model with rank 1 in all of these layers is larger.
-    """
-    layers = evaluator.layers
-    smallest, largest = 0.0, 1.0
-    if evaluator.size_ratio(uniform_ranks(layers, smallest)) > size_ratio:
-        raise ValueError(f"no uniform rank makes the model as small as {size_ratio} of its size")
-    # A fraction of 2^-20 is far below one rank.
-    for _ in range(20):
-        middle = (smallest + largest) / 2
-        fits = evaluator.size_ratio(uniform_ranks(layers, middle)) <= size_ratio
-        smallest, largest = (middle, largest) if fits else (smallest, middle)
-    return uniform_ranks(layers, smallest)
 
 
 @command("uniform_curve", set=UTTERANCES, sizes=list_of(SHARE, least=0))
@@ -62,8 +41,9 @@ def main(config: DictConfig) -> None:
         factorisation=make_factorisation(model, part("factorisation", config.factorisation)),
         dense=plain(config.dense),
     )
+    problem = every_rank(evaluator)
     configurations: list[Mapping[str, int]] = [{}]
-    configurations += [uniform_ranks_of_size(evaluator, size) for size in config.sizes]
+    configurations += [UniformRank().ranks_of_size(problem, size) for size in config.sizes]
     curve = [evaluator.evaluate(ranks) for ranks in tqdm(configurations, desc="uniform ranks", unit="evaluation")]
     head = ("size ratio", "parameters", "WER %", "word errors", "words")
     rows = [
