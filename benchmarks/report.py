@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from shrinkml_env.tables import format_table
+from shrinkml_env.text_table import format_table
 
 __all__ = ["Section", "spread"]
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from experiments.common.command import command
 from experiments.common.kinds import NAME, TEXT, choice, number, optional
 from shrinkml_env import EvaluationCache, default_cache_path
-from shrinkml_env.tables import format_table
+from shrinkml_env.text_table import format_table
 
 
 def show(cache: EvaluationCache) -> None:

@@ -60,7 +60,7 @@ from shrinkml_env.mdp.rewards import signal_of
 from shrinkml_env.search import choose, explore, report
 from shrinkml_env.search_directory import write
 from shrinkml_env.search_result import MODELS, SetResult
-from shrinkml_env.space.predicted import LevelSpace
+from shrinkml_env.space.level_spaces import LevelSpace
 
 GRADIENT = 2.5
 """A pass that takes gradients takes about so many times as long as one that recognises."""

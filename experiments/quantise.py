@@ -24,7 +24,7 @@ from shrinkml_env.evaluation.intervals import wer_increase
 from shrinkml_env.progress import progress
 from shrinkml_env.search_directory import write
 from shrinkml_env.search_result import SetResult
-from shrinkml_env.tables import format_table
+from shrinkml_env.text_table import format_table
 
 SETS = ("dev", "test")
 

@@ -46,7 +46,7 @@ from shrinkml_env.envs.wrapped import search_problem
 from shrinkml_env.files import errors_name
 from shrinkml_env.progress import progress
 from shrinkml_env.sb3 import EvaluationLog
-from shrinkml_env.space.predicted import LevelSpace
+from shrinkml_env.space.level_spaces import LevelSpace
 from shrinkml_env.space.prediction import predicted_damage
 from shrinkml_env.space.search_space import uniform_ranks
 

@@ -41,7 +41,7 @@ from shrinkml_env.evaluation.divergence import DivergenceMeasurer
 from shrinkml_env.files import write_whole
 from shrinkml_env.progress import progress
 from shrinkml_env.space.search_space import SearchSpace
-from shrinkml_env.tables import format_table
+from shrinkml_env.text_table import format_table
 
 NEAR = 0.05
 """The largest increase of WER on dev of configurations near the original, a fraction."""

@@ -26,7 +26,7 @@ from shrinkml_env import Evaluation, EvaluationCache, Ledger, SearchProblem, def
 from shrinkml_env.progress import progress
 from shrinkml_env.space.formation import Sensitive
 from shrinkml_env.space.sensitivity import Sensitivity
-from shrinkml_env.tables import format_table
+from shrinkml_env.text_table import format_table
 
 PARTS = ("search_space", "factorisation")
 

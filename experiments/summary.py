@@ -22,7 +22,7 @@ from experiments.common.pareto import pareto_front
 from experiments.common.record import check_record, read_record, read_training
 from experiments.common.results import read_results
 from shrinkml_env.files import write_whole
-from shrinkml_env.tables import format_table
+from shrinkml_env.text_table import format_table
 
 HEAD = ("run", "found by", "evaluations", "proxy reward", "size ratio", "proxy WER %", "dev WER %", "test WER %")
 SETS = ("proxy", "dev", "test")

@@ -13,7 +13,7 @@ import pandas as pd
 from shrinkml_env.compression import CompressibleModel, Layer, save_compressed
 from shrinkml_env.evaluation.intervals import Estimate
 from shrinkml_env.mdp.problem import Trial
-from shrinkml_env.tables import format_table
+from shrinkml_env.text_table import format_table
 
 __all__ = ["MODELS", "SearchResult", "SetResult"]
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from experiments.common.results import KEPT, Cell, kept_results, line_of, read_results, results_of
 from experiments.common.run_directory import run_directory
 from shrinkml_env.files import write_whole
-from shrinkml_env.tables import format_table
+from shrinkml_env.text_table import format_table
 
 __all__ = ["Report", "is_missing", "made", "publish"]
 

@@ -29,7 +29,7 @@ from experiments.common.statistics import anytime
 from experiments.common.study import made
 from experiments.studies.benchmark import ends, play
 from shrinkml_env.files import write_whole
-from shrinkml_env.tables import format_table
+from shrinkml_env.text_table import format_table
 
 Setting = tuple[str, ...]
 """Overrides of an agent's config."""

@@ -25,7 +25,7 @@ from experiments.seed_model import every_rank
 from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
 from shrinkml_env.envs import make_factorisation
 from shrinkml_env.files import write_whole
-from shrinkml_env.tables import format_table
+from shrinkml_env.text_table import format_table
 
 
 @command("uniform_curve", set=UTTERANCES, sizes=list_of(SHARE, least=0))

@@ -19,7 +19,7 @@ from shrinkml_env.mdp.problem import SearchProblem
 from shrinkml_env.mdp.rewards import REWARDS, RewardFunction
 from shrinkml_env.mdp.shaping import POTENTIALS, Potential
 from shrinkml_env.space.formation import SEARCH_SPACES
-from shrinkml_env.space.predicted import LevelSpace
+from shrinkml_env.space.level_spaces import LevelSpace
 from shrinkml_env.space.search_space import SearchSpace
 
 __all__ = [

@@ -10,7 +10,7 @@ import numpy as np
 
 from shrinkml_env.checks import whole_number
 from shrinkml_env.compression.layers import Layer
-from shrinkml_env.space.predicted import Allocated, LevelSpace, Predicted
+from shrinkml_env.space.level_spaces import Allocated, LevelSpace, Predicted
 from shrinkml_env.space.search_space import SearchSpace
 from shrinkml_env.space.sensitivity import Sensitivity
 

@@ -7,7 +7,7 @@ from shrinkml_env import EvaluationCache, Evaluator
 from shrinkml_env.compression import SVD, ActivationAwareSVD
 from shrinkml_env.data import Utterance
 from shrinkml_env.space.allocation import Choices, allocate
-from shrinkml_env.space.predicted import Allocated, Predicted, space_of_levels
+from shrinkml_env.space.level_spaces import Allocated, Predicted, space_of_levels
 from shrinkml_env.space.prediction import predict_damage, predicted_damage
 from shrinkml_env.space.search_space import SearchSpace
 from tests.helpers.fake_evaluator import FakeEvaluator, linear
