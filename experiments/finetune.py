@@ -134,8 +134,10 @@ def _measure_seed(directory: Path, model: LAS, dev: Sequence[Utterance]) -> dict
     if not path.exists():
         write_json(path, {"digest": digest.hexdigest(), "dev": _errors(model, dev)})
     known = read_json_object(path)
-    if known["digest"] != digest.hexdigest():
-        raise ValueError(f"{directory} was begun with another seed model of this name: remove it to begin anew")
+    if known.get("digest") != digest.hexdigest() or "dev" not in known:
+        raise ValueError(
+            f"{path}: the run was begun with another seed model of this name: remove {directory} to begin anew"
+        )
     measured: dict[str, Any] = known["dev"]
     return measured
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from itertools import accumulate
@@ -41,7 +42,7 @@ def print_result(result: SearchResult, directory: Path) -> None:
     """Print the result of a search and its folder."""
     print(f"\n{result!r}")
     print(f"model, measurements and report: {directory}")
-    print(f"check the saved model anew:     python -m experiments.validate run={directory}")
+    print(f"check the saved model anew:     python -m experiments.validate {shlex.quote(f'run={directory}')}")
 
 
 def write_report(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -41,8 +41,16 @@ def load_speech(data: DictConfig, *others: str) -> tuple[SpeechFolder, dict[str,
     Args:
         data: The config group conf/data.
         others: Names of sets besides ``"train"``.
+
+    Raises:
+        ValueError: The training set is not given as a folder.
     """
     sets = {name: plain(data[name]) for name in ("train", *others)}
+    if not isinstance(sets["train"], Mapping):
+        raise ValueError(
+            f"data.train must be {{root: DIR, subset: NAME}}, whose files are read as they are needed, got "
+            f"{sets['train']!r}"
+        )
     if data.download:
         if is_first():
             for part in sets.values():

@@ -144,6 +144,8 @@ class SpeechFolder(Sequence[Utterance]):
         entries = [found[name] for name in sorted(found)]
         where = f"{root}: {', '.join(subsets)}"
         if ids is not None:
+            if not Path(ids).exists():
+                raise FileNotFoundError(f"{ids}: there is no such file of ids; ids: null takes all utterances")
             wanted = {_composed(name) for name in _read_text(Path(ids)).split()}
             missing = wanted - found.keys()
             if missing or not wanted:

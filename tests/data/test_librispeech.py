@@ -65,6 +65,9 @@ def test_ids_from_a_file(corpus, tmp_path):
     ids.write_text("")
     with pytest.raises(ValueError, match=r"ids\.txt: it is empty"):
         load_utterances(spec)
+    ids.unlink()
+    with pytest.raises(FileNotFoundError, match=r"ids\.txt: there is no such file of ids; ids: null takes all"):
+        load_utterances(spec)
 
 
 def test_errors_name_what_is_wrong(corpus):

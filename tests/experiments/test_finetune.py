@@ -189,6 +189,15 @@ def test_another_seed_model_of_the_same_name_is_refused(configure_training, seed
     save_compressed(compress(load_model(original), {"encoder.0": 3}), seed_model)
     with pytest.raises(ValueError, match="begun with another seed model"):
         finetune(config)
+    (directory / "seed.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"seed\.json: the run was begun with another seed model"):
+        finetune(config)
+
+
+def test_the_training_set_is_a_folder(configure_training, original):
+    config = configure_training("finetune", f"seed_model={original}", "data.train=dev")
+    with pytest.raises(ValueError, match=r"data\.train must be \{root: DIR, subset: NAME\}.*got 'dev'"):
+        finetune(config)
 
 
 def test_only_las_models_are_trained(tmp_path, configure_training):
