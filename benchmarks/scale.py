@@ -13,15 +13,13 @@ from pathlib import Path
 
 import matplotlib as mpl
 import torch
-
-mpl.use("Agg")
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from matplotlib import pyplot as plt
 from torch import nn
 from tqdm import tqdm
 
 from benchmarks.report import Section
+from experiments.common.pictures import plt
 from shrinkml_env import CompressibleModel, Evaluator, count_parameters, load_model, load_utterances
 from shrinkml_env.asr import LAS, LASConfig
 from shrinkml_env.compression import SVD, round_to_storage

@@ -21,16 +21,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 from scipy.stats import kendalltau, spearmanr
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
 from tqdm import tqdm
 
 from experiments.common.command import command
 from experiments.common.fetch import fetch
 from experiments.common.kinds import choice, list_of, whole
 from experiments.common.parts import part
-from experiments.common.report import save_figure
+from experiments.common.pictures import plt, save_figure
 from experiments.common.run_directory import plain, run_directory, title_of
 from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
 from shrinkml_env.compression import matrix_ranks

@@ -14,13 +14,10 @@ import matplotlib as mpl
 import pandas as pd
 from omegaconf import DictConfig
 
-mpl.use("Agg")
-from matplotlib import pyplot as plt
-
 from experiments.common.command import command
 from experiments.common.fetch import fetch
 from experiments.common.parts import part
-from experiments.common.report import save_figure
+from experiments.common.pictures import plt, save_figure
 from experiments.common.run_directory import plain, run_directory, title_of
 from shrinkml_env import Evaluation, EvaluationCache, Ledger, SearchProblem, default_cache_path
 from shrinkml_env.progress import progress

@@ -7,16 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from omegaconf import DictConfig
 
-mpl.use("Agg")
-from matplotlib import pyplot as plt
-
 from experiments.common.command import command
 from experiments.common.kinds import NAME
-from experiments.common.report import save_figure
+from experiments.common.pictures import plt, save_figure
 from shrinkml_env import Evaluation
 from shrinkml_env.mdp.rewards import REWARDS, Reward
 

@@ -8,14 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
-mpl.use("Agg")
-from matplotlib import pyplot as plt
-
-from experiments.common.report import save_figure
+from experiments.common.pictures import plt, save_figure
 from experiments.common.statistics import in_points, mean, mean_wer_increase
 from shrinkml_env.evaluation import WordErrors
 from shrinkml_env.evaluation.intervals import wer_increase

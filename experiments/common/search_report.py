@@ -13,15 +13,12 @@ from typing import Any
 
 import matplotlib as mpl
 
-mpl.use("Agg")
-from matplotlib import pyplot as plt
-
 import shrinkml_env
 from experiments.common.command import given_command
 from experiments.common.course import Course
 from experiments.common.page import Chart, point, render, series, wer_axes
 from experiments.common.pareto import pareto_front
-from experiments.common.report import save_figure
+from experiments.common.pictures import plt, save_figure
 from experiments.common.transcripts import Transcript
 from shrinkml_env import Evaluation, SearchResult
 from shrinkml_env.files import write_whole

@@ -14,17 +14,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
 
-mpl.use("Agg")
-from matplotlib import pyplot as plt
-
 from experiments.common.command import command
 from experiments.common.kinds import NAME, list_of, mapping_of, number, whole
-from experiments.common.report import save_figure
+from experiments.common.pictures import plt, save_figure
 from experiments.common.results import Cell
 from experiments.common.searches import (
     Search,

@@ -22,15 +22,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from omegaconf import DictConfig
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
 from tqdm import tqdm
 
 from experiments.common.command import command
 from experiments.common.kinds import NAME, SEED, choice, list_of
 from experiments.common.pareto import hypervolume, hypervolumes
-from experiments.common.report import save_figure
+from experiments.common.pictures import plt, save_figure
 from experiments.common.results import Cell
 from experiments.common.searches import (
     Search,

@@ -13,19 +13,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-mpl.use("Agg")
-from matplotlib import pyplot as plt
-
 from experiments.common.command import command
 from experiments.common.kinds import UTTERANCES, list_of, number, whole
-from experiments.common.report import save_figure
+from experiments.common.pictures import plt, save_figure
 from experiments.common.results import Cell
 from experiments.common.run_directory import plain
 from experiments.common.study import Report, made, publish

@@ -11,17 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
 from omegaconf import DictConfig
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
 
 from experiments.common.command import command
 from experiments.common.findings import Errors
 from experiments.common.kinds import NAME, list_of, number
-from experiments.common.report import save_figure
+from experiments.common.pictures import plt, save_figure
 from experiments.common.results import Cell
 from experiments.common.searches import Search, check_searches, compensated, evaluator_on, search_cell
 from experiments.common.sized_searches import SizedRule, found_by_rule

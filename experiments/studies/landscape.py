@@ -15,12 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
-mpl.use("Agg")
-from matplotlib import pyplot as plt
-
 from experiments.common.command import command
 from experiments.common.pareto import pareto_front
-from experiments.common.report import save_figure
+from experiments.common.pictures import plt, save_figure
 from experiments.common.study import Report, publish
 from shrinkml_env.envs import TabularEnv, make_tabular_env
 from shrinkml_env.mdp.rewards import REWARDS

@@ -13,13 +13,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
 
 from experiments.common.command import command
 from experiments.common.compose import compose_config
@@ -28,7 +24,7 @@ from experiments.common.identity import key_of
 from experiments.common.kinds import NAME, SHARE, list_of, mapping_of
 from experiments.common.measure import measure
 from experiments.common.parts import part
-from experiments.common.report import save_wer_against_size
+from experiments.common.pictures import plt, save_wer_against_size
 from experiments.common.results import Cell
 from experiments.common.run_directory import plain
 from experiments.common.searches import Search, check_searches

@@ -17,15 +17,12 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
 from tqdm import tqdm
 
 from experiments.common.command import command
 from experiments.common.kinds import ANYTHING, list_of, mapping_of, number
 from experiments.common.pareto import pareto_front
-from experiments.common.report import save_figure
+from experiments.common.pictures import plt, save_figure
 from experiments.common.results import Cell
 from experiments.common.run_directory import plain
 from experiments.common.searches import (

@@ -13,18 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
 from scipy.stats import ttest_ind
 
 from experiments.common.command import command
 from experiments.common.findings import best_on_dev
-from experiments.common.report import save_wer_against_size
+from experiments.common.pictures import plt, save_wer_against_size
 from experiments.common.results import Cell
 from experiments.common.run_directory import plain
 from experiments.common.searches import Search, check_searches

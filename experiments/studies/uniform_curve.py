@@ -19,7 +19,7 @@ from experiments.common.command import command
 from experiments.common.fetch import fetch
 from experiments.common.kinds import SHARE, UTTERANCES, list_of
 from experiments.common.parts import part
-from experiments.common.report import draw_uniform_curve
+from experiments.common.pictures import draw_uniform_curve
 from experiments.common.run_directory import plain, run_directory
 from experiments.seed_model import every_rank
 from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances

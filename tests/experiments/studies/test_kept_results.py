@@ -45,7 +45,7 @@ def test_rows_of_a_printed_table():
         ("tradeoff comparison=rewards", "without-retraining.md"),
         ("tradeoff comparison=factors", "without-retraining.md"),
         ("tradeoff comparison=levels", "learning.md"),
-        ("tradeoff comparison=v1 comparison.sizes=[0.4,0.3,0.2]", "learning.md"),
+        ("tradeoff comparison=v1", "learning.md"),
         ("compensation", "without-retraining.md"),
         ("retraining", "with-retraining.md"),
         (f"{TWELVE_PASSES} rules=[] by_hand=[]", "with-retraining.md"),

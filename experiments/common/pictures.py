@@ -1,4 +1,4 @@
-"""Pictures that several commands draw."""
+"""Pictures: matplotlib without a display, and what several commands draw."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-
-mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 from shrinkml_env import Evaluation
 from shrinkml_env.files import write_whole
 
-__all__ = ["draw_uniform_curve", "save_figure", "save_wer_against_size"]
+__all__ = ["draw_uniform_curve", "plt", "save_figure", "save_wer_against_size"]
+
+mpl.use("Agg")
 
 
 def save_figure(figure: Any, path: Path, dpi: int) -> None:
