@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
 from tqdm import trange
 
 from benchmarks.report import Section, Table, spread
 from benchmarks.timing import Comparison
+from experiments.common.compose import compose_config
 from shrinkml_env import (
     CompressibleModel,
     compress,
@@ -92,8 +92,7 @@ def ranks_of_size(model: CompressibleModel, size: float, factorisation: RandomFa
 
 def random_large() -> LAS:
     """Return las_large with random weights, and a tokenizer trained on random words."""
-    with initialize_config_dir(str(Path("conf").resolve()), version_base="1.3"):
-        config = compose("train_asr", ["architecture=las_large"]).architecture
+    config = compose_config("train_asr", ["architecture=las_large"]).architecture
     generator = random.Random(0)
     words = ("".join(generator.choices(string.ascii_lowercase, k=generator.randint(2, 8))) for _ in range(40_000))
     torch.manual_seed(0)

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import matplotlib as mpl
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import nn
 from tqdm import tqdm
 
 from benchmarks.report import Section
+from experiments.common.compose import compose_config
 from experiments.common.pictures import plt
 from shrinkml_env import CompressibleModel, Evaluator, count_parameters, load_model, load_utterances
 from shrinkml_env.asr import LAS, LASConfig
@@ -64,8 +64,7 @@ def random_large() -> LAS:
     """Return las_large with random weights; units beyond las_small's vocabulary are never chosen."""
     small = load_model("las_small")
     assert isinstance(small, LAS)
-    with initialize_config_dir(str(Path("conf").resolve()), version_base="1.3"):
-        config = compose("train_asr", ["architecture=las_large"]).architecture
+    config = compose_config("train_asr", ["architecture=las_large"]).architecture
     large = _random(instantiate(config.sizes), small)
     decoder = large.decoder
     decoder.embedding = nn.Embedding(config.vocabulary_size, decoder.embedding.embedding_dim)
