@@ -75,7 +75,7 @@ class AMC(DDPG):
     def __init__(
         self, *args: Any, noise: float = 0.5, noise_decay: float = 0.97, reward_decay: float = 0.95, **kwargs: Any
     ) -> None:
-        self.noise, self.noise_decay = noise, noise_decay
+        self.noise, self.noise_decay, self.reward_decay = noise, noise_decay, reward_decay
         kwargs.setdefault("replay_buffer_class", FinalRewardBuffer)
         kwargs.setdefault("replay_buffer_kwargs", {"decay": reward_decay})
         super().__init__(*args, **kwargs)

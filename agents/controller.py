@@ -93,14 +93,12 @@ class Controller:
     ) -> None:
         require_one_environment(self, env)
         self.env = env
-        self.settings: dict[str, Any] = {
-            "units": units,
-            "learning_rate": learning_rate,
-            "episodes_per_update": episodes_per_update,
-            "baseline_decay": baseline_decay,
-            "entropy_weight": entropy_weight,
-            "seed": seed,
-        }
+        self.units = units
+        self.learning_rate = learning_rate
+        self.episodes_per_update = episodes_per_update
+        self.baseline_decay = baseline_decay
+        self.entropy_weight = entropy_weight
+        self.seed = seed
         self.num_timesteps = 0
         self.baseline: float | None = None
         self._generator = torch.Generator()
@@ -111,11 +109,17 @@ class Controller:
         if env is not None:
             self._build(*_sizes(env))
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments except the environment, as JSON can hold them."""
+        names = ("units", "learning_rate", "episodes_per_update", "baseline_decay", "entropy_weight", "seed")
+        return {name: getattr(self, name) for name in names}
+
     def _build(self, observation_size: int, actions: int) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=self._generator)))
-            self.policy = _Policy(observation_size, actions, self.settings["units"])
-        self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=self.settings["learning_rate"])
+            self.policy = _Policy(observation_size, actions, self.units)
+        self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=self.learning_rate)
 
     def learn(self, total_timesteps: int, callback: Callback | None = None, progress_bar: bool = False) -> Self:
         """Train for at least `total_timesteps` more steps.
@@ -134,7 +138,7 @@ class Controller:
         with tqdm(total=total_timesteps, disable=not progress_bar, unit="step") as bar:
             while self.num_timesteps < end:
                 episodes = []
-                for _ in range(self.settings["episodes_per_update"]):
+                for _ in range(self.episodes_per_update):
                     episode = self._play(self.env, callback, bar)
                     if episode is None:
                         return self
@@ -144,7 +148,7 @@ class Controller:
 
     def _play(self, env: gym.Env[Any, Any], callback: Callback | None, bar: tqdm[Any]) -> _Episode | None:
         """Play one sampled episode; return None if the callback ended the training."""
-        observation, _ = env.reset(seed=self.settings["seed"] if self.num_timesteps == 0 else None)
+        observation, _ = env.reset(seed=self.seed if self.num_timesteps == 0 else None)
         memory = self.policy.empty_memory(1)
         log_probabilities, entropies, total, terminated = [], [], 0.0, False
         while not terminated:
@@ -174,14 +178,14 @@ class Controller:
         # Advantages are scaled, so that the range of the rewards does not matter.
         scale = max(1e-6, float(np.sqrt(np.mean(np.square(advantages)))))
         losses = [
-            -advantage / scale * episode.log_probability - self.settings["entropy_weight"] * episode.entropy
+            -advantage / scale * episode.log_probability - self.entropy_weight * episode.entropy
             for advantage, episode in zip(advantages, episodes, strict=True)
         ]
         self.optimizer.zero_grad()
         loss: Any = torch.stack(losses).mean()
         loss.backward()
         self.optimizer.step()
-        decay = self.settings["baseline_decay"]
+        decay = self.baseline_decay
         self.baseline = decay * self.baseline + (1 - decay) * float(np.mean(rewards))
 
     def predict(

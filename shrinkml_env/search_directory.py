@@ -13,6 +13,7 @@ from shrinkml_env.agent import Learner
 from shrinkml_env.compression import save_compressed
 from shrinkml_env.compression.canonical import digest
 from shrinkml_env.data import UtteranceSpec
+from shrinkml_env.description import describe
 from shrinkml_env.envs.registration import make_env
 from shrinkml_env.envs.wrapped import arguments_of, num_envs_of, shrink_env
 from shrinkml_env.files import read_json_object, write_whole
@@ -26,8 +27,8 @@ RESULT = "best.json"
 IDENTITY = "search.json"
 """The file with the description of the search, see `describe_search`."""
 
-SILENT = frozenset({"verbose", "tensorboard_log", "progress_bar"})
-"""Arguments of agents that do not affect results."""
+ABSENT = object()
+"""In place of an entry that a description does not have."""
 
 
 def require_folder(directory: str | os.PathLike[str]) -> Path:
@@ -45,21 +46,18 @@ def require_folder(directory: str | os.PathLike[str]) -> Path:
 
 
 def describe_search(env: Any, agent: Learner) -> dict[str, Any]:
-    """Return a JSON-able description of a search's parts, except those that `SupportsEvaluate.key` covers.
-
-    Each part is described by its class and by its constructor's arguments, as far as they are attributes and JSON-able.
-    """
+    """Return a JSON-able description of a search's parts, see `describe`; `SupportsEvaluate.key` covers the rest."""
     process = shrink_env(env)
     space = process.problem.search_space
     candidates = json.dumps(space.tabulate(lambda layer, rank: layer.name))
     content = digest([candidates.encode()])[:8]
     return {
-        "agent": _describe(agent),
-        "action": _describe(process.action),
-        "observation": _describe(process.observation),
-        "reward": _describe(process.problem.reward_function),
-        "constraint": _describe(process.problem.constraint),
-        "shaping": _describe(process.potential),
+        "agent": describe(agent),
+        "action": describe(process.action),
+        "observation": describe(process.observation),
+        "reward": describe(process.problem.reward_function),
+        "constraint": describe(process.problem.constraint),
+        "shaping": describe(process.potential),
         "search space": f"{len(space.layers)} layers, {space.size:.1e} configurations, {content}",
         "environments": num_envs_of(env),
     }
@@ -80,15 +78,12 @@ def claim(folder: Path, search: Mapping[str, Any]) -> None:
         write_whole(path, json.dumps(search, indent=2))
         return
     try:
-        was = dict(_leaves(read_json_object(path)))
+        was = read_json_object(path)
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}): give another directory, or remove this one") from error
-    # Entries of one side only are ignored: they are arguments that another version of the agent lacks.
-    differences = [f"{key} {was[key]!r}, not {now!r}" for key, now in _leaves(search) if was.get(key, now) != now]
+    differences = "; ".join(_differences(was, search))
     if differences:
-        raise ValueError(
-            f"{folder} holds a search with {'; '.join(differences)}: give another directory, or remove this one"
-        )
+        raise ValueError(f"{folder} holds a search with {differences}: give another directory, or remove this one")
 
 
 def provenance(env: Any, agent: Learner, dev: UtteranceSpec, test: UtteranceSpec) -> dict[str, Any]:
@@ -126,14 +121,6 @@ def write_record(result: SearchResult, directory: Path) -> None:
     write_whole(directory / RESULT, json.dumps(result.to_json(), indent=2))
 
 
-def _describe(part: Any) -> dict[str, Any]:
-    if inspect.isroutine(part):
-        return {"name": f"{part.__module__}.{part.__qualname__}"}
-    names = inspect.signature(type(part)).parameters.keys() - SILENT
-    options = {name: _plain(getattr(part, name, None)) for name in sorted(names)}
-    return {"name": type(part).__name__, **{name: value for name, value in options.items() if value is not None}}
-
-
 def _plain(value: Any) -> Any:
     """Return a value as it is after a round trip through JSON, paths as text; None if it is not JSON-able."""
     try:
@@ -142,17 +129,29 @@ def _plain(value: Any) -> Any:
         return None
 
 
-def _leaves(content: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted name and the value of every leaf of a nested mapping."""
-    for name, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{above}{name}.")
-        else:
-            yield above + name, value
+def _differences(was: Any, now: Any, key: str = "") -> Iterator[str]:
+    """Yield what differs between two descriptions, for people; an entry of one side only is a difference."""
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+        # Different classes have different settings, which would hide the names.
+        names = {"name": None} if was.get("name") != now.get("name") else {**now, **was}
+        for name in names:
+            yield from _differences(was.get(name, ABSENT), now.get(name, ABSENT), f"{key}.{name}".lstrip("."))
+    elif was != now:
+        yield f"{key} {_shown(was)}, not {_shown(now)}"
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is ABSENT else repr(value)
 
 
 def _text(part: Any) -> str:
+    """Return a description as a readable text, without settings that are None: ``Linear (size_weight=0.2)``."""
+    if isinstance(part, list):
+        return f"[{', '.join(map(_text, part))}]"
     if not isinstance(part, Mapping):
         return str(part)
-    options = ", ".join(f"{name}={value}" for name, value in part.items() if name != "name")
-    return f"{part['name']} ({options})" if options else part["name"]
+    options = ", ".join(
+        f"{name}={_text(value)}" for name, value in part.items() if name != "name" and value is not None
+    )
+    name = str(part.get("name", ""))
+    return f"{name} ({options})".lstrip() if options or not name else name

@@ -239,6 +239,7 @@ class Level(_Number):
         super().__init__(problem)
         if not is_number(span) or not 0 < span <= 1:
             raise ValueError(f"action 'level': span must be a share of all levels in (0, 1], got {span!r}")
+        self.span = span
         space = problem.search_space
         self._top = space.top_level
         self._reach = max(1.0, span * self._top)  # with less, most actions would change nothing

@@ -66,7 +66,7 @@ class _FeatureGroups(Observation):
             raise ValueError("observation: `path` is the file of the sensitivity, which is off: give sensitivity=True")
         super().__init__(problem)
         layers, search_space = problem.layers, problem.search_space
-        self._activation_error = activation_error
+        self._activation_error, self._sensitivity, self._path = activation_error, sensitivity, path
         self._original = problem.baseline.params
         self._measured = Sensitivity.load(path) if sensitivity else None
         if self._measured is not None:
