@@ -146,7 +146,7 @@ def in_points(increase: Estimate) -> str:
     """Format a difference of WERs in percentage points: with its interval, or with the end of a one-sided one."""
     if increase.low == -np.inf:
         return f"{100 * increase.value:+.2f} ({100 * increase.high:+.2f})"
-    return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * part for part in increase))
+    return f"{increase.times(100):+.2f}"
 
 
 def _estimate(scores: Any, function: Callable[..., Any]) -> list[Estimate]:

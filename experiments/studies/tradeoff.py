@@ -88,7 +88,7 @@ def _measured(kept: Sequence[Chosen], best: Chosen | None, rival: Chosen | None)
         beside_mean = in_points(mean_wer_increase(edits, [rival.edits], best.words))
         beside = in_points(wer_increase(best.edits, rival.edits, best.words))
     return (
-        f"{seeds.value:.2f} [{seeds.low:.2f}, {seeds.high:.2f}]" if len(kept) > 1 else "",
+        f"{seeds:.2f}" if len(kept) > 1 else "",
         beside_mean if len(kept) > 1 else "",
         f"{best.size_ratio:.3f}",
         f"{100 * best.on_test.wer:.2f}",
@@ -144,10 +144,7 @@ def learning_table(found: Sequence[Chosen], frozen: Mapping[str, str]) -> pd.Dat
 
 
 def _interval(values: Sequence[float]) -> str:
-    if len(values) == 1:
-        return f"{values[0]:.4f}"
-    found = mean(values)
-    return f"{found.value:.4f} [{found.low:.4f}, {found.high:.4f}]"
+    return f"{mean(values):.4f}" if len(values) > 1 else f"{values[0]:.4f}"
 
 
 def draw(path: Path, found: Sequence[Chosen]) -> None:

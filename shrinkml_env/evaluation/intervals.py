@@ -14,14 +14,25 @@ RESAMPLES = 2000
 
 
 class Estimate(NamedTuple):
-    """A point estimate and its 95 % confidence interval."""
+    """A point estimate and its 95 % confidence interval.
+
+    ``f"{estimate:+.2f}"`` is ``+1.00 [+0.50, +1.50]``; without a format there are three digits.
+    """
 
     value: float
     low: float
     high: float
 
+    def times(self, factor: float) -> Estimate:
+        """Return the estimate in another unit: 100 for percent."""
+        return Estimate(*(factor * part for part in self))
+
+    def __format__(self, spec: str) -> str:
+        value, low, high = (format(part, spec or ".3f") for part in self)
+        return f"{value} [{low}, {high}]"
+
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return format(self)
 
 
 def wer_increase(edits: ArrayLike, edits_before: ArrayLike, words: ArrayLike, one_sided: bool = False) -> Estimate:
