@@ -18,11 +18,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiments.common.agent import make_agent
 from experiments.common.command import command
+from experiments.common.command_errors import given_by
 from experiments.common.compose import compose_config
 from experiments.common.course import Course
 from experiments.common.environment import make_environment
-from experiments.common.kinds import NAME, list_of, number, optional
+from experiments.common.kinds import NAME, number, optional
 from experiments.common.measure import measure
+from experiments.common.options import OVERRIDES, check_options
 from experiments.common.parts import part
 from experiments.common.run_directory import plain, run_directory, title_of
 from experiments.common.searches import compensated, evaluator_on
@@ -105,7 +107,8 @@ def prepare(config: DictConfig) -> Job:
     title = f"{title_of(config.model)}-{goal(config).replace('=', '-')}"
     model: Any = load_model(config.model)
     model = model.to(config.device)
-    search = compose_search(config, model)
+    with given_by("overrides", "search", config.overrides):
+        search = compose_search(config, model)
     smallest = require_reachable(config.target_size, search, model)
     trained_on = None if config.finetune is None else data_folder(config.finetune)
     training = None if trained_on is None else compose_training(config, model, trained_on)
@@ -402,7 +405,10 @@ def compose_training(config: DictConfig, model: CompressibleModel, speech: Speec
     if config.data is not None and Path(config.data).resolve() == Path(config.finetune).resolve():
         raise ValueError(f"finetune={config.finetune} is data as well: what is measured must not be trained on")
     require_spelling(model, list(zip(speech.ids, speech.texts, strict=True)), config.finetune)
-    training = compose_config("finetune", ["distillation=original", *config.finetune_overrides])
+    overrides = ["distillation=original", *config.finetune_overrides]
+    with given_by("finetune_overrides", "finetune", overrides):
+        training = compose_config("finetune", overrides)
+        check_options(training)
     training.data.train = {"root": str(speech.folder.parent), "subset": speech.folder.name}
     training.device = config.device
     return training
@@ -432,7 +438,7 @@ def verdict(config: DictConfig, result: SearchResult) -> str:
     target_size=optional(number(above=0, below=1)),
     max_wer_increase=optional(number(above=0)),
     finetune=optional(NAME),
-    finetune_overrides=list_of(NAME, least=0),
+    finetune_overrides=OVERRIDES,
 )
 def main(config: DictConfig) -> None:
     """One model."""

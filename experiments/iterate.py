@@ -18,13 +18,15 @@ from omegaconf import DictConfig, OmegaConf
 from torch import distributed
 
 from experiments.common.command import command
+from experiments.common.command_errors import given_by
 from experiments.common.compose import compose_config
-from experiments.common.kinds import NAME, list_of, number, optional
+from experiments.common.kinds import list_of, number, optional
+from experiments.common.options import OVERRIDES
 from experiments.common.parts import part
 from experiments.common.run_directory import plain, run_directory, write_json
 from experiments.common.training import is_first, training_processes
 from experiments.finetune import RESULT, finetune, load_las, print_result
-from experiments.search import search
+from experiments.search import check, search
 from experiments.seed_model import check_rule, every_rank, ranks_of_size
 from shrinkml_env import (
     EvaluationCache,
@@ -60,6 +62,8 @@ def iterate(config: DictConfig) -> Path:
         raise ValueError(f"shares must be {len(sizes)} numbers above 0, one for each size, got {shares}")
     if config.search is None:
         check_rule(config.agent)
+    else:
+        _search_config(config, sizes[0], Path(config.outputs))
     directory = run_directory(config, f"{'-'.join(f'{size:g}' for size in sizes)}-{config.seed}")
     model, results, first_epoch = config.original, [], config.training.first_epoch
     for place, (size, share) in enumerate(zip(sizes, shares, strict=True), start=1):
@@ -106,21 +110,32 @@ def _compressed(config: DictConfig, model: LAS, size: float, stage: Path) -> LAS
         evaluator = Evaluator(model, load_utterances(plain(config.proxy)), cache=cache, factorisation=factorisation)
         return compress(model, ranks_of_size(every_rank(evaluator), config.agent, size), factorisation)
     save_compressed(model, stage / "dense")
-    sets = {"proxy": plain(config.proxy), "dev": plain(config.data.dev), "test": plain(config.data.test)}
-    found = search(_search_config([*config.search, f"model={stage / 'dense'}"], size, stage, sets), "search")
+    found = search(_search_config(config, size, stage), "search")
     return load_las(str(found / "compressed"))
 
 
-def _search_config(overrides: list[str], size: float, stage: Path, sets: dict[str, Any]) -> DictConfig:
-    """Return the config of a search at a size; the reward is the divergence unless the overrides set another one."""
-    config = compose_config("search", ["reward=divergence", "constraint=check", f"outputs={stage}", *overrides])
-    OmegaConf.set_struct(config, False)
-    config.merge_with({"constraint": {"budget": size}})
-    config.update(sets)
-    return config
+def _search_config(config: DictConfig, size: float, stage: Path) -> DictConfig:
+    """Return the config of the search of a stage; the reward is the divergence unless `search` sets another one.
+
+    Args:
+        config: The command's config.
+        size: The largest size ratio.
+        stage: The folder of the stage, with the model to compress in ``dense``.
+
+    Raises:
+        ValueError: An override in `search` is wrong.
+    """
+    own = ["reward=divergence", "constraint=check", f"outputs={stage}", *config.search, f"model={stage / 'dense'}"]
+    with given_by("search", "search", own):
+        found = compose_config("search", own)
+        OmegaConf.set_struct(found, False)
+        found.merge_with({"constraint": {"budget": size}})
+        found.update({"proxy": plain(config.proxy), "dev": plain(config.data.dev), "test": plain(config.data.test)})
+        check(found)
+    return found
 
 
-@command("iterate", shares=optional(list_of(number(above=0), distinct=False)), search=optional(list_of(NAME, least=0)))
+@command("iterate", shares=optional(list_of(number(above=0), distinct=False)), search=optional(OVERRIDES))
 def main(config: DictConfig) -> None:
     """Run one process of all stages."""
     with training_processes(config.device):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from experiments.common.command import command
-from experiments.common.kinds import ANYTHING, FLAG, NAME, list_of, mapping_of, optional, whole
+from experiments.common.kinds import ANYTHING, FLAG, NAME, list_of, mapping_of, mapping_with, optional, whole
 from experiments.common.parts import part
 from experiments.common.run_directory import plain
 from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
@@ -134,7 +134,7 @@ def _macs(evaluator: Evaluator) -> tuple[Mapping[str, int], int]:
 
 @command(
     "table",
-    blocks=mapping_of(mapping_of(list_of(ANYTHING))),
+    blocks=mapping_of(mapping_with({"layers": list_of(NAME), "ranks": list_of(whole(1))}, needed=("layers",))),
     best=whole(1),
     random=whole(1),
     batch=whole(1),

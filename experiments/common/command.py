@@ -25,7 +25,7 @@ from experiments.common.command_help import Command
 from experiments.common.compose import CONF
 from experiments.common.imports import import_modules
 from experiments.common.kinds import Kind
-from experiments.common.options import check_options, check_removals
+from experiments.common.options import check_options, check_removals, with_new_keys
 from shrinkml_env.progress import progress_shown
 
 __all__ = ["command", "given_command"]
@@ -83,7 +83,8 @@ def command(
         @functools.wraps(function)
         def main() -> None:
             this = Command(CONF / folder, config_name, program, sys.modules[function.__module__].__doc__)
-            arguments = sys.argv[1:]
+            # Hydra reads them from here.
+            arguments = sys.argv[1:] = with_new_keys(sys.argv[1:], kinds)
             overrides = [argument for argument in arguments if not argument.startswith("-")]
             full = os.environ.get(FULL_ERROR) == "1"
             try:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dis
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
 from hydra.errors import (
     CompactHydraException,
@@ -12,12 +16,14 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
 from experiments.common.command_help import Command
+from experiments.common.compose import CONF
 from experiments.common.options import nearest
 
-__all__ = ["explain"]
+__all__ = ["explain", "given_by"]
 
 ROOT = Path(__file__).parents[2]
 OURS = ("shrinkml_env", "agents", "experiments")
@@ -25,6 +31,9 @@ OURS = ("shrinkml_env", "agents", "experiments")
 
 def explain(error: BaseException, command: Command, overrides: list[str]) -> str | None:
     """Return the line that explains an error to the user; None if the error is not due to the user's input.
+
+    A ValueError or TypeError is due to the input if a ``raise`` statement raised it. If Python raised it in the middle
+    of an expression, it is a bug: the kinds of all options were checked before.
 
     Args:
         error: The error.
@@ -50,9 +59,30 @@ def explain(error: BaseException, command: Command, overrides: list[str]) -> str
         return _line(str(error))
     if "Config group override must be a string" in str(error):
         return _choice_of_nothing(command, overrides)
-    if isinstance(error, ValueError | TypeError | ImportError):
+    if isinstance(error, ImportError) or (isinstance(error, ValueError | TypeError) and _is_deliberate(error)):
         return _line(str(error) if _is_ours(error) else f"{error} (HYDRA_FULL_ERROR=1 shows where)")
     return None
+
+
+@contextmanager
+def given_by(option: str, name: str, overrides: Sequence[str]) -> Iterator[None]:
+    """Put the option that gives the overrides of another command before the errors of that command's config.
+
+    Args:
+        option: The option of the running command.
+        name: The other command.
+        overrides: Its overrides.
+
+    Raises:
+        ValueError: The other command's config is wrong.
+    """
+    try:
+        yield
+    except Exception as error:
+        line = explain(error, Command(CONF, name, f"experiments.{name}", None), list(overrides))
+        if line is None:
+            raise
+        raise ValueError(f"{option}: {line}") from error
 
 
 def _line(text: str) -> str:
@@ -105,8 +135,16 @@ def _wrong_override(error: ConfigCompositionException, command: Command, overrid
     except Exception:
         # Another override is wrong as well: use the options without overrides.
         config, choices = command.compose([])
+    # The option may exist, and what is unknown be a key of the mapping that is given for it.
+    inside = re.search(r"full_key: (.+)", str(error.__cause__))
+    name = inside[1] if inside and inside[1].startswith(f"{key}.") else key
     known = [*choices, *(option.name for option in command.options(config, choices))]
-    return f"{key}: there is no such option{nearest(key, known)}; python -m {command.program} --help lists all"
+    above = name.rpartition(".")[0]
+    mapping = OmegaConf.select(config, above) if above else None
+    # The keys of a mapping that is explained as a whole are not among the options.
+    if isinstance(mapping, DictConfig) and not any(option.startswith(f"{above}.") for option in known):
+        known += [f"{above}.{other!s}" for other in mapping]
+    return f"{name}: there is no such option{nearest(name, known)}; python -m {command.program} --help lists all"
 
 
 def _no_value(error: OmegaConfBaseException, command: Command, overrides: list[str]) -> str:
@@ -119,12 +157,24 @@ def _no_value(error: OmegaConfBaseException, command: Command, overrides: list[s
     return f"{name} must be given: {name}=...{f' ({meaning})' if meaning else ''}"
 
 
+def _is_deliberate(error: BaseException) -> bool:
+    """Return whether a ``raise`` statement raised an error."""
+    trace = _innermost(error)
+    return trace is None or dis.opname[trace.tb_frame.f_code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
+
+
 def _is_ours(error: BaseException) -> bool:
     """Return whether ShrinkML's code raised an error, so that its message is meant for the user."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
+    trace = _innermost(error)
     if trace is None:
         return True
     path = Path(trace.tb_frame.f_code.co_filename)
     return any(path.is_relative_to(ROOT / package) for package in OURS)
+
+
+def _innermost(error: BaseException) -> TracebackType | None:
+    """Return the part of an error's traceback where the error was raised; None if the error was never raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace

@@ -19,6 +19,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.common.compose import choices_in
 from experiments.common.parts import REGISTRIES
 
 __all__ = ["Command", "Option", "read_comments"]
@@ -113,7 +114,7 @@ class Command:
 
     def choices_of(self, group: str) -> list[str]:
         """Return the choices of a group."""
-        return sorted(path.stem for path in (self.conf / group).glob("*.yaml"))
+        return choices_in(self.conf / group)
 
     def about(self, group: str, choice: str | None) -> str:
         """Return the first comment line of a choice's file, which describes it; empty if there is none."""

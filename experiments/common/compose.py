@@ -9,9 +9,14 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-__all__ = ["CONF", "compose_config"]
+__all__ = ["CONF", "choices_in", "compose_config"]
 
 CONF = Path(__file__).parents[2] / "conf"
+
+
+def choices_in(folder: Path) -> list[str]:
+    """Return the choices of a group, given its folder."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:

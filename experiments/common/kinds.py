@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -27,10 +27,12 @@ __all__ = [
     "TEXT",
     "UTTERANCES",
     "Kind",
+    "MappingKind",
     "choice",
     "kind_of",
     "list_of",
     "mapping_of",
+    "mapping_with",
     "number",
     "optional",
     "whole",
@@ -75,15 +77,37 @@ class _ListKind(Kind):
 
 
 @dataclass(frozen=True)
-class _MappingKind(Kind):
-    """Mappings; the error names the key with the wrong value."""
+class MappingKind(Kind):
+    """Mappings whose keys are the user's to choose; the error names the key that is wrong, or has the wrong value."""
 
+    keys: Kind
     values: Kind
 
     def require(self, option: str, value: Any) -> None:
+        """Check the value of an option; see `Kind.require`."""
         super().require(option, value)
         for key, inner in value.items():
+            self.keys.require(f"each key of {option}", key)
             self.values.require(f"{option}.{key}", inner)
+
+
+@dataclass(frozen=True)
+class _OptionsKind(Kind):
+    """Mappings whose keys are options; the error names the key that is unknown, missing, or has the wrong value."""
+
+    options: Mapping[str, Kind]
+    needed: Sequence[str]
+
+    def require(self, option: str, value: Any) -> None:
+        super().require(option, value)
+        for key in value:
+            if key not in self.options:
+                raise ValueError(f"{option} has no option {key!r}; its options are {', '.join(self.options)}")
+        for key in self.needed:
+            if key not in value:
+                raise ValueError(f"{option} needs its option {key!r}: give {option}.{key}=...")
+        for key, inner in value.items():
+            self.options[key].require(f"{option}.{key}", inner)
 
 
 @dataclass(frozen=True)
@@ -163,9 +187,22 @@ def list_of(kind: Kind, least: int = 1, distinct: bool = True) -> Kind:
     return _ListKind(f"a list of {kind.many}{said}", f"lists of {kind.many}", fits)
 
 
-def mapping_of(kind: Kind) -> Kind:
-    """Return the kind of mappings whose values are of a kind."""
-    return _MappingKind(f"a mapping to {kind.many}", f"mappings to {kind.many}", _is_mapping, kind)
+def mapping_of(kind: Kind, keys: Kind | None = None) -> Kind:
+    """Return the kind of mappings whose values are of a kind, and whose keys are of another, by default names."""
+    return MappingKind(
+        f"a mapping to {kind.many}", f"mappings to {kind.many}", _is_mapping, NAME if keys is None else keys, kind
+    )
+
+
+def mapping_with(options: Mapping[str, Kind], needed: Sequence[str] = ()) -> Kind:
+    """Return the kind of mappings with certain keys: option -> the kind of its value.
+
+    Args:
+        options: All options that the mapping may have.
+        needed: The options that it must have.
+    """
+    listed = f"with {', '.join(options)}"
+    return _OptionsKind(f"a mapping {listed}", f"mappings {listed}", _is_mapping, options, needed)
 
 
 def _is_mapping(value: Any) -> bool:

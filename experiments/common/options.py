@@ -11,8 +11,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.common.compose import CONF, choices_in
 from experiments.common.kinds import (
-    ANYTHING,
     DEVICE,
     FLAG,
     GRANULARITY,
@@ -21,9 +21,11 @@ from experiments.common.kinds import (
     SHARE,
     UTTERANCES,
     Kind,
+    MappingKind,
     choice,
     list_of,
     mapping_of,
+    mapping_with,
     number,
     optional,
     whole,
@@ -32,20 +34,35 @@ from experiments.common.parts import PARTS, check_part
 from experiments.common.run_directory import plain
 from experiments.common.trackers import TRACKERS
 
-__all__ = ["OPTIONS", "check_options", "check_removals", "nearest"]
+__all__ = ["AGENT", "OPTIONS", "OVERRIDES", "REWARD", "check_options", "check_removals", "nearest", "with_new_keys"]
 
+AGENT = choice(*choices_in(CONF / "agent"))
+REWARD = choice(*choices_in(CONF / "reward"))
 FRACTION = number(least=0, most=1)
+OVERRIDES = list_of(NAME, least=0)
 
 OPTIONS: dict[str, Kind] = {
-    "agents": list_of(NAME),
+    "agents": list_of(AGENT),
     "budget": whole(1),
     "by_hand": list_of(NAME, least=0),
-    "comparison.agents": mapping_of(mapping_of(ANYTHING)),
+    "comparison.agents": mapping_of(
+        mapping_with(
+            {
+                "agent": AGENT,
+                "reward": REWARD,
+                "budget": whole(1),
+                "overrides": OVERRIDES,
+                "seeds": whole(1),
+                "sizes": list_of(SHARE),
+            },
+            needed=("overrides", "seeds"),
+        )
+    ),
     "comparison.by_hand": list_of(NAME, least=0),
     "comparison.frozen": mapping_of(NAME),
     "comparison.name": NAME,
     "comparison.pairs": list_of(list_of(NAME, least=2), least=0),
-    "comparison.rules": mapping_of(mapping_of(ANYTHING)),
+    "comparison.rules": mapping_of(mapping_with({"agent": AGENT, "overrides": OVERRIDES})),
     "comparison.sizes": list_of(SHARE),
     "data.download": FLAG,
     "data.root": NAME,
@@ -74,16 +91,16 @@ OPTIONS: dict[str, Kind] = {
     "objective.label_smoothing": number(least=0, below=1),
     "original": NAME,
     "outputs": NAME,
-    "overrides": list_of(NAME, least=0),
+    "overrides": OVERRIDES,
     "pool": UTTERANCES,
     "proxy": UTTERANCES,
     "reuse": FLAG,
-    "rules": list_of(NAME, least=0),
+    "rules": list_of(AGENT, least=0),
     "seed": SEED,
     "seeds": whole(1),
     "size": SHARE,
     "sizes": list_of(SHARE),
-    "stepwise.rule": NAME,
+    "stepwise.rule": AGENT,
     "stepwise.sizes": list_of(list_of(SHARE), least=0),
     "test": UTTERANCES,
     "threads": whole(1),
@@ -187,6 +204,23 @@ def check_removals(config: DictConfig, overrides: Sequence[str], own: Mapping[st
         # Keys of parts, and of options that are mappings, may be removed.
         if not any(outer and (outer in kinds or is_part(outer, OmegaConf.select(config, outer))) for outer in above):
             raise ValueError(f"~{name}: the command needs {name}: leave out the ~ and give {name}=...")
+
+
+def with_new_keys(arguments: Sequence[str], own: Mapping[str, Kind]) -> list[str]:
+    """Return the arguments of a command so that its options that are mappings take keys which their defaults lack.
+
+    Hydra demands ``++`` before options with such keys.
+
+    Args:
+        arguments: The arguments on the command line.
+        own: Option -> kind, see `check_options`.
+    """
+    kinds = {**OPTIONS, **own}
+    mappings = tuple(name for name, kind in kinds.items() if isinstance(kind, MappingKind))
+    return [
+        f"++{argument}" if argument.startswith(tuple(f"{name}{end}" for name in mappings for end in "=.")) else argument
+        for argument in arguments
+    ]
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

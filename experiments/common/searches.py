@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from omegaconf import DictConfig
 
 from experiments.common.agent import make_agent
+from experiments.common.command_errors import given_by
 from experiments.common.compose import compose_config
 from experiments.common.environment import make_environment, make_tabular_environment
 from experiments.common.imports import import_modules
@@ -23,7 +25,7 @@ from shrinkml_env.space.table import Table
 
 __all__ = [
     "Search",
-    "check_searches",
+    "check_search",
     "compensated",
     "evaluator_on",
     "explored",
@@ -56,10 +58,15 @@ class Search:
     table: str = "las_small"
 
     @property
+    def given(self) -> tuple[str, ...]:
+        """The overrides, those of agent and reward included."""
+        return (f"agent={self.agent}", f"reward={self.reward}", *self.overrides)
+
+    @property
     def config(self) -> DictConfig:
         """The config of `experiments.search` for this search."""
         # Composing takes 0.1 s, and many searches differ only in their seeds.
-        config = _composed(self.agent, self.reward, self.overrides).copy()
+        config = _composed(self.given).copy()
         config.seed, config.budget = self.seed, self.budget
         return config
 
@@ -70,8 +77,8 @@ class Search:
 
 
 @lru_cache(maxsize=1024)
-def _composed(agent: str, reward: str, overrides: tuple[str, ...]) -> DictConfig:
-    return compose_config("search", [f"agent={agent}", f"reward={reward}", *overrides])
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
+    return compose_config("search", overrides)
 
 
 def search_cell(search: Search, task: Any = None, **more: Any) -> Cell[Any]:
@@ -88,14 +95,32 @@ def search_cell(search: Search, task: Any = None, **more: Any) -> Cell[Any]:
     return Cell(search if task is None else task, content, {**search.about, **more})
 
 
-def check_searches(searches: Sequence[Search]) -> None:
-    """Check the configs of searches before any of them runs; searches that differ only in their seeds are checked once.
+def check_search(search: Search, options: Mapping[str, Sequence[str]]) -> None:
+    """Check the config of a search before it runs.
+
+    Args:
+        search: The search.
+        options: Option of the study -> the overrides that it gives, ``agent=...`` and ``reward=...`` among them.
 
     Raises:
-        ValueError: An option is of a wrong kind, or a part of a config cannot be made.
+        ValueError: An override is unknown, an option is of a wrong kind, or a part of the config cannot be made. The
+            message begins with the option of the study that is at fault.
     """
-    for search in dict.fromkeys(replace(search, seed=0) for search in searches):
+    try:
         check(search.config)
+    except Exception:
+        with given_by(_at_fault(search, options), "search", search.given):
+            raise
+
+
+def _at_fault(search: Search, options: Mapping[str, Sequence[str]]) -> str:
+    """Return the first option without whose overrides a search would be valid; the last one if there is none."""
+    for option, overrides in options.items():
+        rest = tuple(override for override in search.given if override not in overrides)
+        with suppress(Exception):
+            check(_composed(rest))
+            return option
+    return list(options)[-1]
 
 
 def explored(search: Search, cache: Any = "default") -> SearchProblem:

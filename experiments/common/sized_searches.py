@@ -28,6 +28,7 @@ __all__ = [
     "found_by_rule",
     "found_by_search",
     "rule_cell",
+    "search_of_rule",
     "sized_cell",
 ]
 
@@ -172,10 +173,14 @@ def choose_ranks(task: SizedSearch | SizedRule) -> dict[str, Any]:
     return asdict(found)
 
 
-def rule_cell(rule: str, size: float, overrides: Sequence[str], name: str | None = None) -> Cell[SizedRule]:
-    """Return the cell of a rule at a size, under the name that tables give it, by default its own."""
-    search = Search("live", rule, "accuracy", 0, 1, tuple(overrides))
-    return search_cell(search, SizedRule(name or rule, search, size), size=size)
+def search_of_rule(rule: str, overrides: Sequence[str]) -> Search:
+    """Return the search whose agent is a rule: its config has all that the rule depends on but the size."""
+    return Search("live", rule, "accuracy", 0, 1, tuple(overrides))
+
+
+def rule_cell(name: str, search: Search, size: float) -> Cell[SizedRule]:
+    """Return the cell of a rule at a size, under the name that tables give it."""
+    return search_cell(search, SizedRule(name, search, size), size=size)
 
 
 def sized_cell(name: str, search: Search, finalists: int) -> Cell[SizedSearch]:

@@ -19,12 +19,13 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from experiments.common.command import command
-from experiments.common.kinds import NAME, list_of, mapping_of, number, whole
+from experiments.common.kinds import list_of, mapping_of, number, whole
+from experiments.common.options import OVERRIDES, REWARD
 from experiments.common.pictures import plt, save_figure
 from experiments.common.results import Cell
 from experiments.common.searches import (
     Search,
-    check_searches,
+    check_search,
     evaluator_on,
     explored,
     search_cell,
@@ -169,6 +170,12 @@ def grid(config: DictConfig) -> list[Cell[VariantSearch]]:
     for agent in config.agents:
         for variant, overrides in config.variants.items():
             first = Search("live", agent, config.reward, 0, config.budget, tuple(overrides))
+            options = {
+                f"variants.{variant}": overrides,
+                "agents": [f"agent={agent}"],
+                "reward": [f"reward={config.reward}"],
+            }
+            check_search(first, options)
             for seed in range(config.seeds):
                 search = replace(first, seed=seed)
                 task = VariantSearch(str(variant), search, tuple(config.after))
@@ -177,14 +184,13 @@ def grid(config: DictConfig) -> list[Cell[VariantSearch]]:
                     twin = cells[cell.key].task.variant
                     raise ValueError(f"variants {twin!r} and {variant!r} are the same: leave one out")
                 cells[cell.key] = cell
-    check_searches([cell.task.search for cell in cells.values()])
     return list(cells.values())
 
 
 @command(
     "ablation",
-    variants=mapping_of(list_of(NAME, least=0)),
-    reward=NAME,
+    variants=mapping_of(OVERRIDES),
+    reward=REWARD,
     after=list_of(whole(1)),
     within=number(least=0),
 )

@@ -26,12 +26,13 @@ from tqdm import tqdm
 
 from experiments.common.command import command
 from experiments.common.kinds import NAME, SEED, choice, list_of
+from experiments.common.options import REWARD
 from experiments.common.pareto import hypervolume, hypervolumes
 from experiments.common.pictures import plt, save_figure
 from experiments.common.results import Cell
 from experiments.common.searches import (
     Search,
-    check_searches,
+    check_search,
     explored,
     search_cell,
     tabular_env,
@@ -289,16 +290,16 @@ def grid(config: DictConfig) -> list[Cell[Search]]:
         raise ValueError("live scores are relative to the random agent: add it to agents=[...]")
     require_effect(config.env, config.overrides)
     seeds = range(config.first_seed, config.first_seed + config.seeds)
-    searches = [
-        Search(config.env, agent, reward, seed, config.budget, tuple(config.overrides), config.table)
-        for agent, reward in tqdm(list(itertools.product(config.agents, config.rewards)), desc="configs")
-        for seed in seeds
-    ]
-    check_searches(searches)
-    return [search_cell(search) for search in searches]
+    cells = []
+    for agent, reward in tqdm(list(itertools.product(config.agents, config.rewards)), desc="configs"):
+        first = Search(config.env, agent, reward, 0, config.budget, tuple(config.overrides), config.table)
+        options = {"overrides": config.overrides, "agents": [f"agent={agent}"], "rewards": [f"reward={reward}"]}
+        check_search(first, options)
+        cells += [search_cell(replace(first, seed=seed)) for seed in seeds]
+    return cells
 
 
-@command("benchmark", env=choice("tabular", "live"), rewards=list_of(NAME), first_seed=SEED, table=NAME)
+@command("benchmark", env=choice("tabular", "live"), rewards=list_of(REWARD), first_seed=SEED, table=NAME)
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
     runs = made("benchmark", config, grid(config), make, lambda result: Run(**result), "runs")

@@ -16,10 +16,10 @@ from omegaconf import DictConfig
 
 from experiments.common.command import command
 from experiments.common.findings import Errors
-from experiments.common.kinds import NAME, list_of, number
+from experiments.common.kinds import list_of, number
 from experiments.common.pictures import plt, save_figure
 from experiments.common.results import Cell
-from experiments.common.searches import Search, check_searches, compensated, evaluator_on, search_cell
+from experiments.common.searches import Search, check_search, compensated, evaluator_on, search_cell
 from experiments.common.sized_searches import SizedRule, found_by_rule
 from experiments.common.statistics import in_points
 from experiments.common.study import Report, made, publish
@@ -74,7 +74,7 @@ def grid(config: DictConfig) -> list[Cell[SizedRule]]:
         ValueError: An override is wrong.
     """
     search = Search("live", "closed_form", "divergence", 0, 1, tuple(config.overrides))
-    check_searches([search])
+    check_search(search, {"overrides": config.overrides})
     return [search_cell(search, SizedRule("closed_form", search, size), size=size) for size in config.sizes]
 
 
@@ -115,7 +115,7 @@ def draw(path: Path, found: Sequence[Compared]) -> None:
     save_figure(figure, path, dpi=120)
 
 
-@command("compensation", overrides=list_of(NAME, least=0), sizes=list_of(number(above=0, below=1)))
+@command("compensation", sizes=list_of(number(above=0, below=1)))
 def main(config: DictConfig) -> None:
     """Compress, measure, print and draw."""
     found = made("compensation", config, grid(config), make, read, "configurations")

@@ -19,17 +19,16 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.common.command import command
-from experiments.common.compose import compose_config
 from experiments.common.findings import ORIGINAL, Errors, Finding, Reported, best_on_dev, draw, pair_table, table
-from experiments.common.kinds import ANYTHING, NAME, list_of, mapping_of, number, whole
+from experiments.common.kinds import NAME, SHARE, choice, list_of, mapping_of, mapping_with, number, whole
+from experiments.common.options import AGENT, OVERRIDES, REWARD
 from experiments.common.parts import part
 from experiments.common.results import Cell
 from experiments.common.run_directory import plain
-from experiments.common.searches import evaluator_on
+from experiments.common.searches import Search, check_search, evaluator_on
 from experiments.common.sized_searches import found_by_rule, found_by_search
 from experiments.common.speech import calibrate_on
 from experiments.common.study import Report, made, publish
-from experiments.search import check
 from shrinkml_env import CompressibleModel, EvaluationCache, Evaluator, count_parameters, default_cache_path, load_model
 from shrinkml_env.compression import encoder_parameters
 from shrinkml_env.compression.canonical import digest
@@ -44,6 +43,9 @@ TEST = ("test-clean", "test-other")
 
 SHARES = {"calibration": 0.3, "proxy": 0.3, "dev": 0.4}
 """Purpose -> share of the dev sets' utterances whose speakers serve it."""
+
+SCOPES = ("encoder", "whole")
+"""What may be compressed: the encoder, or the whole model."""
 
 CHECKED = 50
 """Utterances that are compared with transformers in one cell."""
@@ -144,6 +146,14 @@ def chunks(config: DictConfig, subset: str) -> list[tuple[str, ...]]:
     return found
 
 
+def search_of(config: DictConfig, method: Method, ratio: float) -> Search:
+    """Return the search of a method at a size, without the study's model and speech; see `search_config`."""
+    overrides = [*config.base, *method.overrides]
+    if method.budget is not None:
+        overrides.append(f"constraint.budget={ratio}")
+    return Search("live", method.agent, method.reward, method.seed, method.budget or 1, tuple(overrides))
+
+
 def search_config(
     config: DictConfig, method: Method, scope: str, ratio: float, model: str, speech: Mapping[str, Any]
 ) -> DictConfig:
@@ -157,11 +167,8 @@ def search_config(
         model: What `load_model` takes.
         speech: Purpose -> what `load_utterances` takes.
     """
-    overrides = [f"agent={method.agent}", f"reward={method.reward}", *config.base, *method.overrides]
-    if method.budget is not None:
-        overrides.append(f"constraint.budget={ratio}")
-    search = compose_config("search", overrides)
-    search.model, search.seed, search.budget = model, method.seed, method.budget or 1
+    search = search_of(config, method, ratio).config
+    search.model = model
     search.dense = config.scopes[scope].dense
     search.proxy, search.dev = speech["proxy"], speech["dev"]
     calibrate_on(search, speech["calibration"])
@@ -250,6 +257,14 @@ class Study:
 
     def __init__(self, config: DictConfig) -> None:
         self.config = config
+        self.methods = [
+            Method(str(name), options.agent, tuple(options.overrides), seed, *searching(options))
+            for name, options in config.methods.items()
+            for seed in range(options.get("seeds", 1))
+        ]
+        for method in self.methods:
+            own = [f"agent={method.agent}", f"reward={method.reward}", *method.overrides]
+            check_search(search_of(config, method, 1.0), {"base": config.base, f"methods.{method.name}": own})
         self.roles = roles(config)
         self.chunks = {subset: chunks(config, subset) for subset in TEST}
         folder = Path(config.outputs).absolute() / "speech"
@@ -261,11 +276,6 @@ class Study:
         self.content = digest(model_content(model))
         self.params = count_parameters(model)
         self.scope_params = {"encoder": encoder_parameters(model), "whole": self.params}
-        self.methods = [
-            Method(str(name), options.agent, tuple(options.overrides), seed, *searching(options))
-            for name, options in config.methods.items()
-            for seed in range(options.get("seeds", 1))
-        ]
 
     @property
     def speech(self) -> dict[str, Any]:
@@ -378,23 +388,37 @@ def reported(
 
 @command(
     "real_speech",
-    base=list_of(NAME, least=0),
+    base=OVERRIDES,
     checked=whole(0),
     chunk=whole(1),
     complete=list_of(NAME, least=0),
     longest=number(above=0),
-    methods=mapping_of(mapping_of(ANYTHING)),
+    methods=mapping_of(
+        mapping_with(
+            {
+                "agent": AGENT,
+                "reward": REWARD,
+                "budget": whole(1),
+                "overrides": OVERRIDES,
+                "seeds": whole(1),
+                "scopes": list_of(choice(*SCOPES)),
+            },
+            needed=("agent", "overrides"),
+        )
+    ),
     rivals=list_of(NAME, least=0),
     root=NAME,
-    scopes=mapping_of(mapping_of(ANYTHING)),
-    speech=mapping_of(whole(1)),
+    scopes=mapping_with(
+        dict.fromkeys(
+            SCOPES, mapping_with({"dense": list_of(NAME, least=0), "sizes": list_of(SHARE)}, ("dense", "sizes"))
+        )
+    ),
+    speech=mapping_with(dict.fromkeys(SHARES, whole(1)), needed=tuple(SHARES)),
 )
 def main(config: DictConfig) -> None:
     """Find what is missing, measure what is missing, then compare."""
     study = Study(config)
     sought = study.sought()
-    for cell in sought:
-        check(cell.task.search)
     found = [
         # Methods of the same settings share a result, under the name that each has in this config.
         replace(one, method=cell.task.method.name)

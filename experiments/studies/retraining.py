@@ -21,14 +21,15 @@ from experiments.common.command import command
 from experiments.common.compose import compose_config
 from experiments.common.findings import Errors, best_on_dev
 from experiments.common.identity import key_of
-from experiments.common.kinds import NAME, SHARE, list_of, mapping_of
+from experiments.common.kinds import SHARE, list_of, mapping_of
 from experiments.common.measure import measure
+from experiments.common.options import AGENT, OVERRIDES
 from experiments.common.parts import part
 from experiments.common.pictures import plt, save_wer_against_size
 from experiments.common.results import Cell
 from experiments.common.run_directory import plain
-from experiments.common.searches import Search, check_searches
-from experiments.common.sized_searches import Chosen, choose_ranks, rule_cell, sized_cell
+from experiments.common.searches import Search, check_search
+from experiments.common.sized_searches import Chosen, choose_ranks, rule_cell, search_of_rule, sized_cell
 from experiments.common.statistics import in_points
 from experiments.common.study import Report, is_missing, made, publish
 from experiments.finetune import RESULT, finetune
@@ -229,12 +230,16 @@ def rank_cells(config: DictConfig) -> list[Cell[Any]]:
     common = (f"model={config.original}", *config.overrides)
     cells: list[Cell[Any]] = []
     for size in config.sizes:
-        cells += [rule_cell(rule, size, common) for rule in config.rules]
+        for rule in config.rules:
+            search = search_of_rule(rule, common)
+            check_search(search, {"overrides": config.overrides, "rules": [f"agent={rule}"]})
+            cells.append(rule_cell(rule, search, size))
         for agent, overrides in config.agents.items():
             kept = (*common, *overrides, f"constraint.budget={size}")
             search = Search("live", str(agent), "divergence", 0, config.budget, kept)
+            options = {"overrides": config.overrides, f"agents.{agent}": [f"agent={agent}", *overrides]}
+            check_search(search, options)
             cells.append(sized_cell(str(agent), search, config.finalists))
-    check_searches([cell.task.search for cell in cells])
     return cells
 
 
@@ -319,7 +324,7 @@ def averages(results: Sequence[Trained]) -> list[Trained]:
 @command(
     "retraining",
     undistilled=list_of(SHARE, least=0),
-    agents=mapping_of(list_of(NAME, least=0)),
+    agents=mapping_of(OVERRIDES, keys=AGENT),
 )
 def main(config: DictConfig) -> None:
     """Find ranks, make seed models, train them, and compare."""

@@ -21,13 +21,14 @@ from tqdm import tqdm
 
 from experiments.common.command import command
 from experiments.common.kinds import ANYTHING, list_of, mapping_of, number
+from experiments.common.options import REWARD
 from experiments.common.pareto import pareto_front
 from experiments.common.pictures import plt, save_figure
 from experiments.common.results import Cell
 from experiments.common.run_directory import plain
 from experiments.common.searches import (
     Search,
-    check_searches,
+    check_search,
     explored,
     search_cell,
     tabular_env,
@@ -208,13 +209,14 @@ def grid(config: DictConfig) -> list[Cell[SettingSearch]]:
     for setting in settings(plain(config.knobs)):
         for agent in config.agents:
             first = Search("tabular", agent, setting.reward, 0, config.budget, setting.overrides)
+            knobs = [f"reward={setting.reward}", *setting.overrides]
+            check_search(first, {f"knobs.{setting.reward}": knobs, "agents": [f"agent={agent}"]})
             searches = [replace(first, seed=seed) for seed in range(config.seeds)]
             cells += [search_cell(search, SettingSearch(setting, search)) for search in searches]
-    check_searches([cell.task.search for cell in cells])
     return cells
 
 
-@command("reward_study", knobs=mapping_of(mapping_of(list_of(ANYTHING))), tolerance=number(least=0))
+@command("reward_study", knobs=mapping_of(mapping_of(list_of(ANYTHING)), keys=REWARD), tolerance=number(least=0))
 def main(config: DictConfig) -> None:
     """Run missing searches, then compare."""
     cells = grid(config)

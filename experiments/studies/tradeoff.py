@@ -23,8 +23,8 @@ from experiments.common.findings import best_on_dev
 from experiments.common.pictures import plt, save_wer_against_size
 from experiments.common.results import Cell
 from experiments.common.run_directory import plain
-from experiments.common.searches import Search, check_searches
-from experiments.common.sized_searches import Chosen, choose_ranks, rule_cell, sized_cell
+from experiments.common.searches import Search, check_search
+from experiments.common.sized_searches import Chosen, choose_ranks, rule_cell, search_of_rule, sized_cell
 from experiments.common.statistics import in_points, mean, mean_wer_increase
 from experiments.common.study import Report, made, publish
 from shrinkml_env.evaluation.intervals import wer_increase
@@ -174,8 +174,11 @@ def grid(config: DictConfig) -> list[Cell[Any]]:
     cells: list[Cell[Any]] = []
     for size in comparison.sizes:
         for name, options in comparison.rules.items():
-            overrides = (*config.overrides, *options.get("overrides", ()))
-            cells.append(rule_cell(options.get("agent", name), size, overrides, name))
+            own = options.get("overrides", ())
+            search = search_of_rule(options.get("agent", name), (*config.overrides, *own))
+            given = [f"agent={search.agent}", *own]
+            check_search(search, {"overrides": config.overrides, f"comparison.rules.{name}": given})
+            cells.append(rule_cell(str(name), search, size))
         for name, options in comparison.agents.items():
             if size not in options.get("sizes", comparison.sizes):
                 continue
@@ -183,9 +186,10 @@ def grid(config: DictConfig) -> list[Cell[Any]]:
             reward = options.get("reward", "accuracy")
             budget = options.get("budget", config.budget)
             first = Search("live", options.get("agent", name), reward, 0, budget, overrides)
+            given = [f"agent={first.agent}", f"reward={first.reward}", *options.overrides]
+            check_search(first, {"overrides": config.overrides, f"comparison.agents.{name}": given})
             searches = [replace(first, seed=seed) for seed in range(options.seeds)]
             cells += [sized_cell(str(name), search, config.finalists) for search in searches]
-    check_searches([cell.task.search for cell in cells])
     return cells
 
 

@@ -22,9 +22,10 @@ from optuna.storages.journal import JournalFileBackend
 from experiments.common.command import command
 from experiments.common.identity import key_of
 from experiments.common.kinds import ANYTHING, NAME, SEED, list_of, mapping_of, whole
+from experiments.common.options import AGENT
 from experiments.common.results import Cell
 from experiments.common.run_directory import plain, run_directory
-from experiments.common.searches import Search, search_cell
+from experiments.common.searches import Search, check_search, search_cell
 from experiments.common.statistics import anytime
 from experiments.common.study import made
 from experiments.studies.benchmark import ends, play
@@ -74,11 +75,12 @@ def make(search: Search) -> dict[str, Any]:
 
 def setting_cells(config: DictConfig, agent: str, setting: Setting) -> list[Cell[Search]]:
     """Return the searches that evaluate a setting; all settings have the same rewards and seeds."""
-    return [
-        search_cell(Search("tabular", agent, name.partition("=")[2], seed, config.budget, (*options, *setting)))
-        for name, *options in plain(config.rewards)
-        for seed in config.seeds
-    ]
+    cells = []
+    for name, *options in plain(config.rewards):
+        first = Search("tabular", agent, name.partition("=")[2], 0, config.budget, (*options, *setting))
+        check_search(first, {"rewards": [name, *options], f"spaces.{agent}": setting, "agents": [f"agent={agent}"]})
+        cells += [search_cell(replace(first, seed=seed)) for seed in config.seeds]
+    return cells
 
 
 def study_of(config: DictConfig, agent: str) -> optuna.Study:
@@ -158,7 +160,7 @@ def table(
     trials=whole(1),
     rewards=list_of(list_of(NAME)),
     seeds=list_of(SEED),
-    spaces=mapping_of(mapping_of(list_of(ANYTHING))),
+    spaces=mapping_of(mapping_of(list_of(ANYTHING)), keys=AGENT),
 )
 def main(config: DictConfig) -> None:
     """Run missing searches, then rank the settings."""

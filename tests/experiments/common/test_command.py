@@ -16,7 +16,7 @@ from experiments.common.agent import make_agent
 from experiments.common.command import command, given_command
 from experiments.common.command_help import Command, Option, read_comments
 from experiments.common.compose import CONF
-from experiments.common.options import check_options
+from experiments.common.options import check_options, with_new_keys
 from tests.experiments.bad_commands import BAD_COMMANDS
 from tests.helpers.processes import python
 
@@ -245,6 +245,24 @@ def test_bugs_keep_their_traceback(run, error):
 
     with pytest.raises(type(error), match="bug"):
         run(fail)
+
+
+@pytest.mark.parametrize(
+    "fail", [lambda config: range(config.outputs), lambda config: int(config.outputs)], ids=["TypeError", "ValueError"]
+)
+def test_what_python_raises_is_a_bug(run, fail):
+    """Unlike what a `raise` statement raises: bad input is told before any work."""
+    with pytest.raises((TypeError, ValueError), match="outputs/search|'str' object cannot be interpreted"):
+        run(fail)
+
+
+def test_mappings_take_new_keys():
+    given = ["variants={mine: []}", "variants.mine=[]", "+variants.mine=[]", "~variants.default", "variants", "budget=3"]
+    expected = ["++variants={mine: []}", "++variants.mine=[]", *given[2:]]
+    assert with_new_keys(given, kinds_of("ablation")) == expected
+    config, _ = described("ablation").compose(expected[:1])
+    assert list(config.variants)[-1] == "mine"
+    check_options(config, kinds_of("ablation"))
 
 
 def test_an_exit_status_of_ones_own_is_kept(run):
