@@ -35,6 +35,7 @@ from shrinkml_env.compression.store import remembered
 from shrinkml_env.data.selection import SELECTIONS, Pool
 from shrinkml_env.envs.assembly import make_factorisation, make_search_space
 from shrinkml_env.evaluation.divergence import DivergenceMeasurer
+from shrinkml_env.evaluation.intervals import Estimate
 from shrinkml_env.files import write_whole
 from shrinkml_env.progress import progress
 from shrinkml_env.space.search_space import SearchSpace
@@ -69,7 +70,7 @@ class ModelGroup(NamedTuple):
 
 
 class Fidelity(NamedTuple):
-    """The agreement of a proxy set with dev; each measure is (mean over draws, low, high), with a 95 % interval.
+    """The agreement of a proxy set with dev; each measure is a mean over draws.
 
     Attributes:
         kendall: Kendall's tau between the WERs on proxy and on dev.
@@ -77,9 +78,9 @@ class Fidelity(NamedTuple):
         error: Root mean squared difference between them, a fraction.
     """
 
-    kendall: tuple[float, float, float]
-    spearman: tuple[float, float, float]
-    error: tuple[float, float, float]
+    kendall: Estimate
+    spearman: Estimate
+    error: Estimate
 
 
 def broad(space: SearchSpace, rng: np.random.Generator) -> Iterator[dict[str, int]]:
@@ -169,7 +170,7 @@ def fidelity(
                 np.sqrt(np.mean((proxy - dev) ** 2)),
             )
     low, high = np.nanquantile(values[:, 1:].reshape(-1, 3), [0.025, 0.975], axis=0)
-    return Fidelity(*((float(m), float(a), float(b)) for m, a, b in zip(values[:, 0].mean(0), low, high, strict=True)))
+    return Fidelity(*(Estimate(*map(float, found)) for found in zip(values[:, 0].mean(0), low, high, strict=True)))
 
 
 def select(config: DictConfig) -> Path:
@@ -229,9 +230,15 @@ def select(config: DictConfig) -> Path:
                 rows[kind, method, size] = fidelity(lengths, groups[kind, 1], subsets, BLOCKS[kind], config.seed)
     error = "error, nats a unit" if by_divergence else "WER error, points"
     head = ("configurations", "method", "utterances", "Kendall", "Spearman", error)
-    scale = 1 if by_divergence else 100
     table = [
-        (kind, method, str(size), _interval(row.kendall), _interval(row.spearman), _interval(row.error, scale))
+        (
+            kind,
+            method,
+            str(size),
+            str(row.kendall),
+            str(row.spearman),
+            str(row.error) if by_divergence else f"{row.error.times(100):.1f}",
+        )
         for (kind, method, size), row in rows.items()
     ]
     shown = pd.DataFrame(table, columns=list(head))
@@ -299,11 +306,6 @@ def _divergences(pool: Evaluator, measurer: DivergenceMeasurer, ranks: Mapping[s
     known = remembered(pool.cache, content(), subject, lambda: {"nats": measurer.by_utterance(factored)})
     nats: list[float] = known["nats"]
     return nats
-
-
-def _interval(values: tuple[float, float, float], scale: float = 1.0) -> str:
-    mean, low, high = (scale * value for value in values)
-    return f"{mean:.3f} [{low:.3f}, {high:.3f}]" if scale == 1 else f"{mean:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def _draw(path: Path, rows: Mapping[tuple[str, str, int], Fidelity], signal: str) -> None:
