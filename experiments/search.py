@@ -40,9 +40,9 @@ from shrinkml_env import (
     load_utterances,
     run_search,
 )
-from shrinkml_env.agent import is_algorithm
+from shrinkml_env.agent import Learner, is_algorithm
 from shrinkml_env.envs.assembly import make_reward, search_space_maker
-from shrinkml_env.envs.wrapped import search_problem
+from shrinkml_env.envs.wrapped import AnyEnv, search_problem
 from shrinkml_env.files import errors_name
 from shrinkml_env.progress import progress
 from shrinkml_env.sb3 import EvaluationLog
@@ -89,7 +89,7 @@ def check(config: DictConfig) -> None:
         )
 
 
-def environment(config: DictConfig, directory: Path) -> Any:
+def environment(config: DictConfig, directory: Path) -> AnyEnv:
     """Make the environment of a config, with its ledger in a directory.
 
     Raises:
@@ -102,7 +102,7 @@ def environment(config: DictConfig, directory: Path) -> Any:
 
 
 def find(
-    config: DictConfig, env: Any, agent: Any, directory: Path, title: str, course: Course
+    config: DictConfig, env: AnyEnv, agent: Learner, directory: Path, title: str, course: Course
 ) -> tuple[SearchResult, SearchProblem]:
     """Run a search in a directory, and return its result and its problem.
 

@@ -1,13 +1,15 @@
-"""The protocols of agents: the methods that a search calls."""
+"""The protocol of agents: what a search needs of them."""
 
 from __future__ import annotations
 
 import inspect
-import os
 import sys
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
 
-__all__ = ["Agent", "Learner", "is_algorithm", "takes_callback"]
+if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm  # optional
+
+__all__ = ["Learner", "is_algorithm", "takes_callback"]
 
 
 @runtime_checkable
@@ -18,25 +20,7 @@ class Learner(Protocol):
         """Take about this many steps. The `BudgetExhausted` that the environment raises need not be caught."""
 
 
-@runtime_checkable
-class Agent(Learner, Protocol):
-    """A learner with a policy that can be played, saved and loaded: a part of Stable-Baselines3's ``BaseAlgorithm``."""
-
-    def learn(self, total_timesteps: int, callback: Any = None) -> Any:
-        """Take about this many steps; the callback may stop it earlier."""
-
-    def predict(self, observation: Any, deterministic: bool = False) -> tuple[Any, Any]:
-        """Return the action for an observation, or actions for a batch of them, and a recurrent state or None."""
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the agent to a file."""
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Return the agent that `save` wrote."""
-
-
-def is_algorithm(agent: Any) -> bool:
+def is_algorithm(agent: object) -> TypeGuard[BaseAlgorithm]:
     """Return whether an agent is one of Stable-Baselines3's algorithms, without importing them."""
     base = sys.modules.get("stable_baselines3.common.base_class")
     return base is not None and isinstance(agent, base.BaseAlgorithm)

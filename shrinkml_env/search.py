@@ -13,13 +13,13 @@ from shrinkml_env.agent import Learner, is_algorithm, takes_callback
 from shrinkml_env.checks import whole_number
 from shrinkml_env.compression import CompressibleModel, compress, encoder_parameters, file_bytes
 from shrinkml_env.data import UtteranceSpec, load_utterances
-from shrinkml_env.envs.wrapped import budget_of, episode_length, search_problem
+from shrinkml_env.envs.wrapped import AnyEnv, budget_of, episode_length, search_problem
 from shrinkml_env.evaluation import BudgetExhausted, Evaluation, Evaluator, SupportsEvaluate
 from shrinkml_env.evaluation.intervals import wer_increase
 from shrinkml_env.evaluation.progress import ProgressBar
 from shrinkml_env.mdp.problem import SearchProblem
 from shrinkml_env.progress import progress
-from shrinkml_env.search_directory import claim, describe_search, provenance, require_folder, write, write_record
+from shrinkml_env.search_directory import claim, describe_search, provenance, require_folder, save_agent, write
 from shrinkml_env.search_result import SearchResult, SetResult
 
 __all__ = ["choose", "explore", "report", "run_search"]
@@ -30,7 +30,7 @@ otherwise never end."""
 
 
 def run_search(
-    env: Any,
+    env: AnyEnv,
     agent: Learner,
     dev: UtteranceSpec = "dev",
     test: UtteranceSpec = "test",
@@ -93,18 +93,13 @@ def run_search(
         ranks = choose(problem, sets["dev"], finalists, progress_bar).ranks
         result = report(problem, ranks, sets, made, progress_bar)
         if folder is not None:
+            if learns:
+                result = replace(result, notes=(*result.notes, *save_agent(agent, folder)))
             write(result, folder)
-            if learns and hasattr(agent, "save"):
-                try:
-                    agent.save(folder / "agent")
-                except Exception as error:
-                    note = f"The agent could not be saved: {type(error).__name__}: {error}"
-                    result = replace(result, notes=(*result.notes, note))
-                    write_record(result, folder)
     return result
 
 
-def explore(env: Any, agent: Learner, callback: Any = None) -> SearchProblem:
+def explore(env: AnyEnv, agent: Learner, callback: Any = None) -> SearchProblem:
     """Let an agent play until the budget of unique evaluations is spent.
 
     Args:
@@ -124,7 +119,7 @@ def explore(env: Any, agent: Learner, callback: Any = None) -> SearchProblem:
     return problem
 
 
-def _explore(env: Any, agent: Learner, callback: Any) -> None:
+def _explore(env: AnyEnv, agent: Learner, callback: Any) -> None:
     """Let the agent play, and leave the ledger's file locked."""
     problem = search_problem(env)
     budget = budget_of(problem)

@@ -7,7 +7,10 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from pickle import PickleError
 from typing import Any
+
+from safetensors import SafetensorError
 
 from shrinkml_env.agent import Learner
 from shrinkml_env.compression import save_compressed
@@ -15,17 +18,20 @@ from shrinkml_env.compression.canonical import digest
 from shrinkml_env.data import UtteranceSpec
 from shrinkml_env.description import describe
 from shrinkml_env.envs.registration import make_env
-from shrinkml_env.envs.wrapped import arguments_of, num_envs_of, shrink_env
+from shrinkml_env.envs.wrapped import AnyEnv, arguments_of, num_envs_of, shrink_env
 from shrinkml_env.files import read_json_object, write_whole
 from shrinkml_env.search_result import MODELS, SearchResult
 
-__all__ = ["claim", "describe_search", "provenance", "require_folder", "write", "write_record"]
+__all__ = ["claim", "describe_search", "provenance", "require_folder", "save_agent", "write"]
 
 RESULT = "best.json"
 """The file of the result. It is written last: where it exists, the search is finished."""
 
 IDENTITY = "search.json"
 """The file with the description of the search, see `describe_search`."""
+
+UNSAVED = (AttributeError, LookupError, OSError, PickleError, RuntimeError, SafetensorError, TypeError, ValueError)
+"""The errors of an agent's `save`: of the disk, and of what the format cannot hold."""
 
 ABSENT = object()
 """In place of an entry that a description does not have."""
@@ -45,7 +51,7 @@ def require_folder(directory: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def describe_search(env: Any, agent: Learner) -> dict[str, Any]:
+def describe_search(env: AnyEnv, agent: Learner) -> dict[str, Any]:
     """Return a JSON-able description of a search's parts, see `describe`; `SupportsEvaluate.key` covers the rest."""
     process = shrink_env(env)
     space = process.problem.search_space
@@ -86,7 +92,7 @@ def claim(folder: Path, search: Mapping[str, Any]) -> None:
         raise ValueError(f"{folder} holds a search with {differences}: give another directory, or remove this one")
 
 
-def provenance(env: Any, agent: Learner, dev: UtteranceSpec, test: UtteranceSpec) -> dict[str, Any]:
+def provenance(env: AnyEnv, agent: Learner, dev: UtteranceSpec, test: UtteranceSpec) -> dict[str, Any]:
     """Return the entries of ``best.json`` that describe how a result was made, for readers and to measure it again.
 
     They hold names, paths and options; parts that were given as objects are left out.
@@ -107,17 +113,25 @@ def provenance(env: Any, agent: Learner, dev: UtteranceSpec, test: UtteranceSpec
     return {name: value for name, value in plain.items() if value is not None}
 
 
+def save_agent(agent: Learner, directory: Path) -> tuple[str, ...]:
+    """Save an agent that has a method ``save(path)``; return notes for people: what went wrong, if anything did.
+
+    An agent that cannot be saved is not an error, which would lose the result of its search.
+    """
+    if hasattr(agent, "save"):
+        try:
+            agent.save(directory / "agent")
+        except UNSAVED as error:
+            return (f"The agent could not be saved: {type(error).__name__}: {error}",)
+    return ()
+
+
 def write(result: SearchResult, directory: Path) -> None:
     """Write both models and, last, ``best.json``, which marks the search as finished."""
     # The record of an earlier search must not remain beside the models of this one.
     (directory / RESULT).unlink(missing_ok=True)
     for name, model in zip(MODELS, (result.original, result.model), strict=True):
         save_compressed(model, directory / name)
-    write_record(result, directory)
-
-
-def write_record(result: SearchResult, directory: Path) -> None:
-    """Write ``best.json`` only."""
     write_whole(directory / RESULT, json.dumps(result.to_json(), indent=2))
 
 

@@ -2,7 +2,9 @@
 
 import json
 import re
+from contextlib import nullcontext
 from dataclasses import replace
+from pickle import PicklingError
 
 import gymnasium as gym
 import numpy as np
@@ -312,10 +314,10 @@ def test_a_damaged_identity_is_told(tmp_path):
 
 def test_a_directory_is_taken_until_the_result_is_written(tmp_path):
     class Late(Sampler):
-        """Saved when all the rest is written."""
+        """Saved before the record, which says that the search is finished, while the directory is taken."""
 
         def save(self, path):
-            assert (path.parent / "best.json").exists()
+            assert not (path.parent / "best.json").exists()
             other, agent = seeded()
             with pytest.raises(ValueError, match="another run is writing it") as raised:
                 run_search(other, agent, dev=DEV, test=TEST, directory=path.parent, progress_bar=False)
@@ -328,16 +330,37 @@ def test_a_directory_is_taken_until_the_result_is_written(tmp_path):
     assert not env.unwrapped.problem.ledger._file.is_open
 
 
-def test_an_agent_that_cannot_be_saved_loses_no_result(tmp_path):
+@pytest.mark.parametrize("error", [OSError("the disk is full"), TypeError("cannot pickle"), PicklingError("no")])
+def test_an_agent_that_cannot_be_saved_loses_no_result(error, tmp_path):
     class Unsaved(Sampler):
         def save(self, path):
-            raise OSError("the disk is full")
+            raise error
 
     env = make()
     result = run_search(env, Unsaved(env), dev=DEV, test=TEST, directory=tmp_path, progress_bar=False)
-    assert result.notes == ("The agent could not be saved: OSError: the disk is full",)
+    assert result.notes == (f"The agent could not be saved: {type(error).__name__}: {error}",)
     assert json.loads((tmp_path / "best.json").read_text()) == result.to_json()
     load_compressed(tmp_path / "compressed")
+
+
+def test_a_search_that_is_killed_while_its_agent_is_saved_resumes(tmp_path):
+    class Killed(Sampler):
+        def save(self, path):
+            raise KeyboardInterrupt
+
+    class Saved(Killed):
+        def save(self, path):
+            path.write_text("saved")
+
+    Saved.__name__ = Saved.__qualname__ = "Killed"
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder, kind in (whole, Saved), (broken, Killed), (broken, Saved):
+        env = make()
+        with pytest.raises(KeyboardInterrupt) if kind is Killed else nullcontext():
+            run_search(env, kind(env), dev=DEV, test=TEST, directory=folder, progress_bar=False)
+        assert (folder / "best.json").exists() is (kind is Saved)
+    for name in ("best.json", "evaluations.jsonl", "agent"):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_a_ledger_with_a_file_of_its_own_is_told(tmp_path):

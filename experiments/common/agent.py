@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from shrinkml_env.envs.wrapped import episode_length
+from shrinkml_env.agent import Learner
+from shrinkml_env.envs.wrapped import AnyEnv, episode_length
 
 __all__ = ["make_agent", "steps_are_known"]
 
@@ -41,7 +41,7 @@ def steps_are_known(steps: int = 1) -> Iterator[None]:
         _STEPS.reset(token)
 
 
-def make_agent(part: DictConfig, env: Any) -> Any:
+def make_agent(part: DictConfig, env: AnyEnv) -> Learner:
     """Make the agent of a config.
 
     Args:
@@ -54,12 +54,13 @@ def make_agent(part: DictConfig, env: Any) -> Any:
     with steps_are_known(episode_length(env)):
         try:
             # Agents need real dicts and lists, for instance in `policy_kwargs.net_arch`.
-            return instantiate(part, env=env, _convert_="all")
+            agent: Learner = instantiate(part, env=env, _convert_="all")
         except InstantiationException as error:
             needed = _needed_actions(error.__cause__)
             if needed:
                 raise ValueError(f"agent: {part._target_} needs action={' or action='.join(needed)}") from error
             raise
+    return agent
 
 
 def _needed_actions(error: BaseException | None) -> list[str]:

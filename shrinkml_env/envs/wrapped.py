@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import gymnasium as gym
+from gymnasium.vector import VectorEnv
 
 from shrinkml_env.envs.shrink import ShrinkEnv
 from shrinkml_env.envs.tabular import TabularEnv
 from shrinkml_env.mdp.problem import SearchProblem
 
-__all__ = ["arguments_of", "budget_of", "episode_length", "num_envs_of", "search_problem", "shrink_env"]
+if TYPE_CHECKING:
+    from stable_baselines3.common.vec_env import VecEnv  # optional
+
+__all__ = ["AnyEnv", "arguments_of", "budget_of", "episode_length", "num_envs_of", "search_problem", "shrink_env"]
+
+AnyEnv: TypeAlias = "gym.Env[Any, Any] | VectorEnv[Any, Any, Any] | VecEnv"
+"""An environment, wrapped or not: a single one, Gymnasium's vector environment or Stable-Baselines3's."""
 
 
-def shrink_env(env: Any) -> ShrinkEnv:
+def shrink_env(env: AnyEnv) -> ShrinkEnv:
     """Return the `ShrinkEnv` of an environment, which may be wrapped, tabular or a vector environment (its first).
 
     Raises:
@@ -28,7 +37,7 @@ def shrink_env(env: Any) -> ShrinkEnv:
     return found
 
 
-def search_problem(env: Any) -> SearchProblem:
+def search_problem(env: AnyEnv) -> SearchProblem:
     """Return the search problem of any environment that `shrink_env` takes.
 
     Raises:
@@ -37,17 +46,17 @@ def search_problem(env: Any) -> SearchProblem:
     return shrink_env(env).problem
 
 
-def episode_length(env: Any) -> int:
+def episode_length(env: AnyEnv) -> int:
     """Return the number of steps of an episode of any environment that `shrink_env` takes."""
     return shrink_env(env).action.steps
 
 
-def num_envs_of(env: Any) -> int:
+def num_envs_of(env: AnyEnv) -> int:
     """Return the number of environments in a vector environment; 1 for a single one."""
     return getattr(env, "num_envs", 1)
 
 
-def arguments_of(env: Any) -> Mapping[str, Any]:
+def arguments_of(env: AnyEnv) -> Mapping[str, Any]:
     """Return the arguments that ``gym.make("ShrinkML-v0", ...)`` was called with.
 
     For a tabular environment they are those of the same problem without the table; for an environment that was not made
@@ -74,7 +83,7 @@ def budget_of(problem: SearchProblem) -> int:
     return problem.ledger.budget
 
 
-def _first(env: Any) -> Any:
+def _first(env: AnyEnv) -> Any:
     """Return an environment without its wrappers, or the first one of a vector environment."""
     inner = getattr(env, "unwrapped", env)
     return getattr(inner, "first", inner)
