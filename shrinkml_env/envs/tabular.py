@@ -63,11 +63,11 @@ class TabularEnv(gym.Env[Any, Any]):
         twin.problem.require_scalar_reward("the optimum of a tabular environment")
         self.twin = twin
         self.live_kwargs = dict(live_kwargs)
-        self.table = evaluator.table
+        self.evaluator, self.table = evaluator, evaluator.table
         self.problem, self.layers = twin.problem, twin.layers
         self.action_space, self.observation_space = twin.action_space, twin.observation_space
         self.render_mode = twin.render_mode
-        self._actions = twin.action
+        self.action = twin.action
         self._space = self.problem.search_space
         self._counts = self._space.counts
         self._nodes: list[dict[int, _Node]] = [{} for _ in range(len(self.layers) + 1)]
@@ -120,9 +120,7 @@ class TabularEnv(gym.Env[Any, Any]):
     @cached_property
     def rewards(self) -> NDArray[np.float64]:
         """The reward of every configuration, in the table's order, (configurations,)."""
-        evaluator = self.problem.evaluator
-        assert isinstance(evaluator, TableEvaluator)
-        return np.array(self.problem.rewards(evaluator.evaluations))
+        return np.array(self.problem.rewards(self.evaluator.evaluations))
 
     @cached_property
     def feasible(self) -> NDArray[np.bool_]:
@@ -150,7 +148,7 @@ class TabularEnv(gym.Env[Any, Any]):
 
     def _place(self, depth: int, action: Any) -> tuple[int, bool]:
         """Return the index of the candidate that an action selects, and whether the action requested another rank."""
-        actions = self._actions
+        actions = self.action
         if isinstance(actions, Discrete):
             if (type(action) is int or isinstance(action, np.integer)) and 0 <= action < self._counts[depth]:
                 return int(action), False
@@ -218,6 +216,7 @@ class VectorTabularEnv(VectorEnv[Any, Any, NDArray[Any]]):
         self.num_envs = num_envs = whole_number("num_envs", num_envs, least=1)
         self.autoreset_mode = self.metadata["autoreset_mode"]  # TorchRL reads this attribute
         self.env = env
+        self._counts = env.problem.search_space.counts
         self.single_action_space, self.single_observation_space = env.action_space, env.observation_space
         self.action_space = batch_space(env.action_space, num_envs)
         self.observation_space = batch_space(env.observation_space, num_envs)
@@ -244,12 +243,12 @@ class VectorTabularEnv(VectorEnv[Any, Any, NDArray[Any]]):
             raise ResetNeeded("no episode has begun: call reset() before step()")
         if len(actions) != self.num_envs:
             raise ValueError(f"{len(actions)} actions for {self.num_envs} environments")
-        numbers = self._numbers * env._counts[depth] + env._actions.places(depth, actions)
+        numbers = self._numbers * self._counts[depth] + env.action.places(depth, actions)
         observations, sizes = self._observe(depth + 1, numbers), self._states[depth + 1][1][numbers]
         infos: dict[str, Any] = {"size_ratio": sizes}
         over = depth + 1 == len(env.layers)
         if over:
-            subset = env.problem.evaluator.subset  # type: ignore[attr-defined]
+            subset = env.evaluator.subset
             wer = env.table.edits[subset][numbers] / env.table.words[subset]
             infos |= {"wer": wer, "number": numbers, "final_obs": observations}
             rewards = env.rewards[numbers]

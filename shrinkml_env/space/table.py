@@ -144,13 +144,14 @@ class Table:
         return {
             "model": self.model,
             "proxy": self.utterances[subset],
-            "granularity": self._granularity,
+            "granularity": self.granularity,
             "factorisation": self.factorisation,
             "search_space": self.search_space,
         }
 
     @property
-    def _granularity(self) -> dict[str, list[str]]:
+    def granularity(self) -> dict[str, list[str]]:
+        """The blocks as an `Evaluator` takes them: name -> names of the layers that share a rank."""
         return {name: list(layers) for name, layers in self.blocks.items()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -402,7 +403,7 @@ class TableEvaluator:
         options = {} if isinstance(spec, str) else {key: value for key, value in spec.items() if key != "name"}
         factorisation = FACTORISATIONS[self.factorisation_name](**options)(model, cache)
         divergence = self._divergence is not None
-        return Evaluator(model, utterances, self.table._granularity, cache, factorisation, divergence=divergence)
+        return Evaluator(model, utterances, self.table.granularity, cache, factorisation, divergence=divergence)
 
     def evaluate_many(self, configurations: Sequence[Mapping[str, int]]) -> list[Evaluation]:
         """Look several configurations up, in their order."""
