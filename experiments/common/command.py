@@ -34,6 +34,9 @@ _GIVEN: ContextVar[str | None] = ContextVar("the command that is run", default=N
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
+STOPPED = 130
+"""The exit status of a command that was stopped by Ctrl-C, as shells give it."""
+
 
 class _Failed(BaseException):
     """Carries an error through Hydra, which would otherwise print it in its own format."""
@@ -50,8 +53,8 @@ def command(
     Before it calls the function, the command imports the modules of ``imports``, checks every option, and sets torch to
     one thread (two threads on two busy cores are far slower than one).
 
-    Errors of the user's input end the program with exit status 2 and one line on stderr; with ``HYDRA_FULL_ERROR=1``
-    the traceback is shown. The function is available as ``main.__wrapped__``, and the kinds as ``main.kinds``.
+    Errors of the user's input end the program with exit status 2 and one line on stderr, and Ctrl-C with 130 and one
+    line; with ``HYDRA_FULL_ERROR=1`` the traceback is shown. The function is available as ``main.__wrapped__``, and the kinds as ``main.kinds``.
 
     Args:
         config_name: Name of the config in ``conf/``.
@@ -97,6 +100,11 @@ def command(
                 return
             except _Failed as failed:
                 error = failed.error
+            except KeyboardInterrupt:
+                if full:
+                    raise
+                print("stopped: the same command goes on from here", file=sys.stderr)
+                sys.exit(STOPPED)
             except Exception as raised:
                 error = raised
             line = None if full else explain(error, this, overrides)

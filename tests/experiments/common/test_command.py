@@ -252,17 +252,27 @@ def test_bugs_keep_their_traceback(run, error):
 )
 def test_what_python_raises_is_a_bug(run, fail):
     """Unlike what a `raise` statement raises: bad input is told before any work."""
-    with pytest.raises((TypeError, ValueError), match="outputs/search|'str' object cannot be interpreted"):
+    with pytest.raises((TypeError, ValueError), match=r"outputs/search|'str' object cannot be interpreted"):
         run(fail)
 
 
 def test_mappings_take_new_keys():
-    given = ["variants={mine: []}", "variants.mine=[]", "+variants.mine=[]", "~variants.default", "variants", "budget=3"]
+    given = ["variants={mine: []}", "variants.mine=[]", "+variants.mine=[]", "~variants.default", "budget=3"]
     expected = ["++variants={mine: []}", "++variants.mine=[]", *given[2:]]
     assert with_new_keys(given, kinds_of("ablation")) == expected
     config, _ = described("ablation").compose(expected[:1])
     assert list(config.variants)[-1] == "mine"
     check_options(config, kinds_of("ablation"))
+
+
+def test_stopping_takes_one_line(run, capsys):
+    def stop(config):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stopped:
+        run(stop)
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "stopped: the same command goes on from here\n"
 
 
 def test_an_exit_status_of_ones_own_is_kept(run):
