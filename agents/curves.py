@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 
 from agents.episodic import EpisodicSearch, Proposals
+from agents.rules import require_reachable
 from shrinkml_env import SearchProblem, kept_energy
 from shrinkml_env.checks import whole_number
 
@@ -49,9 +50,7 @@ class Curve(EpisodicSearch):
         lower, upper = 0.0, 1.0
         if problem.size(self._at(problem, upper)) <= size_ratio:
             return self._at(problem, upper)
-        smallest = problem.size(self._at(problem, lower))
-        if smallest > size_ratio:
-            raise ValueError(f"the smallest model on this curve has {smallest:.3f} of the original's size")
+        require_reachable(size_ratio, problem.size(self._at(problem, lower)), "model on this curve")
         for _ in range(40):  # the steps of two layers may be close together, but not as close as 2^-40
             middle = (lower + upper) / 2
             fits = problem.size(self._at(problem, middle)) <= size_ratio

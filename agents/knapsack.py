@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from agents.episodic import EpisodicSearch, Proposals, require_unchanged
+from agents.rules import require_reachable
 from shrinkml_env import SearchProblem
 
 __all__ = ["KnapsackSearch"]
@@ -108,9 +109,7 @@ class KnapsackSearch(EpisodicSearch):
         Raises:
             ValueError: The smallest configuration is larger.
         """
-        smallest = problem.size(problem.search_space.smallest)
-        if smallest > size_ratio:
-            raise ValueError(f"the smallest configuration has {smallest:.3f} of the original's size")
+        require_reachable(size_ratio, problem.size(problem.search_space.smallest), "configuration")
         measured = {
             (index, place): problem.error(problem.evaluate(self._alone(problem, index, place)))
             for index, place in self._single(problem)

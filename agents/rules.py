@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol, runtime_checkable
 
 from shrinkml_env import SearchProblem
 
-__all__ = ["RankRule"]
+__all__ = ["RankRule", "require_reachable"]
 
 
 @runtime_checkable
@@ -23,3 +24,23 @@ class RankRule(Protocol):
         Raises:
             ValueError: The smallest configuration is larger.
         """
+
+
+def require_reachable(size_ratio: float, smallest: float, what: str) -> None:
+    """Check that a rule has a configuration of at most a size.
+
+    Args:
+        size_ratio: The largest size ratio.
+        smallest: The size ratio of the rule's smallest configuration.
+        what: What the error calls this configuration: ``"model on this curve"``.
+
+    Raises:
+        ValueError: The smallest configuration is larger.
+    """
+    if smallest > size_ratio:
+        # Rounded up, so that what is advised is enough.
+        least = math.ceil(1000 * smallest) / 1000
+        raise ValueError(
+            f"size={size_ratio:g} is out of reach: the smallest {what} has {least:.3f} of the original's size; give at "
+            "least that"
+        )

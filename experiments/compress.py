@@ -28,6 +28,7 @@ from experiments.common.options import OVERRIDES, check_options
 from experiments.common.parts import part
 from experiments.common.run_directory import plain, run_directory, title_of
 from experiments.common.searches import compensated, evaluator_on
+from experiments.common.sets import load_set
 from experiments.common.speech import (
     Speech,
     calibrate_on,
@@ -48,7 +49,6 @@ from shrinkml_env import (
     SearchResult,
     count_parameters,
     load_model,
-    load_utterances,
 )
 from shrinkml_env.asr.zoo import SHIPPED_MODELS
 from shrinkml_env.compression import PredictiveModel, compressed_parameters, ranks_by_matrix
@@ -156,7 +156,7 @@ def whole_time(
     searches = 1 if config.max_wer_increase is None else 1 + HALVINGS
     calibration = fitting = 0.0
     if search.factorisation.get("name") == "activation_aware":
-        spoken = load_utterances(plain(search.factorisation.calibration))
+        spoken = load_set(search.factorisation, "calibration")
         embedded = (utterance.waveform.numel() / SAMPLE_RATE for utterance in spoken)
         calibration = speech.seconds["proxy"] if speech.folder else sum(embedded)
         gradients = search.factorisation.weigh_rows + sum(
@@ -208,7 +208,8 @@ def compress(config: DictConfig, job: Job) -> Path:
     course = Course()
     with closing(environment(job.search, found_in)) as env:
         agent = make_agent(job.search.agent, env)
-        result, problem = find(job.search, env, agent, found_in, f"{config.model}, {goal(config)}", course)
+        sets = {name: load_set(job.search, name) for name in ("dev", "test")}
+        result, problem = find(job.search, env, agent, sets, found_in, f"{config.model}, {goal(config)}", course)
     if job.training is not None:
         result, note = fine_tune(job.training, job.search, directory, result)
         course.end("training")
@@ -245,7 +246,7 @@ def find_size(search: DictConfig, smallest: float, allowed: float, folder: Path)
         size = step.constraint.budget = round((kept + lost) / 2, 3)
         env = make_environment(step, Ledger(folder / f"{size:.3f}" / "evaluations.jsonl", step.budget))
         problem = explore(env, make_agent(step.agent, env))
-        dev = problem.evaluator.on(load_utterances(plain(step.dev)))
+        dev = problem.evaluator.on(load_set(step, "dev"))
         chosen = choose(problem, dev, step.finalists)
         increase = chosen.wer - dev.baseline.wer
         tried.append(f"{100 * increase:+.2f} points at {size:g}")
@@ -283,7 +284,7 @@ def fine_tune(
     trained: Any = load_model(str(run / "model"))
     sets, edits, increase = {}, result.test_edits, result.wer_increase
     for name in result.sets:
-        then, now = (measure(model, load_utterances(plain(search[name]))) for model in (result.original, trained))
+        then, now = (measure(model, load_set(search, name)) for model in (result.original, trained))
         sets[name] = SetResult.of(then, now)
         if name == "test":
             edits = (then.edits, now.edits)

@@ -49,7 +49,7 @@ def export(run: Path, format_name: str, out: Path | None = None, utterances: Any
         utterances = sets.get("proxy", sets.get("dev"))
     model = load_model(run)
     out = run / "export" / format_name if out is None else out
-    compared = load_utterances("proxy" if utterances is None else utterances)
+    compared = load_utterances("proxy" if utterances is None else utterances, "set")
     with progress(compared, desc="checked", unit="utterance") as bar:
         near_ties = export_model(model, out, format_name, bar)
     for file in sorted(out.iterdir()):

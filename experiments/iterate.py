@@ -24,6 +24,7 @@ from experiments.common.kinds import list_of, number, optional
 from experiments.common.options import OVERRIDES
 from experiments.common.parts import part
 from experiments.common.run_directory import plain, run_directory, write_json
+from experiments.common.sets import load_set
 from experiments.common.training import is_first, training_processes
 from experiments.finetune import RESULT, finetune, load_las, print_result
 from experiments.search import check, search
@@ -35,7 +36,6 @@ from shrinkml_env import (
     decompress,
     default_cache_path,
     load_compressed,
-    load_utterances,
     save_compressed,
 )
 from shrinkml_env.asr import LAS
@@ -107,7 +107,7 @@ def _compressed(config: DictConfig, model: LAS, size: float, stage: Path) -> LAS
     if config.search is None:
         factorisation = make_factorisation(model, part("factorisation", config.factorisation))
         cache = EvaluationCache(default_cache_path())
-        evaluator = Evaluator(model, load_utterances(plain(config.proxy)), cache=cache, factorisation=factorisation)
+        evaluator = Evaluator(model, load_set(config, "proxy"), cache=cache, factorisation=factorisation)
         return compress(model, ranks_of_size(every_rank(evaluator), config.agent, size), factorisation)
     save_compressed(model, stage / "dense")
     found = search(_search_config(config, size, stage), "search")

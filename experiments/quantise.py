@@ -16,8 +16,9 @@ from omegaconf import DictConfig
 from experiments.common.command import command
 from experiments.common.measure import measure
 from experiments.common.run_directory import plain, run_directory, title_of
+from experiments.common.sets import load_set
 from experiments.common.statistics import in_points
-from shrinkml_env import CompressibleModel, SearchResult, count_parameters, load_model, load_utterances, quantise
+from shrinkml_env import CompressibleModel, SearchResult, count_parameters, load_model, quantise
 from shrinkml_env.compression import file_bytes, int8_scales, ranks_of
 from shrinkml_env.evaluation import Counts
 from shrinkml_env.evaluation.intervals import wer_increase
@@ -41,7 +42,7 @@ def make(config: DictConfig) -> Path:
     if int8_scales(model):
         raise ValueError(f"{config.model} is quantised already")
     quantised = quantise(model)
-    sets = {name: load_utterances(plain(config[name])) for name in SETS}
+    sets = {name: load_set(config, name) for name in SETS}
     directory = run_directory(config, title_of(config.model))
     measured = {
         name: (measure(model, utterances), measure(quantised, utterances))

@@ -7,7 +7,7 @@ from its run directory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from experiments.common.options import check_options
 from experiments.common.parts import label, part
 from experiments.common.run_directory import plain, run_directory, run_path
 from experiments.common.search_report import print_result, write_report
+from experiments.common.sets import load_set
 from experiments.common.trackers import require_tracker, tracked
 from experiments.common.transcripts import changed_transcripts
 from shrinkml_env import (
@@ -36,8 +37,8 @@ from shrinkml_env import (
     Ledger,
     SearchProblem,
     SearchResult,
+    Utterance,
     default_cache_path,
-    load_utterances,
     run_search,
 )
 from shrinkml_env.agent import Learner, is_algorithm
@@ -63,11 +64,13 @@ def search(config: DictConfig, title: str) -> Path:
     check(config)
     directory = run_path(config, title)
     course = Course()
+    fetch(config, "proxy", "dev", "test")
+    sets = {name: load_set(config, name) for name in ("dev", "test")}
     # The folder is created only after everything has been made, so that an error leaves none behind.
     with errors_name(directory), closing(environment(config, directory)) as env:
         agent = make_agent(config.agent, env)
         run_directory(config, title)
-        result, problem = find(config, env, agent, directory, title, course)
+        result, problem = find(config, env, agent, sets, directory, title, course)
         conclude(result, problem, directory, config, course)
     return directory
 
@@ -96,13 +99,18 @@ def environment(config: DictConfig, directory: Path) -> AnyEnv:
         ValueError: A part of the config does not fit the model or the data.
         FileNotFoundError: The model or a set is missing.
     """
-    fetch(config, "proxy", "dev", "test")
     ledger = Ledger(directory / "evaluations.jsonl", config.budget)
     return make_environment(config, ledger, EvaluationCache(default_cache_path()))
 
 
 def find(
-    config: DictConfig, env: AnyEnv, agent: Learner, directory: Path, title: str, course: Course
+    config: DictConfig,
+    env: AnyEnv,
+    agent: Learner,
+    sets: Mapping[str, Sequence[Utterance]],
+    directory: Path,
+    title: str,
+    course: Course,
 ) -> tuple[SearchResult, SearchProblem]:
     """Run a search in a directory, and return its result and its problem.
 
@@ -110,12 +118,13 @@ def find(
         config: The search's config.
         env: The environment.
         agent: The agent, made with it.
+        sets: ``"dev"`` and ``"test"`` -> the utterances of the config's sets.
         directory: The folder of the run.
         title: The title of the report.
         course: Begun before the environment was made; it gets the times and, where they are known, the returns.
 
     Raises:
-        ValueError: A set cannot be loaded.
+        ValueError: The agent has measured nothing, or the directory belongs to another search.
     """
     course.end("model, factors, search space")
     problem = search_problem(env)
@@ -128,12 +137,18 @@ def find(
         callback = EpisodeReturns(course, problem.ledger)
     else:
         problem.ledger.subscribe(EvaluationLog(logger, problem))
-    sets = {name: plain(config[name]) for name in ("dev", "test")}
     entries = describe(config, title, problem)
     settings = {"directory": str(directory), "model": config.model, **entries["settings"]}
     with tracked(config.logger, title, directory, settings, problem) as conclude_run:
         result = run_search(
-            env, agent, **sets, finalists=config.finalists, directory=directory, callback=callback, config=entries
+            env,
+            agent,
+            sets["dev"],
+            sets["test"],
+            finalists=config.finalists,
+            directory=directory,
+            callback=callback,
+            config=entries,
         )
         conclude_run(result)
     course.end("choice on dev, result on test")
@@ -163,7 +178,7 @@ def conclude(result: SearchResult, problem: SearchProblem, directory: Path, conf
     if config.uniform_curve:
         uniform = uniform_curve(problem)
         course.end("curve of uniform ranks")
-    transcripts = changed_transcripts(result, load_utterances(plain(config.test)))
+    transcripts = changed_transcripts(result, load_set(config, "test"))
     course.end("transcripts that changed")
     write_report(directory, result, course, uniform, transcripts, damage_of(config, problem, result))
     print_result(result, directory)

@@ -20,13 +20,13 @@ from omegaconf import DictConfig
 from experiments.common.command import command
 from experiments.common.parts import check_part, part
 from experiments.common.run_directory import plain, run_directory
+from experiments.common.sets import load_set
 from shrinkml_env import (
     EvaluationCache,
     Evaluator,
     SearchProblem,
     default_cache_path,
     load_model,
-    load_utterances,
 )
 from shrinkml_env.envs import make_factorisation
 from shrinkml_env.mdp.rewards import Accuracy
@@ -98,8 +98,8 @@ def evaluators(config: DictConfig) -> dict[str, Evaluator]:
     model = load_model(config.model)
     factorisation = make_factorisation(model, part("factorisation", config.factorisation))
     cache = EvaluationCache(default_cache_path())
-    first = Evaluator(model, load_utterances(plain(config.proxy)), cache=cache, factorisation=factorisation)
-    return {"proxy": first, **{name: first.on(load_utterances(plain(config[name]))) for name in ("dev", "test")}}
+    first = Evaluator(model, load_set(config, "proxy"), cache=cache, factorisation=factorisation)
+    return {"proxy": first, **{name: first.on(load_set(config, name)) for name in ("dev", "test")}}
 
 
 def describe(config: DictConfig, title: str) -> dict[str, Any]:

@@ -29,7 +29,8 @@ from experiments.common.kinds import choice, list_of, whole
 from experiments.common.parts import part
 from experiments.common.pictures import plt, save_figure
 from experiments.common.run_directory import plain, run_directory, title_of
-from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
+from experiments.common.sets import load_set
+from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model
 from shrinkml_env.compression import matrix_ranks
 from shrinkml_env.compression.store import remembered
 from shrinkml_env.data.selection import SELECTIONS, Pool
@@ -190,7 +191,7 @@ def select(config: DictConfig) -> Path:
     pool, dev = (
         Evaluator(
             model,
-            load_utterances(plain(config[name])),
+            load_set(config, name),
             plain(config.granularity),
             cache,
             factorisation,

@@ -32,9 +32,12 @@ def records_of(runs: Path) -> dict[str, dict[str, Any]]:
     """Return the ``best.json`` of every finished run in a folder or a file of results: name -> record.
 
     Raises:
+        ValueError: It is a file of another kind.
         FileNotFoundError: There is no finished run.
     """
     if runs.is_file():
+        if runs.suffix != ".jsonl":
+            raise ValueError(f"outputs must be a folder of runs or a study's file of results, *.jsonl, got {runs}")
         return {
             name: check_record(record, f"{runs}, {name}", "size_ratio", "sets")
             for name, record in read_results(runs).items()

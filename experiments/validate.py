@@ -47,7 +47,7 @@ def validate(directory: Path) -> list[str]:
     }
     measured["size_ratio"] = measured["params"]["compressed"] / measured["params"]["original"]
     for name, spec in progress(record["utterances"].items(), desc="sets"):
-        utterances = load_utterances(spec)
+        utterances = load_utterances(spec, name)
         result: dict[str, Any] = {"utterances": len(utterances)}
         for when, model in zip(("before", "after"), models.values(), strict=True):
             found = measure(model, utterances)
@@ -83,7 +83,7 @@ def validate_ranks(path: Path, trust: bool = False) -> list[str]:
                 "you trust whoever wrote it"
             )
         method = part("factorisation", OmegaConf.create(method))
-    sets = {name: load_utterances(spec) for name, spec in record["utterances"].items()}
+    sets = {name: load_utterances(spec, name) for name, spec in record["utterances"].items()}
     model = load_model(record["model"])
     factorisation = make_factorisation(model, method)
     if record.get("compensated"):

@@ -78,7 +78,7 @@ def run_search(
         raise TypeError(f"config must be a mapping of what JSON can hold: {error}") from error
     folder = None if directory is None else require_folder(directory)
     # All sets are loaded before the search, so that an error in them loses no work.
-    sets = {name: problem.evaluator.on(load_utterances(spec)) for name, spec in (("dev", dev), ("test", test))}
+    sets = {name: problem.evaluator.on(load_utterances(spec, name)) for name, spec in (("dev", dev), ("test", test))}
     made = {**provenance(env, agent, dev, test), **(config or {})}
     learns = not problem.ledger.spent
     # The ledger's lock keeps other processes out of the directory until everything is written.

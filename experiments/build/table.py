@@ -41,7 +41,7 @@ def make(config: DictConfig) -> Table:
     evaluators = {
         subset: Evaluator(
             model,
-            load_utterances(spec),
+            load_utterances(spec, subset),
             blocks,
             cache,
             factorisation,

@@ -16,9 +16,9 @@ from experiments.common.compose import compose_config
 from experiments.common.environment import make_environment, make_tabular_environment
 from experiments.common.imports import import_modules
 from experiments.common.results import Cell
-from experiments.common.run_directory import plain
+from experiments.common.sets import load_set
 from experiments.search import check
-from shrinkml_env import Evaluator, Ledger, SearchProblem, TabularEnv, load_utterances
+from shrinkml_env import Evaluator, Ledger, SearchProblem, TabularEnv
 from shrinkml_env.compression import CompensatedSVD
 from shrinkml_env.search import explore
 from shrinkml_env.space.table import Table
@@ -159,7 +159,7 @@ def tabular_env(search: Search) -> TabularEnv:
 
 def evaluator_on(problem: SearchProblem, config: Mapping[Any, Any] | DictConfig, name: str) -> Evaluator:
     """Return an evaluator like the problem's on another set of the config, ``"dev"`` or ``"test"``."""
-    return problem.evaluator.on(load_utterances(plain(config[name])))
+    return problem.evaluator.on(load_set(config, name))
 
 
 def compensated(
@@ -175,5 +175,5 @@ def compensated(
     Raises:
         ValueError: The model does not predict probabilities.
     """
-    speech = [utterance.waveform for utterance in load_utterances(plain(config["factorisation"]["calibration"]))]
+    speech = [utterance.waveform for utterance in load_set(config["factorisation"], "calibration")]
     return CompensatedSVD(evaluator.model, speech, evaluator.matrix_ranks(ranks), evaluator.factorisation)

@@ -57,4 +57,4 @@ def load_speech(data: DictConfig, *others: str) -> tuple[SpeechFolder, dict[str,
                 download_librispeech(part["root"], part["subset"])
         if distributed.is_initialized():
             distributed.barrier()
-    return SpeechFolder(**sets["train"]), {name: load_utterances(sets[name]) for name in others}
+    return SpeechFolder(**sets["train"]), {name: load_utterances(sets[name], f"data.{name}") for name in others}

@@ -24,6 +24,7 @@ from experiments.common.kinds import UTTERANCES, list_of, number, whole
 from experiments.common.pictures import plt, save_figure
 from experiments.common.results import Cell
 from experiments.common.run_directory import plain
+from experiments.common.sets import load_set
 from experiments.common.study import Report, made, publish
 from shrinkml_env import load_model, load_utterances
 from shrinkml_env.compression import ActivationAwareSVD, Matrix, second_moments
@@ -93,7 +94,7 @@ def make(task: Calibration) -> dict[str, Any]:
     """Return the errors of one calibration, as JSON."""
     config = task.config
     model: Any = _model(config.model)
-    waveforms = [u.waveform for u in load_utterances(plain(config.calibration))][: task.utterances]
+    waveforms = [u.waveform for u in load_set(config, "calibration")][: task.utterances]
     factors = ActivationAwareSVD(model, waveforms, task.damping, form="pivoting", share_inputs=True)
     speech = {"held_out": (config.held_out, None), "calibration": (config.calibration, task.utterances)}
     moments = {name: _moments(config.model, json.dumps(plain(part)), count) for name, (part, count) in speech.items()}
@@ -117,7 +118,7 @@ def grid(config: DictConfig) -> list[Cell[Calibration]]:
     Raises:
         ValueError: There are fewer utterances.
     """
-    count = len(load_utterances(plain(config.calibration)))
+    count = len(load_set(config, "calibration"))
     if max(config.utterances) > count:
         raise ValueError(f"utterances: {max(config.utterances)} are more than the {count} of calibration")
     fixed = {name: plain(config[name]) for name in ("model", "calibration", "held_out", "kept")}

@@ -21,8 +21,9 @@ from experiments.common.kinds import SHARE, UTTERANCES, list_of
 from experiments.common.parts import part
 from experiments.common.pictures import draw_uniform_curve
 from experiments.common.run_directory import plain, run_directory
+from experiments.common.sets import load_set
 from experiments.seed_model import every_rank
-from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
+from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model
 from shrinkml_env.envs import make_factorisation
 from shrinkml_env.files import write_whole
 from shrinkml_env.text_table import format_table
@@ -35,7 +36,7 @@ def main(config: DictConfig) -> None:
     model = load_model(config.model)
     evaluator = Evaluator(
         model,
-        load_utterances(plain(config.set)),
+        load_set(config, "set"),
         plain(config.granularity),
         cache=EvaluationCache(default_cache_path()),
         factorisation=make_factorisation(model, part("factorisation", config.factorisation)),

@@ -79,7 +79,7 @@ class ActivationAware:
             ValueError: There is no such set, an utterance is too short for the model, or as `ActivationAwareSVD`.
             FileNotFoundError: The set's folder is missing.
         """
-        speech = load_utterances(self.calibration)
+        speech = load_utterances(self.calibration, "calibration")
         for utterance in speech:
             require_length(model, utterance.waveform.numel(), f"utterance {utterance.id!r}")
         waveforms = [utterance.waveform for utterance in speech]

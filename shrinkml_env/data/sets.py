@@ -34,18 +34,29 @@ SHIPPED_SETS: dict[str, dict[str, Any]] = {
 ``calibration-large`` are these and what the pool has besides ``proxy`` and ``proxy-small``, 324 in all."""
 
 
-def load_utterances(spec: UtteranceSpec) -> tuple[Utterance, ...]:
+def load_utterances(spec: UtteranceSpec, name: str = "") -> tuple[Utterance, ...]:
     """Load the utterances of a set into memory.
 
     Args:
         spec: A name in `SHIPPED_SETS`; or ``{"root": DIR, "subset": "test-other", "limit": 20}`` for data in
             LibriSpeech's layout, with the arguments of `SpeechFolder` (``"limit"`` and ``"ids"`` are optional); or a
             sequence of `Utterance`.
+        name: What the set is for, such as ``"dev"``: errors begin with it.
 
     Raises:
         ValueError: A name or key is unknown, or the set is empty.
         FileNotFoundError: There is no such folder or file.
     """
+    try:
+        return _loaded(spec)
+    except (ValueError, FileNotFoundError) as error:
+        if not name:
+            raise
+        kind = ValueError if isinstance(error, ValueError) else FileNotFoundError
+        raise kind(f"{name}: {error}") from error
+
+
+def _loaded(spec: UtteranceSpec) -> tuple[Utterance, ...]:
     if isinstance(spec, str):
         if spec not in SHIPPED_SETS:
             raise ValueError(f"no utterance set is named {spec!r}; the shipped ones are {', '.join(SHIPPED_SETS)}")

@@ -139,7 +139,7 @@ def make_env(
         action=action, observation=observation, shaping=shaping, constraint=constraint, search_space=search_space
     )
     model, cache = _load(model, device), _open(cache)
-    utterances = load_utterances(proxy)
+    utterances = load_utterances(proxy, "proxy")
     reward = make_reward(reward)
     evaluator = Evaluator(
         model,

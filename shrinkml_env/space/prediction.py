@@ -73,7 +73,7 @@ def predicted_damage(
         ValueError: As `predict_damage`; or there is no such speech, or it is too short for the model.
         FileNotFoundError: The folder of the speech is missing.
     """
-    utterances = load_utterances(calibration)
+    utterances = load_utterances(calibration, "calibration")
     for utterance in utterances:
         require_length(evaluator.model, utterance.waveform.numel(), f"utterance {utterance.id!r}")
     model, factorisation = evaluator.model, evaluator.factorisation

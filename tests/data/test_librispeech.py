@@ -75,6 +75,10 @@ def test_errors_name_what_is_wrong(corpus):
         SpeechFolder(corpus, "dev-other")
     with pytest.raises(ValueError, match="no utterance set is named 'prox'"):
         load_utterances("prox")
+    with pytest.raises(ValueError, match="^dev: no utterance set is named 'prox'"):
+        load_utterances("prox", "dev")
+    with pytest.raises(FileNotFoundError, match="^dev: no subset 'dev-other' in "):
+        load_utterances({"root": str(corpus), "subset": "dev-other"}, "dev")
     with pytest.raises(ValueError, match="root and subset"):
         load_utterances({"root": str(corpus), "folder": "dev-tiny"})
     with pytest.raises(ValueError, match="at least one utterance"):

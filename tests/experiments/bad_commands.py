@@ -88,6 +88,22 @@ BAD_COMMANDS: list[tuple[str, str, str]] = [
         "search proxy=nowhere",
         "proxy: no utterance set is named 'nowhere'; the shipped ones are",
     ),
+    (
+        "a folder of speech that is not there",
+        "search proxy={root:nowhere,subset:x}",
+        "proxy: no subset 'x' in nowhere or nowhere/LibriSpeech: give",
+    ),
+    ("a folder to choose on", "search dev={root:nowhere,subset:x}", "dev: no subset 'x' in nowhere"),
+    (
+        "a folder to report on",
+        "quantise model=las_small test={root:nowhere,subset:x}",
+        "test: no subset 'x' in nowhere",
+    ),
+    (
+        "a folder without a subset",
+        "search proxy={root:nowhere}",
+        "proxy must be the name of a shipped set or {root: DIR",
+    ),
     ("a run that is not there", "validate run=x", "best.json is missing: is x a finished run"),
     ("ranks that are not there", "validate ranks=x", "ranks=x: there is no such file"),
     ("no finished run", "summary", "outputs/search holds no finished run"),
@@ -144,6 +160,11 @@ BAD_COMMANDS: list[tuple[str, str, str]] = [
     ),
     # Other numbers.
     ("a large size", "seed_model size=2", "size must be a number above 0 and at most 1, got 2"),
+    (
+        "a size out of reach",
+        "seed_model size=0.0001",
+        "size=0.0001 is out of reach: the smallest model on this curve has 0.0",
+    ),
     ("a size that is NaN", "seed_model size=nan", "size must be a number above 0 and at most 1, got nan"),
     ("a target that is NaN", "compress target_size=nan", "target_size must be a number above 0 and below 1 or null"),
     ("a target in per cent", "compress target_size=50", "target_size must be a number above 0 and below 1 or null"),

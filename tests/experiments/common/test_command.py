@@ -146,9 +146,10 @@ def test_options_are_shown_as_they_are_typed(value, typed):
 
 
 @pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
+def call(monkeypatch, capsys, tmp_path, tmp_path_factory):
     """Calls a command as it is typed; returns the exit status and the lines on stderr."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SHRINKML_CACHE", str(tmp_path_factory.mktemp("cache") / "evaluations.sqlite"))
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
 
     def call_command(name, *arguments):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from experiments import leaderboard, summary, validate
@@ -48,6 +49,12 @@ def cases(subject: str, rows: list[tuple[str, str, Any]], act: Callable[..., obj
     return [Case(subject, given, message, functools.partial(act, *first, spoil)) for given, message, spoil in rows]
 
 
+def readme(folder: Path) -> object:
+    path = folder / "README.md"
+    path.write_text("# Mine\n")
+    return summary.table(path)
+
+
 CASES = [
     *cases("saved models", [*CONFIGS, *TENSORS], model),
     *cases("saved models", LAS_CONFIGS, las),
@@ -59,6 +66,12 @@ CASES = [
     *cases("sensitivities", SENSITIVITIES, sensitivity),
     *cases("folders of searches", IDENTITIES, resumed),
     *cases("results of studies", RESULTS, results),
+    Case(
+        "results of studies",
+        "summary outputs=README.md",
+        r"outputs must be a folder of runs or a study's file of results, \*\.jsonl, got",
+        readme,
+    ),
     *cases(
         "best.json of a run",
         RECORDS,
