@@ -53,7 +53,7 @@ class ClosedForm(Curve):
         key = problem.evaluator.key, problem.search_space
         if self._known is not None and self._known[0] == key:
             return
-        prediction = self._predict(problem)
+        prediction = self.prediction(problem)
         costs = problem.search_space.tabulate(lambda layer, rank: layer.parameters(rank))
         damages = problem.search_space.tabulate(prediction.of)
         choices = [
@@ -62,7 +62,12 @@ class ClosedForm(Curve):
         ]
         self._known = key, choices
 
-    def _predict(self, problem: SearchProblem) -> Prediction:
+    def prediction(self, problem: SearchProblem) -> Prediction:
+        """Return the predicted damage of a problem's matrices; the evaluator's cache keeps it.
+
+        Raises:
+            ValueError: The problem has a table in place of a model.
+        """
         evaluator = problem.evaluator
         if not isinstance(evaluator, Evaluator):
             raise ValueError("agent closed_form needs a model, whose gradients it takes: a table has none")

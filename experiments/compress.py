@@ -220,7 +220,7 @@ def compress(config: DictConfig, job: Job) -> Path:
         notes.append(note)
     result = replace(result, notes=(verdict(config, result), *result.notes, *notes))
     write(result, directory)
-    conclude(result, problem, directory, job.search, course)
+    conclude(result, problem, agent, directory, job.search, course)
     return directory
 
 

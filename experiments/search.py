@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.logger import configure
 
+from agents import ClosedForm
 from experiments.common.agent import make_agent
 from experiments.common.command import command
 from experiments.common.course import Course, EpisodeReturns
@@ -71,7 +71,7 @@ def search(config: DictConfig, title: str) -> Path:
         agent = make_agent(config.agent, env)
         run_directory(config, title)
         result, problem = find(config, env, agent, sets, directory, title, course)
-        conclude(result, problem, directory, config, course)
+        conclude(result, problem, agent, directory, config, course)
     return directory
 
 
@@ -100,7 +100,8 @@ def environment(config: DictConfig, directory: Path) -> AnyEnv:
         FileNotFoundError: The model or a set is missing.
     """
     ledger = Ledger(directory / "evaluations.jsonl", config.budget)
-    return make_environment(config, ledger, EvaluationCache(default_cache_path()))
+    env: AnyEnv = make_environment(config, ledger, EvaluationCache(default_cache_path()))
+    return env
 
 
 def find(
@@ -172,7 +173,14 @@ def describe(config: DictConfig, title: str, problem: SearchProblem) -> dict[str
     }
 
 
-def conclude(result: SearchResult, problem: SearchProblem, directory: Path, config: DictConfig, course: Course) -> None:
+def conclude(
+    result: SearchResult,
+    problem: SearchProblem,
+    agent: Learner,
+    directory: Path,
+    config: DictConfig,
+    course: Course,
+) -> None:
     """Write the report, with the curve of uniform ranks if the config requests it, and print the result."""
     uniform: Sequence[Evaluation] = ()
     if config.uniform_curve:
@@ -180,25 +188,25 @@ def conclude(result: SearchResult, problem: SearchProblem, directory: Path, conf
         course.end("curve of uniform ranks")
     transcripts = changed_transcripts(result, load_set(config, "test"))
     course.end("transcripts that changed")
-    write_report(directory, result, course, uniform, transcripts, damage_of(config, problem, result))
+    write_report(directory, result, course, uniform, transcripts, damage_of(config, problem, agent, result))
     print_result(result, directory)
 
 
-def damage_of(config: DictConfig, problem: SearchProblem, result: SearchResult) -> dict[str, float] | None:
+def damage_of(
+    config: DictConfig, problem: SearchProblem, agent: Learner, result: SearchResult
+) -> dict[str, float] | None:
     """Return the damage predicted for each layer at its rank; None if neither search space nor agent predict any.
 
     The prediction was made for the search and comes from the evaluator's cache.
     """
-    evaluator = problem.evaluator
-    assert isinstance(evaluator, Evaluator)
     maker = search_space_maker(part("search_space", config.search_space))
-    rules = (config.agent, *(config.agent.get("rules") or ()))
-    predicting = [instantiate(rule, _convert_="all") for rule in rules if rule._target_ == "agents.ClosedForm"]
+    rules = (agent, *getattr(agent, "rules", ()))
+    predicting = next((rule for rule in rules if isinstance(rule, ClosedForm)), None)
     if isinstance(maker, LevelSpace):
-        prediction = predicted_damage(evaluator, maker.calibration, maker.draws)
-    elif predicting:
-        agent = predicting[0]
-        prediction = predicted_damage(evaluator, agent.calibration, agent.draws, agent.seed or 0)
+        assert isinstance(problem.evaluator, Evaluator)
+        prediction = predicted_damage(problem.evaluator, maker.calibration, maker.draws)
+    elif predicting is not None:
+        prediction = predicting.prediction(problem)
     else:
         return None
     return {layer.name: prediction.of(layer, result.ranks[layer.name]) for layer in result.layers}

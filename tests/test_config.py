@@ -80,7 +80,7 @@ def test_every_file_is_what_gym_make_takes(group, name):
 @pytest.mark.parametrize("name", AGENTS)
 def test_every_agent_searches(name, monkeypatch):
     """On the fake model, with the action kind that its config asks for."""
-    monkeypatch.setattr(ClosedForm, "_predict", predict_evenly)
+    monkeypatch.setattr(ClosedForm, "prediction", predict_evenly)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         # The fake model's layers have few multiples of 16.
         fine = ["agent.multiple=1"] if name == "lite_asr" else []

@@ -48,7 +48,7 @@ STEPS = 5
 
 @pytest.fixture(autouse=True)
 def _without_gradients(monkeypatch):
-    monkeypatch.setattr(ClosedForm, "_predict", predict_evenly)
+    monkeypatch.setattr(ClosedForm, "prediction", predict_evenly)
 
 
 @pytest.mark.parametrize("agent_class", [*AGENTS[:-1], pytest.param(ModelBasedSearch, marks=pytest.mark.slow)])

@@ -71,7 +71,7 @@ def test_a_section_has_the_defaults_the_command_and_the_source(name):
 
 @pytest.mark.parametrize("name", AGENTS)
 def test_the_overview_knows_which_actions_an_agent_takes(name, monkeypatch):
-    monkeypatch.setattr(ClosedForm, "_predict", predict_evenly)
+    monkeypatch.setattr(ClosedForm, "prediction", predict_evenly)
     taken = []
     for action in ACTIONS:
         with initialize_config_dir(str(CONF), version_base="1.3"):

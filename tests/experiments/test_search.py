@@ -2,12 +2,17 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
-from experiments.search import search
+from agents import ClosedForm, ModelBasedSearch, RandomSearch
+from experiments.common.compose import compose_config
+from experiments.search import damage_of, search
 from experiments.validate import validate, validate_ranks
 from shrinkml_env.evaluation import read_ledger
+from tests.helpers.fake_evaluator import make_fake_env
+from tests.helpers.predicted import predict_evenly
 
 
 @pytest.mark.slow
@@ -118,3 +123,23 @@ def test_a_class_that_is_not_there_leaves_nothing_behind(configure, tmp_path, ov
     with pytest.raises(ValueError, match=message):
         search(configure("budget=2", *overrides), "title")
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("agent", "predicts"),
+    [
+        (ClosedForm(), True),
+        (ModelBasedSearch(rules=[ClosedForm()]), True),
+        (ModelBasedSearch(), False),
+        (RandomSearch(), False),
+    ],
+)
+def test_the_predicted_damage_is_that_of_the_agent_or_its_rule(agent, predicts, monkeypatch):
+    monkeypatch.setattr(ClosedForm, "prediction", predict_evenly)
+    problem = make_fake_env().unwrapped.problem
+    result = SimpleNamespace(layers=problem.layers, ranks=problem.search_space.smallest)
+    damage = damage_of(compose_config("search", []), problem, agent, result)
+    prediction = predict_evenly(agent, problem)
+    expected = {layer.name: prediction.of(layer, result.ranks[layer.name]) for layer in result.layers}
+    assert damage == (expected if predicts else None)
+    assert min(expected.values()) > 0
