@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,15 @@ from shrinkml_env.evaluation.intervals import wer_increase
 from shrinkml_env.evaluation.progress import ProgressBar
 from shrinkml_env.mdp.problem import SearchProblem
 from shrinkml_env.progress import progress
-from shrinkml_env.search_directory import claim, describe_search, provenance, require_folder, save_agent, write
+from shrinkml_env.search_directory import (
+    claim,
+    describe_search,
+    provenance,
+    require_folder,
+    require_no_larger,
+    save_agent,
+    write,
+)
 from shrinkml_env.search_result import SearchResult, SetResult
 
 __all__ = ["choose", "explore", "report", "run_search"]
@@ -67,7 +76,7 @@ def run_search(
 
     Raises:
         ValueError: The environment has no budget or a vector reward, a set cannot be loaded, the agent takes no
-            callback or measured nothing, or the directory belongs to another search.
+            callback or measured nothing, or the directory belongs to another search or one with a larger budget.
         TypeError: `env` is not a ShrinkML environment, `agent` has no method `learn`, or `config` is not JSON-able.
     """
     problem = search_problem(env)
@@ -88,6 +97,7 @@ def run_search(
             problem.ledger.attach(problem.evaluator)
             if learns:
                 claim(folder, describe_search(env, agent))
+            require_no_larger(folder, budget_of(problem))
         with _progress(problem, progress_bar):
             _explore(env, agent, callback)
         ranks = choose(problem, sets["dev"], finalists, progress_bar).ranks
@@ -133,10 +143,15 @@ def _explore(env: AnyEnv, agent: Learner, callback: Any) -> None:
         options = {"callback": with_callbacks(ending, callback)}
     try:
         if not problem.ledger.spent:
-            with suppress(BudgetExhausted):
+            try:
                 agent.learn(total_timesteps=EPISODES_PER_EVALUATION * budget * episode_length(env), **options)
+            except BudgetExhausted:
+                # Another environment's budget, such as that of an evaluation, does not end this search.
+                if not problem.ledger.spent:
+                    raise
     finally:
-        if ending is not None and ending.model is not None:
+        # A callback has no model before `learn` has come to it.
+        if ending is not None and getattr(ending, "model", None) is not None:
             ending.close()
         problem.evaluator.close()
     if not problem.history:
@@ -198,7 +213,8 @@ def report(
             bar.update()
     feasible = problem.is_feasible(ranks)
     test = sets["test"]
-    compressed = compress(test.model, test.matrix_ranks(ranks), test.factorisation)
+    # A copy, since what `compress` leaves dense is the original's: training one must not change the other.
+    compressed = copy.deepcopy(compress(test.model, test.matrix_ranks(ranks), test.factorisation))
     before, after = measured["test"]
     return SearchResult(
         model=compressed,

@@ -92,6 +92,25 @@ def claim(folder: Path, search: Mapping[str, Any]) -> None:
         raise ValueError(f"{folder} holds a search with {differences}: give another directory, or remove this one")
 
 
+def require_no_larger(folder: Path, budget: int) -> None:
+    """Check that a search does not replace the result of a longer one.
+
+    Args:
+        folder: The directory; the caller holds its lock.
+        budget: The search's budget of unique evaluations.
+
+    Raises:
+        ValueError: The directory holds the result of a search with more evaluations, or its record is damaged.
+    """
+    path = folder / RESULT
+    evaluations = read_json_object(path).get("evaluations", 0) if path.exists() else 0
+    if evaluations > budget:
+        raise ValueError(
+            f"{folder} holds the result of {evaluations} evaluations, more than the budget of {budget}: give a budget "
+            "of at least as many, or another directory"
+        )
+
+
 def provenance(env: AnyEnv, agent: Learner, dev: UtteranceSpec, test: UtteranceSpec) -> dict[str, Any]:
     """Return the entries of ``best.json`` that describe how a result was made, for readers and to measure it again.
 

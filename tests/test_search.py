@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import soundfile
+import torch
 from mo_gymnasium.wrappers import LinearReward
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
@@ -17,7 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 import shrinkml_env
 from experiments.summary import table
 from experiments.validate import validate, validate_ranks
-from shrinkml_env import Ledger, load_compressed, load_model, run_search, save_compressed
+from shrinkml_env import BudgetExhausted, Ledger, load_compressed, load_model, run_search, save_compressed
 from shrinkml_env.envs.vector import VectorShrinkEnv
 from shrinkml_env.envs.wrapped import episode_length, search_problem
 from shrinkml_env.evaluation import word_edits
@@ -303,6 +304,55 @@ def test_a_search_goes_on_with_a_larger_budget(tmp_path):
     ranks = [[trial.ranks for trial in result.history] for result in results]
     assert ranks[0] == ranks[1][:2]
     assert len(ranks[1]) == 4
+
+
+def test_a_smaller_budget_does_not_replace_a_result(tmp_path):
+    for budget in 4, 2:
+        env, agent = seeded(budget=budget)
+        told = pytest.raises(ValueError, match="the result of 4 evaluations, more than the budget of 2: give a budget")
+        with told if budget == 2 else nullcontext():
+            run_search(env, agent, dev=DEV, test=TEST, directory=tmp_path, progress_bar=False)
+    assert json.loads((tmp_path / "best.json").read_text())["evaluations"] == 4
+
+
+def test_a_spent_budget_gives_the_result_of_what_was_measured():
+    """Whoever has measured it, with an agent that ends by a callback as well."""
+    env, agent = seeded(budget=3)
+    explored = explore(env, agent)
+    result = run_search(env, agent, dev=DEV, test=TEST, progress_bar=False)
+    assert result.history == explored.history
+    assert len(result.history) == 3
+
+
+def test_what_fails_before_any_callback_is_told():
+    class Fails(PPO):
+        def learn(self, *arguments, **options):
+            raise RuntimeError("no data")
+
+    env = make()
+    with pytest.raises(RuntimeError, match="no data"):
+        run_search(env, Fails("MlpPolicy", env), dev=DEV, test=TEST, progress_bar=False)
+
+
+def test_the_budget_of_another_environment_does_not_end_a_search():
+    class TwoEnvs(Sampler):
+        def learn(self, total_timesteps):
+            Sampler(make(budget=1)).learn(total_timesteps)
+
+    env = make()
+    with pytest.raises(BudgetExhausted, match="the budget of 1 unique evaluations is spent"):
+        run_search(env, TwoEnvs(env), dev=DEV, test=TEST, progress_bar=False)
+
+
+def test_training_the_result_changes_neither_original_nor_environment():
+    env = make()
+    result = run_search(env, Sampler(env), dev=DEV, test=TEST, progress_bar=False)
+    before = {name: tensor.clone() for name, tensor in MODEL.state_dict().items()}
+    with torch.no_grad():
+        for parameter in result.model.parameters():
+            parameter.add_(1)
+    for model in (MODEL, result.original, search_problem(env).evaluator.model):
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_a_damaged_identity_is_told(tmp_path):
