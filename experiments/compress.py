@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from agents import ClosedForm
 from experiments.common.agent import make_agent
 from experiments.common.command import command
 from experiments.common.command_errors import given_by
@@ -25,7 +27,7 @@ from experiments.common.environment import make_environment
 from experiments.common.kinds import NAME, number, optional
 from experiments.common.measure import measure
 from experiments.common.options import OVERRIDES, check_options
-from experiments.common.parts import part
+from experiments.common.parts import activation_aware, part
 from experiments.common.run_directory import plain, run_directory, title_of
 from experiments.common.searches import compensated, evaluator_on
 from experiments.common.sets import load_set
@@ -49,6 +51,7 @@ from shrinkml_env import (
     SearchResult,
     count_parameters,
     load_model,
+    load_utterances,
 )
 from shrinkml_env.asr.zoo import SHIPPED_MODELS
 from shrinkml_env.compression import PredictiveModel, compressed_parameters, ranks_by_matrix
@@ -155,18 +158,18 @@ def whole_time(
     """
     searches = 1 if config.max_wer_increase is None else 1 + HALVINGS
     calibration = fitting = 0.0
-    if search.factorisation.get("name") == "activation_aware":
-        spoken = load_set(search.factorisation, "calibration")
+    factors = activation_aware(search.factorisation)
+    if factors is not None:
+        spoken = load_utterances(factors.calibration, "calibration")
         embedded = (utterance.waveform.numel() / SAMPLE_RATE for utterance in spoken)
         calibration = speech.seconds["proxy"] if speech.folder else sum(embedded)
-        gradients = search.factorisation.weigh_rows + sum(
-            "ClosedForm" in str(rule) for rule in search.agent.get("rules") or ()
-        )
+        rules = instantiate(search.agent.get("rules") or [], _convert_="all")
+        gradients = factors.weigh_rows + sum(isinstance(rule, ClosedForm) for rule in rules)
         if config.finetune is None and compensates(search, model):
             # Each matrix takes its own stage of the model twice.
             matrices = sum(len(layer.matrices) for layer in model.layers)
             fitting = 2 * calibration * matrices / (1 + len(require_predictions(model).stages))
-        calibration *= 1 + search.factorisation.augmented_copies + GRADIENT * gradients
+        calibration *= 1 + factors.augmented_copies + GRADIENT * gradients
     finalists = min(search.finalists, search.budget) + (searches - 1) * max(1, search.finalists // HALVINGS)
     # With the original once on each set.
     models = {"proxy": searches + search.budget, "dev": 1 + finalists, "test": 2}
@@ -296,7 +299,7 @@ def fine_tune(
 
 def compensates(search: DictConfig, model: CompressibleModel) -> bool:
     """Return whether the factors that a search finds can be fitted anew: with speech, and a model of probabilities."""
-    return isinstance(model, PredictiveModel) and search.factorisation.get("name") == "activation_aware"
+    return isinstance(model, PredictiveModel) and activation_aware(search.factorisation) is not None
 
 
 def compensate(search: DictConfig, problem: SearchProblem, result: SearchResult) -> tuple[SearchResult, str]:

@@ -20,8 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.common.agent import steps_are_known
 from experiments.common.kinds import kind_of
 from experiments.common.run_directory import plain
-from shrinkml_env.compression.factorisations import FACTORISATIONS
-from shrinkml_env.envs.assembly import named
+from shrinkml_env.compression.factorisations import FACTORISATIONS, ActivationAware
+from shrinkml_env.envs.assembly import factorisation_maker, named
 from shrinkml_env.mdp.actions import ACTIONS, ActionKind
 from shrinkml_env.mdp.constraints import CONSTRAINTS, Constraint
 from shrinkml_env.mdp.observations import OBSERVATIONS, Observation
@@ -29,7 +29,7 @@ from shrinkml_env.mdp.rewards import REWARDS
 from shrinkml_env.mdp.shaping import POTENTIALS, Potential
 from shrinkml_env.space.formation import SEARCH_SPACES
 
-__all__ = ["PARTS", "REGISTRIES", "check_part", "label", "part"]
+__all__ = ["PARTS", "REGISTRIES", "activation_aware", "check_part", "label", "part"]
 
 REGISTRIES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "action": ACTIONS,
@@ -76,6 +76,12 @@ def part(group: str, config: DictConfig) -> Any:
         return plain(config)
     partial = {"_partial_": True} if group in BASES else {}
     return instantiate(config, _convert_="all", **partial)
+
+
+def activation_aware(config: Mapping[Any, Any] | DictConfig) -> ActivationAware | None:
+    """Return what the config of a factorisation makes if it is activation-aware, and so has calibration speech."""
+    maker = factorisation_maker(part("factorisation", OmegaConf.create(plain(config))))
+    return maker if isinstance(maker, ActivationAware) else None
 
 
 def check_part(group: str, config: DictConfig) -> None:

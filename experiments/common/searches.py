@@ -15,10 +15,11 @@ from experiments.common.command_errors import given_by
 from experiments.common.compose import compose_config
 from experiments.common.environment import make_environment, make_tabular_environment
 from experiments.common.imports import import_modules
+from experiments.common.parts import activation_aware
 from experiments.common.results import Cell
 from experiments.common.sets import load_set
 from experiments.search import check
-from shrinkml_env import Evaluator, Ledger, SearchProblem, TabularEnv
+from shrinkml_env import Evaluator, Ledger, SearchProblem, TabularEnv, load_utterances
 from shrinkml_env.compression import CompensatedSVD
 from shrinkml_env.search import explore
 from shrinkml_env.space.table import Table
@@ -169,11 +170,13 @@ def compensated(
 
     Args:
         evaluator: Of the search.
-        config: The search's, with an activation-aware factorisation.
+        config: The search's, with an activation-aware factorisation, see `activation_aware`.
         ranks: Layer name -> rank.
 
     Raises:
         ValueError: The model does not predict probabilities.
     """
-    speech = [utterance.waveform for utterance in load_set(config["factorisation"], "calibration")]
+    factors = activation_aware(config["factorisation"])
+    assert factors is not None
+    speech = [utterance.waveform for utterance in load_utterances(factors.calibration, "calibration")]
     return CompensatedSVD(evaluator.model, speech, evaluator.matrix_ranks(ranks), evaluator.factorisation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import get_object
 from omegaconf import DictConfig, open_dict
 
 from shrinkml_env import CompressibleModel, Evaluator, Utterance, load_utterances
@@ -173,10 +175,17 @@ def calibrate_on(search: DictConfig, speech: Any) -> None:
     """
     parts = [search.factorisation, search.search_space, search.agent, *(search.agent.get("rules") or ())]
     for part in parts:
-        closed_form = part.get("_target_") == "agents.ClosedForm"
-        if part.get("calibration", "calibration") in CALIBRATIONS and ("calibration" in part or closed_form):
+        if _calibration_of(part) in CALIBRATIONS:
             with open_dict(part):
                 part.calibration = speech
+
+
+def _calibration_of(part: DictConfig) -> Any:
+    """Return the calibration speech of a part: its option, or else its class's default; None if it has none."""
+    if "calibration" in part or "_target_" not in part:
+        return part.get("calibration")
+    argument = inspect.signature(get_object(part._target_)).parameters.get("calibration")
+    return None if argument is None else argument.default
 
 
 def require_spelling(model: CompressibleModel, transcripts: Sequence[tuple[str, str]], where: str) -> None:

@@ -24,6 +24,7 @@ from shrinkml_env.space.search_space import SearchSpace
 
 __all__ = [
     "assemble_env",
+    "factorisation_maker",
     "make_factorisation",
     "make_problem",
     "make_reward",
@@ -128,6 +129,11 @@ def named(
     return functools.partial(registry[name], **options)
 
 
+def factorisation_maker(spec: Any = "svd") -> Callable[..., Factorisation]:
+    """Return what makes the factorisation of a model; `spec` as the argument `factorisation` of `make_env`."""
+    return resolve("factorisation", FACTORISATIONS, spec, Callable)
+
+
 def make_factorisation(
     model: CompressibleModel, spec: Any = "svd", cache: EvaluationCache | None = None
 ) -> Factorisation:
@@ -140,7 +146,7 @@ def make_factorisation(
     """
     if isinstance(spec, Factorisation):
         return spec
-    maker = resolve("factorisation", FACTORISATIONS, spec, Callable)
+    maker = factorisation_maker(spec)
     return maker(model, cache) if isinstance(spec, str | Mapping) else maker(model)
 
 

@@ -19,7 +19,7 @@ from experiments.common.compose import compose_config
 from experiments.common.environment import make_environment
 from experiments.common.measure import measure
 from experiments.common.speech import calibrate_on, speaker_overlap
-from experiments.compress import compensate, compose_search, compress, prepare
+from experiments.compress import compensate, compensates, compose_search, compress, prepare
 from experiments.search import describe
 from experiments.validate import validate, validate_ranks
 from shrinkml_env import Ledger, load_compressed, load_utterances, run_search
@@ -121,6 +121,18 @@ def test_a_model_with_gradients_begins_with_the_closed_form(configure):
     search = compose_search(configure("target_size=0.6", other), MODEL)
     calibrate_on(search, speech)
     assert (search.search_space.calibration, search.agent.calibration) == ("dev", speech)
+
+
+def test_classes_are_known_by_what_they_are_not_by_their_import_paths():
+    search = compose_config("search", ["agent=custom", "agent._target_=agents.closed_form.ClosedForm"])
+    calibrate_on(search, "dev")
+    assert search.agent == {"_target_": "agents.closed_form.ClosedForm", "calibration": "dev"}
+    paths = ["shrinkml_env.compression.factorisations.Plain", "shrinkml_env.compression.factorisations.ActivationAware"]
+    for path, fits in zip(paths, (False, True), strict=True):
+        search = compose_config("search", ["factorisation=custom", f"factorisation._target_={path}"])
+        assert compensates(search, MODEL) is fits
+        calibrate_on(search, "dev")
+        assert ("calibration" in search.factorisation) is fits
 
 
 def test_settings_of_the_search_can_be_changed(configure):
