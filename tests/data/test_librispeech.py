@@ -75,9 +75,9 @@ def test_errors_name_what_is_wrong(corpus):
         SpeechFolder(corpus, "dev-other")
     with pytest.raises(ValueError, match="no utterance set is named 'prox'"):
         load_utterances("prox")
-    with pytest.raises(ValueError, match="^dev: no utterance set is named 'prox'"):
+    with pytest.raises(ValueError, match=r"^dev: no utterance set is named 'prox'"):
         load_utterances("prox", "dev")
-    with pytest.raises(FileNotFoundError, match="^dev: no subset 'dev-other' in "):
+    with pytest.raises(FileNotFoundError, match=r"^dev: no subset 'dev-other' in "):
         load_utterances({"root": str(corpus), "subset": "dev-other"}, "dev")
     with pytest.raises(ValueError, match="root and subset"):
         load_utterances({"root": str(corpus), "folder": "dev-tiny"})
