@@ -196,8 +196,8 @@ def test_search_and_validation_from_the_command_line(tmp_path, run_experiment):
     )
     directories = sorted(path.parent for path in tmp_path.glob("*/best.json"))
     assert [directory.name[:8] for directory in directories] == ["random-l", "uniform-"]
-    assert "every recorded number was measured again" in run_experiment("validate", f"run={directories[0]}")
-    assert "every recorded number" in run_experiment("validate", f"ranks={directories[0] / 'best.json'}")
+    assert "sizes and word errors were measured again" in run_experiment("validate", f"run={directories[0]}")
+    assert "and are those recorded" in run_experiment("validate", f"ranks={directories[0] / 'best.json'}")
     summary = run_experiment("summary", f"outputs={tmp_path}").splitlines()
     assert [line.split()[0] for line in summary[2:]] == ["original", *(directory.name for directory in directories)]
 

@@ -41,6 +41,11 @@ def _each(check: Check, *needed: str) -> Check:
     return passes
 
 
+def _some(check: Check) -> Check:
+    """Return a check of objects that have a key, and whose values all pass a check."""
+    return lambda value: _each(check)(value) and value != {}
+
+
 def _holding(**checks: Check) -> Check:
     """Return a check of objects that have these keys with values that pass their checks."""
 
@@ -57,14 +62,15 @@ _RECORD: Mapping[str, tuple[Check, str]] = {
     "title": (_text, "a text"),
     "model": (_text, "a name or a path"),
     "settings": (_each(_text), "an object of texts"),
-    "utterances": (_each(lambda spec: isinstance(spec, str | dict)), "an object of names and mappings"),
+    "utterances": (_some(lambda spec: isinstance(spec, str | dict)), "an object of sets: names and mappings"),
+    "compensated": (lambda value: isinstance(value, bool), "true or false"),
     "ranks": (_each(_count), "an object of whole numbers"),
     "params": (_each(_count, "original", "compressed"), "an object with whole numbers original and compressed"),
     "file_bytes": (_each(_count, "original", "compressed"), "an object with whole numbers original and compressed"),
     "size_ratio": (_share, "a number above 0 and at most 1"),
     "evaluations": (_count, "a whole number"),
     "rewards": (lambda value: value == {} or _REWARDS(value), "an object of numbers, empty or with proxy"),
-    "sets": (_each(_each(_number, "wer_before", "wer_after")), "an object of sets with wer_before and wer_after"),
+    "sets": (_some(_each(_number, "wer_before", "wer_after")), "an object of sets with wer_before and wer_after"),
 }
 """Key of ``best.json`` -> the check of its value, and its description for error messages."""
 

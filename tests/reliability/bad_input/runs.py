@@ -87,6 +87,8 @@ RECORDS: list[tuple[str, str, Spoil]] = [
         lambda path: without(path, "size_ratio"),
     ),
     ("sets is a list", r"best\.json: sets must be an object of sets", changed(sets=[])),
+    ("no sets", r"best\.json: sets must be an object of sets", changed(sets={})),
+    ("no utterances", r"best\.json: utterances must be an object of sets", changed(utterances={})),
     (
         "a WER is a text",
         r"best\.json: sets must be an object of sets",
@@ -132,6 +134,12 @@ RANKS_FILES: list[tuple[str, str, Spoil]] = [
     ("a model that is not there", "'nowhere' is neither a shipped model", changed(model="nowhere")),
     ("a set that is not there", "no utterance set is named 'mine'", changed(utterances={"dev": "mine"})),
     ("sets that are lists", r"best\.json: utterances must be an object", changed(utterances={"dev": []})),
+    ("compensated is a text", r"best\.json: compensated must be true or false", changed(compensated="no")),
+    (
+        "compensated without calibration speech",
+        "compensated is true, but the factorisation names no calibration speech",
+        changed(compensated=True, factorisation={"name": "svd"}),
+    ),
 ]
 
 SUBMISSIONS: list[tuple[str, str, Spoil]] = [
