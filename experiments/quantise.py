@@ -23,7 +23,7 @@ from shrinkml_env.compression import file_bytes, int8_scales, ranks_of
 from shrinkml_env.evaluation import Counts
 from shrinkml_env.evaluation.intervals import wer_increase
 from shrinkml_env.progress import progress
-from shrinkml_env.search_directory import write
+from shrinkml_env.search_directory import origin, write
 from shrinkml_env.search_result import SetResult
 from shrinkml_env.text_table import format_table
 
@@ -83,11 +83,11 @@ def result_of(
         test_edits=(before.edits, after.edits),
         wer_increase=wer_increase(after.edits, before.edits, before.words),
         history=(),
-        config={
-            "settings": {"quantiser": "int8, symmetric, one scale a row"},
-            "model": config.model,
-            "utterances": {name: plain(config[name]) for name in SETS},
-        },
+        config=origin(
+            {"quantiser": "int8, symmetric, one scale a row"},
+            config.model,
+            {name: plain(config[name]) for name in SETS},
+        ),
     )
 
 

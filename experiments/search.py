@@ -47,6 +47,7 @@ from shrinkml_env.envs.wrapped import AnyEnv, search_problem
 from shrinkml_env.files import errors_name
 from shrinkml_env.progress import progress
 from shrinkml_env.sb3 import EvaluationLog
+from shrinkml_env.search_directory import origin
 from shrinkml_env.space.level_spaces import LevelSpace
 from shrinkml_env.space.prediction import predicted_damage
 from shrinkml_env.space.search_space import uniform_ranks
@@ -157,20 +158,16 @@ def find(
 
 
 def describe(config: DictConfig, title: str, problem: SearchProblem) -> dict[str, Any]:
-    """Return the entries of ``best.json`` that describe how a result was made, for readers and to measure it again."""
-    return {
-        "title": title,
-        "settings": {
-            **{group: label(config[group]) for group in ("agent", *LIVE) if group != "search_space"},
-            "search space": f"{label(config.search_space)}, {problem.search_space.size:.1e} configurations",
-            "budget": f"{config.budget} unique evaluations",
-            "seed": str(config.seed),
-        },
-        "model": config.model,
-        "factorisation": plain(config.factorisation),
-        "granularity": plain(config.granularity),
-        "utterances": {name: plain(config[name]) for name in ("proxy", "dev", "test")},
+    """Return the entries of ``best.json`` that describe how a result was made: its title and `origin`."""
+    settings = {
+        **{group: label(config[group]) for group in ("agent", *LIVE) if group != "search_space"},
+        "search space": f"{label(config.search_space)}, {problem.search_space.size:.1e} configurations",
+        "budget": f"{config.budget} unique evaluations",
+        "seed": str(config.seed),
     }
+    sets = {name: plain(config[name]) for name in ("proxy", "dev", "test")}
+    how = origin(settings, config.model, sets, plain(config.factorisation), plain(config.granularity))
+    return {"title": title, **how}
 
 
 def conclude(

@@ -31,7 +31,7 @@ from shrinkml_env import (
 from shrinkml_env.envs import make_factorisation
 from shrinkml_env.mdp.rewards import Accuracy
 from shrinkml_env.search import report
-from shrinkml_env.search_directory import write
+from shrinkml_env.search_directory import origin, write
 from shrinkml_env.space.formation import Full
 
 SETS = ("proxy", "dev", "test")
@@ -103,14 +103,9 @@ def evaluators(config: DictConfig) -> dict[str, Evaluator]:
 
 
 def describe(config: DictConfig, title: str) -> dict[str, Any]:
-    """Return the entries of ``best.json`` that describe how a model was made, for readers and to measure it again."""
-    return {
-        "settings": {"rule": title},
-        "model": config.model,
-        "factorisation": plain(config.factorisation),
-        "granularity": "layer",
-        "utterances": {name: plain(config[name]) for name in SETS},
-    }
+    """Return the `origin` of a seed model."""
+    sets = {name: plain(config[name]) for name in SETS}
+    return origin({"rule": title}, config.model, sets, plain(config.factorisation), "layer")
 
 
 @command("seed_model")

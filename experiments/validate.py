@@ -1,13 +1,14 @@
 """Measure a result again: ``python -m experiments.validate run=DIR``, or ``ranks=FILE``.
 
-With a run, the command loads ``DIR/original`` and ``DIR/compressed``, transcribes every set, and compares all numbers
-with ``best.json``. With a file like ``best.json``, it compresses the file's model by the file's ranks, and compares in
-the same way. It ends with an error if a number differs.
+With a run, the command loads ``DIR/original`` and ``DIR/compressed``, transcribes every set, and compares parameters,
+bytes, size ratio and word errors with ``best.json``. With a file like ``best.json``, it compresses the file's model by
+the file's ranks, and compares in the same way. It ends with an error if a number differs.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +49,9 @@ def validate(directory: Path) -> list[str]:
     measured["size_ratio"] = measured["params"]["compressed"] / measured["params"]["original"]
     for name, spec in progress(record["utterances"].items(), desc="sets"):
         utterances = load_utterances(spec, name)
-        result: dict[str, Any] = {"utterances": len(utterances)}
-        for when, model in zip(("before", "after"), models.values(), strict=True):
-            found = measure(model, utterances)
-            edits, words = sum(found.edits), sum(found.words)
-            result |= {f"edits_{when}": edits, "words": words, f"wer_{when}": edits / words}
-            result[f"capped_{when}"] = found.capped
-        measured["sets"][name] = result
-        tqdm.write(f"{name}: WER {100 * result['wer_before']:.2f} % before, {100 * result['wer_after']:.2f} % after")
+        result = SetResult.of(*(measure(model, utterances) for model in models.values()))
+        measured["sets"][name] = result.to_json()
+        tqdm.write(f"{name}: WER {100 * result.wer_before:.2f} % before, {100 * result.wer_after:.2f} % after")
     recorded = {key: record[key] for key in measured}
     return [f"{key}: recorded {was}, measured {now}" for key, was, now in _differences(recorded, measured)]
 
@@ -85,6 +81,8 @@ def validate_ranks(path: Path, trust: bool = False) -> list[str]:
         method = part("factorisation", OmegaConf.create(method))
     sets = {name: load_utterances(spec, name) for name, spec in record["utterances"].items()}
     model = load_model(record["model"])
+    if record.get("compensated") and not (isinstance(method, Mapping) and "calibration" in method):
+        raise ValueError(f"{path}: compensated is true, but the factorisation names no calibration speech to do it on")
     factorisation = make_factorisation(model, method)
     if record.get("compensated"):
         some = Evaluator(model, next(iter(sets.values())), record["granularity"], factorisation=factorisation)
@@ -124,7 +122,7 @@ def main(config: DictConfig) -> None:
         differences = validate_ranks(Path(config.ranks), config.trust)
     if differences:
         sys.exit("VALIDATION FAILED\n" + "\n".join(differences))
-    print("every recorded number was measured again")
+    print("sizes and word errors were measured again, and are those recorded")
 
 
 if __name__ == "__main__":

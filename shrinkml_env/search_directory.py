@@ -22,7 +22,7 @@ from shrinkml_env.envs.wrapped import AnyEnv, arguments_of, num_envs_of, shrink_
 from shrinkml_env.files import read_json_object, write_whole
 from shrinkml_env.search_result import MODELS, SearchResult
 
-__all__ = ["claim", "describe_search", "provenance", "require_folder", "save_agent", "write"]
+__all__ = ["claim", "describe_search", "origin", "provenance", "require_folder", "save_agent", "write"]
 
 RESULT = "best.json"
 """The file of the result. It is written last: where it exists, the search is finished."""
@@ -111,25 +111,45 @@ def require_no_larger(folder: Path, budget: int) -> None:
         )
 
 
-def provenance(env: AnyEnv, agent: Learner, dev: UtteranceSpec, test: UtteranceSpec) -> dict[str, Any]:
+def origin(
+    settings: Mapping[str, str],
+    model: Any = None,
+    utterances: Mapping[str, Any] | None = None,
+    factorisation: Any = None,
+    granularity: Any = None,
+) -> dict[str, Any]:
     """Return the entries of ``best.json`` that describe how a result was made, for readers and to measure it again.
 
-    They hold names, paths and options; parts that were given as objects are left out.
+    They hold names, paths and options; what is None or was given as an object is left out.
+
+    Args:
+        settings: Whatever readers should know, name -> text.
+        model: The original, as `load_model` takes it.
+        utterances: The sets that were measured, each as `load_utterances` takes it.
+        factorisation: As `make_env` takes it.
+        granularity: As `make_env` takes it.
     """
-    settings = {name: _text(part) for name, part in describe_search(env, agent).items()}
-    record: dict[str, Any] = {"settings": settings}
-    if given := arguments_of(env):
-        defaults = {name: argument.default for name, argument in inspect.signature(make_env).parameters.items()}
-        arguments = {**defaults, **given}
-        factorisation = arguments["factorisation"]
-        record |= {
-            "model": arguments["model"],
-            "factorisation": {"name": factorisation} if isinstance(factorisation, str) else factorisation,
-            "granularity": arguments["granularity"],
-            "utterances": {"proxy": arguments["proxy"], "dev": dev, "test": test},
-        }
-    plain = {name: _plain(value) for name, value in record.items()}
+    entries = {
+        "settings": settings,
+        "model": model,
+        "factorisation": {"name": factorisation} if isinstance(factorisation, str) else factorisation,
+        "granularity": granularity,
+        "utterances": utterances,
+    }
+    plain = {name: _plain(value) for name, value in entries.items()}
     return {name: value for name, value in plain.items() if value is not None}
+
+
+def provenance(env: AnyEnv, agent: Learner, dev: UtteranceSpec, test: UtteranceSpec) -> dict[str, Any]:
+    """Return the `origin` of the result of a search."""
+    settings = {name: _text(part) for name, part in describe_search(env, agent).items()}
+    given = arguments_of(env)
+    if not given:
+        return origin(settings)
+    defaults = {name: argument.default for name, argument in inspect.signature(make_env).parameters.items()}
+    arguments = {**defaults, **given}
+    sets = {"proxy": arguments["proxy"], "dev": dev, "test": test}
+    return origin(settings, arguments["model"], sets, arguments["factorisation"], arguments["granularity"])
 
 
 def save_agent(agent: Learner, directory: Path) -> tuple[str, ...]:

@@ -174,9 +174,10 @@ def compensated(
         ranks: Layer name -> rank.
 
     Raises:
-        ValueError: The model does not predict probabilities.
+        ValueError: The model does not predict probabilities, or the factorisation is not activation-aware.
     """
     factors = activation_aware(config["factorisation"])
-    assert factors is not None
+    if factors is None:
+        raise ValueError("compensation needs calibration speech: give an activation-aware factorisation")
     speech = [utterance.waveform for utterance in load_utterances(factors.calibration, "calibration")]
     return CompensatedSVD(evaluator.model, speech, evaluator.matrix_ranks(ranks), evaluator.factorisation)
