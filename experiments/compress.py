@@ -54,7 +54,7 @@ from shrinkml_env import (
     load_utterances,
 )
 from shrinkml_env.asr.zoo import SHIPPED_MODELS
-from shrinkml_env.compression import PredictiveModel, compressed_parameters, ranks_by_matrix
+from shrinkml_env.compression import PredictiveModel, compressed_parameters, ranks_by_matrix, require_storable
 from shrinkml_env.compression.protocol import require_predictions
 from shrinkml_env.data import SAMPLE_RATE, SpeechFolder
 from shrinkml_env.envs.assembly import make_reward, search_space_maker
@@ -72,6 +72,15 @@ GRADIENT = 2.5
 
 HALVINGS = 4
 """Of the range of sizes, in search for the smallest that loses no more than is allowed."""
+
+PASSED_ON = ("budget", "seed", "device", "workers", "memory_mb", "imports")
+"""Options that the search takes over."""
+
+OWN = {
+    **{name: f"{name}=" for name in ("model", "outputs", *PASSED_ON)},
+    **dict.fromkeys(("proxy", "dev", "test"), "data= and utterances="),
+}
+"""Option of the search -> the options of this command that decide it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +118,7 @@ def prepare(config: DictConfig) -> Job:
     """
     title = f"{title_of(config.model)}-{goal(config).replace('=', '-')}"
     model: Any = load_model(config.model)
+    require_storable(model)
     model = model.to(config.device)
     with given_by("overrides", "search", config.overrides):
         search = compose_search(config, model)
@@ -198,7 +208,7 @@ def compress(config: DictConfig, job: Job) -> Path:
         assert folder is not None
         path = directory / f"{name}.txt"
         write_whole(path, "".join(f"{utterance_id}\n" for utterance_id in ids))
-        job.search[name] = {"root": str(folder.parent), "subset": folder.name, "ids": str(path)}
+        job.search[name] = {"root": str(folder.parent), "subset": folder.name, "ids": str(path.absolute())}
     if job.speech.ids:
         # The embedded speech suits the embedded model alone; the proxy set is not reported.
         calibrate_on(job.search, job.search.proxy)
@@ -310,6 +320,10 @@ def compensate(search: DictConfig, problem: SearchProblem, result: SearchResult)
     """
     evaluator = problem.evaluator
     assert isinstance(evaluator, Evaluator)
+    calibration = activation_aware(search.factorisation)
+    assert calibration is not None
+    if len(load_utterances(calibration.calibration, "calibration")) < 2:
+        return result, "Factors were not fitted anew: that needs two utterances of calibration speech or more."
     factors = compensated(evaluator, search, result.ranks)
     fitted = {
         name: (evaluator if name == "proxy" else evaluator_on(problem, search, name)).with_factorisation(factors)
@@ -383,6 +397,10 @@ def require_reachable(target: float | None, search: DictConfig, model: Compressi
 
 def compose_search(config: DictConfig, model: CompressibleModel) -> DictConfig:
     """The config of the search, on the embedded sets: ``experiments.search`` with the same settings does the same."""
+    for override in config.overrides:
+        name = override.lstrip("+~").partition("=")[0]
+        if name in OWN:
+            raise ValueError(f"overrides: {override}: {name} is decided by this command's options {OWN[name]}")
     search = compose_config("search", [*goal_overrides(config, model), *config.overrides])
     search.model = config.model
     chosen = any(override.startswith("factorisation") for override in config.overrides)
@@ -393,7 +411,7 @@ def compose_search(config: DictConfig, model: CompressibleModel) -> DictConfig:
             # What they give is among what is chosen from: with many layers, few plans are as good.
             closed_form = [{"_target_": "agents.ClosedForm"}] if isinstance(model, PredictiveModel) else []
             search.agent.rules = [*closed_form, {"_target_": "agents.UniformRank"}]
-    for key in ("budget", "seed", "device", "workers", "memory_mb", "imports"):
+    for key in PASSED_ON:
         search[key] = config[key]
     check(search)
     return search

@@ -45,9 +45,12 @@ class ShrinkVecEnv(VecEnv):
 
     Raises:
         ValueError: The rewards are vectors, which Stable-Baselines3 does not support.
+        TypeError: `envs` is another environment.
     """
 
     def __init__(self, envs: VectorShrinkEnv) -> None:
+        if not isinstance(envs, VectorShrinkEnv):
+            raise TypeError(f'envs must be what gym.make_vec("ShrinkML-v0", num_envs=8) returns, got {envs!r}')
         envs.first.problem.require_scalar_reward(
             "Stable-Baselines3", "wrap the single environment in MO-Gymnasium's LinearReward"
         )

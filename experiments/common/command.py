@@ -54,7 +54,8 @@ def command(
     one thread (two threads on two busy cores are far slower than one).
 
     Errors of the user's input end the program with exit status 2 and one line on stderr, and Ctrl-C with 130 and one
-    line; with ``HYDRA_FULL_ERROR=1`` the traceback is shown. The function is available as ``main.__wrapped__``, and the kinds as ``main.kinds``.
+    line; with ``HYDRA_FULL_ERROR=1`` the traceback is shown. The function is available as ``main.__wrapped__``, and the
+    kinds as ``main.kinds``.
 
     Args:
         config_name: Name of the config in ``conf/``.

@@ -47,7 +47,10 @@ def explain(error: BaseException, command: Command, overrides: list[str]) -> str
     if isinstance(error, OverrideParseException):
         if "=" not in error.override.strip("="):
             return f"cannot read {error.override!r}: give options as NAME=VALUE, without spaces around ="
-        return f"cannot read {error.override!r}: put quotes around it if it holds brackets or spaces, 'NAME=[A,B]'"
+        return (
+            f"cannot read {error.override!r}: put quotes around it if it holds brackets or spaces, 'NAME=[A,B]', and "
+            "inside of it around what holds an equals sign, 'NAME=[\"A=1\",B]'"
+        )
     if isinstance(error, ConfigCompositionException):
         return _wrong_override(error, command, overrides)
     if isinstance(error, MissingMandatoryValue | InterpolationToMissingValueError):

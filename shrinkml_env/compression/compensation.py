@@ -77,7 +77,8 @@ class CompensatedSVD(WhitenedSVD):
     ) -> None:
         model = require_predictions(model)
         if not isinstance(factorisation, WhitenedSVD):
-            raise ValueError(f"compensation begins with an SVD, plain or activation-aware, not {factorisation.name!r}")
+            given = getattr(factorisation, "name", factorisation)
+            raise ValueError(f"compensation begins with an SVD, plain or activation-aware, not {given!r}")
         if len(waveforms) < 2:
             raise ValueError(f"compensation needs calibration speech: {len(waveforms)} utterances are too few")
         if not all(waveform.isfinite().all() for waveform in waveforms):

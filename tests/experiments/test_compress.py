@@ -143,6 +143,19 @@ def test_settings_of_the_search_can_be_changed(configure):
     assert record["factorisation"] == {"name": "svd", "form": "factors"}
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("budget=5", "overrides: budget=5: budget is decided by this command's options budget="),
+        ("+model=las_small", "model is decided by this command's options model="),
+        ("proxy=proxy", "proxy is decided by this command's options data= and utterances="),
+    ],
+)
+def test_what_the_command_decides_is_no_override(configure, override, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        prepare(configure("target_size=0.6", f"overrides=['{override}']"))
+
+
 def write(path, samples, rate=16_000):
     path.unlink()
     soundfile.write(path, samples, rate)
@@ -309,3 +322,8 @@ def test_what_is_found_is_fitted_anew_if_that_is_better_on_dev(tmp_path):
     again, note = compensate(search, problem, fitted)
     assert again is fitted
     assert note.endswith("so the model is left as it was.")
+    # One utterance says nothing about others.
+    search.factorisation.calibration = {**few, "limit": 1}
+    again, note = compensate(search, problem, fitted)
+    assert again is fitted
+    assert note.startswith("Factors were not fitted anew: that needs two utterances")
