@@ -4,7 +4,7 @@ It prints a table. Into a folder of runs it also writes ``summary.html``, with a
 to sort.
 
 The runs are searches; or fine-tunings, ``outputs=outputs/finetune`` or ``outputs=outputs/iterate``; or the searches in
-a file of results, ``outputs=experiments/results/whisper.jsonl``.
+a file of results, ``outputs=experiments/results/tradeoff.jsonl``.
 """
 
 from __future__ import annotations

@@ -173,9 +173,10 @@ def draw(path: Path, rows: Sequence[Reported]) -> None:
     scopes = list(dict.fromkeys(row.found.scope for row in kept if row.found))
     tests = list(rows[0].before)
     figure, panels = plt.subplots(len(scopes), len(tests), figsize=(11, 4.5 * len(scopes)), constrained_layout=True)
+    methods = list(dict.fromkeys(row.found.method for row in kept if row.found))
     for axes, (scope, name) in zip(np.ravel(panels), [(s, t) for s in scopes for t in tests], strict=True):
         of_scope = [row for row in kept if row.found and row.found.scope == scope]
-        for place, method in enumerate(dict.fromkeys(row.found.method for row in of_scope if row.found)):
+        for method in dict.fromkeys(row.found.method for row in of_scope if row.found):
             line = [
                 (row.found.size, 100 * row.errors[name].first(count[name]).wer)
                 for row in of_scope
@@ -183,9 +184,11 @@ def draw(path: Path, rows: Sequence[Reported]) -> None:
             ]
             sizes = sorted({size for size, _ in line})
             wers = [mean([wer for size, wer in line if size == at]).value for at in sizes]
-            axes.plot(sizes, wers, "o-", color=f"C{place % 10}", label=method, markersize=3)
+            axes.plot(sizes, wers, "o-", color=f"C{methods.index(method) % 10}", label=method, markersize=3)
         axes.axhline(100 * rows[0].before[name].first(count[name]).wer, color="black", linestyle="--", linewidth=0.8)
         axes.set(title=f"{scope}, {name}", xlabel=f"share of the parameters ({scope})", ylabel="WER %", yscale="log")
+        for format_ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            format_ticks("{x:g}")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize=7)
     save_figure(figure, path, dpi=120)

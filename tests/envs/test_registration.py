@@ -53,7 +53,7 @@ def parts(monkeypatch):
         return Model()
 
     monkeypatch.setattr(registration, "load_model", load_model)
-    monkeypatch.setattr(registration, "load_utterances", lambda spec: spec)
+    monkeypatch.setattr(registration, "load_utterances", lambda spec, name="": spec)
     monkeypatch.setattr(registration, "Evaluator", make_evaluator)
     monkeypatch.setattr(registration, "_try_out", lambda model, utterances: asked.update(tried=(model, utterances)))
     return asked

@@ -155,7 +155,7 @@ def test_each_environment_has_its_own_randomness():
 def test_what_stable_baselines_cannot_do():
     with pytest.raises(ValueError, match=r"needs a scalar reward, .* LinearReward"):
         ShrinkVecEnv(make(2, reward="vector"))
-    with pytest.raises(TypeError, match="envs must be what gym.make_vec.* returns, got"):
+    with pytest.raises(TypeError, match=r"envs must be what gym\.make_vec.* returns, got"):
         ShrinkVecEnv(make_fake_env())
 
 

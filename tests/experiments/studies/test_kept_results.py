@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from experiments import summary
 from experiments.common import results
 from experiments.common.compose import compose_config
 from experiments.studies import reward_study
@@ -90,15 +89,6 @@ def test_kept_results_are_asked_for(monkeypatch, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         study.main.__wrapped__(config)
     assert len(asked) == 1
-
-
-def test_whispers_searches_are_those_of_its_page(capsys):
-    summary.main.__wrapped__(compose_config("summary", [f"outputs={results.KEPT / 'whisper.jsonl'}"]))
-    printed = capsys.readouterr().out
-    page = (PAGES / "whisper.md").read_text()
-    found = re.findall(r"^(?:whole|near)/\S*.* (\d+\.\d+)$", printed, re.MULTILINE)
-    assert found
-    assert all(f"| {rate} |" in page for rate in found)
 
 
 def test_rates_on_real_speech_are_those_of_its_page():
