@@ -357,7 +357,7 @@ def goal(config: DictConfig) -> str:
 
 
 def goal_overrides(config: DictConfig, model: CompressibleModel) -> list[str]:
-    """Of conf/search.yaml, what suits the goal and the model; docs/compress-your-model.md says why."""
+    """Return the overrides of conf/search.yaml that suit goal and model; docs/compress-your-model.md says why."""
     predicts = isinstance(model, PredictiveModel)
     return [
         "factorisation=pivoting",
@@ -396,7 +396,7 @@ def require_reachable(target: float | None, search: DictConfig, model: Compressi
 
 
 def compose_search(config: DictConfig, model: CompressibleModel) -> DictConfig:
-    """The config of the search, on the embedded sets: ``experiments.search`` with the same settings does the same."""
+    """Return the config of the search, on the embedded sets, as ``experiments.search`` takes it."""
     for override in config.overrides:
         name = override.lstrip("+~").partition("=")[0]
         if name in OWN:
@@ -418,7 +418,7 @@ def compose_search(config: DictConfig, model: CompressibleModel) -> DictConfig:
 
 
 def compose_training(config: DictConfig, model: CompressibleModel, speech: SpeechFolder) -> DictConfig:
-    """The config of the fine-tuning, but for its models, and the sets it is measured on.
+    """Return the config of the fine-tuning, without its models and the sets that it is measured on.
 
     Raises:
         ValueError: Models like this one are not trained here, or the speech is that of `data`, or misspelt.
@@ -437,7 +437,7 @@ def compose_training(config: DictConfig, model: CompressibleModel, speech: Speec
 
 
 def verdict(config: DictConfig, result: SearchResult) -> str:
-    """Whether what was asked for is reached, and how sure that is."""
+    """Say whether what was asked for is reached, and how sure that is."""
     if config.target_size is not None:
         reached = result.size_ratio <= config.target_size
         return f"Asked for at most {config.target_size:g} of the size: {'reached' if reached else 'NOT REACHED'}."

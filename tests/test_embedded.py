@@ -67,7 +67,7 @@ def test_word_error_rate_on_unseen_voices_and_sentences(model):
 
 @pytest.mark.slow
 def test_the_original_never_hits_its_token_limit(model):
-    for name in ("proxy-pool", "dev"):
+    for name in ("proxy", "dev"):
         assert not any(hypothesis.capped for hypothesis in recognise_all(model, load_utterances(name)))
 
 

@@ -108,7 +108,7 @@ def require_effect(task_env: str, overrides: Sequence[str]) -> None:
 
 
 def ends(search: Search, runs: Sequence[Run]) -> tuple[float, float]:
-    """The rewards that score 0 and 1 in runs like this one.
+    """Return the rewards that score 0 and 1 in runs like this one.
 
     Raises:
         ValueError: There is no scale: nothing feasible is better than middling.
@@ -230,7 +230,7 @@ def notes(results: Mapping[str, NDArray[np.float64]], scales: Mapping[str, tuple
 
 
 def _beaten(final: Mapping[str, NDArray[np.float64]], order: Sequence[str]) -> str:
-    """From which one on the first agent beats all that follow it."""
+    """Return from which one on the first agent beats all that follow it."""
     agent, *others = order
     beaten = list(itertools.takewhile(lambda other: difference(final[agent], final[other]).low > 0, reversed(others)))
     return f"{beaten[-1]}{' and below' * (len(beaten) > 1)}" if beaten else ""

@@ -77,7 +77,7 @@ def table(found: Sequence[Chosen], by_hand: Sequence[str]) -> pd.DataFrame:
 
 
 def _measured(kept: Sequence[Chosen], best: Chosen | None, rival: Chosen | None) -> tuple[str, ...]:
-    """The rest of a row."""
+    """Return the rest of a row."""
     if best is None:
         return ("",) * 6
     seeds = mean([100 * search.on_test.wer for search in kept])

@@ -220,7 +220,7 @@ def _close(one: Tensor, other: Tensor) -> bool:
 
 
 def _root(name: str, moment: Tensor, damping: float) -> Tensor:
-    """A root of a damped second moment: lower triangular, or the diagonal where that is all."""
+    """Return a root of a damped second moment: lower triangular, or the diagonal where that is all."""
     if not moment.isfinite().all():
         raise ValueError(f"matrix {name!r}: what the calibration speech multiplies it with holds NaN or infinity")
     scale = moment.mean() if moment.dim() == 1 else moment.diagonal().mean()
