@@ -42,8 +42,9 @@ def key_of(content: Any) -> str:
 def describe(content: Any) -> Any:
     """Return a JSON-able description of a config that does not depend on the places of ShrinkML's classes.
 
-    A whole config, alone or inside other content, is described without its `IRRELEVANT` options; in a part of a config,
-    options of these names count. The modules of its option ``imports`` are described like the user's own classes.
+    A whole config, alone or inside other content, is described without its `IRRELEVANT` options, and as if nothing were
+    downloaded; in a part of a config, options of these names count. The modules of its option ``imports`` are described
+    like the user's own classes.
 
     Options that are `LATER` or `LATER_OPTIONS` are left out if they have their defaults. A class that a ``_target_``
     names is described by
@@ -56,6 +57,10 @@ def describe(content: Any) -> Any:
         options = OmegaConf.to_container(content, resolve=True)
         if not isinstance(options, dict) or content._get_parent() is not None:
             return describe(options)
+        data = options.get("data")
+        if isinstance(data, dict) and "download" in data:
+            # Whether it is downloaded first does not change speech; earlier keys hold the option with its default.
+            options["data"] = data | {"download": False}
         described: dict[str, Any] = describe(
             {
                 name: value

@@ -32,6 +32,11 @@ def test_outputs_workers_and_memory_do_not_count():
     assert describe(inner.agent) == {"name": "x", "workers": 2}
 
 
+def test_a_download_does_not_count():
+    keys = {key_of(OmegaConf.create({"data": {"root": "a", "download": download}})) for download in (True, False)}
+    assert keys == {key_of({"data": {"root": "a", "download": False}})}
+
+
 @given(st.dictionaries(st.text(min_size=1, max_size=3), JSON, max_size=4))
 def test_the_order_of_options_does_not_count(content):
     assert key_of(dict(reversed(content.items()))) == key_of(content)
