@@ -143,10 +143,7 @@ class _Surrogate:
         self._problem = problem
         self._space = problem.search_space
         self.counts = problem.search_space.counts
-        self._named_ranks = [
-            [(layer.name, rank) for rank in ranks]
-            for layer, ranks in zip(self._space.layers, self._space.candidates, strict=True)
-        ]
+        self._named_ranks = [[(layer.name, rank) for rank in ranks] for layer, ranks in self._space.choices]
         self._signal = signal_of(problem.reward_function)
         values, original = problem.evaluator.singular_values, problem.baseline.macs
         lost = self._space.tabulate(lambda layer, rank: 1 - kept_energy(layer, rank, values))

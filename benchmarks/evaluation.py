@@ -13,7 +13,7 @@ from agents import UniformRank
 from benchmarks.reference import Careful, Straightforward
 from benchmarks.report import Section, spread
 from benchmarks.timing import compare
-from experiments.seed_model import every_rank
+from experiments.common.rules import every_rank
 from shrinkml_env import Evaluator, compress, load_model, load_utterances
 from shrinkml_env.asr import LAS
 from shrinkml_env.compression import SVD, in_batches, matrix_ranks

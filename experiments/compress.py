@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from agents import ClosedForm
 from experiments.common.agent import make_agent
+from experiments.common.check import check
 from experiments.common.command import command
 from experiments.common.command_errors import given_by
 from experiments.common.compose import compose_config
@@ -42,7 +43,7 @@ from experiments.common.speech import (
     speaker_overlap,
 )
 from experiments.finetune import RESULT, finetune, load_las
-from experiments.search import check, conclude, environment, find
+from experiments.search import conclude, environment, find
 from shrinkml_env import (
     CompressibleModel,
     Evaluator,

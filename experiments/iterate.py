@@ -17,18 +17,19 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import distributed
 
+from experiments.common.check import check
 from experiments.common.command import command
 from experiments.common.command_errors import given_by
 from experiments.common.compose import compose_config
 from experiments.common.kinds import list_of, number, optional
 from experiments.common.options import OVERRIDES
 from experiments.common.parts import part
+from experiments.common.rules import check_rule, every_rank, ranks_of_size
 from experiments.common.run_directory import plain, run_directory, write_json
 from experiments.common.sets import load_set
 from experiments.common.training import is_first, training_processes
 from experiments.finetune import RESULT, finetune, load_las, print_result
-from experiments.search import check, search
-from experiments.seed_model import check_rule, every_rank, ranks_of_size
+from experiments.search import search
 from shrinkml_env import (
     EvaluationCache,
     Evaluator,

@@ -18,17 +18,16 @@ from stable_baselines3.common.logger import configure
 
 from agents import ClosedForm
 from experiments.common.agent import make_agent
+from experiments.common.check import check
 from experiments.common.command import command
 from experiments.common.course import Course, EpisodeReturns
 from experiments.common.environment import LIVE, make_environment
 from experiments.common.fetch import fetch
-from experiments.common.imports import import_modules
-from experiments.common.options import check_options
 from experiments.common.parts import label, part
 from experiments.common.run_directory import plain, run_directory, run_path
 from experiments.common.search_report import print_result, write_report
 from experiments.common.sets import load_set
-from experiments.common.trackers import require_tracker, tracked
+from experiments.common.trackers import tracked
 from experiments.common.transcripts import changed_transcripts
 from shrinkml_env import (
     Evaluation,
@@ -42,7 +41,7 @@ from shrinkml_env import (
     run_search,
 )
 from shrinkml_env.agent import Learner, is_algorithm
-from shrinkml_env.envs.assembly import make_reward, search_space_maker
+from shrinkml_env.envs.assembly import search_space_maker
 from shrinkml_env.envs.wrapped import AnyEnv, search_problem
 from shrinkml_env.files import errors_name
 from shrinkml_env.progress import progress
@@ -74,23 +73,6 @@ def search(config: DictConfig, title: str) -> Path:
         result, problem = find(config, env, agent, sets, directory, title, course)
         conclude(result, problem, agent, directory, config, course)
     return directory
-
-
-def check(config: DictConfig) -> None:
-    """Check a config before the search.
-
-    Raises:
-        ValueError: An option is of a wrong kind, or a part of the config cannot be made.
-        ImportError: The package of the logger is not installed.
-    """
-    import_modules(config.imports)
-    check_options(config)
-    if config.logger is not None:
-        require_tracker(config.logger)
-    if getattr(make_reward(part("reward", config.reward)), "space", None) is not None:
-        raise ValueError(
-            f"a search has one best configuration, so it needs a scalar reward: not {label(config.reward)}"
-        )
 
 
 def environment(config: DictConfig, directory: Path) -> AnyEnv:

@@ -8,69 +8,29 @@ measurements, ``knapsack`` measures single layers on the proxy set. The run dire
 
 from __future__ import annotations
 
-import pkgutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from experiments.common.command import command
-from experiments.common.parts import check_part, part
+from experiments.common.parts import part
+from experiments.common.rules import check_rule, every_rank, ranks_of_size
 from experiments.common.run_directory import plain, run_directory
 from experiments.common.sets import load_set
 from shrinkml_env import (
     EvaluationCache,
     Evaluator,
-    SearchProblem,
     default_cache_path,
     load_model,
 )
 from shrinkml_env.envs import make_factorisation
-from shrinkml_env.mdp.rewards import Accuracy
 from shrinkml_env.search import report
 from shrinkml_env.search_directory import origin, write
-from shrinkml_env.space.formation import Full
 
 SETS = ("proxy", "dev", "test")
-
-
-def every_rank(evaluator: Evaluator) -> SearchProblem:
-    """Return the problem for rules: all ranks are candidates, and the reward is that of the WER alone."""
-    space = Full(max(layer.break_even for layer in evaluator.layers))
-    return SearchProblem(evaluator, space(evaluator.layers), Accuracy())
-
-
-def check_rule(agent: DictConfig) -> None:
-    """Check that the config of an agent is that of a rule.
-
-    Raises:
-        ValueError: The agent is not a rule, or its config is not valid.
-    """
-    check_part("agent", agent)
-    if not hasattr(pkgutil.resolve_name(agent._target_), "ranks_of_size"):
-        raise ValueError(
-            f"{agent._target_} is a search, not a rule like uniform, energy, profile and knapsack: give it a size "
-            "by python -m experiments.search reward=divergence constraint=check constraint.budget=SIZE"
-        )
-
-
-def ranks_of_size(problem: SearchProblem, agent: DictConfig, size: float) -> dict[str, int]:
-    """Return a rule's ranks for a model of at most a size ratio.
-
-    Args:
-        problem: The problem: candidates, and measurements for rules that need them.
-        agent: The config of the rule.
-        size: The largest size ratio, in (0, 1].
-
-    Raises:
-        ValueError: The agent is not a rule, or the smallest model is larger.
-    """
-    check_rule(agent)
-    ranks: dict[str, int] = instantiate(agent, _convert_="all").ranks_of_size(problem, size)
-    return ranks
 
 
 def make(config: DictConfig, title: str) -> Path:

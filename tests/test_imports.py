@@ -56,3 +56,10 @@ def test_the_library_stands_alone():
     others = {"agents", "experiments", "benchmarks", "tests"}
     for name, path in MODULES.items():
         assert not {other.split(".")[0] for other in imported(path)} & others, name
+
+
+def test_commands_stand_above_what_they_share():
+    shared = ROOT.parent / "experiments" / "common"
+    for path in shared.glob("*.py"):
+        named = {other for other in imported(path) if other.startswith("experiments.")}
+        assert all(other.startswith("experiments.common") for other in named), path

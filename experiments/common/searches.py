@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from experiments.common.agent import make_agent
+from experiments.common.check import check
 from experiments.common.command_errors import given_by
 from experiments.common.compose import compose_config
 from experiments.common.environment import make_environment, make_tabular_environment
@@ -18,7 +19,6 @@ from experiments.common.imports import import_modules
 from experiments.common.parts import activation_aware
 from experiments.common.results import Cell
 from experiments.common.sets import load_set
-from experiments.search import check
 from shrinkml_env import Evaluator, Ledger, SearchProblem, TabularEnv, load_utterances
 from shrinkml_env.compression import CompensatedSVD
 from shrinkml_env.search import explore

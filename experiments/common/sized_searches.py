@@ -14,8 +14,8 @@ from experiments.common.environment import make_environment
 from experiments.common.findings import Errors
 from experiments.common.imports import import_modules
 from experiments.common.results import Cell
+from experiments.common.rules import every_rank, ranks_of_size
 from experiments.common.searches import Search, evaluator_on, search_cell
-from experiments.seed_model import every_rank, ranks_of_size
 from shrinkml_env import Evaluator, Ledger, SearchProblem
 from shrinkml_env.envs.wrapped import search_problem
 from shrinkml_env.search import choose, explore

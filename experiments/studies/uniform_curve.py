@@ -20,9 +20,9 @@ from experiments.common.fetch import fetch
 from experiments.common.kinds import SHARE, UTTERANCES, list_of
 from experiments.common.parts import part
 from experiments.common.pictures import draw_uniform_curve
+from experiments.common.rules import every_rank
 from experiments.common.run_directory import plain, run_directory
 from experiments.common.sets import load_set
-from experiments.seed_model import every_rank
 from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model
 from shrinkml_env.envs import make_factorisation
 from shrinkml_env.files import write_whole
