@@ -34,30 +34,31 @@ from experiments.common.parts import PARTS, check_part
 from experiments.common.run_directory import plain
 from experiments.common.trackers import TRACKERS
 
-__all__ = ["AGENT", "OPTIONS", "OVERRIDES", "REWARD", "check_options", "check_removals", "nearest", "with_new_keys"]
+__all__ = [
+    "AGENT",
+    "COMPARED",
+    "OPTIONS",
+    "OVERRIDES",
+    "REWARD",
+    "check_options",
+    "check_removals",
+    "nearest",
+    "with_new_keys",
+]
 
 AGENT = choice(*choices_in(CONF / "agent"))
 REWARD = choice(*choices_in(CONF / "reward"))
 FRACTION = number(least=0, most=1)
 OVERRIDES = list_of(NAME, least=0)
 
+COMPARED = {"agent": AGENT, "reward": REWARD, "budget": whole(1), "overrides": OVERRIDES, "seeds": whole(1)}
+"""Options of a search that a study compares."""
+
 OPTIONS: dict[str, Kind] = {
     "agents": list_of(AGENT),
     "budget": whole(1),
     "by_hand": list_of(NAME, least=0),
-    "comparison.agents": mapping_of(
-        mapping_with(
-            {
-                "agent": AGENT,
-                "reward": REWARD,
-                "budget": whole(1),
-                "overrides": OVERRIDES,
-                "seeds": whole(1),
-                "sizes": list_of(SHARE),
-            },
-            needed=("overrides", "seeds"),
-        )
-    ),
+    "comparison.agents": mapping_of(mapping_with({**COMPARED, "sizes": list_of(SHARE)}, needed=("overrides", "seeds"))),
     "comparison.by_hand": list_of(NAME, least=0),
     "comparison.frozen": mapping_of(NAME),
     "comparison.name": NAME,

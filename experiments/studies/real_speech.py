@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.common.command import command
 from experiments.common.findings import ORIGINAL, Errors, Finding, Reported, best_on_dev, draw, pair_table, table
 from experiments.common.kinds import NAME, SHARE, choice, list_of, mapping_of, mapping_with, number, whole
-from experiments.common.options import AGENT, OVERRIDES, REWARD
+from experiments.common.options import COMPARED, OVERRIDES
 from experiments.common.parts import part
 from experiments.common.results import Cell
 from experiments.common.run_directory import plain
@@ -393,19 +393,7 @@ def reported(
     chunk=whole(1),
     complete=list_of(NAME, least=0),
     longest=number(above=0),
-    methods=mapping_of(
-        mapping_with(
-            {
-                "agent": AGENT,
-                "reward": REWARD,
-                "budget": whole(1),
-                "overrides": OVERRIDES,
-                "seeds": whole(1),
-                "scopes": list_of(choice(*SCOPES)),
-            },
-            needed=("agent", "overrides"),
-        )
-    ),
+    methods=mapping_of(mapping_with({**COMPARED, "scopes": list_of(choice(*SCOPES))}, needed=("agent", "overrides"))),
     rivals=list_of(NAME, least=0),
     root=NAME,
     scopes=mapping_with(
