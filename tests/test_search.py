@@ -1,60 +1,27 @@
 """Whole searches on a small recogniser, as they are typed in a notebook."""
 
-import json
 import re
-from contextlib import nullcontext
 from dataclasses import replace
-from pickle import PicklingError
 
 import gymnasium as gym
 import numpy as np
 import pytest
-import soundfile
 import torch
 from mo_gymnasium.wrappers import LinearReward
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 import shrinkml_env
-from experiments.summary import table
-from experiments.validate import validate, validate_ranks
-from shrinkml_env import BudgetExhausted, Ledger, load_compressed, load_model, run_search, save_compressed
+from shrinkml_env import BudgetExhausted, Ledger, load_compressed, run_search
 from shrinkml_env.envs.vector import VectorShrinkEnv
 from shrinkml_env.envs.wrapped import episode_length, search_problem
 from shrinkml_env.evaluation import word_edits
 from shrinkml_env.evaluation.intervals import wer_increase
-from shrinkml_env.evaluation.ledger_file import read_ledger
 from shrinkml_env.sb3 import BudgetCallback, ShrinkVecEnv
 from shrinkml_env.search import choose, explore
-from shrinkml_env.search_directory import provenance
 from tests.helpers.fake_evaluator import FakeEvaluator, make_fake_env
 from tests.helpers.learners import ppo
-from tests.helpers.models import TinyCTC, half_recognised
-
-MODEL = TinyCTC()
-
-
-PROXY, DEV, TEST = (half_recognised(MODEL, 4, seed) for seed in range(3))
-
-
-def make(budget=6, **arguments):
-    arguments = {"model": MODEL, "proxy": PROXY, "ledger": {"budget": budget}, "cache": None} | arguments
-    return gym.make("ShrinkML-v0", **arguments)
-
-
-class Sampler:
-    """An agent that knows nothing of Stable-Baselines3, callbacks, saving or budgets."""
-
-    def __init__(self, env, seed=0):
-        self.env, self.seed = env, seed
-
-    def learn(self, total_timesteps):
-        self.env.action_space.seed(self.seed)
-        self.env.reset(seed=self.seed)
-        for _ in range(total_timesteps):
-            _, _, over, _, _ = self.env.step(self.env.action_space.sample())
-            if over:
-                self.env.reset()
+from tests.helpers.searches import DEV, MODEL, PROXY, TEST, Sampler, make, seeded
 
 
 @pytest.mark.parametrize("agent", [Sampler, ppo])
@@ -109,38 +76,6 @@ def test_a_result_is_looked_at():
     shown = dict(zip(table["layer"], table["rank"], strict=True))
     dense = {layer.name: layer.max_rank for layer in result.layers}
     assert shown == {name: "dense" if rank == dense[name] else str(rank) for name, rank in result.ranks.items()}
-
-
-@pytest.mark.parametrize("agent", [Sampler, ppo])
-def test_a_killed_search_resumes_to_the_same_end(agent, tmp_path):
-    def run(directory):
-        env = make(8)
-        return run_search(env, agent(env), dev=DEV, test=TEST, directory=directory, progress_bar=False)
-
-    whole = run(tmp_path / "whole")
-    ledger, best = ((tmp_path / "whole" / name).read_bytes() for name in ("evaluations.jsonl", "best.json"))
-    (tmp_path / "killed").mkdir()
-    lines = ledger.splitlines(keepends=True)
-    # A kill in the middle of a line leaves this.
-    (tmp_path / "killed" / "evaluations.jsonl").write_bytes(b"".join(lines[:4]) + lines[4][:20])
-    again = run(tmp_path / "killed")
-    assert (tmp_path / "killed" / "evaluations.jsonl").read_bytes() == ledger
-    assert (tmp_path / "killed" / "best.json").read_bytes() == best
-    assert again.to_json() == whole.to_json() == json.loads(best)
-
-
-def test_what_a_directory_holds(tmp_path):
-    env = make()
-    told = {"title": "mine"}
-    result = run_search(env, ppo(env), dev=DEV, test=TEST, directory=tmp_path / "run", config=told, progress_bar=False)
-    folder = tmp_path / "run"
-    assert json.loads((folder / "best.json").read_text()) == result.to_json()
-    assert result.to_json()["title"] == "mine"
-    assert [dict(e.ranks) for e in read_ledger(folder / "evaluations.jsonl")[1]] == [t.ranks for t in result.history]
-    waveforms = [utterance.waveform for utterance in TEST]
-    for name, model in (("original", result.original), ("compressed", result.model)):
-        assert load_model(str(folder / name)).transcribe(waveforms) == model.transcribe(waveforms)
-    assert PPO.load(folder / "agent").n_steps == 8
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -254,67 +189,6 @@ def test_a_config_that_is_no_json_is_told_before_the_search():
     assert env.unwrapped.problem.history == ()
 
 
-def test_a_second_search_saves_no_agent_that_has_not_learned(tmp_path):
-    class Saves(Sampler):
-        def save(self, path):
-            path.write_text("saved")
-
-    env = make()
-    agent = Saves(env)
-    first = run_search(env, agent, dev=DEV, test=TEST, directory=tmp_path, progress_bar=False)
-    (tmp_path / "agent").unlink()
-    again = run_search(env, agent, dev=DEV, test=TEST, directory=tmp_path, progress_bar=False)
-    assert again.to_json() == first.to_json()
-    assert not (tmp_path / "agent").exists()
-
-
-def seeded(seed=0, **arguments):
-    env = make(**arguments)
-    return env, ppo(env, seed=seed)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"seed": 1}, "holds a search with agent.seed 0, not 1: give another directory"),
-        ({"reward": {"name": "linear", "size_weight": 0.3}}, "reward.size_weight 0.2, not 0.3: "),
-        ({"reward": "accuracy"}, "reward.name 'Linear', not 'Accuracy': "),
-        ({"reward": lambda evaluation, baseline: 0.0}, "reward.name 'Linear', not '.*<lambda>'"),
-        ({"action": "energy"}, "action.name 'Continuous', not 'Energy'"),
-        ({"constraint": {"name": "check", "budget": 0.5}}, "constraint.name 'Unconstrained', not 'Budget'"),
-        ({"search_space": {"name": "full", "count": 5}}, "search space '4 layers, .*', not '4 layers, "),
-        ({"proxy": DEV}, "records another model, utterance set"),
-    ],
-)
-def test_a_directory_of_another_search_is_refused(change, message, tmp_path):
-    env, agent = seeded(budget=2)
-    run_search(env, agent, dev=DEV, test=TEST, directory=tmp_path, progress_bar=False)
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.suffix != ".lock"}
-    env, agent = seeded(budget=2, **change)
-    with pytest.raises(ValueError, match=message):
-        run_search(env, agent, dev=DEV, test=TEST, directory=tmp_path, progress_bar=False)
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.suffix != ".lock"} == before
-
-
-def test_a_search_goes_on_with_a_larger_budget(tmp_path):
-    results = []
-    for budget in 2, 4:
-        env, agent = seeded(budget=budget)
-        results.append(run_search(env, agent, dev=DEV, test=TEST, directory=tmp_path, progress_bar=False))
-    ranks = [[trial.ranks for trial in result.history] for result in results]
-    assert ranks[0] == ranks[1][:2]
-    assert len(ranks[1]) == 4
-
-
-def test_a_smaller_budget_does_not_replace_a_result(tmp_path):
-    for budget in 4, 2:
-        env, agent = seeded(budget=budget)
-        told = pytest.raises(ValueError, match="the result of 4 evaluations, more than the budget of 2: give a budget")
-        with told if budget == 2 else nullcontext():
-            run_search(env, agent, dev=DEV, test=TEST, directory=tmp_path, progress_bar=False)
-    assert json.loads((tmp_path / "best.json").read_text())["evaluations"] == 4
-
-
 def test_a_spent_budget_gives_the_result_of_what_was_measured():
     """Whoever has measured it, with an agent that ends by a callback as well."""
     env, agent = seeded(budget=3)
@@ -355,70 +229,6 @@ def test_training_the_result_changes_neither_original_nor_environment():
         assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_a_damaged_identity_is_told(tmp_path):
-    (tmp_path / "search.json").write_text("[")
-    env, agent = seeded()
-    with pytest.raises(ValueError, match=r"search.json is damaged \(.*\): give another directory"):
-        run_search(env, agent, dev=DEV, test=TEST, directory=tmp_path, progress_bar=False)
-
-
-def test_a_directory_is_taken_until_the_result_is_written(tmp_path):
-    class Late(Sampler):
-        """Saved before the record, which says that the search is finished, while the directory is taken."""
-
-        def save(self, path):
-            assert not (path.parent / "best.json").exists()
-            other, agent = seeded()
-            with pytest.raises(ValueError, match="another run is writing it") as raised:
-                run_search(other, agent, dev=DEV, test=TEST, directory=path.parent, progress_bar=False)
-            path.write_text(str(raised.value))
-
-    env = make()
-    result = run_search(env, Late(env), dev=DEV, test=TEST, directory=tmp_path, progress_bar=False)
-    assert result.notes == ()
-    assert "evaluations.jsonl" in (tmp_path / "agent").read_text()
-    assert not env.unwrapped.problem.ledger._file.is_open
-
-
-@pytest.mark.parametrize("error", [OSError("the disk is full"), TypeError("cannot pickle"), PicklingError("no")])
-def test_an_agent_that_cannot_be_saved_loses_no_result(error, tmp_path):
-    class Unsaved(Sampler):
-        def save(self, path):
-            raise error
-
-    env = make()
-    result = run_search(env, Unsaved(env), dev=DEV, test=TEST, directory=tmp_path, progress_bar=False)
-    assert result.notes == (f"The agent could not be saved: {type(error).__name__}: {error}",)
-    assert json.loads((tmp_path / "best.json").read_text()) == result.to_json()
-    load_compressed(tmp_path / "compressed")
-
-
-def test_a_search_that_is_killed_while_its_agent_is_saved_resumes(tmp_path):
-    class Killed(Sampler):
-        def save(self, path):
-            raise KeyboardInterrupt
-
-    class Saved(Killed):
-        def save(self, path):
-            path.write_text("saved")
-
-    Saved.__name__ = Saved.__qualname__ = "Killed"
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    for folder, kind in (whole, Saved), (broken, Killed), (broken, Saved):
-        env = make()
-        with pytest.raises(KeyboardInterrupt) if kind is Killed else nullcontext():
-            run_search(env, kind(env), dev=DEV, test=TEST, directory=folder, progress_bar=False)
-        assert (folder / "best.json").exists() is (kind is Saved)
-    for name in ("best.json", "evaluations.jsonl", "agent"):
-        assert (broken / name).read_bytes() == (whole / name).read_bytes()
-
-
-def test_a_ledger_with_a_file_of_its_own_is_told(tmp_path):
-    env = make(ledger={"budget": 3, "path": tmp_path / "mine.jsonl"})
-    with pytest.raises(ValueError, match=r"mine.jsonl already.*leave out the ledger's path or the directory"):
-        run_search(env, Sampler(env), dev=DEV, test=TEST, directory=tmp_path / "run", progress_bar=False)
-
-
 def test_a_function_as_callback_ends_an_agent_that_takes_one():
     class Calls(Sampler):
         def learn(self, total_timesteps, callback=None):
@@ -450,27 +260,6 @@ def test_where_nothing_is_feasible_the_best_of_all_are_finalists():
     assert chosen.ranks == max(problem.history, key=lambda trial: trial.reward).ranks
 
 
-def test_the_record_says_how_to_measure_a_result_anew(tmp_path):
-    folder, factorisation = tmp_path / "model", {"name": "activation_aware", "damping": 0.02}
-    save_compressed(MODEL, folder)
-    speech = {"root": str(tmp_path), "subset": "speech"}
-    env = make(model=str(folder), proxy=PROXY, factorisation=factorisation)
-    record = run_search(env, Sampler(env), dev=DEV, test=TEST, progress_bar=False).to_json()
-    assert (record["model"], record["factorisation"]) == (str(folder), factorisation)
-    assert record["granularity"] == "layer"
-    assert record["settings"]["reward"] == "Linear (size_weight=0.2)"
-    assert record["settings"]["agent"] == "Sampler (seed=0)"
-    # Utterances that were given as objects have no name to be read again by.
-    assert "utterances" not in record
-    assert provenance(make(), Sampler(env), speech, "test").get("model") is None
-    named = gym.make("ShrinkMLTabular-v0", ledger={"budget": 1})
-    assert provenance(named, Sampler(named), speech, "test")["utterances"] == {
-        "proxy": "proxy",
-        "dev": speech,
-        "test": "test",
-    }
-
-
 def test_results_are_compared_by_identity():
     env = make(budget=1)
     result = run_search(env, Sampler(env), dev=DEV, test=TEST, progress_bar=False)
@@ -485,25 +274,3 @@ def test_a_second_search_in_one_process_has_a_bar_of_its_own(capsys):
         env = make(budget=2)
         run_search(env, Sampler(env), dev=DEV, test=TEST)
         assert re.search(r"search: 100%.* 2/2 ", capsys.readouterr().err)
-
-
-def test_the_commands_read_the_directory_of_a_library_run(tmp_path):
-    sets, model = {}, tmp_path / "model"
-    save_compressed(MODEL, model)
-    for seed, name in enumerate(("proxy", "dev", "test")):
-        folder = tmp_path / "speech" / name / "1" / "1"
-        folder.mkdir(parents=True)
-        spoken = half_recognised(MODEL, 3, seed)
-        for index, utterance in enumerate(spoken):
-            soundfile.write(folder / f"1-1-{index}.wav", utterance.waveform.numpy(), 16000)
-        lines = [f"1-1-{index} {utterance.text.upper()}" for index, utterance in enumerate(spoken)]
-        (folder / "1-1.trans.txt").write_text("\n".join(lines))
-        sets[name] = {"root": tmp_path / "speech", "subset": name}
-    env = make(model=str(model), proxy=sets["proxy"], budget=2)
-    run = tmp_path / "runs" / "mine"
-    result = run_search(env, Sampler(env), sets["dev"], sets["test"], directory=run, progress_bar=False)
-    assert validate(run) == []
-    assert validate_ranks(run / "best.json") == []
-    row = table(run.parent).iloc[-1]
-    assert (row["run"], row["found by"]) == ("mine", "Linear (size_weight=0.2)")
-    assert row["test WER %"] == f"{100 * result.wer['test']:.2f}"
