@@ -15,6 +15,7 @@ from shrinkml_env.compression.counting import (
 from shrinkml_env.compression.decompress import decompress
 from shrinkml_env.compression.discovery import arranged_layers, find_layers, ranks_of
 from shrinkml_env.compression.factors import Factorisation, Factors
+from shrinkml_env.compression.forms import change_form
 from shrinkml_env.compression.gradients import SampledGradients, sampled_gradients
 from shrinkml_env.compression.inference import optimise_for_inference
 from shrinkml_env.compression.layers import (
@@ -70,6 +71,7 @@ __all__ = [
     "arrange_layers",
     "arranged_layers",
     "canonical_ranks",
+    "change_form",
     "compress",
     "compressed_parameters",
     "count_macs",

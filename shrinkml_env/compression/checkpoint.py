@@ -52,8 +52,8 @@ def save_compressed(model: CompressibleModel, path: str | os.PathLike[str]) -> N
     `NAME.scale`. `config.json` is written last, so that a directory without it is an incomplete model.
 
     Raises:
-        ValueError: The path is empty, the model's class is not registered, or its number formats cannot represent a
-            parameter exactly.
+        ValueError: The path is empty, the model's class is not registered, its number formats cannot represent a
+            parameter exactly, or a matrix is held as two factors of a rank above break-even.
         FileExistsError: The path is a file.
     """
     if not os.fspath(path):
@@ -63,10 +63,16 @@ def save_compressed(model: CompressibleModel, path: str | os.PathLike[str]) -> N
         raise FileExistsError(f"{directory} is a file: a model is saved to a folder, give the name of one")
     if architectures.get(model.architecture) is not type(model):
         raise ValueError(f"{type(model).__name__} is not registered: decorate it with @register_architecture(name)")
+    matrices = [matrix for layer in arranged_layers(model) for matrix in layer.matrices]
+    ranks = ranks_of(model)
+    for matrix in matrices:
+        if matrix.name in ranks and not matrix.is_factored(ranks[matrix.name]):
+            raise ValueError(
+                f"matrix {matrix.name!r} takes more numbers as two factors of rank {ranks[matrix.name]} than dense:"
+                " change_form(model, 'pivoting') before you save the model"
+            )
     content = _tensor_file(model)
     quantised = list(int8_scales(model))
-    layers = arranged_layers(model)
-    matrices = [matrix for layer in layers for matrix in layer.matrices]
     shared = [[part.name for part in matrix.parts] for matrix in matrices if matrix.parts]
     form = matrices[0].form if matrices else "factors"
     arranged = form != "factors" or bool(shared)
@@ -74,7 +80,7 @@ def save_compressed(model: CompressibleModel, path: str | os.PathLike[str]) -> N
         "format_version": 3 if arranged else 2 if quantised else 1,
         "architecture": model.architecture,
         "config": model.to_config(),
-        "ranks": ranks_of(model),
+        "ranks": ranks,
         "storage_dtype": str(model.storage_dtype).removeprefix("torch."),
     }
     if quantised or arranged:
