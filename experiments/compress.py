@@ -7,30 +7,27 @@ more speech, and leaves the compressed model and a report in one folder. Started
 
 from __future__ import annotations
 
-import time
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
-from agents import ClosedForm
 from experiments.common.agent import make_agent
-from experiments.common.check import check
 from experiments.common.command import command
 from experiments.common.command_errors import given_by
 from experiments.common.compose import compose_config
 from experiments.common.course import Course
+from experiments.common.duration import whole_time
 from experiments.common.environment import make_environment
+from experiments.common.goal import HALVINGS, compose_search, goal, require_reachable, verdict
 from experiments.common.kinds import NAME, number, optional
 from experiments.common.measure import measure
 from experiments.common.options import OVERRIDES, check_options
 from experiments.common.parts import activation_aware, part
-from experiments.common.run_directory import plain, run_directory, title_of
-from experiments.common.searches import compensated, evaluator_on
+from experiments.common.run_directory import run_directory, title_of
+from experiments.common.searches import compensated, compensates, evaluator_on
 from experiments.common.sets import load_set
 from experiments.common.speech import (
     Speech,
@@ -50,53 +47,34 @@ from shrinkml_env import (
     Ledger,
     SearchProblem,
     SearchResult,
-    count_parameters,
     load_model,
     load_utterances,
 )
 from shrinkml_env.asr.zoo import SHIPPED_MODELS
-from shrinkml_env.compression import PredictiveModel, compressed_parameters, ranks_by_matrix, require_storable
-from shrinkml_env.compression.protocol import require_predictions
-from shrinkml_env.data import SAMPLE_RATE, SpeechFolder
-from shrinkml_env.envs.assembly import make_reward, search_space_maker
-from shrinkml_env.evaluation.evaluator import group_layers
+from shrinkml_env.compression import require_storable
+from shrinkml_env.data import SpeechFolder
+from shrinkml_env.envs.assembly import make_reward
 from shrinkml_env.evaluation.intervals import wer_increase
 from shrinkml_env.files import read_json_object, write_whole
 from shrinkml_env.mdp.rewards import signal_of
 from shrinkml_env.search import choose, explore, report
 from shrinkml_env.search_directory import write
 from shrinkml_env.search_result import MODELS, SetResult
-from shrinkml_env.space.level_spaces import LevelSpace
-
-GRADIENT = 2.5
-"""A pass that takes gradients takes about so many times as long as one that recognises."""
-
-HALVINGS = 4
-"""Of the range of sizes, in search for the smallest that loses no more than is allowed."""
-
-PASSED_ON = ("budget", "seed", "device", "workers", "memory_mb", "imports")
-"""Options that the search takes over."""
-
-OWN = {
-    **{name: f"{name}=" for name in ("model", "outputs", *PASSED_ON)},
-    **dict.fromkeys(("proxy", "dev", "test"), "data= and utterances="),
-}
-"""Option of the search -> the options of this command that decide it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is wanted, checked.
+    """A checked request to compress one model.
 
     Attributes:
-        title: Of the folder.
-        search: Config of the search, but for its sets, and for its size where that is looked for.
-        smallest: Size ratio below which there is nothing to choose.
-        speech: What is searched and measured on.
-        data_note: What was split how, and who is known from training, for people.
-        training: Config of the fine-tuning, but for its models and sets; None without one.
-        seconds: That the original takes for the proxy set.
-        whole: Seconds that everything but the training will take, about.
+        title: Title of the run's folder.
+        search: Config of the search; its sets are still missing, and its size if that has to be found first.
+        smallest: The smallest size ratio that any configuration has.
+        speech: The speech for the search and the measurements.
+        data_note: A sentence on how the data was split, and which speakers the training knows.
+        training: Config of the fine-tuning, without its models and sets; None without fine-tuning.
+        seconds: The time that the original takes for the proxy set.
+        whole: An estimate of the seconds for everything but the training.
     """
 
     title: str
@@ -110,7 +88,7 @@ class Job:
 
 
 def prepare(config: DictConfig) -> Job:
-    """Look at the goal, the model and every audio file that will be used. Writes nothing.
+    """Check the goal, the model and every audio file that will be used, without writing anything.
 
     Raises:
         ValueError: The goal, the model, the data or their combination is wrong.
@@ -154,55 +132,8 @@ def speech_of(config: DictConfig, model: CompressibleModel, predicts: bool) -> S
     return embedded_speech(config.utterances)
 
 
-def whole_time(
-    config: DictConfig, search: DictConfig, model: CompressibleModel, speech: Speech, seconds: float, predicts: bool
-) -> float:
-    """Return about how many seconds all will take: preparing factors, searching, choosing, reporting.
-
-    Args:
-        config: The command's.
-        search: Of the search.
-        model: The original.
-        speech: What is measured on.
-        seconds: That the original takes for the proxy set.
-        predicts: Whether each measurement predicts as well as recognises.
-    """
-    searches = 1 if config.max_wer_increase is None else 1 + HALVINGS
-    calibration = fitting = 0.0
-    factors = activation_aware(search.factorisation)
-    if factors is not None:
-        spoken = load_utterances(factors.calibration, "calibration")
-        embedded = (utterance.waveform.numel() / SAMPLE_RATE for utterance in spoken)
-        calibration = speech.seconds["proxy"] if speech.folder else sum(embedded)
-        rules = instantiate(search.agent.get("rules") or [], _convert_="all")
-        gradients = factors.weigh_rows + sum(isinstance(rule, ClosedForm) for rule in rules)
-        if config.finetune is None and compensates(search, model):
-            # Each matrix takes its own stage of the model twice.
-            matrices = sum(len(layer.matrices) for layer in model.layers)
-            fitting = 2 * calibration * matrices / (1 + len(require_predictions(model).stages))
-        calibration *= 1 + factors.augmented_copies + GRADIENT * gradients
-    finalists = min(search.finalists, search.budget) + (searches - 1) * max(1, search.finalists // HALVINGS)
-    # With the original once on each set.
-    models = {"proxy": searches + search.budget, "dev": 1 + finalists, "test": 2}
-    measured = sum(count * speech.seconds[name] for name, count in models.items())
-    pace = seconds / speech.seconds["proxy"]
-    recognised = (2 if predicts else 1) * measured + searches * calibration + fitting
-    return float(pace * recognised + searches * factoring_time(model))
-
-
-def factoring_time(model: CompressibleModel) -> float:
-    """Return about how many seconds the decomposition of all matrices takes, from that of a small one."""
-    size = 256
-    begun = time.perf_counter()
-    torch.linalg.svd(torch.eye(size, dtype=torch.float64) + 1, full_matrices=False)
-    one = (time.perf_counter() - begun) / size**3
-    matrices = [matrix for layer in model.layers for matrix in layer.matrices]
-    work = sum(matrix.rows * matrix.columns * min(matrix.rows, matrix.columns) for matrix in matrices)
-    return float(one * work)
-
-
 def compress(config: DictConfig, job: Job) -> Path:
-    """Make one model smaller; returns its folder."""
+    """Compress one model, and return the run's folder."""
     directory = run_directory(config, job.title)
     for name, ids in job.speech.ids.items():
         folder = job.speech.folder
@@ -244,13 +175,13 @@ def find_size(search: DictConfig, smallest: float, allowed: float, folder: Path)
     The searches take half of the budget. The other half, and the size, are left in the config.
 
     Args:
-        search: Config of a search within a size.
-        smallest: The lower end of the range, a size ratio; the upper is 1.
-        allowed: WER on dev more than the original's, a fraction.
-        folder: For the searches.
+        search: Config of a search with a limit on the size.
+        smallest: The lower end of the range, a size ratio; the upper end is 1.
+        allowed: The largest allowed increase of the WER on dev, a fraction.
+        folder: The folder of these searches.
 
     Returns:
-        What has been tried, for people.
+        A sentence for the report that lists the sizes that were tried.
     """
     step = search.copy()
     step.budget = search.budget // (2 * HALVINGS)
@@ -280,7 +211,7 @@ def fine_tune(
     """Train the model that the search in a directory has compressed, and keep the outcome if it is better on dev.
 
     Returns:
-        The result, and what has happened, for people.
+        The result, and a sentence about it for the report.
     """
     training = training.copy()
     found = {name: str(directory / "search" / name) for name in MODELS}
@@ -308,16 +239,11 @@ def fine_tune(
     return result, f"{note}."
 
 
-def compensates(search: DictConfig, model: CompressibleModel) -> bool:
-    """Return whether the factors that a search finds can be fitted anew: with speech, and a model of probabilities."""
-    return isinstance(model, PredictiveModel) and activation_aware(search.factorisation) is not None
-
-
 def compensate(search: DictConfig, problem: SearchProblem, result: SearchResult) -> tuple[SearchResult, str]:
     """Fit the factors that were found to what the compressed model gives, and keep them if they are better on dev.
 
     Returns:
-        The result, and what has happened, for people.
+        The result, and a sentence about it for the report.
     """
     evaluator = problem.evaluator
     assert isinstance(evaluator, Evaluator)
@@ -336,86 +262,6 @@ def compensate(search: DictConfig, problem: SearchProblem, result: SearchResult)
     if after >= before:
         return result, f"{note}, so the model is left as it was."
     return report(problem, result.ranks, fitted, {**result.config, "compensated": True}), f"{note}."
-
-
-def goal(config: DictConfig) -> str:
-    """``target_size=0.5`` or ``max_wer_increase=0.5``.
-
-    Raises:
-        ValueError: None or both are given, or the budget is too small for the goal.
-    """
-    given = {name: config[name] for name in ("target_size", "max_wer_increase") if config[name] is not None}
-    if len(given) != 1:
-        how_many = f"{' and '.join(f'{name}={value:g}' for name, value in given.items()) or 'neither'} is given"
-        raise ValueError(
-            "say what is wanted, either target_size=0.5 (of the parameters) or max_wer_increase=0.5 (points of WER): "
-            f"{how_many.replace(' is', ' are') if given else how_many}"
-        )
-    ((name, value),) = given.items()
-    if name == "max_wer_increase" and config.budget < 2 * HALVINGS:
-        raise ValueError(f"budget must be at least {2 * HALVINGS} where the size is looked for, got {config.budget}")
-    return f"{name}={value:g}"
-
-
-def goal_overrides(config: DictConfig, model: CompressibleModel) -> list[str]:
-    """Return the overrides of conf/search.yaml that suit goal and model; docs/compress-your-model.md says why."""
-    predicts = isinstance(model, PredictiveModel)
-    return [
-        "factorisation=pivoting",
-        "granularity=matrix",
-        "agent=model_based",
-        f"reward={'divergence' if predicts else 'accuracy'}",
-        "constraint=check",
-        # Where only the WER is given, the size is looked for.
-        f"constraint.budget={config.target_size or 0.5}",
-        "finalists=20",
-    ]
-
-
-def require_reachable(target: float | None, search: DictConfig, model: CompressibleModel) -> float:
-    """Check that a size is not below that with every layer at its smallest candidate, which is returned.
-
-    Raises:
-        ValueError: It is.
-    """
-    layers = group_layers(tuple(model.layers), plain(search.granularity), plain(search.dense))
-    maker = search_space_maker(part("search_space", search.search_space))
-    if isinstance(maker, LevelSpace):
-        # Its candidates are not known before the factors are; no layer can have less than rank 1.
-        ranks = {layer.name: 1 for layer in layers if layer.break_even}
-    else:
-        space = maker(layers)
-        layers, ranks = space.layers, space.smallest
-    least = compressed_parameters(model, ranks_by_matrix(layers, ranks))
-    smallest = least / count_parameters(model)
-    if target is not None and target < smallest:
-        raise ValueError(
-            f"target_size={target:g} is out of reach: with every layer at its smallest candidate {smallest:.3f} of the "
-            "parameters are left"
-        )
-    return smallest
-
-
-def compose_search(config: DictConfig, model: CompressibleModel) -> DictConfig:
-    """Return the config of the search, on the embedded sets, as ``experiments.search`` takes it."""
-    for override in config.overrides:
-        name = override.lstrip("+~").partition("=")[0]
-        if name in OWN:
-            raise ValueError(f"overrides: {override}: {name} is decided by this command's options {OWN[name]}")
-    search = compose_config("search", [*goal_overrides(config, model), *config.overrides])
-    search.model = config.model
-    chosen = any(override.startswith("factorisation") for override in config.overrides)
-    if not chosen and not isinstance(model, PredictiveModel):
-        search.factorisation.weigh_rows = False  # Rows are weighed by gradients of the transcripts' probability.
-    with open_dict(search):
-        if "rules" in search.agent and search.constraint.get("resource", "size") == "size":
-            # What they give is among what is chosen from: with many layers, few plans are as good.
-            closed_form = [{"_target_": "agents.ClosedForm"}] if isinstance(model, PredictiveModel) else []
-            search.agent.rules = [*closed_form, {"_target_": "agents.UniformRank"}]
-    for key in PASSED_ON:
-        search[key] = config[key]
-    check(search)
-    return search
 
 
 def compose_training(config: DictConfig, model: CompressibleModel, speech: SpeechFolder) -> DictConfig:
@@ -437,23 +283,6 @@ def compose_training(config: DictConfig, model: CompressibleModel, speech: Speec
     return training
 
 
-def verdict(config: DictConfig, result: SearchResult) -> str:
-    """Say whether what was asked for is reached, and how sure that is."""
-    if config.target_size is not None:
-        reached = result.size_ratio <= config.target_size
-        return f"Asked for at most {config.target_size:g} of the size: {'reached' if reached else 'NOT REACHED'}."
-    low, high = 100 * result.wer_increase.low, 100 * result.wer_increase.high
-    allowed = config.max_wer_increase
-    if result.wer_increase.value * 100 > allowed:
-        found = "NOT REACHED on test"
-    else:
-        found = "reached on test" if high <= allowed else "reached on test, but not for certain"
-    return (
-        f"Asked for at most {allowed:g} points of WER more: {found}, where the 95 % interval is "
-        f"[{low:+.2f}, {high:+.2f}]."
-    )
-
-
 @command(
     "compress",
     folder="compress",
@@ -464,7 +293,7 @@ def verdict(config: DictConfig, result: SearchResult) -> str:
     finetune_overrides=OVERRIDES,
 )
 def main(config: DictConfig) -> None:
-    """One model."""
+    """Check the request, say how long it will take, and compress the model."""
     job = prepare(config)
     print(job.data_note)
     training = "" if job.training is None else ", and the training besides"

@@ -19,8 +19,8 @@ from experiments.common.imports import import_modules
 from experiments.common.parts import activation_aware
 from experiments.common.results import Cell
 from experiments.common.sets import load_set
-from shrinkml_env import Evaluator, Ledger, SearchProblem, TabularEnv, load_utterances
-from shrinkml_env.compression import CompensatedSVD
+from shrinkml_env import CompressibleModel, Evaluator, Ledger, SearchProblem, TabularEnv, load_utterances
+from shrinkml_env.compression import CompensatedSVD, PredictiveModel
 from shrinkml_env.search import explore
 from shrinkml_env.space.table import Table
 
@@ -28,6 +28,7 @@ __all__ = [
     "Search",
     "check_search",
     "compensated",
+    "compensates",
     "evaluator_on",
     "explored",
     "search_cell",
@@ -161,6 +162,11 @@ def tabular_env(search: Search) -> TabularEnv:
 def evaluator_on(problem: SearchProblem, config: Mapping[Any, Any] | DictConfig, name: str) -> Evaluator:
     """Return an evaluator like the problem's on another set of the config, ``"dev"`` or ``"test"``."""
     return problem.evaluator.on(load_set(config, name))
+
+
+def compensates(search: DictConfig, model: CompressibleModel) -> bool:
+    """Return whether the factors that a search finds can be fitted anew: with speech, and a model of probabilities."""
+    return isinstance(model, PredictiveModel) and activation_aware(search.factorisation) is not None
 
 
 def compensated(

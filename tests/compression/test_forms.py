@@ -74,9 +74,7 @@ def test_after_any_training_the_pivots_are_small(rank, seed, zeros):
         factors_of(model)["front.weight"].v[:zeros] = 0.0
     changed = change_form(model, "pivoting")
     assert factors_of(changed)["front.weight"].v.abs().max() <= LARGEST * (1 + 1e-5)
-    torch.testing.assert_close(
-        products(changed)["front.weight"], products(model)["front.weight"], rtol=1e-4, atol=1e-4
-    )
+    torch.testing.assert_close(products(changed)["front.weight"], products(model)["front.weight"], rtol=1e-4, atol=1e-4)
 
 
 def test_stacks_share_their_right_factor():
@@ -137,7 +135,7 @@ def test_two_factors_above_break_even_are_not_saved(tmp_path):
     model = change_form(compress(original, {matrix.name: rank}, SVD(original, form="pivoting")), "factors")
     assert count_parameters(model) > count_parameters(original)
     round_to_storage(model)
-    with pytest.raises(ValueError, match=rf"'front\.weight' takes more numbers as two factors of rank {rank} than dense"):
+    with pytest.raises(ValueError, match=rf"'front\.weight' takes more numbers as two factors of rank {rank} than"):
         save_compressed(model, tmp_path)
     assert not list(tmp_path.iterdir())
 

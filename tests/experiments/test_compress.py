@@ -17,9 +17,11 @@ from omegaconf import OmegaConf
 from experiments.common.agent import make_agent
 from experiments.common.compose import compose_config
 from experiments.common.environment import make_environment
+from experiments.common.goal import compose_search
 from experiments.common.measure import measure
+from experiments.common.searches import compensates
 from experiments.common.speech import calibrate_on, speaker_overlap
-from experiments.compress import compensate, compensates, compose_search, compress, prepare
+from experiments.compress import compensate, compress, prepare
 from experiments.search import describe
 from experiments.validate import validate, validate_ranks
 from shrinkml_env import Ledger, load_compressed, load_utterances, run_search

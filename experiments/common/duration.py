@@ -1,0 +1,68 @@
+"""Estimates of how long `experiments.compress` will take."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from agents import ClosedForm
+from experiments.common.goal import HALVINGS
+from experiments.common.parts import activation_aware
+from experiments.common.searches import compensates
+from experiments.common.speech import Speech
+from shrinkml_env import CompressibleModel, load_utterances
+from shrinkml_env.compression.protocol import require_predictions
+from shrinkml_env.data import SAMPLE_RATE
+
+GRADIENT = 2.5
+"""Time of a pass with gradients, as a multiple of the time of recognition."""
+
+
+def whole_time(
+    config: DictConfig, search: DictConfig, model: CompressibleModel, speech: Speech, seconds: float, predicts: bool
+) -> float:
+    """Return roughly how many seconds everything will take: preparing factors, searching, choosing, reporting.
+
+    Args:
+        config: The config of `experiments.compress`.
+        search: The config of its search.
+        model: The original.
+        speech: The speech that models are measured on.
+        seconds: The time that the original takes for the proxy set.
+        predicts: Whether each measurement predicts as well as recognises.
+    """
+    searches = 1 if config.max_wer_increase is None else 1 + HALVINGS
+    calibration = fitting = 0.0
+    factors = activation_aware(search.factorisation)
+    if factors is not None:
+        spoken = load_utterances(factors.calibration, "calibration")
+        embedded = (utterance.waveform.numel() / SAMPLE_RATE for utterance in spoken)
+        calibration = speech.seconds["proxy"] if speech.folder else sum(embedded)
+        rules = instantiate(search.agent.get("rules") or [], _convert_="all")
+        gradients = factors.weigh_rows + sum(isinstance(rule, ClosedForm) for rule in rules)
+        if config.finetune is None and compensates(search, model):
+            # Each matrix takes its own stage of the model twice.
+            matrices = sum(len(layer.matrices) for layer in model.layers)
+            fitting = 2 * calibration * matrices / (1 + len(require_predictions(model).stages))
+        calibration *= 1 + factors.augmented_copies + GRADIENT * gradients
+    finalists = min(search.finalists, search.budget) + (searches - 1) * max(1, search.finalists // HALVINGS)
+    # With the original once on each set.
+    models = {"proxy": searches + search.budget, "dev": 1 + finalists, "test": 2}
+    measured = sum(count * speech.seconds[name] for name, count in models.items())
+    pace = seconds / speech.seconds["proxy"]
+    recognised = (2 if predicts else 1) * measured + searches * calibration + fitting
+    return float(pace * recognised + searches * factoring_time(model))
+
+
+def factoring_time(model: CompressibleModel) -> float:
+    """Return roughly how many seconds the decomposition of all matrices takes, from the time of a small one."""
+    size = 256
+    begun = time.perf_counter()
+    torch.linalg.svd(torch.eye(size, dtype=torch.float64) + 1, full_matrices=False)
+    one = (time.perf_counter() - begun) / size**3
+    matrices = [matrix for layer in model.layers for matrix in layer.matrices]
+    work = sum(matrix.rows * matrix.columns * min(matrix.rows, matrix.columns) for matrix in matrices)
+    return float(one * work)

@@ -1,0 +1,124 @@
+"""The goal of `experiments.compress`, a size or a loss of accuracy, and the search that suits it."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig, open_dict
+
+from experiments.common.check import check
+from experiments.common.compose import compose_config
+from experiments.common.parts import part
+from experiments.common.run_directory import plain
+from shrinkml_env import CompressibleModel, SearchResult, count_parameters
+from shrinkml_env.compression import PredictiveModel, compressed_parameters, ranks_by_matrix
+from shrinkml_env.envs.assembly import search_space_maker
+from shrinkml_env.evaluation.evaluator import group_layers
+from shrinkml_env.space.level_spaces import LevelSpace
+
+HALVINGS = 4
+"""Number of times that the range of sizes is halved to find the smallest size with an allowed loss."""
+
+PASSED_ON = ("budget", "seed", "device", "workers", "memory_mb", "imports")
+"""Options of `experiments.compress` that are passed on to its search."""
+
+OWN = {
+    **{name: f"{name}=" for name in ("model", "outputs", *PASSED_ON)},
+    **dict.fromkeys(("proxy", "dev", "test"), "data= and utterances="),
+}
+"""Option of the search -> the options of `experiments.compress` that decide it."""
+
+
+def goal(config: DictConfig) -> str:
+    """Return the goal as it is given, ``target_size=0.5`` or ``max_wer_increase=0.5``.
+
+    Raises:
+        ValueError: None or both are given, or the budget is too small for the goal.
+    """
+    given = {name: config[name] for name in ("target_size", "max_wer_increase") if config[name] is not None}
+    if len(given) != 1:
+        how_many = f"{' and '.join(f'{name}={value:g}' for name, value in given.items()) or 'neither'} is given"
+        raise ValueError(
+            "say what is wanted, either target_size=0.5 (of the parameters) or max_wer_increase=0.5 (points of WER): "
+            f"{how_many.replace(' is', ' are') if given else how_many}"
+        )
+    ((name, value),) = given.items()
+    if name == "max_wer_increase" and config.budget < 2 * HALVINGS:
+        raise ValueError(f"budget must be at least {2 * HALVINGS} where the size is looked for, got {config.budget}")
+    return f"{name}={value:g}"
+
+
+def goal_overrides(config: DictConfig, model: CompressibleModel) -> list[str]:
+    """Return the overrides of conf/search.yaml that suit goal and model; docs/compress-your-model.md says why."""
+    predicts = isinstance(model, PredictiveModel)
+    return [
+        "factorisation=pivoting",
+        "granularity=matrix",
+        "agent=model_based",
+        f"reward={'divergence' if predicts else 'accuracy'}",
+        "constraint=check",
+        # Where only the WER is given, the size is looked for.
+        f"constraint.budget={config.target_size or 0.5}",
+        "finalists=20",
+    ]
+
+
+def require_reachable(target: float | None, search: DictConfig, model: CompressibleModel) -> float:
+    """Check that a size is not below that with every layer at its smallest candidate, which is returned.
+
+    Raises:
+        ValueError: It is.
+    """
+    layers = group_layers(tuple(model.layers), plain(search.granularity), plain(search.dense))
+    maker = search_space_maker(part("search_space", search.search_space))
+    if isinstance(maker, LevelSpace):
+        # Its candidates are not known before the factors are; no layer can have less than rank 1.
+        ranks = {layer.name: 1 for layer in layers if layer.break_even}
+    else:
+        space = maker(layers)
+        layers, ranks = space.layers, space.smallest
+    least = compressed_parameters(model, ranks_by_matrix(layers, ranks))
+    smallest = least / count_parameters(model)
+    if target is not None and target < smallest:
+        raise ValueError(
+            f"target_size={target:g} is out of reach: with every layer at its smallest candidate {smallest:.3f} of the "
+            "parameters are left"
+        )
+    return smallest
+
+
+def compose_search(config: DictConfig, model: CompressibleModel) -> DictConfig:
+    """Return the config of the search, on the embedded sets, as ``experiments.search`` takes it."""
+    for override in config.overrides:
+        name = override.lstrip("+~").partition("=")[0]
+        if name in OWN:
+            raise ValueError(f"overrides: {override}: {name} is decided by this command's options {OWN[name]}")
+    search = compose_config("search", [*goal_overrides(config, model), *config.overrides])
+    search.model = config.model
+    chosen = any(override.startswith("factorisation") for override in config.overrides)
+    if not chosen and not isinstance(model, PredictiveModel):
+        search.factorisation.weigh_rows = False  # Rows are weighed by gradients of the transcripts' probability.
+    with open_dict(search):
+        if "rules" in search.agent and search.constraint.get("resource", "size") == "size":
+            # What they give is among what is chosen from: with many layers, few plans are as good.
+            closed_form = [{"_target_": "agents.ClosedForm"}] if isinstance(model, PredictiveModel) else []
+            search.agent.rules = [*closed_form, {"_target_": "agents.UniformRank"}]
+    for key in PASSED_ON:
+        search[key] = config[key]
+    check(search)
+    return search
+
+
+def verdict(config: DictConfig, result: SearchResult) -> str:
+    """Say whether what was asked for is reached, and how sure that is."""
+    if config.target_size is not None:
+        reached = result.size_ratio <= config.target_size
+        return f"Asked for at most {config.target_size:g} of the size: {'reached' if reached else 'NOT REACHED'}."
+    low, high = 100 * result.wer_increase.low, 100 * result.wer_increase.high
+    allowed = config.max_wer_increase
+    if result.wer_increase.value * 100 > allowed:
+        found = "NOT REACHED on test"
+    else:
+        found = "reached on test" if high <= allowed else "reached on test, but not for certain"
+    return (
+        f"Asked for at most {allowed:g} points of WER more: {found}, where the 95 % interval is "
+        f"[{low:+.2f}, {high:+.2f}]."
+    )
