@@ -16,8 +16,9 @@ from experiments.summary import table, trained_table
 from experiments.validate import validate, validate_ranks
 from shrinkml_env import compress, count_parameters, encoder_parameters, load_model, save_compressed
 from shrinkml_env.asr import Augmentation, JointCTCAttention
-from shrinkml_env.asr.training import Trainer, TrainingSettings
-from shrinkml_env.compression import ranks_of, round_to_storage
+from shrinkml_env.asr.training import CHECKPOINT, Trainer, TrainingSettings, read_checkpoint
+from shrinkml_env.compression import SVD, arranged_layers, ranks_of, round_to_storage
+from shrinkml_env.compression.discovery import factors_of
 from tests.helpers.models import TinyCTC
 from tests.helpers.processes import python
 from tests.helpers.speech import PLAIN
@@ -70,6 +71,27 @@ def test_leaves_a_better_model_of_the_same_ranks(configure_training, seed_model,
     assert f"{100 * result['after']['test']['wer']:.2f} %" in capsys.readouterr().out
     assert finetune(config) == directory
     assert "has ended already" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_pivoting_form_is_trained_as_two_factors(configure_training, original, tmp_path):
+    dense = load_model(original)
+    seed = compress(dense, RANKS, SVD(dense, form="pivoting"))
+    round_to_storage(seed)
+    save_compressed(seed, tmp_path / "small")
+    directory = finetune(configure_training("finetune", f"seed_model={tmp_path / 'small'}"))
+    model = load_model(directory / "model")
+    assert {matrix.form for layer in arranged_layers(model) for matrix in layer.matrices} == {"pivoting"}
+    assert ranks_of(model) == ranks_of(seed)
+    result = json.loads((directory / "result.json").read_text())
+    assert result["params"]["model"] == count_parameters(model) == count_parameters(seed)
+    trained = read_checkpoint(directory / CHECKPOINT)["model"]
+    products = factors_of(model)
+    for name, factors in factors_of(seed).items():
+        u, v = trained[f"{name}_u"], trained[f"{name}_v"]
+        assert v.shape[1] == factors.shape[1]
+        torch.testing.assert_close(products[name].product.detach(), u @ v, rtol=0, atol=2e-3)  # float16
+        assert not torch.allclose(factors.product, u @ v, rtol=0, atol=2e-3)
 
 
 @pytest.mark.slow
