@@ -17,6 +17,8 @@ from shrinkml_env import CompressibleModel, load_utterances
 from shrinkml_env.compression.protocol import require_predictions
 from shrinkml_env.data import SAMPLE_RATE
 
+__all__ = ["factoring_time", "whole_time"]
+
 GRADIENT = 2.5
 """Time of a pass with gradients, as a multiple of the time of recognition."""
 
@@ -24,7 +26,7 @@ GRADIENT = 2.5
 def whole_time(
     config: DictConfig, search: DictConfig, model: CompressibleModel, speech: Speech, seconds: float, predicts: bool
 ) -> float:
-    """Return roughly how many seconds everything will take: preparing factors, searching, choosing, reporting.
+    """Return roughly how many seconds factors, search, choice and report will take, without a training.
 
     Args:
         config: The config of `experiments.compress`.

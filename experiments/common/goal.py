@@ -14,6 +14,8 @@ from shrinkml_env.envs.assembly import search_space_maker
 from shrinkml_env.evaluation.evaluator import group_layers
 from shrinkml_env.space.level_spaces import LevelSpace
 
+__all__ = ["HALVINGS", "compose_search", "goal", "goal_overrides", "require_reachable", "verdict"]
+
 HALVINGS = 4
 """Number of times that the range of sizes is halved to find the smallest size with an allowed loss."""
 

@@ -62,7 +62,8 @@ class TrainingSettings:
         random_history: Share of the decoder's previous subwords that are replaced by random ones, so that it relies on
             the speech more than on the preceding text.
         clip: Largest norm of the gradient.
-        bfloat16: Whether to multiply in bfloat16, with weights and sums in float32; faster on processors that support it.
+        bfloat16: Whether to multiply in bfloat16, with weights and sums in float32; faster on processors
+            that support it.
         seed: Seed of the order of the data and of the augmentation.
         checkpoint_steps: Number of steps between two checkpoints.
         workers: Number of DataLoader workers for each training process; 0 loads and augments in the training process,

@@ -13,7 +13,7 @@ from shrinkml_env.compression.counting import (
     encoder_parameters,
 )
 from shrinkml_env.compression.decompress import decompress
-from shrinkml_env.compression.discovery import arranged_layers, find_layers, ranks_of
+from shrinkml_env.compression.discovery import arranged_layers, find_layers, form_of, ranks_of
 from shrinkml_env.compression.factors import Factorisation, Factors
 from shrinkml_env.compression.forms import change_form
 from shrinkml_env.compression.gradients import SampledGradients, sampled_gradients
@@ -81,6 +81,7 @@ __all__ = [
     "exact_storage_dtype",
     "file_bytes",
     "find_layers",
+    "form_of",
     "in_batches",
     "inference_tensors",
     "int8_scales",

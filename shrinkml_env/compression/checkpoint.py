@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from shrinkml_env.compression.architectures import architectures
 from shrinkml_env.compression.compress import part_factors, replace_matrices
-from shrinkml_env.compression.discovery import arranged_layers, factors_of, ranks_of
+from shrinkml_env.compression.discovery import arranged_layers, factors_of, form_of, ranks_of
 from shrinkml_env.compression.factors import Factors, order_dtype
 from shrinkml_env.compression.layers import FactorForm, Matrix, arrange_layers, matrix_ranks
 from shrinkml_env.compression.protocol import CompressibleModel
@@ -68,13 +68,13 @@ def save_compressed(model: CompressibleModel, path: str | os.PathLike[str]) -> N
     for matrix in matrices:
         if matrix.name in ranks and not matrix.is_factored(ranks[matrix.name]):
             raise ValueError(
-                f"matrix {matrix.name!r} takes more numbers as two factors of rank {ranks[matrix.name]} than dense:"
+                f"matrix {matrix.name!r} takes no fewer numbers as two factors of rank {ranks[matrix.name]} than dense:"
                 " change_form(model, 'pivoting') before you save the model"
             )
     content = _tensor_file(model)
     quantised = list(int8_scales(model))
     shared = [[part.name for part in matrix.parts] for matrix in matrices if matrix.parts]
-    form = matrices[0].form if matrices else "factors"
+    form = form_of(model)
     arranged = form != "factors" or bool(shared)
     config: dict[str, Any] = {
         "format_version": 3 if arranged else 2 if quantised else 1,

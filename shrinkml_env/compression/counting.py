@@ -55,7 +55,7 @@ def compressed_parameters(
 def _saved(layers: Sequence[Layer], factored: Mapping[str, int]) -> int:
     """Return the number of parameters that the factors save, over all factored matrices."""
     return sum(
-        matrix.rows * matrix.columns - matrix.parameters(factored[matrix.name])
+        matrix.rows * (matrix.columns - factored[matrix.name]) - matrix.right_parameters(factored[matrix.name])
         for layer in layers
         for matrix in layer.matrices
         if matrix.name in factored

@@ -10,6 +10,7 @@ from torch import nn
 from shrinkml_env.compression.factors import Factors
 from shrinkml_env.compression.modules import LowRank
 from shrinkml_env.compression.protocol import CompressibleModel, require_model
+from shrinkml_env.compression.svd import require_not_compiled
 
 __all__ = ["decompress"]
 
@@ -29,9 +30,10 @@ def decompress(model: ModelT) -> ModelT:
         model: A compressed model; for an uncompressed one the result is a copy.
 
     Raises:
-        ValueError: The argument is not a model.
+        ValueError: The argument is not a model, or it or a part of it is compiled.
     """
     require_model(model)
+    require_not_compiled(cast(nn.Module, model))
     with torch.random.fork_rng(devices=[]):  # initialising a model must not advance the caller's random numbers
         dense = type(model).from_config(model.to_config())
     source, target = cast(nn.Module, model), cast(nn.Module, dense)

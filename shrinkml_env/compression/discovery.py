@@ -11,12 +11,12 @@ from typing import cast
 from torch import nn
 
 from shrinkml_env.compression.factors import Factors
-from shrinkml_env.compression.layers import Layer, Matrix, arrange_layers
+from shrinkml_env.compression.layers import FactorForm, Layer, Matrix, arrange_layers
 from shrinkml_env.compression.modules import LowRank, module_kind, module_matrices, why_dense
 from shrinkml_env.compression.protocol import CompressibleModel
 from shrinkml_env.compression.tensors import has_prefix
 
-__all__ = ["arranged_layers", "factors_of", "find_layers", "ranks_of"]
+__all__ = ["arranged_layers", "factors_of", "find_layers", "form_of", "ranks_of"]
 
 _PROJECTIONS = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("linear_q", "linear_k", "linear_v"))
 _OUTPUTS = ("out_proj", "o_proj", "linear_out")
@@ -150,6 +150,15 @@ def arranged_layers(model: CompressibleModel) -> tuple[Layer, ...]:
                 shared.setdefault(id(factors[matrix.name].v), []).append(matrix.name)
     groups = [names for names in shared.values() if len(names) > 1]
     return arrange_layers(model.layers, forms.pop(), groups) if factors else model.layers
+
+
+def form_of(model: CompressibleModel) -> FactorForm:
+    """Return the form of a model's factors, ``"factors"`` if it has none.
+
+    Raises:
+        ValueError: The factors have different forms.
+    """
+    return next((matrix.form for layer in arranged_layers(model) for matrix in layer.matrices), "factors")
 
 
 def factors_of(model: CompressibleModel) -> dict[str, Factors]:

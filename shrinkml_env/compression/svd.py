@@ -15,7 +15,7 @@ from shrinkml_env.compression.pivoting import column_order, interpolation
 from shrinkml_env.compression.protocol import CompressibleModel
 from shrinkml_env.progress import track
 
-__all__ = ["SVD", "WhitenedSVD", "kept_energy", "weights_of"]
+__all__ = ["SVD", "WhitenedSVD", "kept_energy", "require_not_compiled", "weights_of"]
 
 
 class WhitenedSVD:
@@ -145,6 +145,21 @@ class SVD(WhitenedSVD):
         super().__init__(model, arrange_layers(model.layers, form), {}, {}, matrices)
 
 
+def require_not_compiled(model: nn.Module) -> None:
+    """Check that neither a model nor a part of it is what `torch.compile` returned.
+
+    Raises:
+        ValueError: The model or a part of it is compiled.
+    """
+    for path, module in model.named_modules():
+        if "_orig_mod" in module._modules:
+            what = f"module {path!r}" if path else "the model"
+            raise ValueError(
+                f"{what} is what torch.compile returned, which computes with the original weights: give what was"
+                " compiled (`_orig_mod`), and compile the result"
+            )
+
+
 def weights_of(model: CompressibleModel, matrices: Iterable[str] | None = None) -> list[tuple[Matrix, nn.Parameter]]:
     """Return the matrices of an uncompressed model's layers with their parameters.
 
@@ -155,13 +170,7 @@ def weights_of(model: CompressibleModel, matrices: Iterable[str] | None = None) 
     Raises:
         ValueError: A name is not a matrix of the layers, or the model or a part of it is compiled.
     """
-    for path, module in cast(nn.Module, model).named_modules():
-        if "_orig_mod" in module._modules:
-            what = f"module {path!r}" if path else "the model"
-            raise ValueError(
-                f"{what} is what torch.compile returned, which computes with the original weights: give what was"
-                " compiled (`_orig_mod`), and compile the result"
-            )
+    require_not_compiled(cast(nn.Module, model))
     parameters = dict(cast(nn.Module, model).named_parameters())
     known = {matrix.name: matrix for layer in model.layers for matrix in layer.matrices}
     found = []

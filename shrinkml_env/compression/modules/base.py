@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -131,6 +131,14 @@ class LowRank(nn.Module, ABC):
     def factors(self, name: str) -> Factors:
         """Return the factors of a matrix: the parameters themselves, and in pivoting form the order of the columns."""
         return Factors(self._factor(name, "u"), self._factor(name, "v"), self._buffers.get(f"{name}_order"))
+
+    def hold(self, name: str, factors: Factors) -> None:
+        """Hold other factors of a matrix, parameters of the same rank, in place of the present ones."""
+        self._parameters[f"{name}_u"], self._parameters[f"{name}_v"] = (cast(nn.Parameter, f) for f in factors[:2])
+        self._buffers.pop(f"{name}_order", None)
+        if factors.order is not None:
+            self.register_buffer(f"{name}_order", factors.order.to(factors.u.device, copy=True))
+        self._cache.clear()
 
     def _product(self, name: str) -> Tensor:
         """Return U V in the shape of the replaced parameter."""

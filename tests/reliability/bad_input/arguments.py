@@ -13,7 +13,7 @@ import numpy as np
 
 import agents
 from shrinkml_env import Evaluator, Ledger, compress, load_model, load_utterances, run_search, save_compressed
-from shrinkml_env.compression import decompress, quantise
+from shrinkml_env.compression import change_form, decompress, quantise
 from shrinkml_env.data.utterance import as_waveform, as_waveforms
 from shrinkml_env.export import export_model
 from shrinkml_env.space.formation import Explicit
@@ -113,6 +113,10 @@ NO_MODEL = "model must be a CompressibleModel, such as load_model returns, got a
 
 def compress_nothing(model: Any) -> None:
     compress(model, {})
+
+
+def two_factors(model: Any) -> None:
+    change_form(model, "factors")
 
 
 def no_model(function: Callable[[Any], Any], given: Any, _: Path) -> None:
@@ -297,7 +301,7 @@ CASES = [
     ),
     *(
         Case("models", f"{function.__name__}({shown(given)})", NO_MODEL, functools.partial(no_model, function, given))
-        for function in (compress_nothing, decompress, quantise)
+        for function in (compress_nothing, decompress, two_factors, quantise)
         for given in (3, None)
     ),
     *(
