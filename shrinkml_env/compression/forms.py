@@ -71,9 +71,10 @@ def change_form(model: ModelT, form: FactorForm) -> ModelT:
                 parameters[id(before)] = nn.Parameter(value, before.requires_grad)
             orders[id(parts[0].v)] = new.order
     for module in cast(nn.Module, changed).modules():
-        for name in module.ranks if isinstance(module, LowRank) else ():
-            u, v, _ = module.factors(name)
-            module.hold(name, Factors(parameters[id(u)], parameters[id(v)], orders[id(v)]))
+        if isinstance(module, LowRank):
+            for name in module.ranks:
+                u, v, _ = module.factors(name)
+                module.hold(name, Factors(parameters[id(u)], parameters[id(v)], orders[id(v)]))
     return changed
 
 
