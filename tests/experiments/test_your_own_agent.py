@@ -10,7 +10,7 @@ from shrinkml_env.evaluation import read_ledger
 from tests.helpers.fake_evaluator import make_fake_env
 from tests.helpers.pages import blocks
 
-HILL_CLIMBER, LOCAL_SEARCH, TORCHRL = blocks("docs/your-own-agent.md")
+HILL_CLIMBER, LOCAL_SEARCH, COMPARISON, TORCHRL = blocks("docs/your-own-agent.md")
 
 
 @pytest.mark.parametrize("code", [HILL_CLIMBER, TORCHRL])
@@ -73,3 +73,11 @@ def test_torchrl_learns_on_the_environment_directly():
     assert len(history) == 10  # two batches of five episodes
     assert {int(state["step"]) for state in names["agent"].optimizer.state.values()} == {2 * 10}
     assert names["env"].unwrapped.problem.best.reward == max(trial.reward for trial in history)
+
+
+def test_scores_are_compared_without_the_checkout(capsys):
+    names = {}
+    exec(HILL_CLIMBER + COMPARISON, names)
+    assert len(names["mine"]) == len(names["ppo"]) == 2
+    assert all(score <= 1 for score in names["mine"] + names["ppo"])
+    assert "ConfidenceInterval" in capsys.readouterr().out
