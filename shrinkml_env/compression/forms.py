@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from shrinkml_env.compression.canonical import one_thread
+from shrinkml_env.compression.compress import part_factors
 from shrinkml_env.compression.discovery import arranged_layers, factors_of
 from shrinkml_env.compression.factors import Factors, expand_right, order_dtype
 from shrinkml_env.compression.layers import FactorForm
@@ -65,11 +66,10 @@ def change_form(model: ModelT, form: FactorForm) -> ModelT:
             if not (u.isfinite().all() and v.isfinite().all()):
                 raise ValueError(f"matrix {matrix.name!r} holds NaN or infinity")
             new = _balanced(u, v) if form == "factors" else _pivoting(u, v)
-            rows = torch.split(new.u, [block.rows for block in matrix.blocks])
-            for before, after in (*zip((part.u for part in parts), rows, strict=True), (parts[0].v, new.v)):
-                value = after.to(before.dtype, memory_format=torch.contiguous_format)
-                parameters[id(before)] = nn.Parameter(value, before.requires_grad)
-            orders[id(parts[0].v)] = new.order
+            for name, factors in part_factors(matrix, new).items():
+                for before, after in zip(old[name][:2], factors[:2], strict=True):
+                    parameters[id(before)] = nn.Parameter(after.to(before.dtype, copy=True), before.requires_grad)
+                orders[id(old[name].v)] = new.order
     for module in cast(nn.Module, changed).modules():
         if isinstance(module, LowRank):
             for name in module.ranks:

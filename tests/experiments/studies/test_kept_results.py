@@ -49,6 +49,11 @@ def test_rows_of_a_printed_table():
         ("retraining", "with-retraining.md"),
         (f"{TWELVE_PASSES} rules=[] by_hand=[]", "with-retraining.md"),
         (f"{TWELVE_PASSES} sizes=[0.2]", "with-retraining.md"),
+        (
+            f"{TWELVE_PASSES} ~agents.model_based rules=[closed_form] by_hand=[] sizes=[0.2,0.125]"
+            ' overrides=["factorisation=pivoting","granularity=matrix"]',
+            "with-retraining.md",
+        ),
         # Their pages show what is printed in other columns.
         ("tradeoff comparison=factorisations", None),
         ("reward_study", None),
