@@ -10,12 +10,14 @@ from omegaconf import DictConfig
 
 from agents import ClosedForm
 from experiments.common.goal import HALVINGS
-from experiments.common.parts import activation_aware
+from experiments.common.parts import activation_aware, part
 from experiments.common.searches import compensates
 from experiments.common.speech import Speech
 from shrinkml_env import CompressibleModel, load_utterances
 from shrinkml_env.compression.protocol import require_predictions
 from shrinkml_env.data import SAMPLE_RATE
+from shrinkml_env.envs.assembly import search_space_maker
+from shrinkml_env.space.level_spaces import LevelSpace
 
 __all__ = ["factoring_time", "whole_time"]
 
@@ -44,7 +46,8 @@ def whole_time(
         embedded = (utterance.waveform.numel() / SAMPLE_RATE for utterance in spoken)
         calibration = speech.seconds["proxy"] if speech.folder else sum(embedded)
         rules = instantiate(search.agent.get("rules") or [], _convert_="all")
-        gradients = factors.weigh_rows + sum(isinstance(rule, ClosedForm) for rule in rules)
+        levels = isinstance(search_space_maker(part("search_space", search.search_space)), LevelSpace)
+        gradients = factors.weigh_rows + (levels or any(isinstance(rule, ClosedForm) for rule in rules))
         if config.finetune is None and compensates(search, model):
             # Each matrix takes its own stage of the model twice.
             matrices = sum(len(layer.matrices) for layer in model.layers)

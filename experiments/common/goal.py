@@ -51,7 +51,7 @@ def goal(config: DictConfig) -> str:
 def goal_overrides(config: DictConfig, model: CompressibleModel) -> list[str]:
     """Return the overrides of conf/search.yaml that suit goal and model; docs/compress-your-model.md says why."""
     predicts = isinstance(model, PredictiveModel)
-    return [
+    overrides = [
         "factorisation=pivoting",
         "granularity=matrix",
         "agent=model_based",
@@ -61,6 +61,10 @@ def goal_overrides(config: DictConfig, model: CompressibleModel) -> list[str]:
         f"constraint.budget={config.target_size or 0.5}",
         "finalists=20",
     ]
+    if predicts and not any(override.lstrip("+~").startswith("search_space=") for override in config.overrides):
+        # The gradients that the closed form takes, one of the agent's rules, serve for the search space as well.
+        overrides += ["search_space=allocated", "search_space.calibration=calibration-large", "search_space.draws=1"]
+    return overrides
 
 
 def require_reachable(target: float | None, search: DictConfig, model: CompressibleModel) -> float:

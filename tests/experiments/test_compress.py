@@ -6,6 +6,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -114,15 +115,32 @@ def test_a_model_with_gradients_begins_with_the_closed_form(configure):
     assert [rule._target_ for rule in search.agent.rules] == ["agents.ClosedForm", "agents.UniformRank"]
     assert (search.factorisation.form, search.factorisation.weigh_rows) == ("pivoting", True)
     assert (search.granularity, search.reward.name) == ("matrix", "divergence")
+    # One prediction, which takes minutes of a large model, serves the search space and the rule.
+    rule = instantiate(search.agent.rules[0])
+    assert (search.search_space.name, search.search_space.calibration) == ("allocated", rule.calibration)
+    assert search.search_space.draws == rule.draws
     speech = {"root": "speech", "subset": "mine"}
     calibrate_on(search, speech)
     assert search.factorisation.calibration == search.agent.rules[0].calibration == speech
+    assert search.search_space.calibration == speech
     assert "calibration" not in search.agent.rules[1]
     # What is asked for stays.
     other = "overrides=['search_space=allocated','search_space.calibration=dev','agent=closed_form']"
     search = compose_search(configure("target_size=0.6", other), MODEL)
     calibrate_on(search, speech)
     assert (search.search_space.calibration, search.agent.calibration) == ("dev", speech)
+    search = compose_search(configure("target_size=0.6", "overrides=['search_space.count=30']"), MODEL)
+    assert (search.search_space.name, search.search_space.count) == ("allocated", 30)
+    search = compose_search(configure("target_size=0.6", "overrides=['search_space=log']"), MODEL)
+    assert dict(search.search_space) == {"name": "log", "count": 16}
+
+
+def test_a_model_without_gradients_is_searched_on_even_ranks(configure):
+    model = SimpleNamespace(layers=MODEL.layers)
+    search = compose_search(configure("target_size=0.6"), model)
+    assert (search.search_space.name, search.reward.name) == ("full", "accuracy")
+    assert [rule._target_ for rule in search.agent.rules] == ["agents.UniformRank"]
+    assert not search.factorisation.weigh_rows
 
 
 def test_classes_are_known_by_what_they_are_not_by_their_import_paths():
