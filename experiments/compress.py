@@ -250,14 +250,14 @@ def compensate(search: DictConfig, problem: SearchProblem, result: SearchResult)
     calibration = activation_aware(search.factorisation)
     assert calibration is not None
     if len(load_utterances(calibration.calibration, "calibration")) < 2:
-        return result, "Factors were not fitted anew: that needs two utterances of calibration speech or more."
+        return result, "No compensation: it needs two or more utterances of calibration speech."
     factors = compensated(evaluator, search, result.ranks)
     fitted = {
         name: (evaluator if name == "proxy" else evaluator_on(problem, search, name)).with_factorisation(factors)
         for name in result.sets
     }
     before, after = result.sets["dev"].wer_after, fitted["dev"].evaluate(result.ranks).wer
-    note = "Factors fitted anew to what the compressed model gives: "
+    note = "Compensation (factors computed again for the inputs that they get in the compressed model): "
     note += f"{100 * before:.2f} % WER on dev before, {100 * after:.2f} % after"
     if after >= before:
         return result, f"{note}, so the model is left as it was."

@@ -92,11 +92,17 @@ def require_reachable(target: float | None, search: DictConfig, model: Compressi
 
 
 def compose_search(config: DictConfig, model: CompressibleModel) -> DictConfig:
-    """Return the config of the search, on the embedded sets, as ``experiments.search`` takes it."""
+    """Return the config of the search, on the embedded sets, as ``experiments.search`` takes it.
+
+    Raises:
+        ValueError: An override changes what this command decides, or the search's config is wrong.
+    """
     for override in config.overrides:
         name = override.lstrip("+~").partition("=")[0]
         if name in OWN:
-            raise ValueError(f"overrides: {override}: {name} is decided by this command's options {OWN[name]}")
+            raise ValueError(f"{override}: {name} is decided by this command's options {OWN[name]}")
+        if override == "constraint=none":
+            raise ValueError(f"{override}: the goal is a limit; choose a constraint that has one")
     search = compose_config("search", [*goal_overrides(config, model), *config.overrides])
     search.model = config.model
     chosen = any(override.startswith("factorisation") for override in config.overrides)

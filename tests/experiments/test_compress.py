@@ -168,12 +168,14 @@ def test_settings_of_the_search_can_be_changed(configure):
     [
         ("budget=5", "overrides: budget=5: budget is decided by this command's options budget="),
         ("+model=las_small", "model is decided by this command's options model="),
-        ("proxy=proxy", "proxy is decided by this command's options data= and utterances="),
+        ("proxy=proxy", "overrides: proxy=proxy: proxy is decided by this command's options data= and utterances="),
+        ("constraint=none", "overrides: constraint=none: the goal is a limit; choose a constraint that has one"),
     ],
 )
 def test_what_the_command_decides_is_no_override(configure, override, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=re.escape(message)) as raised:
         prepare(configure("target_size=0.6", f"overrides=['{override}']"))
+    assert str(raised.value).count("overrides:") == 1
 
 
 def write(path, samples, rate=16_000):
@@ -347,4 +349,4 @@ def test_what_is_found_is_fitted_anew_if_that_is_better_on_dev(tmp_path):
     search.factorisation.calibration = {**few, "limit": 1}
     again, note = compensate(search, problem, fitted)
     assert again is fitted
-    assert note.startswith("Factors were not fitted anew: that needs two utterances")
+    assert note.startswith("No compensation: it needs two or more utterances")
