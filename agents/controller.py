@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from agents.episodic import Callback, require_one_environment
+from agents.base import Callback, environment_of, require_one_environment
 
 __all__ = ["Controller"]
 
@@ -132,14 +132,13 @@ class Controller:
         Raises:
             RuntimeError: The agent has no environment.
         """
-        if self.env is None:
-            raise RuntimeError("the agent has no environment: give one to load() or set agent.env")
+        env = environment_of(self)
         end = self.num_timesteps + total_timesteps
         with tqdm(total=total_timesteps, disable=not progress_bar, unit="step") as bar:
             while self.num_timesteps < end:
                 episodes = []
                 for _ in range(self.episodes_per_update):
-                    episode = self._play(self.env, callback, bar)
+                    episode = self._play(env, callback, bar)
                     if episode is None:
                         return self
                     episodes.append(episode)

@@ -8,7 +8,7 @@ import os
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -17,13 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from agents.base import Callback, environment_of, require_one_environment
 from shrinkml_env import SearchProblem
 from shrinkml_env.mdp.rewards import signal_of
 
-__all__ = ["Callback", "EpisodeOutcome", "EpisodicSearch", "Proposals", "require_one_environment", "require_unchanged"]
-
-Callback = Callable[[dict[str, Any], dict[str, Any]], bool]
-"""A functional callback as in Stable-Baselines3: called with (locals, globals) after each step; False ends `learn`."""
+__all__ = ["EpisodeOutcome", "EpisodicSearch", "Proposals", "require_unchanged"]
 
 
 class EpisodeOutcome(NamedTuple):
@@ -116,7 +114,7 @@ class EpisodicSearch(ABC):
                 f"callback must be a function of (locals, globals) that returns a bool, got {type(callback).__name__}; "
                 "Stable-Baselines3's callback objects work with its own agents only"
             )
-        env = self._environment()
+        env = environment_of(self)
         end = self.num_timesteps + total_timesteps
         with tqdm(total=total_timesteps, disable=not progress_bar, unit="step") as bar:
             while self.num_timesteps < end:
@@ -189,11 +187,6 @@ class EpisodicSearch(ABC):
             raise ValueError(f"{path} was not saved by {cls.__name__}: {error}") from error
         return agent
 
-    def _environment(self) -> gym.Env[Any, Any]:
-        if self.env is None:
-            raise RuntimeError("the agent has no environment: give one to load() or set agent.env")
-        return self.env
-
     def _next_proposal(self, env: gym.Env[Any, Any]) -> Mapping[str, int] | None:
         """Return the last proposal if it was not played to its end, or a new one; None if there are no more."""
         unwrapped: Any = env.unwrapped
@@ -233,19 +226,6 @@ class EpisodicSearch(ABC):
             if callback is not None and callback(locals(), globals()) is False:
                 return False
         return True
-
-
-def require_one_environment(agent: object, env: Any) -> None:
-    """Check that an agent that plays one episode at a time has a single environment, or None.
-
-    Raises:
-        TypeError: The argument is not an environment, or is a vector environment.
-    """
-    if env is not None and not isinstance(env, gym.Env):
-        raise TypeError(
-            f"{type(agent).__name__} plays one environment, got a {type(env).__name__}: for several (num_envs) take an "
-            "agent of Stable-Baselines3"
-        )
 
 
 def require_unchanged(outcome: EpisodeOutcome, proposal: Mapping[str, int]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from agents.episodic import Callback, require_one_environment
+from agents.base import Callback, environment_of, require_one_environment
 from shrinkml_env.files import read_json_object, write_whole
 
 __all__ = ["MiddleAction"]
@@ -55,15 +55,14 @@ class MiddleAction:
         Raises:
             RuntimeError: The agent has no environment.
         """
-        if self.env is None:
-            raise RuntimeError("the agent has no environment: give one to load() or set agent.env")
+        env = environment_of(self)
         if self.num_timesteps:
             return self
-        observation, _ = self.env.reset(seed=self.seed)
+        observation, _ = env.reset(seed=self.seed)
         terminated = False
         while not terminated:
             action, _ = self.predict(observation)
-            observation, _, terminated, _, _ = self.env.step(action)
+            observation, _, terminated, _, _ = env.step(action)
             self.num_timesteps += 1
             if callback is not None and callback(locals(), globals()) is False:
                 break
@@ -87,9 +86,7 @@ class MiddleAction:
         Raises:
             RuntimeError: The agent has no environment.
         """
-        if self.env is None:
-            raise RuntimeError("the agent has no environment: give one to load() or set agent.env")
-        space = self.env.action_space
+        space = environment_of(self).action_space
         if isinstance(space, spaces.Discrete):
             return space.start + space.n // 2, None
         if isinstance(space, spaces.MultiDiscrete):

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from experiments.common.command import command
 from experiments.common.kinds import NAME, TEXT, choice, number, optional
-from shrinkml_env import EvaluationCache, default_cache_path
+from shrinkml_env import EvaluationCache
 from shrinkml_env.text_table import format_table
 
 
@@ -41,7 +41,7 @@ def main(config: DictConfig) -> None:
     """Show, prune or export the cache."""
     if config.command == "prune" and config.days is None and not config.subject:
         raise ValueError("say what to delete: days=N for all that is older, subject=TEXT, or both")
-    cache = EvaluationCache(default_cache_path() if config.path is None else config.path)
+    cache = EvaluationCache(config.path)
     if config.command == "show":
         show(cache)
     elif config.command == "prune":

@@ -35,7 +35,6 @@ from shrinkml_env import (
     Evaluator,
     compress,
     decompress,
-    default_cache_path,
     load_compressed,
     save_compressed,
 )
@@ -106,8 +105,8 @@ def _compressed(config: DictConfig, model: LAS, size: float, stage: Path) -> LAS
         model.storage_dtype = storage_dtype
         round_to_storage(model)
     if config.search is None:
-        factorisation = make_factorisation(model, part("factorisation", config.factorisation))
-        cache = EvaluationCache(default_cache_path())
+        cache = EvaluationCache()
+        factorisation = make_factorisation(model, part("factorisation", config.factorisation), cache)
         evaluator = Evaluator(model, load_set(config, "proxy"), cache=cache, factorisation=factorisation)
         return compress(model, ranks_of_size(every_rank(evaluator), config.agent, size), factorisation)
     save_compressed(model, stage / "dense")

@@ -37,7 +37,6 @@ from shrinkml_env import (
     SearchProblem,
     SearchResult,
     Utterance,
-    default_cache_path,
     run_search,
 )
 from shrinkml_env.agent import Learner, is_algorithm
@@ -83,7 +82,7 @@ def environment(config: DictConfig, directory: Path) -> AnyEnv:
         FileNotFoundError: The model or a set is missing.
     """
     ledger = Ledger(directory / "evaluations.jsonl", config.budget)
-    env: AnyEnv = make_environment(config, ledger, EvaluationCache(default_cache_path()))
+    env: AnyEnv = make_environment(config, ledger, EvaluationCache())
     return env
 
 

@@ -23,7 +23,6 @@ from experiments.common.sets import load_set
 from shrinkml_env import (
     EvaluationCache,
     Evaluator,
-    default_cache_path,
     load_model,
 )
 from shrinkml_env.envs import make_factorisation
@@ -56,8 +55,8 @@ def make(config: DictConfig, title: str) -> Path:
 def evaluators(config: DictConfig) -> dict[str, Evaluator]:
     """Return an evaluator for each of the config's sets, with the same factors: name of the set -> evaluator."""
     model = load_model(config.model)
-    factorisation = make_factorisation(model, part("factorisation", config.factorisation))
-    cache = EvaluationCache(default_cache_path())
+    cache = EvaluationCache()
+    factorisation = make_factorisation(model, part("factorisation", config.factorisation), cache)
     first = Evaluator(model, load_set(config, "proxy"), cache=cache, factorisation=factorisation)
     return {"proxy": first, **{name: first.on(load_set(config, name)) for name in ("dev", "test")}}
 

@@ -30,7 +30,7 @@ from experiments.common.parts import part
 from experiments.common.pictures import plt, save_figure
 from experiments.common.run_directory import plain, run_directory, title_of
 from experiments.common.sets import load_set
-from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model
+from shrinkml_env import EvaluationCache, Evaluator, load_model
 from shrinkml_env.compression import matrix_ranks
 from shrinkml_env.compression.store import remembered
 from shrinkml_env.data.selection import SELECTIONS, Pool
@@ -183,7 +183,7 @@ def select(config: DictConfig) -> Path:
     """
     fetch(config, "pool", "dev")
     directory = run_directory(config, title_of(config.model))
-    cache = EvaluationCache(default_cache_path())
+    cache = EvaluationCache()
     model: Any = load_model(config.model)
     model = model.to(config.device)
     by_divergence = config.signal == "divergence"

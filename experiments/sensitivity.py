@@ -19,7 +19,7 @@ from experiments.common.fetch import fetch
 from experiments.common.parts import part
 from experiments.common.pictures import plt, save_figure
 from experiments.common.run_directory import plain, run_directory, title_of
-from shrinkml_env import Evaluation, EvaluationCache, Ledger, SearchProblem, default_cache_path
+from shrinkml_env import Evaluation, EvaluationCache, Ledger, SearchProblem
 from shrinkml_env.progress import progress
 from shrinkml_env.space.formation import Sensitive
 from shrinkml_env.space.sensitivity import Sensitivity
@@ -46,7 +46,7 @@ def sensitivity(config: DictConfig) -> Path:
         **{group: part(group, config[group]) for group in PARTS},
         granularity=plain(config.granularity),
         device=config.device,
-        cache=EvaluationCache(default_cache_path()),
+        cache=EvaluationCache(),
         ledger=Ledger(directory / "evaluations.jsonl"),
     )
     problem: SearchProblem = env.unwrapped.problem  # type: ignore[attr-defined]

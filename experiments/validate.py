@@ -83,7 +83,7 @@ def validate_ranks(path: Path, trust: bool = False) -> list[str]:
     model = load_model(record["model"])
     if record.get("compensated") and not (isinstance(method, Mapping) and "calibration" in method):
         raise ValueError(f"{path}: compensated is true, but the factorisation names no calibration speech to do it on")
-    factorisation = make_factorisation(model, method)
+    factorisation = make_factorisation(model, method)  # without a cache: everything is computed anew
     if record.get("compensated"):
         some = Evaluator(model, next(iter(sets.values())), record["granularity"], factorisation=factorisation)
         factorisation = compensated(some, record, record["ranks"])

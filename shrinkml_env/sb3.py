@@ -40,7 +40,7 @@ class ShrinkVecEnv(VecEnv):
         envs: The environment that ``gym.make_vec`` returns.
 
     Attributes:
-        quiet_steps: Number of steps, 0 or 1, that may hide the end of the budget; `BudgetCallback` sets it to 1 before
+        hides_budget_end: Whether the next step hides the end of the budget; `BudgetCallback` sets it before
             each step.
 
     Raises:
@@ -56,7 +56,7 @@ class ShrinkVecEnv(VecEnv):
         )
         self.envs = envs
         self._space = envs.first.problem.search_space
-        self.quiet_steps = 0
+        self.hides_budget_end = False
         self._actions: Any = None
         self._observations: Any = None
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
@@ -92,9 +92,9 @@ class ShrinkVecEnv(VecEnv):
         try:
             observations, rewards, terminated, _, infos = self.envs.step(self._actions)
         except BudgetExhausted:
-            if not self.quiet_steps:
+            if not self.hides_budget_end:
                 raise
-            self.quiet_steps = 0
+            self.hides_budget_end = False
             nothing = np.zeros(self.num_envs, np.float32)
             return self._observations, nothing, nothing.astype(np.bool_), [{} for _ in range(self.num_envs)]
         self._observations = observations
@@ -256,7 +256,7 @@ class BudgetCallback(BaseCallback):
     def close(self) -> None:
         """Unsubscribe from the ledger. Stable-Baselines3 does not call this when ``learn`` ends by an error."""
         if isinstance(env := self.training_env.unwrapped, ShrinkVecEnv):
-            env.quiet_steps = 0
+            env.hides_budget_end = False
         for observer in self._observers:
             self._ledger.unsubscribe(observer)
             observer.close()
@@ -264,7 +264,7 @@ class BudgetCallback(BaseCallback):
 
     def _allow_quiet_step(self) -> None:
         if isinstance(env := self.training_env.unwrapped, ShrinkVecEnv):
-            env.quiet_steps = 1
+            env.hides_budget_end = True
 
 
 def _problem_of(env: VecEnv) -> SearchProblem:

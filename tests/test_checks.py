@@ -17,7 +17,7 @@ WRONG = {
     "ledger: budget": [{"ledger": {"budget": value}} for value in (1.5, float("nan"), True, "abc", -1, [3])],
     "ledger must be": [{"ledger": value} for value in ("x", 5, 1.5, [])],
     "ledger: path must be": [{"ledger": {"path": value}} for value in (5, ["a"])],
-    "ledger 'jsonl' has no option 'bugdet'": [{"ledger": {"bugdet": 5}}],
+    "ledger has no option 'bugdet'; its options are path, budget": [{"ledger": {"bugdet": 5}}],
     "workers must be": [{"workers": value} for value in ("abc", 1.5, None, True, 0)],
     "memory_mb must be": [{"memory_mb": value} for value in (None, "a", -1, 1.5)],
     "cache must be": [{"cache": value} for value in (5, 1.5, {})],

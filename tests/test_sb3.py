@@ -202,4 +202,4 @@ def test_normalised_observations_end_as_well():
     wrapped = VecNormalize(envs, norm_reward=False)
     assert ppo(wrapped, batch_size=24).learn(10_000, callback=BudgetCallback()).num_timesteps > 0
     assert envs.first.problem.ledger.count == 7
-    assert envs.quiet_steps == 0
+    assert not envs.hides_budget_end

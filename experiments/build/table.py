@@ -20,7 +20,7 @@ from experiments.common.command import command
 from experiments.common.kinds import ANYTHING, FLAG, NAME, list_of, mapping_of, mapping_with, optional, whole
 from experiments.common.parts import part
 from experiments.common.run_directory import plain
-from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model, load_utterances
+from shrinkml_env import EvaluationCache, Evaluator, load_model, load_utterances
 from shrinkml_env.envs.assembly import make_factorisation, make_search_space
 from shrinkml_env.envs.registration import make_tabular_env
 from shrinkml_env.mdp.rewards import REWARDS
@@ -34,7 +34,7 @@ def make(config: DictConfig) -> Table:
     """Measure the whole search space, and return its table."""
     model = load_model(config.model)
     blocks: dict[str, list[str]] = {name: list(block.layers) for name, block in config.blocks.items()}
-    cache = EvaluationCache(default_cache_path() if config.cache is None else config.cache)
+    cache = EvaluationCache(config.cache)
     spec = part("factorisation", config.factorisation)
     factorisation = make_factorisation(model, spec, cache)
     utterances = {subset: plain(config[subset]) for subset in SETS}

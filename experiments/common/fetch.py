@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from omegaconf import DictConfig
 
 from experiments.common.run_directory import plain
 from shrinkml_env.data import download_librispeech
 
-__all__ = ["fetch"]
+__all__ = ["fetch", "fetch_sets"]
 
 
 def fetch(config: DictConfig, *names: str) -> None:
@@ -23,8 +24,17 @@ def fetch(config: DictConfig, *names: str) -> None:
         OSError: A subset cannot be downloaded.
         ValueError: LibriSpeech has no such subset.
     """
-    if not config.data.download:
-        return
-    for spec in (plain(config[name]) for name in names):
+    if config.data.download:
+        fetch_sets(plain(config[name]) for name in names)
+
+
+def fetch_sets(sets: Iterable[Any]) -> None:
+    """Download the missing subsets of LibriSpeech among some sets, given as `load_utterances` takes them.
+
+    Raises:
+        OSError: A subset cannot be downloaded.
+        ValueError: LibriSpeech has no such subset.
+    """
+    for spec in sets:
         if isinstance(spec, Mapping):
             download_librispeech(spec["root"], spec["subset"])

@@ -11,8 +11,9 @@ import torch
 from omegaconf import DictConfig
 from torch import distributed
 
+from experiments.common.fetch import fetch_sets
 from experiments.common.run_directory import plain
-from shrinkml_env.data import SpeechFolder, Utterance, download_librispeech, load_utterances
+from shrinkml_env.data import SpeechFolder, Utterance, load_utterances
 
 __all__ = ["is_first", "load_speech", "training_processes"]
 
@@ -53,8 +54,7 @@ def load_speech(data: DictConfig, *others: str) -> tuple[SpeechFolder, dict[str,
         )
     if data.download:
         if is_first():
-            for part in sets.values():
-                download_librispeech(part["root"], part["subset"])
+            fetch_sets(sets.values())
         if distributed.is_initialized():
             distributed.barrier()
     return SpeechFolder(**sets["train"]), {name: load_utterances(sets[name], f"data.{name}") for name in others}

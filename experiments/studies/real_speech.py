@@ -29,7 +29,7 @@ from experiments.common.searches import Search, check_search, evaluator_on
 from experiments.common.sized_searches import found_by_rule, found_by_search
 from experiments.common.speech import calibrate_on
 from experiments.common.study import Report, made, publish
-from shrinkml_env import CompressibleModel, EvaluationCache, Evaluator, count_parameters, default_cache_path, load_model
+from shrinkml_env import CompressibleModel, EvaluationCache, Evaluator, count_parameters, load_model
 from shrinkml_env.compression import encoder_parameters
 from shrinkml_env.compression.canonical import digest
 from shrinkml_env.compression.store import model_content
@@ -214,7 +214,7 @@ def measured(task: Measurement) -> dict[str, Any]:
         model,
         utterances,
         plain(task.search.granularity),
-        EvaluationCache(default_cache_path()),
+        EvaluationCache(),
         factorisation,
         memory=0,
         dense=plain(task.search.dense),
@@ -230,7 +230,7 @@ def _prepared(name: str, factorisation: str) -> tuple[CompressibleModel, Any]:
     config = OmegaConf.create(factorisation)
     assert isinstance(config, DictConfig)
     spec = part("factorisation", config)
-    return model, make_factorisation(model, spec, EvaluationCache(default_cache_path()))
+    return model, make_factorisation(model, spec, EvaluationCache())
 
 
 def equal_transcripts(task: Checked) -> int:

@@ -34,7 +34,7 @@ from experiments.common.statistics import in_points
 from experiments.common.study import Report, is_missing, made, publish
 from experiments.finetune import RESULT, finetune
 from experiments.iterate import iterate
-from shrinkml_env import compress, load_model, load_utterances, quantise, save_compressed
+from shrinkml_env import EvaluationCache, compress, load_model, load_utterances, quantise, save_compressed
 from shrinkml_env.envs.assembly import make_factorisation
 from shrinkml_env.evaluation.intervals import wer_increase
 from shrinkml_env.files import read_json_object
@@ -252,7 +252,7 @@ def seed_model(config: DictConfig, found: Chosen) -> Path:
 def make_seed_models(config: DictConfig, search: DictConfig, found: Sequence[Chosen]) -> None:
     """Compress and save the seed models, as a search does."""
     model = load_model(config.original)
-    factorisation = make_factorisation(model, part("factorisation", search.factorisation))
+    factorisation = make_factorisation(model, part("factorisation", search.factorisation), EvaluationCache())
     for one in found:
         save_compressed(compress(model, one.ranks, factorisation), seed_model(config, one))
 

@@ -23,7 +23,7 @@ from experiments.common.pictures import draw_uniform_curve
 from experiments.common.rules import every_rank
 from experiments.common.run_directory import plain, run_directory
 from experiments.common.sets import load_set
-from shrinkml_env import EvaluationCache, Evaluator, default_cache_path, load_model
+from shrinkml_env import EvaluationCache, Evaluator, load_model
 from shrinkml_env.envs import make_factorisation
 from shrinkml_env.files import write_whole
 from shrinkml_env.text_table import format_table
@@ -34,12 +34,13 @@ def main(config: DictConfig) -> None:
     """Measure, print and draw the curve of one model."""
     fetch(config, "set")
     model = load_model(config.model)
+    cache = EvaluationCache()
     evaluator = Evaluator(
         model,
         load_set(config, "set"),
         plain(config.granularity),
-        cache=EvaluationCache(default_cache_path()),
-        factorisation=make_factorisation(model, part("factorisation", config.factorisation)),
+        cache=cache,
+        factorisation=make_factorisation(model, part("factorisation", config.factorisation), cache),
         dense=plain(config.dense),
     )
     problem = every_rank(evaluator)

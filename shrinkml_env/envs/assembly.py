@@ -193,7 +193,10 @@ def make_problem(
 ) -> SearchProblem:
     """Make a search problem with an evaluator; the other arguments are those of `make_env`."""
     if isinstance(ledger, Mapping):
-        ledger = resolve("ledger", {"jsonl": Ledger}, {"name": "jsonl", **ledger}, Ledger)
+        options = tuple(inspect.signature(Ledger).parameters)
+        for key in sorted(set(ledger) - set(options)):
+            raise ValueError(f"ledger has no option {key!r}; its options are {', '.join(options)}")
+        ledger = Ledger(**ledger)
     elif not isinstance(ledger, Ledger | None):
         raise ValueError(f'ledger must be a mapping such as {{"budget": 200}}, a Ledger, or None, got {ledger!r}')
     space = make_search_space(evaluator, search_space)

@@ -21,7 +21,7 @@ from shrinkml_env.envs.assembly import assemble_env, make_factorisation, make_re
 from shrinkml_env.envs.shrink import MaskableShrinkEnv, ShrinkEnv
 from shrinkml_env.envs.tabular import MaskableTabularEnv, TabularEnv, VectorTabularEnv
 from shrinkml_env.envs.vector import MaskableVectorShrinkEnv, VectorShrinkEnv
-from shrinkml_env.evaluation import EvaluationCache, Evaluator, default_cache_path
+from shrinkml_env.evaluation import EvaluationCache, Evaluator
 from shrinkml_env.evaluation.evaluator import Granularity
 from shrinkml_env.mdp.rewards import signal_of
 from shrinkml_env.space.table import Table
@@ -353,7 +353,7 @@ def _try_out(model: CompressibleModel, utterances: Sequence[Utterance]) -> None:
 
 def _open(cache: Any) -> EvaluationCache | None:
     if cache == "default":
-        cache = default_cache_path()
+        return EvaluationCache()
     if isinstance(cache, str | os.PathLike):
         return EvaluationCache(Path(cache))
     if not isinstance(cache, EvaluationCache | None):

@@ -67,11 +67,11 @@ class EvaluationCache:
     the file, which is left unchanged.
 
     Args:
-        path: The file; created if it is missing.
+        path: The file, which is created if it is missing; None for that of `default_cache_path`.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path | None = None) -> None:
+        self.path = default_cache_path() if path is None else Path(path)
         self._connection: sqlite3.Connection | None = None
         self._owner = -1
 

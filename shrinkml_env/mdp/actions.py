@@ -74,8 +74,8 @@ class ActionKind(ABC):
 
     @property
     def steps(self) -> int:
-        """The number of actions in an episode."""
-        return len(self.encode(tuple(self.problem.search_space.dense.values())))
+        """The number of actions in an episode: one for each layer, unless a subclass says otherwise."""
+        return len(self.problem.layers)
 
 
 class MaskedActions(ActionKind):
@@ -247,11 +247,6 @@ class Level(_Number):
         self.common = self._top // 2 if len(met) > self._top else max(met, default=0)
         self._at = space.ranks_at_levels
 
-    @property
-    def steps(self) -> int:
-        """The number of actions in an episode: one for each layer, even where dense is out of reach."""
-        return len(self.problem.layers)
-
     def _rank(self, ranks: tuple[int, ...], value: float) -> int:
         wanted = round(self.common + value * self._reach)
         return self._at[len(ranks)][min(max(wanted, 0), self._top)]
@@ -336,6 +331,11 @@ class OneShot(ActionKind):
     def __init__(self, problem: SearchProblem) -> None:
         super().__init__(problem)
         self.space = spaces.MultiDiscrete(list(problem.search_space.counts))
+
+    @property
+    def steps(self) -> int:
+        """One action is the whole episode."""
+        return 1
 
     def decode(self, ranks: tuple[int, ...], action: Any) -> RankRequest:
         """Decode the ranks of all layers."""

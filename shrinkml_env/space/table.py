@@ -30,7 +30,7 @@ from shrinkml_env.compression import Workload, count_macs
 from shrinkml_env.compression.factorisations import FACTORISATIONS
 from shrinkml_env.compression.layers import Layer, Matrix, canonical_ranks
 from shrinkml_env.data.utterance import Utterance
-from shrinkml_env.evaluation import EvaluationCache, Evaluator, default_cache_path
+from shrinkml_env.evaluation import EvaluationCache, Evaluator
 from shrinkml_env.evaluation.result import Evaluation
 from shrinkml_env.files import parse_json, write_whole
 from shrinkml_env.space.search_space import SearchSpace
@@ -398,7 +398,7 @@ class TableEvaluator:
 
         Its measurements persist in the default cache, as those of the environment of `Table.live_kwargs` do.
         """
-        cache = EvaluationCache(default_cache_path())
+        cache = EvaluationCache()
         model, spec = load_model(self.table.model), self.table.factorisation
         options = {} if isinstance(spec, str) else {key: value for key, value in spec.items() if key != "name"}
         factorisation = FACTORISATIONS[self.factorisation_name](**options)(model, cache)

@@ -82,7 +82,7 @@ def test_a_measurement_is_kept_though_the_file_was_busy_at_first(tmp_path, monke
 
 def test_default_path(monkeypatch, tmp_path):
     monkeypatch.setenv("SHRINKML_CACHE", str(tmp_path / "here"))
-    assert default_cache_path() == tmp_path / "here"
+    assert EvaluationCache().path == default_cache_path() == tmp_path / "here"
     monkeypatch.delenv("SHRINKML_CACHE")
     assert default_cache_path().name == "evaluations.sqlite"
 
