@@ -13,7 +13,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from agents.base import Callback, environment_of, require_one_environment
-from shrinkml_env.files import read_json_object, write_whole
+from shrinkml_env.files import read_json_object, write_atomic
 
 __all__ = ["MiddleAction"]
 
@@ -98,7 +98,7 @@ class MiddleAction:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the number of steps, which is all that there is, as JSON."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps({"num_timesteps": self.num_timesteps}))
+        write_atomic(path, json.dumps({"num_timesteps": self.num_timesteps}))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], env: gym.Env[Any, Any] | None = None) -> Self:

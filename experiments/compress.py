@@ -19,7 +19,7 @@ from experiments.common.command import command
 from experiments.common.command_errors import given_by
 from experiments.common.compose import compose_config
 from experiments.common.course import Course
-from experiments.common.duration import whole_time
+from experiments.common.duration import estimated_seconds
 from experiments.common.environment import make_environment
 from experiments.common.goal import HALVINGS, compose_search, goal, require_reachable, verdict
 from experiments.common.kinds import NAME, number, optional
@@ -55,7 +55,7 @@ from shrinkml_env.compression import require_storable
 from shrinkml_env.data import SpeechFolder
 from shrinkml_env.envs.assembly import make_reward
 from shrinkml_env.evaluation.intervals import wer_increase
-from shrinkml_env.files import read_json_object, write_whole
+from shrinkml_env.files import read_json_object, write_atomic
 from shrinkml_env.mdp.rewards import signal_of
 from shrinkml_env.search import choose, explore, report
 from shrinkml_env.search_directory import write
@@ -74,7 +74,7 @@ class Job:
         data_note: A sentence on how the data was split, and which speakers the training knows.
         training: Config of the fine-tuning, without its models and sets; None without fine-tuning.
         seconds: The time that the original takes for the proxy set.
-        whole: An estimate of the seconds for everything but the training.
+        estimated: An estimate of the seconds for everything but the training.
     """
 
     title: str
@@ -84,7 +84,7 @@ class Job:
     data_note: str
     training: DictConfig | None
     seconds: float
-    whole: float
+    estimated: float
 
 
 def prepare(config: DictConfig) -> Job:
@@ -115,7 +115,7 @@ def prepare(config: DictConfig) -> Job:
         data_note=speech.note + speaker_overlap(trained_on, speech.voices),
         training=training,
         seconds=seconds,
-        whole=whole_time(config, search, model, speech, seconds, predicts),
+        estimated=estimated_seconds(config, search, model, speech, seconds, predicts),
     )
 
 
@@ -139,7 +139,7 @@ def compress(config: DictConfig, job: Job) -> Path:
         folder = job.speech.folder
         assert folder is not None
         path = directory / f"{name}.txt"
-        write_whole(path, "".join(f"{utterance_id}\n" for utterance_id in ids))
+        write_atomic(path, "".join(f"{utterance_id}\n" for utterance_id in ids))
         job.search[name] = {"root": str(folder.parent), "subset": folder.name, "ids": str(path.absolute())}
     if job.speech.ids:
         # The embedded speech suits the embedded model alone; the proxy set is not reported.
@@ -299,8 +299,8 @@ def main(config: DictConfig) -> None:
     training = "" if job.training is None else ", and the training besides"
     print(
         f"The original takes {job.seconds:.1f} s for the proxy set: {config.budget} models on it, "
-        f"{job.search.finalists} on dev and the result on test will take about {max(1, round(job.whole / 60))} min in "
-        f"all{training}."
+        f"{job.search.finalists} on dev and the result on test will take about "
+        f"{max(1, round(job.estimated / 60))} min in all{training}."
     )
     compress(config, job)
 

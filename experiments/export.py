@@ -12,9 +12,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from experiments.common.command import command
+from experiments.common.compose import to_container
 from experiments.common.kinds import NAME, UTTERANCES, choice, optional
 from experiments.common.record import read_record
-from experiments.common.run_directory import plain
 from shrinkml_env import load_model, load_utterances
 from shrinkml_env.export import FORMATS, export_model
 from shrinkml_env.progress import progress
@@ -64,7 +64,7 @@ def export(run: Path, format_name: str, out: Path | None = None, utterances: Any
 def main(config: DictConfig) -> None:
     """Export one model."""
     out = None if config.out is None else Path(config.out)
-    export(Path(config.run), config.format, out, plain(config.set))
+    export(Path(config.run), config.format, out, to_container(config.set))
 
 
 if __name__ == "__main__":

@@ -20,9 +20,10 @@ from omegaconf import DictConfig
 from torch import distributed, nn
 
 from experiments.common.command import command
+from experiments.common.compose import to_container
 from experiments.common.kinds import NAME
 from experiments.common.measure import measure
-from experiments.common.run_directory import plain, run_directory, write_json
+from experiments.common.run_directory import run_directory, write_json
 from experiments.common.training import is_first, load_speech, training_processes
 from shrinkml_env import Utterance, change_form, count_parameters, load_model, save_compressed
 from shrinkml_env.asr import LAS, Distillation
@@ -75,7 +76,7 @@ def finetune(config: DictConfig) -> Path:
         round_to_storage(model)
         save_compressed(model, directory / "model")
         result = {
-            "config": plain(config),
+            "config": to_container(config),
             "size_ratio": parameters["model"] / parameters["original"],
             "params": parameters,
             "file_bytes": (directory / "model" / "model.safetensors").stat().st_size,
@@ -115,7 +116,7 @@ def load_las(name_or_path: str) -> LAS:
 def _objective(config: DictConfig) -> Objective:
     objective: Objective = instantiate(config.objective)
     if config.distillation:
-        options = plain(config.distillation)
+        options = to_container(config.distillation)
         return Distillation(load_las(options.pop("teacher")), objective, **options)
     return objective
 

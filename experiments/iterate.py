@@ -17,15 +17,15 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import distributed
 
-from experiments.common.check import check
+from experiments.common.check import check_search_config
 from experiments.common.command import command
 from experiments.common.command_errors import given_by
-from experiments.common.compose import compose_config
+from experiments.common.compose import compose_config, to_container
 from experiments.common.kinds import list_of, number, optional
 from experiments.common.options import OVERRIDES
 from experiments.common.parts import part
 from experiments.common.rules import check_rule, every_rank, ranks_of_size
-from experiments.common.run_directory import plain, run_directory, write_json
+from experiments.common.run_directory import run_directory, write_json
 from experiments.common.sets import load_set
 from experiments.common.training import is_first, training_processes
 from experiments.finetune import RESULT, finetune, load_las, print_result
@@ -84,7 +84,7 @@ def iterate(config: DictConfig) -> Path:
         save_compressed(load_compressed(model), directory / "model")
         result: dict[str, Any] = {
             **results[-1],
-            "config": plain(config),
+            "config": to_container(config),
             "training": {
                 key: sum(stage["training"][key] for stage in results)
                 for key in ("epochs", "steps", "utterances", "seconds", "cpu_seconds")
@@ -130,8 +130,14 @@ def _search_config(config: DictConfig, size: float, stage: Path) -> DictConfig:
         found = compose_config("search", own)
         OmegaConf.set_struct(found, False)
         found.merge_with({"constraint": {"budget": size}})
-        found.update({"proxy": plain(config.proxy), "dev": plain(config.data.dev), "test": plain(config.data.test)})
-        check(found)
+        found.update(
+            {
+                "proxy": to_container(config.proxy),
+                "dev": to_container(config.data.dev),
+                "test": to_container(config.data.test),
+            }
+        )
+        check_search_config(found)
     return found
 
 

@@ -20,7 +20,7 @@ from experiments.common.kinds import NAME, list_of
 from experiments.common.record import named_classes, read_record
 from experiments.validate import validate_ranks
 from shrinkml_env.data import SHIPPED_SETS
-from shrinkml_env.files import write_whole
+from shrinkml_env.files import write_atomic
 
 HEAD = (
     "place",
@@ -154,9 +154,9 @@ def main(config: DictConfig) -> None:
         sys.exit("\n".join(f"REFUSED {path.stem}: {reason}" for path, reasons in refused.items() for reason in reasons))
     folder.mkdir(parents=True, exist_ok=True)
     for path, source in added.items():
-        write_whole(path, source.read_bytes())
+        write_atomic(path, source.read_bytes())
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(target, page(sorted(submitted), os.path.relpath(folder, target.parent)))
+    write_atomic(target, page(sorted(submitted), os.path.relpath(folder, target.parent)))
     print(f"{len(submitted)} submissions reproduced: {config.page}")
 
 

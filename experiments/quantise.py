@@ -14,8 +14,9 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from experiments.common.command import command
+from experiments.common.compose import to_container
 from experiments.common.measure import measure
-from experiments.common.run_directory import plain, run_directory, title_of
+from experiments.common.run_directory import run_directory, title_of
 from experiments.common.sets import load_set
 from experiments.common.statistics import in_points
 from shrinkml_env import CompressibleModel, SearchResult, count_parameters, load_model, quantise
@@ -86,7 +87,7 @@ def result_of(
         config=origin(
             {"quantiser": "int8, symmetric, one scale a row"},
             config.model,
-            {name: plain(config[name]) for name in SETS},
+            {name: to_container(config[name]) for name in SETS},
         ),
     )
 

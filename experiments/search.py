@@ -18,13 +18,14 @@ from stable_baselines3.common.logger import configure
 
 from agents import ClosedForm
 from experiments.common.agent import make_agent
-from experiments.common.check import check
+from experiments.common.check import check_search_config
 from experiments.common.command import command
+from experiments.common.compose import to_container
 from experiments.common.course import Course, EpisodeReturns
 from experiments.common.environment import LIVE, make_environment
 from experiments.common.fetch import fetch
 from experiments.common.parts import label, part
-from experiments.common.run_directory import plain, run_directory, run_path
+from experiments.common.run_directory import run_directory, run_path
 from experiments.common.search_report import print_result, write_report
 from experiments.common.sets import load_set
 from experiments.common.trackers import tracked
@@ -39,7 +40,7 @@ from shrinkml_env import (
     Utterance,
     run_search,
 )
-from shrinkml_env.agent import Learner, is_algorithm
+from shrinkml_env.agent import Learner, is_sb3_algorithm
 from shrinkml_env.envs.assembly import search_space_maker
 from shrinkml_env.envs.wrapped import AnyEnv, search_problem
 from shrinkml_env.files import errors_name
@@ -60,7 +61,7 @@ def search(config: DictConfig, title: str) -> Path:
     Raises:
         ValueError: The config is not valid.
     """
-    check(config)
+    check_search_config(config)
     directory = run_path(config, title)
     course = Course()
     fetch(config, "proxy", "dev", "test")
@@ -115,12 +116,12 @@ def find(
     print(f"search space: {len(problem.layers)} layers, {problem.search_space.size:.1e} configurations")
     logger = configure(str(directory / "tensorboard"), ["tensorboard"])
     callback = None
-    if is_algorithm(agent):
+    if is_sb3_algorithm(agent):
         agent.set_logger(logger)  # run_search records evaluations in it
         callback = EpisodeReturns(course, problem.ledger)
     else:
         problem.ledger.subscribe(EvaluationLog(logger, problem))
-    entries = describe(config, title, problem)
+    entries = record_entries(config, title, problem)
     settings = {"directory": str(directory), "model": config.model, **entries["settings"]}
     with tracked(config.logger, title, directory, settings, problem) as conclude_run:
         result = run_search(
@@ -138,7 +139,7 @@ def find(
     return result, problem
 
 
-def describe(config: DictConfig, title: str, problem: SearchProblem) -> dict[str, Any]:
+def record_entries(config: DictConfig, title: str, problem: SearchProblem) -> dict[str, Any]:
     """Return the entries of ``best.json`` that describe how a result was made: its title and `origin`."""
     settings = {
         **{group: label(config[group]) for group in ("agent", *LIVE) if group != "search_space"},
@@ -146,8 +147,8 @@ def describe(config: DictConfig, title: str, problem: SearchProblem) -> dict[str
         "budget": f"{config.budget} unique evaluations",
         "seed": str(config.seed),
     }
-    sets = {name: plain(config[name]) for name in ("proxy", "dev", "test")}
-    how = origin(settings, config.model, sets, plain(config.factorisation), plain(config.granularity))
+    sets = {name: to_container(config[name]) for name in ("proxy", "dev", "test")}
+    how = origin(settings, config.model, sets, to_container(config.factorisation), to_container(config.granularity))
     return {"title": title, **how}
 
 

@@ -16,9 +16,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from experiments.common.command import command
+from experiments.common.compose import to_container
 from experiments.common.parts import part
 from experiments.common.rules import check_rule, every_rank, ranks_of_size
-from experiments.common.run_directory import plain, run_directory
+from experiments.common.run_directory import run_directory
 from experiments.common.sets import load_set
 from shrinkml_env import (
     EvaluationCache,
@@ -45,7 +46,7 @@ def make(config: DictConfig, title: str) -> Path:
     ranks = ranks_of_size(problem, config.agent, config.size)
     directory = run_directory(config, title)
     # The reward of the problem is not an objective of the rule.
-    result = replace(report(problem, ranks, sets, describe(config, title)), rewards={})
+    result = replace(report(problem, ranks, sets, record_entries(config, title)), rewards={})
     write(result, directory)
     print(f"\n{result!r}")
     print(f"fine-tune it: python -m experiments.finetune seed_model={directory}")
@@ -61,10 +62,10 @@ def evaluators(config: DictConfig) -> dict[str, Evaluator]:
     return {"proxy": first, **{name: first.on(load_set(config, name)) for name in ("dev", "test")}}
 
 
-def describe(config: DictConfig, title: str) -> dict[str, Any]:
+def record_entries(config: DictConfig, title: str) -> dict[str, Any]:
     """Return the `origin` of a seed model."""
-    sets = {name: plain(config[name]) for name in SETS}
-    return origin({"rule": title}, config.model, sets, plain(config.factorisation), "layer")
+    sets = {name: to_container(config[name]) for name in SETS}
+    return origin({"rule": title}, config.model, sets, to_container(config.factorisation), "layer")
 
 
 @command("seed_model")

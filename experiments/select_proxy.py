@@ -24,11 +24,12 @@ from scipy.stats import kendalltau, spearmanr
 from tqdm import tqdm
 
 from experiments.common.command import command
+from experiments.common.compose import to_container
 from experiments.common.fetch import fetch
 from experiments.common.kinds import choice, list_of, whole
 from experiments.common.parts import part
 from experiments.common.pictures import plt, save_figure
-from experiments.common.run_directory import plain, run_directory, title_of
+from experiments.common.run_directory import run_directory, title_of
 from experiments.common.sets import load_set
 from shrinkml_env import EvaluationCache, Evaluator, load_model
 from shrinkml_env.compression import matrix_ranks
@@ -37,7 +38,7 @@ from shrinkml_env.data.selection import SELECTIONS, Pool
 from shrinkml_env.envs.assembly import make_factorisation, make_search_space
 from shrinkml_env.evaluation.divergence import DivergenceMeasurer
 from shrinkml_env.evaluation.intervals import Estimate
-from shrinkml_env.files import write_whole
+from shrinkml_env.files import write_atomic
 from shrinkml_env.progress import progress
 from shrinkml_env.space.search_space import SearchSpace
 from shrinkml_env.text_table import format_table
@@ -192,7 +193,7 @@ def select(config: DictConfig) -> Path:
         Evaluator(
             model,
             load_set(config, name),
-            plain(config.granularity),
+            to_container(config.granularity),
             cache,
             factorisation,
             workers=config.workers,
@@ -203,7 +204,7 @@ def select(config: DictConfig) -> Path:
     sizes = [size for size in config.sizes if size <= len(pool.utterances)]
     if not sizes:
         raise ValueError(
-            f"sizes={plain(config.sizes)}: the pool has {len(pool.utterances)} utterances, fewer than each"
+            f"sizes={to_container(config.sizes)}: the pool has {len(pool.utterances)} utterances, fewer than each"
         )
     if len(sizes) < len(config.sizes):
         print(f"the pool has {len(pool.utterances)} utterances: larger sizes are left out")
@@ -226,7 +227,7 @@ def select(config: DictConfig) -> Path:
             seeds = range(config.seed, config.seed + draws)
             subsets = [selection(choosing, size, seed) for seed in seeds]
             ids = [pool.utterances[index].id for index in subsets[0]]
-            write_whole(directory / f"{method}-{size}.txt", "\n".join(ids) + "\n")
+            write_atomic(directory / f"{method}-{size}.txt", "\n".join(ids) + "\n")
             for kind in ("broad", "near"):
                 rows[kind, method, size] = fidelity(lengths, groups[kind, 1], subsets, BLOCKS[kind], config.seed)
     error = "error, nats a unit" if by_divergence else "WER error, points"
@@ -244,7 +245,7 @@ def select(config: DictConfig) -> Path:
     ]
     shown = pd.DataFrame(table, columns=list(head))
     print(format_table(shown))
-    write_whole(directory / "fidelity.csv", shown.to_csv(index=False))
+    write_atomic(directory / "fidelity.csv", shown.to_csv(index=False))
     _draw(directory / "fidelity.png", rows, config.signal)
     print(f"sets, table and picture: {directory}")
     return directory

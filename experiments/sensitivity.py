@@ -15,10 +15,11 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from experiments.common.command import command
+from experiments.common.compose import to_container
 from experiments.common.fetch import fetch
 from experiments.common.parts import part
 from experiments.common.pictures import plt, save_figure
-from experiments.common.run_directory import plain, run_directory, title_of
+from experiments.common.run_directory import run_directory, title_of
 from shrinkml_env import Evaluation, EvaluationCache, Ledger, SearchProblem
 from shrinkml_env.progress import progress
 from shrinkml_env.space.formation import Sensitive
@@ -42,9 +43,9 @@ def sensitivity(config: DictConfig) -> Path:
     env = gym.make(
         "ShrinkML-v0",
         model=config.model,
-        proxy=plain(config.proxy),
+        proxy=to_container(config.proxy),
         **{group: part(group, config[group]) for group in PARTS},
-        granularity=plain(config.granularity),
+        granularity=to_container(config.granularity),
         device=config.device,
         cache=EvaluationCache(),
         ledger=Ledger(directory / "evaluations.jsonl"),

@@ -21,7 +21,7 @@ from experiments.common.page import Chart, point, render, series, wer_axes
 from experiments.common.pareto import pareto_front
 from experiments.common.record import check_record, read_record, read_training
 from experiments.common.results import read_results
-from shrinkml_env.files import write_whole
+from shrinkml_env.files import write_atomic
 from shrinkml_env.text_table import format_table
 
 HEAD = ("run", "found by", "evaluations", "proxy reward", "size ratio", "proxy WER %", "dev WER %", "test WER %")
@@ -144,7 +144,7 @@ def write_page(runs: Path, rows: pd.DataFrame) -> Path:
         rows=rows.to_numpy().tolist(),
         reports=reports,
     )
-    write_whole(path, page)
+    write_atomic(path, page)
     return path
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm  # optional
 
-__all__ = ["Learner", "is_algorithm", "takes_callback"]
+__all__ = ["Learner", "is_sb3_algorithm", "takes_callback"]
 
 
 @runtime_checkable
@@ -20,7 +20,7 @@ class Learner(Protocol):
         """Take about this many steps. The `BudgetExhausted` that the environment raises need not be caught."""
 
 
-def is_algorithm(agent: object) -> TypeGuard[BaseAlgorithm]:
+def is_sb3_algorithm(agent: object) -> TypeGuard[BaseAlgorithm]:
     """Return whether an agent is one of Stable-Baselines3's algorithms, without importing them."""
     base = sys.modules.get("stable_baselines3.common.base_class")
     return base is not None and isinstance(agent, base.BaseAlgorithm)

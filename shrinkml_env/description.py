@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from shrinkml_env.agent import is_algorithm
+from shrinkml_env.agent import is_sb3_algorithm
 
-__all__ = ["describe"]
+__all__ = ["describe", "text_of"]
 
 NO_SETTINGS = frozenset(
     {"env", "problem", "evaluator", "search_space", "device", "verbose", "tensorboard_log", "progress_bar"}
@@ -55,12 +55,31 @@ def describe(part: object, depth: int = DEPTH) -> Any:
     return name if depth == 0 or isinstance(part, nn.Module) else name | _settings(part, depth - 1)
 
 
+def text_of(description: Any) -> str:
+    """Return the description of a part as a readable text, ``Linear(size_weight=0.2)``, without settings that are None.
+
+    Args:
+        description: What `describe` returns, or a name and options as `make_env` takes them.
+    """
+    if isinstance(description, list):
+        return f"[{', '.join(map(text_of, description))}]"
+    if not isinstance(description, Mapping):
+        return str(description)
+    options = ", ".join(
+        f"{name}={text_of(value)}" for name, value in description.items() if name != "name" and value is not None
+    )
+    name = str(description.get("name", ""))
+    if not name:
+        return f"{{{options}}}"
+    return f"{name}({options})" if options else name
+
+
 def _settings(part: object, depth: int) -> dict[str, Any]:
     arguments = _arguments(type(part))
     values = {name: getattr(part, name, getattr(part, f"_{name}", MISSING)) for name in arguments - NO_SETTINGS}
     kept = {name: value for name, value in values.items() if value is not MISSING}
     # Other attributes of Stable-Baselines3's algorithms change while they learn.
-    if len(kept) < len(values) and not is_algorithm(part):
+    if len(kept) < len(values) and not is_sb3_algorithm(part):
         attributes = getattr(part, "__dict__", {})
         kept |= {name: value for name, value in attributes.items() if _is_public(name) and _is_plain(value)}
     return {name: describe(kept[name], depth) for name in sorted(kept)}

@@ -15,7 +15,7 @@ __all__ = [
     "parse_json",
     "read_json_object",
     "read_lines",
-    "write_whole",
+    "write_atomic",
     "written_aside",
 ]
 
@@ -60,7 +60,7 @@ def written_aside(path: str | os.PathLike[str], content: bytes | str) -> Iterato
             aside.unlink()
 
 
-def write_whole(path: str | os.PathLike[str], content: bytes | str) -> None:
+def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> None:
     """Write a file atomically: a failure leaves its old content. A text is encoded in UTF-8.
 
     Raises:

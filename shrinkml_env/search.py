@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from shrinkml_env.agent import Learner, is_algorithm, takes_callback
+from shrinkml_env.agent import Learner, is_sb3_algorithm, takes_callback
 from shrinkml_env.checks import whole_number
 from shrinkml_env.compression import CompressibleModel, compress, encoder_parameters, file_bytes
 from shrinkml_env.data import UtteranceSpec, load_utterances
@@ -135,7 +135,7 @@ def _explore(env: AnyEnv, agent: Learner, callback: Any) -> None:
     budget = budget_of(problem)
     options = {} if callback is None else {"callback": callback}
     ending = None
-    if is_algorithm(agent):
+    if is_sb3_algorithm(agent):
         # Optional: the library itself does without Stable-Baselines3.
         from shrinkml_env.sb3 import BudgetCallback, with_callbacks
 

@@ -16,10 +16,10 @@ from shrinkml_env.agent import Learner
 from shrinkml_env.compression import save_compressed
 from shrinkml_env.compression.canonical import digest
 from shrinkml_env.data import UtteranceSpec
-from shrinkml_env.description import describe
+from shrinkml_env.description import describe, text_of
 from shrinkml_env.envs.registration import make_env
 from shrinkml_env.envs.wrapped import AnyEnv, arguments_of, num_envs_of, shrink_env
-from shrinkml_env.files import read_json_object, write_whole
+from shrinkml_env.files import read_json_object, write_atomic
 from shrinkml_env.search_result import MODELS, SearchResult
 
 __all__ = ["claim", "describe_search", "origin", "provenance", "require_folder", "save_agent", "write"]
@@ -81,7 +81,7 @@ def claim(folder: Path, search: Mapping[str, Any]) -> None:
     """
     path = folder / IDENTITY
     if not path.exists():
-        write_whole(path, json.dumps(search, indent=2))
+        write_atomic(path, json.dumps(search, indent=2))
         return
     try:
         was = read_json_object(path)
@@ -142,7 +142,7 @@ def origin(
 
 def provenance(env: AnyEnv, agent: Learner, dev: UtteranceSpec, test: UtteranceSpec) -> dict[str, Any]:
     """Return the `origin` of the result of a search."""
-    settings = {name: _text(part) for name, part in describe_search(env, agent).items()}
+    settings = {name: text_of(part) for name, part in describe_search(env, agent).items()}
     given = arguments_of(env)
     if not given:
         return origin(settings)
@@ -171,7 +171,7 @@ def write(result: SearchResult, directory: Path) -> None:
     (directory / RESULT).unlink(missing_ok=True)
     for name, model in zip(MODELS, (result.original, result.model), strict=True):
         save_compressed(model, directory / name)
-    write_whole(directory / RESULT, json.dumps(result.to_json(), indent=2))
+    write_atomic(directory / RESULT, json.dumps(result.to_json(), indent=2))
 
 
 def _plain(value: Any) -> Any:
@@ -195,16 +195,3 @@ def _differences(was: Any, now: Any, key: str = "") -> Iterator[str]:
 
 def _shown(value: Any) -> str:
     return "nothing" if value is ABSENT else repr(value)
-
-
-def _text(part: Any) -> str:
-    """Return a description as a readable text, without settings that are None: ``Linear (size_weight=0.2)``."""
-    if isinstance(part, list):
-        return f"[{', '.join(map(_text, part))}]"
-    if not isinstance(part, Mapping):
-        return str(part)
-    options = ", ".join(
-        f"{name}={_text(value)}" for name, value in part.items() if name != "name" and value is not None
-    )
-    name = str(part.get("name", ""))
-    return f"{name} ({options})".lstrip() if options or not name else name

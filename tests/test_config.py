@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 
 from agents import ClosedForm
 from experiments.common.agent import make_agent
+from experiments.common.compose import to_container
 from experiments.common.parts import check_part, part
-from experiments.common.run_directory import plain
 from shrinkml_env.compression.factorisations import FACTORISATIONS
 from shrinkml_env.envs.registration import arguments_v1
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
@@ -115,11 +115,11 @@ def test_a_data_set_is_named_in_one_way(command, key, embedded):
     choice = ["data=librispeech", "data.root=/data", "data.subset=[a,b]", "data.dev.limit=3"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         configs = [compose(command), compose(command, choice)]
-    found = [plain(OmegaConf.select(config, key)) for config in configs]
+    found = [to_container(OmegaConf.select(config, key)) for config in configs]
     limit = {"limit": 72} if key == "proxy" else {}
     assert found == [embedded, {"root": "/data", "subset": ["a", "b"], **limit}]
     if "dev" in configs[1]:
-        assert plain(configs[1].dev) == {"root": "/data", "subset": "dev-clean", "limit": 3}
+        assert to_container(configs[1].dev) == {"root": "/data", "subset": "dev-clean", "limit": 3}
 
 
 def test_every_config_is_named_as_its_command_is():

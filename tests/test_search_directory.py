@@ -179,8 +179,8 @@ def test_the_record_says_how_to_measure_a_result_anew(tmp_path):
     record = run_search(env, Sampler(env), dev=DEV, test=TEST, progress_bar=False).to_json()
     assert (record["model"], record["factorisation"]) == (str(folder), factorisation)
     assert record["granularity"] == "layer"
-    assert record["settings"]["reward"] == "Linear (size_weight=0.2)"
-    assert record["settings"]["agent"] == "Sampler (seed=0)"
+    assert record["settings"]["reward"] == "Linear(size_weight=0.2)"
+    assert record["settings"]["agent"] == "Sampler(seed=0)"
     # Utterances that were given as objects have no name to be read again by.
     assert "utterances" not in record
     assert provenance(make(), Sampler(env), speech, "test").get("model") is None
@@ -210,5 +210,5 @@ def test_the_commands_read_the_directory_of_a_library_run(tmp_path):
     assert validate(run) == []
     assert validate_ranks(run / "best.json") == []
     row = table(run.parent).iloc[-1]
-    assert (row["run"], row["found by"]) == ("mine", "Linear (size_weight=0.2)")
+    assert (row["run"], row["found by"]) == ("mine", "Linear(size_weight=0.2)")
     assert row["test WER %"] == f"{100 * result.wer['test']:.2f}"

@@ -13,7 +13,7 @@ from shrinkml_env.data.synthetic.calibration import CALIBRATION, copy_calibratio
 from shrinkml_env.data.synthetic.corpus import focus, remove_others, synthesise, write_index
 from shrinkml_env.data.synthetic.engines import load_engine
 from shrinkml_env.data.synthetic.recipe import SUBSETS, Item, held_out_items, training_items
-from shrinkml_env.files import write_whole
+from shrinkml_env.files import write_atomic
 from shrinkml_env.progress import progress
 
 # CPU seconds for a second of speech, for the weights of the progress bar.
@@ -71,7 +71,7 @@ def make_subsets(config: DictConfig) -> None:
         if kept:
             remove_others(root, kept)
             ids = focus(kept, config.focus_hours)
-            write_whole(root / "train" / "focus.txt", "\n".join(ids) + "\n")
+            write_atomic(root / "train" / "focus.txt", "\n".join(ids) + "\n")
 
 
 @command(

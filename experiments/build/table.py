@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from experiments.common.command import command
+from experiments.common.compose import to_container
 from experiments.common.kinds import ANYTHING, FLAG, NAME, list_of, mapping_of, mapping_with, optional, whole
 from experiments.common.parts import part
-from experiments.common.run_directory import plain
 from shrinkml_env import EvaluationCache, Evaluator, load_model, load_utterances
 from shrinkml_env.envs.assembly import make_factorisation, make_search_space
 from shrinkml_env.envs.registration import make_tabular_env
@@ -37,7 +37,7 @@ def make(config: DictConfig) -> Table:
     cache = EvaluationCache(config.cache)
     spec = part("factorisation", config.factorisation)
     factorisation = make_factorisation(model, spec, cache)
-    utterances = {subset: plain(config[subset]) for subset in SETS}
+    utterances = {subset: to_container(config[subset]) for subset in SETS}
     evaluators = {
         subset: Evaluator(
             model,
@@ -89,8 +89,8 @@ def make(config: DictConfig) -> Table:
 def search_space(config: DictConfig, evaluator: Evaluator) -> SearchSpace:
     """Return the candidates of the blocks: those of the config's search space, or the ranks that the blocks name."""
     if config.search_space is not None:
-        return make_search_space(evaluator, plain(config.search_space))
-    return Explicit({name: plain(block.ranks) for name, block in config.blocks.items()})(evaluator.layers)
+        return make_search_space(evaluator, to_container(config.search_space))
+    return Explicit({name: to_container(block.ranks) for name, block in config.blocks.items()})(evaluator.layers)
 
 
 def _chosen(table: Table, best: int, random: int, seed: int) -> NDArray[np.int64]:

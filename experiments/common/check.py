@@ -10,10 +10,10 @@ from experiments.common.parts import label, part
 from experiments.common.trackers import require_tracker
 from shrinkml_env.envs.assembly import make_reward
 
-__all__ = ["check"]
+__all__ = ["check_search_config"]
 
 
-def check(config: DictConfig) -> None:
+def check_search_config(config: DictConfig) -> None:
     """Check a config before the search.
 
     Raises:

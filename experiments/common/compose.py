@@ -1,15 +1,16 @@
-"""Composition of other commands' configs."""
+"""Composition of other commands' configs, and their values as plain Python."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["CONF", "choices_in", "compose_config"]
+__all__ = ["CONF", "choices_in", "compose_config", "to_container"]
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -25,3 +26,8 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(name, list(overrides))
+
+
+def to_container(spec: Any) -> Any:
+    """Return a value of a config with OmegaConf's containers converted to dict and list; other values as they are."""
+    return OmegaConf.to_container(spec, resolve=True) if OmegaConf.is_config(spec) else spec

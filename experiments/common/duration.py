@@ -15,17 +15,16 @@ from experiments.common.searches import compensates
 from experiments.common.speech import Speech
 from shrinkml_env import CompressibleModel, load_utterances
 from shrinkml_env.compression.protocol import require_predictions
-from shrinkml_env.data import SAMPLE_RATE
 from shrinkml_env.envs.assembly import search_space_maker
 from shrinkml_env.space.level_spaces import LevelSpace
 
-__all__ = ["factoring_time", "whole_time"]
+__all__ = ["estimated_seconds", "factoring_time"]
 
 GRADIENT = 2.5
 """Time of a pass with gradients, as a multiple of the time of recognition."""
 
 
-def whole_time(
+def estimated_seconds(
     config: DictConfig, search: DictConfig, model: CompressibleModel, speech: Speech, seconds: float, predicts: bool
 ) -> float:
     """Return roughly how many seconds factors, search, choice and report will take, without a training.
@@ -43,8 +42,8 @@ def whole_time(
     factors = activation_aware(search.factorisation)
     if factors is not None:
         spoken = load_utterances(factors.calibration, "calibration")
-        embedded = (utterance.waveform.numel() / SAMPLE_RATE for utterance in spoken)
-        calibration = speech.seconds["proxy"] if speech.folder else sum(embedded)
+        embedded = sum(utterance.duration for utterance in spoken)
+        calibration = speech.seconds["proxy"] if speech.folder else embedded
         rules = instantiate(search.agent.get("rules") or [], _convert_="all")
         levels = isinstance(search_space_maker(part("search_space", search.search_space)), LevelSpace)
         gradients = factors.weigh_rows + (levels or any(isinstance(rule, ClosedForm) for rule in rules))

@@ -7,8 +7,8 @@ from typing import Any
 import gymnasium as gym
 from omegaconf import DictConfig
 
+from experiments.common.compose import to_container
 from experiments.common.parts import part
-from experiments.common.run_directory import plain
 from shrinkml_env import Ledger
 from shrinkml_env.sb3 import ShrinkVecEnv
 
@@ -34,9 +34,9 @@ def make_environment(config: DictConfig, ledger: Ledger, cache: Any = "default")
     arguments: dict[str, Any] = {
         **{name: part(name, config[name]) for name in LIVE},
         "model": config.model,
-        "proxy": plain(config.proxy),
-        "granularity": plain(config.granularity),
-        "dense": plain(config.dense),
+        "proxy": to_container(config.proxy),
+        "granularity": to_container(config.granularity),
+        "dense": to_container(config.dense),
         "device": config.device,
         "workers": config.workers,
         "memory_mb": config.memory_mb,

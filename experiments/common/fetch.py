@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from experiments.common.run_directory import plain
+from experiments.common.compose import to_container
 from shrinkml_env.data import download_librispeech
 
 __all__ = ["fetch", "fetch_sets"]
@@ -25,7 +25,7 @@ def fetch(config: DictConfig, *names: str) -> None:
         ValueError: LibriSpeech has no such subset.
     """
     if config.data.download:
-        fetch_sets(plain(config[name]) for name in names)
+        fetch_sets(to_container(config[name]) for name in names)
 
 
 def fetch_sets(sets: Iterable[Any]) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from omegaconf import DictConfig, open_dict
 
-from experiments.common.check import check
-from experiments.common.compose import compose_config
+from experiments.common.check import check_search_config
+from experiments.common.compose import compose_config, to_container
 from experiments.common.parts import part
-from experiments.common.run_directory import plain
 from shrinkml_env import CompressibleModel, SearchResult, count_parameters
 from shrinkml_env.compression import PredictiveModel, compressed_parameters, ranks_by_matrix
 from shrinkml_env.envs.assembly import search_space_maker
@@ -73,7 +72,7 @@ def require_reachable(target: float | None, search: DictConfig, model: Compressi
     Raises:
         ValueError: It is.
     """
-    layers = group_layers(tuple(model.layers), plain(search.granularity), plain(search.dense))
+    layers = group_layers(tuple(model.layers), to_container(search.granularity), to_container(search.dense))
     maker = search_space_maker(part("search_space", search.search_space))
     if isinstance(maker, LevelSpace):
         # Its candidates are not known before the factors are; no layer can have less than rank 1.
@@ -115,7 +114,7 @@ def compose_search(config: DictConfig, model: CompressibleModel) -> DictConfig:
             search.agent.rules = [*closed_form, {"_target_": "agents.UniformRank"}]
     for key in PASSED_ON:
         search[key] = config[key]
-    check(search)
+    check_search_config(search)
     return search
 
 

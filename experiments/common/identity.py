@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from shrinkml_env.compression.factorisations import FACTORISATIONS
 
-__all__ = ["IRRELEVANT", "describe", "key_of"]
+__all__ = ["IRRELEVANT", "key_content", "key_of"]
 
 IRRELEVANT = frozenset({"outputs", "workers", "memory_mb", "reuse", "launcher", "logger", "uniform_curve"})
 """Options on which results do not depend: where they are written, and how they are computed, logged or shown."""
@@ -34,12 +34,12 @@ def key_of(content: Any) -> str:
     """Return the key of a content, eight hexadecimal digits.
 
     Args:
-        content: A config, or JSON-able mappings, lists and values, which may contain configs; see `describe`.
+        content: A config, or JSON-able mappings, lists and values, which may contain configs; see `key_content`.
     """
-    return hashlib.sha256(json.dumps(describe(content), sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps(key_content(content), sort_keys=True).encode()).hexdigest()[:8]
 
 
-def describe(content: Any) -> Any:
+def key_content(content: Any) -> Any:
     """Return a JSON-able description of a config that does not depend on the places of ShrinkML's classes.
 
     A whole config, alone or inside other content, is described without its `IRRELEVANT` options, and as if nothing were
@@ -56,12 +56,12 @@ def describe(content: Any) -> Any:
     if OmegaConf.is_config(content):
         options = OmegaConf.to_container(content, resolve=True)
         if not isinstance(options, dict) or content._get_parent() is not None:
-            return describe(options)
+            return key_content(options)
         data = options.get("data")
         if isinstance(data, dict) and "download" in data:
             # Whether it is downloaded first does not change speech; earlier keys hold the option with its default.
             options["data"] = data | {"download": False}
-        described: dict[str, Any] = describe(
+        described: dict[str, Any] = key_content(
             {
                 name: value
                 for name, value in options.items()
@@ -74,16 +74,16 @@ def describe(content: Any) -> Any:
     if isinstance(content, Mapping):
         later = LATER if content.get("name") in FACTORISATIONS else {}
         return {
-            str(name): _describe_class(value) if name == "_target_" else describe(value)
+            str(name): _class_content(value) if name == "_target_" else key_content(value)
             for name, value in content.items()
             if name not in later or later[name] != value
         }
     if isinstance(content, Sequence) and not isinstance(content, str):
-        return [describe(value) for value in content]
+        return [key_content(value) for value in content]
     return str(content) if isinstance(content, Path) else content
 
 
-def _describe_class(target: str) -> Any:
+def _class_content(target: str) -> Any:
     if target.partition(".")[0] in OURS:
         return target.rpartition(".")[2]
     try:

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.common.compose import CONF, choices_in
+from experiments.common.compose import CONF, choices_in, to_container
 from experiments.common.kinds import (
     DEVICE,
     FLAG,
@@ -31,7 +31,6 @@ from experiments.common.kinds import (
     whole,
 )
 from experiments.common.parts import PARTS, check_part
-from experiments.common.run_directory import plain
 from experiments.common.trackers import TRACKERS
 
 __all__ = [
@@ -155,13 +154,13 @@ def _check(config: DictConfig, prefix: str, kinds: Mapping[str, Kind]) -> None:
             continue
         value = config[key]
         if name in kinds:
-            kinds[name].require(name, plain(value))
+            kinds[name].require(name, to_container(value))
         elif is_part(name, value):
             check_part(name, value)
             for option, kind in kinds.items():
                 inner = option.removeprefix(f"{name}.")
                 if inner != option and inner in value:
-                    kind.require(option, plain(value[inner]))
+                    kind.require(option, to_container(value[inner]))
         elif isinstance(value, DictConfig) and _has_options(name, kinds):
             _check(value, f"{name}.", kinds)
         else:

@@ -18,9 +18,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.common.agent import steps_are_known
+from experiments.common.compose import to_container
 from experiments.common.kinds import kind_of
-from experiments.common.run_directory import plain
 from shrinkml_env.compression.factorisations import FACTORISATIONS, ActivationAware
+from shrinkml_env.description import text_of
 from shrinkml_env.envs.assembly import factorisation_maker, named
 from shrinkml_env.mdp.actions import ACTIONS, ActionKind
 from shrinkml_env.mdp.constraints import CONSTRAINTS, Constraint
@@ -73,14 +74,14 @@ def part(group: str, config: DictConfig) -> Any:
         ``gym.make`` makes the object.
     """
     if "_target_" not in config:
-        return plain(config)
+        return to_container(config)
     partial = {"_partial_": True} if group in BASES else {}
     return instantiate(config, _convert_="all", **partial)
 
 
 def activation_aware(config: Mapping[Any, Any] | DictConfig) -> ActivationAware | None:
     """Return what the config of a factorisation makes if it is activation-aware, and so has calibration speech."""
-    maker = factorisation_maker(part("factorisation", OmegaConf.create(plain(config))))
+    maker = factorisation_maker(part("factorisation", OmegaConf.create(to_container(config))))
     return maker if isinstance(maker, ActivationAware) else None
 
 
@@ -103,13 +104,13 @@ def check_part(group: str, config: DictConfig) -> None:
         if OmegaConf.is_missing(config, option):
             raise ValueError(f"{group} needs its option {option!r}: give {group}.{option!s}=...")
     if "_target_" not in config:
-        made = named(group, REGISTRIES[group], plain(config), given=_subjects(group))
-        _check_types(group, made.func, plain(config))  # type: ignore[attr-defined]
+        made = named(group, REGISTRIES[group], to_container(config), given=_subjects(group))
+        _check_types(group, made.func, to_container(config))  # type: ignore[attr-defined]
         return
     found = _found(group, config._target_)
     _check_names(group, found, config)
     with steps_are_known():
-        _check_types(group, found, plain(config))
+        _check_types(group, found, to_container(config))
 
 
 def _found(group: str, target: str) -> Callable[..., Any]:
@@ -193,11 +194,15 @@ def label(config: Any) -> str:
     Args:
         config: A group's config, or a value in it.
     """
-    value = plain(config)
+    return text_of(_named(to_container(config)))
+
+
+def _named(value: Any) -> Any:
+    """Return a part with the name of its class in place of Hydra's options."""
+    if isinstance(value, list):
+        return [_named(inner) for inner in value]
     if not isinstance(value, dict):
-        return str(value)
-    name = str(value.get("name", value.get("_target_", ""))).rpartition(".")[2]
-    options = ", ".join(
-        f"{option}={label(inner)}" for option, inner in value.items() if option != "name" and option[:1] != "_"
-    )
-    return f"{name}({options})" if name else f"{{{options}}}"
+        return value
+    options = {option: _named(inner) for option, inner in value.items() if option[:1] != "_"}
+    target = value.get("_target_", "").rpartition(".")[2]
+    return {"name": target, **options} if target else options

@@ -11,7 +11,7 @@ import matplotlib as mpl
 from matplotlib import pyplot as plt
 
 from shrinkml_env import Evaluation
-from shrinkml_env.files import write_whole
+from shrinkml_env.files import write_atomic
 
 __all__ = ["draw_uniform_curve", "plt", "save_figure", "save_wer_against_size"]
 
@@ -23,7 +23,7 @@ def save_figure(figure: Any, path: Path, dpi: int) -> None:
     picture = io.BytesIO()
     figure.savefig(picture, dpi=dpi, format="png")
     plt.close(figure)
-    write_whole(path, picture.getvalue())
+    write_atomic(path, picture.getvalue())
 
 
 def draw_uniform_curve(path: Path, curve: Sequence[Evaluation]) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.common.identity import key_of
-from shrinkml_env.files import write_whole
+from shrinkml_env.files import write_atomic
 
-__all__ = ["plain", "run_directory", "run_path", "title_of", "write_json"]
+__all__ = ["run_directory", "run_path", "title_of", "write_json"]
 
 
 def run_directory(config: DictConfig, title: str) -> Path:
@@ -25,7 +25,7 @@ def run_directory(config: DictConfig, title: str) -> Path:
     folder = run_path(config, title)
     folder.mkdir(parents=True, exist_ok=True)
     # Atomic, since several processes of one run may write it at once.
-    write_whole(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    write_atomic(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     return folder
 
 
@@ -41,9 +41,4 @@ def title_of(model: str) -> str:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a mapping as JSON, atomically."""
-    write_whole(path, json.dumps(content, indent=2))
-
-
-def plain(spec: Any) -> Any:
-    """Return a value of a config with OmegaConf's containers converted to dict and list."""
-    return OmegaConf.to_container(spec, resolve=True) if OmegaConf.is_config(spec) else spec
+    write_atomic(path, json.dumps(content, indent=2))

@@ -21,7 +21,7 @@ from experiments.common.pareto import pareto_front
 from experiments.common.pictures import plt, save_figure
 from experiments.common.transcripts import Transcript
 from shrinkml_env import Evaluation, SearchResult
-from shrinkml_env.files import write_whole
+from shrinkml_env.files import write_atomic
 
 __all__ = ["print_result", "write_report"]
 
@@ -85,7 +85,7 @@ def write_report(
         },
         command=given_command(),
     )
-    write_whole(directory / "report.html", page)
+    write_atomic(directory / "report.html", page)
 
 
 def has_one_size(result: SearchResult, uniform: Sequence[Evaluation]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from experiments.common.agent import make_agent
-from experiments.common.check import check
+from experiments.common.check import check_search_config
 from experiments.common.command_errors import given_by
 from experiments.common.compose import compose_config
 from experiments.common.environment import make_environment, make_tabular_environment
@@ -109,7 +109,7 @@ def check_search(search: Search, options: Mapping[str, Sequence[str]]) -> None:
             message begins with the option of the study that is at fault.
     """
     try:
-        check(search.config)
+        check_search_config(search.config)
     except Exception:
         with given_by(_at_fault(search, options), "search", search.given):
             raise
@@ -120,7 +120,7 @@ def _at_fault(search: Search, options: Mapping[str, Sequence[str]]) -> str:
     for option, overrides in options.items():
         rest = tuple(override for override in search.given if override not in overrides)
         with suppress(Exception):
-            check(_composed(rest))
+            check_search_config(_composed(rest))
             return option
     return list(options)[-1]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from experiments.common.run_directory import plain
+from experiments.common.compose import to_container
 from shrinkml_env import Utterance, load_utterances
 
 __all__ = ["load_set"]
@@ -24,4 +24,4 @@ def load_set(config: Mapping[Any, Any] | DictConfig, name: str) -> tuple[Utteran
         ValueError: The set is not valid; the message begins with the option.
         FileNotFoundError: A folder or file is missing; likewise.
     """
-    return load_utterances(plain(config[name]), name)
+    return load_utterances(to_container(config[name]), name)

@@ -79,10 +79,7 @@ def embedded_speech(limits: Mapping[str, int]) -> Speech:
             )
     return Speech(
         note="The speech is the embedded one, which is synthetic: it says nothing about people's voices.",
-        seconds={
-            name: sum(utterance.waveform.numel() for utterance in utterances) / SAMPLE_RATE
-            for name, utterances in sets.items()
-        },
+        seconds={name: sum(utterance.duration for utterance in utterances) for name, utterances in sets.items()},
         proxy=sets["proxy"],
         voices={utterance.speaker for utterance in sets["test"]},
         ids={},
@@ -111,10 +108,10 @@ def folder_speech(config: DictConfig, model: CompressibleModel, predicts: bool) 
     for index in used:
         require_length(model, folder.num_samples[index], f"utterance {folder.ids[index]!r}")
     if predicts:
-        require_predictions(model, folder, used)
+        require_divergence(model, folder, used)
     require_spelling(model, [(folder[index].id, folder[index].text) for index in used], config.data)
     return Speech(
-        note=describe(folder, parts),
+        note=split_note(folder, parts),
         seconds={
             name: sum(folder.num_samples[index] for index in indices) / SAMPLE_RATE for name, indices in parts.items()
         },
@@ -135,7 +132,7 @@ def data_folder(data: str) -> SpeechFolder:
     return folder
 
 
-def describe(folder: SpeechFolder, parts: Mapping[str, Sequence[int]]) -> str:
+def split_note(folder: SpeechFolder, parts: Mapping[str, Sequence[int]]) -> str:
     """Describe a split: the size of each part, and whether speakers are held out."""
     speakers = folder.speakers
     voices = {name: {speakers[index] for index in indices} for name, indices in parts.items()}
@@ -214,7 +211,7 @@ def require_spelling(model: CompressibleModel, transcripts: Sequence[tuple[str, 
             )
 
 
-def require_predictions(model: CompressibleModel, folder: SpeechFolder, indices: Sequence[int]) -> None:
+def require_divergence(model: CompressibleModel, folder: SpeechFolder, indices: Sequence[int]) -> None:
     """Check that the divergence can be measured on the longest utterance.
 
     Raises:

@@ -12,10 +12,10 @@ from omegaconf import DictConfig
 
 from experiments.common.results import KEPT, Cell, kept_results, line_of, read_results, results_of
 from experiments.common.run_directory import run_directory
-from shrinkml_env.files import write_whole
+from shrinkml_env.files import write_atomic
 from shrinkml_env.text_table import format_table
 
-__all__ = ["Report", "is_missing", "made", "publish"]
+__all__ = ["Report", "is_missing", "publish", "study_results"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -36,7 +36,7 @@ class Report:
     notes: Sequence[str] = ()
 
 
-def made(
+def study_results(
     study: str,
     config: DictConfig,
     cells: Sequence[Cell[Task]],
@@ -75,7 +75,7 @@ def made(
 
 
 def is_missing(study: str, config: DictConfig, cells: Sequence[Cell[Any]]) -> bool:
-    """Return whether the result of any cell is missing, so that `made` would compute it."""
+    """Return whether the result of any cell is missing, so that `study_results` would compute it."""
     known = _kept(study, config).keys() | read_results(_results(config)).keys()
     return any(cell.key not in known for cell in cells)
 
@@ -93,7 +93,7 @@ def publish(study: str, config: DictConfig, report: Report) -> Path:
     directory = run_directory(config, study)
     text = "\n\n".join(format_table(_filled(table)) for table in report.tables if len(table))
     text = "\n".join([text, *([""] if report.notes else []), *report.notes])
-    write_whole(directory / "table.txt", text + "\n")
+    write_atomic(directory / "table.txt", text + "\n")
     print(text)
     report.draw(directory / f"{study}.png")
     print(f"tables and picture: {directory}")

@@ -11,8 +11,8 @@ import torch
 from omegaconf import DictConfig
 from torch import distributed
 
+from experiments.common.compose import to_container
 from experiments.common.fetch import fetch_sets
-from experiments.common.run_directory import plain
 from shrinkml_env.data import SpeechFolder, Utterance, load_utterances
 
 __all__ = ["is_first", "load_speech", "training_processes"]
@@ -46,7 +46,7 @@ def load_speech(data: DictConfig, *others: str) -> tuple[SpeechFolder, dict[str,
     Raises:
         ValueError: The training set is not given as a folder.
     """
-    sets = {name: plain(data[name]) for name in ("train", *others)}
+    sets = {name: to_container(data[name]) for name in ("train", *others)}
     if not isinstance(sets["train"], Mapping):
         raise ValueError(
             f"data.train must be {{root: DIR, subset: NAME}}, whose files are read as they are needed, got "

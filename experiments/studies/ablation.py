@@ -31,7 +31,7 @@ from experiments.common.searches import (
     search_cell,
 )
 from experiments.common.statistics import mean, mean_difference
-from experiments.common.study import Report, made, publish
+from experiments.common.study import Report, publish, study_results
 
 HEAD = (
     "variant",
@@ -198,7 +198,7 @@ def main(config: DictConfig) -> None:
     """Run missing searches, then compare."""
     cells = grid(config)
     outcomes: dict[tuple[str, str], list[VariantResult]] = {}
-    found = made("ablation", config, cells, make, lambda result: VariantResult(**result))
+    found = study_results("ablation", config, cells, make, lambda result: VariantResult(**result))
     for cell, outcome in zip(cells, found, strict=True):
         outcomes.setdefault((cell.task.variant, cell.task.search.agent), []).append(outcome)
     shown = table(outcomes, config.after, config.within)

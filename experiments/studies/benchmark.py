@@ -46,7 +46,7 @@ from experiments.common.statistics import (
     iqm_curve,
     profile,
 )
-from experiments.common.study import Report, made, publish
+from experiments.common.study import Report, publish, study_results
 from experiments.studies.landscape import wer_and_size
 from shrinkml_env.space.table import Table
 
@@ -302,7 +302,7 @@ def grid(config: DictConfig) -> list[Cell[Search]]:
 @command("benchmark", env=choice("tabular", "live"), rewards=list_of(REWARD), first_seed=SEED, table=NAME)
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
-    runs = made("benchmark", config, grid(config), make, lambda result: Run(**result), "runs")
+    runs = study_results("benchmark", config, grid(config), make, lambda result: Run(**result), "runs")
     scale = scales(runs, config)
     results, shares = scores(runs, config, scale), fronts(runs, config)
     report = Report([table(results, shares)], lambda path: draw(path, results, shares), notes(results, scale))

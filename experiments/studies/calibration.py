@@ -20,12 +20,12 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from experiments.common.command import command
+from experiments.common.compose import to_container
 from experiments.common.kinds import UTTERANCES, list_of, number, whole
 from experiments.common.pictures import plt, save_figure
 from experiments.common.results import Cell
-from experiments.common.run_directory import plain
 from experiments.common.sets import load_set
-from experiments.common.study import Report, made, publish
+from experiments.common.study import Report, publish, study_results
 from shrinkml_env import load_model, load_utterances
 from shrinkml_env.compression import ActivationAwareSVD, Matrix, second_moments
 from shrinkml_env.compression.canonical import one_thread
@@ -97,7 +97,9 @@ def make(task: Calibration) -> dict[str, Any]:
     waveforms = [u.waveform for u in load_set(config, "calibration")][: task.utterances]
     factors = ActivationAwareSVD(model, waveforms, task.damping, form="pivoting", share_inputs=True)
     speech = {"held_out": (config.held_out, None), "calibration": (config.calibration, task.utterances)}
-    moments = {name: _moments(config.model, json.dumps(plain(part)), count) for name, (part, count) in speech.items()}
+    moments = {
+        name: _moments(config.model, json.dumps(to_container(part)), count) for name, (part, count) in speech.items()
+    }
     weights: Mapping[str, nn.Parameter] = dict(model.named_parameters())
     errors: dict[str, list[float]] = {name: [] for name in speech}
     with one_thread(), torch.no_grad():
@@ -121,7 +123,7 @@ def grid(config: DictConfig) -> list[Cell[Calibration]]:
     count = len(load_set(config, "calibration"))
     if max(config.utterances) > count:
         raise ValueError(f"utterances: {max(config.utterances)} are more than the {count} of calibration")
-    fixed = {name: plain(config[name]) for name in ("model", "calibration", "held_out", "kept")}
+    fixed = {name: to_container(config[name]) for name in ("model", "calibration", "held_out", "kept")}
     cells = []
     for utterances in config.utterances:
         for damping in config.damping:
@@ -167,7 +169,7 @@ def draw(path: Path, cells: Sequence[Cell[Calibration]], found: Sequence[OutputE
 def main(config: DictConfig) -> None:
     """Calibrate, measure, print and draw."""
     cells = grid(config)
-    found = made("calibration", config, cells, make, lambda result: OutputErrors(**result), "calibrations")
+    found = study_results("calibration", config, cells, make, lambda result: OutputErrors(**result), "calibrations")
     publish("calibration", config, Report([table(cells, found)], lambda path: draw(path, cells, found)))
 
 

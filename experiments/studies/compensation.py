@@ -22,7 +22,7 @@ from experiments.common.results import Cell
 from experiments.common.searches import Search, check_search, compensated, evaluator_on, search_cell
 from experiments.common.sized_searches import SizedRule, found_by_rule
 from experiments.common.statistics import in_points
-from experiments.common.study import Report, made, publish
+from experiments.common.study import Report, publish, study_results
 from shrinkml_env.evaluation.intervals import wer_increase
 
 
@@ -118,7 +118,7 @@ def draw(path: Path, found: Sequence[Compared]) -> None:
 @command("compensation", sizes=list_of(number(above=0, below=1)))
 def main(config: DictConfig) -> None:
     """Compress, measure, print and draw."""
-    found = made("compensation", config, grid(config), make, read, "configurations")
+    found = study_results("compensation", config, grid(config), make, read, "configurations")
     publish("compensation", config, Report([table(found)], lambda path: draw(path, found)))
 
 

@@ -19,16 +19,16 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.common.command import command
+from experiments.common.compose import to_container
 from experiments.common.findings import ORIGINAL, Errors, Finding, Reported, best_on_dev, draw, pair_table, table
 from experiments.common.kinds import NAME, SHARE, choice, list_of, mapping_of, mapping_with, number, whole
 from experiments.common.options import COMPARED, OVERRIDES
 from experiments.common.parts import part
 from experiments.common.results import Cell
-from experiments.common.run_directory import plain
 from experiments.common.searches import Search, check_search, evaluator_on
 from experiments.common.sized_searches import found_by_rule, found_by_search
 from experiments.common.speech import calibrate_on
-from experiments.common.study import Report, made, publish
+from experiments.common.study import Report, publish, study_results
 from shrinkml_env import CompressibleModel, EvaluationCache, Evaluator, count_parameters, load_model
 from shrinkml_env.compression import encoder_parameters
 from shrinkml_env.compression.canonical import digest
@@ -36,7 +36,7 @@ from shrinkml_env.compression.store import model_content
 from shrinkml_env.data import SAMPLE_RATE, SpeechFolder
 from shrinkml_env.data.split import split, spread
 from shrinkml_env.envs.assembly import make_factorisation
-from shrinkml_env.files import write_whole
+from shrinkml_env.files import write_atomic
 
 DEV = ("dev-clean", "dev-other")
 TEST = ("test-clean", "test-other")
@@ -213,11 +213,11 @@ def measured(task: Measurement) -> dict[str, Any]:
     evaluator = Evaluator(
         model,
         utterances,
-        plain(task.search.granularity),
+        to_container(task.search.granularity),
         EvaluationCache(),
         factorisation,
         memory=0,
-        dense=plain(task.search.dense),
+        dense=to_container(task.search.dense),
     )
     found = evaluator.evaluate(task.ranks)
     return asdict(Errors(list(found.edits), list(found.words)))
@@ -271,7 +271,7 @@ class Study:
         folder.mkdir(parents=True, exist_ok=True)
         self.files = {purpose: folder / f"{purpose}.txt" for purpose in self.roles}
         for purpose, ids in self.roles.items():
-            write_whole(self.files[purpose], "".join(f"{name}\n" for name in ids))
+            write_atomic(self.files[purpose], "".join(f"{name}\n" for name in ids))
         model = load_model(config.model)
         self.content = digest(model_content(model))
         self.params = count_parameters(model)
@@ -411,12 +411,12 @@ def main(config: DictConfig) -> None:
         # Methods of the same settings share a result, under the name that each has in this config.
         replace(one, method=cell.task.method.name)
         for cell, one in zip(
-            sought, made("real_speech", config, sought, make, lambda result: Finding(**result)), strict=True
+            sought, study_results("real_speech", config, sought, make, lambda result: Finding(**result)), strict=True
         )
     ]
     measurements = study.measurements(found)
-    errors = made("real_speech", config, measurements, make, lambda result: Errors(**result), "test sets")
-    equal = made("real_speech", config, study.checks(), make, lambda result: int(result["equal"]), "checks")
+    errors = study_results("real_speech", config, measurements, make, lambda result: Errors(**result), "test sets")
+    equal = study_results("real_speech", config, study.checks(), make, lambda result: int(result["equal"]), "checks")
     rows = reported(study, found, measurements, errors)
     checked = f"transcripts of the original that equal those of transformers: {sum(equal)} of {config.checked}"
     notes = [checked] if equal else []

@@ -18,7 +18,7 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.common.command import command
-from experiments.common.compose import compose_config
+from experiments.common.compose import compose_config, to_container
 from experiments.common.findings import Errors, best_on_dev
 from experiments.common.identity import key_of
 from experiments.common.kinds import SHARE, list_of, mapping_of
@@ -27,11 +27,10 @@ from experiments.common.options import AGENT, OVERRIDES
 from experiments.common.parts import part
 from experiments.common.pictures import plt, save_wer_against_size
 from experiments.common.results import Cell
-from experiments.common.run_directory import plain
 from experiments.common.searches import Search, check_search
 from experiments.common.sized_searches import Chosen, choose_ranks, rule_cell, search_of_rule, sized_cell
 from experiments.common.statistics import in_points
-from experiments.common.study import Report, is_missing, made, publish
+from experiments.common.study import Report, is_missing, publish, study_results
 from experiments.finetune import RESULT, finetune
 from experiments.iterate import iterate
 from shrinkml_env import EvaluationCache, compress, load_model, load_utterances, quantise, save_compressed
@@ -137,7 +136,7 @@ def train(training: Training) -> dict[str, Any]:
             edits=after["test"]["edits"],
             words=after["test"]["words"],
             int8_bytes=(directory / "int8" / "model.safetensors").stat().st_size,
-            int8_edits=measure(quantised, load_utterances(plain(config.data.test))).edits,
+            int8_edits=measure(quantised, load_utterances(to_container(config.data.test))).edits,
         )
     )
 
@@ -245,7 +244,7 @@ def rank_cells(config: DictConfig) -> list[Cell[Any]]:
 
 def seed_model(config: DictConfig, found: Chosen) -> Path:
     """Return the folder of a seed model, whose name depends on all that the model is made of."""
-    content = [config.original, plain(config.overrides), dict(found.ranks)]
+    content = [config.original, to_container(config.overrides), dict(found.ranks)]
     return Path(config.outputs) / "seeds" / f"{found.agent}-{found.size:g}-{key_of(content)}"
 
 
@@ -275,7 +274,7 @@ def trainings(config: DictConfig, search: DictConfig, found: Sequence[Chosen]) -
         for one in wanted:
             yield Training(one.agent, one.size, way, tuned(str(seed_model(config, one))), one.edits)
         at_once = {(one.agent, one.size): one for one in wanted}
-        for sizes in plain(config.stepwise.sizes):
+        for sizes in to_container(config.stepwise.sizes):
             rule, size = config.stepwise.rule, sizes[-1]
             if (rule, size) in at_once:
                 untrained = at_once[rule, size].edits
@@ -310,7 +309,7 @@ def trained(config: DictConfig, found: Sequence[Chosen]) -> list[Trained]:
     cells = [training_cell(one) for one in trainings(config, search, found)]
     if is_missing("retraining", config, cells):
         make_seed_models(config, search, found)
-    return made("retraining", config, cells, train, lambda result: Trained(**result), "trainings")
+    return study_results("retraining", config, cells, train, lambda result: Trained(**result), "trainings")
 
 
 def averages(results: Sequence[Trained]) -> list[Trained]:
@@ -328,7 +327,7 @@ def averages(results: Sequence[Trained]) -> list[Trained]:
 )
 def main(config: DictConfig) -> None:
     """Find ranks, make seed models, train them, and compare."""
-    found = made("retraining", config, rank_cells(config), choose_ranks, lambda result: Chosen(**result))
+    found = study_results("retraining", config, rank_cells(config), choose_ranks, lambda result: Chosen(**result))
     results = averages(trained(config, found))
     original = found[0].edits_before
     tables = [table(results, original, config.by_hand), pair_table(results)]

@@ -20,12 +20,12 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from experiments.common.command import command
+from experiments.common.compose import to_container
 from experiments.common.kinds import ANYTHING, list_of, mapping_of, number
 from experiments.common.options import REWARD
 from experiments.common.pareto import pareto_front
 from experiments.common.pictures import plt, save_figure
 from experiments.common.results import Cell
-from experiments.common.run_directory import plain
 from experiments.common.searches import (
     Search,
     check_search,
@@ -33,7 +33,7 @@ from experiments.common.searches import (
     search_cell,
     tabular_env,
 )
-from experiments.common.study import Report, made, publish
+from experiments.common.study import Report, publish, study_results
 from experiments.studies.landscape import wer_and_size
 from shrinkml_env import Evaluation, Evaluator, load_utterances
 from shrinkml_env.space.table import Table
@@ -206,7 +206,7 @@ def grid(config: DictConfig) -> list[Cell[SettingSearch]]:
         ValueError: The config of a search is not valid.
     """
     cells = []
-    for setting in settings(plain(config.knobs)):
+    for setting in settings(to_container(config.knobs)):
         for agent in config.agents:
             first = Search("tabular", agent, setting.reward, 0, config.budget, setting.overrides)
             knobs = [f"reward={setting.reward}", *setting.overrides]
@@ -221,7 +221,7 @@ def main(config: DictConfig) -> None:
     """Run missing searches, then compare."""
     cells = grid(config)
     ends: dict[tuple[Setting, str], list[Model | None]] = {}
-    for cell, end in zip(cells, made("reward_study", config, cells, make, end_of), strict=True):
+    for cell, end in zip(cells, study_results("reward_study", config, cells, make, end_of), strict=True):
         ends.setdefault((cell.task.setting, cell.task.search.agent), []).append(end)
     allowed = Table.load().evaluator("test").baseline.wer + config.tolerance
     tried = dict(ends.keys())

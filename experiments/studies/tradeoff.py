@@ -19,14 +19,14 @@ from omegaconf import DictConfig
 from scipy.stats import ttest_ind
 
 from experiments.common.command import command
+from experiments.common.compose import to_container
 from experiments.common.findings import best_on_dev
 from experiments.common.pictures import plt, save_wer_against_size
 from experiments.common.results import Cell
-from experiments.common.run_directory import plain
 from experiments.common.searches import Search, check_search
 from experiments.common.sized_searches import Chosen, choose_ranks, rule_cell, search_of_rule, sized_cell
 from experiments.common.statistics import in_points, mean, mean_wer_increase
-from experiments.common.study import Report, made, publish
+from experiments.common.study import Report, publish, study_results
 from shrinkml_env.evaluation.intervals import wer_increase
 
 HEAD = (
@@ -196,12 +196,12 @@ def grid(config: DictConfig) -> list[Cell[Any]]:
 @command("tradeoff")
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
-    found = made("tradeoff", config, grid(config), choose_ranks, lambda result: Chosen(**result))
+    found = study_results("tradeoff", config, grid(config), choose_ranks, lambda result: Chosen(**result))
     comparison = config.comparison
     tables = [
         table(found, comparison.by_hand),
-        pair_table(found, plain(comparison.pairs)),
-        learning_table(found, plain(comparison.frozen)),
+        pair_table(found, to_container(comparison.pairs)),
+        learning_table(found, to_container(comparison.frozen)),
     ]
     publish("tradeoff", config, Report(tables, lambda path: draw(path, found)))
 

@@ -20,16 +20,17 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from experiments.common.command import command
+from experiments.common.compose import to_container
 from experiments.common.identity import key_of
 from experiments.common.kinds import ANYTHING, NAME, SEED, list_of, mapping_of, whole
 from experiments.common.options import AGENT
 from experiments.common.results import Cell
-from experiments.common.run_directory import plain, run_directory
+from experiments.common.run_directory import run_directory
 from experiments.common.searches import Search, check_search, search_cell
 from experiments.common.statistics import anytime
-from experiments.common.study import made
+from experiments.common.study import study_results
 from experiments.studies.benchmark import ends, play
-from shrinkml_env.files import write_whole
+from shrinkml_env.files import write_atomic
 from shrinkml_env.text_table import format_table
 
 Setting = tuple[str, ...]
@@ -76,7 +77,7 @@ def make(search: Search) -> dict[str, Any]:
 def setting_cells(config: DictConfig, agent: str, setting: Setting) -> list[Cell[Search]]:
     """Return the searches that evaluate a setting; all settings have the same rewards and seeds."""
     cells = []
-    for name, *options in plain(config.rewards):
+    for name, *options in to_container(config.rewards):
         first = Search("tabular", agent, name.partition("=")[2], 0, config.budget, (*options, *setting))
         check_search(first, {"rewards": [name, *options], f"spaces.{agent}": setting, "agents": [f"agent={agent}"]})
         cells += [search_cell(replace(first, seed=seed)) for seed in config.seeds]
@@ -88,7 +89,13 @@ def study_of(config: DictConfig, agent: str) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     outputs = Path(config.outputs)
     outputs.mkdir(parents=True, exist_ok=True)
-    content = [space_of(config, agent), plain(config.rewards), plain(config.seeds), config.budget, config.seed]
+    content = [
+        space_of(config, agent),
+        to_container(config.rewards),
+        to_container(config.seeds),
+        config.budget,
+        config.seed,
+    ]
     return optuna.create_study(
         study_name=f"{agent}-{key_of(content)}",
         storage=JournalStorage(JournalFileBackend(str(outputs / "optuna.log"))),
@@ -105,7 +112,7 @@ def space_of(config: DictConfig, agent: str) -> dict[str, list[Any]]:
     return {str(key): list(values) for key, values in space.items()}
 
 
-def check(config: DictConfig) -> None:
+def check_tuning(config: DictConfig) -> None:
     """Check that there are settings to try for every agent.
 
     Raises:
@@ -129,7 +136,7 @@ def mean_scores(config: DictConfig, settings: Mapping[str, Mapping[int, Setting]
         for setting in (PRESENT, *drawn.values())
     }
     every = [cell for group in cells.values() for cell in group]
-    scores = iter(made("tune", config, every, make, lambda result: float(result["score"]), "runs"))
+    scores = iter(study_results("tune", config, every, make, lambda result: float(result["score"]), "runs"))
     return {key: float(np.mean([next(scores) for _ in group])) for key, group in cells.items()}
 
 
@@ -164,7 +171,7 @@ def table(
 )
 def main(config: DictConfig) -> None:
     """Run missing searches, then rank the settings."""
-    check(config)
+    check_tuning(config)
     studies = {agent: study_of(config, agent) for agent in config.agents}
     settings = {
         agent: drawn_settings(study, space_of(config, agent), config.trials) for agent, study in studies.items()
@@ -174,7 +181,7 @@ def main(config: DictConfig) -> None:
         tell(study, {number: means[agent, setting] for number, setting in settings[agent].items()})
     text = format_table(table(config.agents, settings, means))
     directory = run_directory(config, "tune")
-    write_whole(directory / "best.txt", text + "\n")
+    write_atomic(directory / "best.txt", text + "\n")
     print(text)
     print(f"table: {directory}; Optuna's studies: {Path(config.outputs) / 'optuna.log'}")
 

@@ -16,16 +16,17 @@ from tqdm import tqdm
 
 from agents import UniformRank
 from experiments.common.command import command
+from experiments.common.compose import to_container
 from experiments.common.fetch import fetch
 from experiments.common.kinds import SHARE, UTTERANCES, list_of
 from experiments.common.parts import part
 from experiments.common.pictures import draw_uniform_curve
 from experiments.common.rules import every_rank
-from experiments.common.run_directory import plain, run_directory
+from experiments.common.run_directory import run_directory
 from experiments.common.sets import load_set
 from shrinkml_env import EvaluationCache, Evaluator, load_model
 from shrinkml_env.envs import make_factorisation
-from shrinkml_env.files import write_whole
+from shrinkml_env.files import write_atomic
 from shrinkml_env.text_table import format_table
 
 
@@ -38,10 +39,10 @@ def main(config: DictConfig) -> None:
     evaluator = Evaluator(
         model,
         load_set(config, "set"),
-        plain(config.granularity),
+        to_container(config.granularity),
         cache=cache,
         factorisation=make_factorisation(model, part("factorisation", config.factorisation), cache),
-        dense=plain(config.dense),
+        dense=to_container(config.dense),
     )
     problem = every_rank(evaluator)
     configurations: list[Mapping[str, int]] = [{}]
@@ -55,7 +56,7 @@ def main(config: DictConfig) -> None:
     shown = pd.DataFrame(rows, columns=list(head))
     print(format_table(shown))
     directory: Path = run_directory(config, "uniform")
-    write_whole(directory / "uniform.csv", shown.to_csv(index=False))
+    write_atomic(directory / "uniform.csv", shown.to_csv(index=False))
     draw_uniform_curve(directory / "uniform.png", curve)
     print(f"table and picture: {directory}")
 

@@ -32,7 +32,7 @@ from shrinkml_env.compression.tensors import has_prefix
 from shrinkml_env.data.augment import Augmentation
 from shrinkml_env.data.librispeech import SpeechFolder
 from shrinkml_env.data.utterance import SAMPLE_RATE, Utterance
-from shrinkml_env.files import write_whole
+from shrinkml_env.files import write_atomic
 from shrinkml_env.progress import progress
 
 __all__ = ["CHECKPOINT", "Trainer", "TrainingSettings", "read_checkpoint"]
@@ -374,7 +374,7 @@ class Trainer:
         target = self.directory / CHECKPOINT
         content = io.BytesIO()
         torch.save(state, content)
-        write_whole(target, content.getvalue())
+        write_atomic(target, content.getvalue())
 
     @cached_property
     def _fingerprint(self) -> str:

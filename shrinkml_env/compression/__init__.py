@@ -11,6 +11,7 @@ from shrinkml_env.compression.counting import (
     count_macs,
     count_parameters,
     encoder_parameters,
+    parameters_at,
 )
 from shrinkml_env.compression.decompress import decompress
 from shrinkml_env.compression.discovery import arranged_layers, find_layers, form_of, ranks_of
@@ -90,6 +91,7 @@ __all__ = [
     "matrix_ranks",
     "merge_layers",
     "optimise_for_inference",
+    "parameters_at",
     "quantise",
     "ranks_by_matrix",
     "ranks_of",

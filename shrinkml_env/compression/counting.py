@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from shrinkml_env.compression.discovery import arranged_layers, ranks_of
 from shrinkml_env.compression.factors import Factorisation
-from shrinkml_env.compression.layers import Layer, matrix_ranks
+from shrinkml_env.compression.layers import Layer, canonical_ranks, matrix_ranks
 from shrinkml_env.compression.protocol import CompressibleModel, Workload
 from shrinkml_env.compression.tensors import has_prefix, inference_tensors
 
-__all__ = ["compressed_parameters", "count_macs", "count_parameters", "encoder_parameters"]
+__all__ = ["compressed_parameters", "count_macs", "count_parameters", "encoder_parameters", "parameters_at"]
 
 
 def count_parameters(model: CompressibleModel) -> int:
@@ -52,8 +52,24 @@ def compressed_parameters(
     return original - _saved(layers, matrix_ranks(layers, ranks))
 
 
+def parameters_at(original: int, layers: Sequence[Layer], ranks: Mapping[str, int]) -> int:
+    """Return the number of parameters of a configuration, given the original's; it counts no tensor.
+
+    Args:
+        original: The number of parameters of the original.
+        layers: All layers that have a rank.
+        ranks: Layer name -> rank; layers without an entry are dense.
+
+    Raises:
+        ValueError: A layer is unknown, or a rank is out of range.
+    """
+    complete = canonical_ranks(layers, ranks)
+    return original - sum(layer.parameters(layer.max_rank) - layer.parameters(complete[layer.name]) for layer in layers)
+
+
 def _saved(layers: Sequence[Layer], factored: Mapping[str, int]) -> int:
     """Return the number of parameters that the factors save, over all factored matrices."""
+    # Not by `Matrix.parameters`: a model that was loaded may hold two factors above break-even, which save less than 0.
     return sum(
         matrix.rows * (matrix.columns - factored[matrix.name]) - matrix.right_parameters(factored[matrix.name])
         for layer in layers

@@ -21,6 +21,7 @@ from shrinkml_env.compression import (
     count_parameters,
     matrix_ranks,
     merge_layers,
+    parameters_at,
     ranks_by_matrix,
     recognise_in_batches,
     split_layers,
@@ -146,22 +147,18 @@ class Evaluator:
         return Evaluator(
             self.model,
             utterances,
-            self.granularity,
-            self.cache,
-            factorisation,
-            self.memory,
-            self.workers,
-            self.divergence,
-            self.dense,
+            granularity=self.granularity,
+            cache=self.cache,
+            factorisation=factorisation,
+            memory=self.memory,
+            workers=self.workers,
+            divergence=self.divergence,
+            dense=self.dense,
         )
 
     def params(self, ranks: Mapping[str, int]) -> int:
         """Return the number of parameters of a configuration; layers that `ranks` does not name are dense."""
-        # Like `compressed_parameters`, but the original is counted only once: environments call this in every step.
-        complete = canonical_ranks(self.layers, ranks)
-        return self.original_params - sum(
-            layer.parameters(layer.max_rank) - layer.parameters(complete[layer.name]) for layer in self.layers
-        )
+        return parameters_at(self.original_params, self.layers, ranks)
 
     def matrix_ranks(self, ranks: Mapping[str, int]) -> dict[str, int]:
         """Return the rank of every matrix, as `compress` takes it; layers that `ranks` does not name are dense."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from shrinkml_env.compression.layers import Layer
 from shrinkml_env.evaluation.result import Evaluation
-from shrinkml_env.files import parse_json, write_whole
+from shrinkml_env.files import parse_json, write_atomic
 
 __all__ = ["LayerCurve", "Sensitivity", "require_factorisation"]
 
@@ -97,7 +97,7 @@ class Sensitivity:
             "baseline_wer": self.baseline_wer,
             "curves": curves,
         }
-        write_whole(path, json.dumps(content, indent=1) + "\n")
+        write_atomic(path, json.dumps(content, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] | None = None) -> Self:

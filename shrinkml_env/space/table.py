@@ -26,13 +26,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shrinkml_env.asr import load_model
-from shrinkml_env.compression import Workload, count_macs
+from shrinkml_env.compression import Workload, count_macs, parameters_at
 from shrinkml_env.compression.factorisations import FACTORISATIONS
 from shrinkml_env.compression.layers import Layer, Matrix, canonical_ranks
 from shrinkml_env.data.utterance import Utterance
 from shrinkml_env.evaluation import EvaluationCache, Evaluator
 from shrinkml_env.evaluation.result import Evaluation
-from shrinkml_env.files import parse_json, write_whole
+from shrinkml_env.files import parse_json, write_atomic
 from shrinkml_env.space.search_space import SearchSpace
 
 __all__ = ["SETS", "SHIPPED_TABLES", "Table", "TableEvaluator"]
@@ -158,7 +158,7 @@ class Table:
         """Write the table as a compressed NumPy archive without pickled objects."""
         content = io.BytesIO()
         np.savez_compressed(content, summary=np.array(json.dumps(self._summary())), **self._arrays())
-        write_whole(path, content.getvalue())
+        write_atomic(path, content.getvalue())
 
     def _summary(self) -> dict[str, Any]:
         # Tables of plain SVD without levels are described as before there was anything else, since their hash counts.
@@ -411,10 +411,7 @@ class TableEvaluator:
 
     def params(self, ranks: Mapping[str, int]) -> int:
         """Return the number of parameters of a configuration."""
-        complete = canonical_ranks(self.layers, ranks)
-        return self.table.original_params - sum(
-            layer.parameters(layer.max_rank) - layer.parameters(complete[layer.name]) for layer in self.layers
-        )
+        return parameters_at(self.table.original_params, self.layers, ranks)
 
     def size_ratio(self, ranks: Mapping[str, int]) -> float:
         """Return `params` over the original's number of parameters, in (0, 1]."""

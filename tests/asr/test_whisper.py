@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 
-from experiments.common.speech import require_predictions
+from experiments.common.speech import require_divergence
 from shrinkml_env import (
     compress,
     count_parameters,
@@ -102,9 +102,9 @@ def test_compress_says_before_the_search_that_an_utterance_is_too_long(model, tm
         soundfile.write(chapter / f"{name}.flac", samples, 16_000)
     (chapter / "11-5.trans.txt").write_text("11-5-0000 A\n11-5-0001 B\n")
     folder = SpeechFolder(tmp_path, "speech")
-    require_predictions(model, folder, [0])
+    require_divergence(model, folder, [0])
     with pytest.raises(ValueError, match=r"11-5-0001: .*at most 30 s; leave out .* overrides=\['reward=accuracy'\]"):
-        require_predictions(model, folder, [0, 1])
+        require_divergence(model, folder, [0, 1])
 
 
 def test_sizes(model):

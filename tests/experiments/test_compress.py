@@ -23,7 +23,7 @@ from experiments.common.measure import measure
 from experiments.common.searches import compensates
 from experiments.common.speech import calibrate_on, speaker_overlap
 from experiments.compress import compensate, compress, prepare
-from experiments.search import describe
+from experiments.search import record_entries
 from experiments.validate import validate, validate_ranks
 from shrinkml_env import Ledger, load_compressed, load_utterances, run_search
 from shrinkml_env.compression import count_parameters
@@ -337,7 +337,7 @@ def test_what_is_found_is_fitted_anew_if_that_is_better_on_dev(tmp_path):
     assert fitted.test_edits == (result.test_edits[0], measured.edits)
     assert fitted.wer_increase.value == pytest.approx(measured.wer - result.sets["test"].wer_before)
     # A copy of the record is enough to make the same model again.
-    entries = describe(search, "title", problem)
+    entries = record_entries(search, "title", problem)
     path = tmp_path / "best.json"
     path.write_text(json.dumps(replace(fitted, config=fitted.config | entries).to_json()))
     assert validate_ranks(path) == []

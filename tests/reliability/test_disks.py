@@ -16,7 +16,7 @@ from shrinkml_env import EvaluationCache, Ledger, load_compressed, save_compress
 from shrinkml_env.asr import JointCTCAttention
 from shrinkml_env.asr.training import CHECKPOINT, Trainer, TrainingSettings
 from shrinkml_env.evaluation import read_ledger
-from shrinkml_env.files import write_whole
+from shrinkml_env.files import write_atomic
 from shrinkml_env.space import Sensitivity
 from shrinkml_env.space.table import Table
 from tests.helpers.disks import full, read_only, short_files, small_disk
@@ -57,11 +57,11 @@ def consume(made):
 def test_a_file_is_whole_or_as_it_was(shortage):
     folder, short = shortage
     path = folder / "file"
-    write_whole(path, "before")
+    write_atomic(path, "before")
     with short(folder, 8192):
         with pytest.raises(OSError, match=rf"({NO_ROOM}): '{re.escape(str(path))}'"):
-            write_whole(path, bytes(20_000))
-        write_whole(path, "short enough")
+            write_atomic(path, bytes(20_000))
+        write_atomic(path, "short enough")
     assert contents(folder) == {"file": b"short enough"}
 
 

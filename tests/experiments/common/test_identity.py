@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from experiments.common.identity import IRRELEVANT, describe, key_of
+from experiments.common.identity import IRRELEVANT, key_content, key_of
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=3),
@@ -29,7 +29,7 @@ def test_outputs_workers_and_memory_do_not_count():
     # Only at the top: an agent may well have an option of that name.
     inner = OmegaConf.create({**content, "agent": {"name": "x", "workers": 2}})
     assert key_of(inner) != key_of(content)
-    assert describe(inner.agent) == {"name": "x", "workers": 2}
+    assert key_content(inner.agent) == {"name": "x", "workers": 2}
 
 
 def test_a_download_does_not_count():
@@ -44,12 +44,12 @@ def test_the_order_of_options_does_not_count(content):
 
 @given(JSON)
 def test_what_is_plain_is_described_by_itself(content):
-    assert describe(content) == content
+    assert key_content(content) == content
 
 
 def test_a_config_is_described_as_what_it_resolves_to():
     config = OmegaConf.create({"seed": 3, "agent": {"seed": "${seed}", "sizes": [1, "${seed}"]}})
-    assert describe(config) == {"seed": 3, "agent": {"seed": 3, "sizes": [1, 3]}}
+    assert key_content(config) == {"seed": 3, "agent": {"seed": 3, "sizes": [1, 3]}}
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_config_is_described_as_what_it_resolves_to():
     ],
 )
 def test_classes_that_are_not_yours_have_no_code(target, described):
-    assert describe({"_target_": target, "seed": 1}) == {"_target_": described, "seed": 1}
+    assert key_content({"_target_": target, "seed": 1}) == {"_target_": described, "seed": 1}
 
 
 def test_your_own_class_is_its_path_and_its_code(tmp_path, monkeypatch):
@@ -85,17 +85,17 @@ def test_modules_that_are_imported_count_by_their_code(tmp_path, monkeypatch):
         (tmp_path / "my_own_model.py").write_text(f"value = {body}\n")
         keys.append(key_of(OmegaConf.create({"imports": ["my_own_model"]})))
     assert keys[0] == keys[2] != keys[1]
-    assert describe(OmegaConf.create({"imports": ["numpy", "agents"]})) == {"imports": ["numpy", "agents"]}
-    assert describe(OmegaConf.create({"imports": []})) == {"imports": []}
+    assert key_content(OmegaConf.create({"imports": ["numpy", "agents"]})) == {"imports": ["numpy", "agents"]}
+    assert key_content(OmegaConf.create({"imports": []})) == {"imports": []}
 
 
 def test_options_that_came_later_do_not_count_where_they_are_as_before():
     old = {"factorisation": {"name": "svd"}, "form": "factors"}
-    assert describe({"factorisation": {"name": "svd", "form": "factors"}, "form": "factors"}) == old
+    assert key_content({"factorisation": {"name": "svd", "form": "factors"}, "form": "factors"}) == old
     new = {"factorisation": {"name": "svd", "form": "pivoting"}}
-    assert describe(new) == new
+    assert key_content(new) == new
 
 
 def test_an_option_that_came_later_does_not_count_at_its_default():
-    assert describe(OmegaConf.create({"model": "las_small", "dense": []})) == {"model": "las_small"}
-    assert describe(OmegaConf.create({"dense": ["decoder.*"]})) == {"dense": ["decoder.*"]}
+    assert key_content(OmegaConf.create({"model": "las_small", "dense": []})) == {"model": "las_small"}
+    assert key_content(OmegaConf.create({"dense": ["decoder.*"]})) == {"dense": ["decoder.*"]}

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments.common.results import Cell, append_result, read_results, results_of
-from experiments.common.study import made
+from experiments.common.study import study_results
 
 
 def square(number):
@@ -98,6 +98,6 @@ def test_a_worn_line_is_named(tmp_path, monkeypatch):
     both = cells(1, 2)
     append_result(tmp_path / "results.jsonl", both[0], {"square": 1})
     append_result(tmp_path / "results.jsonl", both[1], {"root": 4})
-    assert made("x", config, both[:1], square, lambda result: result["square"]) == [1]
+    assert study_results("x", config, both[:1], square, lambda result: result["square"]) == [1]
     with pytest.raises(ValueError, match=r"results\.jsonl, line 2 holds no result of this study \('square'\)"):
-        made("x", config, both, square, lambda result: result["square"])
+        study_results("x", config, both, square, lambda result: result["square"])
