@@ -21,12 +21,14 @@ from experiments.common.compose import compose_config
 from experiments.common.course import Course
 from experiments.common.duration import estimated_seconds
 from experiments.common.environment import make_environment
+from experiments.common.finetuning import RESULT, finetune, load_las
 from experiments.common.goal import HALVINGS, compose_search, goal, require_reachable, verdict
 from experiments.common.kinds import NAME, number, optional
 from experiments.common.measure import measure
 from experiments.common.options import OVERRIDES, check_options
 from experiments.common.parts import activation_aware, part
 from experiments.common.run_directory import run_directory, title_of
+from experiments.common.search_run import search_environment, search_in_directory, write_outputs
 from experiments.common.searches import compensated, compensates, evaluator_on
 from experiments.common.sets import load_set
 from experiments.common.speech import (
@@ -39,8 +41,6 @@ from experiments.common.speech import (
     require_spelling,
     speaker_overlap,
 )
-from experiments.finetune import RESULT, finetune, load_las
-from experiments.search import conclude, environment, find
 from shrinkml_env import (
     CompressibleModel,
     Evaluator,
@@ -151,10 +151,12 @@ def compress(config: DictConfig, job: Job) -> Path:
     # What is found is only the end where nothing is trained; a search's folder says that it is finished.
     found_in = directory if job.training is None else directory / "search"
     course = Course()
-    with closing(environment(job.search, found_in)) as env:
+    with closing(search_environment(job.search, found_in)) as env:
         agent = make_agent(job.search.agent, env)
         sets = {name: load_set(job.search, name) for name in ("dev", "test")}
-        result, problem = find(job.search, env, agent, sets, found_in, f"{config.model}, {goal(config)}", course)
+        result, problem = search_in_directory(
+            job.search, env, agent, sets, found_in, f"{config.model}, {goal(config)}", course
+        )
     if job.training is not None:
         result, note = fine_tune(job.training, job.search, directory, result)
         course.end("training")
@@ -165,7 +167,7 @@ def compress(config: DictConfig, job: Job) -> Path:
         notes.append(note)
     result = replace(result, notes=(verdict(config, result), *result.notes, *notes))
     write(result, directory)
-    conclude(result, problem, agent, directory, job.search, course)
+    write_outputs(result, problem, agent, directory, job.search, course)
     return directory
 
 

@@ -165,7 +165,7 @@ def evaluator_on(problem: SearchProblem, config: Mapping[Any, Any] | DictConfig,
 
 
 def compensates(search: DictConfig, model: CompressibleModel) -> bool:
-    """Return whether the factors that a search finds can be fitted anew: with speech, and a model of probabilities."""
+    """Return whether compensation is possible: it needs calibration speech and a model of probabilities."""
     return isinstance(model, PredictiveModel) and activation_aware(search.factorisation) is not None
 
 

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.common.command import command
 from experiments.common.compose import compose_config, to_container
 from experiments.common.findings import Errors, best_on_dev
+from experiments.common.finetuning import RESULT, finetune
 from experiments.common.identity import key_of
 from experiments.common.kinds import SHARE, list_of, mapping_of
 from experiments.common.measure import measure
@@ -30,9 +31,8 @@ from experiments.common.results import Cell
 from experiments.common.searches import Search, check_search
 from experiments.common.sized_searches import Chosen, choose_ranks, rule_cell, search_of_rule, sized_cell
 from experiments.common.statistics import in_points
+from experiments.common.stepwise import iterate
 from experiments.common.study import Report, is_missing, publish, study_results
-from experiments.finetune import RESULT, finetune
-from experiments.iterate import iterate
 from shrinkml_env import EvaluationCache, compress, load_model, load_utterances, quantise, save_compressed
 from shrinkml_env.envs.assembly import make_factorisation
 from shrinkml_env.evaluation.intervals import wer_increase

@@ -20,10 +20,10 @@ from experiments.common.compose import compose_config
 from experiments.common.environment import make_environment
 from experiments.common.goal import compose_search
 from experiments.common.measure import measure
+from experiments.common.search_run import record_entries
 from experiments.common.searches import compensates
 from experiments.common.speech import calibrate_on, speaker_overlap
 from experiments.compress import compensate, compress, prepare
-from experiments.search import record_entries
 from experiments.validate import validate, validate_ranks
 from shrinkml_env import Ledger, load_compressed, load_utterances, run_search
 from shrinkml_env.compression import count_parameters

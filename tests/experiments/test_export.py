@@ -2,8 +2,8 @@
 
 import pytest
 
+from experiments.common.search_run import search
 from experiments.export import export
-from experiments.search import search
 from shrinkml_env import load_compressed
 from tests.helpers.models import TinyCTC, tones
 from tests.helpers.processes import python

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hydra import compose, initialize
 
-from experiments.search import search
+from experiments.common.search_run import search
 from experiments.sensitivity import sensitivity
 from experiments.validate import validate, validate_ranks
 from shrinkml_env import compress, load_compressed, load_model, load_utterances

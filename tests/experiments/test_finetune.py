@@ -9,8 +9,8 @@ import torch
 from hydra import compose, initialize
 
 from experiments import compress as compress_command
-from experiments.finetune import finetune
-from experiments.iterate import iterate
+from experiments.common.finetuning import finetune
+from experiments.common.stepwise import iterate
 from experiments.seed_model import make
 from experiments.summary import table, trained_table
 from experiments.validate import validate, validate_ranks

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize
 
+from experiments.common.finetuning import load_las
 from experiments.export import export
-from experiments.finetune import load_las
 from experiments.quantise import make
 from experiments.validate import validate
 from shrinkml_env import compress, load_compressed, load_model, quantise, save_compressed

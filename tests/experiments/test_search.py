@@ -8,7 +8,7 @@ import pytest
 
 from agents import ClosedForm, ModelBasedSearch, RandomSearch
 from experiments.common.compose import compose_config
-from experiments.search import damage_of, search
+from experiments.common.search_run import damage_of, search
 from experiments.validate import validate, validate_ranks
 from shrinkml_env.evaluation import read_ledger
 from tests.helpers.fake_evaluator import make_fake_env

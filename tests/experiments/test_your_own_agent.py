@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments.search import search
+from experiments.common.search_run import search
 from shrinkml_env.evaluation import read_ledger
 from tests.helpers.fake_evaluator import make_fake_env
 from tests.helpers.pages import blocks

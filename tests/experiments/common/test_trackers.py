@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from experiments.search import search
+from experiments.common.search_run import search
 from shrinkml_env.evaluation import read_ledger
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # The warnings are the trackers' own.
