@@ -9,6 +9,7 @@ import gymnasium as gym
 
 from agents.episodic import EpisodicSearch, Proposals, require_unchanged
 from shrinkml_env import SearchProblem
+from shrinkml_env.checks import whole_number
 
 __all__ = ["GreedySearch"]
 
@@ -22,19 +23,18 @@ class GreedySearch(EpisodicSearch):
 
     Args:
         env: The environment, see `EpisodicSearch`.
-        evaluations: Number of evaluations for the whole way: down to the constraint's size limit, or to the smallest
-            model if there is none. With L layers, each round saves the share L / evaluations of the parameters to save.
+        evaluations: Number of evaluations for the whole way, at least 1: down to the constraint's size limit, or to the
+            smallest model if there is none. With L layers, each round saves the share L / evaluations of the parameters
+            to save.
         seed: Seed of the environment; the search is deterministic.
 
     Raises:
-        ValueError: `evaluations` is below 1.
+        ValueError: `evaluations` is no whole number of at least 1.
     """
 
     def __init__(self, env: gym.Env[Any, Any] | None = None, evaluations: int = 350, seed: int | None = None) -> None:
-        if evaluations < 1:
-            raise ValueError(f"at least one evaluation must be spent, got evaluations={evaluations!r}")
         super().__init__(env, seed)
-        self.evaluations = evaluations
+        self.evaluations = whole_number("evaluations", evaluations, least=1)
 
     def search(self, problem: SearchProblem) -> Proposals:
         """Propose the configurations of each round; see `EpisodicSearch.search`."""

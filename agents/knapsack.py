@@ -13,6 +13,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from agents.episodic import EpisodicSearch, Proposals, require_unchanged
 from agents.rules import require_reachable
 from shrinkml_env import SearchProblem
+from shrinkml_env.checks import whole_number
 
 __all__ = ["KnapsackSearch"]
 
@@ -35,7 +36,7 @@ class KnapsackSearch(EpisodicSearch):
         seed: Seed of the environment; the search is deterministic.
 
     Raises:
-        ValueError: A number is out of range.
+        ValueError: `points` is no whole number of at least 1, or `sizes` is no such range.
     """
 
     def __init__(
@@ -45,8 +46,7 @@ class KnapsackSearch(EpisodicSearch):
         sizes: Sequence[float] = (0.0, 1.0),
         seed: int | None = None,
     ) -> None:
-        if points < 1:
-            raise ValueError(f"at least one candidate of each layer must be measured, got points={points!r}")
+        points = whole_number("points", points, least=1)
         if len(sizes) != 2 or not 0 <= sizes[0] < sizes[1] <= 1:
             raise ValueError(f"sizes must be a range within [0, 1], got {list(sizes)}")
         super().__init__(env, seed)

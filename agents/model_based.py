@@ -19,6 +19,7 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from agents.episodic import EpisodeOutcome, EpisodicSearch, Proposals
 from agents.rules import RankRule
 from shrinkml_env import SearchProblem, kept_energy
+from shrinkml_env.checks import number, whole_number
 from shrinkml_env.mdp.rewards import signal_of
 
 __all__ = ["ModelBasedSearch"]
@@ -55,7 +56,7 @@ class ModelBasedSearch(EpisodicSearch):
         seed: Seed; the same seed gives the same search.
 
     Raises:
-        ValueError: A number is out of range.
+        ValueError: `warm_up`, `imagined` or `elites` is no such whole number, or `far` is out of range.
     """
 
     def __init__(
@@ -68,13 +69,12 @@ class ModelBasedSearch(EpisodicSearch):
         rules: Sequence[RankRule] = (),
         seed: int | None = None,
     ) -> None:
-        for name, value, least in ("warm_up", warm_up, 2), ("imagined", imagined, 2), ("elites", elites, 1):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value!r}")
-        if not 0 <= far < 1:
-            raise ValueError(f"far must be a share in [0, 1), got {far!r}")
+        number("far", far, at_least=0, below=1, meaning="a share")
         super().__init__(env, seed)
-        self.warm_up, self.imagined, self.elites, self.far = warm_up, imagined, elites, far
+        self.warm_up = whole_number("warm_up", warm_up, least=2)
+        self.imagined = whole_number("imagined", imagined, least=2)
+        self.elites = whole_number("elites", elites, least=1)
+        self.far = far
         self.rules = tuple(rules)
 
     def search(self, problem: SearchProblem) -> Proposals:

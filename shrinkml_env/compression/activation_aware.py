@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shrinkml_env.checks import is_number
+from shrinkml_env.checks import number
 from shrinkml_env.compression.calibration import second_moments
 from shrinkml_env.compression.canonical import content_bytes, digest, one_thread
 from shrinkml_env.compression.gradients import row_weights
@@ -84,8 +83,7 @@ class ActivationAwareSVD(WhitenedSVD):
     ) -> None:
         if not waveforms:
             raise ValueError("activation-aware factorisation needs calibration speech: there is no waveform")
-        if not (is_number(damping) and SMALLEST_DAMPING <= damping < math.inf):
-            raise ValueError(f"damping must be a number of at least {SMALLEST_DAMPING:g}, got {damping!r}")
+        number("damping", damping, at_least=SMALLEST_DAMPING)
         names = [matrix.name for matrix, _ in weights_of(model, matrices)]
         moments = _moments(model, [*waveforms, *more], names, store)
         unused = [name for name in names if name not in moments]

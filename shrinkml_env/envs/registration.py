@@ -13,7 +13,7 @@ import gymnasium as gym
 import torch
 
 from shrinkml_env.asr import LAS, load_model
-from shrinkml_env.checks import is_number, whole_number
+from shrinkml_env.checks import number, whole_number
 from shrinkml_env.compression import CompressibleModel, require_lossless
 from shrinkml_env.data import Utterance, load_utterances
 from shrinkml_env.data.sets import UtteranceSpec
@@ -221,15 +221,14 @@ def arguments_v1(size: float, calibration: UtteranceSpec, arguments: Mapping[str
     """Return the arguments of `make_env` that stand for those of `make_env_v1`."""
     if "constraint" in arguments:
         raise ValueError("ShrinkML-v1 is constrained to a size: give size=0.4 instead of a constraint, or use -v0")
-    if not is_number(size) or not 0 < size <= 1:
-        raise ValueError(f"size must be a share of the original's parameters in (0, 1], got {size!r}")
+    size = number("size", size, above=0, at_most=1, meaning="a share of the original's parameters")
     speech = {"calibration": calibration}
     pivoting = {"name": "activation_aware", "form": "pivoting", "share_inputs": True, "weigh_rows": True}
     defaults = {
         "proxy": "proxy-small",
         "action": "level",
         "reward": "divergence",
-        "constraint": {"name": "shift", "budget": float(size)},
+        "constraint": {"name": "shift", "budget": size},
         "factorisation": pivoting | speech,
         "granularity": "matrix",
         "search_space": {"name": "allocated"} | speech,

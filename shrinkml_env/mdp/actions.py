@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from shrinkml_env.checks import is_number
+from shrinkml_env.checks import number
 from shrinkml_env.compression import kept_energy
 from shrinkml_env.mdp.problem import SearchProblem
 
@@ -237,8 +237,7 @@ class Level(_Number):
 
     def __init__(self, problem: SearchProblem, span: float = 0.1) -> None:
         super().__init__(problem)
-        if not is_number(span) or not 0 < span <= 1:
-            raise ValueError(f"action 'level': span must be a share of all levels in (0, 1], got {span!r}")
+        number("action 'level': span", span, above=0, at_most=1, meaning="a share of all levels")
         self.span = span
         space = problem.search_space
         self._top = space.top_level

@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from shrinkml_env.checks import is_number
+from shrinkml_env.checks import number
 from shrinkml_env.evaluation.protocol import SupportsEvaluate
 from shrinkml_env.space.search_space import SearchSpace
 
@@ -117,8 +117,7 @@ class Budget(Constraint):
         budget: float,
         resource: Literal["size", "macs"] = "size",
     ) -> None:
-        if not is_number(budget) or not 0 < budget <= 1:
-            raise ValueError(f"the budget must be a share of the original in (0, 1], got {budget!r}")
+        number("the budget", budget, above=0, at_most=1, meaning="a share of the original")
         if resource not in ("size", "macs"):
             raise ValueError(f"resource must be 'size' or 'macs', got {resource!r}")
         super().__init__(evaluator, search_space)

@@ -25,7 +25,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from shrinkml_env.checks import is_number
+from shrinkml_env.checks import number
 from shrinkml_env.evaluation.result import Evaluation
 
 __all__ = [
@@ -86,7 +86,7 @@ class Linear(Reward):
     size_weight: float = 0.2
 
     def __post_init__(self) -> None:
-        _require("linear", "size_weight", self.size_weight, at_least=0)
+        number("reward 'linear': size_weight", self.size_weight, at_least=0)
 
     def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
         """Return ``wer``: -(e - e0), positive where compression helps; ``size``: -size_weight * s."""
@@ -109,8 +109,8 @@ class Threshold(Reward):
     punishment: float = 1.0
 
     def __post_init__(self) -> None:
-        _require("threshold", "tolerance", self.tolerance, at_least=0)
-        _require("threshold", "punishment", self.punishment, at_least=0)
+        number("reward 'threshold': tolerance", self.tolerance, at_least=0)
+        number("reward 'threshold': punishment", self.punishment, at_least=0)
 
     def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
         """Return ``size``: 1 - s, or 0 where punished; ``punishment``: -P, or 0 where not."""
@@ -132,8 +132,8 @@ class SoftThreshold(Reward):
     kappa: float = 10.0
 
     def __post_init__(self) -> None:
-        _require("soft_threshold", "tolerance", self.tolerance, at_least=0)
-        _require("soft_threshold", "kappa", self.kappa, at_least=0)
+        number("reward 'soft_threshold': tolerance", self.tolerance, at_least=0)
+        number("reward 'soft_threshold': kappa", self.kappa, at_least=0)
 
     def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
         """Return ``size``: 1 - s; ``punishment``: -kappa * max(0, e - e0 - tolerance)."""
@@ -165,7 +165,7 @@ class Divergence(Reward):
     signal: ClassVar[Signal] = "divergence"
 
     def __post_init__(self) -> None:
-        _require("divergence", "size_weight", self.size_weight, at_least=0)
+        number("reward 'divergence': size_weight", self.size_weight, at_least=0)
 
     def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
         """Return ``divergence``: -d, in nats a unit; ``size``: -size_weight * s."""
@@ -214,8 +214,8 @@ class Multiplicative(Reward):
     exponent: float = -0.07
 
     def __post_init__(self) -> None:
-        _require("multiplicative", "target", self.target, above=0, at_most=1)
-        _require("multiplicative", "exponent", self.exponent, below=0)
+        number("reward 'multiplicative': target", self.target, above=0, at_most=1)
+        number("reward 'multiplicative': exponent", self.exponent, below=0)
 
     def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
         """Return ``accuracy``: 1 - e, clipped; ``size_factor``: (s / target)^exponent. The reward is their product."""
@@ -242,8 +242,8 @@ class Absolute(Reward):
     beta: float = -0.07
 
     def __post_init__(self) -> None:
-        _require("absolute", "target", self.target, above=0, at_most=1)
-        _require("absolute", "beta", self.beta, below=0)
+        number("reward 'absolute': target", self.target, above=0, at_most=1)
+        number("reward 'absolute': beta", self.beta, below=0)
 
     def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
         """Return ``accuracy``: 1 - e, clipped; ``size``: beta * abs(s / target - 1)."""
@@ -266,7 +266,7 @@ class Harmonic(Reward):
     beta: float = 0.25
 
     def __post_init__(self) -> None:
-        _require("harmonic", "beta", self.beta, above=0)
+        number("reward 'harmonic': beta", self.beta, above=0)
 
     def terms(self, evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
         """Return ``accuracy``: 1 - e, clipped; ``compression``: 1 - s. The reward is their F-measure."""
@@ -305,23 +305,6 @@ def signal_of(reward: RewardFunction) -> Signal:
 
 def _clipped(evaluation: Evaluation) -> float:
     return min(1.0, max(1.0 / sum(evaluation.words), evaluation.wer))
-
-
-def _require(
-    reward: str,
-    option: str,
-    value: float,
-    *,
-    at_least: float = -math.inf,
-    above: float = -math.inf,
-    at_most: float = math.inf,
-    below: float = math.inf,
-) -> None:
-    if is_number(value) and math.isfinite(value) and at_least <= value <= at_most and above < value < below:
-        return
-    bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
-    wanted = " and ".join(f"{words} {bound:g}" for words, bound in bounds.items() if math.isfinite(bound)) or "a number"
-    raise ValueError(f"reward {reward!r}: {option} must be {wanted}, got {value!r}")
 
 
 REWARDS: dict[str, Callable[..., RewardFunction]] = {

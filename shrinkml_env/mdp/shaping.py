@@ -7,11 +7,10 @@ and Russell 1999, "Policy invariance under reward transformations"): only the as
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from shrinkml_env.checks import is_number
+from shrinkml_env.checks import number
 from shrinkml_env.mdp.problem import SearchProblem
 
 __all__ = ["POTENTIALS", "ActivationErrorPotential", "NoPotential", "Potential"]
@@ -51,11 +50,13 @@ class ActivationErrorPotential(Potential):
 
     Attributes:
         weight: The largest absolute potential, > 0.
+
+    Raises:
+        ValueError: The weight is out of range.
     """
 
     def __init__(self, problem: SearchProblem, weight: float = 0.1) -> None:
-        if not (is_number(weight) and math.isfinite(weight) and weight > 0):
-            raise ValueError(f"shaping 'activation_error': weight must be above 0, got {weight!r}")
+        number("shaping 'activation_error': weight", weight, above=0)
         super().__init__(problem)
         self.weight = weight
 

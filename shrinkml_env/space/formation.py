@@ -22,13 +22,17 @@ class Full:
     """The default: ranks spread evenly up to break-even, and dense.
 
     Attributes:
-        count: Ranks below dense, spaced by about r*/count; a layer with a smaller r* has all of 1..r*.
+        count: Ranks below dense, at least 1, spaced by about r*/count; a layer with a smaller r* has all of 1..r*.
+
+    Raises:
+        ValueError: `count` is no whole number of at least 1.
     """
 
     count: int = 24
 
     def __post_init__(self) -> None:
-        _require_count("full", self.count)
+        # Kept as an int: NumPy's small integers overflow in products with ranks.
+        object.__setattr__(self, "count", whole_number("search space 'full': count", self.count, least=1))
 
     def __call__(self, layers: Iterable[Layer]) -> SearchSpace:
         """Form the space of a model's layers; those that no rank makes smaller are left out.
@@ -44,13 +48,16 @@ class Log:
     """Ranks from 1 to break-even at equal ratios, and dense: most of them where the model is small.
 
     Attributes:
-        count: Ranks below dense, fewer where rounding makes some equal.
+        count: Ranks below dense, at least 1; fewer where rounding makes some equal.
+
+    Raises:
+        ValueError: `count` is no whole number of at least 1.
     """
 
     count: int = 16
 
     def __post_init__(self) -> None:
-        _require_count("log", self.count)
+        object.__setattr__(self, "count", whole_number("search space 'log': count", self.count, least=1))
 
     def __call__(self, layers: Iterable[Layer]) -> SearchSpace:
         """Form the space, as `Full.__call__` does."""
@@ -108,10 +115,13 @@ class Sensitive:
 
     Attributes:
         path: The file that `Sensitivity.save` wrote; None for the embedded model's.
-        count: Ranks below dense, at most.
+        count: The largest number of ranks below dense, at least 1.
         fatal: WER lost, a fraction > 0.
         harmless: WER lost that counts as nothing, a fraction >= 0.
         margin: >= 1.
+
+    Raises:
+        ValueError: A number is out of range.
     """
 
     path: str | os.PathLike[str] | None = None
@@ -121,7 +131,7 @@ class Sensitive:
     margin: float = 2.0
 
     def __post_init__(self) -> None:
-        _require_count("sensitivity", self.count)
+        object.__setattr__(self, "count", whole_number("search space 'sensitivity': count", self.count, least=1))
         if not (self.fatal > self.harmless >= 0 and self.margin >= 1):
             raise ValueError(
                 f"search space 'sensitivity': 0 <= harmless < fatal and margin >= 1 must hold, got harmless="
@@ -171,11 +181,6 @@ def _form(layers: Iterable[Layer], ranks_of: Callable[[Layer], Iterable[int]]) -
 def _evenly(break_even: int, count: int) -> list[int]:
     """Return `break_even * i / count` for i = 1..count, rounded half up, at least 1."""
     return [max(1, (2 * i * break_even + count) // (2 * count)) for i in range(1, count + 1)]
-
-
-def _require_count(name: str, count: int) -> None:
-    if not isinstance(count, int) or count < 1:
-        raise ValueError(f"search space {name!r}: count must be a whole number of at least 1, got {count!r}")
 
 
 SEARCH_SPACES: dict[str, Callable[..., Callable[[Iterable[Layer]], SearchSpace] | LevelSpace]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from shrinkml_env.checks import is_number, whole_number
+from shrinkml_env.checks import number, whole_number
 from shrinkml_env.compression.layers import Layer
 from shrinkml_env.data.sets import UtteranceSpec
 from shrinkml_env.evaluation.evaluator import Evaluator
@@ -136,7 +135,7 @@ def space_of_levels(layers: Sequence[Layer], ranks: Sequence[Sequence[int]]) -> 
 
 
 def _check(name: str, low: float, high: float, count: int, draws: int) -> None:
-    if not (is_number(low) and is_number(high) and 0 < low < high < math.inf):
-        raise ValueError(f"search space {name!r}: 0 < low < high must hold, got low={low!r}, high={high!r}")
+    low = number(f"search space {name!r}: low", low, above=0)
+    number(f"search space {name!r}: high", high, above=low)
     whole_number(f"search space {name!r}: count", count, least=2)
     whole_number(f"search space {name!r}: draws", draws, least=1)

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from agents import EnergyCurve, ModelBasedSearch, RandomSearch, UniformRank
@@ -29,8 +31,12 @@ def test_planning_starts_from_what_rules_give():
     for constraint in ("none", by_macs):
         with pytest.raises(ValueError, match="need a constraint"):
             ModelBasedSearch(make_fake_env(constraint=constraint), rules=[UniformRank()]).learn(STEPS)
-    with pytest.raises(ValueError, match="far must be a share"):
-        ModelBasedSearch(far=1)
+
+
+@pytest.mark.parametrize("far", [1, -0.1, math.nan, "0.5", None, True])
+def test_far_is_a_share(far):
+    with pytest.raises(ValueError, match=r"far must be a share in \[0, 1\), got"):
+        ModelBasedSearch(far=far)
 
 
 @pytest.mark.slow

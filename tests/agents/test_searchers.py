@@ -328,21 +328,33 @@ def test_searches_that_compare_errors_compare_what_the_reward_depends_on(agent_c
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("make", "least"),
     [
-        lambda: ModelBasedSearch(warm_up=1),
-        lambda: ModelBasedSearch(imagined=1),
-        lambda: ModelBasedSearch(elites=0),
-        lambda: GreedySearch(evaluations=0),
-        lambda: KnapsackSearch(points=0),
-        lambda: KnapsackSearch(sizes=(0.5, 0.4)),
-        lambda: KnapsackSearch(sizes=(0.5, 1.1)),
-        lambda: OptunaSearch(objectives=("speed",)),
-        lambda: OptunaSearch(objectives=()),
+        (lambda value: ModelBasedSearch(warm_up=value), 2),
+        (lambda value: ModelBasedSearch(imagined=value), 2),
+        (lambda value: ModelBasedSearch(elites=value), 1),
+        (lambda value: GreedySearch(evaluations=value), 1),
+        (lambda value: KnapsackSearch(points=value), 1),
     ],
 )
-def test_bad_options(make):
-    with pytest.raises(ValueError, match=r"step|candidate|sizes|objectives|at least"):
+def test_counts_are_whole_numbers(make, least):
+    make(np.int64(least))
+    for value in (least - 1, least + 0.5, float(least), True, "3", None):
+        with pytest.raises(ValueError, match=f"must be a whole number of at least {least}, got {value!r}"):
+            make(value)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: KnapsackSearch(sizes=(0.5, 0.4)), "sizes must be a range"),
+        (lambda: KnapsackSearch(sizes=(0.5, 1.1)), "sizes must be a range"),
+        (lambda: OptunaSearch(objectives=("speed",)), "objectives must be some of"),
+        (lambda: OptunaSearch(objectives=()), "objectives must be some of"),
+    ],
+)
+def test_bad_options(make, message):
+    with pytest.raises(ValueError, match=message):
         make()
 
 

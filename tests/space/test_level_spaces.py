@@ -97,10 +97,11 @@ def test_another_factorisation_has_another_prediction(evaluator, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"low": 0}, "0 < low < high must hold"),
-        ({"low": 2, "high": 1}, "0 < low < high must hold"),
-        ({"high": float("inf")}, "0 < low < high must hold"),
-        ({"low": "1e-3"}, "0 < low < high must hold"),
+        ({"low": 0}, "low must be above 0, got 0"),
+        ({"low": 2, "high": 1}, "high must be above 2, got 1"),
+        ({"low": 2, "high": 2}, "high must be above 2, got 2"),
+        ({"low": 2, "high": float("inf")}, "high must be above 2, got inf"),
+        ({"low": "1e-3"}, "low must be above 0, got '1e-3'"),
         ({"count": 1}, "count must be a whole number of at least 2, got 1"),
         ({"draws": 0}, "draws must be a whole number of at least 1, got 0"),
     ],

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -130,8 +131,19 @@ def test_nothing_to_decide():
         Full()([linear("gate", 1, 40)])
     with pytest.raises(ValueError, match="'gate' cannot be made smaller"):
         SearchSpace((linear("gate", 1, 40),), ((1,),))
-    with pytest.raises(ValueError, match="count must be a whole number of at least 1"):
-        Full(0)(LAYERS)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("full", Full), ("log", Log), ("sensitivity", Sensitive)])
+@pytest.mark.parametrize("count", [0, True, 2.0, np.float64(2), "2", None])
+def test_a_count_is_a_whole_number(name, kind, count):
+    with pytest.raises(ValueError, match=f"search space '{name}': count must be a whole number of at least 1, got"):
+        kind(count=count)
+
+
+@pytest.mark.parametrize("kind", [Full, Log])
+def test_a_count_of_numpy_is_as_good(kind):
+    # 2 * 100 * 39 is far more than an int8 can hold.
+    assert kind(np.int8(100))(LAYERS) == kind(100)(LAYERS)
 
 
 def test_log_space_by_hand():

@@ -194,22 +194,22 @@ AGENTS = [
     (
         "agents.ModelBasedSearch(env, warm_up=1)",
         lambda env: agents.ModelBasedSearch(env, warm_up=1),
-        "warm_up must be at least 2, got 1",
+        "warm_up must be a whole number of at least 2, got 1",
     ),
     (
         "agents.ModelBasedSearch(env, elites=0)",
         lambda env: agents.ModelBasedSearch(env, elites=0),
-        "elites must be at least 1, got 0",
+        "elites must be a whole number of at least 1, got 0",
     ),
     (
         "agents.GreedySearch(env, evaluations=0)",
         lambda env: agents.GreedySearch(env, evaluations=0),
-        "evaluation must be spent, got evaluations=0",
+        "evaluations must be a whole number of at least 1, got 0",
     ),
     (
         "agents.KnapsackSearch(env, points=0)",
         lambda env: agents.KnapsackSearch(env, points=0),
-        "at least one candidate .*, got points=0",
+        "points must be a whole number of at least 1, got 0",
     ),
     (
         "agents.KnapsackSearch(env, sizes=(0.5, 1.1))",
