@@ -31,7 +31,7 @@ class ClosedForm(Curve):
         env: As in `EpisodicSearch`.
         calibration: The speech of the gradients, as `load_utterances` takes it; training speech of the model.
         draws: Gradients for each utterance.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Raises:
         ValueError: `draws` is no whole number of at least 1.

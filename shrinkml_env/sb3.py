@@ -156,7 +156,7 @@ class ShrinkVecEnv(VecEnv):
 
 
 class Scores:
-    """What is logged of each evaluation: `wer`, `size_ratio` and, unless the reward is a vector, `best_reward`.
+    """The numbers that are logged for each evaluation: `wer`, `size_ratio` and, for scalar rewards, `best_reward`.
 
     The best reward is that of the best feasible configuration so far, or of the best infeasible one while there is no
     feasible one.

@@ -26,10 +26,10 @@ ON_TEST = ("utterances", "WER %", "above the original (95 % below)")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a method has found.
+    """The configuration that a method has found at a size.
 
     Attributes:
-        scope: What is compressed: ``"encoder"``, or ``"whole"``.
+        scope: The part that is compressed: ``"encoder"``, or ``"whole"``.
         size: The largest share of the parameters in question.
         method: The method's name.
         seed: The agent's.
@@ -80,7 +80,7 @@ class Reported:
 
 
 class OnDev(Protocol):
-    """What `best_on_dev` compares."""
+    """A result that was measured on dev, as `best_on_dev` compares them."""
 
     @property
     def dev_wer(self) -> float | None:

@@ -175,8 +175,8 @@ def compensated(
     """Return the factors of a configuration fitted on the calibration speech of a search's config.
 
     Args:
-        evaluator: Of the search.
-        config: The search's, with an activation-aware factorisation, see `activation_aware`.
+        evaluator: The evaluator of the search.
+        config: The search's config, with an activation-aware factorisation, see `activation_aware`.
         ranks: Layer name -> rank.
 
     Raises:

@@ -33,9 +33,9 @@ class Transcript:
 
     Attributes:
         id: The utterance's id.
-        reference: What was said, normalised.
-        original: What the original recognised, compared with the reference.
-        compressed: What the compressed model recognised, compared with the reference.
+        reference: The words that were said, normalised.
+        original: The words that the original recognised, compared with the reference.
+        compressed: The words that the compressed model recognised, compared with the reference.
         sound: The utterance as a data URI of an MP3; None if it is too large.
     """
 

@@ -59,7 +59,7 @@ LEAST_SEEDS = 10
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a search has measured: lists have one entry for each unique evaluation, in order."""
+    """The measurements of one search: each list has one entry for each unique evaluation, in order."""
 
     agent: str
     reward: str
@@ -90,7 +90,7 @@ def make(search: Search) -> dict[str, Any]:
 
 
 def require_effect(task_env: str, overrides: Sequence[str]) -> None:
-    """Refuse what would be ignored.
+    """Check that every override has an effect.
 
     Raises:
         ValueError: An override is of something that a table or the benchmark itself sets.
@@ -129,12 +129,13 @@ def ends(search: Search, runs: Sequence[Run]) -> tuple[float, float]:
 
 @cache
 def _ends_on_table(search: Search, content: str) -> tuple[float, float]:
+    # `content`, the hash of the table, is in the cache's key: a file may change under the same name.
     table = tabular_env(search)
     return float(np.median(table.rewards)), table.optimum
 
 
 def scales(runs: Sequence[Run], config: DictConfig) -> dict[str, tuple[float, float]]:
-    """Reward function -> see `ends`."""
+    """Return, for each reward function, the rewards that score 0 and 1; see `ends`."""
     return {
         reward: ends(
             Search(config.env, config.agents[0], reward, 0, config.budget, tuple(config.overrides), config.table),
@@ -147,7 +148,7 @@ def scales(runs: Sequence[Run], config: DictConfig) -> dict[str, tuple[float, fl
 def scores(
     runs: Sequence[Run], config: DictConfig, scales: Mapping[str, tuple[float, float]]
 ) -> dict[str, NDArray[np.float64]]:
-    """Agent -> anytime scores, (seeds, rewards, evaluations)."""
+    """Return the anytime scores of each agent, (seeds, rewards, evaluations)."""
     curves: dict[str, list[list[NDArray[np.float64]]]] = {agent: [] for agent in config.agents}
     for reward, (zero, one) in scales.items():
         of_reward = [run for run in runs if run.reward == reward]

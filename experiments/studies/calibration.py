@@ -40,7 +40,7 @@ class Calibration:
     Attributes:
         config: The study's config.
         utterances: The number of utterances.
-        damping: Of the factorisation.
+        damping: The damping of the factorisation.
     """
 
     config: DictConfig

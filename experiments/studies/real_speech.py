@@ -45,7 +45,7 @@ SHARES = {"calibration": 0.3, "proxy": 0.3, "dev": 0.4}
 """Purpose -> share of the dev sets' utterances whose speakers serve it."""
 
 SCOPES = ("encoder", "whole")
-"""What may be compressed: the encoder, or the whole model."""
+"""The parts that may be compressed: the encoder, or the whole model."""
 
 CHECKED = 50
 """Utterances that are compared with transformers in one cell."""
@@ -77,12 +77,12 @@ class Sought:
     """A configuration of a size that a method is asked for.
 
     Attributes:
-        scope: What is compressed: ``"encoder"``.
+        scope: The part that is compressed: ``"encoder"``, or ``"whole"``.
         size: The largest share of the parameters in question.
-        method: What is asked.
+        method: The rule or the search.
         ratio: The largest share of the whole model's parameters.
         search: The config of `experiments.search`.
-        finalists: Of a search.
+        finalists: Number of configurations of a search that are measured on dev.
     """
 
     scope: str
@@ -162,7 +162,7 @@ def search_config(
     Args:
         config: The study's.
         method: The method.
-        scope: What is compressed.
+        scope: The part that is compressed.
         ratio: The largest share of the whole model's parameters.
         model: What `load_model` takes.
         speech: Purpose -> what `load_utterances` takes.

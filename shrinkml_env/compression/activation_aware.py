@@ -174,8 +174,8 @@ def _row_weights(
         model: As `row_weights`, and so are the next three.
         waveforms: Its speech.
         layers: Its layers.
-        roots: Of the moments.
-        moments: What the roots depend on besides the model and the speech.
+        roots: Square roots of the moments.
+        moments: The settings that the roots depend on, besides the model and the speech.
         store: Where the weights are kept.
     """
 

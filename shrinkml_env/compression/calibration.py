@@ -1,4 +1,4 @@
-"""What a model's matrices are multiplied with when it recognises speech."""
+"""The inputs of a model's matrices while it recognises speech, and their second moments."""
 
 from __future__ import annotations
 

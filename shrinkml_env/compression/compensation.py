@@ -182,7 +182,7 @@ def best_damping(dense: Tensor, halves: tuple[Moments, Moments], rows: Tensor | 
         dense: W, (m, n) float64.
         halves: The moments on each half of the speech.
         rows: The diagonal of D, (m,); None is I.
-        rank: Of W'.
+        rank: The rank of W'.
     """
     errors = dict.fromkeys(DAMPINGS, 0.0)
     for fitted_on, judged_on in (halves, halves[::-1]):

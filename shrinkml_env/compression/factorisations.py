@@ -1,4 +1,4 @@
-"""How a model's matrices are factored, by name."""
+"""The registry of factorisations: name -> class that factors a model's matrices."""
 
 from __future__ import annotations
 

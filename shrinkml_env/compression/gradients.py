@@ -50,7 +50,7 @@ def sampled_gradients(
         waveforms: 1-D float32 samples at 16 kHz.
         layers: Its layers, whose matrices and stacks are wanted.
         draws: Gradients for each utterance.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Raises:
         ValueError: The model does not predict probabilities of its transcripts, or `draws` is no number of at least 1.

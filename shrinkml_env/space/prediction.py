@@ -111,7 +111,7 @@ def predict_damage(
         factorisation: Prepared for it.
         waveforms: 1-D float32 samples at 16 kHz; those that the factorisation was calibrated on serve.
         draws: Gradients for each utterance: more of them make the estimate steadier.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Raises:
         ValueError: The model does not predict probabilities of its transcripts, or the factorisation has no triplets.
