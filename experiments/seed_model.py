@@ -26,7 +26,7 @@ from shrinkml_env import (
     Evaluator,
     load_model,
 )
-from shrinkml_env.envs import make_factorisation
+from shrinkml_env.compression.factorisations import make_factorisation
 from shrinkml_env.search import report
 from shrinkml_env.search_directory import origin, write
 

@@ -33,9 +33,10 @@ from experiments.common.run_directory import run_directory, title_of
 from experiments.common.sets import load_set
 from shrinkml_env import EvaluationCache, Evaluator, load_model
 from shrinkml_env.compression import matrix_ranks
+from shrinkml_env.compression.factorisations import make_factorisation
 from shrinkml_env.compression.store import remembered
 from shrinkml_env.data.selection import SELECTIONS, Pool
-from shrinkml_env.envs.assembly import make_factorisation, make_search_space
+from shrinkml_env.envs.assembly import make_search_space
 from shrinkml_env.evaluation.divergence import DivergenceMeasurer
 from shrinkml_env.evaluation.intervals import Estimate
 from shrinkml_env.files import write_atomic

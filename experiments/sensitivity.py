@@ -26,8 +26,6 @@ from shrinkml_env.space.formation import Sensitive
 from shrinkml_env.space.sensitivity import Sensitivity
 from shrinkml_env.text_table import format_table
 
-PARTS = ("search_space", "factorisation")
-
 HEAD = ("layer", "candidates", "r*", "fatal up to", "nothing lost from", "largest loss")
 
 
@@ -44,7 +42,7 @@ def sensitivity(config: DictConfig) -> Path:
         "ShrinkML-v0",
         model=config.model,
         proxy=to_container(config.proxy),
-        **{group: part(group, config[group]) for group in PARTS},
+        **{group: part(group, config[group]) for group in ("search_space", "factorisation")},
         granularity=to_container(config.granularity),
         device=config.device,
         cache=EvaluationCache(),

@@ -22,7 +22,7 @@ from experiments.common.parts import part
 from experiments.common.record import named_classes, read_record
 from experiments.common.searches import compensated
 from shrinkml_env import Evaluator, count_parameters, load_compressed, load_model, load_utterances
-from shrinkml_env.envs import make_factorisation
+from shrinkml_env.compression.factorisations import make_factorisation
 from shrinkml_env.progress import progress
 from shrinkml_env.search_result import SetResult
 

@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import shrinkml_env
-from experiments.common.parts import REGISTRIES
+from shrinkml_env.envs.assembly import PARTS
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -64,4 +64,4 @@ def test_contributors_find_what_they_look_for():
     named = re.findall(r"`([A-Z_]+)` in `([\w/]+\.py)`", table)
     modules = {path: ".".join(places[path].relative_to(ROOT).with_suffix("").parts) for _, path in named}
     found = [getattr(importlib.import_module(modules[path]), name) for name, path in named]
-    assert [group for group, registry in REGISTRIES.items() if not any(one is registry for one in found)] == []
+    assert [group for group, kind in PARTS.items() if not any(one is kind.registry for one in found)] == []

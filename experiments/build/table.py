@@ -21,7 +21,8 @@ from experiments.common.compose import to_container
 from experiments.common.kinds import ANYTHING, FLAG, NAME, list_of, mapping_of, mapping_with, optional, whole
 from experiments.common.parts import part
 from shrinkml_env import EvaluationCache, Evaluator, load_model, load_utterances
-from shrinkml_env.envs.assembly import make_factorisation, make_search_space
+from shrinkml_env.compression.factorisations import make_factorisation
+from shrinkml_env.envs.assembly import make_search_space
 from shrinkml_env.envs.registration import make_tabular_env
 from shrinkml_env.mdp.rewards import REWARDS
 from shrinkml_env.progress import progress

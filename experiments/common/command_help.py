@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.common.compose import choices_in
-from experiments.common.parts import REGISTRIES
+from shrinkml_env.envs.assembly import PARTS
 
 __all__ = ["Command", "Option", "read_comments"]
 
@@ -180,7 +180,7 @@ def _walk(config: DictConfig, prefix: str, explanations: Mapping[str, str]) -> I
             yield Option(name, "???", explanations.get(name, ""))
             continue
         # The names of parts and classes are left out: the line of the group shows the choice.
-        if key == "_target_" or (key == "name" and prefix.rstrip(".") in REGISTRIES):
+        if key == "_target_" or (key == "name" and prefix.rstrip(".") in PARTS):
             continue
         inner = config._get_node(key)
         if isinstance(inner, DictConfig) and name not in explanations and not inner._is_none():

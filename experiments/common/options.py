@@ -30,7 +30,7 @@ from experiments.common.kinds import (
     optional,
     whole,
 )
-from experiments.common.parts import PARTS, check_part
+from experiments.common.parts import GROUPS, check_part
 from experiments.common.trackers import TRACKERS
 
 __all__ = [
@@ -171,7 +171,7 @@ def _check(config: DictConfig, prefix: str, kinds: Mapping[str, Kind]) -> None:
 
 def is_part(name: str, value: Any) -> bool:
     """Return whether an option is a part: a class or a registered name, whose parameters are its options."""
-    return name in PARTS or (isinstance(value, DictConfig) and "_target_" in value)
+    return name in GROUPS or (isinstance(value, DictConfig) and "_target_" in value)
 
 
 def _has_options(name: str, kinds: Mapping[str, Kind]) -> bool:

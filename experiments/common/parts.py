@@ -20,39 +20,15 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.common.agent import steps_are_known
 from experiments.common.compose import to_container
 from experiments.common.kinds import kind_of
-from shrinkml_env.compression.factorisations import FACTORISATIONS, ActivationAware
+from shrinkml_env.compression.factorisations import ActivationAware, factorisation_maker
 from shrinkml_env.description import text_of
-from shrinkml_env.envs.assembly import factorisation_maker, named
-from shrinkml_env.mdp.actions import ACTIONS, ActionKind
-from shrinkml_env.mdp.constraints import CONSTRAINTS, Constraint
-from shrinkml_env.mdp.observations import OBSERVATIONS, Observation
-from shrinkml_env.mdp.rewards import REWARDS
-from shrinkml_env.mdp.shaping import POTENTIALS, Potential
-from shrinkml_env.space.formation import SEARCH_SPACES
+from shrinkml_env.envs.assembly import PARTS
+from shrinkml_env.registry import bind_options
 
-__all__ = ["PARTS", "REGISTRIES", "activation_aware", "check_part", "label", "part"]
+__all__ = ["GROUPS", "activation_aware", "check_part", "label", "part"]
 
-REGISTRIES: dict[str, Mapping[str, Callable[..., Any]]] = {
-    "action": ACTIONS,
-    "observation": OBSERVATIONS,
-    "reward": REWARDS,
-    "constraint": CONSTRAINTS,
-    "shaping": POTENTIALS,
-    "factorisation": FACTORISATIONS,
-    "search_space": SEARCH_SPACES,
-}
-"""Group -> registry of its names."""
-
-PARTS = frozenset({*REGISTRIES, "agent"})
-"""The groups that choose a part."""
-
-BASES: dict[str, type] = {
-    "action": ActionKind,
-    "observation": Observation,
-    "shaping": Potential,
-    "constraint": Constraint,
-}
-"""Group -> base class of its parts. The arguments of the base class, such as the problem, are not options."""
+GROUPS = frozenset({*PARTS, "agent"})
+"""The config groups that choose a part."""
 
 CALLED_WITH = {
     "reward": ("evaluation", "baseline"),
@@ -75,7 +51,7 @@ def part(group: str, config: DictConfig) -> Any:
     """
     if "_target_" not in config:
         return to_container(config)
-    partial = {"_partial_": True} if group in BASES else {}
+    partial = {"_partial_": True} if PARTS[group].base else {}
     return instantiate(config, _convert_="all", **partial)
 
 
@@ -104,7 +80,7 @@ def check_part(group: str, config: DictConfig) -> None:
         if OmegaConf.is_missing(config, option):
             raise ValueError(f"{group} needs its option {option!r}: give {group}.{option!s}=...")
     if "_target_" not in config:
-        made = named(group, REGISTRIES[group], to_container(config), given=_subjects(group))
+        made = bind_options(group, PARTS[group].registry, to_container(config), PARTS[group].positional)
         _check_types(group, made.func, to_container(config))  # type: ignore[attr-defined]
         return
     found = _found(group, config._target_)
@@ -178,14 +154,9 @@ def _given(group: str, partial: bool, names: list[str]) -> list[str]:
     """Return the names of the parameters that are not options."""
     if group == "agent":
         return ["env"]
-    if group in BASES:
-        return names[: _subjects(group)]
+    if group in PARTS and PARTS[group].base:
+        return names[: PARTS[group].positional]
     return names[: len(CALLED_WITH[group])] if partial and group in CALLED_WITH else []
-
-
-def _subjects(group: str) -> int:
-    """Return the number of leading arguments of a group's classes that are not options."""
-    return len(inspect.signature(BASES[group]).parameters) if group in BASES else 0
 
 
 def label(config: Any) -> str:

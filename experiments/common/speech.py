@@ -34,7 +34,7 @@ __all__ = [
 HIGHEST_WER = 0.8
 """A WER of the original, a fraction, above which model and transcripts do not fit together."""
 
-PARTS = ("proxy", "dev", "test")
+SETS = ("proxy", "dev", "test")
 
 CALIBRATIONS = ("calibration", "calibration-large")
 """The embedded sets that parts are calibrated on by default."""
@@ -70,7 +70,7 @@ def embedded_speech(limits: Mapping[str, int]) -> Speech:
     Raises:
         ValueError: A set has more utterances than its limit; embedded sets are always used whole.
     """
-    sets = {name: load_utterances(name) for name in PARTS}
+    sets = {name: load_utterances(name) for name in SETS}
     for name, utterances in sets.items():
         if limits[name] < len(utterances):
             raise ValueError(

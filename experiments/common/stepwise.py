@@ -29,7 +29,7 @@ from shrinkml_env import (
 )
 from shrinkml_env.asr import LAS
 from shrinkml_env.compression import ranks_of, round_to_storage
-from shrinkml_env.envs import make_factorisation
+from shrinkml_env.compression.factorisations import make_factorisation
 from shrinkml_env.files import read_json_object
 
 OWN = ("sizes", "shares", "agent", "factorisation", "search", "proxy", "seed")

@@ -32,10 +32,10 @@ from experiments.common.study import Report, publish, study_results
 from shrinkml_env import CompressibleModel, EvaluationCache, Evaluator, count_parameters, load_model
 from shrinkml_env.compression import encoder_parameters
 from shrinkml_env.compression.canonical import digest
+from shrinkml_env.compression.factorisations import make_factorisation
 from shrinkml_env.compression.store import model_content
 from shrinkml_env.data import SAMPLE_RATE, SpeechFolder
 from shrinkml_env.data.split import split, spread
-from shrinkml_env.envs.assembly import make_factorisation
 from shrinkml_env.files import write_atomic
 
 DEV = ("dev-clean", "dev-other")

@@ -34,7 +34,7 @@ from experiments.common.statistics import in_points
 from experiments.common.stepwise import iterate
 from experiments.common.study import Report, is_missing, publish, study_results
 from shrinkml_env import EvaluationCache, compress, load_model, load_utterances, quantise, save_compressed
-from shrinkml_env.envs.assembly import make_factorisation
+from shrinkml_env.compression.factorisations import make_factorisation
 from shrinkml_env.evaluation.intervals import wer_increase
 from shrinkml_env.files import read_json_object
 

@@ -25,7 +25,7 @@ from experiments.common.rules import every_rank
 from experiments.common.run_directory import run_directory
 from experiments.common.sets import load_set
 from shrinkml_env import EvaluationCache, Evaluator, load_model
-from shrinkml_env.envs import make_factorisation
+from shrinkml_env.compression.factorisations import make_factorisation
 from shrinkml_env.files import write_atomic
 from shrinkml_env.text_table import format_table
 

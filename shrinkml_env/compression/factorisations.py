@@ -1,10 +1,10 @@
-"""The registry of factorisations: name -> class that factors a model's matrices."""
+"""The registry of factorisations, and the factorisation of a model by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 
@@ -20,12 +20,13 @@ from shrinkml_env.compression import (
 from shrinkml_env.compression.store import Store
 from shrinkml_env.data.augment import Augmentation
 from shrinkml_env.data.sets import UtteranceSpec, load_utterances
+from shrinkml_env.registry import resolve
 
-__all__ = ["FACTORISATIONS", "ActivationAware", "Plain"]
+__all__ = ["FACTORISATIONS", "ActivationAware", "PlainSVD", "factorisation_maker", "make_factorisation"]
 
 
 @dataclass(frozen=True, slots=True)
-class Plain:
+class PlainSVD:
     """The truncated SVD of the weights; see `SVD`.
 
     Attributes:
@@ -104,7 +105,26 @@ def _require_form(form: str) -> None:
 
 
 FACTORISATIONS: dict[str, Callable[..., Callable[..., Factorisation]]] = {
-    "svd": Plain,
+    "svd": PlainSVD,
     "activation_aware": ActivationAware,
 }
 """Name -> class; an object of it makes the factorisation of a model. The name is that of what it makes, too."""
+
+
+def factorisation_maker(spec: Any = "svd") -> Callable[..., Factorisation]:
+    """Return what makes the factorisation of a model; `spec` as the argument `factorisation` of `make_env`."""
+    return resolve("factorisation", FACTORISATIONS, spec, Callable)
+
+
+def make_factorisation(model: CompressibleModel, spec: Any = "svd", store: Store | None = None) -> Factorisation:
+    """Make the factorisation of a model; `spec` as the argument `factorisation` of `make_env`.
+
+    Args:
+        model: The original.
+        spec: What `make_env` takes.
+        store: Where the library's own methods keep what is slow to compute, such as an `EvaluationCache`.
+    """
+    if isinstance(spec, Factorisation):
+        return spec
+    maker = factorisation_maker(spec)
+    return maker(model, store) if isinstance(spec, str | Mapping) else maker(model)

@@ -1,6 +1,6 @@
 """The environments: the Markov decision process, its tabular and vector forms, and their registration."""
 
-from shrinkml_env.envs.assembly import assemble_env, make_factorisation, make_problem
+from shrinkml_env.envs.assembly import assemble_env, make_problem
 from shrinkml_env.envs.registration import make_env, make_tabular_env, make_vector_env, make_vector_tabular_env
 from shrinkml_env.envs.shrink import MaskableShrinkEnv, ShrinkEnv
 from shrinkml_env.envs.tabular import MaskableTabularEnv, TabularEnv, VectorTabularEnv
@@ -16,7 +16,6 @@ __all__ = [
     "VectorTabularEnv",
     "assemble_env",
     "make_env",
-    "make_factorisation",
     "make_problem",
     "make_tabular_env",
     "make_vector_env",

@@ -15,9 +15,10 @@ import torch
 from shrinkml_env.asr import LAS, load_model
 from shrinkml_env.checks import number, whole_number
 from shrinkml_env.compression import CompressibleModel, require_lossless
+from shrinkml_env.compression.factorisations import make_factorisation
 from shrinkml_env.data import Utterance, load_utterances
 from shrinkml_env.data.sets import UtteranceSpec
-from shrinkml_env.envs.assembly import assemble_env, make_factorisation, make_reward, require_known_parts
+from shrinkml_env.envs.assembly import assemble_env, make_reward, require_known_parts
 from shrinkml_env.envs.shrink import MaskableShrinkEnv, ShrinkEnv
 from shrinkml_env.envs.tabular import MaskableTabularEnv, TabularEnv, VectorTabularEnv
 from shrinkml_env.envs.vector import MaskableVectorShrinkEnv, VectorShrinkEnv

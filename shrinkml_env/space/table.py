@@ -27,7 +27,7 @@ from torch import Tensor
 
 from shrinkml_env.asr import load_model
 from shrinkml_env.compression import Workload, count_macs, parameters_at
-from shrinkml_env.compression.factorisations import FACTORISATIONS
+from shrinkml_env.compression.factorisations import make_factorisation
 from shrinkml_env.compression.layers import Layer, Matrix, canonical_ranks
 from shrinkml_env.data.utterance import Utterance
 from shrinkml_env.evaluation import EvaluationCache, Evaluator
@@ -399,9 +399,8 @@ class TableEvaluator:
         Its measurements persist in the default cache, as those of the environment of `Table.live_kwargs` do.
         """
         cache = EvaluationCache()
-        model, spec = load_model(self.table.model), self.table.factorisation
-        options = {} if isinstance(spec, str) else {key: value for key, value in spec.items() if key != "name"}
-        factorisation = FACTORISATIONS[self.factorisation_name](**options)(model, cache)
+        model = load_model(self.table.model)
+        factorisation = make_factorisation(model, self.table.factorisation, cache)
         divergence = self._divergence is not None
         return Evaluator(model, utterances, self.table.granularity, cache, factorisation, divergence=divergence)
 

@@ -147,7 +147,10 @@ def test_classes_are_known_by_what_they_are_not_by_their_import_paths():
     search = compose_config("search", ["agent=custom", "agent._target_=agents.closed_form.ClosedForm"])
     calibrate_on(search, "dev")
     assert search.agent == {"_target_": "agents.closed_form.ClosedForm", "calibration": "dev"}
-    paths = ["shrinkml_env.compression.factorisations.Plain", "shrinkml_env.compression.factorisations.ActivationAware"]
+    paths = [
+        "shrinkml_env.compression.factorisations.PlainSVD",
+        "shrinkml_env.compression.factorisations.ActivationAware",
+    ]
     for path, fits in zip(paths, (False, True), strict=True):
         search = compose_config("search", ["factorisation=custom", f"factorisation._target_={path}"])
         assert compensates(search, MODEL) is fits
