@@ -266,7 +266,8 @@ def make_tabular_env(
     """Make a tabular environment: the entry point of ``gym.make("ShrinkMLTabular-v0", ...)``.
 
     Args:
-        action: ``"discrete"``, or ``"continuous"``: rounded to the nearest candidate.
+        action: ``"discrete"``, or another kind whose meaning depends on the layer alone (`IndependentActions`):
+            ``"continuous"``, ``"energy"``, or, for a table with levels, ``"level"``.
         observation: As in `make_env`.
         reward: As in `make_env`.
         constraint: ``"none"`` or ``"check"``.

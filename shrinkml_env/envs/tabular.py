@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from shrinkml_env.checks import whole_number
 from shrinkml_env.envs.rendering import picture, table
 from shrinkml_env.envs.shrink import ShrinkEnv
-from shrinkml_env.mdp.actions import Continuous, Discrete, MaskedActions
+from shrinkml_env.mdp.actions import IndependentActions, MaskedActions
 from shrinkml_env.space.table import TableEvaluator
 
 __all__ = ["MaskableTabularEnv", "TabularEnv", "VectorTabularEnv"]
@@ -46,8 +46,8 @@ class TabularEnv(gym.Env[Any, Any]):
 
     Raises:
         TypeError: The evaluator of `twin` is not a `TableEvaluator`.
-        ValueError: The actions are neither discrete nor continuous, the constraint changes decisions, or the reward is
-            a vector.
+        ValueError: The actions depend on earlier decisions, the constraint changes decisions, or the reward is a
+            vector.
     """
 
     metadata = ShrinkEnv.metadata
@@ -56,8 +56,11 @@ class TabularEnv(gym.Env[Any, Any]):
         evaluator = twin.problem.evaluator
         if not isinstance(evaluator, TableEvaluator):
             raise TypeError("a tabular environment needs an environment on a TableEvaluator")
-        if not isinstance(twin.action, Discrete | Continuous):
-            raise ValueError("tabular environments have discrete or continuous actions")
+        if not isinstance(twin.action, IndependentActions):
+            raise ValueError(
+                "tabular environments need actions whose meaning depends on the layer alone, as that of 'delta' and "
+                "'one_shot' does not"
+            )
         if twin.problem.constraint.changes_decisions:
             raise ValueError("tabular environments change no decision: use the constraint 'none' or 'check'")
         twin.problem.require_scalar_reward("the optimum of a tabular environment")
@@ -85,7 +88,7 @@ class TabularEnv(gym.Env[Any, Any]):
         depth = self._depth
         if not 0 <= depth < len(self._counts):
             raise ResetNeeded("the episode is over (or has not begun): call reset() before step()")
-        place, projected = self._place(depth, action)
+        place, projected = self.action.place(depth, action)
         number = self._number * self._counts[depth] + place
         node = self._nodes[depth + 1].get(number) or self._make(depth + 1, number)
         if node.terminated and number not in self._measured:
@@ -145,20 +148,6 @@ class TabularEnv(gym.Env[Any, Any]):
         The median is taken over all configurations, feasible or not.
         """
         return (self.optimum - reward) / (self.optimum - float(np.median(self.rewards)))
-
-    def _place(self, depth: int, action: Any) -> tuple[int, bool]:
-        """Return the index of the candidate that an action selects, and whether the action requested another rank."""
-        actions = self.action
-        if isinstance(actions, Discrete):
-            if (type(action) is int or isinstance(action, np.integer)) and 0 <= action < self._counts[depth]:
-                return int(action), False
-        elif (
-            isinstance(action, np.ndarray) and action.shape == (1,) and action.dtype.kind == "f" and abs(action[0]) <= 1
-        ):
-            return actions.place(depth, float(action[0])), False
-        # The general case, which also raises the errors.
-        request = self.twin.action.decode(self._prefix(depth, self._number), action)
-        return self.table.candidates[depth].index(request.ranks[0]), request.projected
 
     def _make(self, depth: int, number: int) -> _Node:
         ranks = self._prefix(depth, number)

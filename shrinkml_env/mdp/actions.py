@@ -26,6 +26,7 @@ __all__ = [
     "Delta",
     "Discrete",
     "Energy",
+    "IndependentActions",
     "Level",
     "MaskedActions",
     "OneShot",
@@ -78,6 +79,34 @@ class ActionKind(ABC):
         return len(self.problem.layers)
 
 
+class IndependentActions(ActionKind):
+    """Actions whose meaning depends on the layer alone, not on the ranks of the layers before.
+
+    A *place* is the index of a candidate among those of its layer.
+    """
+
+    @abstractmethod
+    def place(self, index: int, action: Any) -> tuple[int, bool]:
+        """Return the place of the candidate of a layer that an action leads to, and whether it asked for another rank.
+
+        Raises:
+            ValueError: The action is not in the action space; the message names the layer.
+        """
+
+    @abstractmethod
+    def places(self, index: int, actions: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the places of the candidates of one layer that N actions, stacked, lead to, shape (N,).
+
+        Raises:
+            ValueError: An action is not in the action space.
+        """
+
+    def decode(self, ranks: tuple[int, ...], action: Any) -> RankRequest:
+        """Decode an action, as `ActionKind.decode` says."""
+        place, projected = self.place(len(ranks), action)
+        return RankRequest((self.problem.candidates[len(ranks)][place],), projected)
+
+
 class MaskedActions(ActionKind):
     """Actions of which it can be said beforehand which ones are allowed."""
 
@@ -97,23 +126,30 @@ class _Number(ActionKind):
         super().__init__(problem)
         self.space = spaces.Box(-1.0, 1.0, (1,), np.float32)
 
-    def decode(self, ranks: tuple[int, ...], action: Any) -> RankRequest:
-        """Decode a number, as `ActionKind.decode` says."""
-        value = np.asarray(action)
-        if value.shape != (1,) or value.dtype.kind != "f" or not abs(value[0]) <= 1.0 + ROUNDING:
+    def _number(self, index: int, action: Any) -> float:
+        """Return the number in [-1, 1] that an action for a layer is."""
+        array = action if isinstance(action, np.ndarray) else np.asarray(action)
+        if array.shape == (1,) and array.dtype.kind == "f":
+            value = float(array[0])
+            if abs(value) <= 1.0 + ROUNDING:
+                return min(1.0, max(-1.0, value))
+        raise ValueError(
+            f"layer {self.problem.layers[index].name!r}: the action must be an array of one float in [-1, 1], "
+            f"got {action!r}"
+        )
+
+    def _numbers(self, index: int, actions: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the numbers of many actions for a layer; shape (N, 1) -> (N,)."""
+        values = np.asarray(actions)
+        if values.ndim != 2 or values.dtype.kind != "f" or not (np.abs(values) <= 1.0 + ROUNDING).all():
             raise ValueError(
-                f"layer {self.problem.layers[len(ranks)].name!r}: the action must be an array of one float in [-1, 1], "
-                f"got {action!r}"
+                f"layer {self.problem.layers[index].name!r}: an action is outside [-1, 1], or no array of one float"
             )
-        return RankRequest((self._rank(ranks, float(value[0].clip(-1.0, 1.0))),))
+        return values[:, 0].astype(np.float64).clip(-1.0, 1.0)
 
     def encode(self, ranks: tuple[int, ...]) -> list[NDArray[np.float32]]:
         """Encode a configuration in float32 arrays of shape (1,)."""
         return [np.array([self._value(ranks[:index], rank)], np.float32) for index, rank in enumerate(ranks)]
-
-    @abstractmethod
-    def _rank(self, ranks: tuple[int, ...], value: float) -> int:
-        """Return the next layer's candidate that a number means."""
 
     @abstractmethod
     def _value(self, ranks: tuple[int, ...], rank: int) -> float:
@@ -130,7 +166,27 @@ class _Number(ActionKind):
         return self.problem.search_space.nearest(index, smallest + fraction * (dense - smallest))
 
 
-class Continuous(_Number):
+class _IndependentNumber(IndependentActions, _Number):
+    """A number whose meaning depends on the layer alone."""
+
+    def place(self, index: int, action: Any) -> tuple[int, bool]:
+        """Return the place that a number leads to, as `IndependentActions.place` says; it never asks for another."""
+        return self._place(index, self._number(index, action)), False
+
+    def places(self, index: int, actions: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the places of many actions, as `IndependentActions.places` says; shape (N, 1) -> (N,)."""
+        return self._places(index, self._numbers(index, actions))
+
+    @abstractmethod
+    def _place(self, index: int, value: float) -> int:
+        """Return the place of the candidate that a number in [-1, 1] means for a layer."""
+
+    @abstractmethod
+    def _places(self, index: int, values: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the places of several numbers, (N,) -> (N,)."""
+
+
+class Continuous(_IndependentNumber):
     """Linear in the rank.
 
     -1 is the layer's smallest candidate and +1 its `max_rank` (dense), with break-even in between; the rank that the
@@ -143,23 +199,11 @@ class Continuous(_Number):
         self._bounds = [[(low + high) / 2 for low, high in pairwise(ranks)] for ranks in problem.candidates]
         self._ends = [(ranks[0], ranks[-1]) for ranks in problem.candidates]
 
-    def place(self, index: int, value: float) -> int:
-        """Return the place of the candidate of a layer that a number in [-1, 1] means."""
+    def _place(self, index: int, value: float) -> int:
         return bisect_left(self._bounds[index], self._wanted(index, value))
 
-    def places(self, index: int, actions: NDArray[Any]) -> NDArray[np.int64]:
-        """Return the places that many actions mean, as `Discrete.places` does; shape (N, 1) -> (N,)."""
-        values = np.asarray(actions)
-        if values.ndim != 2 or values.dtype.kind != "f" or not (np.abs(values) <= 1.0 + ROUNDING).all():
-            raise ValueError(
-                f"layer {self.problem.layers[index].name!r}: an action is outside [-1, 1], or no array of one float"
-            )
-        wanted = self._wanted(index, values[:, 0].astype(np.float64).clip(-1.0, 1.0))
-        return np.searchsorted(self._bounds[index], wanted, side="left")
-
-    def _rank(self, ranks: tuple[int, ...], value: float) -> int:
-        index = len(ranks)
-        return self.problem.candidates[index][self.place(index, value)]
+    def _places(self, index: int, values: NDArray[np.float64]) -> NDArray[np.int64]:
+        return np.searchsorted(self._bounds[index], self._wanted(index, values), side="left")
 
     def _value(self, ranks: tuple[int, ...], rank: int) -> float:
         return 2.0 * self._fraction(len(ranks), rank) - 1.0
@@ -177,8 +221,11 @@ class Delta(_Number):
     previous layer has been given, 1 before the first; the sum is clipped to [0, 1] and leads to the nearest candidate.
     """
 
-    def _rank(self, ranks: tuple[int, ...], value: float) -> int:
-        return self._at_fraction(len(ranks), min(1.0, max(0.0, self._previous(ranks) + value)))
+    def decode(self, ranks: tuple[int, ...], action: Any) -> RankRequest:
+        """Decode a number, as `ActionKind.decode` says."""
+        index = len(ranks)
+        fraction = self._previous(ranks) + self._number(index, action)
+        return RankRequest((self._at_fraction(index, min(1.0, max(0.0, fraction))),))
 
     def _value(self, ranks: tuple[int, ...], rank: int) -> float:
         return self._fraction(len(ranks), rank) - self._previous(ranks)
@@ -187,7 +234,7 @@ class Delta(_Number):
         return self._fraction(len(ranks) - 1, ranks[-1]) if ranks else 1.0
 
 
-class Energy(_Number):
+class Energy(_IndependentNumber):
     """A threshold on the spectrum: (a + 1) / 2 is the share of the squared singular values that must be kept.
 
     The layer takes its smallest candidate that keeps as much (`kept_energy`: the mean over its matrices). So -1 is the
@@ -201,18 +248,21 @@ class Energy(_Number):
         # For each layer those of its candidates below dense.
         self._energies = [list(of_layer.values())[:-1] for of_layer in energies]
 
-    def _rank(self, ranks: tuple[int, ...], value: float) -> int:
-        energies = self._energies[len(ranks)]
+    def _place(self, index: int, value: float) -> int:
+        energies = self._energies[index]
         # At +1 nothing but dense will do, even if an earlier candidate loses nothing.
-        index = len(energies) if value == 1.0 else bisect_left(energies, (value + 1.0) / 2.0)
-        return self.problem.candidates[len(ranks)][index]
+        return len(energies) if value == 1.0 else bisect_left(energies, (value + 1.0) / 2.0)
+
+    def _places(self, index: int, values: NDArray[np.float64]) -> NDArray[np.int64]:
+        energies = self._energies[index]
+        return np.where(values == 1.0, len(energies), np.searchsorted(energies, (values + 1.0) / 2.0, side="left"))
 
     def _value(self, ranks: tuple[int, ...], rank: int) -> float:
         index = self.problem.candidates[len(ranks)].index(rank)
         # Halfway between the energies of two candidates, as far as possible from where rounding matters.
         bounds = [0.0, *self._energies[len(ranks)], 1.0]
         value = float(np.float32(bounds[index] + bounds[index + 1] - 1.0))
-        if self._rank(ranks, value) != rank:
+        if self._place(len(ranks), value) != index:
             raise ValueError(
                 f"layer {self.problem.layers[len(ranks)].name!r}: no energy threshold leads to rank {rank}, because a "
                 "smaller candidate keeps as much energy"
@@ -220,7 +270,7 @@ class Energy(_Number):
         return value
 
 
-class Level(_Number):
+class Level(_IndependentNumber):
     """A step away from a common level, for search spaces with levels (`SearchSpace.levels`).
 
     0 for every layer is the configuration that has all layers at the common level, and the layer takes its candidate at
@@ -244,21 +294,29 @@ class Level(_Number):
         self._reach = max(1.0, span * self._top)  # with less, most actions would change nothing
         met = [level for level in range(self._top + 1) if problem.is_feasible(space.at_level(level))]
         self.common = self._top // 2 if len(met) > self._top else max(met, default=0)
-        self._at = space.ranks_at_levels
+        assert space.levels is not None  # otherwise there is no `top_level`
+        self._at = [np.array(places) for places in space.levels]
 
-    def _rank(self, ranks: tuple[int, ...], value: float) -> int:
+    def _place(self, index: int, value: float) -> int:
         wanted = round(self.common + value * self._reach)
-        return self._at[len(ranks)][min(max(wanted, 0), self._top)]
+        return int(self._at[index][min(max(wanted, 0), self._top)])
+
+    def _places(self, index: int, values: NDArray[np.float64]) -> NDArray[np.int64]:
+        # NumPy rounds halves to even numbers, as `round` does.
+        wanted = np.rint(self.common + values * self._reach).astype(np.int64)
+        places: NDArray[np.int64] = self._at[index][wanted.clip(0, self._top)]
+        return places
 
     def _value(self, ranks: tuple[int, ...], rank: int) -> float:
-        at_level = self._at[len(ranks)]
+        index = len(ranks)
+        candidates = self.problem.candidates[index]
         # Of the levels with this rank the one that is nearest to the common one.
-        levels = [level for level, known in enumerate(at_level) if known == rank]
+        levels = [level for level, place in enumerate(self._at[index]) if candidates[place] == rank]
         if levels:
             value = (min(levels, key=lambda level: abs(level - self.common)) - self.common) / self._reach
             # What lies just beyond the end still rounds to this level.
             value = min(max(value, -1.0), 1.0)
-            if self._rank(ranks, value) == rank:
+            if candidates[self._place(index, value)] == rank:
                 return value
         raise ValueError(
             f"layer {self.problem.layers[len(ranks)].name!r}: no action leads to rank {rank}: it lies more than "
@@ -266,7 +324,7 @@ class Level(_Number):
         )
 
 
-class Discrete(MaskedActions):
+class Discrete(IndependentActions, MaskedActions):
     """The index of a candidate, from the smallest rank (0) to dense.
 
     The space has as many actions as the layer with the most candidates. An index that a layer lacks, or whose
@@ -277,33 +335,31 @@ class Discrete(MaskedActions):
     def __init__(self, problem: SearchProblem) -> None:
         super().__init__(problem)
         self._count = max(problem.search_space.counts)
+        self._last = [count - 1 for count in problem.search_space.counts]
         self.space = spaces.Discrete(self._count)
 
-    def decode(self, ranks: tuple[int, ...], action: Any) -> RankRequest:
-        """Decode an index, as `ActionKind.decode` says."""
-        index = len(ranks)
-        value = np.asarray(action)
-        if value.shape != () or value.dtype.kind not in "iu" or not 0 <= value < self._count:
+    def place(self, index: int, action: Any) -> tuple[int, bool]:
+        """Return an index, or the last one of a layer that has fewer candidates, as `IndependentActions.place` says."""
+        # An array is made only of what is no integer yet: it would take most of a tabular step's time.
+        value = action if type(action) is int or isinstance(action, np.integer) else np.asarray(action)
+        whole = isinstance(value, int) or (value.shape == () and value.dtype.kind in "iu")
+        if not whole or not 0 <= value < self._count:
             raise ValueError(
                 f"layer {self.problem.layers[index].name!r}: the action must be an integer in 0..{self._count - 1}, "
                 f"got {action!r}"
             )
-        candidates = self.problem.candidates[index]
-        choice = min(int(value), len(candidates) - 1)
-        return RankRequest((candidates[choice],), projected=choice != int(value))
+        wanted = int(value)
+        place = min(wanted, self._last[index])
+        return place, place != wanted
 
     def places(self, index: int, actions: NDArray[Any]) -> NDArray[np.int64]:
-        """Return the places of the candidates of one layer that many actions ask for, shape (N,) -> (N,).
-
-        Raises:
-            ValueError: An action is not in the action space.
-        """
+        """Return the places of many actions, as `IndependentActions.places` says; shape (N,) -> (N,)."""
         values = np.asarray(actions)
         if values.ndim != 1 or values.dtype.kind not in "iu" or values.min() < 0 or values.max() >= self._count:
             raise ValueError(
                 f"layer {self.problem.layers[index].name!r}: an action is outside 0..{self._count - 1}, or no integer"
             )
-        places: NDArray[np.int64] = np.minimum(values, self.problem.search_space.counts[index] - 1)
+        places: NDArray[np.int64] = np.minimum(values, self._last[index])
         return places
 
     def encode(self, ranks: tuple[int, ...]) -> list[int]:

@@ -166,8 +166,6 @@ def test_mistakes_and_masks():
     for bad in (0.5, np.array([0]), np.array([np.nan]), np.array([1.5]), None):
         with pytest.raises(ValueError, match="layer 'first': the action must be an array of one float"):
             box.step(bad)
-    with pytest.raises(ValueError, match="discrete or continuous"):
-        make_tabular_env("one_shot", table=TABLE)
     with pytest.raises(ValueError, match="change no decision"):
         make_tabular_env(constraint={"name": "clip", "budget": 0.5}, table=TABLE)
     with pytest.raises(ValueError, match=r"needs the divergence .*a table that holds divergences"):
@@ -265,10 +263,11 @@ def test_pickles_and_deep_copies():
         assert repr(other.step(2)) == repr(copy.deepcopy(env).step(2))
 
 
-@pytest.mark.parametrize("action", ["discrete", "continuous"])
+@pytest.mark.parametrize("action", ["discrete", "continuous", "energy", "level"])
 def test_the_vector_version_does_the_same(action):
-    vector = make_vector_tabular_env(50, action=action, table=TABLE)
-    single = make_tabular_env(action, table=TABLE)
+    table = richer_table() if action == "level" else TABLE
+    vector = make_vector_tabular_env(50, action=action, table=table)
+    single = make_tabular_env(action, table=table)
     observations, _ = vector.reset(seed=0)
     vector.action_space.seed(3)
     batches = [vector.action_space.sample() for _ in LAYERS]
@@ -277,7 +276,7 @@ def test_the_vector_version_does_the_same(action):
         expected, _ = single.reset()
         assert np.array_equal(observations[index], expected)
         for actions, (observed, rewards, terminated, _, infos) in zip(batches, results, strict=True):
-            chosen = actions[index] if action == "continuous" else int(actions[index])
+            chosen = int(actions[index]) if action == "discrete" else actions[index]
             expected, reward, over, _, info = single.step(chosen)
             last = infos["final_obs"] if over else observed
             assert np.array_equal(last[index], expected)
@@ -288,6 +287,22 @@ def test_the_vector_version_does_the_same(action):
     assert np.array_equal(observed, observations)  # the next episodes have begun
     with pytest.raises(ValueError, match="layer 'first': an action is outside"):
         vector.step(np.full_like(batches[0], 99))
+
+
+def test_level_actions_of_zero_end_at_the_common_level():
+    env = make_tabular_env("level", reward="divergence", table=richer_table())
+    env.reset()
+    for _ in LAYERS:
+        _, reward, *_, info = env.step(np.zeros(1))
+    places = [level[env.action.common] for level in richer_table().levels]
+    assert info["ranks"] == env.problem.search_space.ranks(places)
+    assert reward == pytest.approx(-richer_table().index(info["ranks"]) / 100)
+
+
+@pytest.mark.parametrize("action", ["delta", "one_shot"])
+def test_actions_that_depend_on_more_than_the_layer(action):
+    with pytest.raises(ValueError, match="tabular environments need actions whose meaning depends on the layer alone"):
+        make_tabular_env(action, table=TABLE)
 
 
 def test_render():

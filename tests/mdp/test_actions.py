@@ -6,7 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shrinkml_env.envs.assembly import make_problem
-from shrinkml_env.mdp.actions import ACTIONS, Continuous, Delta, Discrete, Energy, Level, MaskedActions, OneShot
+from shrinkml_env.mdp.actions import (
+    ACTIONS,
+    Continuous,
+    Delta,
+    Discrete,
+    Energy,
+    IndependentActions,
+    Level,
+    MaskedActions,
+    OneShot,
+)
 from tests.helpers.fake_evaluator import FakeEvaluator
 from tests.helpers.levels import levelled
 
@@ -230,17 +240,23 @@ def test_what_float32_puts_outside_the_box_is_at_its_edge(kind):
             kind.decode((), np.array([sign * 1.00001]))
 
 
-@pytest.mark.parametrize("kind", [Continuous, Discrete])
+def test_kinds_that_depend_on_the_layer_alone():
+    independent = [name for name, kind in ACTIONS.items() if issubclass(kind, IndependentActions)]
+    assert independent == ["continuous", "discrete", "energy", "level"]
+
+
+@pytest.mark.parametrize("kind", [CONTINUOUS, DISCRETE, ENERGY, LEVEL])
 @given(st.data())
-def test_many_places_are_those_of_each_action(kind, data):
-    action = kind(PROBLEM)
+def test_places_depend_on_the_layer_alone(kind, data):
     index = data.draw(st.integers(0, len(PROBLEM.layers) - 1))
-    value = st.integers(0, action.space.n - 1) if kind is Discrete else st.floats(-1.0, 1.0)
+    value = st.integers(0, kind.space.n - 1) if kind is DISCRETE else st.floats(-1.0, 1.0)
     actions = np.array(data.draw(st.lists(value, min_size=1, max_size=20)))
-    actions = actions if kind is Discrete else actions[:, None]
-    before = tuple(ranks[0] for ranks in PROBLEM.candidates[:index])
-    wanted = [action.decode(before, single).ranks[0] for single in actions]
-    assert [PROBLEM.candidates[index][place] for place in action.places(index, actions)] == wanted
+    actions = actions if kind is DISCRETE else actions[:, None]
+    before = tuple(data.draw(st.sampled_from(ranks)) for ranks in PROBLEM.candidates[:index])
+    wanted = [kind.decode(before, single) for single in actions]
+    single = [kind.place(index, action) for action in actions]
+    assert [((PROBLEM.candidates[index][place],), projected) for place, projected in single] == wanted
+    assert kind.places(index, actions).tolist() == [place for place, _ in single]
 
 
 @given(st.floats(-1.0, 1.0))
@@ -262,6 +278,7 @@ def test_continuous_takes_the_nearest_candidate_to_the_point_on_the_line(value):
         (Discrete, [0, 25]),
         (Discrete, [[0]]),
         (Discrete, [0.0]),
+        (Energy, [[0.0], [np.inf]]),
     ],
 )
 def test_many_bad_actions_name_the_layer(kind, actions):
