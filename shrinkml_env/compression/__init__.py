@@ -31,6 +31,7 @@ from shrinkml_env.compression.layers import (
     split_layers,
 )
 from shrinkml_env.compression.lossless import require_lossless
+from shrinkml_env.compression.number_formats import exact_storage_dtype, int8_scales, require_storable, round_to_storage
 from shrinkml_env.compression.protocol import (
     BATCH,
     CompressibleModel,
@@ -46,7 +47,6 @@ from shrinkml_env.compression.protocol import (
     require_length,
 )
 from shrinkml_env.compression.quantise import quantise
-from shrinkml_env.compression.storage import exact_storage_dtype, int8_scales, require_storable, round_to_storage
 from shrinkml_env.compression.svd import SVD, kept_energy
 from shrinkml_env.compression.tensors import inference_tensors
 

@@ -18,8 +18,7 @@ from shrinkml_env.compression.compress import part_factors, replace_matrices
 from shrinkml_env.compression.discovery import arranged_layers, factors_of, form_of, ranks_of
 from shrinkml_env.compression.factors import Factors, order_dtype
 from shrinkml_env.compression.layers import FactorForm, Matrix, arrange_layers, matrix_ranks
-from shrinkml_env.compression.protocol import CompressibleModel
-from shrinkml_env.compression.storage import (
+from shrinkml_env.compression.number_formats import (
     INT8_MAX,
     Storage,
     int8_scales,
@@ -27,6 +26,7 @@ from shrinkml_env.compression.storage import (
     set_int8_scales,
     storages,
 )
+from shrinkml_env.compression.protocol import CompressibleModel
 from shrinkml_env.compression.tensors import inference_tensors
 from shrinkml_env.files import read_json_object, written_aside
 

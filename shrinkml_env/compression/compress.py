@@ -15,8 +15,8 @@ from shrinkml_env.compression.discovery import ranks_of
 from shrinkml_env.compression.factors import Factorisation, Factors
 from shrinkml_env.compression.layers import Matrix, matrix_ranks
 from shrinkml_env.compression.modules import LOW_RANK_MODULES, LowRank, module_matrices, take_over
+from shrinkml_env.compression.number_formats import int8_scales
 from shrinkml_env.compression.protocol import CompressibleModel, require_model
-from shrinkml_env.compression.storage import int8_scales
 from shrinkml_env.compression.svd import SVD
 
 __all__ = ["compress", "part_factors", "replace_matrices"]

@@ -14,9 +14,9 @@ from shrinkml_env.compression.discovery import arranged_layers, factors_of
 from shrinkml_env.compression.factors import Factors, expand_right, order_dtype
 from shrinkml_env.compression.layers import FactorForm
 from shrinkml_env.compression.modules import LowRank
+from shrinkml_env.compression.number_formats import int8_scales
 from shrinkml_env.compression.pivoting import column_order, interpolation
 from shrinkml_env.compression.protocol import CompressibleModel, require_model
-from shrinkml_env.compression.storage import int8_scales
 from shrinkml_env.compression.svd import require_not_compiled
 
 __all__ = ["change_form"]

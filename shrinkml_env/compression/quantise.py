@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from shrinkml_env.compression.number_formats import INT8_MAX, Storage, set_int8_scales, storages
 from shrinkml_env.compression.protocol import CompressibleModel, require_model
-from shrinkml_env.compression.storage import INT8_MAX, Storage, set_int8_scales, storages
 
 __all__ = ["quantise"]
 

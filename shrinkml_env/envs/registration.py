@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,7 @@ def make_env(
         ValueError: A name, an argument or an option is unknown, parts do not go together, or the model's code does not
             work with factored modules (see `require_lossless`).
     """
-    _require_known("ShrinkML-v0", make_env, unknown)
+    _require_known("ShrinkML-v0", unknown, _arguments(make_env))
     memory_mb = whole_number("memory_mb", memory_mb, least=0)
     workers = whole_number("workers", workers, least=1)
     require_known_parts(
@@ -196,7 +196,6 @@ def make_env_v1(size: float = 0.4, calibration: UtteranceSpec = "calibration", *
     Raises:
         ValueError: As `make_env`, the size is no such share, or a constraint is given besides.
     """
-    _require_known_v1(arguments)
     return make_env(**arguments_v1(size, calibration, arguments))
 
 
@@ -214,12 +213,17 @@ def make_vector_env_v1(
     Raises:
         ValueError: As `make_env_v1`.
     """
-    _require_known_v1(arguments)
     return make_vector_env(num_envs, **arguments_v1(size, calibration, arguments))
 
 
 def arguments_v1(size: float, calibration: UtteranceSpec, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `make_env` that stand for those of `make_env_v1`."""
+    """Return the arguments of `make_env` that stand for those of `make_env_v1`.
+
+    Raises:
+        ValueError: An argument is unknown, the size is no share, or a constraint is given besides.
+    """
+    valid = {*_arguments(make_env)} - {"constraint"}
+    _require_known("ShrinkML-v1", sorted({*arguments} - {"constraint"}), ["size", "calibration", *sorted(valid)])
     if "constraint" in arguments:
         raise ValueError("ShrinkML-v1 is constrained to a size: give size=0.4 instead of a constraint, or use -v0")
     size = number("size", size, above=0, at_most=1, meaning="a share of the original's parameters")
@@ -282,7 +286,7 @@ def make_tabular_env(
     Raises:
         ValueError: A name, an argument or an option is unknown, or parts do not go together.
     """
-    _require_known("ShrinkMLTabular-v0", make_tabular_env, unknown)
+    _require_known("ShrinkMLTabular-v0", unknown, _arguments(make_tabular_env))
     known = Table.load(table) if isinstance(table, str | os.PathLike) else table
     if not isinstance(known, Table):
         raise ValueError(f"table must be the name or the file of a table, or a Table, got {table!r}")
@@ -309,20 +313,16 @@ def make_vector_tabular_env(num_envs: int = 1, **arguments: Any) -> VectorTabula
     return VectorTabularEnv(make_tabular_env(**arguments), num_envs)
 
 
-def _require_known_v1(arguments: Mapping[str, Any]) -> None:
-    """Raise a ValueError if an environment of version 1 was given an argument that neither version has."""
-    known = {*inspect.signature(make_env).parameters} - {"unknown"}
-    unknown = sorted(arguments.keys() - known)
-    if unknown:
-        valid = ", ".join(["size", "calibration", *sorted(known - {"constraint"})])
-        raise ValueError(f"ShrinkML-v1 has no argument {unknown[0]!r}; its arguments are {valid}")
+def _require_known(name: str, given: Iterable[str], valid: Iterable[str]) -> None:
+    """Raise a ValueError if an environment was given an argument that it does not have."""
+    known = list(valid)
+    for argument in given:
+        if argument not in known:
+            raise ValueError(f"{name} has no argument {argument!r}; its arguments are {', '.join(known)}")
 
 
-def _require_known(name: str, make: Callable[..., Any], unknown: Mapping[str, Any]) -> None:
-    """Raise a ValueError if an environment was given an argument that it has not."""
-    if unknown:
-        valid = ", ".join(argument for argument in inspect.signature(make).parameters if argument != "unknown")
-        raise ValueError(f"{name} has no argument {next(iter(unknown))!r}; its arguments are {valid}")
+def _arguments(make: Callable[..., Any]) -> list[str]:
+    return [argument for argument in inspect.signature(make).parameters if argument != "unknown"]
 
 
 def _load(model: Any, device: Any) -> Any:
