@@ -196,7 +196,10 @@ def grid(config: DictConfig) -> list[Cell[Any]]:
 @command("tradeoff")
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
-    found = study_results("tradeoff", config, grid(config), choose_ranks, lambda result: Chosen(**result))
+    cells = grid(config)
+    results = study_results("tradeoff", config, cells, choose_ranks, lambda result: Chosen(**result))
+    # Rules of the same settings share a result, under the name that each has in this comparison.
+    found = [replace(one, agent=cell.task.name) for cell, one in zip(cells, results, strict=True)]
     comparison = config.comparison
     tables = [
         table(found, comparison.by_hand),

@@ -2,7 +2,9 @@ from dataclasses import replace
 
 import pytest
 
+from experiments.common.compose import compose_config
 from experiments.common.sized_searches import Chosen
+from experiments.studies import tradeoff
 from experiments.studies.tradeoff import draw, learning_table, pair_table, table
 
 
@@ -76,3 +78,13 @@ def test_learning_is_measured_against_the_same_agent_without_it():
 def test_a_picture(tmp_path):
     draw(tmp_path / "tradeoff.png", FOUND)
     assert (tmp_path / "tradeoff.png").stat().st_size > 10_000
+
+
+def test_rules_of_the_same_settings_share_a_result_under_their_own_names(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tradeoff, "study_results", lambda name, config, cells, *_: [FOUND[0] for _ in cells])
+    rules = "+comparison.rules={mine: {agent: uniform}, yours: {agent: uniform}}"
+    overrides = ["~comparison.rules", rules, "~comparison.agents", "+comparison.agents={}", "comparison.sizes=[0.5]"]
+    none = ["comparison.by_hand=[]", "comparison.pairs=[[mine,yours]]", f"outputs={tmp_path}"]
+    tradeoff.main.__wrapped__(compose_config("tradeoff", [*overrides, *none]))
+    printed = capsys.readouterr().out
+    assert [line.split()[1] for line in printed.splitlines() if line.startswith("0.5 ")] == ["mine", "yours", "mine"]
