@@ -202,13 +202,7 @@ def select(config: DictConfig) -> Path:
         )
         for name in ("pool", "dev")
     )
-    sizes = [size for size in config.sizes if size <= len(pool.utterances)]
-    if not sizes:
-        raise ValueError(
-            f"sizes={to_container(config.sizes)}: the pool has {len(pool.utterances)} utterances, fewer than each"
-        )
-    if len(sizes) < len(config.sizes):
-        print(f"the pool has {len(pool.utterances)} utterances: larger sizes are left out")
+    sizes = possible_sizes(config.sizes, len(pool.utterances))
     space = make_search_space(pool, part("search_space", config.search_space))
     if by_divergence:
         measurer = DivergenceMeasurer(model, pool.utterances, factorisation, pool.memory)
@@ -221,7 +215,7 @@ def select(config: DictConfig) -> Path:
     losses, target = (np.concatenate(parts) for parts in zip(groups["broad", 0], groups["near", 0], strict=True))
     choosing = Pool(losses, lengths, voices, target)
 
-    rows: dict[tuple[str, str, int], Fidelity] = {}
+    found: dict[tuple[str, str, int], Fidelity] = {}
     for method, selection in SELECTIONS.items():
         for size in progress(sizes, desc=f"{method}: fidelity"):
             draws = 1 if method == "ranking" else RANDOM_DRAWS
@@ -230,10 +224,38 @@ def select(config: DictConfig) -> Path:
             ids = [pool.utterances[index].id for index in subsets[0]]
             write_atomic(directory / f"{method}-{size}.txt", "\n".join(ids) + "\n")
             for kind in ("broad", "near"):
-                rows[kind, method, size] = fidelity(lengths, groups[kind, 1], subsets, BLOCKS[kind], config.seed)
+                found[kind, method, size] = fidelity(lengths, groups[kind, 1], subsets, BLOCKS[kind], config.seed)
+    shown = fidelity_table(found, by_divergence)
+    print(format_table(shown))
+    write_atomic(directory / "fidelity.csv", shown.to_csv(index=False))
+    _draw(directory / "fidelity.png", found, config.signal)
+    print(f"sets, table and picture: {directory}")
+    return directory
+
+
+def possible_sizes(sizes: Sequence[int], utterances: int) -> list[int]:
+    """Return the sizes that a pool of this many utterances allows, and say if some are left out.
+
+    Raises:
+        ValueError: All sizes are larger than the pool.
+    """
+    possible = [size for size in sizes if size <= utterances]
+    if not possible:
+        raise ValueError(f"sizes={list(sizes)}: the pool has {utterances} utterances, fewer than each")
+    if len(possible) < len(sizes):
+        print(f"the pool has {utterances} utterances: larger sizes are left out")
+    return possible
+
+
+def fidelity_table(found: Mapping[tuple[str, str, int], Fidelity], by_divergence: bool) -> pd.DataFrame:
+    """Return a row for each group of models, method and size.
+
+    Args:
+        found: (group, method, size) -> the fidelity of the method's sets.
+        by_divergence: Whether errors are divergences, and not WERs, which are shown in points.
+    """
     error = "error, nats a unit" if by_divergence else "WER error, points"
-    head = ("configurations", "method", "utterances", "Kendall", "Spearman", error)
-    table = [
+    rows = [
         (
             kind,
             method,
@@ -242,14 +264,9 @@ def select(config: DictConfig) -> Path:
             str(row.spearman),
             str(row.error) if by_divergence else f"{row.error.times(100):.1f}",
         )
-        for (kind, method, size), row in rows.items()
+        for (kind, method, size), row in found.items()
     ]
-    shown = pd.DataFrame(table, columns=list(head))
-    print(format_table(shown))
-    write_atomic(directory / "fidelity.csv", shown.to_csv(index=False))
-    _draw(directory / "fidelity.png", rows, config.signal)
-    print(f"sets, table and picture: {directory}")
-    return directory
+    return pd.DataFrame(rows, columns=["configurations", "method", "utterances", "Kendall", "Spearman", error])
 
 
 def _measure(
