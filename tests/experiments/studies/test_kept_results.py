@@ -50,7 +50,7 @@ def test_rows_of_a_printed_table():
         (f"{TWELVE_PASSES} rules=[] by_hand=[]", "with-retraining.md"),
         (f"{TWELVE_PASSES} sizes=[0.2]", "with-retraining.md"),
         (
-            f"{TWELVE_PASSES} ~agents.model_based rules=[closed_form] by_hand=[] sizes=[0.2,0.125]"
+            f"{TWELVE_PASSES} ~agents.model_based rules=[closed_form] by_hand=[]"
             ' overrides=["factorisation=pivoting","granularity=matrix"]',
             "with-retraining.md",
         ),
