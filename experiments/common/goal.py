@@ -6,7 +6,8 @@ from omegaconf import DictConfig, open_dict
 
 from experiments.common.check import check_search_config
 from experiments.common.compose import compose_config, to_container
-from experiments.common.parts import part
+from experiments.common.parts import activation_aware, part
+from experiments.common.speech import calibrate_on
 from shrinkml_env import CompressibleModel, SearchResult, count_parameters
 from shrinkml_env.compression import PredictiveModel, compressed_parameters, ranks_by_matrix
 from shrinkml_env.envs.assembly import search_space_maker
@@ -62,7 +63,7 @@ def goal_overrides(config: DictConfig, model: CompressibleModel) -> list[str]:
     ]
     if predicts and not any(override.lstrip("+~").startswith("search_space=") for override in config.overrides):
         # The gradients that the closed form takes, one of the agent's rules, serve for the search space as well.
-        overrides += ["search_space=allocated", "search_space.calibration=calibration-large", "search_space.draws=1"]
+        overrides += ["search_space=allocated", "search_space.draws=1"]
     return overrides
 
 
@@ -112,6 +113,9 @@ def compose_search(config: DictConfig, model: CompressibleModel) -> DictConfig:
             # What they give is among what is chosen from: with many layers, few plans are as good.
             closed_form = [{"_target_": "agents.ClosedForm"}] if isinstance(model, PredictiveModel) else []
             search.agent.rules = [*closed_form, {"_target_": "agents.UniformRank"}]
+    factors = activation_aware(search.factorisation)
+    if factors is not None:
+        calibrate_on(search, factors.calibration)  # One speech for factors, predictions and rules.
     for key in PASSED_ON:
         search[key] = config[key]
     check_search_config(search)

@@ -135,6 +135,15 @@ def test_a_model_with_gradients_begins_with_the_closed_form(configure):
     assert dict(search.search_space) == {"name": "log", "count": 16}
 
 
+def test_speech_for_the_factors_serves_for_all_predictions(configure):
+    speech = {"root": "/data", "subset": "train"}
+    override = "overrides=['factorisation.calibration={root: /data, subset: train}']"
+    search = compose_search(configure("target_size=0.6", override), MODEL)
+    calibrate_on(search, "proxy")
+    assert search.factorisation.calibration == search.search_space.calibration == speech
+    assert search.agent.rules[0].calibration == speech
+
+
 def test_a_model_without_gradients_is_searched_on_even_ranks(configure):
     model = SimpleNamespace(layers=MODEL.layers)
     search = compose_search(configure("target_size=0.6"), model)
