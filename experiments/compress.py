@@ -7,6 +7,7 @@ more speech, and leaves the compressed model and a report in one folder. Started
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from experiments.common.duration import estimated_seconds
 from experiments.common.environment import make_environment
 from experiments.common.finetuning import RESULT, finetune, load_las
 from experiments.common.goal import HALVINGS, compose_search, goal, require_reachable, verdict
-from experiments.common.kinds import NAME, number, optional
+from experiments.common.kinds import NAME, mapping_with, number, optional, whole
 from experiments.common.measure import measure
 from experiments.common.options import OVERRIDES, check_options
 from experiments.common.parts import activation_aware, part
@@ -135,15 +136,12 @@ def speech_of(config: DictConfig, model: CompressibleModel, predicts: bool) -> S
 def compress(config: DictConfig, job: Job) -> Path:
     """Compress one model, and return the run's folder."""
     directory = run_directory(config, job.title)
-    for name, ids in job.speech.ids.items():
-        folder = job.speech.folder
-        assert folder is not None
-        path = directory / f"{name}.txt"
-        write_atomic(path, "".join(f"{utterance_id}\n" for utterance_id in ids))
-        job.search[name] = {"root": str(folder.parent), "subset": folder.name, "ids": str(path.absolute())}
-    if job.speech.ids:
-        # The embedded speech suits the embedded model alone; the proxy set is not reported.
-        calibrate_on(job.search, job.search.proxy)
+    if job.speech.folder is not None:
+        files = write_sets(job.speech.folder, job.speech.ids, directory)
+        # The embedded speech suits the embedded model alone.
+        calibrate_on(job.search, files.pop("calibration"))
+        for name, spec in files.items():
+            job.search[name] = spec
     notes = [job.data_note]
     if config.max_wer_increase is not None:
         notes.append(find_size(job.search, job.smallest, config.max_wer_increase / 100, directory / "sizes"))
@@ -169,6 +167,16 @@ def compress(config: DictConfig, job: Job) -> Path:
     write(result, directory)
     write_outputs(result, problem, agent, directory, job.search, course)
     return directory
+
+
+def write_sets(folder: Path, ids: Mapping[str, Sequence[str]], directory: Path) -> dict[str, dict[str, str]]:
+    """Write the ids of each set into a file of the run, and return the sets as `load_utterances` takes them."""
+    specs = {}
+    for name, listed in ids.items():
+        path = directory / f"{name}.txt"
+        write_atomic(path, "".join(f"{utterance_id}\n" for utterance_id in listed))
+        specs[name] = {"root": str(folder.parent), "subset": folder.name, "ids": str(path.absolute())}
+    return specs
 
 
 def find_size(search: DictConfig, smallest: float, allowed: float, folder: Path) -> str:
@@ -293,6 +301,10 @@ def compose_training(config: DictConfig, model: CompressibleModel, speech: Speec
     max_wer_increase=optional(number(above=0)),
     finetune=optional(NAME),
     finetune_overrides=OVERRIDES,
+    utterances=mapping_with(
+        {**dict.fromkeys(("calibration", "proxy"), optional(whole(1))), **dict.fromkeys(("dev", "test"), whole(1))},
+        needed=("calibration", "proxy", "dev", "test"),
+    ),
 )
 def main(config: DictConfig) -> None:
     """Check the request, say how long it will take, and compress the model."""

@@ -43,7 +43,7 @@ def estimated_seconds(
     if factors is not None:
         spoken = load_utterances(factors.calibration, "calibration")
         embedded = sum(utterance.duration for utterance in spoken)
-        calibration = speech.seconds["proxy"] if speech.folder else embedded
+        calibration = speech.seconds["calibration"] if speech.folder else embedded
         rules = instantiate(search.agent.get("rules") or [], _convert_="all")
         levels = isinstance(search_space_maker(part("search_space", search.search_space)), LevelSpace)
         gradients = factors.weigh_rows + (levels or any(isinstance(rule, ClosedForm) for rule in rules))

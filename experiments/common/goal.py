@@ -59,7 +59,7 @@ def goal_overrides(config: DictConfig, model: CompressibleModel) -> list[str]:
         "constraint=check",
         # Where only the WER is given, the size is looked for.
         f"constraint.budget={config.target_size or 0.5}",
-        "finalists=20",
+        "finalists=10",
     ]
     if predicts and not any(override.lstrip("+~").startswith("search_space=") for override in config.overrides):
         # The gradients that the closed form takes, one of the agent's rules, serve for the search space as well.

@@ -24,6 +24,7 @@ __all__ = [
     "Speech",
     "calibrate_on",
     "data_folder",
+    "divide",
     "embedded_speech",
     "folder_speech",
     "require_recognition",
@@ -35,6 +36,15 @@ HIGHEST_WER = 0.8
 """A WER of the original, a fraction, above which model and transcripts do not fit together."""
 
 SETS = ("proxy", "dev", "test")
+"""The embedded sets that are measured."""
+
+CALIBRATED = 72
+"""Utterances of a folder that factors and predictions are computed on, by default; and, for the reward of the word
+errors, that are searched on."""
+
+SEARCHED = 16
+"""Utterances of a folder that are searched on by the divergence, by default: a dozen tell models apart as well as 72 do
+by their words."""
 
 CALIBRATIONS = ("calibration", "calibration-large")
 """The embedded sets that parts are calibrated on by default."""
@@ -42,14 +52,14 @@ CALIBRATIONS = ("calibration", "calibration-large")
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """Speech in three parts: proxy to search on, dev to choose with, test to report.
+    """Speech for four purposes: calibration for the factors, proxy to search on, dev to choose with, test to report.
 
     Attributes:
         note: Description of the split, one or more sentences.
-        seconds: Part -> total duration of its utterances, seconds.
-        proxy: The utterances of the part proxy.
-        voices: The speakers of the part test.
-        ids: Part -> ids of its utterances; empty for the embedded sets.
+        seconds: Purpose -> total duration of its utterances, seconds; not for the embedded calibration sets.
+        proxy: The utterances to search on.
+        voices: The speakers of test.
+        ids: Purpose -> ids of its utterances; empty for the embedded sets.
         folder: The folder of the data; None for the embedded sets.
     """
 
@@ -61,20 +71,26 @@ class Speech:
     folder: Path | None
 
 
-def embedded_speech(limits: Mapping[str, int]) -> Speech:
+def embedded_speech(limits: Mapping[str, int | None]) -> Speech:
     """Return the embedded sets.
 
     Args:
-        limits: Part -> the largest number of utterances.
+        limits: Purpose -> the largest number of utterances; None for all.
 
     Raises:
         ValueError: A set has more utterances than its limit; embedded sets are always used whole.
     """
     sets = {name: load_utterances(name) for name in SETS}
+    if limits["calibration"] is not None:
+        raise ValueError(
+            "utterances.calibration has no effect on the embedded speech, which has its own calibration sets: give "
+            "data=FOLDER, or leave it out"
+        )
     for name, utterances in sets.items():
-        if limits[name] < len(utterances):
+        limit = limits[name]
+        if limit is not None and limit < len(utterances):
             raise ValueError(
-                f"utterances.{name}={limits[name]} has no effect on the embedded speech, whose set {name} has "
+                f"utterances.{name}={limit} has no effect on the embedded speech, whose set {name} has "
                 f"{len(utterances)} utterances: give data=FOLDER, or leave it out"
             )
     return Speech(
@@ -100,11 +116,8 @@ def folder_speech(config: DictConfig, model: CompressibleModel, predicts: bool) 
         FileNotFoundError: There is no such folder.
     """
     folder = data_folder(config.data)
-    parts = {
-        name: spread(indices, folder.speakers, config.utterances[name], config.seed)
-        for name, indices in split(folder.speakers, config.seed).items()
-    }
-    used = [index for indices in parts.values() for index in indices]
+    parts = divide(folder.speakers, config, predicts)
+    used = sorted({index for indices in parts.values() for index in indices})
     for index in used:
         require_length(model, folder.num_samples[index], f"utterance {folder.ids[index]!r}")
     if predicts:
@@ -122,6 +135,23 @@ def folder_speech(config: DictConfig, model: CompressibleModel, predicts: bool) 
     )
 
 
+def divide(speakers: Sequence[str], config: DictConfig, predicts: bool) -> dict[str, list[int]]:
+    """Choose utterances for each purpose: purpose -> indices, ascending; no speaker is in two of proxy, dev and test.
+
+    Args:
+        speakers: Speaker of every utterance.
+        config: A config of `experiments.compress`, with ``utterances`` and ``seed``.
+        predicts: Whether the divergence will be measured.
+    """
+    among = split(speakers, config.seed)
+    among["calibration"] = among["proxy"]
+    limits = dict(config.utterances)
+    limits["calibration"] = limits["calibration"] or CALIBRATED
+    limits["proxy"] = limits["proxy"] or (SEARCHED if predicts else limits["calibration"])
+    # Of two choices among the same utterances the smaller is a part of the larger.
+    return {name: spread(among[name], speakers, limit, config.seed) for name, limit in limits.items()}
+
+
 def data_folder(data: str) -> SpeechFolder:
     """Return the data set in a folder, after reading its transcripts and checking the headers of its audio files."""
     path = Path(data)
@@ -133,20 +163,26 @@ def data_folder(data: str) -> SpeechFolder:
 
 
 def split_note(folder: SpeechFolder, parts: Mapping[str, Sequence[int]]) -> str:
-    """Describe a split: the size of each part, and whether speakers are held out."""
+    """Describe a split: the size of each part, and whether speakers are held out.
+
+    Args:
+        folder: The speech.
+        parts: Purpose -> indices of its utterances; calibration and proxy share speakers and utterances.
+    """
     speakers = folder.speakers
     voices = {name: {speakers[index] for index in indices} for name, indices in parts.items()}
     sizes = ", ".join(
         f"{name} has {len(indices)} utterances of {len(voices[name])} speaker{'s' * (len(voices[name]) > 1)}"
         for name, indices in parts.items()
     )
-    if voices["test"] & (voices["proxy"] | voices["dev"]):
+    searched = voices["calibration"] | voices["proxy"]
+    if voices["test"] & (searched | voices["dev"]):
         held_out = "There are too few speakers to hold any out: the result is for these voices, on other sentences."
-    elif voices["proxy"] & voices["dev"]:
+    elif searched & voices["dev"]:
         held_out = "No voice of test is in another part; proxy and dev share theirs."
     else:
-        held_out = "No voice is in two parts."
-    used = sum(len(indices) for indices in parts.values())
+        held_out = "No voice is in two parts, but those of calibration and proxy, which are from the same speech."
+    used = len({index for indices in parts.values() for index in indices})
     return f"Of {len(folder)} utterances in {folder.folder}, {used} are used: {sizes}. {held_out}"
 
 

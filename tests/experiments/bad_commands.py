@@ -184,6 +184,11 @@ BAD_COMMANDS: list[tuple[str, str, str]] = [
         "compress target_size=0.5 utterances.proxy=30",
         "utterances.proxy=30 has no effect on the embedded speech, whose set proxy has 72 utterances: give",
     ),
+    (
+        "calibration on the embedded speech",
+        "compress target_size=0.5 utterances.calibration=30",
+        "utterances.calibration has no effect on the embedded speech, which has its own calibration sets",
+    ),
     ("an unknown goal", "compress target_macs=0.5", "target_macs: there is no such option: did you mean target_size?"),
     (
         "sizes above 1",

@@ -22,7 +22,7 @@ from experiments.common.goal import compose_search
 from experiments.common.measure import measure
 from experiments.common.search_run import record_entries
 from experiments.common.searches import compensates
-from experiments.common.speech import calibrate_on, speaker_overlap
+from experiments.common.speech import calibrate_on, divide, speaker_overlap
 from experiments.compress import compensate, compress, prepare
 from experiments.validate import validate, validate_ranks
 from shrinkml_env import Ledger, load_compressed, load_utterances, run_search
@@ -84,7 +84,9 @@ def test_leaves_a_smaller_model_and_what_it_costs(configure, goal, capsys):
     voices = [{name.partition("-")[0] for name in part} for part in parts]
     assert sum(map(len, voices)) == 4
     assert record["factorisation"]["name"] == "activation_aware"
-    assert record["factorisation"]["calibration"] == record["utterances"]["proxy"]
+    calibration = directory / "calibration.txt"
+    assert record["factorisation"]["calibration"]["ids"] == str(calibration.absolute())
+    assert set(calibration.read_text().split()) == parts[0]  # there are too few for a smaller proxy set
     assert validate(directory) == []
     # The same command finds the folder again, and what is in it.
     (directory / "best.json").unlink()
@@ -362,3 +364,25 @@ def test_what_is_found_is_fitted_anew_if_that_is_better_on_dev(tmp_path):
     again, note = compensate(search, problem, fitted)
     assert again is fitted
     assert note.startswith("No compensation: it needs two or more utterances")
+
+
+@pytest.mark.parametrize(
+    ("limits", "predicts", "expected"),
+    [
+        ({}, True, (72, 16)),
+        ({}, False, (72, 72)),
+        ({"calibration": 40}, False, (40, 40)),
+        ({"proxy": 5}, True, (72, 5)),
+        ({"proxy": 90}, True, (72, 90)),
+    ],
+)
+def test_a_few_of_the_calibration_utterances_are_searched_on(limits, predicts, expected):
+    speakers = [str(index % 10) for index in range(400)]
+    config = OmegaConf.create({"utterances": {"calibration": None, "proxy": None, "dev": 50, "test": 60} | limits})
+    config.seed = 0
+    parts = divide(speakers, config, predicts)
+    sizes = {name: len(indices) for name, indices in parts.items()}
+    assert (sizes["calibration"], sizes["proxy"], sizes["dev"], sizes["test"]) == (*expected, 50, 60)
+    smaller, larger = sorted((set(parts["calibration"]), set(parts["proxy"])), key=len)
+    assert smaller <= larger
+    assert len(set.union(*map(set, parts.values()))) == max(expected) + 50 + 60
