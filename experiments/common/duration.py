@@ -20,6 +20,9 @@ from shrinkml_env.space.level_spaces import LevelSpace
 
 __all__ = ["estimated_seconds", "factoring_time"]
 
+PREDICTION = 1.4
+"""Time of recognition and prediction together, which share the encoder, as a multiple of the time of recognition."""
+
 GRADIENT = 2.5
 """Time of a pass with gradients, as a multiple of the time of recognition."""
 
@@ -57,7 +60,7 @@ def estimated_seconds(
     models = {"proxy": searches + search.budget, "dev": 1 + finalists, "test": 2}
     measured = sum(count * speech.seconds[name] for name, count in models.items())
     pace = seconds / speech.seconds["proxy"]
-    recognised = (2 if predicts else 1) * measured + searches * calibration + fitting
+    recognised = (PREDICTION if predicts else 1) * measured + searches * calibration + fitting
     return float(pace * recognised + searches * factoring_time(model))
 
 
