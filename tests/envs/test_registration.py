@@ -14,9 +14,9 @@ from shrinkml_env.evaluation import Ledger, default_cache_path
 from shrinkml_env.mdp.actions import ACTIONS, ActionKind, Discrete
 from shrinkml_env.mdp.constraints import Clip
 from shrinkml_env.mdp.observations import Features
-from shrinkml_env.mdp.rewards import REWARDS, Linear
+from shrinkml_env.mdp.rewards import Linear
 from shrinkml_env.mdp.shaping import ActivationErrorPotential
-from shrinkml_env.registry import resolve, resolve_for
+from shrinkml_env.registry import resolve_for
 from tests.helpers.fake_evaluator import FakeEvaluator
 from tests.helpers.las import MODEL, make_model, noise
 from tests.helpers.models import TinyCTC, half_recognised, tones
@@ -263,11 +263,6 @@ def test_gym_make(parts):
 def test_mistakes_are_named(parts, arguments, message):
     with pytest.raises(ValueError, match=message):
         make_env(**arguments)
-
-
-def test_resolve_returns_objects_as_they_are():
-    reward = Linear(0.3)
-    assert resolve("reward", REWARDS, reward, Linear) is reward
 
 
 def test_finished_parts_of_another_problem_are_refused(parts):
