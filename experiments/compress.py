@@ -23,8 +23,17 @@ from experiments.common.course import Course
 from experiments.common.duration import estimated_seconds
 from experiments.common.environment import make_environment
 from experiments.common.finetuning import RESULT, finetune, load_las
-from experiments.common.goal import HALVINGS, compose_search, goal, require_reachable, verdict
-from experiments.common.kinds import NAME, mapping_with, number, optional, whole
+from experiments.common.goal import (
+    HALVINGS,
+    STEP_FINALISTS,
+    compose_search,
+    goal,
+    require_in_space,
+    require_reachable,
+    smallest_size,
+    verdict,
+)
+from experiments.common.kinds import NAME, number, optional, whole
 from experiments.common.measure import measure
 from experiments.common.options import OVERRIDES, check_options
 from experiments.common.parts import activation_aware, part
@@ -55,6 +64,7 @@ from shrinkml_env.asr.zoo import SHIPPED_MODELS
 from shrinkml_env.compression import require_storable
 from shrinkml_env.data import SpeechFolder
 from shrinkml_env.envs.assembly import make_reward
+from shrinkml_env.envs.wrapped import search_problem
 from shrinkml_env.evaluation.intervals import wer_increase
 from shrinkml_env.files import read_json_object, write_atomic
 from shrinkml_env.mdp.rewards import signal_of
@@ -150,6 +160,7 @@ def compress(config: DictConfig, job: Job) -> Path:
     found_in = directory if job.training is None else directory / "search"
     course = Course()
     with closing(search_environment(job.search, found_in)) as env:
+        require_in_space(config.target_size, search_problem(env))
         agent = make_agent(job.search.agent, env)
         sets = {name: load_set(job.search, name) for name in ("dev", "test")}
         result, problem = search_in_directory(
@@ -195,11 +206,15 @@ def find_size(search: DictConfig, smallest: float, allowed: float, folder: Path)
     """
     step = search.copy()
     step.budget = search.budget // (2 * HALVINGS)
-    step.finalists = max(1, search.finalists // HALVINGS)
+    step.finalists = min(STEP_FINALISTS, search.finalists)
     kept, lost, tried = 1.0, smallest, []
     for _ in range(HALVINGS):
         size = step.constraint.budget = round((kept + lost) / 2, 3)
         env = make_environment(step, Ledger(folder / f"{size:.3f}" / "evaluations.jsonl", step.budget))
+        if smallest_size(search_problem(env)) > size:
+            lost = size
+            tried.append(f"nothing so small at {size:g}")
+            continue
         problem = explore(env, make_agent(step.agent, env))
         dev = problem.evaluator.on(load_set(step, "dev"))
         chosen = choose(problem, dev, step.finalists)
@@ -301,10 +316,7 @@ def compose_training(config: DictConfig, model: CompressibleModel, speech: Speec
     max_wer_increase=optional(number(above=0)),
     finetune=optional(NAME),
     finetune_overrides=OVERRIDES,
-    utterances=mapping_with(
-        {**dict.fromkeys(("calibration", "proxy"), optional(whole(1))), **dict.fromkeys(("dev", "test"), whole(1))},
-        needed=("calibration", "proxy", "dev", "test"),
-    ),
+    **dict.fromkeys(("utterances.calibration", "utterances.proxy"), optional(whole(1))),
 )
 def main(config: DictConfig) -> None:
     """Check the request, say how long it will take, and compress the model."""

@@ -40,8 +40,7 @@ class ShrinkVecEnv(VecEnv):
         envs: The environment that ``gym.make_vec`` returns.
 
     Attributes:
-        hides_budget_end: Whether the next step hides the end of the budget; `BudgetCallback` sets it before
-            each step.
+        hides_budget_end: Whether the next step hides the end of the budget; `BudgetCallback` sets it before each step.
 
     Raises:
         ValueError: The rewards are vectors, which Stable-Baselines3 does not support.
@@ -241,13 +240,13 @@ class BudgetCallback(BaseCallback):
             self._observers.append(ProgressBar(budget))
         for observer in self._observers:
             self._ledger.subscribe(observer)
-        self._allow_quiet_step()
+        self._hide_budget_end()
 
     def _on_rollout_start(self) -> None:
-        self._allow_quiet_step()
+        self._hide_budget_end()
 
     def _on_step(self) -> bool:
-        self._allow_quiet_step()
+        self._hide_budget_end()
         return not self._ledger.spent
 
     def _on_training_end(self) -> None:
@@ -262,7 +261,7 @@ class BudgetCallback(BaseCallback):
             observer.close()
         self._observers = []
 
-    def _allow_quiet_step(self) -> None:
+    def _hide_budget_end(self) -> None:
         if isinstance(env := self.training_env.unwrapped, ShrinkVecEnv):
             env.hides_budget_end = True
 

@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from agents import ClosedForm
-from experiments.common.goal import HALVINGS
+from experiments.common.goal import HALVINGS, STEP_FINALISTS
 from experiments.common.parts import activation_aware, part
 from experiments.common.searches import compensates
 from experiments.common.speech import Speech
@@ -41,27 +41,35 @@ def estimated_seconds(
         predicts: Whether each measurement predicts as well as recognises.
     """
     searches = 1 if config.max_wer_increase is None else 1 + HALVINGS
-    calibration = fitting = 0.0
+    fitting = 0.0
     factors = activation_aware(search.factorisation)
+    embedded = load_utterances("calibration-large" if factors is None else factors.calibration, "calibration")
+    calibration = speech.seconds["calibration"] if speech.folder else sum(utterance.duration for utterance in embedded)
+    passes = GRADIENT * predictions(search)
     if factors is not None:
-        spoken = load_utterances(factors.calibration, "calibration")
-        embedded = sum(utterance.duration for utterance in spoken)
-        calibration = speech.seconds["calibration"] if speech.folder else embedded
-        rules = instantiate(search.agent.get("rules") or [], _convert_="all")
-        levels = isinstance(search_space_maker(part("search_space", search.search_space)), LevelSpace)
-        gradients = factors.weigh_rows + (levels or any(isinstance(rule, ClosedForm) for rule in rules))
         if config.finetune is None and compensates(search, model):
             # Each matrix takes its own stage of the model twice.
             matrices = sum(len(layer.matrices) for layer in model.layers)
             fitting = 2 * calibration * matrices / (1 + len(require_predictions(model).stages))
-        calibration *= 1 + factors.augmented_copies + GRADIENT * gradients
-    finalists = min(search.finalists, search.budget) + (searches - 1) * max(1, search.finalists // HALVINGS)
+        passes += 1 + factors.augmented_copies + GRADIENT * factors.weigh_rows
+    finalists = min(search.finalists, search.budget) + (searches - 1) * min(STEP_FINALISTS, search.finalists)
     # With the original once on each set.
     models = {"proxy": searches + search.budget, "dev": 1 + finalists, "test": 2}
     measured = sum(count * speech.seconds[name] for name, count in models.items())
     pace = seconds / speech.seconds["proxy"]
-    recognised = (PREDICTION if predicts else 1) * measured + searches * calibration + fitting
+    recognised = (PREDICTION if predicts else 1) * measured + searches * passes * calibration + fitting
     return float(pace * recognised + searches * factoring_time(model))
+
+
+def predictions(search: DictConfig) -> int:
+    """Return how many gradients of each utterance the predictions of search space and rules take."""
+    found = set()
+    space = search_space_maker(part("search_space", search.search_space))
+    rules = instantiate(search.agent.get("rules") or [], _convert_="all")
+    for predicting in (space, *rules):
+        if isinstance(predicting, LevelSpace | ClosedForm):
+            found.add((str(predicting.calibration), predicting.draws))
+    return sum(draws for _, draws in found)
 
 
 def factoring_time(model: CompressibleModel) -> float:

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from omegaconf import DictConfig, open_dict
 
 from experiments.common.check import check_search_config
 from experiments.common.compose import compose_config, to_container
 from experiments.common.parts import activation_aware, part
 from experiments.common.speech import calibrate_on
-from shrinkml_env import CompressibleModel, SearchResult, count_parameters
+from shrinkml_env import CompressibleModel, SearchProblem, SearchResult, count_parameters
 from shrinkml_env.compression import PredictiveModel, compressed_parameters, ranks_by_matrix
 from shrinkml_env.envs.assembly import search_space_maker
 from shrinkml_env.evaluation.evaluator import group_layers
 from shrinkml_env.space.level_spaces import LevelSpace
 
-__all__ = ["HALVINGS", "compose_search", "goal", "goal_overrides", "require_reachable", "verdict"]
+__all__ = [
+    "HALVINGS",
+    "STEP_FINALISTS",
+    "compose_search",
+    "goal",
+    "goal_overrides",
+    "require_in_space",
+    "require_reachable",
+    "smallest_size",
+    "verdict",
+]
+
+STEP_FINALISTS = 5
+"""Configurations of each of the searches for a size that are compared on dev, at most."""
 
 HALVINGS = 4
 """Number of times that the range of sizes is halved to find the smallest size with an allowed loss."""
@@ -35,14 +50,14 @@ def goal(config: DictConfig) -> str:
     Raises:
         ValueError: None or both are given, or the budget is too small for the goal.
     """
-    given = {name: config[name] for name in ("target_size", "max_wer_increase") if config[name] is not None}
-    if len(given) != 1:
-        how_many = f"{' and '.join(f'{name}={value:g}' for name, value in given.items()) or 'neither'} is given"
+    goals = {name: config[name] for name in ("target_size", "max_wer_increase") if config[name] is not None}
+    if len(goals) != 1:
+        how_many = f"{' and '.join(f'{name}={value:g}' for name, value in goals.items()) or 'neither'} is given"
         raise ValueError(
             "say what is wanted, either target_size=0.5 (of the parameters) or max_wer_increase=0.5 (points of WER): "
-            f"{how_many.replace(' is', ' are') if given else how_many}"
+            f"{how_many.replace(' is', ' are') if goals else how_many}"
         )
-    ((name, value),) = given.items()
+    ((name, value),) = goals.items()
     if name == "max_wer_increase" and config.budget < 2 * HALVINGS:
         raise ValueError(f"budget must be at least {2 * HALVINGS} where the size is looked for, got {config.budget}")
     return f"{name}={value:g}"
@@ -61,34 +76,57 @@ def goal_overrides(config: DictConfig, model: CompressibleModel) -> list[str]:
         f"constraint.budget={config.target_size or 0.5}",
         "finalists=10",
     ]
-    if predicts and not any(override.lstrip("+~").startswith("search_space=") for override in config.overrides):
-        # The gradients that the closed form takes, one of the agent's rules, serve for the search space as well.
-        overrides += ["search_space=allocated", "search_space.draws=1"]
+    if predicts and "search_space" not in given(config):
+        overrides.append("search_space=allocated")
     return overrides
 
 
+def given(config: DictConfig) -> set[str]:
+    """Return the options of the search that the overrides of `experiments.compress` name."""
+    return {override.lstrip("+~").partition("=")[0] for override in config.overrides}
+
+
 def require_reachable(target: float | None, search: DictConfig, model: CompressibleModel) -> float:
-    """Check that a size is not below that with every layer at its smallest candidate, which is returned.
+    """Check, before the search space exists, that a size can be reached, and return a lower bound of all sizes.
 
     Raises:
-        ValueError: It is.
+        ValueError: The size is below that bound.
     """
     layers = group_layers(tuple(model.layers), to_container(search.granularity), to_container(search.dense))
     maker = search_space_maker(part("search_space", search.search_space))
+    least = "rank 1"
     if isinstance(maker, LevelSpace):
         # Its candidates are not known before the factors are; no layer can have less than rank 1.
         ranks = {layer.name: 1 for layer in layers if layer.break_even}
     else:
         space = maker(layers)
-        layers, ranks = space.layers, space.smallest
-    least = compressed_parameters(model, ranks_by_matrix(layers, ranks))
-    smallest = least / count_parameters(model)
+        layers, ranks, least = space.layers, space.smallest, "its smallest candidate"
+    smallest = compressed_parameters(model, ranks_by_matrix(layers, ranks)) / count_parameters(model)
     if target is not None and target < smallest:
         raise ValueError(
-            f"target_size={target:g} is out of reach: with every layer at its smallest candidate {smallest:.3f} of the "
-            "parameters are left"
+            f"target_size={target:g} is out of reach: with every layer at {least} {smallest:.3f} of the parameters are "
+            "left"
         )
     return smallest
+
+
+def smallest_size(problem: SearchProblem) -> float:
+    """Return the size ratio of a problem's smallest configuration."""
+    return problem.size(problem.search_space.smallest)
+
+
+def require_in_space(target: float | None, problem: SearchProblem) -> None:
+    """Check that the search space has a configuration of a size.
+
+    Raises:
+        ValueError: It has none.
+    """
+    smallest = smallest_size(problem)
+    if target is not None and target < smallest:
+        raise ValueError(
+            f"target_size={target:g} is out of reach: the search space's smallest configuration has {smallest:.3f} of "
+            "the parameters: give at least that, or overrides=['search_space=full'], which begins with smaller ranks"
+        )
 
 
 def compose_search(config: DictConfig, model: CompressibleModel) -> DictConfig:
@@ -113,13 +151,27 @@ def compose_search(config: DictConfig, model: CompressibleModel) -> DictConfig:
             # What they give is among what is chosen from: with many layers, few plans are as good.
             closed_form = [{"_target_": "agents.ClosedForm"}] if isinstance(model, PredictiveModel) else []
             search.agent.rules = [*closed_form, {"_target_": "agents.UniformRank"}]
-    factors = activation_aware(search.factorisation)
-    if factors is not None:
-        calibrate_on(search, factors.calibration)  # One speech for factors, predictions and rules.
+    share_predictions(search, given(config))
     for key in PASSED_ON:
         search[key] = config[key]
     check_search_config(search)
     return search
+
+
+def share_predictions(search: DictConfig, given: Set[str]) -> None:
+    """Let search space and rules use one prediction, from the speech of the factors, unless overrides say otherwise.
+
+    Args:
+        search: A config of `experiments.search`; it is changed.
+        given: The options that overrides name.
+    """
+    factors = activation_aware(search.factorisation)
+    kept = {group: search[group].calibration for group in ("search_space", "agent") if f"{group}.calibration" in given}
+    calibrate_on(search, "calibration-large" if factors is None else factors.calibration)
+    for group, speech in kept.items():
+        search[group].calibration = speech
+    if "draws" in search.search_space and "search_space.draws" not in given:
+        search.search_space.draws = 1  # as the closed form has it, which is among the rules
 
 
 def verdict(config: DictConfig, result: SearchResult) -> str:

@@ -125,7 +125,6 @@ OPTIONS: dict[str, Kind] = {
     "decoding.beam_size": whole(1),
     "uniform_curve": FLAG,
     "utterances.dev": whole(1),
-    "utterances.proxy": whole(1),
     "utterances.proxy-pool": whole(1),
     "utterances.test": whole(1),
     "workers": whole(1),

@@ -75,10 +75,10 @@ def embedded_speech(limits: Mapping[str, int | None]) -> Speech:
     """Return the embedded sets.
 
     Args:
-        limits: Purpose -> the largest number of utterances; None for all.
+        limits: Purpose -> the largest number of utterances; None for all. That of calibration must be None.
 
     Raises:
-        ValueError: A set has more utterances than its limit; embedded sets are always used whole.
+        ValueError: A set has more utterances than its limit, or calibration has one; embedded sets are used whole.
     """
     sets = {name: load_utterances(name) for name in SETS}
     if limits["calibration"] is not None:

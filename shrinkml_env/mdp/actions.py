@@ -75,7 +75,7 @@ class ActionKind(ABC):
 
     @property
     def steps(self) -> int:
-        """The number of actions in an episode: one for each layer, unless a subclass says otherwise."""
+        """The number of actions in an episode: one for each layer, unless a subclass decides several at once."""
         return len(self.problem.layers)
 
 
@@ -287,8 +287,7 @@ class Level(_IndependentNumber):
 
     def __init__(self, problem: SearchProblem, span: float = 0.1) -> None:
         super().__init__(problem)
-        number("action 'level': span", span, above=0, at_most=1, meaning="a share of all levels")
-        self.span = span
+        self.span = span = number("action 'level': span", span, above=0, at_most=1, meaning="a share of all levels")
         space = problem.search_space
         self._top = space.top_level
         self._reach = max(1.0, span * self._top)  # with less, most actions would change nothing

@@ -117,7 +117,7 @@ class Budget(Constraint):
         budget: float,
         resource: Literal["size", "macs"] = "size",
     ) -> None:
-        number("the budget", budget, above=0, at_most=1, meaning="a share of the original")
+        budget = number("the budget", budget, above=0, at_most=1, meaning="a share of the original")
         if resource not in ("size", "macs"):
             raise ValueError(f"resource must be 'size' or 'macs', got {resource!r}")
         super().__init__(evaluator, search_space)

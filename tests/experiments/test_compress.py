@@ -17,8 +17,9 @@ from omegaconf import OmegaConf
 
 from experiments.common.agent import make_agent
 from experiments.common.compose import compose_config
+from experiments.common.duration import predictions
 from experiments.common.environment import make_environment
-from experiments.common.goal import compose_search
+from experiments.common.goal import compose_search, require_in_space
 from experiments.common.measure import measure
 from experiments.common.search_run import record_entries
 from experiments.common.searches import compensates
@@ -28,7 +29,9 @@ from experiments.validate import validate, validate_ranks
 from shrinkml_env import Ledger, load_compressed, load_utterances, run_search
 from shrinkml_env.compression import count_parameters
 from shrinkml_env.data import SpeechFolder
+from shrinkml_env.envs import make_problem
 from shrinkml_env.envs.wrapped import search_problem
+from tests.helpers.fake_evaluator import FakeEvaluator
 from tests.helpers.las import MODEL
 from tests.helpers.models import TinyCTC
 from tests.helpers.processes import python
@@ -144,6 +147,33 @@ def test_speech_for_the_factors_serves_for_all_predictions(configure):
     calibrate_on(search, "proxy")
     assert search.factorisation.calibration == search.search_space.calibration == speech
     assert search.agent.rules[0].calibration == speech
+
+
+@pytest.mark.parametrize(
+    ("override", "speech", "draws"),
+    [
+        ("search_space.calibration=calibration", "calibration", 1),
+        ("search_space.draws=3", "calibration-large", 3),
+        ("search_space=allocated", "calibration-large", 1),
+        ("factorisation=svd", "calibration-large", 1),
+    ],
+)
+def test_one_prediction_unless_overrides_say_otherwise(configure, override, speech, draws):
+    search = compose_search(configure("target_size=0.6", f"overrides=['{override}']"), MODEL)
+    assert (search.search_space.calibration, search.search_space.draws) == (speech, draws)
+    alike = {(speech, draws), ("calibration-large", 1)}
+    assert predictions(search) == sum(number for _, number in alike)
+
+
+def test_a_size_that_the_search_space_lacks_is_told_by_its_option():
+    problem = make_problem(FakeEvaluator(), search_space={"name": "full", "count": 2})
+    smallest = problem.size(problem.search_space.smallest)
+    require_in_space(smallest, problem)
+    require_in_space(None, problem)
+    with pytest.raises(
+        ValueError, match=r"target_size=0\.01 is out of reach: the search space's smallest configuration"
+    ):
+        require_in_space(0.01, problem)
 
 
 def test_a_model_without_gradients_is_searched_on_even_ranks(configure):

@@ -93,7 +93,9 @@ def test_the_command_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys)
         played.append(cell.key)
         return {"score": 0.9 if "agent.points=3" in cell.task.overrides else 0.5}
 
-    monkeypatch.setattr(tune, "made", lambda study, config, cells, make, read, name: [*map(read, map(scored, cells))])
+    monkeypatch.setattr(
+        tune, "study_results", lambda study, config, cells, make, read, name: [*map(read, map(scored, cells))]
+    )
     config = compose_config("tune", ["agents=[knapsack]", "trials=2", f"outputs={tmp_path}"])
     tune.main.__wrapped__(config)
     first = list(played)
