@@ -76,14 +76,19 @@ def goal_overrides(config: DictConfig, model: CompressibleModel) -> list[str]:
         f"constraint.budget={config.target_size or 0.5}",
         "finalists=10",
     ]
-    if predicts and "search_space" not in given(config):
+    if predicts and "search_space" not in named_by(config):
         overrides.append("search_space=allocated")
     return overrides
 
 
-def given(config: DictConfig) -> set[str]:
+def named_by(config: DictConfig) -> set[str]:
     """Return the options of the search that the overrides of `experiments.compress` name."""
-    return {override.lstrip("+~").partition("=")[0] for override in config.overrides}
+    return {option_of(override) for override in config.overrides}
+
+
+def option_of(override: str) -> str:
+    """Return the option that an override names."""
+    return override.lstrip("+~").partition("=")[0]
 
 
 def require_reachable(target: float | None, search: DictConfig, model: CompressibleModel) -> float:
@@ -136,7 +141,7 @@ def compose_search(config: DictConfig, model: CompressibleModel) -> DictConfig:
         ValueError: An override changes what this command decides, or the search's config is wrong.
     """
     for override in config.overrides:
-        name = override.lstrip("+~").partition("=")[0]
+        name = option_of(override)
         if name in OWN:
             raise ValueError(f"{override}: {name} is decided by this command's options {OWN[name]}")
         if override == "constraint=none":
@@ -151,26 +156,26 @@ def compose_search(config: DictConfig, model: CompressibleModel) -> DictConfig:
             # What they give is among what is chosen from: with many layers, few plans are as good.
             closed_form = [{"_target_": "agents.ClosedForm"}] if isinstance(model, PredictiveModel) else []
             search.agent.rules = [*closed_form, {"_target_": "agents.UniformRank"}]
-    share_predictions(search, given(config))
+    share_predictions(search, named_by(config))
     for key in PASSED_ON:
         search[key] = config[key]
     check_search_config(search)
     return search
 
 
-def share_predictions(search: DictConfig, given: Set[str]) -> None:
+def share_predictions(search: DictConfig, named: Set[str]) -> None:
     """Let search space and rules use one prediction, from the speech of the factors, unless overrides say otherwise.
 
     Args:
         search: A config of `experiments.search`; it is changed.
-        given: The options that overrides name.
+        named: The options that overrides name.
     """
     factors = activation_aware(search.factorisation)
-    kept = {group: search[group].calibration for group in ("search_space", "agent") if f"{group}.calibration" in given}
+    kept = {group: search[group].calibration for group in ("search_space", "agent") if f"{group}.calibration" in named}
     calibrate_on(search, "calibration-large" if factors is None else factors.calibration)
     for group, speech in kept.items():
         search[group].calibration = speech
-    if "draws" in search.search_space and "search_space.draws" not in given:
+    if "draws" in search.search_space and "search_space.draws" not in named:
         search.search_space.draws = 1  # as the closed form has it, which is among the rules
 
 
