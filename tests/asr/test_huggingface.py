@@ -276,16 +276,41 @@ def test_whisper_in_stages(models):
     assert model.stages == (
         ("encoder.conv1", "encoder.conv2"),
         *(tuple(f"encoder.layers.{i}.{part}" for part in ("self_attn", "fc1", "fc2")) for i in range(2)),
+        ("decoder.layers.0.encoder_attn", "decoder.layers.1.encoder_attn"),
     )
     smaller = compress(model, RANKS["whisper"])
     state = smaller.begin(waveforms())
-    for stage in range(3):
+    for stage in range(4):
         state = smaller.advance(stage, state)
     assert smaller.finish(waveforms(), state) == smaller.recognise(waveforms())
     inputs = model.features(waveforms()[0])
     with torch.inference_mode():
         expected = smaller.network.model.encoder(inputs).last_hidden_state
-        assert torch.equal(smaller.network.model.encoder.layer_norm(state[0]), expected)
+        assert torch.equal(state[0][:1], expected)
+
+
+def test_whispers_last_stage_spares_the_decoder_the_keys_and_values(models):
+    """What transformers computes without them is bit for bit the same."""
+    model, calls = copy.deepcopy(models["whisper"]), []
+    attentions = [layer.encoder_attn for layer in model.network.model.decoder.layers]
+    for module in (projection for attention in attentions for projection in (attention.k_proj, attention.v_proj)):
+        module.register_forward_hook(lambda *_: calls.append(1))
+    texts = model.transcribe(waveforms())
+    with torch.inference_mode():
+        state = model.begin(waveforms())
+        for stage in range(4):
+            state = model.advance(stage, state)
+        calls.clear()
+        before = [part.clone() for part in state]
+        found = model.finish(waveforms(), state), model.predict(waveforms(), state, texts)
+        assert not calls
+        assert all(map(torch.equal, state, before))
+        alone = {"encoder_hidden_states": state[0]}
+        samples = [waveform.numel() for waveform in waveforms()]
+        assert found[0] == model.spell(alone, samples)
+        expected = model.teacher_forced(alone, [model._tokens(f" {text}") for text in texts])
+        assert all(map(torch.equal, found[1], expected))
+        assert calls
 
 
 def test_whisper_hears_long_utterances_in_equal_parts(models):

@@ -31,11 +31,16 @@ class _State:
 
     Attributes:
         encoder_arguments: The decoder's arguments that depend on the encoder, (batch, ...) each.
-        cache: Cached keys and values of the tokens so far; None before the prompt.
+        cache: Cached keys and values of the tokens so far, and of the encoder's states; None if there are none yet.
     """
 
     encoder_arguments: dict[str, Tensor]
     cache: Any = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the decoder has not read its prompt yet."""
+        return self.cache is None or self.cache.get_seq_length() == 0
 
     def select(self, rows: Tensor) -> _State:
         """See `SearchState`."""
@@ -123,23 +128,24 @@ class HuggingFaceSeq2Seq(HuggingFaceModel):
         with torch.inference_mode():
             encoder = self.network.model.encoder
             encoded = [encoder(self.features(waveform)).last_hidden_state[0] for waveform in waveforms]
-            return self.spell(encoded, [waveform.numel() for waveform in waveforms])
+            return self.spell(encoder_arguments(encoded), [waveform.numel() for waveform in waveforms])
 
-    def spell(self, encoded: Sequence[Tensor], num_samples: Sequence[int]) -> list[Hypothesis]:
+    def spell(self, arguments: Mapping[str, Tensor], num_samples: Sequence[int], cache: Any = None) -> list[Hypothesis]:
         """Decode transcripts.
 
         Args:
-            encoded: The encoder's states for each utterance, (time, size).
+            arguments: The decoder's arguments that depend on the encoder, see `encoder_arguments`.
             num_samples: Length of each utterance in samples, for the limits on tokens.
+            cache: A cache of transformers that holds the keys and values of the encoder's states, and will hold those
+                of the tokens; None lets the decoder compute them.
         """
-        arguments = _encoder_arguments(encoded)
-        device = encoded[0].device
-        prompt = torch.tensor(self.prompt, device=device).expand(len(encoded), -1)
+        device = arguments["encoder_hidden_states"].device
+        prompt = torch.tensor(self.prompt, device=device).expand(len(num_samples), -1)
         never, not_first = (torch.tensor(part, dtype=torch.long, device=device) for part in self.suppressed)
         decoder, output = self.network.model.decoder, self.network.get_output_embeddings()
 
         def step(state: _State, previous: Tensor) -> tuple[Tensor, _State]:
-            first = state.cache is None
+            first = state.is_first
             tokens = prompt if first else previous[:, None]
             found = decoder(input_ids=tokens, past_key_values=state.cache, use_cache=True, **state.encoder_arguments)
             logits = output(found.last_hidden_state[:, -1])
@@ -151,26 +157,30 @@ class HuggingFaceSeq2Seq(HuggingFaceModel):
         limits = torch.tensor([self._limit(samples) for samples in num_samples], device=device)
         return [
             Hypothesis(self.tokenizer.decode(tokens, skip_special_tokens=True).strip(), capped)
-            for tokens, capped in greedy_search(step, _State(arguments), limits, self.end, self.decoding)
+            for tokens, capped in greedy_search(step, _State(dict(arguments), cache), limits, self.end, self.decoding)
         ]
 
-    def teacher_forced(self, encoded: Sequence[Tensor], tokens: Sequence[Sequence[int]]) -> list[Tensor]:
+    def teacher_forced(
+        self, arguments: Mapping[str, Tensor], tokens: Sequence[Sequence[int]], cache: Any = None
+    ) -> list[Tensor]:
         """Return the log-probabilities at each token and at the end, under teacher forcing.
 
         Args:
-            encoded: The encoder's states for each utterance, (time, size).
+            arguments: As `spell`.
             tokens: The tokens of each utterance's transcript, without prompt and end.
+            cache: As `spell`.
 
         Returns:
             (tokens + 1, vocabulary) for each utterance.
         """
-        device = encoded[0].device
+        device = arguments["encoder_hidden_states"].device
         inputs = [torch.tensor([*self.prompt, *written], device=device) for written in tokens]
         # Padding is on the right, where no token attends to it.
         found = self.network.model.decoder(
             input_ids=pad_sequence(inputs, batch_first=True, padding_value=self.end),
-            use_cache=False,
-            **_encoder_arguments(encoded),
+            past_key_values=cache,
+            use_cache=cache is not None,
+            **arguments,
         )
         first = len(self.prompt) - 1
         return [
@@ -251,7 +261,7 @@ class HuggingFaceSeq2Seq(HuggingFaceModel):
         return cls(**{**config, "decoding": Decoding(**config["decoding"])}).eval()
 
 
-def _encoder_arguments(encoded: Sequence[Tensor]) -> dict[str, Tensor]:
+def encoder_arguments(encoded: Sequence[Tensor]) -> dict[str, Tensor]:
     """Return the decoder's arguments that depend on the encoder: its padded states, and a mask if lengths differ."""
     lengths = torch.tensor([len(states) for states in encoded])
     states = pad_sequence(list(encoded), batch_first=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import importlib
 import json
 import math
@@ -12,6 +13,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -117,18 +119,38 @@ class HuggingFaceWhisper(HuggingFaceSeq2Seq):
 
     @property
     def stages(self) -> tuple[tuple[str, ...], ...]:
-        """The layers in each stage: the convolutions, then each layer of the encoder; `finish` computes the decoder."""
+        """The layers in each stage: the convolutions, each encoder layer, the decoder's attention to the encoder.
+
+        The last stage computes the keys and values of all encoder states; `finish` computes the rest of the decoder.
+        """
+        layers = range(len(self.network.model.encoder.layers))
+        patterns = [
+            "encoder.conv*",
+            *(f"encoder.layers.{index}.*" for index in layers),
+            "decoder.layers.*.encoder_attn",
+        ]
         names = [layer.name for layer in self.layers]
-        prefixes = [f"encoder.layers.{index}." for index in range(len(self.network.model.encoder.layers))]
-        return tuple(tuple(name for name in names if name.startswith(prefix)) for prefix in ("encoder.conv", *prefixes))
+        return tuple(tuple(fnmatch.filter(names, pattern)) for pattern in patterns)
 
     def begin(self, waveforms: Sequence[Tensor]) -> State:
         """Return the log-mel features of each part of each utterance, (1, channels, frames)."""
         return tuple(self.features(part) for waveform in waveforms for part in self._parts(waveform))
 
     def advance(self, stage: int, state: State) -> State:
-        """Compute one stage, part by part."""
+        """Compute one stage: the encoder's part by part, then the keys and values of all parts as one batch.
+
+        The state after the last stage is the encoder's states, (parts, time, size), and for each layer of the decoder
+        their keys and values, (parts, heads, time, size / heads) each.
+        """
         encoder = self.network.model.encoder
+        if stage == len(encoder.layers) + 1:
+            states = torch.stack([encoder.layer_norm(hidden)[0] for hidden in state])
+            heads = (*states.shape[:2], self.network.config.decoder_attention_heads, -1)
+            attentions = [layer.encoder_attn for layer in self.network.model.decoder.layers]
+            projections = [
+                projection for attention in attentions for projection in (attention.k_proj, attention.v_proj)
+            ]
+            return states, *(project(states).view(heads).transpose(1, 2).contiguous() for project in projections)
         if stage > 0:
             return tuple(encoder.layers[stage - 1](hidden, None) for hidden in state)
         positions = encoder.embed_positions.weight
@@ -140,7 +162,8 @@ class HuggingFaceWhisper(HuggingFaceSeq2Seq):
     def finish(self, waveforms: Sequence[Tensor], state: State) -> list[Hypothesis]:
         """Decode all parts as one batch, and join the transcripts of each utterance's parts."""
         parts = [self._parts(waveform) for waveform in waveforms]
-        found = iter(self.spell(self._encoded(state), [part.numel() for utterance in parts for part in utterance]))
+        samples = [part.numel() for utterance in parts for part in utterance]
+        found = iter(self.spell({"encoder_hidden_states": state[0]}, samples, self._cache(state)))
         whole = [list(islice(found, len(utterance))) for utterance in parts]
         return [
             Hypothesis(" ".join(part.text for part in joined), any(part.capped for part in joined)) for joined in whole
@@ -152,17 +175,24 @@ class HuggingFaceWhisper(HuggingFaceSeq2Seq):
         Raises:
             ValueError: An utterance is longer than 30 s: it is recognised in parts, for which there are no transcripts.
         """
-        if len(state) > len(waveforms):
+        if len(state[0]) > len(waveforms):
             longest = max(waveform.numel() for waveform in waveforms) / 16_000
             raise ValueError(
                 f"an utterance of {longest:.1f} s is recognised in parts, which have no transcripts of their own: the "
                 "divergence is for utterances of at most 30 s; leave out longer ones, or take a reward of the WER"
             )
         # Whisper's texts begin with a space, which `recognise` strips.
-        return self.teacher_forced(self._encoded(state), [self._tokens(f" {text}") for text in texts])
+        tokens = [self._tokens(f" {text}") for text in texts]
+        return self.teacher_forced({"encoder_hidden_states": state[0]}, tokens, self._cache(state))
 
-    def _encoded(self, state: State) -> list[Tensor]:
-        return [self.network.model.encoder.layer_norm(hidden)[0] for hidden in state]
+    @staticmethod
+    def _cache(state: State) -> Any:
+        """Return a cache of transformers that holds the keys and values of the encoder's states, and no token's."""
+        transformers = import_transformers()
+        encoded = transformers.DynamicCache()
+        for layer, (keys, values) in enumerate(zip(state[1::2], state[2::2], strict=True)):
+            encoded.update(keys, values, layer)
+        return transformers.EncoderDecoderCache(transformers.DynamicCache(), encoded)
 
     def recognise(self, waveforms: Sequence[Tensor]) -> list[Hypothesis]:
         """Recognise one batch of waveforms: float32 samples at 16 kHz, (samples,) each."""
