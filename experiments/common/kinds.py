@@ -266,7 +266,7 @@ _OF_A_SET = {
     "root": NAME,
     "subset": _any_of(NAME, list_of(NAME)),
     "limit": optional(whole(1)),
-    "ids": optional(NAME),
+    "ids": optional(_any_of(NAME, list_of(NAME))),
 }
 
 

@@ -117,7 +117,7 @@ class SpeechFolder(Sequence[Utterance]):
         root: The folder that contains the subset, or the parent of a folder ``LibriSpeech`` that contains it.
         subset: Name of the subset's folder, such as ``"test-other"``, or several names, whose utterances are merged.
         limit: The number of utterances to keep, taken round-robin over the speakers; None keeps all.
-        ids: A text file with the ids of the utterances to keep, one a line; None keeps all.
+        ids: The ids of the utterances to keep, or a text file that lists them, one a line; None keeps all.
 
     Raises:
         FileNotFoundError: The folder, the file of ids or a listed audio file is missing.
@@ -129,7 +129,11 @@ class SpeechFolder(Sequence[Utterance]):
     """
 
     def __init__(
-        self, root: str | Path, subset: str | Sequence[str], limit: int | None = None, ids: str | Path | None = None
+        self,
+        root: str | Path,
+        subset: str | Sequence[str],
+        limit: int | None = None,
+        ids: str | Path | Sequence[str] | None = None,
     ) -> None:
         limit = None if limit is None else whole_number("limit", limit, least=1)
         subsets = [subset] if isinstance(subset, str) else subset
@@ -144,13 +148,12 @@ class SpeechFolder(Sequence[Utterance]):
         entries = [found[name] for name in sorted(found)]
         where = f"{root}: {', '.join(subsets)}"
         if ids is not None:
-            if not Path(ids).exists():
-                raise FileNotFoundError(f"{ids}: there is no such file of ids; ids: null takes all utterances")
-            wanted = {_composed(name) for name in _read_text(Path(ids)).split()}
+            source = ids if isinstance(ids, str | Path) else "ids"
+            wanted = {_composed(name) for name in (_listed(Path(ids)) if isinstance(ids, str | Path) else ids)}
             missing = wanted - found.keys()
             if missing or not wanted:
                 named = f"utterance {min(missing)!r} is not in {where}" if missing else "it is empty"
-                raise ValueError(f"{ids}: {named}")
+                raise ValueError(f"{source}: {named}")
             entries = [entry for entry in entries if entry.id in wanted]
         if limit is not None:
             kept = _round_robin(entries)[:limit]
@@ -196,6 +199,13 @@ class SpeechFolder(Sequence[Utterance]):
             ValueError: A file is not mono audio at 16 kHz.
         """
         return tuple(_num_samples(entry.path) for entry in self._entries)
+
+
+def _listed(path: Path) -> list[str]:
+    """Return the ids in a file."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such file of ids; ids: null takes all utterances")
+    return _read_text(path).split()
 
 
 def download_librispeech(root: str | Path, subset: str | Sequence[str]) -> None:

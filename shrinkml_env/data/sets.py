@@ -67,13 +67,12 @@ def _loaded(spec: UtteranceSpec) -> tuple[Utterance, ...]:
             raise ValueError(
                 f"an utterance set needs the keys root and subset (and may have limit and ids), got {sorted(spec)}"
             )
-        for key in ("root", "ids"):
-            if not isinstance(spec.get(key, ""), str | Path | None):
-                raise ValueError(f"{key} of an utterance set must be a path, got {spec[key]!r}")
-        subset = spec["subset"]
-        if not isinstance(subset, str) and not (
-            isinstance(subset, Sequence) and all(isinstance(s, str) for s in subset)
-        ):
+        if not isinstance(spec["root"], str | Path | None):
+            raise ValueError(f"root of an utterance set must be a path, got {spec['root']!r}")
+        ids, subset = spec.get("ids"), spec["subset"]
+        if not isinstance(ids, str | Path | None) and not _are_names(ids):
+            raise ValueError(f"ids of an utterance set must be a file's path or a list of ids, got {ids!r}")
+        if not isinstance(subset, str) and not _are_names(subset):
             raise ValueError(f"subset of an utterance set must be a name or a list of names, got {subset!r}")
         if not subset:
             raise ValueError("subset of an utterance set must be a name or a list of names, got none")
@@ -88,3 +87,7 @@ def _loaded(spec: UtteranceSpec) -> tuple[Utterance, ...]:
     if not utterances:
         raise ValueError("an utterance set needs at least one utterance")
     return utterances
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, Sequence) and all(isinstance(name, str) for name in value)

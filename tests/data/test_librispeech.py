@@ -70,6 +70,15 @@ def test_ids_from_a_file(corpus, tmp_path):
         load_utterances(spec)
 
 
+def test_a_list_of_ids(corpus):
+    spec = {"root": str(corpus), "subset": "dev-tiny", "ids": ["7-5-0003", "12-5-0000"]}
+    assert [u.id for u in load_utterances(spec)] == ["12-5-0000", "7-5-0003"]
+    with pytest.raises(ValueError, match="ids: utterance '7-5-0009' is not in"):
+        load_utterances({**spec, "ids": ["7-5-0009"]})
+    with pytest.raises(ValueError, match="ids: it is empty"):
+        load_utterances({**spec, "ids": []})
+
+
 def test_errors_name_what_is_wrong(corpus):
     with pytest.raises(FileNotFoundError, match="dev-other"):
         SpeechFolder(corpus, "dev-other")

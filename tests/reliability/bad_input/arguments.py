@@ -175,6 +175,10 @@ SETS: list[tuple[Any, str]] = [
     ({"root": "nowhere", "subset": "dev", "folder": 1}, "needs the keys root and subset"),
     ({"root": "nowhere", "subset": "dev-other"}, "no subset 'dev-other' in nowhere"),
     ({"root": 3, "subset": "dev"}, "root of an utterance set must be a path, got 3"),
+    (
+        {"root": "nowhere", "subset": "dev", "ids": 3},
+        "ids of an utterance set must be a file's path or a list of ids, got 3",
+    ),
     ({"root": "nowhere", "subset": 3}, "subset of an utterance set must be a name or a list of names, got 3"),
 ]
 
