@@ -210,14 +210,15 @@ def find_size(search: DictConfig, smallest: float, allowed: float, folder: Path)
     kept, lost, tried = 1.0, smallest, []
     for _ in range(HALVINGS):
         size = step.constraint.budget = round((kept + lost) / 2, 3)
-        env = make_environment(step, Ledger(folder / f"{size:.3f}" / "evaluations.jsonl", step.budget))
-        if smallest_size(search_problem(env)) > size:
-            lost = size
-            tried.append(f"nothing so small at {size:g}")
-            continue
-        problem = explore(env, make_agent(step.agent, env))
-        dev = problem.evaluator.on(load_set(step, "dev"))
-        chosen = choose(problem, dev, step.finalists)
+        ledger = Ledger(folder / f"{size:.3f}" / "evaluations.jsonl", step.budget)
+        with closing(make_environment(step, ledger)) as env:
+            if smallest_size(search_problem(env)) > size:
+                lost = size
+                tried.append(f"nothing so small at {size:g}")
+                continue
+            problem = explore(env, make_agent(step.agent, env))
+            dev = problem.evaluator.on(load_set(step, "dev"))
+            chosen = choose(problem, dev, step.finalists)
         increase = chosen.wer - dev.baseline.wer
         tried.append(f"{100 * increase:+.2f} points at {size:g}")
         if increase <= allowed and chosen.size_ratio <= size:

@@ -146,13 +146,15 @@ def compose_search(config: DictConfig, model: CompressibleModel) -> DictConfig:
             raise ValueError(f"{override}: {name} is decided by this command's options {OWN[name]}")
         if override == "constraint=none":
             raise ValueError(f"{override}: the goal is a limit; choose a constraint that has one")
+        if override == "constraint.resource=macs":
+            raise ValueError(f"{override}: the goal is a share of the parameters; experiments.search limits either")
     search = compose_config("search", [*goal_overrides(config, model), *config.overrides])
     search.model = config.model
     chosen = any(override.startswith("factorisation") for override in config.overrides)
     if not chosen and not isinstance(model, PredictiveModel):
         search.factorisation.weigh_rows = False  # Rows are weighed by gradients of the transcripts' probability.
     with open_dict(search):
-        if "rules" in search.agent and search.constraint.get("resource", "size") == "size":
+        if "rules" in search.agent:
             # What they give is among what is chosen from: with many layers, few plans are as good.
             closed_form = [{"_target_": "agents.ClosedForm"}] if isinstance(model, PredictiveModel) else []
             search.agent.rules = [*closed_form, {"_target_": "agents.UniformRank"}]

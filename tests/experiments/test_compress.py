@@ -214,6 +214,7 @@ def test_settings_of_the_search_can_be_changed(configure):
         ("+model=las_small", "model is decided by this command's options model="),
         ("proxy=proxy", "overrides: proxy=proxy: proxy is decided by this command's options data= and utterances="),
         ("constraint=none", "overrides: constraint=none: the goal is a limit; choose a constraint that has one"),
+        ("constraint.resource=macs", "overrides: constraint.resource=macs: the goal is a share of the parameters"),
     ],
 )
 def test_what_the_command_decides_is_no_override(configure, override, message):
