@@ -14,6 +14,7 @@ import string
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -41,6 +42,7 @@ from shrinkml_env.asr.huggingface import HuggingFaceSeq2Seq
 from shrinkml_env.compression import FactorForm, Factors, compressed_parameters, count_parameters, round_to_storage
 from shrinkml_env.compression.factors import order_dtype
 from shrinkml_env.compression.layers import arrange_layers
+from shrinkml_env.evaluation.evaluator import group_layers
 from shrinkml_env.export import export_model
 from shrinkml_env.export.transcribe import Transcriber
 from shrinkml_env.space.search_space import uniform_ranks
@@ -54,6 +56,19 @@ TOKENS_PER_SECOND = 4.0
 
 HEAD = ("size ratio", "", "original, s", "as loaded, faster by", "optimised, faster by", "modules")
 ONNX_HEAD = ("size ratio", "original, s", "compressed, faster by")
+
+
+@dataclass(frozen=True, slots=True)
+class Compression:
+    """What the compressed models have in common.
+
+    Attributes:
+        form: The form of the factors.
+        dense: Patterns of the names of layers that stay dense.
+    """
+
+    form: FactorForm = "factors"
+    dense: tuple[str, ...] = ()
 
 
 class RandomFactors:
@@ -82,12 +97,17 @@ class RandomFactors:
         return Factors(u, v[:, rank:], torch.randperm(columns).to(order_dtype(columns)))
 
 
-def ranks_of_size(model: CompressibleModel, size: float, factorisation: RandomFactors) -> dict[str, int]:
+def ranks_of_size(
+    model: CompressibleModel, size: float, factorisation: RandomFactors, dense: Sequence[str]
+) -> dict[str, int]:
     """Return the ranks of the largest uniform fraction of break-even of at most a size ratio."""
     limit = size * count_parameters(model)
-    layers = factorisation.layers
+    layers = group_layers(tuple(factorisation.layers), "layer", dense)
     curve = [uniform_ranks(layers, number / 1000) for number in range(1001)]
-    return [ranks for ranks in curve if compressed_parameters(model, ranks, factorisation) <= limit][-1]
+    found = [ranks for ranks in curve if compressed_parameters(model, ranks, factorisation) <= limit]
+    if not found:
+        raise SystemExit(f"size {size:g} is out of reach with {', '.join(dense) or 'no layer'} dense")
+    return found[-1]
 
 
 def random_large() -> LAS:
@@ -180,37 +200,39 @@ class Contender:
         self._process.join()
 
 
-def measure(name: str, sizes: Sequence[float] = SIZES, form: FactorForm = "factors") -> Section:
+def measure(name: str, sizes: Sequence[float] = SIZES, compression: Compression = Compression()) -> Section:
     """Measure one model at all sizes."""
     original = MODELS[name]() if name in MODELS else load_model(name)
-    tables: dict[str, Table] = {"speed": (HEAD, rows_as_loaded(name, original, sizes, form))}
+    tables: dict[str, Table] = {"speed": (HEAD, rows_as_loaded(name, original, sizes, compression))}
     if isinstance(original, LAS):
-        tables["speed as ONNX programs"] = (ONNX_HEAD, rows_as_onnx(name, original, sizes, form))
+        tables["speed as ONNX programs"] = (ONNX_HEAD, rows_as_onnx(name, original, sizes, compression))
+    kept = f", {', '.join(compression.dense)} dense" * bool(compression.dense)
     return Section(
         f"Speed of {name}",
-        f"Uniform ranks, form {form!r}; {BATCHES['throughput']} utterances together (throughput) or one (latency, and"
-        f" as ONNX programs). CPU time of one thread, {ROUNDS} rounds in turns: median, smallest and largest ratio.",
+        f"Uniform ranks, form {compression.form!r}{kept}; {BATCHES['throughput']} utterances together (throughput) or"
+        f" one (latency, and as ONNX programs). CPU time of one thread, {ROUNDS} rounds in turns: median, smallest and"
+        " largest ratio.",
         tables,
     )
 
 
-def smaller(original: CompressibleModel, sizes: Sequence[float], form: FactorForm) -> Iterator[tuple[str, Any]]:
+def smaller(original: CompressibleModel, sizes: Sequence[float], compression: Compression) -> Iterator[tuple[str, Any]]:
     """Yield (size ratio as text, compressed model) for every size."""
-    factorisation = RandomFactors(original, form)
+    factorisation = RandomFactors(original, compression.form)
     for size in sizes:
-        small = compress(original, ranks_of_size(original, size, factorisation), factorisation)
-        yield f"{count_parameters(small) / count_parameters(original):.2f}", small
+        small = compress(original, ranks_of_size(original, size, factorisation, compression.dense), factorisation)
+        yield f"{count_parameters(small) / count_parameters(original):.3f}", small
 
 
 def rows_as_loaded(
-    name: str, original: CompressibleModel, sizes: Sequence[float], form: FactorForm
+    name: str, original: CompressibleModel, sizes: Sequence[float], compression: Compression
 ) -> list[tuple[str, ...]]:
     """Measure in torch, both as loaded and with optimised forms; return the rows of the table."""
     rows: list[tuple[str, ...]] = []
     with tempfile.TemporaryDirectory() as folder:
         save_compressed(original, Path(folder) / "original")
         dense = Contender(serve, Path(folder) / "original")
-        for size, small in smaller(original, sizes, form):
+        for size, small in smaller(original, sizes, compression):
             save_compressed(small, Path(folder) / "small")
             contender = Contender(serve, Path(folder) / "small")
             for batch in BATCHES:
@@ -235,14 +257,14 @@ def rows_as_loaded(
     return rows
 
 
-def rows_as_onnx(name: str, original: LAS, sizes: Sequence[float], form: FactorForm) -> list[tuple[str, ...]]:
+def rows_as_onnx(name: str, original: LAS, sizes: Sequence[float], compression: Compression) -> list[tuple[str, ...]]:
     """Measure the original and the compressed models as ONNX programs; return the rows of the table."""
     rows: list[tuple[str, ...]] = []
     speak_on(original)
     with tempfile.TemporaryDirectory() as folder:
         export_model(original, Path(folder) / "original", "onnx", [])
         dense = Contender(serve_onnx, Path(folder) / "original")
-        for size, small in smaller(original, sizes, form):
+        for size, small in smaller(original, sizes, compression):
             export_model(small, Path(folder) / size, "onnx", [])
             contender = Contender(serve_onnx, Path(folder) / size)
             found = in_turns({"original": dense.run, "compressed": contender.run}, f"{name}, {size}, ONNX")
@@ -265,6 +287,7 @@ if __name__ == "__main__":
     parser.add_argument("models", nargs="*", default=list(MODELS), metavar="MODEL", help="las_small, las_large, hf:DIR")
     parser.add_argument("--sizes", nargs="+", type=float, default=SIZES, help="size ratios, of uniform ranks")
     parser.add_argument("--form", choices=get_args(FactorForm), default="factors", help="form of the factors")
+    parser.add_argument("--dense", nargs="+", default=(), metavar="PATTERN", help="layers that stay dense: 'decoder.*'")
     arguments = parser.parse_args()
     for model_name in arguments.models:
-        measure(model_name, arguments.sizes, arguments.form).print()
+        measure(model_name, arguments.sizes, Compression(arguments.form, tuple(arguments.dense))).print()
