@@ -46,8 +46,7 @@ class TabularEnv(gym.Env[Any, Any]):
 
     Raises:
         TypeError: The evaluator of `twin` is not a `TableEvaluator`.
-        ValueError: The actions depend on earlier decisions, the constraint changes decisions, or the reward is a
-            vector.
+        ValueError: The actions depend on earlier decisions, or the reward is a vector.
     """
 
     metadata = ShrinkEnv.metadata
@@ -61,8 +60,6 @@ class TabularEnv(gym.Env[Any, Any]):
                 "tabular environments need actions whose meaning depends on the layer alone, as that of 'delta' and "
                 "'one_shot' does not"
             )
-        if twin.problem.constraint.changes_decisions:
-            raise ValueError("tabular environments change no decision: use the constraint 'none' or 'check'")
         twin.problem.require_scalar_reward("the optimum of a tabular environment")
         self.twin = twin
         self.live_kwargs = dict(live_kwargs)
@@ -74,6 +71,9 @@ class TabularEnv(gym.Env[Any, Any]):
         self._space = self.problem.search_space
         self._counts = self._space.counts
         self._nodes: list[dict[int, _Node]] = [{} for _ in range(len(self.layers) + 1)]
+        # Configuration that is asked for -> the one that the constraint makes of it, both by their number.
+        self._constrained: list[dict[int, int]] = [{} for _ in range(len(self.layers) + 1)]
+        self._changes_decisions = twin.problem.constraint.changes_decisions
         self._measured: set[int] = set()
         self._depth, self._number = -1, 0
 
@@ -89,19 +89,35 @@ class TabularEnv(gym.Env[Any, Any]):
         if not 0 <= depth < len(self._counts):
             raise ResetNeeded("the episode is over (or has not begun): call reset() before step()")
         place, projected = self.action.place(depth, action)
-        number = self._number * self._counts[depth] + place
+        asked = self._number * self._counts[depth] + place
+        number = self.constrained(depth + 1, asked) if self._changes_decisions else asked
         node = self._nodes[depth + 1].get(number) or self._make(depth + 1, number)
         if node.terminated and number not in self._measured:
             self.problem.evaluate(node.ranks)  # may raise: the budget
             self._measured.add(number)
         self._depth, self._number = depth + 1, number
-        info = {**node.info, "ranks": node.ranks.copy(), "projected": projected}
+        info = {**node.info, "ranks": node.ranks.copy(), "projected": projected or number != asked}
         if node.terminated:
             info["reward_terms"] = node.info["reward_terms"].copy()
         # Callers may change what they get; the node must stay as it is.
         kept = node.observation
         observation = {name: box.copy() for name, box in kept.items()} if isinstance(kept, dict) else kept.copy()
         return observation, node.reward, node.terminated, False, info
+
+    def constrained(self, depth: int, number: int) -> int:
+        """Return what the constraint makes of the ranks of the first layers, the last of which was just asked for.
+
+        Args:
+            depth: The number of these layers, at least 1.
+            number: The index of their configuration; and so is the result.
+        """
+        moved = self._constrained[depth]
+        if number not in moved:
+            *before, wanted = self._prefix(depth, number)
+            ranks = self.problem.constraint.apply(tuple(before), [wanted])
+            places = [choices.index(rank) for choices, rank in zip(self._space.candidates, ranks, strict=False)]
+            moved[number] = int(np.ravel_multi_index(places, self._counts[:depth]))
+        return moved[number]
 
     def actions_for(self, ranks: Mapping[str, int]) -> Sequence[Any]:
         """Return the actions that replay a configuration, as `ShrinkEnv.actions_for` does."""
@@ -233,6 +249,8 @@ class VectorTabularEnv(VectorEnv[Any, Any, NDArray[Any]]):
         if len(actions) != self.num_envs:
             raise ValueError(f"{len(actions)} actions for {self.num_envs} environments")
         numbers = self._numbers * self._counts[depth] + env.action.places(depth, actions)
+        if env.problem.constraint.changes_decisions:
+            numbers = self._constrained[depth + 1][numbers]
         observations, sizes = self._observe(depth + 1, numbers), self._states[depth + 1][1][numbers]
         infos: dict[str, Any] = {"size_ratio": sizes}
         over = depth + 1 == len(env.layers)
@@ -250,6 +268,15 @@ class VectorTabularEnv(VectorEnv[Any, Any, NDArray[Any]]):
     def _observe(self, depth: int, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         observations: NDArray[np.float32] = self._states[depth][0][numbers]
         return observations
+
+    @cached_property
+    def _constrained(self) -> list[NDArray[np.int64]]:
+        """What the constraint makes of every configuration, for each number of decided layers."""
+        sizes = np.cumprod([1, *self._counts])
+        return [
+            np.array([self.env.constrained(depth, number) for number in range(size)] if depth else [0])
+            for depth, size in enumerate(sizes)
+        ]
 
     @cached_property
     def _states(self) -> list[tuple[NDArray[np.float32], NDArray[np.float64]]]:

@@ -42,6 +42,48 @@ def test_the_same_as_live(action, reward, observation):
     assert tabular.problem.ledger.count == live.problem.ledger.count > 10
 
 
+LEVELS = replace(TABLE, levels=((0, 1, 2, 3), (0, 0, 1, 2), (0, 1, 2, 3)))
+
+CONSTRAINED = [("discrete", kind) for kind in ("check", "clip", "mask", "decrement", "shift")]
+CONSTRAINED += [(action, "shift") for action in ("continuous", "energy", "level")]
+
+
+@pytest.mark.parametrize(("action", "kind"), CONSTRAINED)
+@pytest.mark.parametrize("budget", [0.3, 0.6])
+def test_constraints_change_the_same_decisions_as_live(action, kind, budget):
+    constraint = {"name": kind, "budget": budget}
+    tabular = make_tabular_env(action, constraint=constraint, table=LEVELS)
+    live = assemble_env(LIVE, action, constraint=constraint, search_space=LEVELS.search_space)
+    vector = make_vector_tabular_env(1, action=action, constraint=constraint, table=LEVELS)
+    tabular.action_space.seed(2)
+    changed = 0
+    for _ in range(30):
+        assert repr(tabular.reset()) == repr(live.reset())
+        vector.reset()
+        for _ in LAYERS:
+            if kind == "mask":
+                assert tabular.action_masks().tolist() == live.action_masks().tolist()
+            chosen = tabular.action_space.sample()
+            (*found, info), (*expected, wanted) = tabular.step(chosen), live.step(chosen)
+            assert repr(found) == repr(expected)
+            assert info == wanted
+            changed += info["projected"]
+            seen, (reward,), _, _, infos = vector.step(np.array([chosen]))
+            assert np.array_equal(infos.get("final_obs", seen)[0], expected[0])
+        assert reward == expected[1]
+        assert infos["wer"] == [info["wer"]]
+    assert changed > 5
+
+
+def test_the_optimum_is_reached_where_all_layers_are_shifted():
+    env = make_tabular_env("level", constraint={"name": "shift", "budget": 0.5}, reward="accuracy", table=LEVELS)
+    best = list(LEVELS.configurations())[int(np.where(env.feasible, env.rewards, -np.inf).argmax())]
+    env.reset()
+    for action in env.actions_for(best):
+        _, reward, *_ = env.step(action)
+    assert env.regret(reward) == pytest.approx(0)
+
+
 def test_every_place_on_the_line_is_the_same_candidate():
     tabular = make_tabular_env("continuous", table=TABLE)
     live = assemble_env(LIVE, "continuous", search_space=Explicit(CANDIDATES))
@@ -166,8 +208,10 @@ def test_mistakes_and_masks():
     for bad in (0.5, np.array([0]), np.array([np.nan]), np.array([1.5]), None):
         with pytest.raises(ValueError, match="layer 'first': the action must be an array of one float"):
             box.step(bad)
-    with pytest.raises(ValueError, match="change no decision"):
-        make_tabular_env(constraint={"name": "clip", "budget": 0.5}, table=TABLE)
+    with pytest.raises(
+        ValueError, match="the search space has no levels: take search_space='predicted' or 'allocated'"
+    ):
+        make_tabular_env(constraint={"name": "shift", "budget": 0.5}, table=TABLE)
     with pytest.raises(ValueError, match=r"needs the divergence .*a table that holds divergences"):
         make_tabular_env(reward="divergence", table=TABLE)
     with pytest.raises(ValueError, match="needs a scalar reward"):
