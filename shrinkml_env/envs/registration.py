@@ -274,8 +274,7 @@ def make_tabular_env(
             ``"continuous"``, ``"energy"``, or, for a table with levels, ``"level"``.
         observation: As in `make_env`.
         reward: As in `make_env`.
-        constraint: As in `make_env`; ``"shift"`` for a table with levels. The optimum is that of all feasible
-            configurations.
+        constraint: As in `make_env`; ``"shift"`` for a table with levels.
         subset: The utterance set whose measurements count, one of `shrinkml_env.space.table.SETS`, of which the table
             must hold every configuration.
         table: The name of a shipped table (`shrinkml_env.space.table.SHIPPED_TABLES`), the file of a saved one, or a

@@ -137,18 +137,39 @@ class TabularEnv(gym.Env[Any, Any]):
         return (table if self.render_mode == "ansi" else picture)(self.problem, ranks, evaluation)
 
     @cached_property
-    def rewards(self) -> NDArray[np.float64]:
+    def outcomes(self) -> NDArray[np.int64]:
+        """The configuration that each episode ends with, by index in the table, (configurations,).
+
+        Episodes are in the order of the configurations that they ask for, which only constraints change.
+        """
+        numbers = np.zeros(1, np.int64)
+        for depth, count in enumerate(self._counts):
+            numbers = (numbers[:, None] * count + np.arange(count)).ravel()
+            if self._changes_decisions:
+                numbers = np.array([self.constrained(depth + 1, number) for number in numbers.tolist()])
+        return numbers
+
+    @cached_property
+    def table_rewards(self) -> NDArray[np.float64]:
         """The reward of every configuration, in the table's order, (configurations,)."""
         return np.array(self.problem.rewards(self.evaluator.evaluations))
 
+    @property
+    def rewards(self) -> NDArray[np.float64]:
+        """The reward of every episode, in the order of `outcomes`, (configurations,)."""
+        found: NDArray[np.float64] = self.table_rewards[self.outcomes]
+        return found
+
     @cached_property
     def feasible(self) -> NDArray[np.bool_]:
-        """Whether each configuration meets the constraint, in the table's order, (configurations,)."""
-        return np.array([self.problem.is_feasible(ranks) for ranks in self.table.configurations()])
+        """Whether each episode ends with what meets the constraint, in the order of `outcomes`, (configurations,)."""
+        meets = np.array([self.problem.is_feasible(ranks) for ranks in self.table.configurations()])
+        found: NDArray[np.bool_] = meets[self.outcomes]
+        return found
 
     @cached_property
     def optimum(self) -> float:
-        """The largest reward of any feasible configuration.
+        """The largest reward of an episode that meets the constraint.
 
         Raises:
             ValueError: No configuration meets the constraint.
@@ -161,7 +182,7 @@ class TabularEnv(gym.Env[Any, Any]):
     def regret(self, reward: float) -> float:
         """Return the normalised regret, (optimum - reward) / (optimum - median): 0 for the optimum, 1 for the median.
 
-        The median is taken over all configurations, feasible or not.
+        The median is taken over all episodes, feasible or not.
         """
         return (self.optimum - reward) / (self.optimum - float(np.median(self.rewards)))
 
@@ -258,7 +279,7 @@ class VectorTabularEnv(VectorEnv[Any, Any, NDArray[Any]]):
             subset = env.evaluator.subset
             wer = env.table.edits[subset][numbers] / env.table.words[subset]
             infos |= {"wer": wer, "number": numbers, "final_obs": observations}
-            rewards = env.rewards[numbers]
+            rewards = env.table_rewards[numbers]
             observations, _ = self.reset()
         else:
             rewards = np.zeros(self.num_envs)

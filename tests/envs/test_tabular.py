@@ -75,13 +75,22 @@ def test_constraints_change_the_same_decisions_as_live(action, kind, budget):
     assert changed > 5
 
 
-def test_the_optimum_is_reached_where_all_layers_are_shifted():
-    env = make_tabular_env("level", constraint={"name": "shift", "budget": 0.5}, reward="accuracy", table=LEVELS)
-    best = list(LEVELS.configurations())[int(np.where(env.feasible, env.rewards, -np.inf).argmax())]
-    env.reset()
-    for action in env.actions_for(best):
-        _, reward, *_ = env.step(action)
-    assert env.regret(reward) == pytest.approx(0)
+@pytest.mark.parametrize("kind", ["check", "clip", "decrement", "shift"])
+def test_rewards_and_optimum_are_those_of_the_episodes(kind):
+    constraint = {"name": kind, "budget": 0.3}
+    env = make_tabular_env(constraint=constraint, reward={"name": "linear", "size_weight": 0.3}, table=LEVELS)
+    rewards, feasible = [], []
+    for actions in product(*map(range, env.problem.search_space.counts)):
+        env.reset()
+        for action in actions:
+            _, reward, *_, info = env.step(action)
+        rewards.append(reward)
+        feasible.append(info["feasible"])
+    assert env.rewards.tolist() == rewards
+    assert env.feasible.tolist() == feasible
+    assert all(feasible) == (kind != "check")
+    assert env.optimum == max(reward for reward, meets in zip(rewards, feasible, strict=True) if meets)
+    assert env.regret(float(np.median(rewards))) == pytest.approx(1)
 
 
 def test_every_place_on_the_line_is_the_same_candidate():
