@@ -77,7 +77,7 @@ def test_constraints_change_the_same_decisions_as_live(action, kind, budget):
 
 @pytest.mark.parametrize("kind", ["check", "clip", "decrement", "shift"])
 def test_rewards_and_optimum_are_those_of_the_episodes(kind):
-    constraint = {"name": kind, "budget": 0.45}
+    constraint = {"name": kind, "budget": 0.6}
     env = make_tabular_env(constraint=constraint, reward={"name": "linear", "size_weight": 0.3}, table=LEVELS)
     rewards, feasible = [], []
     for actions in product(*map(range, env.problem.search_space.counts)):
