@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
+import gymnasium as gym
+from gymnasium.wrappers import RecordEpisodeStatistics
 from omegaconf import DictConfig
 
 from experiments.common.agent import make_agent
@@ -25,16 +27,22 @@ from shrinkml_env.search import explore
 from shrinkml_env.space.table import Table
 
 __all__ = [
+    "Explored",
     "Search",
     "check_search",
     "compensated",
     "compensates",
     "evaluator_on",
     "explored",
+    "explored_in",
     "search_cell",
     "search_env",
     "tabular_env",
 ]
+
+
+EPISODES = 10**6
+"""More episodes than any search plays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,21 +133,36 @@ def _at_fault(search: Search, options: Mapping[str, Sequence[str]]) -> str:
     return list(options)[-1]
 
 
-def explored(search: Search, cache: Any = "default") -> SearchProblem:
+class Explored(NamedTuple):
+    """A search whose budget is spent.
+
+    Attributes:
+        problem: The search problem, whose `history` holds the evaluations.
+        returns: The return of each episode.
+    """
+
+    problem: SearchProblem
+    returns: list[float]
+
+
+def explored(search: Search, cache: Any = "default") -> Explored:
     """Run a search until its budget is spent.
 
     Args:
         search: The search.
         cache: The argument `cache` of `shrinkml_env.envs.registration.make_env`, for live searches.
 
-    Returns:
-        The search problem, whose `history` holds the evaluations.
-
     Raises:
         ValueError: The agent ended without an evaluation.
     """
-    env = search_env(search, cache)
-    return explore(env, make_agent(search.config.agent, env))
+    return explored_in(search_env(search, cache), search.config.agent)
+
+
+def explored_in(env: gym.Env[Any, Any], agent: DictConfig) -> Explored:
+    """Let an agent, given by its config, play an environment until the budget of its ledger is spent."""
+    recorded = RecordEpisodeStatistics(env, buffer_length=EPISODES)
+    problem = explore(recorded, make_agent(agent, recorded))
+    return Explored(problem, [round(float(value), 5) for value in recorded.return_queue])
 
 
 def search_env(search: Search, cache: Any = "default") -> Any:

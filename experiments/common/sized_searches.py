@@ -6,19 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from gymnasium.wrappers import RecordEpisodeStatistics
 from omegaconf import DictConfig
 
-from experiments.common.agent import make_agent
 from experiments.common.environment import make_environment
 from experiments.common.findings import Errors
 from experiments.common.imports import import_modules
 from experiments.common.results import Cell
 from experiments.common.rules import every_rank, ranks_of_size
-from experiments.common.searches import Search, evaluator_on, search_cell
+from experiments.common.searches import Search, evaluator_on, explored_in, search_cell
 from shrinkml_env import Evaluator, Ledger, SearchProblem
 from shrinkml_env.envs.wrapped import search_problem
-from shrinkml_env.search import choose, explore
+from shrinkml_env.search import choose
 
 __all__ = [
     "Chosen",
@@ -31,9 +29,6 @@ __all__ = [
     "search_of_rule",
     "sized_cell",
 ]
-
-EPISODES = 10**6
-"""More episodes than any search plays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +131,7 @@ def found_by_rule(config: DictConfig, size: float) -> Found:
 def found_by_search(config: DictConfig, finalists: int) -> Found:
     """Return what dev chooses among a search's best configurations, by a config of `experiments.search`."""
     import_modules(config.imports)  # a worker process has not imported them yet
-    # Every episode's return is kept: there are at most twenty times as many as evaluations.
-    env = RecordEpisodeStatistics(make_environment(config, Ledger(budget=config.budget)), buffer_length=EPISODES)
-    problem = explore(env, make_agent(config.agent, env))
-    returns = [round(float(value), 5) for value in env.return_queue]
+    problem, returns = explored_in(make_environment(config, Ledger(budget=config.budget)), config.agent)
     dev = evaluator_on(problem, config, "dev")
     return Found(problem, choose(problem, dev, finalists, progress_bar=False).ranks, returns)
 

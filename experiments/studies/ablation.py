@@ -86,7 +86,7 @@ class VariantResult:
 def make(task: VariantSearch) -> dict[str, Any]:
     """Run a search and return its `VariantResult`, JSON-able."""
     started = time.process_time()
-    problem = explored(task.search, cache=None)
+    problem, _ = explored(task.search, cache=None)
     seconds = time.process_time() - started
     dev, test = (evaluator_on(problem, task.search.config, name) for name in ("dev", "test"))
     on_dev = []

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from experiments.common.command import command
 from experiments.common.kinds import NAME, SEED, choice, list_of
+from experiments.common.learning import FROZEN, LEARNING, learning
 from experiments.common.options import REWARD
 from experiments.common.pareto import hypervolume, hypervolumes
 from experiments.common.pictures import plt, save_figure
@@ -59,7 +60,11 @@ LEAST_SEEDS = 10
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The measurements of one search: each list has one entry for each unique evaluation, in order."""
+    """The measurements of one search.
+
+    `rewards`, `feasible`, `wer` and `size_ratio` have one entry for each unique evaluation, in order, and `returns` one
+    for each episode.
+    """
 
     agent: str
     reward: str
@@ -68,19 +73,27 @@ class Run:
     feasible: list[bool]
     wer: list[float]
     size_ratio: list[float]
+    returns: list[float]
+
+
+def name_of(search: Search) -> str:
+    """Return the name of a search's agent in tables, which says if it does not learn."""
+    return f"{search.agent}, frozen" if FROZEN in search.overrides else search.agent
 
 
 def play(search: Search) -> Run:
     """Make a search, and keep what it has measured."""
-    history = explored(search).history
+    problem, returns = explored(search)
+    history = problem.history
     return Run(
-        agent=search.agent,
+        agent=name_of(search),
         reward=search.reward,
         seed=search.seed,
         rewards=[float(trial.reward) for trial in history],
         feasible=[trial.feasible for trial in history],
         wer=[trial.evaluation.wer for trial in history],
         size_ratio=[trial.evaluation.size_ratio for trial in history],
+        returns=returns,
     )
 
 
@@ -149,10 +162,10 @@ def scores(
     runs: Sequence[Run], config: DictConfig, scales: Mapping[str, tuple[float, float]]
 ) -> dict[str, NDArray[np.float64]]:
     """Return the anytime scores of each agent, (seeds, rewards, evaluations)."""
-    curves: dict[str, list[list[NDArray[np.float64]]]] = {agent: [] for agent in config.agents}
+    curves: dict[str, list[list[NDArray[np.float64]]]] = {run.agent: [] for run in runs}
     for reward, (zero, one) in scales.items():
         of_reward = [run for run in runs if run.reward == reward]
-        for agent in config.agents:
+        for agent in curves:
             chosen = sorted((run for run in of_reward if run.agent == agent), key=lambda run: run.seed)
             # A hard punishment may lie far below a middling configuration: one number for "nothing yet".
             floor = zero - (one - zero)
@@ -182,7 +195,7 @@ def fronts(runs: Sequence[Run], config: DictConfig) -> dict[str, NDArray[np.floa
     chosen = {(run.agent, run.reward, run.seed): run for run in runs}
     seeds = sorted({run.seed for run in runs})
     curves = {}
-    for agent in config.agents:
+    for agent in dict.fromkeys(run.agent for run in runs):
         of_agent = [[chosen[agent, reward, seed] for reward in config.rewards] for seed in seeds]
         curves[agent] = np.array(
             [[hypervolumes(run.wer, run.size_ratio, config.budget, middling) for run in line] for line in of_agent]
@@ -215,6 +228,18 @@ def table(results: Mapping[str, NDArray[np.float64]], shares: Mapping[str, NDArr
             }
         )
     return pd.DataFrame(rows)
+
+
+def learning_table(runs: Sequence[Run], frozen: Sequence[str]) -> pd.DataFrame:
+    """Return a row for each reward and each agent that is also played with a learning rate of 0, see `LEARNING`."""
+    rows = []
+    for agent, reward in itertools.product(frozen, dict.fromkeys(run.reward for run in runs)):
+        played, still = (
+            [run.returns for run in runs if (run.agent, run.reward) == (name, reward)]
+            for name in (agent, f"{agent}, frozen")
+        )
+        rows.append((agent, reward, *learning(played, still)))
+    return pd.DataFrame(rows, columns=["agent", "reward", *LEARNING])
 
 
 def ranked(results: Mapping[str, NDArray[np.float64]]) -> list[str]:
@@ -290,23 +315,37 @@ def grid(config: DictConfig) -> list[Cell[Search]]:
     if config.env == "live" and "random" not in config.agents:
         raise ValueError("live scores are relative to the random agent: add it to agents=[...]")
     require_effect(config.env, config.overrides)
+    missing = set(config.frozen) - set(config.agents)
+    if missing:
+        raise ValueError(f"frozen: {min(missing)!r} is compared with itself: add it to agents=[...]")
     seeds = range(config.first_seed, config.first_seed + config.seeds)
+    players: list[tuple[str, str, tuple[str, ...]]] = [("agents", agent, ()) for agent in config.agents]
+    players += [("frozen", agent, (FROZEN,)) for agent in config.frozen]
     cells = []
-    for agent, reward in tqdm(list(itertools.product(config.agents, config.rewards)), desc="configs"):
-        first = Search(config.env, agent, reward, 0, config.budget, tuple(config.overrides), config.table)
-        options = {"overrides": config.overrides, "agents": [f"agent={agent}"], "rewards": [f"reward={reward}"]}
-        check_search(first, options)
+    for (option, agent, own), reward in tqdm(list(itertools.product(players, config.rewards)), desc="configs"):
+        overrides = (*config.overrides, *own)
+        first = Search(config.env, agent, reward, 0, config.budget, overrides, config.table)
+        given = {"overrides": config.overrides, option: [f"agent={agent}", *own], "rewards": [f"reward={reward}"]}
+        check_search(first, given)
         cells += [search_cell(replace(first, seed=seed)) for seed in seeds]
     return cells
 
 
-@command("benchmark", env=choice("tabular", "live"), rewards=list_of(REWARD), first_seed=SEED, table=NAME)
+@command(
+    "benchmark",
+    env=choice("tabular", "live"),
+    rewards=list_of(REWARD),
+    first_seed=SEED,
+    table=NAME,
+    frozen=list_of(NAME, least=0),
+)
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
     runs = study_results("benchmark", config, grid(config), make, lambda result: Run(**result), "runs")
     scale = scales(runs, config)
     results, shares = scores(runs, config, scale), fronts(runs, config)
-    report = Report([table(results, shares)], lambda path: draw(path, results, shares), notes(results, scale))
+    tables = [table(results, shares), learning_table(runs, config.frozen)]
+    report = Report(tables, lambda path: draw(path, results, shares), notes(results, scale))
     publish("benchmark", config, report)
 
 

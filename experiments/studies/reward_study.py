@@ -119,7 +119,7 @@ def optimum(setting: Setting, agent: str = "random") -> Model:
 
 def make(task: SettingSearch) -> dict[str, Any]:
     """Run a search and return its best feasible configuration, JSON-able; None if there is none."""
-    best = explored(task.search).ranking[0]
+    best = explored(task.search).problem.ranking[0]
     return {"end": model_of(best.evaluation) if best.feasible else None}
 
 

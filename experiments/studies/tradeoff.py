@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
-from scipy.stats import ttest_ind
 
 from experiments.common.command import command
 from experiments.common.compose import to_container
 from experiments.common.findings import best_on_dev
+from experiments.common.learning import LEARNING, learning
 from experiments.common.pictures import plt, save_wer_against_size
 from experiments.common.results import Cell
 from experiments.common.searches import Search, check_search
@@ -41,20 +41,6 @@ HEAD = (
     "above the best by hand",
 )
 """With 95 % intervals: of a mean over seeds, of its distance over seeds and utterances, of one model over these."""
-
-LEARNING = (
-    "size",
-    "agent",
-    "utterance passes",
-    "episodes",
-    "mean return: first tenth",
-    "last tenth (95 %)",
-    "without learning (95 %)",
-    "runs that end above it",
-)
-"""The policy's own mean return, over episodes and seeds; intervals are over seeds. A run ends above an agent that does
-not learn if the mean over its last tenth is above the mean over all episodes of the other (Welch's t-test, one-sided at
-5 %)."""
 
 PAIRS = ("size", "mean of the seeds of", "has more test WER than", "by (95 %)")
 
@@ -125,26 +111,10 @@ def learning_table(found: Sequence[Chosen], frozen: Mapping[str, str]) -> pd.Dat
             )
             if not runs or not rest:
                 continue
-            tenths = [np.array_split(np.array(run.returns), 10) for run in runs]
-            without = np.concatenate([np.array(run.returns) for run in rest])
-            above = [ttest_ind(parts[-1], without, equal_var=False, alternative="greater").pvalue for parts in tenths]
-            rows.append(
-                (
-                    f"{size:g}",
-                    agent,
-                    f"{np.mean([run.passes for run in runs]):,.0f}",
-                    f"{np.mean([len(run.returns) for run in runs]):,.0f}",
-                    f"{np.mean([parts[0].mean() for parts in tenths]):.4f}",
-                    _interval([float(parts[-1].mean()) for parts in tenths]),
-                    _interval([float(np.mean(run.returns)) for run in rest]),
-                    f"{sum(p < 0.05 for p in above)} of {len(runs)}",
-                )
-            )
-    return pd.DataFrame(rows, columns=list(LEARNING))
-
-
-def _interval(values: Sequence[float]) -> str:
-    return f"{mean(values):.4f}" if len(values) > 1 else f"{values[0]:.4f}"
+            passes = f"{np.mean([run.passes for run in runs]):,.0f}"
+            of_runs, of_rest = ([run.returns for run in group] for group in (runs, rest))
+            rows.append((f"{size:g}", agent, passes, *learning(of_runs, of_rest)))
+    return pd.DataFrame(rows, columns=["size", "agent", "utterance passes", *LEARNING])
 
 
 def draw(path: Path, found: Sequence[Chosen]) -> None:

@@ -59,8 +59,8 @@ def test_scores_and_table(fake_table, few_resamples, tmp_path):
         assert zero < one
         for seed in range(10):
             found = np.linspace(zero, one, 6)[1:]
-            runs.append(Run("perfect", reward, seed, found.tolist(), [True] * 5, [0.0] * 5, [1.0] * 5))
-            runs.append(Run("random", reward, seed, [zero - 9, zero], [True] * 2, [0.0] * 2, [1.0] * 2))
+            runs.append(Run("perfect", reward, seed, found.tolist(), [True] * 5, [0.0] * 5, [1.0] * 5, []))
+            runs.append(Run("random", reward, seed, [zero - 9, zero], [True] * 2, [0.0] * 2, [1.0] * 2, []))
     scale = scales(runs, config)
     results = scores(runs, config, scale)
     assert results["perfect"].shape == (10, 2, 5)
@@ -81,9 +81,9 @@ def test_shares_of_the_hypervolume(fake_table):
     wer, size = wer_and_size(TABLE)
     middling = float(np.median(wer))
     settings = {"agents": ["all", "random"], "rewards": ["linear"], "budget": len(wer), "overrides": []}
-    everything = Run("all", "linear", 0, [0.0] * len(wer), [True] * len(wer), wer.tolist(), size.tolist())
+    everything = Run("all", "linear", 0, [0.0] * len(wer), [True] * len(wer), wer.tolist(), size.tolist(), [])
     half = int(np.argmin(np.abs(size - 0.5) + wer))
-    single = Run("random", "linear", 0, [0.0], [True], [float(wer[half])], [float(size[half])])
+    single = Run("random", "linear", 0, [0.0], [True], [float(wer[half])], [float(size[half])], [])
     share = fronts([everything, single], OmegaConf.create({"env": "tabular", "table": "las_small", **settings}))
     assert share["all"][0, 0, -1] == pytest.approx(1)
     whole = hypervolume(wer, size, middling)
@@ -93,6 +93,21 @@ def test_shares_of_the_hypervolume(fake_table):
     # The random agent's only configuration is the middling one here, and what is not better than it counts nothing.
     assert live["all"][0, 0, -1] == pytest.approx(1)
     assert live["random"][0, 0, -1] == 0
+
+
+@pytest.mark.slow
+def test_an_agent_beside_itself_without_learning(fake_table, few_resamples, tmp_path, capsys):
+    overrides = ["agents=[ppo]", "frozen=[ppo]", "rewards=[linear]", "seeds=2", "budget=20", f"outputs={tmp_path}"]
+    benchmark.main.__wrapped__(compose_config("benchmark", overrides))
+    printed = capsys.readouterr().out
+    assert {line.split("  ")[0] for line in printed.splitlines()} >= {"ppo", "ppo, frozen"}
+    assert "without learning (95 %)" in printed
+    learned, still = (
+        play(Search("tabular", "ppo", "linear", 0, 20, overrides)) for overrides in ((), ("agent.learning_rate=0",))
+    )
+    assert (learned.agent, still.agent) == ("ppo", "ppo, frozen")
+    assert max(learned.returns) == pytest.approx(max(learned.rewards), abs=1e-5)
+    assert len(still.returns) >= len(still.rewards)
 
 
 def test_scores_are_of_the_runs_own_reward(fake_table):
@@ -117,8 +132,8 @@ def test_configs_are_composed_inside_a_hydra_program_too():
 
 
 def test_live_scores_are_relative_to_the_random_agent():
-    run = Run("ppo", "linear", 0, [0.5], [True], [0.1], [0.5])
-    drawn = Run("random", "linear", 0, [0.1, 0.3, 0.2], [True] * 3, [0.1] * 3, [0.5] * 3)
+    run = Run("ppo", "linear", 0, [0.5], [True], [0.1], [0.5], [])
+    drawn = Run("random", "linear", 0, [0.1, 0.3, 0.2], [True] * 3, [0.1] * 3, [0.5] * 3, [])
     assert benchmark.ends(LIVE, [run, drawn]) == (0.2, 0.5)
 
 
@@ -128,10 +143,11 @@ def test_live_scores_are_relative_to_the_random_agent():
         ("rewards=[linear,vector]", "scalar reward"),
         ("agents=[custom]", "agent=custom needs the path of your class"),
         ("agents=[ppo]", "add it to agents"),
+        ("frozen=[sac]", "frozen: 'sac' is compared with itself: add it to agents"),
     ],
 )
 def test_what_is_wrong_is_found_before_anything_is_made(tmp_path, override, message):
-    env = ["env=live"] if "add it" in message else []
+    env = ["env=live"] if message == "add it to agents" else []
     config = compose_config("benchmark", ["agents=[ppo]", "rewards=[linear]", f"outputs={tmp_path}", override, *env])
     with pytest.raises(ValueError, match=message):
         benchmark.main.__wrapped__(config)
@@ -177,8 +193,8 @@ def test_overrides_that_a_table_ignores_are_refused():
 
 
 def test_scores_need_something_feasible_that_is_better_than_the_middle(fake_table):
-    drawn = Run("random", "linear", 0, [0.1, 0.3, 0.2], [True, False, True], [0.1] * 3, [0.5] * 3)
-    found = Run("ppo", "linear", 0, [0.9, 0.4], [False, True], [0.1] * 2, [0.5] * 2)
+    drawn = Run("random", "linear", 0, [0.1, 0.3, 0.2], [True, False, True], [0.1] * 3, [0.5] * 3, [])
+    found = Run("ppo", "linear", 0, [0.9, 0.4], [False, True], [0.1] * 2, [0.5] * 2, [])
     assert benchmark.ends(LIVE, [drawn, found]) == (0.2, 0.4)
     with pytest.raises(ValueError, match="reward linear: nothing that meets the constraint is better"):
         benchmark.ends(LIVE, [drawn])

@@ -46,7 +46,7 @@ def test_a_run_ends_at_its_best_feasible_configuration(fake_table, monkeypatch):
     monkeypatch.setattr(reward_study, "_live_on_test", lambda: LIVE)
     tight = ("constraint=check", "constraint.budget=0.4")
     search = Search("tabular", "random", "accuracy", 0, 30, tight)
-    history = explored(search).history
+    history = explored(search).problem.history
     best = min(trial.evaluation.wer for trial in history if trial.feasible)
     assert not all(trial.feasible for trial in history)
     assert make(search)["end"].proxy_wer == best

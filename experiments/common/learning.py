@@ -1,0 +1,54 @@
+"""Whether policies have learned: their episodes' mean return, beside that of agents that do not learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import ttest_ind
+
+from experiments.common.statistics import mean
+
+__all__ = ["FROZEN", "LEARNING", "learning"]
+
+FROZEN = "agent.learning_rate=0"
+"""The override of `experiments.search` that keeps an agent of Stable-Baselines3 from learning."""
+
+LEARNING = (
+    "episodes",
+    "mean return: first tenth",
+    "last tenth (95 %)",
+    "without learning (95 %)",
+    "runs that end above it",
+)
+"""The policy's own mean return, over episodes and seeds; intervals are over seeds. A run ends above an agent that does
+not learn if the mean over its last tenth is above the mean over all episodes of the other (Welch's t-test, one-sided at
+5 %)."""
+
+
+def learning(runs: Sequence[Sequence[float]], frozen: Sequence[Sequence[float]]) -> tuple[str, ...]:
+    """Return the cells of a table's row, see `LEARNING`.
+
+    Args:
+        runs: The returns of an agent's episodes in each run, in order.
+        frozen: Those of the same agent with a learning rate of 0.
+    """
+    tenths = [np.array_split(np.array(returns), 10) for returns in runs]
+    without = np.concatenate([np.array(returns) for returns in frozen])
+    # A single episode has no variance.
+    above = [
+        ttest_ind(parts[-1], without, equal_var=False, alternative="greater").pvalue
+        for parts in tenths
+        if len(parts[-1]) > 1
+    ]
+    return (
+        f"{np.mean([len(returns) for returns in runs]):,.0f}",
+        f"{np.mean([parts[0].mean() for parts in tenths]):.4f}",
+        _interval([float(parts[-1].mean()) for parts in tenths]),
+        _interval([float(np.mean(returns)) for returns in frozen]),
+        f"{sum(p < 0.05 for p in above)} of {len(runs)}",
+    )
+
+
+def _interval(values: Sequence[float]) -> str:
+    return f"{mean(values):.4f}" if len(values) > 1 else f"{values[0]:.4f}"
