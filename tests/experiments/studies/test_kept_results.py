@@ -43,7 +43,7 @@ def test_rows_of_a_printed_table():
         ("tradeoff", "without-retraining.md"),
         ("tradeoff comparison=rewards", "without-retraining.md"),
         ("tradeoff comparison=factors", "without-retraining.md"),
-        ("tradeoff comparison=searched comparison.sizes=[0.4,0.2]", "without-retraining.md"),
+        ("tradeoff comparison=searched comparison.sizes=[0.5,0.4,0.2]", "without-retraining.md"),
         ("tradeoff comparison=levels", "learning.md"),
         ("tradeoff comparison=v1", "learning.md"),
         ("compensation", "without-retraining.md"),
