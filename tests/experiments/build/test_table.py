@@ -34,3 +34,20 @@ def test_a_table_with_the_best_factors_levels_and_divergences(tmp_path):
     live = table.evaluator().on(load_utterances(table.utterances["proxy"])).evaluate(ranks)
     assert sum(live.edits) == table.edits["proxy"][0]
     assert live.divergence == pytest.approx(float(table.divergence["proxy"][0]), rel=1e-5)
+
+
+def test_whispers_utterances_are_of_different_speakers():
+    config = compose_config("table", ["measured=whisper_tiny_en"])
+    assert config.model == "hf:openai/whisper-tiny.en"
+    sets = {name: config[name] for name in ("proxy", "dev", "test")}
+    sets["calibration"] = config.factorisation.calibration
+    assert {name: len(set(part.ids)) for name, part in sets.items()} == {
+        "calibration": 60,
+        "proxy": 40,
+        "dev": 48,
+        "test": 72,
+    }
+    voices = [{name.split("-")[0] for name in part.ids} for part in sets.values()]
+    assert len(set().union(*voices)) == sum(map(len, voices))
+    layers = [layer for block in config.blocks.values() for layer in block.layers]
+    assert len(layers) == len(set(layers)) == 29  # all but the two convolutions
