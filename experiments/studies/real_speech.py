@@ -322,16 +322,17 @@ class Study:
         complete = set(self.config.complete)
         first = self.methods[0]
         scope = next(iter(self.config.scopes))
-        asked: list[tuple[Method, str, Mapping[str, int], bool]] = [(first, scope, {}, bool(complete))]
+        asked: list[tuple[Method, str, float, Mapping[str, int], bool]] = [(first, scope, 1, {}, bool(complete))]
         for scope, size in dict.fromkeys((one.scope, one.size) for one in found):
             for method in self.methods:
                 seeds = [f for f in found if (f.scope, f.size, f.method) == (scope, size, method.name)]
                 for one in seeds:
                     if one.seed == method.seed:
                         whole = method.name in complete and one is best_on_dev(seeds)
-                        asked.append((method, scope, one.ranks, whole))
+                        asked.append((method, scope, size, one.ranks, whole))
         cells = []
-        for method, scope, ranks, whole in asked:
+        for method, scope, size, ranks, whole in asked:
+            found_by = {"method": method.name, "scope": scope, "size": size} if ranks else {"method": ORIGINAL}
             factors = self.described(method, scope, 1).factorisation if ranks else None
             for subset, ids in self.chunks.items():
                 for chunk in ids if whole else ids[:1]:
@@ -342,8 +343,7 @@ class Study:
                         "calibration": self.roles["calibration"],
                     }
                     content |= {"ranks": dict(ranks), "granularity": task.search.granularity, "test": chunk}
-                    about = {"method": method.name if ranks else ORIGINAL, "test": subset, "first": chunk[0]}
-                    cells.append(Cell(task, content, about))
+                    cells.append(Cell(task, content, {**found_by, "test": subset, "first": chunk[0]}))
         unique: dict[str, Cell[Measurement]] = {}
         for cell in cells:
             unique.setdefault(cell.key, cell)
@@ -355,7 +355,11 @@ class Study:
         drawn = [ids[index] for index in np.random.default_rng(0).permutation(len(ids))[: self.config.checked]]
         tasks = [tuple(drawn[start : start + CHECKED]) for start in range(0, len(drawn), CHECKED)]
         return [
-            Cell(Checked(self.config.model, self.config.root, task), {"model": self.content, "checked": task}, {})
+            Cell(
+                Checked(self.config.model, self.config.root, task),
+                {"model": self.content, "checked": task},
+                {"checked": task[0]},
+            )
             for task in tasks
         ]
 
