@@ -101,7 +101,7 @@ def _chosen(table: Table, best: int, random: int, seed: int) -> NDArray[np.int64
         # Vectors have no best one.
         if name != "vector" and (table.divergence or name != "divergence"):
             env = make_tabular_env(reward=name, table=table)
-            chosen.update(np.argsort(-env.rewards, kind="stable")[:best].tolist())
+            chosen.update(np.argsort(-env.table_rewards, kind="stable")[:best].tolist())
     return np.array(sorted(chosen))
 
 

@@ -146,9 +146,12 @@ def compose_search(config: DictConfig, model: CompressibleModel) -> DictConfig:
             raise ValueError(f"{override}: {name} is decided by this command's options {OWN[name]}")
         if override == "constraint=none":
             raise ValueError(f"{override}: the goal is a limit; choose a constraint that has one")
-        if override == "constraint.resource=macs":
-            raise ValueError(f"{override}: the goal is a share of the parameters; experiments.search limits either")
     search = compose_config("search", [*goal_overrides(config, model), *config.overrides])
+    if search.constraint.get("resource", "size") != "size":
+        raise ValueError(
+            f"constraint.resource={search.constraint.resource}: the goal is a share of the parameters; "
+            "experiments.search limits either"
+        )
     search.model = config.model
     chosen = any(override.startswith("factorisation") for override in config.overrides)
     if not chosen and not isinstance(model, PredictiveModel):

@@ -73,7 +73,7 @@ def _row(name: str, table: Table, dev: TabularEnv, proxy: TabularEnv) -> tuple[s
         f"{on_proxy.size_ratio:.3f}",
         f"{100 * on_proxy.wer:.2f}",
         f"{100 * evaluate(ranks).wer:.2f}",
-        str(local_optima(proxy.rewards.reshape([len(ranks) for ranks in table.candidates]))),
+        str(local_optima(proxy.table_rewards.reshape([len(ranks) for ranks in table.candidates]))),
         str(int((proxy.rewards >= proxy.optimum - 0.01 * scale).sum())),
         f"{1 + int((on_dev > own).sum())} of {len(known)}",
         f"{(on_dev.max() - own) / scale:.3f}",
