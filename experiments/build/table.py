@@ -7,7 +7,6 @@ evaluation cache, so that the same command resumes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from experiments.common.compose import to_container
 from experiments.common.kinds import ANYTHING, FLAG, NAME, list_of, mapping_of, mapping_with, optional, whole
 from experiments.common.parts import part
 from shrinkml_env import EvaluationCache, Evaluator, load_model, load_utterances
+from shrinkml_env.compression import Workload
 from shrinkml_env.compression.factorisations import make_factorisation
 from shrinkml_env.envs.assembly import make_search_space
 from shrinkml_env.envs.registration import make_tabular_env
@@ -54,7 +54,7 @@ def make(config: DictConfig) -> Table:
     }
     proxy = evaluators["proxy"]
     space = search_space(config, proxy)
-    macs = {subset: _macs(evaluator) for subset, evaluator in evaluators.items()}
+    workloads = {subset: _workload(evaluator) for subset, evaluator in evaluators.items()}
     known = Table(
         model=config.model,
         blocks=blocks,
@@ -66,8 +66,9 @@ def make(config: DictConfig) -> Table:
             for matrix in layer.matrices
         },
         original_params=proxy.original_params,
-        positions={subset: positions for subset, (positions, _) in macs.items()},
-        other_macs={subset: other for subset, (_, other) in macs.items()},
+        positions={subset: workload.positions for subset, workload in workloads.items()},
+        other_macs={subset: workload.other_macs for subset, workload in workloads.items()},
+        lookups={subset: workload.lookups for subset, workload in workloads.items()},
         utterances=utterances,
         words={subset: sum(evaluator.baseline.words) for subset, evaluator in evaluators.items()},
         edits={},
@@ -124,13 +125,14 @@ def _measure(
     return edits, capped, divergence
 
 
-def _macs(evaluator: Evaluator) -> tuple[Mapping[str, int], int]:
-    """Return the number of positions of each matrix in the blocks, and the multiply-adds of everything else."""
-    workload: Any = evaluator.workload
+def _workload(evaluator: Evaluator) -> Workload:
+    """Return the workload of the matrices in the blocks; all others are among what does not depend on the ranks."""
+    whole: Any = evaluator.workload
     decided = [part for layer in evaluator.layers for matrix in layer.matrices for part in matrix.blocks]
-    positions = {matrix.name: workload.positions[matrix.name] for matrix in decided}
-    dense = sum(positions[matrix.name] * matrix.rows * matrix.columns for matrix in decided)
-    return positions, evaluator.macs({}) - dense
+    positions = {matrix.name: whole.positions[matrix.name] for matrix in decided if matrix.name in whole.positions}
+    lookups = {matrix.name: whole.lookups[matrix.name] for matrix in decided if matrix.name in whole.lookups}
+    dense = sum(positions.get(matrix.name, 0) * matrix.rows * matrix.columns for matrix in decided)
+    return Workload(positions, evaluator.macs({}) - dense, lookups)
 
 
 @command(

@@ -9,10 +9,13 @@ from scipy.stats import ttest_ind
 
 from experiments.common.statistics import mean
 
-__all__ = ["FROZEN", "LEARNING", "learning"]
+__all__ = ["FROZEN", "LEARNING", "learning_cells"]
 
 FROZEN = "agent.learning_rate=0"
 """The override of `experiments.search` that keeps an agent of Stable-Baselines3 from learning."""
+
+LEAST_EPISODES = 20
+"""Episodes of a run whose last tenth has a variance."""
 
 LEARNING = (
     "episodes",
@@ -26,21 +29,18 @@ not learn if the mean over its last tenth is above the mean over all episodes of
 5 %)."""
 
 
-def learning(runs: Sequence[Sequence[float]], frozen: Sequence[Sequence[float]]) -> tuple[str, ...]:
-    """Return the cells of a table's row, see `LEARNING`.
+def learning_cells(runs: Sequence[Sequence[float]], frozen: Sequence[Sequence[float]]) -> tuple[str, ...]:
+    """Return the cells of a table's row, see `LEARNING`; they are empty if a run has fewer than `LEAST_EPISODES`.
 
     Args:
         runs: The returns of an agent's episodes in each run, in order.
         frozen: Those of the same agent with a learning rate of 0.
     """
+    if min(map(len, [*runs, *frozen])) < LEAST_EPISODES:
+        return ("",) * len(LEARNING)
     tenths = [np.array_split(np.array(returns), 10) for returns in runs]
     without = np.concatenate([np.array(returns) for returns in frozen])
-    # A single episode has no variance.
-    above = [
-        ttest_ind(parts[-1], without, equal_var=False, alternative="greater").pvalue
-        for parts in tenths
-        if len(parts[-1]) > 1
-    ]
+    above = [ttest_ind(parts[-1], without, equal_var=False, alternative="greater").pvalue for parts in tenths]
     return (
         f"{np.mean([len(returns) for returns in runs]):,.0f}",
         f"{np.mean([parts[0].mean() for parts in tenths]):.4f}",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from experiments.common.command import command
 from experiments.common.kinds import NAME, SEED, choice, list_of
-from experiments.common.learning import FROZEN, LEARNING, learning
+from experiments.common.learning import FROZEN, LEARNING, learning_cells
 from experiments.common.options import REWARD
 from experiments.common.pareto import hypervolume, hypervolumes
 from experiments.common.pictures import plt, save_figure
@@ -63,7 +63,7 @@ class Run:
     """The measurements of one search.
 
     `rewards`, `feasible`, `wer` and `size_ratio` have one entry for each unique evaluation, in order, and `returns` one
-    for each episode.
+    for each episode; results of earlier versions have no returns.
     """
 
     agent: str
@@ -73,12 +73,12 @@ class Run:
     feasible: list[bool]
     wer: list[float]
     size_ratio: list[float]
-    returns: list[float]
+    returns: list[float] = field(default_factory=list)
 
 
-def name_of(search: Search) -> str:
-    """Return the name of a search's agent in tables, which says if it does not learn."""
-    return f"{search.agent}, frozen" if FROZEN in search.overrides else search.agent
+def frozen_name(agent: str) -> str:
+    """Return the name in tables of an agent that is played with a learning rate of 0."""
+    return f"{agent}, frozen"
 
 
 def play(search: Search) -> Run:
@@ -86,7 +86,7 @@ def play(search: Search) -> Run:
     problem, returns = explored(search)
     history = problem.history
     return Run(
-        agent=name_of(search),
+        agent=search.agent,
         reward=search.reward,
         seed=search.seed,
         rewards=[float(trial.reward) for trial in history],
@@ -236,9 +236,9 @@ def learning_table(runs: Sequence[Run], frozen: Sequence[str]) -> pd.DataFrame:
     for agent, reward in itertools.product(frozen, dict.fromkeys(run.reward for run in runs)):
         played, still = (
             [run.returns for run in runs if (run.agent, run.reward) == (name, reward)]
-            for name in (agent, f"{agent}, frozen")
+            for name in (agent, frozen_name(agent))
         )
-        rows.append((agent, reward, *learning(played, still)))
+        rows.append((agent, reward, *learning_cells(played, still)))
     return pd.DataFrame(rows, columns=["agent", "reward", *LEARNING])
 
 
@@ -310,11 +310,13 @@ def grid(config: DictConfig) -> list[Cell[Search]]:
     """Return the cells, agent by agent and reward by reward.
 
     Raises:
-        ValueError: An override has no effect, or an agent or a reward cannot be made.
+        ValueError: An override has no effect, `frozen` cannot be compared, or an agent or a reward cannot be made.
     """
     if config.env == "live" and "random" not in config.agents:
         raise ValueError("live scores are relative to the random agent: add it to agents=[...]")
     require_effect(config.env, config.overrides)
+    if config.frozen and any("agent.learning_rate" in override for override in config.overrides):
+        raise ValueError("frozen: overrides change agent.learning_rate of all agents; leave out one of the two")
     missing = set(config.frozen) - set(config.agents)
     if missing:
         raise ValueError(f"frozen: {min(missing)!r} is compared with itself: add it to agents=[...]")
@@ -327,7 +329,9 @@ def grid(config: DictConfig) -> list[Cell[Search]]:
         first = Search(config.env, agent, reward, 0, config.budget, overrides, config.table)
         given = {"overrides": config.overrides, option: [f"agent={agent}", *own], "rewards": [f"reward={reward}"]}
         check_search(first, given)
-        cells += [search_cell(replace(first, seed=seed)) for seed in seeds]
+        name = frozen_name(agent) if own else agent
+        of_player = [search_cell(replace(first, seed=seed)) for seed in seeds]
+        cells += [replace(cell, about={**cell.about, "agent": name}) for cell in of_player]
     return cells
 
 
@@ -341,7 +345,9 @@ def grid(config: DictConfig) -> list[Cell[Search]]:
 )
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
-    runs = study_results("benchmark", config, grid(config), make, lambda result: Run(**result), "runs")
+    cells = grid(config)
+    found = study_results("benchmark", config, cells, make, lambda result: Run(**result), "runs")
+    runs = [replace(run, agent=str(cell.about["agent"])) for cell, run in zip(cells, found, strict=True)]
     scale = scales(runs, config)
     results, shares = scores(runs, config, scale), fronts(runs, config)
     tables = [table(results, shares), learning_table(runs, config.frozen)]

@@ -114,7 +114,7 @@ def optimum(setting: Setting, agent: str = "random") -> Model:
         agent: Any agent; one that has searched with this setting spares composing another config.
     """
     env = tabular_env(Search("tabular", agent, setting.reward, 0, 1, setting.overrides))
-    return model_of(env.table.evaluator().evaluations[int(np.argmax(env.rewards))])
+    return model_of(env.table.evaluator().evaluations[int(np.argmax(env.table_rewards))])
 
 
 def make(task: SettingSearch) -> dict[str, Any]:

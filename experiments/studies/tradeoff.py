@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from experiments.common.command import command
 from experiments.common.compose import to_container
 from experiments.common.findings import best_on_dev
-from experiments.common.learning import LEARNING, learning
+from experiments.common.learning import LEARNING, learning_cells
 from experiments.common.pictures import plt, save_wer_against_size
 from experiments.common.results import Cell
 from experiments.common.searches import Search, check_search
@@ -113,7 +113,7 @@ def learning_table(found: Sequence[Chosen], frozen: Mapping[str, str]) -> pd.Dat
                 continue
             passes = f"{np.mean([run.passes for run in runs]):,.0f}"
             of_runs, of_rest = ([run.returns for run in group] for group in (runs, rest))
-            rows.append((f"{size:g}", agent, passes, *learning(of_runs, of_rest)))
+            rows.append((f"{size:g}", agent, passes, *learning_cells(of_runs, of_rest)))
     return pd.DataFrame(rows, columns=["size", "agent", "utterance passes", *LEARNING])
 
 

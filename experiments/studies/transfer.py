@@ -17,6 +17,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pandas as pd
+import torch
 from hydra.utils import instantiate
 from numpy.typing import NDArray
 from omegaconf import DictConfig
@@ -51,7 +52,6 @@ class Learning:
         before: The tables to learn on at first; none for a policy from scratch.
         episodes_before: Number of episodes on them, all together.
         table: The table to learn on at last.
-        copies: Number of environments of that table, which is that of the tables before.
         checkpoints: Numbers of episodes on it after which the policy is judged, ascending.
         judged: Number of episodes in which it is judged.
         seed: Seed of the agent.
@@ -62,7 +62,6 @@ class Learning:
     before: tuple[str, ...]
     episodes_before: int
     table: str
-    copies: int
     checkpoints: tuple[int, ...]
     judged: int
     seed: int
@@ -75,7 +74,7 @@ class Learned:
     scores: list[float]
 
 
-def playable(table: str, reward: DictConfig) -> gym.Env[Any, Any]:
+def make_flat_env(table: str, reward: DictConfig) -> gym.Env[Any, Any]:
     """Make the environment of a table, whose observation is a vector of the same form for every table."""
     env = make_tabular_env(table=table, reward=part("reward", reward), observation="dict")
     return gym.wrappers.FlattenObservation(gym.wrappers.FilterObservation(env, list(GROUPS)))
@@ -89,37 +88,47 @@ def on_table(env: gym.Env[Any, Any]) -> TabularEnv:
 
 
 def judge(agent: Any, env: gym.Env[Any, Any], episodes: int) -> float:
-    """Return the mean score of an agent's episodes, in which it draws its actions."""
-    zero, one = float(np.median(on_table(env).rewards)), on_table(env).optimum
+    """Return the mean score of an agent's episodes, in which it draws its actions.
+
+    The state of torch's generator stays, so that judging an agent does not change what it learns.
+    """
     returns = []
-    for _ in range(episodes):
-        observation, terminated, total = env.reset()[0], False, 0.0
-        while not terminated:
-            action, _ = agent.predict(observation, deterministic=False)
-            observation, reward, terminated, _, _ = env.step(action)
-            total += float(reward)
-        returns.append(total)
-    return (float(np.mean(returns)) - zero) / (one - zero)
+    with torch.random.fork_rng(devices=[]):
+        for _ in range(episodes):
+            observation, terminated, total = env.reset()[0], False, 0.0
+            while not terminated:
+                action, _ = agent.predict(observation, deterministic=False)
+                observation, reward, terminated, _, _ = env.step(action)
+                total += float(reward)
+            returns.append(total)
+    return 1 - on_table(env).regret(float(np.mean(returns)))
+
+
+def new_agent(config: DictConfig, tables: Sequence[str], reward: DictConfig) -> Any:
+    """Make an agent that plays on some tables, all at once, whose layers are equally many."""
+    envs = DummyVecEnv([partial(make_flat_env, table, reward) for table in tables])
+    with steps_are_known(layers_of(tables[0])):
+        return instantiate(config, env=envs, _convert_="all")
+
+
+def layers_of(table: str) -> int:
+    """Return the number of a table's layers: the steps of an episode."""
+    return len(Table.load(table).layers)
 
 
 def make(task: Learning) -> dict[str, Any]:
     """Return `Learned`, as JSON."""
-    judged = playable(task.table, task.reward)
-    length = len(on_table(judged).layers)
-    # An agent keeps its number of environments.
-    last = DummyVecEnv([partial(playable, task.table, task.reward)] * task.copies)
-    first = DummyVecEnv([partial(playable, table, task.reward) for table in task.before]) if task.before else last
-    with steps_are_known(length):
-        agent = instantiate(task.agent, env=first, _convert_="all")
+    agent = new_agent(task.agent, [task.table], task.reward)
     if task.before:
-        agent.learn(task.episodes_before * length)
-        agent.set_env(last)
-    scores, played = [], 0
+        before = new_agent(task.agent, task.before, task.reward)
+        before.learn(task.episodes_before * layers_of(task.before[0]))
+        agent.policy.load_state_dict(before.policy.state_dict())
+    env, scores, played = make_flat_env(task.table, task.reward), [], 0
     for episodes in task.checkpoints:
         if episodes > played:
-            agent.learn((episodes - played) * length, reset_num_timesteps=False)
+            agent.learn((episodes - played) * layers_of(task.table), reset_num_timesteps=False)
             played = episodes
-        scores.append(judge(agent, judged, task.judged))
+        scores.append(judge(agent, env, task.judged))
     return asdict(Learned(scores))
 
 
@@ -127,7 +136,8 @@ def grid(config: DictConfig) -> list[Cell[Learning]]:
     """Return the cells: for every reward and seed the policy that comes from other tables, and the one from scratch.
 
     Raises:
-        ValueError: The tables' layers do not have the same number of candidates, or the checkpoints do not ascend.
+        ValueError: The tables' layers do not have the same number of candidates, those to train on are not equally
+            many, or the checkpoints do not ascend or are no whole updates of the agent.
     """
     tables = {name: Table.load(name) for name in (*config.train, config.table)}
     counts = {name: sorted(set(map(len, table.candidates))) for name, table in tables.items()}
@@ -135,6 +145,13 @@ def grid(config: DictConfig) -> list[Cell[Learning]]:
         raise ValueError(f"train, table: all layers must have the same number of candidates, got {counts}")
     if sorted(set(config.checkpoints)) != list(config.checkpoints):
         raise ValueError(f"checkpoints must ascend, got {list(config.checkpoints)}")
+    depths = {name: len(tables[name].layers) for name in config.train}
+    if len(set(depths.values())) > 1:
+        raise ValueError(f"train: tables must have the same number of layers, got {depths}")
+    with steps_are_known():
+        update = int(compose_config("search", ["agent=ppo"]).agent.n_steps)
+    if any(episodes % update for episodes in config.checkpoints):
+        raise ValueError(f"checkpoints must be multiples of {update}, the episodes between two updates of the agent")
     cells = []
     for reward, seed, arm in itertools.product(config.rewards, range(config.seeds), ARMS):
         search = compose_config("search", ["agent=ppo", f"reward={reward}", "action=discrete"])
@@ -146,7 +163,6 @@ def grid(config: DictConfig) -> list[Cell[Learning]]:
             before,
             config.episodes_before if before else 0,
             config.table,
-            len(config.train),
             tuple(config.checkpoints),
             config.judged,
             seed,

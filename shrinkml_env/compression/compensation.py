@@ -211,16 +211,22 @@ class _Speech:
         return self.models[0].begin([waveform])
 
     def _run(self, stage: int, place: int, which: int, state: State) -> State:
-        """Return the state after a stage, one past the last for the decoder, of the original (0) or the other (1)."""
+        """Return the state after a stage, one past the last for the decoder, of the original (0) or the other (1).
+
+        The decoder begins with the state before the last stage. What is behind that, such as keys and values of all
+        frames, is too large to be kept for every utterance.
+        """
         model = self.models[which]
         if stage < len(model.stages):
             return model.advance(stage, state)
+        for last in range(max(0, stage - 1), stage):
+            state = model.advance(last, state)
         model.predict([self.waveforms[place]], state, [self.texts[place]])
         return state
 
     def advance(self, stage: int) -> None:
         """Go on to the next stage."""
-        if stage < len(self.models[0].stages):
+        if stage < len(self.models[0].stages) - 1:
             self.states = [
                 (self._run(stage, place, 0, original), self._run(stage, place, 1, compressed))
                 for place, (original, compressed) in enumerate(self.states)
@@ -231,7 +237,8 @@ class _Speech:
 
         It is found with the first utterance.
         """
-        called: list[dict[str, bool]] = [{} for _ in range(len(self.models[0].stages) + 1)]
+        stages = len(self.models[0].stages)
+        called: list[dict[str, bool]] = [{} for _ in range(stages + 1)]
         state = self.states[0][0]
         for stage, found in enumerate(called):
 
@@ -239,7 +246,11 @@ class _Speech:
                 found[name] = found.get(name, True) and vectors.is_floating_point()
 
             with watched_inputs(self.models[0], watch):
-                state = self._run(stage, 0, 0, state)
+                after = self._run(stage, 0, 0, state)
+            state = after if stage < stages - 1 else state
+        # The decoder runs through the last stage once more.
+        *_, last, decoder = [{}, *called]
+        called[-1] = {name: multiplied for name, multiplied in decoder.items() if name not in last}
         return [[name for name, multiplied in found.items() if multiplied] for found in called]
 
     def moments(self, stage: int, name: str) -> tuple[Moments, Moments]:

@@ -130,7 +130,10 @@ class StagedModel(CompressibleModel, Protocol):
 
     @property
     def stages(self) -> tuple[tuple[str, ...], ...]:
-        """The names of the layers in each stage; all other layers belong to `finish`, none to `begin`."""
+        """The names of the layers in each stage; all other layers belong to `finish`, none to `begin`.
+
+        A layer belongs to the first stage that needs one of its matrices.
+        """
 
     def begin(self, waveforms: Sequence[Tensor]) -> State:
         """Return the input of the first stage for a batch of waveforms; it must not depend on the ranks."""

@@ -72,7 +72,7 @@ class TabularEnv(gym.Env[Any, Any]):
         self._counts = self._space.counts
         self._nodes: list[dict[int, _Node]] = [{} for _ in range(len(self.layers) + 1)]
         # Configuration that is asked for -> the one that the constraint makes of it, both by their number.
-        self._constrained: list[dict[int, int]] = [{} for _ in range(len(self.layers) + 1)]
+        self._after_constraint: list[dict[int, int]] = [{} for _ in range(len(self.layers) + 1)]
         self._changes_decisions = twin.problem.constraint.changes_decisions
         self._measured: set[int] = set()
         self._depth, self._number = -1, 0
@@ -90,7 +90,7 @@ class TabularEnv(gym.Env[Any, Any]):
             raise ResetNeeded("the episode is over (or has not begun): call reset() before step()")
         place, projected = self.action.place(depth, action)
         asked = self._number * self._counts[depth] + place
-        number = self.constrained(depth + 1, asked) if self._changes_decisions else asked
+        number = self.after_constraint(depth + 1, asked) if self._changes_decisions else asked
         node = self._nodes[depth + 1].get(number) or self._make(depth + 1, number)
         if node.terminated and number not in self._measured:
             self.problem.evaluate(node.ranks)  # may raise: the budget
@@ -104,14 +104,17 @@ class TabularEnv(gym.Env[Any, Any]):
         observation = {name: box.copy() for name, box in kept.items()} if isinstance(kept, dict) else kept.copy()
         return observation, node.reward, node.terminated, False, info
 
-    def constrained(self, depth: int, number: int) -> int:
+    def after_constraint(self, depth: int, number: int) -> int:
         """Return what the constraint makes of the ranks of the first layers, the last of which was just asked for.
 
         Args:
             depth: The number of these layers, at least 1.
             number: The index of their configuration; and so is the result.
+
+        Raises:
+            ValueError: The constraint gives a rank that is no candidate.
         """
-        moved = self._constrained[depth]
+        moved = self._after_constraint[depth]
         if number not in moved:
             *before, wanted = self._prefix(depth, number)
             ranks = self.problem.constraint.apply(tuple(before), [wanted])
@@ -137,16 +140,17 @@ class TabularEnv(gym.Env[Any, Any]):
         return (table if self.render_mode == "ansi" else picture)(self.problem, ranks, evaluation)
 
     @cached_property
-    def outcomes(self) -> NDArray[np.int64]:
+    def final_numbers(self) -> NDArray[np.int64]:
         """The configuration that each episode ends with, by index in the table, (configurations,).
 
-        Episodes are in the order of the configurations that they ask for, which only constraints change.
+        Episodes are in the order of the configurations that they ask for, which only constraints change. Any candidates
+        may be asked for here, also those that the actions do not reach.
         """
         numbers = np.zeros(1, np.int64)
         for depth, count in enumerate(self._counts):
             numbers = (numbers[:, None] * count + np.arange(count)).ravel()
             if self._changes_decisions:
-                numbers = np.array([self.constrained(depth + 1, number) for number in numbers.tolist()])
+                numbers = np.array([self.after_constraint(depth + 1, number) for number in numbers.tolist()])
         return numbers
 
     @cached_property
@@ -156,15 +160,15 @@ class TabularEnv(gym.Env[Any, Any]):
 
     @property
     def rewards(self) -> NDArray[np.float64]:
-        """The reward of every episode, in the order of `outcomes`, (configurations,)."""
-        found: NDArray[np.float64] = self.table_rewards[self.outcomes]
+        """The reward of every episode, in the order of `final_numbers`, (configurations,)."""
+        found: NDArray[np.float64] = self.table_rewards[self.final_numbers]
         return found
 
     @cached_property
     def feasible(self) -> NDArray[np.bool_]:
-        """Whether each episode ends with what meets the constraint, in the order of `outcomes`, (configurations,)."""
+        """Whether each episode ends within the constraint, in the order of `final_numbers`, (configurations,)."""
         meets = np.array([self.problem.is_feasible(ranks) for ranks in self.table.configurations()])
-        found: NDArray[np.bool_] = meets[self.outcomes]
+        found: NDArray[np.bool_] = meets[self.final_numbers]
         return found
 
     @cached_property
@@ -182,9 +186,16 @@ class TabularEnv(gym.Env[Any, Any]):
     def regret(self, reward: float) -> float:
         """Return the normalised regret, (optimum - reward) / (optimum - median): 0 for the optimum, 1 for the median.
 
-        The median is taken over all episodes, feasible or not.
+        The median is taken over all episodes, feasible or not. A configuration that no episode ends with may be better
+        than the optimum: its regret is negative.
+
+        Raises:
+            ValueError: No configuration meets the constraint, or none that does is better than the median.
         """
-        return (self.optimum - reward) / (self.optimum - float(np.median(self.rewards)))
+        median = float(np.median(self.rewards))
+        if self.optimum <= median:
+            raise ValueError("nothing that meets the constraint is better than the median: allow more, or less")
+        return (self.optimum - reward) / (self.optimum - median)
 
     def _make(self, depth: int, number: int) -> _Node:
         ranks = self._prefix(depth, number)
@@ -271,7 +282,7 @@ class VectorTabularEnv(VectorEnv[Any, Any, NDArray[Any]]):
             raise ValueError(f"{len(actions)} actions for {self.num_envs} environments")
         numbers = self._numbers * self._counts[depth] + env.action.places(depth, actions)
         if env.problem.constraint.changes_decisions:
-            numbers = self._constrained[depth + 1][numbers]
+            numbers = self._after_constraint[depth + 1][numbers]
         observations, sizes = self._observe(depth + 1, numbers), self._states[depth + 1][1][numbers]
         infos: dict[str, Any] = {"size_ratio": sizes}
         over = depth + 1 == len(env.layers)
@@ -291,11 +302,11 @@ class VectorTabularEnv(VectorEnv[Any, Any, NDArray[Any]]):
         return observations
 
     @cached_property
-    def _constrained(self) -> list[NDArray[np.int64]]:
+    def _after_constraint(self) -> list[NDArray[np.int64]]:
         """What the constraint makes of every configuration, for each number of decided layers."""
         sizes = np.cumprod([1, *self._counts])
         return [
-            np.array([self.env.constrained(depth, number) for number in range(size)] if depth else [0])
+            np.array([self.env.after_constraint(depth, number) for number in range(size)] if depth else [0])
             for depth, size in enumerate(sizes)
         ]
 

@@ -62,6 +62,7 @@ class Table:
         original_params: Number of parameters of the original.
         positions: Set -> matrix name -> number of vectors that the matrix is multiplied with.
         other_macs: Set -> multiply-adds that do not depend on the ranks.
+        lookups: Set -> matrix name -> number of its rows that are looked up; empty without an embedding.
         utterances: Set -> argument of `shrinkml_env.data.load_utterances` that loads it.
         words: Set -> number of reference words.
         edits: Set -> word errors of every configuration, (configurations,); -1 for a configuration that was not
@@ -89,6 +90,7 @@ class Table:
     divergence: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     factorisation: Any = "svd"
     levels: tuple[tuple[int, ...], ...] | None = None
+    lookups: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @cached_property
     def search_space(self) -> SearchSpace:
@@ -164,6 +166,7 @@ class Table:
         # Tables of plain SVD without levels are described as before there was anything else, since their hash counts.
         later = {} if self.factorisation == "svd" else {"factorisation": self.factorisation}
         later |= {} if self.levels is None else {"levels": self.levels}
+        later |= {"lookups": self.lookups} if any(self.lookups.values()) else {}
         return {
             **later,
             "format": _FORMAT,
@@ -250,6 +253,7 @@ class Table:
                 divergence=_named(arrays, "divergence "),
                 factorisation=summary.get("factorisation", "svd"),
                 levels=None if "levels" not in summary else tuple(map(tuple, summary["levels"])),
+                lookups=summary.get("lookups", {}),
             )
             table._require_complete()
             return table
@@ -419,7 +423,8 @@ class TableEvaluator:
     def macs(self, ranks: Mapping[str, int]) -> int:
         """Return the multiply-adds of a configuration over the whole set."""
         complete = canonical_ranks(self.layers, ranks)
-        workload = Workload(self.table.positions[self.subset], self.table.other_macs[self.subset])
+        table, subset = self.table, self.subset
+        workload = Workload(table.positions[subset], table.other_macs[subset], table.lookups.get(subset, {}))
         return count_macs(self.layers, complete, workload)
 
     def activation_error(self, ranks: Mapping[str, int]) -> float:

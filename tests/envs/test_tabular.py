@@ -57,22 +57,27 @@ def test_constraints_change_the_same_decisions_as_live(action, kind, budget):
     vector = make_vector_tabular_env(1, action=action, constraint=constraint, table=LEVELS)
     tabular.action_space.seed(2)
     changed = 0
+    candidates = tabular.problem.search_space.candidates
     for _ in range(30):
+        asked = []
         assert repr(tabular.reset()) == repr(live.reset())
         vector.reset()
-        for _ in LAYERS:
+        for depth in range(len(LAYERS)):
             if kind == "mask":
                 assert tabular.action_masks().tolist() == live.action_masks().tolist()
             chosen = tabular.action_space.sample()
             (*found, info), (*expected, wanted) = tabular.step(chosen), live.step(chosen)
             assert repr(found) == repr(expected)
             assert info == wanted
-            changed += info["projected"]
+            asked.append(candidates[depth][tabular.action.place(depth, chosen)[0]])
             seen, (reward,), _, _, infos = vector.step(np.array([chosen]))
             assert np.array_equal(infos.get("final_obs", seen)[0], expected[0])
+            assert infos["size_ratio"] == [info["size_ratio"]]
         assert reward == expected[1]
         assert infos["wer"] == [info["wer"]]
-    assert changed > 5
+        assert infos["number"] == [LEVELS.index(info["ranks"])]
+        changed += list(info["ranks"].values()) != asked
+    assert (changed > 5) == (kind != "check")
 
 
 @pytest.mark.parametrize("kind", ["check", "clip", "decrement", "shift"])
@@ -91,6 +96,12 @@ def test_rewards_and_optimum_are_those_of_the_episodes(kind):
     assert all(feasible) == (kind != "check")
     assert env.optimum == max(reward for reward, meets in zip(rewards, feasible, strict=True) if meets)
     assert env.regret(float(np.median(rewards))) == pytest.approx(1)
+
+
+def test_there_is_no_regret_where_all_episodes_end_alike():
+    env = make_tabular_env(constraint={"name": "shift", "budget": 1.0}, table=LEVELS)
+    with pytest.raises(ValueError, match="nothing that meets the constraint is better than the median"):
+        env.regret(0.0)
 
 
 def test_every_place_on_the_line_is_the_same_candidate():

@@ -6,9 +6,16 @@ from shrinkml_env import save_compressed
 from shrinkml_env.asr import JointCTCAttention
 from shrinkml_env.asr.training import Trainer, TrainingSettings
 from shrinkml_env.compression import round_to_storage
+from tests.helpers.fake_table import TABLE
 from tests.helpers.models import TinyCTC
 from tests.helpers.speech import PLAIN, make_corpus, make_learner
 from tests.helpers.workplace import make_workplace
+
+
+@pytest.fixture
+def fake_table(monkeypatch):
+    """The table of the fake model in place of the shipped one."""
+    monkeypatch.setattr("shrinkml_env.space.table.Table.load", classmethod(lambda cls, name_or_path="las_small": TABLE))
 
 
 @pytest.fixture

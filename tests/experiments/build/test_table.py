@@ -1,11 +1,17 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from experiments.build.table import make
+from experiments.build.table import _workload, make
 from experiments.common.compose import compose_config
 from shrinkml_env import load_utterances
+from shrinkml_env.compression import Workload, count_macs
 from shrinkml_env.envs.registration import make_tabular_env
 from shrinkml_env.space.table import Table
+from tests.helpers.fake_evaluator import linear
+from tests.helpers.fake_table import TABLE
 
 
 @pytest.mark.slow
@@ -50,4 +56,26 @@ def test_whispers_utterances_are_of_different_speakers():
     voices = [{name.split("-")[0] for name in part.ids} for part in sets.values()]
     assert len(set().union(*voices)) == sum(map(len, voices))
     layers = [layer for block in config.blocks.values() for layer in block.layers]
-    assert len(layers) == len(set(layers)) == 29  # all but the two convolutions
+    modules = {"encoder": ("self_attn", "fc1", "fc2"), "decoder": ("self_attn", "encoder_attn", "fc1", "fc2")}
+    expected = {f"{side}.layers.{i}.{name}" for side, names in modules.items() for i in range(4) for name in names}
+    assert len(layers) == 29
+    assert set(layers) == expected | {"decoder.embed_tokens"}
+
+
+def test_looked_up_rows_cost_what_they_cost_live():
+    """Of an embedding that is the output layer as well, whose rows are looked up 50 times on proxy."""
+    layers = (linear("first", 32, 27), linear("words", 100, 64))
+    positions = {matrix.name: 10 for layer in layers for matrix in layer.matrices}
+    (words,) = layers[1].matrices
+    whole = Workload(positions, 1000, {words.name: 50})
+    live = SimpleNamespace(layers=layers[1:], workload=whole, macs=lambda ranks: count_macs(layers, ranks, whole))
+    found = _workload(live)
+    for rank in (1, 5, 30):
+        assert count_macs(layers[1:], {"words": rank}, found) == live.macs({"words": rank})
+    table = replace(TABLE, lookups={"proxy": {"third": 50}})
+    name = TABLE.layers[2].matrices[0].name
+    table = replace(TABLE, lookups={"proxy": {name: 50}})
+    ranks = {"third": 10}
+    more = table.evaluator().macs(ranks) - TABLE.evaluator().macs(ranks)
+    assert more == 50 * TABLE.layers[2].matrices[0].right_parameters(10)
+    assert table.content != TABLE.content == replace(TABLE, lookups={"proxy": {}}).content

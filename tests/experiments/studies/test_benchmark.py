@@ -7,6 +7,7 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from experiments.common.compose import CONF, compose_config
+from experiments.common.learning import FROZEN
 from experiments.common.pareto import hypervolume
 from experiments.common.searches import Search, search_cell
 from experiments.studies import benchmark
@@ -102,12 +103,23 @@ def test_an_agent_beside_itself_without_learning(fake_table, few_resamples, tmp_
     printed = capsys.readouterr().out
     assert {line.split("  ")[0] for line in printed.splitlines()} >= {"ppo", "ppo, frozen"}
     assert "without learning (95 %)" in printed
-    learned, still = (
-        play(Search("tabular", "ppo", "linear", 0, 20, overrides)) for overrides in ((), ("agent.learning_rate=0",))
-    )
-    assert (learned.agent, still.agent) == ("ppo", "ppo, frozen")
+    learned, still = (play(Search("tabular", "ppo", "linear", 0, 20, overrides)) for overrides in ((), (FROZEN,)))
     assert max(learned.returns) == pytest.approx(max(learned.rewards), abs=1e-5)
     assert len(still.returns) >= len(still.rewards)
+
+
+def test_an_override_of_all_agents_names_none_of_them_frozen(tmp_path):
+    overrides = ["agents=[ppo]", "rewards=[linear]", "seeds=1", 'overrides=["agent.learning_rate=0"]']
+    (cell,) = benchmark.grid(compose_config("benchmark", overrides))
+    assert cell.about["agent"] == "ppo"
+    with pytest.raises(ValueError, match=r"frozen: overrides change agent\.learning_rate of all agents"):
+        benchmark.grid(compose_config("benchmark", [*overrides, "frozen=[ppo]"]))
+
+
+def test_runs_of_earlier_versions_have_no_returns():
+    earlier = [Run(name, "linear", 0, [0.5], [True], [0.1], [0.5]) for name in ("ppo", "ppo, frozen")]
+    (row,) = benchmark.learning_table(earlier, ["ppo"]).itertuples(index=False, name=None)
+    assert row == ("ppo", "linear", "", "", "", "", "")
 
 
 def test_scores_are_of_the_runs_own_reward(fake_table):
