@@ -34,6 +34,7 @@ __all__ = [
     "mapping_of",
     "mapping_with",
     "number",
+    "one_or_more",
     "optional",
     "whole",
 ]
@@ -187,6 +188,11 @@ def list_of(kind: Kind, least: int = 1, distinct: bool = True) -> Kind:
     return _ListKind(f"a list of {kind.many}{said}", f"lists of {kind.many}", fits)
 
 
+def one_or_more(kind: Kind) -> Kind:
+    """Return the kind of values that are of a kind, or lists of such values."""
+    return _any_of(kind, list_of(kind))
+
+
 def mapping_of(kind: Kind, keys: Kind | None = None) -> Kind:
     """Return the kind of mappings whose values are of a kind, and whose keys are of another, by default names."""
     return MappingKind(
@@ -264,9 +270,9 @@ UTTERANCES = _UtterancesKind(
 
 _OF_A_SET = {
     "root": NAME,
-    "subset": _any_of(NAME, list_of(NAME)),
+    "subset": one_or_more(NAME),
     "limit": optional(whole(1)),
-    "ids": optional(_any_of(NAME, list_of(NAME))),
+    "ids": optional(one_or_more(NAME)),
 }
 
 

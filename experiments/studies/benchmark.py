@@ -1,11 +1,13 @@
-"""Agents x rewards x seeds: ``python -m experiments.studies.benchmark [env=live] [agents=[ppo,random]] [workers=2]``.
+"""Agents x tasks x seeds: ``python -m experiments.studies.benchmark [env=live] [agents=[ppo,random]] [workers=2]``.
+
+A task is a reward on a table, or live.
 
 Every run is played to its budget of unique evaluations (or 20 times as many episodes) and written to a file; the same
 command goes on where it was stopped. A table and pictures compare the agents in rliable's manner.
 
-A score is 1 - the normalised regret: 1 for the best configuration that there is, 0 for a middling one. On the table
-both are known; live, the best that any run has found and the median of the random agent's evaluations stand for them.
-The hypervolume, up to the middling WER and the original's size, is a share of that of all these configurations.
+A score is 1 - the normalised regret of the task: 1 for the best configuration that there is, 0 for a middling one. On
+a table both are known; live, the best that any run has found and the median of the random agent's evaluations stand for
+them. The hypervolume, up to the middling WER and the original's size, is a share of that of all these configurations.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -25,7 +27,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from experiments.common.command import command
-from experiments.common.kinds import NAME, SEED, choice, list_of
+from experiments.common.kinds import NAME, SEED, choice, list_of, one_or_more
 from experiments.common.learning import FROZEN, LEARNING, learning_cells
 from experiments.common.options import REWARD
 from experiments.common.pareto import hypervolume, hypervolumes
@@ -58,9 +60,16 @@ LEAST_SEEDS = 10
 """With which it is said who beats whom."""
 
 
+class Task(NamedTuple):
+    """A reward on a table; live there is no table, and its name is empty."""
+
+    table: str
+    reward: str
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The measurements of one search.
+    """The measurements of one search; `table` is empty live, and in results.
 
     `rewards`, `feasible`, `wer` and `size_ratio` have one entry for each unique evaluation, in order, and `returns` one
     for each episode; results of earlier versions have no returns.
@@ -74,6 +83,12 @@ class Run:
     wer: list[float]
     size_ratio: list[float]
     returns: list[float] = field(default_factory=list)
+    table: str = ""
+
+    @property
+    def task(self) -> Task:
+        """The task of the search."""
+        return Task(self.table, self.reward)
 
 
 def frozen_name(agent: str) -> str:
@@ -98,8 +113,20 @@ def play(search: Search) -> Run:
 
 
 def make(search: Search) -> dict[str, Any]:
-    """Return a `Run`, as JSON."""
-    return asdict(play(search))
+    """Return a `Run`, as JSON; what is known of the search beforehand is the table."""
+    return {name: value for name, value in asdict(play(search)).items() if name != "table"}
+
+
+def tasks_of(config: DictConfig) -> list[Task]:
+    """Return the tasks, table by table."""
+    return [Task(table, reward) for table in tables_of(config) for reward in config.rewards]
+
+
+def tables_of(config: DictConfig) -> list[str]:
+    """Return the names of the tables; live a single empty one."""
+    if config.env == "live":
+        return [""]
+    return [config.table] if isinstance(config.table, str) else list(config.table)
 
 
 def require_effect(task_env: str, overrides: Sequence[str]) -> None:
@@ -147,26 +174,26 @@ def _ends_on_table(search: Search, content: str) -> tuple[float, float]:
     return float(np.median(table.rewards)), table.optimum
 
 
-def scales(runs: Sequence[Run], config: DictConfig) -> dict[str, tuple[float, float]]:
-    """Return, for each reward function, the rewards that score 0 and 1; see `ends`."""
+def scales(runs: Sequence[Run], config: DictConfig) -> dict[Task, tuple[float, float]]:
+    """Return, for each task, the rewards that score 0 and 1; see `ends`."""
     return {
-        reward: ends(
-            Search(config.env, config.agents[0], reward, 0, config.budget, tuple(config.overrides), config.table),
-            [run for run in runs if run.reward == reward],
+        task: ends(
+            Search(config.env, config.agents[0], task.reward, 0, config.budget, tuple(config.overrides), task.table),
+            [run for run in runs if run.task == task],
         )
-        for reward in config.rewards
+        for task in tasks_of(config)
     }
 
 
 def scores(
-    runs: Sequence[Run], config: DictConfig, scales: Mapping[str, tuple[float, float]]
+    runs: Sequence[Run], config: DictConfig, scales: Mapping[Task, tuple[float, float]]
 ) -> dict[str, NDArray[np.float64]]:
-    """Return the anytime scores of each agent, (seeds, rewards, evaluations)."""
+    """Return the anytime scores of each agent, (seeds, tasks, evaluations)."""
     curves: dict[str, list[list[NDArray[np.float64]]]] = {run.agent: [] for run in runs}
-    for reward, (zero, one) in scales.items():
-        of_reward = [run for run in runs if run.reward == reward]
+    for task, (zero, one) in scales.items():
+        of_task = [run for run in runs if run.task == task]
         for agent in curves:
-            chosen = sorted((run for run in of_reward if run.agent == agent), key=lambda run: run.seed)
+            chosen = sorted((run for run in of_task if run.agent == agent), key=lambda run: run.seed)
             # A hard punishment may lie far below a middling configuration: one number for "nothing yet".
             floor = zero - (one - zero)
             curves[agent].append(
@@ -179,28 +206,34 @@ def scores(
 
 
 def fronts(runs: Sequence[Run], config: DictConfig) -> dict[str, NDArray[np.float64]]:
-    """Agent -> anytime shares of the whole hypervolume, (seeds, rewards, evaluations).
+    """Agent -> anytime shares of the whole hypervolume, (seeds, tasks, evaluations).
 
     Size and WER are what counts here, so configurations that a constraint forbids are in it too.
     """
-    if config.env == "tabular":
-        table = Table.load(config.table)
-        all_wer, all_size = (values.tolist() for values in wer_and_size(table))
+    wholes = {table: _whole(runs, table) for table in tables_of(config)}
+    chosen = {(run.agent, run.task, run.seed): run for run in runs}
+    seeds = sorted({run.seed for run in runs})
+
+    def share(run: Run) -> NDArray[np.float64]:
+        whole, middling = wholes[run.table]
+        return hypervolumes(run.wer, run.size_ratio, config.budget, middling) / whole
+
+    return {
+        agent: np.array([[share(chosen[agent, task, seed]) for task in tasks_of(config)] for seed in seeds])
+        for agent in dict.fromkeys(run.agent for run in runs)
+    }
+
+
+def _whole(runs: Sequence[Run], table: str) -> tuple[float, float]:
+    """Return the hypervolume of all configurations, and the middling WER up to which it is measured."""
+    if table:
+        all_wer, all_size = (values.tolist() for values in wer_and_size(Table.load(table)))
         middling = float(np.median(all_wer))
     else:
         all_wer = [wer for run in runs for wer in run.wer]
         all_size = [size for run in runs for size in run.size_ratio]
         middling = float(np.median([wer for run in runs if run.agent == "random" for wer in run.wer]))
-    whole = hypervolume(all_wer, all_size, middling)
-    chosen = {(run.agent, run.reward, run.seed): run for run in runs}
-    seeds = sorted({run.seed for run in runs})
-    curves = {}
-    for agent in dict.fromkeys(run.agent for run in runs):
-        of_agent = [[chosen[agent, reward, seed] for reward in config.rewards] for seed in seeds]
-        curves[agent] = np.array(
-            [[hypervolumes(run.wer, run.size_ratio, config.budget, middling) for run in line] for line in of_agent]
-        )
-    return {agent: curve / whole for agent, curve in curves.items()}
+    return hypervolume(all_wer, all_size, middling), middling
 
 
 def table(results: Mapping[str, NDArray[np.float64]], shares: Mapping[str, NDArray[np.float64]]) -> pd.DataFrame:
@@ -230,16 +263,31 @@ def table(results: Mapping[str, NDArray[np.float64]], shares: Mapping[str, NDArr
     return pd.DataFrame(rows)
 
 
+def scores_by_table(
+    results: Mapping[str, NDArray[np.float64]], scales: Mapping[Task, tuple[float, float]]
+) -> pd.DataFrame:
+    """Return a row for each agent, the best first, with a column of scores for each of several tables."""
+    tables = list(dict.fromkeys(task.table for task in scales))
+    if len(tables) == 1:
+        return pd.DataFrame()
+    places = {table: [place for place, task in enumerate(scales) if task.table == table] for table in tables}
+    rows = [
+        {"agent": agent, **{table: str(iqm(results[agent][:, places[table], -1])) for table in tables}}
+        for agent in ranked(results)
+    ]
+    return pd.DataFrame(rows)
+
+
 def learning_table(runs: Sequence[Run], frozen: Sequence[str]) -> pd.DataFrame:
-    """Return a row for each reward and each agent that is also played with a learning rate of 0, see `LEARNING`."""
+    """Return a row for each task and each agent that is also played with a learning rate of 0, see `LEARNING`."""
     rows = []
-    for agent, reward in itertools.product(frozen, dict.fromkeys(run.reward for run in runs)):
+    for agent, task in itertools.product(frozen, dict.fromkeys(run.task for run in runs)):
         played, still = (
-            [run.returns for run in runs if (run.agent, run.reward) == (name, reward)]
+            [run.returns for run in runs if (run.agent, run.task) == (name, task)]
             for name in (agent, frozen_name(agent))
         )
-        rows.append((agent, reward, *learning_cells(played, still)))
-    return pd.DataFrame(rows, columns=["agent", "reward", *LEARNING])
+        rows.append((agent, *task, *learning_cells(played, still)))
+    return pd.DataFrame(rows, columns=["agent", "table", "reward", *LEARNING])
 
 
 def ranked(results: Mapping[str, NDArray[np.float64]]) -> list[str]:
@@ -247,9 +295,12 @@ def ranked(results: Mapping[str, NDArray[np.float64]]) -> list[str]:
     return sorted(results, key=lambda agent: -iqm(results[agent][:, :, -1]).value)
 
 
-def notes(results: Mapping[str, NDArray[np.float64]], scales: Mapping[str, tuple[float, float]]) -> list[str]:
+def notes(results: Mapping[str, NDArray[np.float64]], scales: Mapping[Task, tuple[float, float]]) -> list[str]:
     """Return what the scores are relative to."""
-    lines = [f"{reward}: score 0 is a reward of {zero:.4f}, 1 of {one:.4f}" for reward, (zero, one) in scales.items()]
+    lines = [
+        f"{', '.join(filter(None, task))}: score 0 is a reward of {zero:.4f}, 1 of {one:.4f}"
+        for task, (zero, one) in scales.items()
+    ]
     if min(len(values) for values in results.values()) < LEAST_SEEDS:
         lines.append(f"who beats whom is said from {LEAST_SEEDS} seeds on")
     return lines
@@ -307,7 +358,7 @@ def draw(path: Path, results: Mapping[str, NDArray[np.float64]], shares: Mapping
 
 
 def grid(config: DictConfig) -> list[Cell[Search]]:
-    """Return the cells, agent by agent and reward by reward.
+    """Return the cells, agent by agent, reward by reward and table by table.
 
     Raises:
         ValueError: An override has no effect, `frozen` cannot be compared, or an agent or a reward cannot be made.
@@ -326,11 +377,13 @@ def grid(config: DictConfig) -> list[Cell[Search]]:
     cells = []
     for (option, agent, own), reward in tqdm(list(itertools.product(players, config.rewards)), desc="configs"):
         overrides = (*config.overrides, *own)
-        first = Search(config.env, agent, reward, 0, config.budget, overrides, config.table)
+        first = Search(config.env, agent, reward, 0, config.budget, overrides)
         given = {"overrides": config.overrides, option: [f"agent={agent}", *own], "rewards": [f"reward={reward}"]}
         check_search(first, given)
         name = frozen_name(agent) if own else agent
-        of_player = [search_cell(replace(first, seed=seed)) for seed in seeds]
+        of_player = [
+            search_cell(replace(first, seed=seed, table=table)) for table in tables_of(config) for seed in seeds
+        ]
         cells += [replace(cell, about={**cell.about, "agent": name}) for cell in of_player]
     return cells
 
@@ -340,17 +393,20 @@ def grid(config: DictConfig) -> list[Cell[Search]]:
     env=choice("tabular", "live"),
     rewards=list_of(REWARD),
     first_seed=SEED,
-    table=NAME,
+    table=one_or_more(NAME),
     frozen=list_of(NAME, least=0),
 )
 def main(config: DictConfig) -> None:
     """Make what is missing, then compare."""
     cells = grid(config)
     found = study_results("benchmark", config, cells, make, lambda result: Run(**result), "runs")
-    runs = [replace(run, agent=str(cell.about["agent"])) for cell, run in zip(cells, found, strict=True)]
+    runs = [
+        replace(run, agent=str(cell.about["agent"]), table=cell.task.table)
+        for cell, run in zip(cells, found, strict=True)
+    ]
     scale = scales(runs, config)
     results, shares = scores(runs, config, scale), fronts(runs, config)
-    tables = [table(results, shares), learning_table(runs, config.frozen)]
+    tables = [table(results, shares), scores_by_table(results, scale), learning_table(runs, config.frozen)]
     report = Report(tables, lambda path: draw(path, results, shares), notes(results, scale))
     publish("benchmark", config, report)
 

@@ -34,3 +34,9 @@ def test_a_run_that_ends_above_the_agent_that_does_not_learn():
     assert cells[1] == f"{(0.075 + 0.05) / 2:.4f}"
     assert cells[2].startswith(f"{(1.875 + 0.05) / 2:.4f}")
     assert cells[3:] == ("0.0500", "1 of 2")
+
+
+def test_a_policy_that_is_sure_of_itself_can_end_above_too():
+    rising, flat, still = [0.0] * 20 + [0.5] * 20, [0.2] * 40, [0.0, 0.3] * 20
+    assert learning_cells([rising, flat], [still])[-1] == "2 of 2"
+    assert learning_cells([flat], [flat])[-1] == "0 of 1"

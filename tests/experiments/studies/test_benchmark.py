@@ -1,5 +1,7 @@
 import json
+import re
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -54,14 +56,14 @@ def test_scores_and_table(fake_table, few_resamples, tmp_path):
             "overrides": [],
         }
     )
-    runs = []
+    run, runs = partial(Run, table="las_small"), []
     for reward in config.rewards:
         zero, one = benchmark.ends(Search("tabular", "random", reward, 0, 5), [])
         assert zero < one
         for seed in range(10):
             found = np.linspace(zero, one, 6)[1:]
-            runs.append(Run("perfect", reward, seed, found.tolist(), [True] * 5, [0.0] * 5, [1.0] * 5, []))
-            runs.append(Run("random", reward, seed, [zero - 9, zero], [True] * 2, [0.0] * 2, [1.0] * 2, []))
+            runs.append(run("perfect", reward, seed, found.tolist(), [True] * 5, [0.0] * 5, [1.0] * 5))
+            runs.append(run("random", reward, seed, [zero - 9, zero], [True] * 2, [0.0] * 2, [1.0] * 2))
     scale = scales(runs, config)
     results = scores(runs, config, scale)
     assert results["perfect"].shape == (10, 2, 5)
@@ -72,8 +74,8 @@ def test_scores_and_table(fake_table, few_resamples, tmp_path):
     best, other = table(results, shares).itertuples(index=False, name=None)
     assert best == ("perfect", "1.000 [1.000, 1.000]", "20 of 20", "5", "0.000 [0.000, 0.000]", "random")
     assert other[0] == "random"
-    zero, one = scale["linear"]
-    assert f"linear: score 0 is a reward of {zero:.4f}, 1 of {one:.4f}" in notes(results, scale)
+    zero, one = scale["las_small", "linear"]
+    assert f"las_small, linear: score 0 is a reward of {zero:.4f}, 1 of {one:.4f}" in notes(results, scale)
     draw(tmp_path / "benchmark.png", results, shares)
     assert (tmp_path / "benchmark.png").stat().st_size > 10_000
 
@@ -85,7 +87,8 @@ def test_shares_of_the_hypervolume(fake_table):
     everything = Run("all", "linear", 0, [0.0] * len(wer), [True] * len(wer), wer.tolist(), size.tolist(), [])
     half = int(np.argmin(np.abs(size - 0.5) + wer))
     single = Run("random", "linear", 0, [0.0], [True], [float(wer[half])], [float(size[half])], [])
-    share = fronts([everything, single], OmegaConf.create({"env": "tabular", "table": "las_small", **settings}))
+    on_table = [replace(run, table="las_small") for run in (everything, single)]
+    share = fronts(on_table, OmegaConf.create({"env": "tabular", "table": "las_small", **settings}))
     assert share["all"][0, 0, -1] == pytest.approx(1)
     whole = hypervolume(wer, size, middling)
     by_hand = max(0, middling - wer[half]) * (1 - size[half]) / whole
@@ -94,6 +97,35 @@ def test_shares_of_the_hypervolume(fake_table):
     # The random agent's only configuration is the middling one here, and what is not better than it counts nothing.
     assert live["all"][0, 0, -1] == pytest.approx(1)
     assert live["random"][0, 0, -1] == 0
+
+
+@pytest.mark.slow
+def test_several_tables_are_compared_together_and_one_by_one(few_resamples, tmp_path, capsys):
+    one, other = tmp_path / "one.npz", tmp_path / "other.npz"
+    TABLE.save(one)
+    replace(TABLE, edits={subset: edits // 4 for subset, edits in TABLE.edits.items()}).save(other)
+    overrides = ["agents=[ppo,random]", "frozen=[ppo]", "rewards=[linear]", "seeds=1", "budget=20"]
+    tables = [f"table=[{one},{other}]", f"outputs={tmp_path}"]
+    benchmark.main.__wrapped__(compose_config("benchmark", [*overrides, *tables]))
+    together, by_table, learning, scale = capsys.readouterr().out.split("\n\n")
+    assert "of 2" in together  # two tables, one reward, one seed
+    assert by_table.splitlines()[0].split() == ["agent", str(one), str(other)]
+    assert len(learning.splitlines()) == 2 + 2
+    wer, size = TABLE.edits["proxy"] // 4 / TABLE.words["proxy"], wer_and_size(TABLE)[1]
+    best = max(wer[-1] - wer - 0.2 * size)
+    (line,) = [line for line in scale.splitlines() if line.startswith(f"{other}, linear: score 0 ")]
+    assert line.endswith(f"1 of {best:.4f}")
+    # One table after the other gives the same scores.
+    for name in (str(one), str(other)):
+        alone = [f"table={name}", f"outputs={tmp_path}"]
+        benchmark.main.__wrapped__(compose_config("benchmark", [*overrides, *alone]))
+        printed = capsys.readouterr().out.split("\n\n")
+        assert len(printed) == 3
+        place = by_table.splitlines()[0].split().index(name)
+        for line in printed[0].splitlines()[2:]:
+            agent, score = re.split(r"\s{2,}", line)[:2]
+            (row,) = [row for row in by_table.splitlines() if row.split("  ")[0] == agent]
+            assert re.split(r"\s{2,}", row)[place] == score
 
 
 @pytest.mark.slow
@@ -119,7 +151,7 @@ def test_an_override_of_all_agents_names_none_of_them_frozen(tmp_path):
 def test_runs_of_earlier_versions_have_no_returns():
     earlier = [Run(name, "linear", 0, [0.5], [True], [0.1], [0.5]) for name in ("ppo", "ppo, frozen")]
     (row,) = benchmark.learning_table(earlier, ["ppo"]).itertuples(index=False, name=None)
-    assert row == ("ppo", "linear", "", "", "", "", "")
+    assert row == ("ppo", "", "linear", "", "", "", "", "")
 
 
 def test_scores_are_of_the_runs_own_reward(fake_table):
