@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 
 from agents.curves import Curve
 from shrinkml_env import Evaluator, SearchProblem
 from shrinkml_env.checks import whole_number
 from shrinkml_env.data.sets import UtteranceSpec
 from shrinkml_env.space.allocation import Choices, allocate
+from shrinkml_env.space.closed_form import choices_of
 from shrinkml_env.space.prediction import Prediction, predicted_damage
 
 __all__ = ["ClosedForm"]
@@ -53,14 +53,7 @@ class ClosedForm(Curve):
         key = problem.evaluator.key, problem.search_space
         if self._known is not None and self._known[0] == key:
             return
-        prediction = self.prediction(problem)
-        costs = problem.search_space.tabulate(lambda layer, rank: layer.parameters(rank))
-        damages = problem.search_space.tabulate(prediction.of)
-        choices = [
-            Choices(np.array(list(cost.values()), float), np.array(list(damage.values())))
-            for cost, damage in zip(costs, damages, strict=True)
-        ]
-        self._known = key, choices
+        self._known = key, choices_of(problem.search_space, self.prediction(problem))
 
     def prediction(self, problem: SearchProblem) -> Prediction:
         """Return the predicted damage of a problem's matrices; the evaluator's cache keeps it.

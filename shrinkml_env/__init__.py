@@ -37,6 +37,7 @@ from shrinkml_env.evaluation import (
 from shrinkml_env.mdp.problem import SearchProblem
 from shrinkml_env.search import run_search
 from shrinkml_env.search_result import SearchResult
+from shrinkml_env.shrinking import shrink
 from shrinkml_env.space.search_space import SearchSpace
 
 __all__ = [
@@ -73,6 +74,7 @@ __all__ = [
     "register_architecture",
     "run_search",
     "save_compressed",
+    "shrink",
 ]
 
 __version__ = "0.2.0"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from shrinkml_env.compression import CompressibleModel, Factorisation, Layer, require_length, sampled_gradients
 from shrinkml_env.compression.canonical import content_bytes, one_thread
-from shrinkml_env.compression.store import model_content, remembered
+from shrinkml_env.compression.store import Store, model_content, remembered
 from shrinkml_env.data.sets import UtteranceSpec, load_utterances
 from shrinkml_env.evaluation.evaluator import Evaluator
 
@@ -76,23 +76,17 @@ def predicted_damage(
     utterances = load_utterances(calibration, "calibration")
     for utterance in utterances:
         require_length(evaluator.model, utterance.waveform.numel(), f"utterance {utterance.id!r}")
-    model, factorisation = evaluator.model, evaluator.factorisation
     waveforms = [utterance.waveform for utterance in utterances]
-
-    def content() -> Iterator[bytes]:
-        yield json.dumps(["predicted damage", 1, torch.__version__, factorisation.key, draws, seed]).encode()
-        yield from model_content(model)
-        yield from map(content_bytes, waveforms)
-
-    def compute() -> dict[str, list[float]]:
-        return predict_damage(model, factorisation, waveforms, draws, seed).to_json()
-
-    subject = f"predicted damage, {len(waveforms)} utterances, {factorisation.name},"
-    return Prediction.from_json(remembered(evaluator.cache, content(), subject, compute))
+    return predict_damage(evaluator.model, evaluator.factorisation, waveforms, draws, seed, evaluator.cache)
 
 
 def predict_damage(
-    model: CompressibleModel, factorisation: Factorisation, waveforms: Sequence[Tensor], draws: int = 1, seed: int = 0
+    model: CompressibleModel,
+    factorisation: Factorisation,
+    waveforms: Sequence[Tensor],
+    draws: int = 1,
+    seed: int = 0,
+    store: Store | None = None,
 ) -> Prediction:
     """Predict the divergence from the original that each matrix causes at each rank, by gradients on some speech.
 
@@ -112,10 +106,28 @@ def predict_damage(
         waveforms: 1-D float32 samples at 16 kHz; those that the factorisation was calibrated on serve.
         draws: Gradients for each utterance: more of them make the estimate steadier.
         seed: Seed of the draws.
+        store: Keeps the prediction, by the content of all that it depends on; None makes it every time.
 
     Raises:
         ValueError: The model does not predict probabilities of its transcripts, or the factorisation has no triplets.
     """
+
+    def content() -> Iterator[bytes]:
+        yield json.dumps(["predicted damage", 1, torch.__version__, factorisation.key, draws, seed]).encode()
+        yield from model_content(model)
+        yield from map(content_bytes, waveforms)
+
+    def compute() -> dict[str, list[float]]:
+        return _predict(model, factorisation, waveforms, draws, seed).to_json()
+
+    subject = f"predicted damage, {len(waveforms)} utterances, {factorisation.name},"
+    return Prediction.from_json(remembered(store, content(), subject, compute))
+
+
+def _predict(
+    model: CompressibleModel, factorisation: Factorisation, waveforms: Sequence[Tensor], draws: int, seed: int
+) -> Prediction:
+    """Compute what `predict_damage` returns."""
     if not isinstance(factorisation, _Nested):
         raise ValueError(
             f"factorisation {factorisation.name!r} does not give the triplets that its products are sums of"

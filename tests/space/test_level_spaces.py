@@ -75,7 +75,7 @@ def test_a_prediction_is_kept_in_the_cache(evaluator, tmp_path, monkeypatch):
         MODEL, UTTERANCES, cache=EvaluationCache(tmp_path / "cache.sqlite"), factorisation=evaluator.factorisation
     )
     made = predicted_damage(cached, UTTERANCES, draws=2)
-    monkeypatch.setattr("shrinkml_env.space.prediction.predict_damage", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr("shrinkml_env.space.prediction._predict", lambda *_: pytest.fail("made again"))
     known = predicted_damage(cached, UTTERANCES, draws=2)
     assert known.damage.keys() == made.damage.keys()
     assert all((known.damage[name] == made.damage[name]).all() for name in made.damage)
