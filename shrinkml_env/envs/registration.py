@@ -180,6 +180,20 @@ def make_env_v1(size: float = 0.4, calibration: UtteranceSpec = "calibration", *
     - After the last step all matrices move by the same number of levels, until the model is just below ``size``.
     - The reward is 0, and at the last step -d: the mean KL divergence from the original, in nats a unit, on the 12
       utterances of ``proxy-small``. It has no term for the size.
+    - The observation has the same features, about matrices instead of layers. It shows neither levels nor the predicted
+      damage.
+
+    In version 0 an untrained policy begins with broken models; here it begins near the ranks of the least predicted
+    damage, whatever the size. An episode of zeros plays them:
+
+    >>> import gymnasium as gym, shrinkml_env
+    >>> env = gym.make("ShrinkML-v1", size=0.4)
+    >>> observation, info = env.reset()
+    >>> terminated = False
+    >>> while not terminated:
+    ...     observation, reward, terminated, truncated, info = env.step([0.0])
+    >>> print(f"{info['size_ratio']:.2f}")
+    0.40
 
     The first use prepares the factors and the prediction of each layer's damage, which takes a minute or two for the
     embedded model; later ones find the prediction in the cache.

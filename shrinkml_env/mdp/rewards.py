@@ -19,6 +19,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -298,7 +299,12 @@ class Vector:
 
 
 def signal_of(reward: RewardFunction) -> Signal:
-    """Return the signal of a reward: its attribute `signal`, or ``"wer"`` if it has none."""
+    """Return the signal of a reward: its attribute `signal`, or ``"wer"`` if it has none.
+
+    That of a `functools.partial` is its function's.
+    """
+    while isinstance(reward, partial) and not hasattr(reward, "signal"):
+        reward = reward.func
     signal: Signal = getattr(reward, "signal", "wer")
     return signal
 

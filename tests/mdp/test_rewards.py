@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -69,6 +70,18 @@ def test_divergence_by_hand():
 def test_what_rewards_depend_on():
     assert {name for name in REWARDS if signal_of(REWARDS[name]()) == "divergence"} == {"divergence"}
     assert signal_of(lambda evaluation, baseline: 1.0) == "wer"
+
+
+def test_the_signal_of_a_partial_is_that_of_its_function():
+    """As Hydra's ``_partial_`` makes it."""
+
+    def far(evaluation, baseline, weight=1.0):
+        return -weight * evaluation.divergence
+
+    far.signal = "divergence"
+    assert signal_of(partial(far, weight=2.0)) == "divergence"
+    assert signal_of(partial(partial(far), weight=2.0)) == "divergence"
+    assert signal_of(partial(Linear, size_weight=0.1)) == "wer"
 
 
 def test_amc_by_hand():
