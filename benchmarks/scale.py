@@ -83,7 +83,7 @@ def _random(config: LASConfig, small: LAS) -> LAS:
 
 
 MODELS: dict[str, Callable[[], LAS]] = {
-    "192 (las_small's sizes)": partial(random_model, 192),
+    "192 (las_small's encoder)": partial(random_model, 192),
     "384": partial(random_model, 384),
     "768": partial(random_model, 768),
     "1024 (las_large)": random_large,

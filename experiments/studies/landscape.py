@@ -1,4 +1,4 @@
-"""Describe the search space of the table: ``python -m experiments.studies.landscape``.
+"""Describe the search space of a table: ``python -m experiments.studies.landscape [table=las_small_pivoting]``.
 
 For every scalar reward with its defaults: the best configuration, the number of local optima (configurations that no
 change of a single block improves), and the rank on dev of the best configuration on proxy. Prints a table and draws the
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from experiments.common.command import command
+from experiments.common.kinds import NAME
 from experiments.common.pareto import pareto_front
 from experiments.common.pictures import plt, save_figure
 from experiments.common.study import Report, publish
@@ -98,10 +99,10 @@ def draw(path: Path, table: Table) -> None:
     save_figure(figure, path, dpi=130)
 
 
-@command("landscape")
+@command("landscape", table=NAME)
 def main(config: DictConfig) -> None:
-    """Describe the shipped table."""
-    table = Table.load()
+    """Describe a table."""
+    table = Table.load(config.table)
     envs = {
         name: [make_tabular_env(reward=name, subset=subset, table=table) for subset in ("dev", "proxy")]
         for name in REWARDS

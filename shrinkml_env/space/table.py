@@ -40,8 +40,8 @@ __all__ = ["SETS", "SHIPPED_TABLES", "Table", "TableEvaluator"]
 SETS = ("proxy", "dev", "test")
 """The utterance sets that a table holds."""
 
-SHIPPED_TABLES = {"las_small": "assets/table.npz"}
-"""Name -> file of a table in the package."""
+SHIPPED_TABLES = {"las_small": "assets/table.npz", "las_small_pivoting": "assets/table_pivoting.npz"}
+"""Name -> file of a table in the package: the embedded model with plain factors, and with the best ones."""
 
 _FORMAT = "shrinkml-table-1"
 

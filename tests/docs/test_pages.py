@@ -144,6 +144,16 @@ def test_getting_started(tmp_path, monkeypatch, capsys):
         assert (tmp_path / "outputs" / folder / "model.safetensors").exists()
 
 
+def test_the_readme(tmp_path, monkeypatch, capsys):
+    """With few evaluations."""
+    monkeypatch.chdir(tmp_path)
+    for code in blocks("README.md"):
+        exec(code.replace('{"budget": 200}', '{"budget": 3}'), {})
+    sizes = [(tmp_path / "outputs" / name / "model.safetensors").stat().st_size for name in ("small", "half")]
+    assert sizes[0] < sizes[1] < 6_600_000  # 0.4 and 0.5 of 12.8 MB
+    assert "test WER" in capsys.readouterr().out
+
+
 def test_the_landing_page_shows_the_search_of_the_first_steps():
     (landing,) = blocks("docs/index.md")
     steps = "".join(blocks("docs/get-started.md"))

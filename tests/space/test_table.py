@@ -1,4 +1,4 @@
-"""The table that comes with the package, and its live twin."""
+"""The tables that come with the package, and their live twins."""
 
 import warnings
 from importlib.resources import files
@@ -14,7 +14,7 @@ from shrinkml_env.compression import SVD
 from shrinkml_env.data import load_utterances
 from shrinkml_env.envs.registration import make_tabular_env
 from shrinkml_env.mdp.rewards import REWARDS
-from shrinkml_env.space.table import Table
+from shrinkml_env.space.table import SHIPPED_TABLES, Table
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +112,62 @@ def test_all_evaluations_are_those_of_each(table):
         assert evaluations[number] == evaluator.evaluate(configurations[number])
     with pytest.raises(ValueError, match=r"the table does not hold .* on 'dev'"):
         table.evaluator("dev").evaluations  # noqa: B018
+
+
+@pytest.mark.parametrize("name", SHIPPED_TABLES)
+def test_every_shipped_table_is_complete_and_small(name):
+    table = Table.load(name)
+    assert table.size >= 4_096
+    assert (files("shrinkml_env") / SHIPPED_TABLES[name]).stat().st_size <= 500_000
+    assert (table.edits["proxy"] >= 0).all()
+    for subset in ("dev", "test"):
+        assert table.edits[subset][-1] >= 0
+        assert (table.edits[subset] >= 0).sum() >= 100
+    assert "/" not in str(table.utterances.get("proxy")).replace("LibriSpeech/", "")
+    if table.divergence:
+        assert np.isfinite(table.divergence["proxy"]).all()
+        assert table.divergence["proxy"][-1] == 0
+        assert table.divergence["proxy"].min() == 0
+
+
+@pytest.fixture(scope="module")
+def pivoting():
+    return Table.load("las_small_pivoting")
+
+
+def test_levels_of_the_best_factors(pivoting):
+    """Level by level the model is larger, and further from broken; a common level may be shifted to a size."""
+    space, evaluator = pivoting.search_space, pivoting.evaluator()
+    levels = [evaluator.evaluate(space.at_level(level)) for level in range(space.top_level + 1)]
+    sizes, damages = ([getattr(one, name) for one in levels] for name in ("size_ratio", "divergence"))
+    assert sizes == sorted(sizes)
+    assert damages == sorted(damages, reverse=True)
+    assert levels[-1] == evaluator.baseline
+    env = gym.make(
+        "ShrinkMLTabular-v0",
+        table="las_small_pivoting",
+        action="level",
+        reward="divergence",
+        constraint={"name": "shift", "budget": 0.3},
+    )
+    env.reset()
+    for _ in range(7):
+        *_, terminated, _, info = env.step(np.zeros(1, np.float32))
+    assert terminated
+    assert 0.25 < info["size_ratio"] <= 0.3
+    assert 0 < info["divergence"] < env.unwrapped.table.divergence["proxy"].max()
+
+
+@pytest.mark.slow
+def test_a_row_of_the_best_factors_is_what_the_live_twin_measures(pivoting):
+    tabular = gym.make("ShrinkMLTabular-v0", table="las_small_pivoting", reward="divergence").unwrapped
+    live = gym.make("ShrinkML-v0", **tabular.live_kwargs).unwrapped
+    (number,) = np.random.default_rng(3).integers(pivoting.size, size=1)
+    ranks = list(pivoting.configurations())[number]
+    found, real = tabular.problem.evaluator.evaluate(ranks), live.problem.evaluator.evaluate(ranks)
+    assert (sum(real.edits), sum(real.words)) == (sum(found.edits), sum(found.words))
+    assert (real.params, real.macs, real.capped) == (found.params, found.macs, found.capped)
+    assert real.divergence == pytest.approx(found.divergence, rel=1e-5)
 
 
 @pytest.mark.slow

@@ -1,11 +1,15 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from experiments.studies.landscape import local_optima
+from experiments.common.compose import compose_config
+from experiments.studies import landscape
+from experiments.studies.landscape import local_optima, wer_and_size
+from tests.helpers.fake_table import TABLE
 
 values = arrays(np.float64, (3, 2, 3), elements=st.integers(0, 6).map(float))
 
@@ -26,3 +30,17 @@ def test_local_optima_by_enumeration(values):
         ]
         count += values[place] >= max(neighbours)
     assert local_optima(values) == count
+
+
+def test_the_command_describes_a_table_of_a_file(tmp_path, capsys):
+    replace(TABLE, edits={**TABLE.edits, "dev": TABLE.edits["proxy"]}).save(tmp_path / "table.npz")
+    overrides = [f"table={tmp_path / 'table.npz'}", f"outputs={tmp_path}"]
+    landscape.main.__wrapped__(compose_config("landscape", overrides))
+    printed = capsys.readouterr().out
+    wer, size = wer_and_size(TABLE)
+    rewards = wer[-1] - wer - 0.2 * size
+    (row,) = [line.split() for line in printed.splitlines() if line.startswith("linear ")]
+    assert row[1:4] == [f"{rewards.max():.4f}", f"{size[rewards.argmax()]:.3f}", f"{100 * wer[rewards.argmax()]:.2f}"]
+    assert f"{len(wer)} configurations" in printed
+    (folder,) = tmp_path.glob("landscape-*")
+    assert (folder / "landscape.png").stat().st_size > 10_000
