@@ -160,9 +160,10 @@ def ends(search: Search, runs: Sequence[Run]) -> tuple[float, float]:
         feasible = [value for run in runs for value, meets in zip(run.rewards, run.feasible, strict=True) if meets]
         zero, one = float(np.median(drawn)), max(feasible, default=-np.inf)
     if one <= zero:
+        where = f" on {search.table}" if search.env == "tabular" else ""
         raise ValueError(
-            f"reward {search.reward}: nothing that meets the constraint is better than a middling configuration, so "
-            "there is no score: allow more"
+            f"reward {search.reward}{where}: nothing that meets the constraint is better than a middling "
+            "configuration, so there is no score: allow more"
         )
     return zero, one
 
@@ -361,7 +362,8 @@ def grid(config: DictConfig) -> list[Cell[Search]]:
     """Return the cells, agent by agent, reward by reward and table by table.
 
     Raises:
-        ValueError: An override has no effect, `frozen` cannot be compared, or an agent or a reward cannot be made.
+        ValueError: An override has no effect, `frozen` cannot be compared, an agent or a reward cannot be made, or a
+            reward cannot be played on a table.
     """
     if config.env == "live" and "random" not in config.agents:
         raise ValueError("live scores are relative to the random agent: add it to agents=[...]")
@@ -385,7 +387,33 @@ def grid(config: DictConfig) -> list[Cell[Search]]:
             search_cell(replace(first, seed=seed, table=table)) for table in tables_of(config) for seed in seeds
         ]
         cells += [replace(cell, about={**cell.about, "agent": name}) for cell in of_player]
+    require_tables(config)
     return cells
+
+
+def require_tables(config: DictConfig) -> None:
+    """Check that every reward can be played on every table, under the constraint and with the actions of the overrides.
+
+    Raises:
+        ValueError: Two tables are the same one, a table lacks the levels or the divergences that are needed, or nothing
+            in it that meets the constraint has a score; or tables are given that live searches do not use.
+    """
+    if config.env == "live":
+        if not isinstance(config.table, str):
+            raise ValueError(f"table={list(config.table)}: live searches measure, and use no table: leave it out")
+        return
+    names: dict[str, str] = {}
+    for table in tables_of(config):
+        known = names.setdefault(Table.load(table).content, table)
+        if known != table:
+            raise ValueError(f"table: {known} and {table} are the same one")
+    for task in tasks_of(config):
+        search = Search("tabular", config.agents[0], task.reward, 0, config.budget, tuple(config.overrides), task.table)
+        try:
+            tabular_env(search)
+        except ValueError as error:
+            raise ValueError(f"table {task.table}, reward {task.reward}: {error}") from error
+        ends(search, [])
 
 
 @command(

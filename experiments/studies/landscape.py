@@ -60,6 +60,8 @@ def _row(name: str, table: Table, dev: TabularEnv, proxy: TabularEnv) -> tuple[s
     best = int(np.argmax(proxy.rewards))
     ranks = list(table.configurations())[best]
     known = np.flatnonzero(table.edits["dev"] >= 0)
+    if best not in known:
+        raise ValueError(f"reward {name}: the table holds no measurement on dev of its best configuration on proxy")
     evaluate, reward = dev.problem.evaluator.evaluate, dev.problem.reward
     configurations = list(table.configurations())
     on_dev = np.array([reward(evaluate(configurations[number]))[0] for number in known])
@@ -106,7 +108,8 @@ def main(config: DictConfig) -> None:
     envs = {
         name: [make_tabular_env(reward=name, subset=subset, table=table) for subset in ("dev", "proxy")]
         for name in REWARDS
-        if name not in ("vector", "divergence")
+        # Vectors have no best one.
+        if name != "vector" and (table.divergence or name != "divergence")
     }
     rows = [_row(name, table, dev, proxy) for name, (dev, proxy) in envs.items()]
     front = pareto_front(*wer_and_size(table))

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from shrinkml_env.compression.canonical import one_thread
 from shrinkml_env.compression.modules import LOW_RANK_MODULES, module_matrices
-from shrinkml_env.compression.protocol import CompressibleModel
+from shrinkml_env.compression.protocol import CompressibleModel, in_training_mode
 from shrinkml_env.compression.svd import weights_of
 from shrinkml_env.progress import track
 
@@ -129,7 +129,7 @@ def watched_inputs(model: CompressibleModel, watch: Callable[[str, Tensor], obje
         ValueError: The model is in training mode.
     """
     network = cast(nn.Module, model)
-    if network.training:
+    if in_training_mode(network):
         raise ValueError(
             "the model is in training mode, in which dropout changes the inputs of its matrices: call eval()"
         )

@@ -19,7 +19,7 @@ from shrinkml_env.compression.number_formats import int8_scales
 from shrinkml_env.compression.protocol import CompressibleModel, require_model
 from shrinkml_env.compression.svd import SVD
 
-__all__ = ["compress", "part_factors", "replace_matrices"]
+__all__ = ["compress", "part_factors", "replace_matrices", "require_original"]
 
 ModelT = TypeVar("ModelT", bound=CompressibleModel)
 
@@ -40,11 +40,7 @@ def compress(model: ModelT, ranks: Mapping[str, int], factorisation: Factorisati
         ValueError: The argument is not a model, the model is compressed or quantised already, a name is unknown, or a
             rank is out of range.
     """
-    require_model(model)
-    if ranks_of(model):
-        raise ValueError("this model is compressed already: compress the original, or decompress(model)")
-    if int8_scales(model):
-        raise ValueError("this model is quantised: compress the one that it was made from, and quantise the result")
+    require_original(model)
     layers = model.layers if factorisation is None else factorisation.layers
     factored = matrix_ranks(layers, ranks)
     if factorisation is None:
@@ -54,6 +50,19 @@ def compress(model: ModelT, ranks: Mapping[str, int], factorisation: Factorisati
     for name, rank in factored.items():
         factors |= part_factors(matrices[name], factorisation.factors(name, rank))
     return replace_matrices(model, factors)
+
+
+def require_original(model: CompressibleModel) -> None:
+    """Check that a model may be compressed.
+
+    Raises:
+        ValueError: The argument is not a model, or the model is compressed or quantised already.
+    """
+    require_model(model)
+    if ranks_of(model):
+        raise ValueError("this model is compressed already: compress the original, or decompress(model)")
+    if int8_scales(model):
+        raise ValueError("this model is quantised: compress the one that it was made from, and quantise the result")
 
 
 def part_factors(matrix: Matrix, factors: Factors) -> dict[str, Factors]:

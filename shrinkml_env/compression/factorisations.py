@@ -22,7 +22,7 @@ from shrinkml_env.data.augment import Augmentation
 from shrinkml_env.data.sets import UtteranceSpec, load_utterances
 from shrinkml_env.registry import resolve
 
-__all__ = ["FACTORISATIONS", "ActivationAware", "PlainSVD", "factorisation_maker", "make_factorisation"]
+__all__ = ["BEST", "FACTORISATIONS", "ActivationAware", "PlainSVD", "factorisation_maker", "make_factorisation"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,9 @@ def _require_form(form: str) -> None:
     if form not in get_args(FactorForm):
         raise ValueError(f"factorisation: form must be 'factors' or 'pivoting', got {form!r}")
 
+
+BEST = {"name": "activation_aware", "form": "pivoting", "share_inputs": True, "weigh_rows": True}
+"""The factors that lose least, without their calibration speech."""
 
 FACTORISATIONS: dict[str, Callable[..., Callable[..., Factorisation]]] = {
     "svd": PlainSVD,

@@ -214,6 +214,11 @@ def require_model(model: object) -> None:
         raise ValueError(f"model must be a CompressibleModel, such as load_model returns, got a {type(model).__name__}")
 
 
+def in_training_mode(model: object) -> bool:
+    """Return whether a module or any part of it is in training mode."""
+    return isinstance(model, nn.Module) and any(module.training for module in model.modules())
+
+
 def require_predictions(model: object) -> PredictiveModel:
     """Return a model that predicts how probable a transcript is.
 

@@ -41,6 +41,10 @@ def remembered(
     if store is None:
         return compute()
     key = digest(content)
+    # Without a lock, which needs write access: what is known can be read by everybody.
+    known = store.get(key)
+    if known is not None:
+        return known
     with store.exclusive([key]):
         known = store.get(key)
         if known is None:

@@ -15,7 +15,7 @@ import torch
 from shrinkml_env.asr import LAS, load_model
 from shrinkml_env.checks import number, whole_number
 from shrinkml_env.compression import CompressibleModel, require_lossless
-from shrinkml_env.compression.factorisations import make_factorisation
+from shrinkml_env.compression.factorisations import BEST, make_factorisation
 from shrinkml_env.data import Utterance, load_utterances
 from shrinkml_env.data.sets import UtteranceSpec
 from shrinkml_env.envs.assembly import assemble_env, make_reward, require_known_parts
@@ -242,13 +242,12 @@ def arguments_v1(size: float, calibration: UtteranceSpec, arguments: Mapping[str
         raise ValueError("ShrinkML-v1 is constrained to a size: give size=0.4 instead of a constraint, or use -v0")
     size = number("size", size, above=0, at_most=1, meaning="a share of the original's parameters")
     speech = {"calibration": calibration}
-    pivoting = {"name": "activation_aware", "form": "pivoting", "share_inputs": True, "weigh_rows": True}
     defaults = {
         "proxy": "proxy-small",
         "action": "level",
         "reward": "divergence",
         "constraint": {"name": "shift", "budget": size},
-        "factorisation": pivoting | speech,
+        "factorisation": BEST | speech,
         "granularity": "matrix",
         "search_space": {"name": "allocated"} | speech,
     }

@@ -252,6 +252,9 @@ def group_layers(layers: tuple[Layer, ...], granularity: Granularity, dense: Seq
         ValueError: The granularity is not valid, its blocks name other layers, a pattern matches no layer, or no layer
             is left.
     """
+    if isinstance(dense, str):
+        raise ValueError(f"dense must be a list of patterns: [{dense!r}]")
+    dense = tuple(dense)
     names = [layer.name for layer in layers]
     for pattern in dense:
         if not any(fnmatchcase(name, pattern) for name in names):

@@ -25,6 +25,7 @@ from shrinkml_env.compression import (
     require_storable,
 )
 from shrinkml_env.compression.canonical import content_bytes, digest, one_thread
+from shrinkml_env.compression.protocol import in_training_mode
 from shrinkml_env.data.utterance import Utterance
 from shrinkml_env.evaluation.result import Counts
 from shrinkml_env.evaluation.stages import StagedRecogniser
@@ -71,7 +72,7 @@ class Measurer:
         memory: int = 0,
         workers: int = 1,
     ) -> None:
-        if getattr(model, "training", False):
+        if in_training_mode(model):
             raise ValueError(
                 "the model is in training mode, in which dropout makes every measurement another: call eval()"
             )

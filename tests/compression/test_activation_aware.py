@@ -235,7 +235,7 @@ def test_key_holds_the_method_its_options_and_the_speech():
 
 def test_a_matrix_that_no_speech_uses_is_factored_plainly():
     model = OneMatrix(matrix(7, 5, 0))
-    model.other = nn.Linear(6, 9)
+    model.other = nn.Linear(6, 9).eval()
     with pytest.warns(UserWarning, match=r"does not use other\.weight: plain SVD"):
         found = ActivationAwareSVD(model, [uneven(9, 5, 0)])
     assert torch.equal(found.factors("other.weight", 4).product, SVD(model).factors("other.weight", 4).product)

@@ -81,7 +81,7 @@ def test_the_signal_of_a_partial_is_that_of_its_function():
     far.signal = "divergence"
     assert signal_of(partial(far, weight=2.0)) == "divergence"
     assert signal_of(partial(partial(far), weight=2.0)) == "divergence"
-    assert signal_of(partial(Linear, size_weight=0.1)) == "wer"
+    assert signal_of(partial(Divergence, size_weight=0.1)) == "divergence"
 
 
 def test_amc_by_hand():

@@ -15,6 +15,7 @@ from experiments.common.searches import Search, search_cell
 from experiments.studies import benchmark
 from experiments.studies.benchmark import Run, draw, fronts, notes, play, scales, scores, table
 from experiments.studies.landscape import wer_and_size
+from shrinkml_env.space.table import Table
 from tests.helpers.fake_table import TABLE
 
 LIVE = Search("live", "random", "linear", 0, 5)
@@ -198,6 +199,37 @@ def test_what_is_wrong_is_found_before_anything_is_made(tmp_path, override, mess
     assert not any(tmp_path.iterdir())
 
 
+def test_what_one_of_the_tables_lacks_is_found_before_anything_is_made(tmp_path):
+    overrides = ["agents=[ppo]", "table=[las_small_pivoting,las_small]", f"outputs={tmp_path}"]
+    config = compose_config("benchmark", [*overrides, "rewards=[divergence]"])
+    with pytest.raises(ValueError, match="table las_small, reward divergence: the reward Divergence"):
+        benchmark.main.__wrapped__(config)
+    shift = 'overrides=["constraint=shift"]'
+    config = compose_config("benchmark", [*overrides, "rewards=[accuracy]", shift])
+    with pytest.raises(ValueError, match=r"table las_small, reward accuracy: .* no levels"):
+        benchmark.main.__wrapped__(config)
+    small = 'overrides=["constraint=decrement","constraint.budget=0.18"]'
+    config = compose_config("benchmark", [*overrides, "rewards=[accuracy]", small])
+    with pytest.raises(ValueError, match="table las_small_pivoting, reward accuracy: "):
+        benchmark.main.__wrapped__(config)
+    tight = 'overrides=["constraint=check","constraint.budget=0.19"]'
+    config = compose_config("benchmark", [*overrides, "rewards=[linear]", tight])
+    with pytest.raises(ValueError, match="reward linear on las_small_pivoting: nothing that meets the constraint"):
+        benchmark.main.__wrapped__(config)
+    assert not any(tmp_path.iterdir())
+
+
+def test_tables_that_count_twice_or_not_at_all_are_refused(tmp_path):
+    Table.load("las_small").save(tmp_path / "copy.npz")
+    copy = [f"table=[las_small,{tmp_path / 'copy.npz'}]", "agents=[random]", f"outputs={tmp_path / 'outputs'}"]
+    with pytest.raises(ValueError, match=r"table: las_small and .*copy\.npz are the same one"):
+        benchmark.main.__wrapped__(compose_config("benchmark", copy))
+    live = ["env=live", "table=[las_small,las_small_pivoting]", "agents=[random]", f"outputs={tmp_path / 'outputs'}"]
+    with pytest.raises(ValueError, match="live searches measure, and use no table"):
+        benchmark.main.__wrapped__(compose_config("benchmark", live))
+    assert not (tmp_path / "outputs").exists()
+
+
 def test_the_code_of_your_own_agent_is_part_of_what_a_run_depends_on(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     search = Search("live", "custom", "linear", 0, 5, ("agent._target_=my_own.Agent",))
@@ -243,7 +275,7 @@ def test_scores_need_something_feasible_that_is_better_than_the_middle(fake_tabl
     with pytest.raises(ValueError, match="reward linear: nothing that meets the constraint is better"):
         benchmark.ends(LIVE, [drawn])
     tight = ("constraint=check", "constraint.budget=0.26")
-    with pytest.raises(ValueError, match="reward accuracy: nothing that meets the constraint is better"):
+    with pytest.raises(ValueError, match="reward accuracy on las_small: nothing that meets the constraint is better"):
         benchmark.ends(Search("tabular", "random", "accuracy", 0, 5, tight), [])
 
 
