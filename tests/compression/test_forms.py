@@ -143,7 +143,8 @@ def test_is_saved_and_loaded(tmp_path):
     save_compressed(model, tmp_path)
     loaded = load_compressed(tmp_path)
     for waveform in tones():
-        assert torch.equal(loaded.logits(waveform), model.logits(waveform))
+        # Where a tensor lies in memory may change the last bit.
+        torch.testing.assert_close(loaded.logits(waveform), model.logits(waveform), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("ranks", [{}, RANKS])

@@ -2,7 +2,8 @@ from shrinkml_env.evaluation import Ledger, ProgressBar
 from tests.helpers.fake_evaluator import FakeEvaluator
 
 
-def test_shows_count_wer_and_size(capsys):
+def test_shows_count_wer_and_size(capsys, monkeypatch):
+    monkeypatch.setenv("TQDM_NCOLS", "120")  # whatever the terminal
     ledger, evaluator, bar = Ledger(), FakeEvaluator(), ProgressBar(total=4)
     ledger.evaluate(evaluator, {"output": 5})
     ledger.subscribe(bar)  # what was before is counted too
