@@ -3,7 +3,7 @@ from tests.helpers.fake_evaluator import FakeEvaluator
 
 
 def test_shows_count_wer_and_size(capsys, monkeypatch):
-    monkeypatch.setenv("TQDM_NCOLS", "120")  # whatever the terminal
+    monkeypatch.setenv("COLUMNS", "120")  # whatever the terminal
     ledger, evaluator, bar = Ledger(), FakeEvaluator(), ProgressBar(total=4)
     ledger.evaluate(evaluator, {"output": 5})
     ledger.subscribe(bar)  # what was before is counted too
