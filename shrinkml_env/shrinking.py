@@ -68,7 +68,7 @@ def shrink(model: ModelT, size: float, speech: UtteranceSpec, dense: Sequence[st
     dense = dense if isinstance(dense, str) else tuple(dense)
     group_layers(tuple(model.layers), "matrix", dense)  # raises an error for a wrong pattern
     utterances = load_utterances(speech, "speech")
-    _try_out(model, max(utterances, key=lambda utterance: utterance.waveform.numel()))
+    _require_predictable(model, max(utterances, key=lambda utterance: utterance.waveform.numel()))
     cache = EvaluationCache()
     factors = make_factorisation(model, BEST | {"calibration": utterances}, cache)
     layers = group_layers(factors.layers, "matrix", dense)
@@ -88,7 +88,7 @@ def shrink(model: ModelT, size: float, speech: UtteranceSpec, dense: Sequence[st
     return compress(model, ranks_by_matrix(layers, ranks), factors)
 
 
-def _try_out(model: CompressibleModel, utterance: Utterance) -> None:
+def _require_predictable(model: CompressibleModel, utterance: Utterance) -> None:
     """Check that a model gives probabilities, and that it does so for an utterance, before anything slow is done."""
     predictive, waveforms = require_predictions(model), [utterance.waveform]
     try:

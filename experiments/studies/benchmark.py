@@ -386,7 +386,7 @@ def grid(config: DictConfig) -> list[Cell[Search]]:
         of_player = [
             search_cell(replace(first, seed=seed, table=table)) for table in tables_of(config) for seed in seeds
         ]
-        cells += [replace(cell, about={**cell.about, "agent": name}) for cell in of_player]
+        cells += [replace(cell, about={**cell.about, "agent": name, "table": cell.task.table}) for cell in of_player]
     require_tables(config)
     return cells
 

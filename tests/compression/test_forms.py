@@ -17,6 +17,7 @@ from shrinkml_env.compression import (
     compressed_parameters,
     count_parameters,
     decompress,
+    inference_tensors,
     load_compressed,
     quantise,
     ranks_of,
@@ -142,6 +143,8 @@ def test_is_saved_and_loaded(tmp_path):
     round_to_storage(model)
     save_compressed(model, tmp_path)
     loaded = load_compressed(tmp_path)
+    weights = loaded.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in inference_tensors(model).items())
     for waveform in tones():
         # Where a tensor lies in memory may change the last bit.
         torch.testing.assert_close(loaded.logits(waveform), model.logits(waveform), rtol=1e-5, atol=1e-5)
