@@ -49,7 +49,7 @@ def test_searching_from_python(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     few = "[*shrinkml_env.load_utterances('dev')[:2]]"
     names = {}
-    for code in blocks("docs/search.md"):
+    for code in blocks("docs/train-an-agent.md"):
         code = code.replace('{"budget": 200}', '{"budget": 3}').replace('{"budget": 20}', '{"budget": 2}')
         code = code.replace('dev="dev", test="test"', f"dev={few}, test={few}")
         exec(code, names)
