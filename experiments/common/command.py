@@ -158,7 +158,7 @@ def _require_flags(arguments: list[str]) -> None:
     _, unknown = get_args_parser().parse_known_args(arguments)
     if unknown:
         name, _, value = unknown[0].lstrip("-").partition("=")
-        raise ValueError(f"{unknown[0]} is no flag: give options as NAME=VALUE, here {name}={value or '...'}")
+        raise ValueError(f"{unknown[0]} is not a flag: give options as NAME=VALUE, here {name}={value or '...'}")
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def goal(config: DictConfig) -> str:
     if len(goals) != 1:
         how_many = f"{' and '.join(f'{name}={value:g}' for name, value in goals.items()) or 'neither'} is given"
         raise ValueError(
-            "say what is wanted, either target_size=0.5 (of the parameters) or max_wer_increase=0.5 (points of WER): "
+            "give either target_size=0.5 (of the parameters) or max_wer_increase=0.5 (points of WER): "
             f"{how_many.replace(' is', ' are') if goals else how_many}"
         )
     ((name, value),) = goals.items()
@@ -196,6 +196,6 @@ def verdict(config: DictConfig, result: SearchResult) -> str:
     else:
         found = "reached on test" if high <= allowed else "reached on test, but not for certain"
     return (
-        f"Asked for at most {allowed:g} points of WER more: {found}, where the 95 % interval is "
+        f"Asked for a WER increase of at most {allowed:g} points: {found}, where the 95 % interval is "
         f"[{low:+.2f}, {high:+.2f}]."
     )

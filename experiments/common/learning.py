@@ -1,4 +1,4 @@
-"""Whether policies have learned: their episodes' mean return, beside that of agents that do not learn."""
+"""Compares the mean return of agents that learn with that of agents that do not."""
 
 from __future__ import annotations
 

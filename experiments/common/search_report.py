@@ -31,6 +31,9 @@ WINDOW = 20
 VERSIONS = ("torch", "numpy", "gymnasium", "stable-baselines3")
 """Packages whose versions the report states."""
 
+RULE_COLOURS = ("#888", "#2a9d5c")
+"""Colours of the rules beside a search."""
+
 ONE_SIZE = 0.01
 """The largest difference of size ratios that count as one size, which a picture of WER against size cannot show."""
 
@@ -49,6 +52,7 @@ def write_report(
     uniform: Sequence[Evaluation] = (),
     transcripts: Sequence[Transcript] = (),
     damage: Mapping[str, float] | None = None,
+    rules: Mapping[str, Evaluation] | None = None,
 ) -> None:
     """Write ``search.png`` and ``report.html``.
 
@@ -61,13 +65,15 @@ def write_report(
         uniform: The evaluations of uniform ranks on the proxy set, for the pictures; may be empty.
         transcripts: Transcripts that have changed.
         damage: Layer name -> predicted damage at the layer's rank; None if there is no prediction.
+        rules: Name of a rule -> evaluation on the proxy set of the ranks that it gives at the result's size.
     """
+    rules = rules or {}
     one_size = has_one_size(result, uniform)
     _draw(directory / "search.png", result, uniform)
     page = render(
         "search.html",
         {
-            "wers": wer_chart(result) if one_size else size_chart(result, uniform),
+            "wers": wer_chart(result, rules) if one_size else size_chart(result, uniform, rules),
             "learning": learning_chart(result, course),
         },
         one_size=one_size,
@@ -75,6 +81,7 @@ def write_report(
         test=result.sets["test"],
         layers=layer_rows(result),
         damage=damage,
+        rules=rules,
         transcripts=transcripts,
         course=course,
         pace=median(course.evaluations) if course.evaluations else None,
@@ -95,7 +102,7 @@ def has_one_size(result: SearchResult, uniform: Sequence[Evaluation]) -> bool:
     return len(sizes) > 1 and max(sizes) - min(sizes) <= ONE_SIZE
 
 
-def size_chart(result: SearchResult, uniform: Sequence[Evaluation]) -> Chart:
+def size_chart(result: SearchResult, uniform: Sequence[Evaluation], rules: Mapping[str, Evaluation]) -> Chart:
     """Return the chart of WER on the proxy set against size: what was tried, its front, rules, the chosen point."""
     tried = [
         point(trial.evaluation.size_ratio, 100 * trial.evaluation.wer, _trial_tip(result, number))
@@ -104,30 +111,50 @@ def size_chart(result: SearchResult, uniform: Sequence[Evaluation]) -> Chart:
     evaluations = [trial.evaluation for trial in result.history]
     front = pareto_front([one.wer for one in evaluations], [one.size_ratio for one in evaluations])
     best = [point(evaluations[index].size_ratio, 100 * evaluations[index].wer) for index in front]
-    rule = [
+    curve = [
         point(evaluation.size_ratio, 100 * evaluation.wer, _tip(result, evaluation, "uniform ranks"))
         for evaluation in sorted(uniform, key=lambda evaluation: evaluation.size_ratio)
+    ]
+    beside = [
+        series(
+            name, colour, [point(evaluation.size_ratio, 100 * evaluation.wer, _tip(result, evaluation, name))], size=10
+        )
+        for (name, evaluation), colour in zip(rules.items(), RULE_COLOURS, strict=False)
     ]
     left = min((one["x"] for one in tried), default=result.size_ratio)
     drawn = [
         _original(result, left, 1.0),
         series("evaluated", "#7ba6d0", tried, size=6),
         series("front of these", "#1f5a94", best, line="stepped"),
-        series("uniform ranks", "#888", rule, line="straight", size=6),
+        series("curve of uniform ranks", "#888", curve, line="straight", size=6),
+        *beside,
         _chosen(result, result.size_ratio),
     ]
     return {**wer_axes("the proxy set"), "series": drawn}
 
 
-def wer_chart(result: SearchResult) -> Chart:
-    """Return the chart of WER on the proxy set over the evaluations, and the chosen one."""
+def wer_chart(result: SearchResult, rules: Mapping[str, Evaluation]) -> Chart:
+    """Return the chart of WER on the proxy set over the evaluations: what was tried, rules, and the chosen point."""
     tried = [
         point(number, 100 * trial.evaluation.wer, _trial_tip(result, number))
         for number, trial in enumerate(result.history, start=1)
     ]
     chosen = [number for number, trial in enumerate(result.history, start=1) if trial.ranks == result.ranks]
+    beside = [
+        series(
+            name,
+            colour,
+            [
+                point(1, 100 * evaluation.wer),
+                point(result.evaluations, 100 * evaluation.wer, _tip(result, evaluation, name)),
+            ],
+            line="straight",
+        )
+        for (name, evaluation), colour in zip(rules.items(), RULE_COLOURS, strict=False)
+    ]
     drawn = [
         _original(result, 1, result.evaluations),
+        *beside,
         series("evaluated", "#7ba6d0", tried, size=6),
         *(_chosen(result, number) for number in chosen),
     ]

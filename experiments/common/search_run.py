@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 from stable_baselines3.common.logger import configure
 
-from agents import ClosedForm
+from agents import ClosedForm, RankRule, UniformRank
 from experiments.common.agent import make_agent
 from experiments.common.check import check_search_config
 from experiments.common.compose import to_container
@@ -21,12 +21,12 @@ from experiments.common.parts import label, part
 from experiments.common.run_directory import run_directory, run_path
 from experiments.common.search_report import print_result, write_report
 from experiments.common.sets import load_set
+from experiments.common.tensorboard import log_result
 from experiments.common.trackers import tracked
 from experiments.common.transcripts import changed_transcripts
 from shrinkml_env import (
     Evaluation,
     EvaluationCache,
-    Evaluator,
     Ledger,
     SearchProblem,
     SearchResult,
@@ -41,7 +41,6 @@ from shrinkml_env.progress import progress
 from shrinkml_env.sb3 import EvaluationLog
 from shrinkml_env.search_directory import origin
 from shrinkml_env.space.level_spaces import LevelSpace
-from shrinkml_env.space.prediction import predicted_damage
 from shrinkml_env.space.search_space import uniform_ranks
 
 CURVE_FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -153,35 +152,41 @@ def write_outputs(
     config: DictConfig,
     course: Course,
 ) -> None:
-    """Write the report, with the curve of uniform ranks if the config requests it, and print the result."""
+    """Write the report, with rules of the result's size beside it, and print the result.
+
+    The rules, and the curve of uniform ranks if the config requests it, are measured on the proxy set; the search's
+    ledger does not count them.
+    """
     uniform: Sequence[Evaluation] = ()
     if config.uniform_curve:
         uniform = uniform_curve(problem)
         course.end("curve of uniform ranks")
+    rules: dict[str, RankRule] = {"uniform ranks": UniformRank()}
+    damage = None
+    predicting = predicting_rule(config, agent)
+    if predicting is not None:
+        # The prediction was made for the search and comes from the evaluator's cache.
+        prediction = predicting.prediction(problem)
+        damage = {layer.name: prediction.of(layer, result.ranks[layer.name]) for layer in result.layers}
+        rules["ranks of the least predicted damage"] = predicting
+    beside = {
+        name: problem.evaluator.evaluate(rule.ranks_of_size(problem, result.size_ratio)) for name, rule in rules.items()
+    }
+    course.end("rules of the same size")
     transcripts = changed_transcripts(result, load_set(config, "test"))
     course.end("transcripts that changed")
-    write_report(directory, result, course, uniform, transcripts, damage_of(config, problem, agent, result))
+    write_report(directory, result, course, uniform, transcripts, damage, beside)
+    log_result(directory, result)
     print_result(result, directory)
 
 
-def damage_of(
-    config: DictConfig, problem: SearchProblem, agent: Learner, result: SearchResult
-) -> dict[str, float] | None:
-    """Return the damage predicted for each layer at its rank; None if neither search space nor agent predict any.
-
-    The prediction was made for the search and comes from the evaluator's cache.
-    """
+def predicting_rule(config: DictConfig, agent: Learner) -> ClosedForm | None:
+    """Return the rule with the predicted damage that search space or agent use; None if neither uses any."""
     maker = search_space_maker(part("search_space", config.search_space))
-    rules = (agent, *getattr(agent, "rules", ()))
-    predicting = next((rule for rule in rules if isinstance(rule, ClosedForm)), None)
     if isinstance(maker, LevelSpace):
-        assert isinstance(problem.evaluator, Evaluator)
-        prediction = predicted_damage(problem.evaluator, maker.calibration, maker.draws)
-    elif predicting is not None:
-        prediction = predicting.prediction(problem)
-    else:
-        return None
-    return {layer.name: prediction.of(layer, result.ranks[layer.name]) for layer in result.layers}
+        return ClosedForm(calibration=maker.calibration, draws=maker.draws)
+    rules = (agent, *getattr(agent, "rules", ()))
+    return next((rule for rule in rules if isinstance(rule, ClosedForm)), None)
 
 
 def uniform_curve(problem: SearchProblem) -> list[Evaluation]:

@@ -240,7 +240,7 @@ def require_spelling(model: CompressibleModel, transcripts: Sequence[tuple[str, 
     for utterance_id, text in transcripts:
         unknown = [character for character in characters(compose(text)) if dropped(character)]
         if unknown or not model.normalise(text):
-            lacks = f"{unknown[0]!r} is no letter of this model" if unknown else "no word of it is left"
+            lacks = f"{unknown[0]!r} is not a letter of this model" if unknown else "no word of it is left"
             raise ValueError(
                 f"{where}, transcript of {utterance_id}: {lacks}: {text!r}; spell it as the model does, or "
                 "take data in its language"

@@ -2,17 +2,15 @@
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents import ClosedForm, ModelBasedSearch, RandomSearch
+from agents import ClosedForm, ModelBasedSearch, RandomSearch, UniformRank
 from experiments.common.compose import compose_config
-from experiments.common.search_run import damage_of, search
+from experiments.common.search_run import predicting_rule, search
 from experiments.validate import validate, validate_ranks
 from shrinkml_env.evaluation import read_ledger
-from tests.helpers.fake_evaluator import make_fake_env
-from tests.helpers.predicted import predict_evenly
 
 
 @pytest.mark.slow
@@ -39,8 +37,14 @@ def test_a_search_leaves_a_validated_model(configure, overrides, capsys):
     assert record["encoder_params"] is None  # This model does not say what its encoder is.
     assert str(directory) in printed
     assert f"{100 * record['sets']['test']['wer_after']:.2f} %" in printed
-    for name in ("config.yaml", "search.png", "report.html", "compressed/model.safetensors", "tensorboard"):
+    for name in ("config.yaml", "search.png", "report.html", "compressed/model.safetensors"):
         assert (directory / name).exists(), name
+    board = EventAccumulator(str(directory / "tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("evaluation/wer")] == list(range(1, len(evaluations) + 1))
+    assert board.Scalars("result/test_wer")[0].value == pytest.approx(record["sets"]["test"]["wer_after"])
+    assert board.Images("search")[0].encoded_image_string.startswith(b"\x89PNG")
+    settings = board.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert record["settings"]["reward"].encode() in settings
     assert validate(directory) == []
     assert validate_ranks(directory / "best.json") == []
 
@@ -125,21 +129,12 @@ def test_a_class_that_is_not_there_leaves_nothing_behind(configure, tmp_path, ov
     assert not (tmp_path / "outputs").exists()
 
 
-@pytest.mark.parametrize(
-    ("agent", "predicts"),
-    [
-        (ClosedForm(), True),
-        (ModelBasedSearch(rules=[ClosedForm()]), True),
-        (ModelBasedSearch(), False),
-        (RandomSearch(), False),
-    ],
-)
-def test_the_predicted_damage_is_that_of_the_agent_or_its_rule(agent, predicts, monkeypatch):
-    monkeypatch.setattr(ClosedForm, "prediction", predict_evenly)
-    problem = make_fake_env().unwrapped.problem
-    result = SimpleNamespace(layers=problem.layers, ranks=problem.search_space.smallest)
-    damage = damage_of(compose_config("search", []), problem, agent, result)
-    prediction = predict_evenly(agent, problem)
-    expected = {layer.name: prediction.of(layer, result.ranks[layer.name]) for layer in result.layers}
-    assert damage == (expected if predicts else None)
-    assert min(expected.values()) > 0
+def test_the_rule_beside_a_search_predicts_as_the_search_does():
+    config = compose_config("search", [])
+    rule = ClosedForm(draws=2)
+    assert predicting_rule(config, rule) is rule
+    assert predicting_rule(config, ModelBasedSearch(rules=[UniformRank(), rule])) is rule
+    assert predicting_rule(config, ModelBasedSearch()) is predicting_rule(config, RandomSearch()) is None
+    options = ["search_space=predicted", "search_space.calibration=calibration", "search_space.draws=3"]
+    predicted = predicting_rule(compose_config("search", options), RandomSearch())
+    assert (predicted.calibration, predicted.draws, predicted.seed) == ("calibration", 3, None)

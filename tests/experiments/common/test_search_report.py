@@ -34,11 +34,13 @@ def xy(chart, label):
 
 def test_the_chart_of_sizes():
     result = make_result()
-    chart = size_chart(result, [trial.evaluation for trial in result.history[1:]])
+    rules = {"uniform ranks": result.history[0].evaluation}
+    chart = size_chart(result, [trial.evaluation for trial in result.history[1:]], rules)
     # 56400, 58040 and 61160 of 61160 parameters; 74, 20 and 20 of 640 words.
     assert xy(chart, "evaluated") == [(0.92217, 11.5625), (0.94899, 3.125), (1.0, 3.125)]
     assert xy(chart, "front of these") == [(0.92217, 11.5625), (0.94899, 3.125)]
-    assert xy(chart, "uniform ranks") == [(0.94899, 3.125), (1.0, 3.125)]
+    assert xy(chart, "curve of uniform ranks") == [(0.94899, 3.125), (1.0, 3.125)]
+    assert xy(chart, "uniform ranks") == [(0.92217, 11.5625)]
     assert xy(chart, "chosen") == [(0.94899, 3.125)]
     assert xy(chart, "original") == [(0.92217, 3.125), (1.0, 3.125)]
     tip = chart["series"][1]["points"][0]["tip"]
@@ -48,11 +50,14 @@ def test_the_chart_of_sizes():
 
 
 def test_the_chart_of_wers():
-    chart = wer_chart(make_result())
+    result = make_result()
+    chart = wer_chart(result, {"uniform ranks": result.history[0].evaluation})
+    assert xy(chart, "uniform ranks") == [(1, 11.5625), (3, 11.5625)]
     assert xy(chart, "evaluated") == [(1, 11.5625), (2, 3.125), (3, 3.125)]
     assert xy(chart, "chosen") == [(2, 3.125)]
     assert xy(chart, "original") == [(1, 3.125), (3, 3.125)]
-    assert chart["series"][1]["points"][0]["tip"][0] == "evaluation 1 of 3"
+    (tried,) = [series["points"] for series in chart["series"] if series["label"] == "evaluated"]
+    assert tried[0]["tip"][0] == "evaluation 1 of 3"
 
 
 def test_one_size():
@@ -146,12 +151,18 @@ def test_the_page(tmp_path):
     course.phases, course.evaluations = {"search": 12.34}, [1.0, 9.0, 2.0]
     transcripts = changed_transcripts(result, make_utterances())
     damage = {layer.name: 0.001 * place for place, layer in enumerate(result.layers)}
-    write_report(tmp_path, result, course, transcripts=transcripts, damage=damage)
+    first, _, third = (trial.evaluation for trial in result.history)
+    rules = {"uniform ranks": first, "ranks of the least predicted damage": third}
+    write_report(tmp_path, result, course, transcripts=transcripts, damage=damage, rules=rules)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "<td>search</td><td>12.3</td>" in page
+    assert '<td>search</td><td>12.3<meter value="12.34" max="12.34">' in page
     assert "An evaluation took 2.00 s in the median" in page
     assert '<meter value="0.001"' in page
-    assert "12.50 % → 50.00 %" in page
+    said = " ".join(re.sub("<[^>]*>", "", page).split())
+    # 58040 of 61160 parameters; 1 and 4 of the 8 words of test, 20 and 74 of the 640 of proxy.
+    assert "The compressed model keeps 94.9 % of the parameters." in said
+    assert "on test is 50.00 %, the original's 12.50 %: the increase is +37.50 points" in said
+    assert "is 3.12 % for the chosen ranks, 11.56 % for uniform ranks and 3.12 % for ranks of the least" in said
     # Texts are texts, whatever they hold.
     assert "&lt;b&gt;one two three" in page
     assert "<b>one" not in page
@@ -159,7 +170,14 @@ def test_the_page(tmp_path):
     # What is drawn, without the series that have no points.
     (data,) = re.findall('<script type="application/json" id="data">(.*)</script>', page)
     labels = [series["label"] for series in json.loads(data)["wers"]["series"]]
-    assert labels == ["original", "evaluated", "front of these", "chosen"]
+    assert labels == [
+        "original",
+        "evaluated",
+        "front of these",
+        "uniform ranks",
+        "ranks of the least predicted damage",
+        "chosen",
+    ]
     # There is no command outside of commands.
     assert "The command" not in page
 
