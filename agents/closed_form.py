@@ -34,7 +34,7 @@ class ClosedForm(Curve):
         seed: Seed of the draws.
 
     Raises:
-        ValueError: `draws` is no whole number of at least 1.
+        ValueError: `draws` is not a whole number of at least 1.
     """
 
     def __init__(

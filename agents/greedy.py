@@ -29,7 +29,7 @@ class GreedySearch(EpisodicSearch):
         seed: Seed of the environment; the search is deterministic.
 
     Raises:
-        ValueError: `evaluations` is no whole number of at least 1.
+        ValueError: `evaluations` is not a whole number of at least 1.
     """
 
     def __init__(self, env: gym.Env[Any, Any] | None = None, evaluations: int = 350, seed: int | None = None) -> None:

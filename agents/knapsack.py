@@ -36,7 +36,7 @@ class KnapsackSearch(EpisodicSearch):
         seed: Seed of the environment; the search is deterministic.
 
     Raises:
-        ValueError: `points` is no whole number of at least 1, or `sizes` is no such range.
+        ValueError: `points` is not a whole number of at least 1, or `sizes` is not such a range.
     """
 
     def __init__(

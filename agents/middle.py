@@ -30,7 +30,7 @@ class MiddleAction:
     """
 
     def __init__(self, env: gym.Env[Any, Any] | None = None, seed: int | None = None) -> None:
-        """Begin nothing yet.
+        """Set the initial state.
 
         Args:
             env: A ShrinkML environment, wrapped or not.

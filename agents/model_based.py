@@ -49,14 +49,14 @@ class ModelBasedSearch(EpisodicSearch):
         imagined: Number of configurations to compare before each episode, at least 2: some are random as in the
             warm-up, the others are mutations of the best ones so far.
         elites: Number of best configurations to mutate, at least 1.
-        far: Share of random ones among the compared configurations, in [0, 1). With many layers the model is uncertain
+        far: Share of random configurations among those compared, in [0, 1). With many layers the model is uncertain
             far from the played configurations, so that random ones are chosen too often; 0 uses mutations only.
         rules: Rules such as `UniformRank`, for a search with a limit on size: the configuration of each at this size is
             played first.
         seed: Seed; the same seed gives the same search.
 
     Raises:
-        ValueError: `warm_up`, `imagined` or `elites` is no such whole number, or `far` is out of range.
+        ValueError: `warm_up`, `imagined` or `elites` is not such a whole number, or `far` is out of range.
     """
 
     def __init__(

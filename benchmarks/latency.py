@@ -60,7 +60,7 @@ ONNX_HEAD = ("size ratio", "original, s", "compressed, faster by")
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """What the compressed models have in common.
+    """The settings that all compressed models share.
 
     Attributes:
         form: The form of the factors.

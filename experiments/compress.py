@@ -248,10 +248,10 @@ def fine_tune(
     run = finetune(training)
     outcome = read_json_object(run / RESULT)
     before, after = (outcome[when]["dev"]["wer"] for when in ("before", "after"))
-    note = f"Trained on {training.data.train.root}/{training.data.train.subset}, {training.training.epochs:g} times: "
-    note += f"{100 * before:.2f} % WER on dev before, {100 * after:.2f} % after"
+    epochs = f"{training.training.epochs:g} epochs on {training.data.train.root}/{training.data.train.subset}"
+    wers = f"the WER on dev is {100 * before:.2f} % before and {100 * after:.2f} % after {epochs}"
     if after >= before:
-        return result, f"{note}, so the model is left as it was."
+        return result, f"Training did not help: {wers}. The model is unchanged."
     trained: Any = load_model(str(run / "model"))
     sets, edits, increase = {}, result.test_edits, result.wer_increase
     for name in result.sets:
@@ -262,7 +262,7 @@ def fine_tune(
             increase = wer_increase(now.edits, then.edits, then.words)
     # The search's rewards are of another model now.
     result = replace(result, model=trained, sets=sets, rewards={}, test_edits=edits, wer_increase=increase)
-    return result, f"{note}."
+    return result, f"Training helped: {wers}."
 
 
 def compensate(search: DictConfig, problem: SearchProblem, result: SearchResult) -> tuple[SearchResult, str]:
@@ -283,11 +283,11 @@ def compensate(search: DictConfig, problem: SearchProblem, result: SearchResult)
         for name in result.sets
     }
     before, after = result.sets["dev"].wer_after, fitted["dev"].evaluate(result.ranks).wer
-    note = "Compensation (factors computed again for the inputs that they get in the compressed model): "
-    note += f"{100 * before:.2f} % WER on dev before, {100 * after:.2f} % after"
     if after >= before:
-        return result, f"{note}, so the model is left as it was."
-    return report(problem, result.ranks, fitted, {**result.config, "compensated": True}), f"{note}."
+        wers = f"the WER on dev is {100 * before:.2f} % without it and {100 * after:.2f} % with it"
+        return result, f"Compensation did not help: {wers}. The model is unchanged."
+    note = f"Compensation lowered the WER on dev from {100 * before:.2f} % to {100 * after:.2f} %."
+    return report(problem, result.ranks, fitted, {**result.config, "compensated": True}), note
 
 
 def compose_training(config: DictConfig, model: CompressibleModel, speech: SpeechFolder) -> DictConfig:

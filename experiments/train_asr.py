@@ -44,7 +44,7 @@ def train(config: DictConfig) -> Path:
         hours = sum(train_set.num_samples) / SAMPLE_RATE / 3600
         parameters = sum(parameter.numel() for parameter in model.parameters())
         print(f"{len(train_set)} utterances, {hours:.1f} hours; {parameters:,} parameters, the CTC head included")
-        print(f"run directory: {directory}")
+        print(f"run folder: {directory}")
     trainer.run()
     if is_first():
         model.cpu().eval()

@@ -72,7 +72,7 @@ def is_number(value: Any) -> bool:
 
 
 def _as_float(value: Any) -> float:
-    """Return a number as a float, infinity for an int that is too large for one, and NaN for what is no number."""
+    """Return a number as a float, infinity for an int that is too large, and NaN if the value is not a number."""
     try:
         return float(value) if is_number(value) else math.nan
     except OverflowError:

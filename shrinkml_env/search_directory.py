@@ -34,7 +34,7 @@ UNSAVED = (AttributeError, LookupError, OSError, PickleError, RuntimeError, Safe
 """The errors of an agent's `save`: of the disk, and of what the format cannot hold."""
 
 ABSENT = object()
-"""In place of an entry that a description does not have."""
+"""The value of an entry that a description does not have."""
 
 
 def require_folder(directory: str | os.PathLike[str]) -> Path:

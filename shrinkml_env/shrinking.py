@@ -64,7 +64,7 @@ def shrink(model: ModelT, size: float, speech: UtteranceSpec, dense: Sequence[st
     require_original(model)
     require_storable(model)
     if in_training_mode(model):
-        raise ValueError("the model is in training mode, in which dropout makes every result another: call eval()")
+        raise ValueError("the model is in training mode, in which dropout changes every measurement: call eval()")
     dense = dense if isinstance(dense, str) else tuple(dense)
     group_layers(tuple(model.layers), "matrix", dense)  # raises an error for a wrong pattern
     utterances = load_utterances(speech, "speech")

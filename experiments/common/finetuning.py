@@ -58,7 +58,7 @@ def finetune(config: DictConfig) -> Path:
     if is_first():
         hours = sum(train_set.num_samples) / SAMPLE_RATE / 3600
         print(f"{parameters['model']:,} of {parameters['original']:,} parameters")
-        print(f"{len(train_set)} utterances, {hours:.1f} hours, {settings.epochs:g} times; run directory: {directory}")
+        print(f"{len(train_set)} utterances, {hours:.1f} hours, {settings.epochs:g} times; run folder: {directory}")
     trainer.run()
     if is_first():
         model.cpu().eval()

@@ -5,9 +5,9 @@ A task is a reward on a table, or live.
 Every run is played to its budget of unique evaluations (or 20 times as many episodes) and written to a file; the same
 command goes on where it was stopped. A table and pictures compare the agents in rliable's manner.
 
-A score is 1 - the normalised regret of the task: 1 for the best configuration that there is, 0 for a middling one. On
+A score is 1 - the normalised regret of the task: 1 for the best configuration that there is, 0 for the median one. On
 a table both are known; live, the best that any run has found and the median of the random agent's evaluations stand for
-them. The hypervolume, up to the middling WER and the original's size, is a share of that of all these configurations.
+them. The hypervolume, up to the median WER and the original's size, is a share of that of all these configurations.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ from experiments.studies.landscape import wer_and_size
 from shrinkml_env.space.table import Table
 
 LEAST_REGRET = 1e-3
-"""That the pictures show."""
+"""The smallest regret that the pictures show."""
 
 LEAST_SEEDS = 10
-"""With which it is said who beats whom."""
+"""The fewest seeds at which the table says which agent beats which."""
 
 
 class Task(NamedTuple):
@@ -151,7 +151,7 @@ def ends(search: Search, runs: Sequence[Run]) -> tuple[float, float]:
     """Return the rewards that score 0 and 1 in runs like this one.
 
     Raises:
-        ValueError: There is no scale: nothing feasible is better than middling.
+        ValueError: There is no scale: nothing feasible is better than the median.
     """
     if search.env == "tabular":
         zero, one = _ends_on_table(replace(search, seed=0), Table.load(search.table).content)
@@ -162,7 +162,7 @@ def ends(search: Search, runs: Sequence[Run]) -> tuple[float, float]:
     if one <= zero:
         where = f" on {search.table}" if search.env == "tabular" else ""
         raise ValueError(
-            f"reward {search.reward}{where}: nothing that meets the constraint is better than a middling "
+            f"reward {search.reward}{where}: nothing that meets the constraint is better than the median "
             "configuration, so there is no score: allow more"
         )
     return zero, one
@@ -195,7 +195,7 @@ def scores(
         of_task = [run for run in runs if run.task == task]
         for agent in curves:
             chosen = sorted((run for run in of_task if run.agent == agent), key=lambda run: run.seed)
-            # A hard punishment may lie far below a middling configuration: one number for "nothing yet".
+            # A hard punishment may lie far below the median configuration: one number for "nothing yet".
             floor = zero - (one - zero)
             curves[agent].append(
                 [
@@ -216,8 +216,8 @@ def fronts(runs: Sequence[Run], config: DictConfig) -> dict[str, NDArray[np.floa
     seeds = sorted({run.seed for run in runs})
 
     def share(run: Run) -> NDArray[np.float64]:
-        whole, middling = wholes[run.table]
-        return hypervolumes(run.wer, run.size_ratio, config.budget, middling) / whole
+        whole, median = wholes[run.table]
+        return hypervolumes(run.wer, run.size_ratio, config.budget, median) / whole
 
     return {
         agent: np.array([[share(chosen[agent, task, seed]) for task in tasks_of(config)] for seed in seeds])
@@ -226,15 +226,15 @@ def fronts(runs: Sequence[Run], config: DictConfig) -> dict[str, NDArray[np.floa
 
 
 def _whole(runs: Sequence[Run], table: str) -> tuple[float, float]:
-    """Return the hypervolume of all configurations, and the middling WER up to which it is measured."""
+    """Return the hypervolume of all configurations, and the median WER up to which it is measured."""
     if table:
         all_wer, all_size = (values.tolist() for values in wer_and_size(Table.load(table)))
-        middling = float(np.median(all_wer))
+        median = float(np.median(all_wer))
     else:
         all_wer = [wer for run in runs for wer in run.wer]
         all_size = [size for run in runs for size in run.size_ratio]
-        middling = float(np.median([wer for run in runs if run.agent == "random" for wer in run.wer]))
-    return hypervolume(all_wer, all_size, middling), middling
+        median = float(np.median([wer for run in runs if run.agent == "random" for wer in run.wer]))
+    return hypervolume(all_wer, all_size, median), median
 
 
 def table(results: Mapping[str, NDArray[np.float64]], shares: Mapping[str, NDArray[np.float64]]) -> pd.DataFrame:
@@ -425,7 +425,7 @@ def require_tables(config: DictConfig) -> None:
     frozen=list_of(NAME, least=0),
 )
 def main(config: DictConfig) -> None:
-    """Make what is missing, then compare."""
+    """Run the missing searches, then compare."""
     cells = grid(config)
     found = study_results("benchmark", config, cells, make, lambda result: Run(**result), "runs")
     runs = [

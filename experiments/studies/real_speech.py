@@ -299,8 +299,8 @@ class Study:
         names = {purpose: purpose for purpose in self.roles}
         return search_config(self.config, method, scope, round(self.ratio(scope, size), 6), self.content, names)
 
-    def sought(self) -> list[Cell[Sought]]:
-        """Return the cells of what is looked for, scope by scope and size by size."""
+    def search_cells(self) -> list[Cell[Sought]]:
+        """Return the cells of the searches, scope by scope and size by size."""
         cells = []
         for scope, options in self.config.scopes.items():
             for size in options.sizes:
@@ -408,14 +408,16 @@ def reported(
     speech=mapping_with(dict.fromkeys(SHARES, whole(1)), needed=tuple(SHARES)),
 )
 def main(config: DictConfig) -> None:
-    """Find what is missing, measure what is missing, then compare."""
+    """Run the missing searches and measurements, then print the tables."""
     study = Study(config)
-    sought = study.sought()
+    searches = study.search_cells()
     found = [
         # Methods of the same settings share a result, under the name that each has in this config.
         replace(one, method=cell.task.method.name)
         for cell, one in zip(
-            sought, study_results("real_speech", config, sought, make, lambda result: Finding(**result)), strict=True
+            searches,
+            study_results("real_speech", config, searches, make, lambda result: Finding(**result)),
+            strict=True,
         )
     ]
     measurements = study.measurements(found)

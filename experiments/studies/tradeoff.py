@@ -40,7 +40,7 @@ HEAD = (
     "above the original (95 % below)",
     "above the best by hand",
 )
-"""With 95 % intervals: of a mean over seeds, of its distance over seeds and utterances, of one model over these."""
+"""Intervals of 95 %: a mean's is over seeds, its distance's over seeds and utterances, one model's over utterances."""
 
 PAIRS = ("size", "mean of the seeds of", "has more test WER than", "by (95 %)")
 
@@ -165,7 +165,7 @@ def grid(config: DictConfig) -> list[Cell[Any]]:
 
 @command("tradeoff")
 def main(config: DictConfig) -> None:
-    """Make what is missing, then compare."""
+    """Run the missing searches, then compare."""
     cells = grid(config)
     results = study_results("tradeoff", config, cells, choose_ranks, lambda result: Chosen(**result))
     # Rules of the same settings share a result, under the name that each has in this comparison.

@@ -137,7 +137,7 @@ def grid(config: DictConfig) -> list[Cell[Learning]]:
 
     Raises:
         ValueError: The tables' layers do not have the same number of candidates, those to train on are not equally
-            many, or the checkpoints do not ascend or are no whole updates of the agent.
+            many, or the checkpoints do not ascend or are not whole updates of the agent.
     """
     tables = {name: Table.load(name) for name in (*config.train, config.table)}
     counts = {name: sorted(set(map(len, table.candidates))) for name, table in tables.items()}

@@ -81,7 +81,7 @@ def find_layers(
     for name, paths in groups.items():
         for path in paths:
             if path not in found:
-                raise ValueError(f"group {name!r}: {path!r} is no module with matrices that can be factored")
+                raise ValueError(f"group {name!r}: {path!r} is not a module with matrices that can be factored")
             if path in group_of:
                 raise ValueError(f"module {path!r} is grouped twice, in {group_of[path]!r} and in {name!r}")
             group_of[path] = name

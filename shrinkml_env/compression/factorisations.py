@@ -111,11 +111,15 @@ FACTORISATIONS: dict[str, Callable[..., Callable[..., Factorisation]]] = {
     "svd": PlainSVD,
     "activation_aware": ActivationAware,
 }
-"""Name -> class; an object of it makes the factorisation of a model. The name is that of what it makes, too."""
+"""Name -> class. An object of the class makes the factorisation of a model; the factorisation has the same name."""
 
 
 def factorisation_maker(spec: Any = "svd") -> Callable[..., Factorisation]:
-    """Return what makes the factorisation of a model; `spec` as the argument `factorisation` of `make_env`."""
+    """Return a function that makes the factorisation of a model.
+
+    Args:
+        spec: As the argument `factorisation` of `make_env`.
+    """
     return resolve("factorisation", FACTORISATIONS, spec, Callable)
 
 

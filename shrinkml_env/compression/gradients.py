@@ -53,7 +53,7 @@ def sampled_gradients(
         seed: Seed of the draws.
 
     Raises:
-        ValueError: The model does not predict probabilities of its transcripts, or `draws` is no number of at least 1.
+        ValueError: The model does not predict probabilities of its transcripts, or `draws` is not at least 1.
     """
     draws = whole_number("draws", draws, least=1)
     model = require_predictions(model)

@@ -176,7 +176,7 @@ def weights_of(model: CompressibleModel, matrices: Iterable[str] | None = None) 
     found = []
     for name in known if matrices is None else matrices:
         if name not in known or name not in parameters:
-            raise ValueError(f"matrix {name!r} is no parameter of this model's layers (or is compressed already)")
+            raise ValueError(f"matrix {name!r} is not a parameter of this model's layers (or is compressed already)")
         found.append((known[name], parameters[name]))
     return found
 
@@ -187,7 +187,7 @@ def _named(layers: Sequence[Layer], names: Iterable[str] | None) -> list[Matrix]
     wanted = list(known) if names is None else list(names)
     for name in wanted:
         if name not in known:
-            raise ValueError(f"matrix {name!r} is no parameter of this model's layers (or is compressed already)")
+            raise ValueError(f"matrix {name!r} is not a parameter of this model's layers (or is compressed already)")
     return [known[name] for name in wanted]
 
 

@@ -303,7 +303,7 @@ class VectorTabularEnv(VectorEnv[Any, Any, NDArray[Any]]):
 
     @cached_property
     def _after_constraint(self) -> list[NDArray[np.int64]]:
-        """What the constraint makes of every configuration, for each number of decided layers."""
+        """The ranks after the constraint of every configuration, for each number of decided layers."""
         sizes = np.cumprod([1, *self._counts])
         return [
             np.array([self.env.after_constraint(depth, number) for number in range(size)] if depth else [0])

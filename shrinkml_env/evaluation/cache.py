@@ -30,7 +30,7 @@ _LOCKS = 4096
 """The number of lock files; every key belongs to one of them."""
 
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
-"""SQLite's error codes for a file that is truncated, is no database, or has a table with other columns."""
+"""SQLite's error codes for a file that is truncated, is not a database, or has a table with other columns."""
 
 
 def default_cache_path() -> Path:

@@ -43,7 +43,7 @@ class LedgerFile:
         if self.path.is_dir():
             raise ValueError(f"ledger: path must be the name of a file, got the folder {self.path}")
         if self.path.parent.is_file():
-            raise ValueError(f"ledger: path {self.path} lies in {self.path.parent}, which is no folder")
+            raise ValueError(f"ledger: path {self.path} lies in {self.path.parent}, which is not a folder")
         self._lock: FileLock | None = None
         self._header: dict[str, Any] = {}
 

@@ -73,9 +73,7 @@ class Measurer:
         workers: int = 1,
     ) -> None:
         if in_training_mode(model):
-            raise ValueError(
-                "the model is in training mode, in which dropout makes every measurement another: call eval()"
-            )
+            raise ValueError("the model is in training mode, in which dropout changes every measurement: call eval()")
         memory = whole_number("memory", memory, least=0)
         workers = whole_number("workers", workers, least=1)
         device = device_of(model)

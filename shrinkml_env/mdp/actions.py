@@ -339,7 +339,7 @@ class Discrete(IndependentActions, MaskedActions):
 
     def place(self, index: int, action: Any) -> tuple[int, bool]:
         """Return an index, or the last one of a layer that has fewer candidates, as `IndependentActions.place` says."""
-        # An array is made only of what is no integer yet: it would take most of a tabular step's time.
+        # An array is made only of what is not an integer yet: it would take most of a tabular step's time.
         value = action if type(action) is int or isinstance(action, np.integer) else np.asarray(action)
         whole = isinstance(value, int) or (value.shape == () and value.dtype.kind in "iu")
         if not whole or not 0 <= value < self._count:

@@ -41,7 +41,7 @@ class Constraint(ABC):
 
     @property
     def changes_decisions(self) -> bool:
-        """Whether an episode's decisions may become others: whether `allowed` or `apply` are a subclass's own."""
+        """Whether the constraint may change the agent's decisions, by its own `allowed` or `apply`."""
         kind = type(self)
         return kind.allowed is not Constraint.allowed or kind.apply is not Constraint.apply
 

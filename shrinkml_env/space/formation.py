@@ -25,7 +25,7 @@ class Full:
         count: Ranks below dense, at least 1, spaced by about r*/count; a layer with a smaller r* has all of 1..r*.
 
     Raises:
-        ValueError: `count` is no whole number of at least 1.
+        ValueError: `count` is not a whole number of at least 1.
     """
 
     count: int = 24
@@ -51,7 +51,7 @@ class Log:
         count: Ranks below dense, at least 1; fewer where rounding makes some equal.
 
     Raises:
-        ValueError: `count` is no whole number of at least 1.
+        ValueError: `count` is not a whole number of at least 1.
     """
 
     count: int = 16
@@ -142,7 +142,7 @@ class Sensitive:
         """Form the space, as `Full.__call__` does.
 
         Raises:
-            ValueError: The file is no sensitivity, or lacks a layer.
+            ValueError: The file is not a sensitivity file, or lacks a layer.
         """
         sensitivity = Sensitivity.load(self.path)
         space = _form(layers, lambda layer: self._candidates(layer, sensitivity))

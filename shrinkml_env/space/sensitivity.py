@@ -125,7 +125,7 @@ class Sensitivity:
             }
             return cls(float(content["baseline_wer"]), curves, str(content["factorisation"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{file} is no sensitivity, as Sensitivity.save writes it: {error}") from error
+            raise ValueError(f"{file} is not a sensitivity file, as Sensitivity.save writes it: {error}") from error
 
 
 def require_factorisation(measured: str | None, used: str) -> None:

@@ -260,7 +260,7 @@ class Table:
         except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             if isinstance(error, FileNotFoundError):
                 raise
-            raise ValueError(f"{file} is no table, as Table.save writes it: {error}") from error
+            raise ValueError(f"{file} is not a table, as Table.save writes it: {error}") from error
 
     def _require_complete(self) -> None:
         """Check that every set has one number of edits and one of capped utterances for every configuration.
@@ -383,7 +383,7 @@ class TableEvaluator:
         number = self.table.index(complete)
         if self.table.edits[self.subset][number] < 0:
             raise ValueError(
-                f"the table does not hold {complete} on {self.subset!r}: only what is best on proxy, and more"
+                f"the table does not hold {complete} on {self.subset!r}: it holds only a selection; choose another set"
             )
         params = self.params(complete)
         return Evaluation(

@@ -125,7 +125,7 @@ def test_torchs_attention():
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
-        ({"x": ["a", "nothing"]}, "'nothing' is no module"),
+        ({"x": ["a", "nothing"]}, "'nothing' is not a module"),
         ({"x": ["a", "b"], "y": ["b"]}, "'b' is grouped twice"),
         ({"x": ["a", "a"]}, "'a' is grouped twice"),
         ({"x": ["a", "c"]}, "'x' must hold modules of one kind"),

@@ -315,7 +315,7 @@ def test_saved_and_read_again(tmp_path):
     assert loaded.live_kwargs()["search_space"] == Explicit(CANDIDATES)(LAYERS)
     for content in (b"", b"nothing"):
         (tmp_path / "other.npz").write_bytes(content)
-        with pytest.raises(ValueError, match=r"other\.npz is no table"):
+        with pytest.raises(ValueError, match=r"other\.npz is not a table"):
             Table.load(tmp_path / "other.npz")
 
 

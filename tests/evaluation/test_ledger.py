@@ -389,7 +389,7 @@ def test_paths_that_cannot_be_a_file(tmp_path):
     for path, message in (
         (tmp_path, "must be the name of a file, got the folder"),
         ("", "must be the name of a file, got the folder"),
-        (tmp_path / "file" / "ledger", "lies in .*file, which is no folder"),
+        (tmp_path / "file" / "ledger", "lies in .*file, which is not a folder"),
     ):
         with pytest.raises(ValueError, match=f"ledger: path {message}|ledger: path .* {message}"):
             Ledger(path)

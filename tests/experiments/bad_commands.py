@@ -20,11 +20,11 @@ BAD_COMMANDS: list[tuple[str, str, str]] = [
     ("an unknown architecture", "train_asr architecture=foo", "choose from las_large, las_small"),
     ("an open bracket", "search foo={", "cannot read 'foo={'"),
     ("no value", "search budget", "cannot read 'budget'"),
-    ("a flag", "search --budget 100", "--budget is no flag: give options as NAME=VALUE, here budget=..."),
+    ("a flag", "search --budget 100", "--budget is not a flag: give options as NAME=VALUE, here budget=..."),
     (
         "a flag with a value",
         "search --budget=100",
-        "--budget=100 is no flag: give options as NAME=VALUE, here budget=100",
+        "--budget=100 is not a flag: give options as NAME=VALUE, here budget=100",
     ),
     ("an added option that exists", "search +budget=3", "budget is an option already: leave out the +"),
     ("an added option", "search +x=1", "x: there is no such option"),
@@ -77,7 +77,7 @@ BAD_COMMANDS: list[tuple[str, str, str]] = [
     (
         "a goal",
         "compress",
-        "say what is wanted, either target_size=0.5 (of the parameters) or",
+        "give either target_size=0.5 (of the parameters) or",
     ),
     ("a run to validate", "validate", "give one of run=DIR, a run of experiments.search, and ranks=FILE"),
     ("what to prune", "cache command=prune", "say what to delete: days=N"),
@@ -177,7 +177,7 @@ BAD_COMMANDS: list[tuple[str, str, str]] = [
     (
         "two goals",
         "compress target_size=0.5 max_wer_increase=1",
-        "say what is wanted, either target_size=0.5 (of the parameters) or",
+        "give either target_size=0.5 (of the parameters) or",
     ),
     (
         "a set of the embedded speech",

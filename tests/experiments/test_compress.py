@@ -76,7 +76,7 @@ def test_leaves_a_smaller_model_and_what_it_costs(configure, goal, capsys):
         first = json.loads((directory / "evaluations.jsonl").read_text().splitlines()[1])
         assert [first["ranks"]] == expected
     else:
-        assert "Asked for at most 30 points of WER more: " in printed
+        assert "Asked for a WER increase of at most 30 points: " in printed
     assert "No voice is in two parts" in printed
     test = record["sets"]["test"]
     assert record["wer_increase"]["value"] == pytest.approx(test["wer_after"] - test["wer_before"])
@@ -283,8 +283,8 @@ def test_too_short_for_the_model(configure, data, monkeypatch):
         (replace_audio(NOISE[:, 0], 44_100), r"12-5-0001\.flac: needs mono audio .* has 1 channel\(s\) at 44100 Hz"),
         (replace_line("12-5-0001"), r"12-5\.trans\.txt, line 2: expected an utterance id and its text"),
         (replace_line("12-5-0001 ..."), r"transcript of 12-5-0001: no word of it is left: '\.\.\.'"),
-        (replace_line("12-5-0001 CAFÉ"), r"transcript of 12-5-0001: 'É' is no letter of this model"),
-        (replace_line("12-5-0001 CAFE\u0301"), r"transcript of 12-5-0001: 'É' is no letter of this model"),
+        (replace_line("12-5-0001 CAFÉ"), r"transcript of 12-5-0001: 'É' is not a letter of this model"),
+        (replace_line("12-5-0001 CAFE\u0301"), r"transcript of 12-5-0001: 'É' is not a letter of this model"),
         (replace_line("12-5-0000 AGAIN"), r"12-5\.trans\.txt, line 2: '12-5-0000' is listed twice"),
         (replace_line("12-5-0007 MORE"), r"12-5-0007\.flac: listed in 12-5\.trans\.txt, line 2, but missing"),
         (lambda chapter: (chapter / "12-5-0001.flac").unlink(), r"12-5-0001\.flac: listed in .* but missing"),
@@ -311,8 +311,8 @@ def test_data_that_the_model_does_not_understand(configure, data):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([], "say what is wanted"),
-        (["target_size=0.5", "max_wer_increase=1"], "say what is wanted"),
+        ([], "give either target_size="),
+        (["target_size=0.5", "max_wer_increase=1"], "give either target_size="),
         (["target_size=0.5", "data=null"], "data=FOLDER is missing"),
         (["target_size=0.5", "data=nowhere"], "data=nowhere: no such folder"),
         (["target_size=0.5", "model=nowhere"], "'nowhere' is neither a shipped model"),
@@ -376,7 +376,7 @@ def test_what_is_found_is_fitted_anew_if_that_is_better_on_dev(tmp_path):
     # The same speech everywhere, so that it is better for sure.
     was, now = result.sets["dev"].wer_after, fitted.sets["dev"].wer_after
     assert now < was
-    assert note.endswith(f"{100 * was:.2f} % WER on dev before, {100 * now:.2f} % after.")
+    assert note == f"Compensation lowered the WER on dev from {100 * was:.2f} % to {100 * now:.2f} %."
     assert (fitted.ranks, fitted.size_ratio) == (result.ranks, result.size_ratio)
     measured = measure(fitted.model, load_utterances(few))
     assert fitted.test_edits == (result.test_edits[0], measured.edits)
@@ -389,7 +389,8 @@ def test_what_is_found_is_fitted_anew_if_that_is_better_on_dev(tmp_path):
     # Equal on dev is not better.
     again, note = compensate(search, problem, fitted)
     assert again is fitted
-    assert note.endswith("so the model is left as it was.")
+    assert note.startswith("Compensation did not help: ")
+    assert note.endswith("The model is unchanged.")
     # One utterance says nothing about others.
     search.factorisation.calibration = {**few, "limit": 1}
     again, note = compensate(search, problem, fitted)

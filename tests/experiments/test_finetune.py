@@ -151,11 +151,11 @@ def test_the_engineers_command_trains_what_it_has_found(tones, hearing, tmp_path
         assert trained
         test = record["sets"]["test"]
         assert record["wer_increase"]["value"] == pytest.approx(test["wer_after"] - test["wer_before"])
-        assert f"Trained on {other}, 20 times" in told
+        assert f"after 20 epochs on {other}" in told
         assert len(table(directory.parent)) == 2
     else:
         assert not trained
-        assert "so the model is left as it was." in told
+        assert "The model is unchanged." in told
         assert record["rewards"]
     # Until the training has ended nothing says that the run has.
     (directory / "best.json").unlink()

@@ -17,7 +17,8 @@ def table() -> str:
     parts = [f"{len(CASES)} kinds, each tried by a test."]
     for subject, cases in groupby(CASES, key=lambda case: case.subject):
         rows = [f"| {_code(case.given)} | {_code(case.text)} |" for case in cases]
-        parts.append("\n".join([f"## {subject[0].upper()}{subject[1:]}\n", "| given | told |", "| --- | --- |", *rows]))
+        head = [f"## {subject[0].upper()}{subject[1:]}\n", "| input | message |", "| --- | --- |"]
+        parts.append("\n".join([*head, *rows]))
     return "\n\n".join(parts) + "\n"
 
 

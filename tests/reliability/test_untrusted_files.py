@@ -230,7 +230,7 @@ def test_tables_sensitivities_and_checkpoints_are_not_unpickled(tmp_path, mark, 
     path = tmp_path / "file"
     write(path, mark)
     for read in (Table.load, Sensitivity.load):
-        with pytest.raises(ValueError, match=rf"{path} is no"):
+        with pytest.raises(ValueError, match=rf"{path} is not a"):
             read(path)
     corpus = make_corpus(tmp_path)
     (tmp_path / "run").mkdir()

@@ -254,7 +254,7 @@ def test_a_layer_that_was_not_measured(measured):
 def test_files_that_are_something_else(tmp_path, content):
     path = tmp_path / "file.json"
     path.write_text(content)
-    with pytest.raises(ValueError, match=r"file\.json is no sensitivity"):
+    with pytest.raises(ValueError, match=r"file\.json is not a sensitivity file"):
         Sensitivity.load(path)
 
 

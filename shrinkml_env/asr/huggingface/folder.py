@@ -73,7 +73,7 @@ def find_folder(name: str) -> Path:
         return Path(hub.snapshot_download(name, allow_patterns=patterns))
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
-            f"hf:{name}: no such folder, and not to be had from the Hugging Face Hub ({error})"
+            f"hf:{name}: no such folder, and the Hugging Face Hub could not provide it ({error})"
         ) from error
 
 

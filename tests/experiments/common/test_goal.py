@@ -40,7 +40,7 @@ def test_finding_the_size_takes_some_evaluations():
         (
             {"max_wer_increase": 1.0},
             found(value=0.005, low=-0.001, high=0.009),
-            "1 points of WER more: reached on test,",
+            "increase of at most 1 points: reached on test,",
         ),
         ({"max_wer_increase": 1.0}, found(value=0.005, high=0.011), "reached on test, but not for certain"),
         ({"max_wer_increase": 1.0}, found(value=0.011, low=0.002, high=0.02), "NOT REACHED on test"),

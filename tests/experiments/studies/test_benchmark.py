@@ -83,7 +83,7 @@ def test_scores_and_table(fake_table, few_resamples, tmp_path):
 
 def test_shares_of_the_hypervolume(fake_table):
     wer, size = wer_and_size(TABLE)
-    middling = float(np.median(wer))
+    median = float(np.median(wer))
     settings = {"agents": ["all", "random"], "rewards": ["linear"], "budget": len(wer), "overrides": []}
     everything = Run("all", "linear", 0, [0.0] * len(wer), [True] * len(wer), wer.tolist(), size.tolist(), [])
     half = int(np.argmin(np.abs(size - 0.5) + wer))
@@ -91,11 +91,11 @@ def test_shares_of_the_hypervolume(fake_table):
     on_table = [replace(run, table="las_small") for run in (everything, single)]
     share = fronts(on_table, OmegaConf.create({"env": "tabular", "table": "las_small", **settings}))
     assert share["all"][0, 0, -1] == pytest.approx(1)
-    whole = hypervolume(wer, size, middling)
-    by_hand = max(0, middling - wer[half]) * (1 - size[half]) / whole
+    whole = hypervolume(wer, size, median)
+    by_hand = max(0, median - wer[half]) * (1 - size[half]) / whole
     assert share["random"][0, 0] == pytest.approx(np.full(len(wer), by_hand))
     live = fronts([everything, single], OmegaConf.create({"env": "live", **settings}))
-    # The random agent's only configuration is the middling one here, and what is not better than it counts nothing.
+    # The random agent's only configuration is the median one here, and what is not better than it counts nothing.
     assert live["all"][0, 0, -1] == pytest.approx(1)
     assert live["random"][0, 0, -1] == 0
 

@@ -95,10 +95,10 @@ LEDGERS: list[tuple[str, str, Spoil]] = [
     ("a header twice", r"evaluations\.jsonl, line 3 is damaged", splice(0, 1, 0, 2)),
     ("a line twice", r"evaluations\.jsonl, line 4 repeats an earlier line's ranks", splice(0, 1, 2, 2, 3)),
     ("an empty line in it", r"evaluations\.jsonl, line 2 is damaged", insert("")),
-    ("a line that is no JSON", r"evaluations\.jsonl, line 2 is damaged", insert("{")),
+    ("a line that is not JSON", r"evaluations\.jsonl, line 2 is damaged", insert("{")),
     ("a line that is a number", r"evaluations\.jsonl, line 2 is damaged", insert("3")),
     ("a line without edits", f"{DAMAGED} .*'edits'", line(lambda record: record.pop("edits"))),
-    ("edits that are no whole numbers", DAMAGED, line(lambda record: record.update(edits=[1.5] * 64))),
+    ("edits that are not whole numbers", DAMAGED, line(lambda record: record.update(edits=[1.5] * 64))),
     ("negative edits", DAMAGED, line(lambda record: record.update(edits=[-1] * 64))),
     ("edits of fewer utterances", DAMAGED, line(lambda record: record["edits"].pop())),
     ("other reference words", DAMAGED, line(lambda record: record.update(words=[9] * 64))),
@@ -177,7 +177,7 @@ def overwrite(path: Path, begin: float, end: float) -> None:
 
 
 MEASUREMENTS = [
-    ("a measurement that is no JSON", "{", r"cache\.sqlite: .* is not JSON"),
+    ("a measurement that is not JSON", "{", r"cache\.sqlite: .* is not JSON"),
     ("a measurement that is a list", "[]", r"cache\.sqlite: the measurement \w+ is damaged"),
     ("a measurement without edits", '{"words": [1], "capped": 0}', r"cache\.sqlite: the measurement \w+ is damaged"),
     (
@@ -210,7 +210,7 @@ def resave(change_arrays: Callable[[dict[str, Any]], object]) -> Spoil:
     return spoil
 
 
-NO_TABLE = r"table\.npz is no table, as Table\.save writes it"
+NO_TABLE = r"table\.npz is not a table, as Table\.save writes it"
 
 TABLES: list[tuple[str, str, Spoil]] = [
     ("a text", NO_TABLE, replace_with(b"hello")),
@@ -236,7 +236,7 @@ def sensitivity(spoil: Spoil, folder: Path) -> None:
     Sensitivity.load(folder / "sensitivity.json")
 
 
-NO_SENSITIVITY = r"sensitivity\.json is no sensitivity, as Sensitivity\.save writes it"
+NO_SENSITIVITY = r"sensitivity\.json is not a sensitivity file, as Sensitivity\.save writes it"
 
 SENSITIVITIES: list[tuple[str, str, Spoil]] = [
     ("a text", NO_SENSITIVITY, replace_with(b"hello")),

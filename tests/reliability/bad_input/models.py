@@ -170,7 +170,7 @@ LAS_CONFIGS: list[tuple[str, str, Callable[[dict[str, Any]], object]]] = [
         lambda config: config["model"].update(encoder_units="many"),
     ),
     (
-        "config.json: tokenizer is no base64",
+        "config.json: tokenizer is not base64",
         "key 'config' does not fit 'las'",
         lambda config: config.update(tokenizer="%%%"),
     ),
