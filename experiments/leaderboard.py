@@ -37,15 +37,15 @@ HEAD = (
 
 PAGE = """# Leaderboard
 
-Compressed forms of `las_small` (test WER {original:.2f} %) that searches on the proxy set have found, without
-retraining. The score is the default reward's formula on **test**, -(e - e0) - {weight} s, which no search has seen. A
-row is a single run, no ranking of algorithms: for that see the [benchmark](benchmark.md).
+This table ranks compressed models of `las_small` (test WER {original:.2f} %) that searches on the proxy set have found,
+without retraining. The score is the default reward's formula on **test**, -(e - e0) - {weight} s, which no search has
+seen. A row is a single run, so the table does not rank algorithms; the [benchmark](benchmark.md) does.
 
 {table}
 
-Written by `python -m experiments.leaderboard`, which measures every submission in
-[{folder}/]({folder}) anew and refuses what does not reproduce. To submit a run of `experiments.search`:
-`python -m experiments.leaderboard add=[outputs/search/RUN]`, and commit what it changes.
+`python -m experiments.leaderboard` writes this page. It measures every submission in [{folder}/]({folder}) again and
+refuses a submission if the results differ. To submit a run of `experiments.search`, run
+`python -m experiments.leaderboard add=[outputs/search/RUN]` and commit what it changes.
 """
 
 WEIGHT = 0.2
