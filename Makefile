@@ -26,7 +26,7 @@ unit: $(VENV)/dev
 quick: $(VENV)/dev  ## The fast tests, in about a minute: after each change.
 	$(RUN) pytest $(QUICK)
 
-test-oldest: $(VENV)-oldest  ## The fast tests with the oldest versions that pyproject.toml allows, whose own deprecations are not ours.
+test-oldest: $(VENV)-oldest/dev  ## The fast tests with the oldest versions that pyproject.toml allows, whose own deprecations are not ours.
 	$(VENV)-oldest/bin/python -m pytest $(QUICK) -W ignore::DeprecationWarning
 
 docs: $(VENV)/docs  ## The site, offline and with warnings as errors: docs/_build/html/index.html.
@@ -39,16 +39,16 @@ notebooks: $(VENV)/docs  ## Execute the notebooks again, in place; LIBRISPEECH=D
 bench: $(VENV)/experiments  ## Speed against plain references; writes docs/performance.md (about 40 minutes).
 	$(RUN) benchmarks
 
-wheel: $(VENV)/build  ## dist/shrinkml_env-*.whl
-	$(VENV)/build/bin/python -m build --wheel
+wheel: $(VENV)-build/dev  ## dist/shrinkml_env-*.whl
+	$(VENV)-build/bin/python -m build --wheel
 
-dist: $(VENV)/build  ## What would go to PyPI, wheel and source, checked.
+dist: $(VENV)-build/dev  ## What would go to PyPI, wheel and source, checked.
 	rm -rf dist
-	$(VENV)/build/bin/python -m build
-	$(VENV)/build/bin/twine check --strict dist/*
+	$(VENV)-build/bin/python -m build
+	$(VENV)-build/bin/twine check --strict dist/*
 
 clean:
-	rm -rf $(VENV) $(VENV)-oldest build dist docs/_build docs/api docs/environments *.egg-info
+	rm -rf $(VENV) $(VENV)-build $(VENV)-oldest build dist docs/_build docs/api docs/environments *.egg-info
 
 # One stamp for each set of extras.
 $(VENV)/experiments: pyproject.toml constraints.txt
@@ -57,10 +57,10 @@ $(VENV)/experiments: pyproject.toml constraints.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e .[experiments]
 	touch $@
 
-$(VENV)-oldest: pyproject.toml constraints-oldest.txt
-	$(PYTHON) -m venv $@
-	$@/bin/pip install --quiet --disable-pip-version-check -c constraints-oldest.txt torch torchaudio
-	$@/bin/pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e .[experiments,export,hf,quantise] \
+$(VENV)-oldest/dev: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/pip install --quiet --disable-pip-version-check -c constraints-oldest.txt torch torchaudio
+	$(VENV)-oldest/bin/pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e .[experiments,export,hf,quantise] \
 		hypothesis mo-gymnasium pytest pytest-cov pytest-xdist
 	touch $@
 
@@ -69,9 +69,9 @@ $(VENV)/docs: $(VENV)/experiments
 	touch $@
 
 # Building needs nothing but the builder, which makes an environment of its own.
-$(VENV)/build: constraints.txt
-	$(PYTHON) -m venv $@
-	$@/bin/pip install --quiet --disable-pip-version-check -c constraints.txt build twine
+$(VENV)-build/dev: constraints.txt
+	$(PYTHON) -m venv $(VENV)-build
+	$(VENV)-build/bin/pip install --quiet --disable-pip-version-check -c constraints.txt build twine
 	touch $@
 
 $(VENV)/dev: $(VENV)/experiments

@@ -161,7 +161,12 @@ class EpisodicSearch(ABC):
         """
         if not self.best_ranks:
             raise RuntimeError("nothing has been found yet: call learn() before save()")
-        summary = {"ranks": self.best_ranks, "return": self.best_return, "num_timesteps": self.num_timesteps}
+        summary = {
+            "ranks": self.best_ranks,
+            "return": self.best_return,
+            "feasible": self._best_feasible,
+            "num_timesteps": self.num_timesteps,
+        }
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with open(path, "wb") as file:
             np.savez(
@@ -181,7 +186,7 @@ class EpisodicSearch(ABC):
                 summary = json.loads(str(archive["summary"]))
                 agent._observations, agent._actions = archive["observations"], archive["actions"]
             agent.best_ranks = {str(name): int(rank) for name, rank in summary["ranks"].items()}
-            agent.best_return = float(summary["return"])
+            agent.best_return, agent._best_feasible = float(summary["return"]), bool(summary["feasible"])
             agent.num_timesteps = int(summary["num_timesteps"])
         except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"{path} was not saved by {cls.__name__}: {error}") from error

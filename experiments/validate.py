@@ -49,7 +49,8 @@ def validate(directory: Path) -> list[str]:
     measured["size_ratio"] = measured["params"]["compressed"] / measured["params"]["original"]
     for name, spec in progress(record["utterances"].items(), desc="sets"):
         utterances = load_utterances(spec, name)
-        result = SetResult.of(*(measure(model, utterances) for model in models.values()))
+        before, after = (measure(model, utterances) for model in models.values())
+        result = SetResult.of(before, after)
         measured["sets"][name] = result.to_json()
         tqdm.write(f"{name}: WER {100 * result.wer_before:.2f} % before, {100 * result.wer_after:.2f} % after")
     recorded = {key: record[key] for key in measured}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import os
@@ -33,8 +34,8 @@ def describe(part: object, depth: int = DEPTH) -> Any:
     An object is described by the name of its class and its settings: the arguments of its constructor, read from
     attributes of the same name, with or without a leading underscore. If it does not keep all of them so, its public
     attributes are settings, too, as far as JSON can hold them. Settings may be objects themselves. A class or a
-    function is described by its name, a network by its class, an array or a tensor by its text, which is shortened if
-    it is large.
+    function is described by its name, a `functools.partial` by its function and arguments, a network by its class, an
+    array or a tensor by its text, which is shortened if it is large.
 
     Args:
         part: The part, or a setting of it.
@@ -49,6 +50,9 @@ def describe(part: object, depth: int = DEPTH) -> Any:
     if isinstance(part, Sequence | Set):
         values = sorted(part, key=str) if isinstance(part, Set) else part
         return [describe(value, depth) for value in values]
+    if isinstance(part, functools.partial):
+        bound = {"function": part.func, "arguments": part.args, "options": part.keywords}
+        return {"name": "partial"} | {name: describe(value, depth) for name, value in bound.items() if value}
     if isinstance(part, type) or inspect.isroutine(part):
         return {"name": f"{part.__module__}.{part.__qualname__}"}
     name = {"name": type(part).__name__}

@@ -26,6 +26,7 @@ from shrinkml_env.search_directory import (
     provenance,
     require_folder,
     require_no_larger,
+    require_own,
     save_agent,
     write,
 )
@@ -93,10 +94,13 @@ def run_search(
     # The ledger's lock keeps other processes out of the directory until everything is written.
     with closing(problem):
         if folder is not None:
+            search = describe_search(env, agent)
+            if not learns:
+                # What the ledger holds already must not get into the file of another search.
+                require_own(folder, search, learns)
             problem.ledger.keep_in(folder / "evaluations.jsonl")
             problem.ledger.attach(problem.evaluator)
-            if learns:
-                claim(folder, describe_search(env, agent))
+            claim(folder, search, learns)
             require_no_larger(folder, budget_of(problem))
         with _progress(problem, progress_bar):
             _explore(env, agent, callback)
@@ -224,7 +228,7 @@ def report(
         params=(before.params, after.params),
         encoder_params=_encoder_params(test.model, compressed),
         file_bytes=(file_bytes(test.model), file_bytes(compressed)),
-        sets={name: SetResult.of(*measured[name]) for name in evaluators},
+        sets={name: SetResult.of(*measured[name], evaluator.num_utterances) for name, evaluator in evaluators.items()},
         rewards={name: problem.reward(*reversed(measured[name]))[0] for name in evaluators},
         test_edits=(before.edits, after.edits),
         wer_increase=wer_increase(after.edits, before.edits, before.words),

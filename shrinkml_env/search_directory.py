@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -17,12 +16,21 @@ from shrinkml_env.compression import save_compressed
 from shrinkml_env.compression.canonical import digest
 from shrinkml_env.data import UtteranceSpec
 from shrinkml_env.description import describe, text_of
-from shrinkml_env.envs.registration import make_env
 from shrinkml_env.envs.wrapped import AnyEnv, arguments_of, num_envs_of, shrink_env
 from shrinkml_env.files import read_json_object, write_atomic
 from shrinkml_env.search_result import MODELS, SearchResult
 
-__all__ = ["claim", "describe_search", "origin", "provenance", "require_folder", "save_agent", "write"]
+__all__ = [
+    "claim",
+    "describe_search",
+    "origin",
+    "provenance",
+    "require_folder",
+    "require_no_larger",
+    "require_own",
+    "save_agent",
+    "write",
+]
 
 RESULT = "best.json"
 """The file of the result. It is written last: where it exists, the search is finished."""
@@ -56,7 +64,8 @@ def describe_search(env: AnyEnv, agent: Learner) -> dict[str, Any]:
     process = shrink_env(env)
     space = process.problem.search_space
     candidates = json.dumps(space.tabulate(lambda layer, rank: layer.name))
-    content = digest([candidates.encode()])[:8]
+    levels = [] if space.levels is None else [json.dumps(space.levels)]
+    content = digest([part.encode() for part in (candidates, *levels)])[:8]
     return {
         "agent": describe(agent),
         "action": describe(process.action),
@@ -69,25 +78,43 @@ def describe_search(env: AnyEnv, agent: Learner) -> dict[str, Any]:
     }
 
 
-def claim(folder: Path, search: Mapping[str, Any]) -> None:
-    """Write the description of a search into its directory, or compare it with the one that is there.
+def claim(folder: Path, search: Mapping[str, Any], learns: bool = True) -> None:
+    """Write the description of a search into its directory if there is none, or else compare it: `require_own`.
 
     Args:
         folder: The directory; the caller holds its lock.
-        search: The return value of `describe_search`.
+        search: As `require_own`.
+        learns: As `require_own`.
 
     Raises:
-        ValueError: The directory belongs to another search, or the file is damaged.
+        ValueError: As `require_own`.
+    """
+    require_own(folder, search, learns)
+    if not (folder / IDENTITY).exists():
+        write_atomic(folder / IDENTITY, json.dumps(search, indent=2))
+
+
+def require_own(folder: Path, search: Mapping[str, Any], learns: bool = True) -> None:
+    """Check that a directory does not belong to another search.
+
+    Args:
+        folder: The directory, which may not exist yet.
+        search: The return value of `describe_search`.
+        learns: Whether the agent will play. One that has learned already may be described in other words, and is not
+            compared.
+
+    Raises:
+        ValueError: The directory belongs to another search, or the file with its description is damaged.
     """
     path = folder / IDENTITY
     if not path.exists():
-        write_atomic(path, json.dumps(search, indent=2))
         return
     try:
         was = read_json_object(path)
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}): give another directory, or remove this one") from error
-    differences = "; ".join(_differences(was, search))
+    compared = (was, search) if learns else ({**was, "agent": None}, {**search, "agent": None})
+    differences = "; ".join(_differences(*compared))
     if differences:
         raise ValueError(f"{folder} holds a search with {differences}: give another directory, or remove this one")
 
@@ -143,11 +170,9 @@ def origin(
 def provenance(env: AnyEnv, agent: Learner, dev: UtteranceSpec, test: UtteranceSpec) -> dict[str, Any]:
     """Return the `origin` of the result of a search."""
     settings = {name: text_of(part) for name, part in describe_search(env, agent).items()}
-    given = arguments_of(env)
-    if not given:
+    arguments = arguments_of(env)
+    if not arguments:
         return origin(settings)
-    defaults = {name: argument.default for name, argument in inspect.signature(make_env).parameters.items()}
-    arguments = {**defaults, **given}
     sets = {"proxy": arguments["proxy"], "dev": dev, "test": test}
     return origin(settings, arguments["model"], sets, arguments["factorisation"], arguments["granularity"])
 

@@ -58,11 +58,16 @@ class SetResult:
     capped_after: int
 
     @classmethod
-    def of(cls, before: HasCounts, after: HasCounts) -> SetResult:
-        """Return the sums of two measurements on the same set, of the original and of the compressed model."""
-        return cls(
-            len(before.words), sum(before.words), sum(before.edits), sum(after.edits), before.capped, after.capped
-        )
+    def of(cls, before: HasCounts, after: HasCounts, utterances: int | None = None) -> SetResult:
+        """Return the sums of two measurements on the same set.
+
+        Args:
+            before: That of the original.
+            after: That of the compressed model.
+            utterances: Number of utterances; by default that of the counts, which those of a table do not have.
+        """
+        count = len(before.words) if utterances is None else utterances
+        return cls(count, sum(before.words), sum(before.edits), sum(after.edits), before.capped, after.capped)
 
     @property
     def wer_before(self) -> float:
@@ -140,7 +145,7 @@ class SearchResult:
 
         In this currency searches on sets of different sizes are compared.
         """
-        return sum(len(trial.evaluation.words) for trial in self.history)
+        return self.evaluations * self.sets["proxy"].utterances
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the compressed model to a directory, which `load_compressed` reads."""

@@ -139,7 +139,7 @@ def test_environment_v1_is_what_gym_make_has():
         config = compose("search", overrides=["environment=v1", "constraint.budget=0.3"])
         plain = compose("search", overrides=["environment=v0"])
         assert plain == compose("search")
-    expected = arguments_v1(0.3, "calibration", {})
+    expected = arguments_v1(0.3, "calibration")
     for name, value in expected.items():
         found = OmegaConf.to_container(config, resolve=True)[name]
         wanted = {"name": value} if name in GROUPS and isinstance(value, str) else value

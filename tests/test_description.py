@@ -3,6 +3,7 @@
 import inspect
 import json
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -177,3 +178,21 @@ def test_our_parts_keep_their_arguments_under_their_names(kind):
         if parameter.default is parameter.empty
     }
     assert describe(kind(**given)).keys() == {"name", *parameters} - {"env", "problem", "evaluator", "search_space"}
+
+
+def test_a_partial_is_known_by_its_function_and_arguments():
+    described = [describe(partial(schedule, *arguments)) for arguments in [(), (1.0,), (2.0,)]]
+    described += [describe(partial(schedule, remaining=1.0)), describe(partial(other_schedule, 1.0))]
+    assert len({json.dumps(one) for one in described}) == 5
+    assert described[1]["function"] == describe(schedule)
+    assert describe(partial(schedule, 1.0)) == described[1]
+
+
+def test_spaces_that_differ_in_their_levels_alone_are_different_searches():
+    env = make_levelled_env()
+    space = env.problem.search_space
+    assert space.levels is not None
+    before = describe_search(env, RandomSearch(env))
+    # Frozen, as every search space is.
+    object.__setattr__(space, "levels", tuple(tuple(reversed(of_layer)) for of_layer in space.levels))
+    assert describe_search(env, RandomSearch(env))["search space"] != before["search space"]

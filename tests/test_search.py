@@ -96,6 +96,9 @@ def test_on_a_table_the_choice_is_measured_for_real():
     assert result.ranks in [trial.ranks for trial in result.history]
     assert result.wer["dev"] == result.wer["test"]
     assert shrinkml_env.count_parameters(result.model) == result.params[1]
+    # The table holds sums over the 72 utterances of proxy.
+    assert (result.sets["proxy"].utterances, result.sets["dev"].utterances) == (72, 2)
+    assert result.utterance_passes == 30 * 72
 
 
 def test_an_agent_that_repeats_itself_ends():

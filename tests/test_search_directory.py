@@ -12,8 +12,13 @@ from stable_baselines3 import PPO
 from experiments.summary import table
 from experiments.validate import validate, validate_ranks
 from shrinkml_env import load_compressed, load_model, run_search, save_compressed
+from shrinkml_env.data import Utterance
+from shrinkml_env.envs.wrapped import arguments_of
 from shrinkml_env.evaluation.ledger_file import read_ledger
+from shrinkml_env.search import explore
 from shrinkml_env.search_directory import provenance
+from tests.helpers.las import MODEL as LAS
+from tests.helpers.las import noise
 from tests.helpers.learners import ppo
 from tests.helpers.models import half_recognised
 from tests.helpers.searches import DEV, MODEL, PROXY, TEST, Sampler, make, seeded
@@ -190,6 +195,31 @@ def test_the_record_says_how_to_measure_a_result_anew(tmp_path):
         "dev": speech,
         "test": "test",
     }
+
+
+@pytest.mark.parametrize("make_one", [gym.make, gym.make_vec])
+def test_the_record_of_version_1_is_of_its_own_parts(make_one):
+    spoken = [Utterance(str(number), "", waveform, "call martin") for number, waveform in enumerate(noise(9000, 14000))]
+    env = make_one(
+        "ShrinkML-v1", size=0.8, model=LAS, calibration=spoken, proxy=spoken, factorisation="svd", cache=None
+    )
+    record = provenance(env, Sampler(env), "dev", "test")
+    assert (record["granularity"], record["factorisation"]) == ("matrix", {"name": "svd"})
+    arguments = arguments_of(env)
+    assert (arguments["action"], arguments["reward"], arguments["workers"]) == ("level", "divergence", 1)
+    assert arguments["constraint"] == {"name": "shift", "budget": 0.8}
+
+
+def test_a_spent_budget_is_no_way_into_anothers_directory(tmp_path):
+    env = make(3)
+    run_search(env, Sampler(env), dev=DEV, test=TEST, directory=tmp_path, progress_bar=False)
+    other = make(3, reward="harmonic")
+    agent = Sampler(other)
+    explore(other, agent)
+    with pytest.raises(ValueError, match=r"holds a search with reward\.name 'Linear', not 'Harmonic'"):
+        run_search(other, agent, dev=DEV, test=TEST, directory=tmp_path, progress_bar=False)
+    run_search(other, agent, dev=DEV, test=TEST, directory=tmp_path / "own", progress_bar=False)
+    assert json.loads((tmp_path / "own" / "search.json").read_text())["reward"]["name"] == "Harmonic"
 
 
 def test_the_commands_read_the_directory_of_a_library_run(tmp_path):

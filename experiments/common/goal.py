@@ -10,8 +10,9 @@ from experiments.common.check import check_search_config
 from experiments.common.compose import compose_config, to_container
 from experiments.common.parts import activation_aware, part
 from experiments.common.speech import calibrate_on
-from shrinkml_env import CompressibleModel, SearchProblem, SearchResult, count_parameters
-from shrinkml_env.compression import PredictiveModel, compressed_parameters, ranks_by_matrix
+from shrinkml_env import CompressibleModel, SearchProblem, SearchResult
+from shrinkml_env.compression import PredictiveModel, arrange_layers, compressed_parameters
+from shrinkml_env.compression.counting import parameters_at
 from shrinkml_env.envs.assembly import search_space_maker
 from shrinkml_env.evaluation.evaluator import group_layers
 from shrinkml_env.space.level_spaces import LevelSpace
@@ -97,7 +98,10 @@ def require_reachable(target: float | None, search: DictConfig, model: Compressi
     Raises:
         ValueError: The size is below that bound.
     """
-    layers = group_layers(tuple(model.layers), to_container(search.granularity), to_container(search.dense))
+    # Which matrices share a right factor is known with the factors; at most those of a layer with as many columns do.
+    shared = _equally_wide(model) if search.factorisation.get("share_inputs") else ()
+    arranged = arrange_layers(model.layers, search.factorisation.get("form", "factors"), shared)
+    layers = group_layers(arranged, to_container(search.granularity), to_container(search.dense))
     maker = search_space_maker(part("search_space", search.search_space))
     least = "rank 1"
     if isinstance(maker, LevelSpace):
@@ -106,13 +110,23 @@ def require_reachable(target: float | None, search: DictConfig, model: Compressi
     else:
         space = maker(layers)
         layers, ranks, least = space.layers, space.smallest, "its smallest candidate"
-    smallest = compressed_parameters(model, ranks_by_matrix(layers, ranks)) / count_parameters(model)
+    original = compressed_parameters(model, {})
+    smallest = parameters_at(original, layers, ranks) / original
     if target is not None and target < smallest:
         raise ValueError(
             f"target_size={target:g} is out of reach: with every layer at {least} {smallest:.3f} of the parameters are "
             "left"
         )
     return smallest
+
+
+def _equally_wide(model: CompressibleModel) -> list[list[str]]:
+    """Return the names of the matrices of each layer that have as many columns, two or more."""
+    groups: dict[tuple[str, int], list[str]] = {}
+    for layer in model.layers:
+        for matrix in layer.matrices:
+            groups.setdefault((layer.name, matrix.columns), []).append(matrix.name)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def smallest_size(problem: SearchProblem) -> float:

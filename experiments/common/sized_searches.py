@@ -159,7 +159,7 @@ def choose_ranks(task: SizedSearch | SizedRule) -> dict[str, Any]:
         edits=on_test.edits,
         edits_before=test.baseline.edits,
         words=on_test.words,
-        passes=problem.ledger.count * len(problem.baseline.words),
+        passes=problem.ledger.count * problem.evaluator.num_utterances,
         returns=returns,
     )
     return asdict(found)

@@ -74,7 +74,7 @@ class _Timer:
     def __init__(self, modules: Mapping[str, LowRank]) -> None:
         self._modules = modules
         self._fastest: dict[tuple[str, str], float] = {}
-        self._started = 0.0
+        self._started: list[float] = []  # of the calls that run now, one inside the other
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)
 
     def seconds(self, path: str, counts: Mapping[str, int]) -> float:
@@ -100,10 +100,10 @@ class _Timer:
 
     def _register(self, path: str, module: nn.Module, clock: Callable[[], float]) -> list[Any]:
         def start(*_: Any) -> None:
-            self._started = clock()
+            self._started.append(clock())
 
         def stop(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            spent = clock() - self._started
+            spent = clock() - self._started.pop()
             key = path, str(tree_map(lambda part: getattr(part, "shape", part), (args, kwargs)))
             self._fastest[key] = min(spent, self._fastest.get(key, spent))
             self.counts[path][key[1]] += 1

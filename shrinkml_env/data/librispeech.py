@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, zip_longest
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import overload
 
 import soundfile
@@ -211,7 +212,7 @@ def _listed(path: Path) -> list[str]:
 def download_librispeech(root: str | Path, subset: str | Sequence[str]) -> None:
     """Download and unpack subsets of LibriSpeech into ``root/LibriSpeech``, through torchaudio's data set class.
 
-    Subsets that exist already are not downloaded again.
+    Subsets that exist already are not downloaded again. A subset appears only when it is complete.
 
     Raises:
         ValueError: LibriSpeech has no such subset.
@@ -222,7 +223,11 @@ def download_librispeech(root: str | Path, subset: str | Sequence[str]) -> None:
             continue
         Path(root).mkdir(parents=True, exist_ok=True)
         try:
-            import_torchaudio().datasets.LIBRISPEECH(str(root), url=name, download=True)
+            with TemporaryDirectory(dir=root, prefix=".unpacking-") as aside:
+                import_torchaudio().datasets.LIBRISPEECH(aside, url=name, download=True)
+                complete = Path(root) / "LibriSpeech"
+                complete.mkdir(exist_ok=True)
+                (Path(aside) / "LibriSpeech" / name).rename(complete / name)
         except OSError as error:
             raise OSError(f"LibriSpeech's {name} cannot be fetched into {root}: {error}") from error
 

@@ -10,7 +10,7 @@ from typing import Any
 from shrinkml_env.data.librispeech import SpeechFolder
 from shrinkml_env.data.utterance import Utterance
 
-__all__ = ["SHIPPED_SETS", "UtteranceSpec", "load_utterances"]
+__all__ = ["SHIPPED_SETS", "UtteranceSpec", "count_utterances", "load_utterances"]
 
 UtteranceSpec = str | Mapping[str, Any] | Sequence[Utterance]
 """The name of a shipped set, the arguments of `SpeechFolder` as a mapping, or a sequence of utterances."""
@@ -54,6 +54,24 @@ def load_utterances(spec: UtteranceSpec, name: str = "") -> tuple[Utterance, ...
             raise
         kind = ValueError if isinstance(error, ValueError) else FileNotFoundError
         raise kind(f"{name}: {error}") from error
+
+
+def count_utterances(spec: UtteranceSpec) -> int:
+    """Return the number of utterances of a set, without reading audio; a list of ids is only counted.
+
+    Args:
+        spec: As `load_utterances` takes it.
+
+    Raises:
+        ValueError: As `load_utterances`.
+        FileNotFoundError: There is no such folder or file.
+    """
+    if isinstance(spec, str) and spec in SHIPPED_SETS:
+        return len(SpeechFolder(_ASSETS / "speech", **SHIPPED_SETS[spec]))
+    ids = spec.get("ids") if isinstance(spec, Mapping) else None
+    if isinstance(ids, Sequence) and not isinstance(ids, str):
+        return len(ids)
+    return len(_loaded(spec))
 
 
 def _loaded(spec: UtteranceSpec) -> tuple[Utterance, ...]:

@@ -18,7 +18,7 @@ from shrinkml_env.compression import CompressibleModel, require_lossless
 from shrinkml_env.compression.factorisations import BEST, make_factorisation
 from shrinkml_env.data import Utterance, load_utterances
 from shrinkml_env.data.sets import UtteranceSpec
-from shrinkml_env.envs.assembly import assemble_env, make_reward, require_known_parts
+from shrinkml_env.envs.assembly import PARTS, assemble_env, make_reward, require_known_parts
 from shrinkml_env.envs.shrink import MaskableShrinkEnv, ShrinkEnv
 from shrinkml_env.envs.tabular import MaskableTabularEnv, TabularEnv, VectorTabularEnv
 from shrinkml_env.envs.vector import MaskableVectorShrinkEnv, VectorShrinkEnv
@@ -139,9 +139,11 @@ def make_env(
     require_known_parts(
         action=action, observation=observation, shaping=shaping, constraint=constraint, search_space=search_space
     )
+    reward = make_reward(reward)
     model, cache = _load(model, device), _open(cache)
     utterances = load_utterances(proxy, "proxy")
-    reward = make_reward(reward)
+    if not isinstance(model, LAS):
+        _try_out(model, utterances)
     evaluator = Evaluator(
         model,
         utterances,
@@ -153,7 +155,7 @@ def make_env(
         divergence=signal_of(reward) == "divergence",
         dense=dense,
     )
-    env = assemble_env(
+    return assemble_env(
         evaluator,
         action=action,
         observation=observation,
@@ -164,9 +166,6 @@ def make_env(
         ledger=ledger,
         render_mode=render_mode,
     )
-    if not isinstance(model, LAS):
-        _try_out(model, utterances)
-    return env
 
 
 def make_env_v1(size: float = 0.4, calibration: UtteranceSpec = "calibration", **arguments: Any) -> ShrinkEnv:
@@ -210,7 +209,7 @@ def make_env_v1(size: float = 0.4, calibration: UtteranceSpec = "calibration", *
     Raises:
         ValueError: As `make_env`, the size is no such share, or a constraint is given besides.
     """
-    return make_env(**arguments_v1(size, calibration, arguments))
+    return make_env(**arguments_v1(size, calibration, **arguments))
 
 
 def make_vector_env_v1(
@@ -227,11 +226,13 @@ def make_vector_env_v1(
     Raises:
         ValueError: As `make_env_v1`.
     """
-    return make_vector_env(num_envs, **arguments_v1(size, calibration, arguments))
+    return make_vector_env(num_envs, **arguments_v1(size, calibration, **arguments))
 
 
-def arguments_v1(size: float, calibration: UtteranceSpec, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def arguments_v1(size: float = 0.4, calibration: UtteranceSpec = "calibration", **arguments: Any) -> dict[str, Any]:
     """Return the arguments of `make_env` that stand for those of `make_env_v1`.
+
+    A factorisation or a search space that is given by name, and takes calibration speech but names none, gets this one.
 
     Raises:
         ValueError: An argument is unknown, the size is no share, or a constraint is given besides.
@@ -241,17 +242,22 @@ def arguments_v1(size: float, calibration: UtteranceSpec, arguments: Mapping[str
     if "constraint" in arguments:
         raise ValueError("ShrinkML-v1 is constrained to a size: give size=0.4 instead of a constraint, or use -v0")
     size = number("size", size, above=0, at_most=1, meaning="a share of the original's parameters")
-    speech = {"calibration": calibration}
-    defaults = {
+    merged = {
         "proxy": "proxy-small",
         "action": "level",
         "reward": "divergence",
         "constraint": {"name": "shift", "budget": size},
-        "factorisation": BEST | speech,
+        "factorisation": BEST,
         "granularity": "matrix",
-        "search_space": {"name": "allocated"} | speech,
+        "search_space": "allocated",
+        **arguments,
     }
-    return {**defaults, **arguments}
+    for kind in ("factorisation", "search_space"):
+        spec = {"name": merged[kind]} if isinstance(merged[kind], str) else merged[kind]
+        if isinstance(spec, Mapping) and spec.get("name") in PARTS[kind].registry:
+            options = inspect.signature(PARTS[kind].registry[spec["name"]]).parameters
+            merged[kind] = {**({"calibration": calibration} if "calibration" in options else {}), **spec}
+    return merged
 
 
 def make_vector_env(num_envs: int = 1, **arguments: Any) -> VectorShrinkEnv:
@@ -340,12 +346,12 @@ def _arguments(make: Callable[..., Any]) -> list[str]:
 
 def _load(model: Any, device: Any) -> Any:
     try:
-        kind = torch.device(device).type if isinstance(device, str | torch.device) else None
+        wanted = torch.device(device) if isinstance(device, str | torch.device) else None
     except RuntimeError:
-        kind = None
-    if kind is None:
+        wanted = None
+    if wanted is None:
         raise ValueError(f"device must be 'cpu', 'cuda', or another that torch knows, got {device!r}")
-    if kind == "cuda" and not torch.cuda.is_available():
+    if wanted.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device!r}: this torch finds no GPU; leave out `device`")
     if isinstance(model, str | os.PathLike):
         model = load_model(Path(model) if isinstance(model, os.PathLike) else model)
@@ -354,8 +360,10 @@ def _load(model: Any, device: Any) -> Any:
             f"model: must be a name, a path, or a CompressibleModel, got a {type(model).__name__}, which lacks the "
             "protocol's methods: see help(shrinkml_env.CompressibleModel)"
         )
-    if next(model.parameters()).device.type != kind:
-        model = copy.deepcopy(model).to(device)
+    has = next(model.parameters()).device
+    # A device without a number is any of its type.
+    if has.type != wanted.type or wanted.index not in (None, has.index):
+        model = copy.deepcopy(model).to(wanted)
     return model
 
 

@@ -98,13 +98,16 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
                 no episode has advanced.
         """
         singles = list(iterate(self.action_space, actions))
+        if len(singles) != self.num_envs:
+            raise ValueError(f"{len(singles)} actions for {self.num_envs} environments")
         completed = (env.completed_by(action) for env, action in zip(self.envs, singles, strict=True))
         wanted = [ranks for ranks in completed if ranks is not None]
         problem = self.envs[0].problem
         problem.prefetch(wanted)
-        # All of them before any episode advances, so that an exhausted budget leaves every episode unchanged.
+        # All of them before any episode advances, so that an exhausted budget, or a reward that raises an error, leaves
+        # every episode unchanged.
         for ranks in wanted:
-            problem.evaluate(ranks)
+            problem.reward(problem.evaluate(ranks))
         observations, rewards, terminated = [], [], []
         infos: dict[str, Any] = {}
         for index, (env, action) in enumerate(zip(self.envs, singles, strict=True)):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import gymnasium as gym
 from gymnasium.vector import VectorEnv
 
+from shrinkml_env.envs.registration import VARIANTS_V1, arguments_v1, make_env
 from shrinkml_env.envs.shrink import ShrinkEnv
 from shrinkml_env.envs.tabular import TabularEnv
 from shrinkml_env.mdp.problem import SearchProblem
@@ -57,16 +59,25 @@ def num_envs_of(env: AnyEnv) -> int:
 
 
 def arguments_of(env: AnyEnv) -> Mapping[str, Any]:
-    """Return the arguments that ``gym.make("ShrinkML-v0", ...)`` was called with.
+    """Return the arguments of `make_env` that make the same environment, defaults included.
 
     For a tabular environment they are those of the same problem without the table; for an environment that was not made
     by `gym.make` the mapping is empty.
     """
     first = _first(env)
-    if isinstance(first, TabularEnv):
-        return first.live_kwargs
     spec = getattr(getattr(env, "unwrapped", env), "spec", None)
-    return {} if spec is None else spec.kwargs
+    if isinstance(first, TabularEnv):
+        given = dict(first.live_kwargs)
+    elif spec is None:
+        return {}
+    else:
+        # `gym.make_vec` notes its own arguments besides.
+        own = {*inspect.signature(gym.make_vec).parameters}
+        given = {name: value for name, value in spec.kwargs.items() if name not in own}
+        if spec.id in VARIANTS_V1:
+            given = arguments_v1(**given)
+    defaults = {name: argument.default for name, argument in inspect.signature(make_env).parameters.items()}
+    return {**defaults, **given}
 
 
 def budget_of(problem: SearchProblem) -> int:

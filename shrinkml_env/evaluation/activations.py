@@ -13,6 +13,9 @@ from shrinkml_env.compression import CompressibleModel, Factorisation, Layer, ca
 
 __all__ = ["ActivationError"]
 
+KNOWN = 64
+"""Errors that are kept. Observations and shaping ask for the same states, and steps for those before and after."""
+
 
 class ActivationError:
     """The relative error of a layer's outputs in a compressed model, against the original's, on a few utterances.
@@ -39,7 +42,6 @@ class ActivationError:
         self._layers = tuple(layers)
         self._waveforms = waveforms
         self._factorisation = factorisation
-        # Observations and shaping ask for the same states, and steps for those before and after.
         self._known: dict[tuple[tuple[str, int], ...], float] = {}
 
     def __call__(self, ranks: Mapping[str, int]) -> float:
@@ -60,6 +62,8 @@ class ActivationError:
             return 0.0
         key = tuple(ranks.items())
         if key not in self._known:
+            while len(self._known) >= KNOWN:
+                del self._known[next(iter(self._known))]
             self._known[key] = self._measure(ranks, complete)
         return self._known[key]
 

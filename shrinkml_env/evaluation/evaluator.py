@@ -116,6 +116,11 @@ class Evaluator:
         return digest([self._measurer.content, json.dumps(blocks).encode()])
 
     @property
+    def num_utterances(self) -> int:
+        """The number of utterances of the set."""
+        return len(self.utterances)
+
+    @property
     def factorisation_name(self) -> str:
         """The name of the factorisation."""
         return self.factorisation.name

@@ -26,6 +26,10 @@ class SupportsEvaluate(Protocol):
         """The hash of all that a measurement depends on except the ranks; equal keys mean equal measurements."""
 
     @property
+    def num_utterances(self) -> int:
+        """The number of utterances of the set."""
+
+    @property
     def layers(self) -> tuple[Layer, ...]:
         """The model's layers at the chosen granularity, in forward order."""
 

@@ -141,7 +141,8 @@ class _Number(ActionKind):
     def _numbers(self, index: int, actions: NDArray[Any]) -> NDArray[np.float64]:
         """Return the numbers of many actions for a layer; shape (N, 1) -> (N,)."""
         values = np.asarray(actions)
-        if values.ndim != 2 or values.dtype.kind != "f" or not (np.abs(values) <= 1.0 + ROUNDING).all():
+        of_floats = values.dtype.kind == "f" and values.ndim == 2 and values.shape[1] == 1
+        if not of_floats or not (np.abs(values) <= 1.0 + ROUNDING).all():
             raise ValueError(
                 f"layer {self.problem.layers[index].name!r}: an action is outside [-1, 1], or no array of one float"
             )

@@ -110,7 +110,7 @@ class Sensitivity:
         file: Any = resources.files("shrinkml_env") / "assets/sensitivity.json" if path is None else Path(path)
         if not file.is_file():
             raise FileNotFoundError(
-                f"search space 'sensitivity': there is no file {file}; path must be one that Sensitivity.save wrote"
+                f"sensitivity: there is no file {file}; path must be one that Sensitivity.save wrote"
             )
         try:
             content = parse_json(file.read_bytes())

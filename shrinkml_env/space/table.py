@@ -29,6 +29,7 @@ from shrinkml_env.asr import load_model
 from shrinkml_env.compression import Workload, count_macs, parameters_at
 from shrinkml_env.compression.factorisations import make_factorisation
 from shrinkml_env.compression.layers import Layer, Matrix, canonical_ranks
+from shrinkml_env.data.sets import count_utterances
 from shrinkml_env.data.utterance import Utterance
 from shrinkml_env.evaluation import EvaluationCache, Evaluator
 from shrinkml_env.evaluation.result import Evaluation
@@ -328,6 +329,11 @@ class TableEvaluator:
     def key(self) -> str:
         """The hash of the table and the name of the set."""
         return f"{self.table.content} {self.subset}"
+
+    @cached_property
+    def num_utterances(self) -> int:
+        """The number of utterances of the set."""
+        return count_utterances(self.table.utterances[self.subset])
 
     @cached_property
     def baseline(self) -> Evaluation:

@@ -86,10 +86,16 @@ def test_without_a_feasible_configuration_the_best_of_the_others_is_kept(tmp_pat
     assert agent.best_return == max(trial.reward for trial in env.problem.history)
     agent.save(tmp_path / "agent.npz")
     # One that is feasible comes before all that are not.
-    mixed = make_fake_env(constraint={"name": "check", "budget": 0.5}, reward="accuracy")
+    limited = {"constraint": {"name": "check", "budget": 0.5}, "reward": "accuracy"}
+    mixed = make_fake_env(**limited)
     searched = RandomSearch(mixed, seed=0).learn(60 * STEPS)
     assert mixed.problem.best.feasible
     assert searched.best_return == pytest.approx(mixed.problem.best.reward)
+    # Saving keeps that it is: the dense model has a better reward, and is over the budget.
+    searched.save(tmp_path / "feasible.npz")
+    loaded = RandomSearch.load(tmp_path / "feasible.npz", make_fake_env(**limited))
+    loaded.search = lambda problem: (problem.search_space.dense for _ in range(1))
+    assert loaded.learn(STEPS).best_ranks == searched.best_ranks
 
 
 def test_predict_takes_batches():

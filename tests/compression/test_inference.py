@@ -178,3 +178,27 @@ def test_a_module_that_was_not_called_keeps_its_usual_form():
     model.spare = factored(nn.Linear(6, 7))
     model.spare.form = "merged"
     assert optimise_for_inference(model, tones(1))["spare"] == "factored"
+
+
+def test_the_time_of_a_module_holds_that_of_those_in_it():
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Identity()
+
+        def forward(self, seconds):
+            time.sleep(seconds)
+            return self.inner(seconds)
+
+    outer = Outer()
+    timer = inference._Timer({"outer": outer, "inner": outer.inner})
+    # Sleep is no time of the thread, by which one thread is measured.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with timer.running():
+            outer(0.05)
+    finally:
+        torch.set_num_threads(threads)
+    assert timer.seconds("outer", timer.counts["outer"]) >= 0.05
+    assert timer.seconds("inner", timer.counts["inner"]) < 0.04

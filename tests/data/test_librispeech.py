@@ -3,14 +3,18 @@ import shutil
 import struct
 import unicodedata
 from collections import Counter
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from shrinkml_env.data import SHIPPED_SETS, SpeechFolder, Utterance, download_librispeech, load_utterances
+from shrinkml_env.data import SHIPPED_SETS, SpeechFolder, Utterance, download_librispeech, librispeech, load_utterances
 from shrinkml_env.data.librispeech import read_waveform
+from shrinkml_env.data.sets import count_utterances
 from tests.helpers.speech import LIBRISPEECH
 
 
@@ -180,6 +184,43 @@ def test_what_is_there_is_not_downloaded(corpus):
     assert sorted(corpus.rglob("*")) == before
     with pytest.raises(ValueError, match="train-clean-360"):
         download_librispeech(corpus, "dev-none")
+
+
+def test_what_was_unpacked_in_part_is_not_there(tmp_path, monkeypatch):
+    def unpack(root, url, download, *, fails):
+        chapter = Path(root) / "LibriSpeech" / url / "1" / "2"
+        chapter.mkdir(parents=True)
+        (chapter / "1-2.trans.txt").write_text("1-2-0000 ONE")
+        if fails:
+            raise OSError("the connection was lost")
+
+    datasets = SimpleNamespace(LIBRISPEECH=partial(unpack, fails=True))
+    monkeypatch.setattr(librispeech, "import_torchaudio", lambda: SimpleNamespace(datasets=datasets))
+    with pytest.raises(OSError, match=r"LibriSpeech's dev-clean cannot be fetched into .*: the connection was lost"):
+        download_librispeech(tmp_path, "dev-clean")
+    assert list(tmp_path.iterdir()) == []
+    datasets.LIBRISPEECH = partial(unpack, fails=False)
+    download_librispeech(tmp_path, "dev-clean")
+    assert (tmp_path / "LibriSpeech" / "dev-clean" / "1" / "2" / "1-2.trans.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["LibriSpeech"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "count"),
+    [
+        ("proxy-small", 12),
+        ("test", 530),
+        ({"root": "/nowhere", "subset": "dev-other", "ids": ["a", "b", "c"]}, 3),
+        ([Utterance("1-1-0001", "1", torch.zeros(800), "one")], 1),
+    ],
+)
+def test_utterances_are_counted_without_their_audio(spec, count):
+    assert count_utterances(spec) == count
+
+
+def test_utterances_of_a_folder_are_counted(corpus):
+    spec = {"root": str(corpus), "subset": "dev-tiny"}
+    assert count_utterances(spec) == len(load_utterances(spec))
 
 
 SOUND = 0.1 * np.random.default_rng(0).standard_normal(8000).astype(np.float32)

@@ -9,7 +9,7 @@ import torch
 from shrinkml_env.compression import SVD, ActivationAwareSVD
 from shrinkml_env.data import Utterance
 from shrinkml_env.envs import registration
-from shrinkml_env.envs.registration import VARIANTS_V1, make_env
+from shrinkml_env.envs.registration import VARIANTS_V1, arguments_v1, make_env
 from shrinkml_env.evaluation import Ledger, default_cache_path
 from shrinkml_env.mdp.actions import ACTIONS, ActionKind, Discrete
 from shrinkml_env.mdp.constraints import Clip
@@ -177,6 +177,16 @@ def test_version_1_takes_other_parts():
     assert type(env.unwrapped.action) is Discrete
     assert problem.size_limit == 0.9
     assert any(len(layer.matrices) > 1 for layer in problem.layers)
+
+
+def test_version_1_gives_its_speech_to_the_parts_that_take_speech():
+    merged = arguments_v1(0.5, "mine", factorisation="activation_aware", search_space={"name": "predicted", "count": 9})
+    assert merged["factorisation"] == {"name": "activation_aware", "calibration": "mine"}
+    assert merged["search_space"] == {"name": "predicted", "count": 9, "calibration": "mine"}
+    merged = arguments_v1(0.5, "mine", factorisation="svd", search_space={"name": "allocated", "calibration": "other"})
+    assert merged["factorisation"] == {"name": "svd"}
+    assert merged["search_space"] == {"name": "allocated", "calibration": "other"}
+    assert arguments_v1(0.5, "mine", factorisation=SVD)["factorisation"] is SVD
 
 
 def test_version_1_names_mistakes():

@@ -176,3 +176,28 @@ def test_seeds_may_be_numpys():
         drawn.append([float(env.np_random.random()) for env in envs.envs])
     assert drawn[0] == drawn[1] == drawn[2] == drawn[3]
     assert drawn[0][0] != drawn[0][1]
+
+
+def test_a_reward_that_raises_leaves_all_episodes_where_they_were():
+    def reward(evaluation, baseline):
+        if evaluation.size_ratio < 1:
+            raise ValueError("too small for me")
+        return 0.0
+
+    single = make_fake_env(reward=reward)
+    env = VectorShrinkEnv(single, 2)
+    env.reset(seed=0)
+    dense, small = single.actions_for(single.problem.search_space.dense), single.actions_for({"output": 13})
+    for first, second in zip(dense[:-1], small[:-1], strict=True):
+        env.step(np.stack([first, second]))
+    with pytest.raises(ValueError, match="too small for me"):
+        env.step(np.stack([dense[-1], small[-1]]))
+    *_, terminated, _, _ = env.step(np.stack([dense[-1], dense[-1]]))
+    assert terminated.all()
+
+
+def test_the_number_of_actions_is_checked():
+    env = VectorShrinkEnv(make_fake_env(), 2)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="3 actions for 2 environments"):
+        env.step(np.zeros((3, 1), np.float32))

@@ -71,3 +71,13 @@ def test_the_evaluator_offers_it():
     spread = [utterance.waveform for utterance in UTTERANCES[:4]]
     expected = ActivationError(MODEL, MODEL.layers, spread, SVD(MODEL))({"output": 3})
     assert evaluator.activation_error({"output": 3}) == expected
+
+
+def test_only_recent_errors_are_kept(monkeypatch):
+    monkeypatch.setattr("shrinkml_env.evaluation.activations.KNOWN", 2)
+    model = TinyCTC()
+    error = ActivationError(model, model.layers, [tones(1)[0]], SVD(model))
+    name = model.layers[0].name
+    errors = [error({name: rank}) for rank in (1, 2, 3)]
+    assert list(error._known) == [((name, 2),), ((name, 3),)]
+    assert [error({name: rank}) for rank in (1, 2, 3)] == errors

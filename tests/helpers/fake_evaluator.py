@@ -53,6 +53,7 @@ class FakeEvaluator:
     """
 
     factorisation_name = "svd"
+    num_utterances = len(WORDS)
 
     def __init__(
         self,

@@ -273,6 +273,7 @@ def test_continuous_takes_the_nearest_candidate_to_the_point_on_the_line(value):
         (Continuous, [[0.0], [np.nan]]),
         (Continuous, [[0.0], [1.01]]),
         (Continuous, [0.0]),
+        (Continuous, [[0.0, 0.5]]),
         (Continuous, [[0]]),
         (Discrete, [0, -1]),
         (Discrete, [0, 25]),

@@ -285,5 +285,5 @@ def test_the_embedded_models_sensitivity_is_shipped():
 
 
 def test_a_sensitivity_that_is_not_there_is_named():
-    with pytest.raises(FileNotFoundError, match=r"search space 'sensitivity': there is no file /nope; path must be"):
+    with pytest.raises(FileNotFoundError, match=r"sensitivity: there is no file /nope; path must be"):
         make_problem(FakeEvaluator(), search_space={"name": "sensitivity", "path": "/nope"})
