@@ -1,12 +1,14 @@
 # Everything runs in .venv, which the first target makes. PYTHON chooses the interpreter: make PYTHON=python3.12 demo
 PYTHON ?= python3
 VENV ?= .venv
+# make test CONSTRAINTS=/dev/null takes the newest versions instead of the pinned ones.
+CONSTRAINTS ?= constraints.txt
 RUN = $(VENV)/bin/python -m
 # make test COVERAGE=--cov=shrinkml_env measures the coverage, too, and takes a quarter longer.
 COVERAGE ?=
 QUICK = -n 2 --dist worksteal -m "not slow and not docs and not results"
 
-.PHONY: demo test quick test-oldest lint types unit docs notebooks bench wheel dist clean
+.PHONY: demo test quick test-oldest lint types unit docs links notebooks bench wheel dist clean
 
 demo: $(VENV)/experiments  ## Compress the embedded recogniser and show the result.
 	$(RUN) experiments.search environment=v1 agent=ppo constraint.budget=0.4 budget=200
@@ -32,8 +34,11 @@ test-oldest: $(VENV)-oldest/dev  ## The fast tests with the oldest versions that
 docs: $(VENV)/docs  ## The site, offline and with warnings as errors: docs/_build/html/index.html.
 	$(RUN) sphinx -W --keep-going docs docs/_build/html
 
+links: $(VENV)/docs  ## Follow the links to other sites, which needs a network.
+	$(RUN) sphinx -b linkcheck docs docs/_build/linkcheck
+
 notebooks: $(VENV)/docs  ## Execute the notebooks again, in place; LIBRISPEECH=DIR says where that is (half an hour).
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e .[hf]
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e .[hf]
 	TQDM_DISABLE=1 $(VENV)/bin/jupyter execute --inplace docs/notebooks/*.ipynb
 
 bench: $(VENV)/experiments  ## Speed against plain references; writes docs/performance.md (about 40 minutes).
@@ -53,8 +58,8 @@ clean:
 # One stamp for each set of extras.
 $(VENV)/experiments: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch torchaudio
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e .[experiments]
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) torch torchaudio
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e .[experiments]
 	touch $@
 
 $(VENV)-oldest/dev: pyproject.toml constraints-oldest.txt
@@ -65,15 +70,15 @@ $(VENV)-oldest/dev: pyproject.toml constraints-oldest.txt
 	touch $@
 
 $(VENV)/docs: $(VENV)/experiments
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e .[experiments,docs]
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e .[experiments,docs]
 	touch $@
 
 # Building needs nothing but the builder, which makes an environment of its own.
 $(VENV)-build/dev: constraints.txt
 	$(PYTHON) -m venv $(VENV)-build
-	$(VENV)-build/bin/pip install --quiet --disable-pip-version-check -c constraints.txt build twine
+	$(VENV)-build/bin/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) build twine
 	touch $@
 
 $(VENV)/dev: $(VENV)/experiments
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e .[experiments,export,hf,mlflow,quantise,sweeps,wandb,dev]
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e .[experiments,export,hf,mlflow,quantise,sweeps,wandb,dev]
 	touch $@

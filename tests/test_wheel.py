@@ -70,6 +70,7 @@ def test_the_wheel_is_enough(tmp_path):
     built = subprocess.run(build, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.stat().st_size < 74e6  # docs/corpus.md says what it holds
     installed = tmp_path / "installed"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(installed)

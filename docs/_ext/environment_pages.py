@@ -1,4 +1,6 @@
-"""The page of each registered environment: what Gymnasium knows of it, and the docstring of its class in Markdown.
+"""The page of each registered environment: what Gymnasium knows of it, and a docstring in Markdown.
+
+The docstring is that of its class, or of its entry point if that has sections of its own.
 
 The pages are written before Sphinx reads the folder, and Git ignores them.
 """
@@ -16,7 +18,7 @@ from sphinx.application import Sphinx
 
 import shrinkml_env
 
-ARGUMENTS = """## {heading}
+ARGUMENTS = """## Arguments
 
 ```{{eval-rst}}
 .. autofunction:: {path}
@@ -37,10 +39,10 @@ def write(app: Sphinx) -> None:
 
 
 def refer(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
-    """Put a link to the page where the API reference has the class, whose docstring is no reStructuredText."""
+    """Put a link to the page where the API reference has a docstring with sections in Markdown."""
     heading = next((place for place, line in enumerate(lines) if line.startswith("## ")), None)
     if heading is not None:
-        described = next(spec.id for spec in environments() if class_of(spec) is value)
+        described = next(spec.id for spec in environments() if described_in(spec) is value)
         lines[heading:] = [f"All about it: :doc:`/environments/{described}`.", ""]
 
 
@@ -56,13 +58,16 @@ def class_of(spec: EnvSpec) -> type[Any]:
     return made
 
 
-def described_by(spec: EnvSpec) -> EnvSpec:
-    """Return the environment that a page refers to for all that is not said: the first of its kind, maybe itself.
+def described_in(spec: EnvSpec) -> Any:
+    """Return what has the docstring of an environment: the entry point, if that has sections, or else the class."""
+    assert spec.entry_point is not None
+    entry_point = load_env_creator(spec.entry_point)
+    return entry_point if "\n## " in inspect.cleandoc(entry_point.__doc__ or "") else class_of(spec)
 
-    For a variant that is the first with the same entry point, for others the first with the same class.
-    """
-    kind = (lambda other: other.entry_point) if spec.kwargs else class_of
-    return next(other for other in environments() if kind(other) == kind(spec))
+
+def described_by(spec: EnvSpec) -> EnvSpec:
+    """Return the environment that a page refers to for all that is not said: the first one with the same docstring."""
+    return next(other for other in environments() if described_in(other) is described_in(spec))
 
 
 def page(spec: EnvSpec) -> str:
@@ -77,10 +82,9 @@ def page(spec: EnvSpec) -> str:
         facts["the same as"] = f'`gym.make("{first.id}", {arguments})`'
     table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     # What the constructor takes is of no use to those who call gym.make.
-    text = inspect.cleandoc(class_of(spec).__doc__ or "").partition("\nArgs:\n")[0]
+    text = inspect.cleandoc(described_in(spec).__doc__ or "").partition("\nArgs:\n")[0]
     if spec is not first:
         text = f"{text.partition(chr(10))[0]} All that is not said here is as in [{first.id}]({first.id}.md)."
     if not spec.kwargs and "\n## Arguments\n" not in text:
-        heading = "Arguments" if spec is first else "Differences and arguments"
-        text += f"\n\n{ARGUMENTS.format(heading=heading, path=str(spec.entry_point).replace(':', '.'))}"
+        text += f"\n\n{ARGUMENTS.format(path=str(spec.entry_point).replace(':', '.'))}"
     return f'# {spec.id}\n\n| make | `gym.make("{spec.id}")` |\n| --- | --- |\n{table}\n\n{text}\n'

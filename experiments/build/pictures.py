@@ -1,12 +1,14 @@
-"""Draw the picture of docs/rewards.md: ``python -m experiments.build.pictures``.
+"""Draw pictures of the documentation: ``python -m experiments.build.pictures``.
 
-It shows every scalar reward of the WER with its defaults, over size ratio and WER.
+``rewards.png`` shows every scalar reward of the WER with its defaults, over size ratio and WER; ``episode.png`` an
+episode of ``ShrinkML-v1`` after half of its steps.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 from omegaconf import DictConfig
 
@@ -14,6 +16,7 @@ from experiments.common.command import command
 from experiments.common.kinds import NAME
 from experiments.common.pictures import plt, save_figure
 from shrinkml_env import Evaluation
+from shrinkml_env.envs.wrapped import episode_length
 from shrinkml_env.mdp.rewards import REWARDS, Reward
 
 PARAMS, MACS, WORDS = 6_400_000, 10_000_000_000, 10_000
@@ -26,7 +29,7 @@ def measured(wer: float, size_ratio: float) -> Evaluation:
     return Evaluation({}, (edits,), (WORDS,), params, size_ratio, macs, capped=0)
 
 
-def draw(path: Path) -> None:
+def draw_rewards(path: Path) -> None:
     """Draw every scalar reward of the WER over size ratio and WER."""
     made = {name: kind() for name, kind in REWARDS.items()}
     rewards = {name: reward for name, reward in made.items() if isinstance(reward, Reward) and reward.signal == "wer"}
@@ -54,15 +57,26 @@ def draw(path: Path) -> None:
         panel.set_xlabel("WER, %")
     for panel in panels[:, 0]:
         panel.set_ylabel("size ratio")
-    path.parent.mkdir(parents=True, exist_ok=True)
     save_figure(figure, path, dpi=80)
 
 
-@command("pictures", output=NAME)
+def draw_episode(path: Path) -> None:
+    """Draw an episode of ``ShrinkML-v1`` at 0.4 of the size whose actions are 0, after half of its steps."""
+    env = gym.make("ShrinkML-v1", size=0.4, render_mode="rgb_array")
+    env.reset()
+    for _ in range(episode_length(env) // 2):
+        env.step(np.zeros(1, np.float32))
+    plt.imsave(path, np.asarray(env.render(), np.uint8))
+
+
+@command("pictures", images=NAME)
 def main(config: DictConfig) -> None:
-    """Draw the picture."""
-    draw(Path(config.output))
-    print(config.output)
+    """Draw the pictures."""
+    folder = Path(config.images)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, draw in {"rewards.png": draw_rewards, "episode.png": draw_episode}.items():
+        draw(folder / name)
+        print(folder / name)
 
 
 if __name__ == "__main__":

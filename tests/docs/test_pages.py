@@ -203,6 +203,11 @@ def test_links_lead_somewhere(page):
             assert anchor in slugs(file), target
 
 
+def test_no_page_has_the_name_of_one_that_sphinx_writes():
+    """Sphinx replaces it without a warning."""
+    assert not {"search", "genindex", "py-modindex"} & {path.stem for path in ROOT.glob("docs/*.md")}
+
+
 def test_the_page_of_the_environments_lists_every_id():
     listed = set(re.findall(r"`(ShrinkML\w*-v\d+)`", (ROOT / "docs" / "environments.md").read_text()))
     assert {name for name in gym.registry if name.startswith("ShrinkML")} == listed

@@ -329,7 +329,7 @@ BAD_COMMANDS: list[tuple[str, str, str]] = [
         "search test=5",
         "test must be the name of a shipped set or {root: DIR, subset: NAME, limit: N}, got 5",
     ),
-    ("a picture's file", "build.pictures output=5", "output must be a name, got 5"),
+    ("the folder of the pictures", "build.pictures images=5", "images must be a name, got 5"),
     (
         "layers as text",
         "studies.uniform_curve dense=encoder",

@@ -60,7 +60,7 @@ function draw(element, { series, x, y, ticks }) {
       width: width(),
       height: 380,
       scales: { x: { time: false }, y: ticks ? { distr: 4, asinh: 10, range: (_, least, most) => [0, 1.1 * most] } : {} },
-      axes: [{ label: x }, ticks ? { label: y, splits: within, values: (_, at) => at, filter: (_, at) => at } : { label: y }],
+      axes: [{ label: x }, ticks ? { label: y, splits: within, values: (_, at) => at, filter: (_, at) => at } : { label: y, size: 70 }],
       series: [{}, ...series.map(options)],
       legend: { live: false },
       cursor: { x: false, y: false, points: { show: false } },
