@@ -6,13 +6,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from experiments.build.synthetic.assets import fetch_assets
+from experiments.build.synthetic.calibration import CALIBRATION, copy_calibration
+from experiments.build.synthetic.corpus import focus, remove_others, synthesise, write_index
+from experiments.build.synthetic.engines import load_engine
+from experiments.build.synthetic.recipe import SUBSETS, Item, held_out_items, training_items
 from experiments.common.command import command
 from experiments.common.kinds import NAME, choice, list_of, mapping_of, number, whole
-from shrinkml_env.data.synthetic.assets import fetch_assets
-from shrinkml_env.data.synthetic.calibration import CALIBRATION, copy_calibration
-from shrinkml_env.data.synthetic.corpus import focus, remove_others, synthesise, write_index
-from shrinkml_env.data.synthetic.engines import load_engine
-from shrinkml_env.data.synthetic.recipe import SUBSETS, Item, held_out_items, training_items
 from shrinkml_env.files import write_atomic
 from shrinkml_env.progress import progress
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shrinkml_env.data.synthetic.conditions import (
+from shrinkml_env.data.conditions import (
     NOISE_KINDS,
     add_noise,
     reverberate,

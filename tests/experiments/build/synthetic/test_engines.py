@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shrinkml_env.data.synthetic.assets import Assets, fetch_assets
-from shrinkml_env.data.synthetic.engines import ENGINES, finish, load_engine, punctuate
-from shrinkml_env.data.synthetic.voices import Voice, espeak_voices, festival_voices, flite_voices
+from experiments.build.synthetic.assets import Assets, fetch_assets
+from experiments.build.synthetic.engines import ENGINES, finish, load_engine, punctuate
+from experiments.build.synthetic.voices import Voice, espeak_voices, festival_voices, flite_voices
 
 NO_ASSETS = Assets(Path("absent"), Path("absent"), Path("absent"))
 PROGRAMS = {"flite": "flite", "festival": "festival", "espeak": "espeak-ng"}

@@ -11,10 +11,10 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from shrinkml_env.data.synthetic.assets import Assets
-from shrinkml_env.data.synthetic.corpus import MANIFEST, focus, remove_others, render, synthesise, write_index
-from shrinkml_env.data.synthetic.recipe import Condition, Item, training_items
-from shrinkml_env.data.synthetic.voices import Voice
+from experiments.build.synthetic.assets import Assets
+from experiments.build.synthetic.corpus import MANIFEST, focus, remove_others, render, synthesise, write_index
+from experiments.build.synthetic.recipe import Condition, Item, training_items
+from experiments.build.synthetic.voices import Voice
 
 NO_ASSETS = Assets(Path("absent"), Path("absent"), Path("absent"))
 

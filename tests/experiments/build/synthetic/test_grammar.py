@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shrinkml_env.data.synthetic import grammar
-from shrinkml_env.data.synthetic.grammar import MAX_WORDS, MIN_WORDS, PATTERNS, Pattern, sentences, vocabulary
-from shrinkml_env.data.synthetic.lexicon import PHRASES, WORDS
+from experiments.build.synthetic import grammar
+from experiments.build.synthetic.grammar import MAX_WORDS, MIN_WORDS, PATTERNS, Pattern, sentences, vocabulary
+from experiments.build.synthetic.lexicon import PHRASES, WORDS
 
 _LARGE = 16_000
 
@@ -100,7 +100,7 @@ def test_every_prefix_is_balanced_over_the_patterns(monkeypatch: pytest.MonkeyPa
 @pytest.mark.slow
 def test_another_process_with_another_hash_seed_makes_the_same_list(corpus: list[str]) -> None:
     script = (
-        "import hashlib; from shrinkml_env.data.synthetic.grammar import sentences;"
+        "import hashlib; from experiments.build.synthetic.grammar import sentences;"
         "print(hashlib.sha256('\\n'.join(sentences(2000, 0, {'call anna', 'call paul'})).encode()).hexdigest())"
     )
     other = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"

@@ -19,8 +19,8 @@ import soundfile
 from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
-from shrinkml_env.data.synthetic.assets import Assets
-from shrinkml_env.data.synthetic.voices import Voice, festival_voices
+from experiments.build.synthetic.assets import Assets
+from experiments.build.synthetic.voices import Voice, festival_voices
 from shrinkml_env.data.utterance import SAMPLE_RATE
 
 __all__ = ["ENGINES", "Engine", "finish", "load_engine", "punctuate", "require"]

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from experiments.build.synthetic.calibration import choose_calibration, copy_calibration
 from shrinkml_env.data import SpeechFolder, load_utterances
-from shrinkml_env.data.synthetic.calibration import choose_calibration, copy_calibration
 
 RECORDS = [
     {"id": f"{speaker}-{speaker}00-{number:04d}", "duration": 1.0 + number / 10}

@@ -15,8 +15,8 @@ from functools import cache
 from random import Random
 from typing import Final
 
-from shrinkml_env.data.synthetic.lexicon import IRREGULAR_PLURALS, PHRASES, WORDS
-from shrinkml_env.data.synthetic.patterns import TEMPLATES
+from experiments.build.synthetic.lexicon import IRREGULAR_PLURALS, PHRASES, WORDS
+from experiments.build.synthetic.patterns import TEMPLATES
 
 __all__ = ["MAX_WORDS", "MIN_WORDS", "PATTERNS", "Pattern", "sentences", "vocabulary"]
 

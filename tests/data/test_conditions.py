@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shrinkml_env.data.synthetic.conditions import (
+from shrinkml_env.data.conditions import (
     NOISE_KINDS,
     add_noise,
     babble,

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shrinkml_env.data.synthetic.corpus import MANIFEST
+from experiments.build.synthetic.corpus import MANIFEST
 
 __all__ = ["CALIBRATION", "choose_calibration", "copy_calibration"]
 

@@ -14,9 +14,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from shrinkml_env.data.synthetic.conditions import NOISE_KINDS
-from shrinkml_env.data.synthetic.grammar import sentences
-from shrinkml_env.data.synthetic.voices import (
+from experiments.build.synthetic.grammar import sentences
+from experiments.build.synthetic.voices import (
     Voice,
     espeak_voices,
     festival_voices,
@@ -25,6 +24,7 @@ from shrinkml_env.data.synthetic.voices import (
     kokoro_training_voices,
     piper_voices,
 )
+from shrinkml_env.data.conditions import NOISE_KINDS
 
 __all__ = ["HELD_OUT_SUBSETS", "SUBSETS", "Condition", "Item", "derive_seed", "held_out_items", "training_items"]
 

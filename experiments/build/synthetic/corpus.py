@@ -20,17 +20,17 @@ import numpy as np
 import soundfile
 import torch
 
-from shrinkml_env.data.synthetic.assets import Assets
-from shrinkml_env.data.synthetic.conditions import (
+from experiments.build.synthetic.assets import Assets
+from experiments.build.synthetic.engines import Engine, Samples, finish, load_engine, punctuate
+from experiments.build.synthetic.recipe import Item
+from experiments.build.synthetic.voices import Voice, flite_voices
+from shrinkml_env.data.conditions import (
     add_noise,
     babble,
     reverberate,
     room_impulse_response,
     synthetic_noise,
 )
-from shrinkml_env.data.synthetic.engines import Engine, Samples, finish, load_engine, punctuate
-from shrinkml_env.data.synthetic.recipe import Item
-from shrinkml_env.data.synthetic.voices import Voice, flite_voices
 from shrinkml_env.data.utterance import SAMPLE_RATE
 
 __all__ = ["MANIFEST", "focus", "remove_others", "render", "synthesise", "write_index"]

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from shrinkml_env.data.synthetic.recipe import HELD_OUT_SUBSETS, Item, held_out_items, training_items
-from shrinkml_env.data.synthetic.voices import KOKORO_HELD_OUT, KOKORO_TRAINING
+from experiments.build.synthetic.recipe import HELD_OUT_SUBSETS, Item, held_out_items, training_items
+from experiments.build.synthetic.voices import KOKORO_HELD_OUT, KOKORO_TRAINING
 
-CONFIG = OmegaConf.load(Path(__file__).parents[3] / "conf" / "corpus.yaml")
+CONFIG = OmegaConf.load(Path(__file__).parents[4] / "conf" / "corpus.yaml")
 
 
 @cache
