@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import experiments.search
-from benchmarks.kills import outcome
 from experiments.common.results import Cell, append_result, read_results
 from experiments.common.run_directory import write_json
 from shrinkml_env import EvaluationCache, Ledger, load_compressed, save_compressed
@@ -24,6 +23,7 @@ from tests.helpers.fake_evaluator import FakeEvaluator
 from tests.helpers.models import TinyCTC, tones
 from tests.helpers.speech import PLAIN, make_corpus, make_learner
 from tests.helpers.workplace import make_workplace
+from tests.reliability.kills import outcome
 
 NO_ROOM = "No space left on device|File too large"
 

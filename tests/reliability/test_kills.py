@@ -1,12 +1,12 @@
-"""Kills at random moments, of which ``python -m benchmarks.kills`` makes many more."""
+"""Kills at random moments, of which ``python -m tests.reliability.kills`` makes many more."""
 
 import random
 
 import pytest
 
-from benchmarks import kills
 from tests.helpers.models import TinyCTC
 from tests.helpers.workplace import make_workplace
+from tests.reliability import kills
 
 pytestmark = pytest.mark.slow
 

@@ -1,10 +1,10 @@
-"""Long runs take no more memory than short ones; ``python -m benchmarks.memory`` looks at longer ones."""
+"""Long runs take no more memory than short ones; ``python -m tests.reliability.memory`` looks at longer ones."""
 
 import itertools
 
 import pytest
 
-from benchmarks.memory import episodes, evaluations, growth
+from tests.reliability.memory import episodes, evaluations, growth
 
 pytestmark = pytest.mark.slow
 

@@ -1,8 +1,9 @@
-"""Kill commands at random moments, and check that they resume: ``python -m benchmarks.kills [KILLS]``, by default 100.
+"""Kill commands at random moments, and check that they resume.
 
-Searches (alone, with workers, three at once), a fine-tuning, `experiments.compress` and `experiments.build.table` are
-killed by SIGKILL and started again, repeatedly. Their final outputs must equal those of an uninterrupted run, byte for
-byte, and no process may outlive a killed parent for long.
+``python -m tests.reliability.kills [KILLS]`` kills a hundred times by default. Searches (alone, with workers, three at
+once), a fine-tuning, `experiments.compress` and `experiments.build.table` are killed by SIGKILL and started again,
+repeatedly. Their final outputs must equal those of an uninterrupted run, byte for byte, and no process may outlive a
+killed parent for long.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def compressing(folder: Path) -> Task:
 def tabulating(folder: Path) -> Task:
     """Return the making of a table of 16 configurations."""
     sets = make_workplace(folder, TinyCTC())
-    return Task("build.table", "benchmarks.kills", ((*sets, "best=2", "random=2", "batch=2"),))
+    return Task("build.table", "tests.reliability.kills", ((*sets, "best=2", "random=2", "batch=2"),))
 
 
 TASKS: tuple[Callable[[Path], Task], ...] = (
@@ -148,7 +149,7 @@ def begin(module: str, options: Sequence[str], folder: Path) -> None:
     os.environ.update(SHRINKML_CACHE=str(folder / "cache.sqlite"), OMP_NUM_THREADS="1")
     os.chdir(folder)
     arguments = [*options, f"outputs={folder / 'outputs'}"]
-    if module == "benchmarks.kills":
+    if module == "tests.reliability.kills":
         importlib.import_module("tests.helpers.models")
         make_table(arguments, folder / "outputs")
     else:

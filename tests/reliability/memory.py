@@ -1,4 +1,4 @@
-"""Check that memory does not grow in long runs: ``python -m benchmarks.memory``."""
+"""Check that memory does not grow in long runs: ``python -m tests.reliability.memory``."""
 
 from __future__ import annotations
 
