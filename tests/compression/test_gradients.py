@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from shrinkml_env.compression import ActivationAwareSVD, sampled_gradients
-from shrinkml_env.compression.gradients import row_weights
+from shrinkml_env.compression.gradients import SampledGradients, row_weights
 from shrinkml_env.compression.layers import arrange_layers
 from tests.helpers.las import MODEL, make_model, noise
 from tests.helpers.models import TinyCTC, tones
@@ -62,6 +62,16 @@ def test_weights_of_rows():
     # With a moment 4 I all weights are the same: only rows are compared with each other.
     root = 2.0 * torch.eye(9, dtype=torch.float64)
     torch.testing.assert_close(row_weights(MODEL, SPEECH, MODEL.layers, {OUTPUT: root})[OUTPUT], weights[OUTPUT])
+
+
+def test_at_one_position_a_weight_is_the_gradient_by_its_output(monkeypatch):
+    by_output, inputs = torch.tensor([3.0, -1.0, 2.0, 0.0]), torch.tensor([0.5, -2.0])
+    sample = SampledGradients({"matrix": torch.outer(by_output, inputs)}, 1)
+    monkeypatch.setattr("shrinkml_env.compression.gradients.sampled_gradients", lambda *_: iter([sample]))
+    root = torch.tensor([[2.0, 0.0], [1.0, 3.0]], dtype=torch.float64)
+    for roots in ({}, {"matrix": root}):
+        # |d| over its mean, 1.5; the smallest weight is 0.05.
+        assert row_weights(MODEL, [], [], roots)["matrix"].tolist() == pytest.approx([2.0, 2 / 3, 4 / 3, 0.05])
 
 
 def test_a_model_that_tells_no_probabilities_is_refused():
