@@ -18,6 +18,7 @@ from shrinkml_env.asr.features import LogMel, lengths_mask
 from shrinkml_env.asr.las_modules import BidirectionalLSTM, Decoder, Encoder, LASConfig
 from shrinkml_env.asr.tokenizer import Tokenizer, normalise
 from shrinkml_env.compression import Hypothesis
+from shrinkml_env.compression.modules import lstm_cell
 
 __all__ = ["GroupedLAS"]
 
@@ -117,7 +118,7 @@ class GroupedLAS:
         hidden = cell = states.new_zeros(2 * forms, batch, recurrent.shape[1])
         outputs = []
         for step in projected.unbind(2):
-            hidden, cell = _cell(torch.baddbmm(step, hidden, recurrent), cell)
+            hidden, cell = lstm_cell(torch.baddbmm(step, hidden, recurrent), cell)
             outputs.append(hidden)
         ahead, behind = torch.stack(outputs, dim=2).chunk(2)
         return torch.cat([ahead, behind.gather(2, reverse.expand_as(behind))], dim=3)
@@ -165,7 +166,7 @@ class GroupedLAS:
         bias = decoder.lstm.bias_ih + decoder.lstm.bias_hh
         gates = torch.baddbmm(bias.expand(forms, 1, -1), inputs, self._input.mT)
         gates = torch.baddbmm(gates, state.hidden, self._recurrent.mT)
-        hidden, cell = _cell(gates, state.cell)
+        hidden, cell = lstm_cell(gates, state.cell)
         query = torch.bmm(hidden, self._query.mT)
         attention = decoder.attention
         located = attention.location(state.history.view(forms * batch, 1, time)).transpose(1, 2)
@@ -177,10 +178,3 @@ class GroupedLAS:
         logits = torch.baddbmm(decoder.output.bias.expand(forms, 1, -1), readout, self._output.mT)
         history = state.history + weights
         return logits, _State(state.values, state.keys, state.mask, hidden, cell, context, history)
-
-
-def _cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the hidden and the cell state, (..., units), given an LSTM's pre-activations, (..., 4 units)."""
-    into, forget, new, out = gates.chunk(4, dim=-1)
-    cell = torch.sigmoid(forget) * cell + torch.sigmoid(into) * torch.tanh(new)
-    return torch.sigmoid(out) * torch.tanh(cell), cell

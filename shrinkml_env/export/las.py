@@ -19,7 +19,7 @@ from shrinkml_env.asr.features import FFT, FLOOR, HOP, MIN_STD, WINDOW, LogMel
 from shrinkml_env.asr.las import LAS
 from shrinkml_env.asr.las_modules import BidirectionalLSTM
 from shrinkml_env.compression.factors import expand_right, times_right
-from shrinkml_env.compression.modules import LowRank
+from shrinkml_env.compression.modules import LowRank, lstm_cell
 
 __all__ = ["DecoderStep", "EncoderProgram", "OnnxLSTM", "ScanLSTM", "min_samples"]
 
@@ -114,9 +114,7 @@ class ScanLSTM(nn.Module):
             recurrent = hidden[:, None]
             for matrix in products:
                 recurrent = torch.bmm(recurrent, matrix)
-            into, forget, new, out = (gates + recurrent[:, 0]).chunk(4, dim=1)
-            cell = torch.sigmoid(forget) * cell + torch.sigmoid(into) * torch.tanh(new)
-            hidden = torch.sigmoid(out) * torch.tanh(cell)
+            hidden, cell = lstm_cell(gates + recurrent[:, 0], cell)
             return [hidden, cell], hidden.clone()
 
         start = gates.new_zeros(2, gates.shape[2] // 4)
@@ -258,10 +256,7 @@ class DecoderStep(nn.Module):
             Logits, (rows, vocabulary); then the new hidden, cell, context and history.
         """
         inputs = torch.cat([self.embedding(previous), context], dim=1)
-        gates = self.inputs(inputs) + self.recurrent(hidden) + self.bias
-        into, forget, new, out = gates.chunk(4, dim=1)
-        cell = torch.sigmoid(forget) * cell + torch.sigmoid(into) * torch.tanh(new)
-        hidden = torch.sigmoid(out) * torch.tanh(cell)
+        hidden, cell = lstm_cell(self.inputs(inputs) + self.recurrent(hidden) + self.bias, cell)
         located = self.location(history[:, None]).transpose(1, 2)
         energies = self.energy(torch.tanh(self.query(hidden)[:, None] + keys + located)).squeeze(2)
         weights = torch.softmax(energies, dim=1)

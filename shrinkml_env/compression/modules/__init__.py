@@ -15,7 +15,13 @@ from shrinkml_env.compression.layers import Matrix
 from shrinkml_env.compression.modules.attention import LowRankMultiheadAttention
 from shrinkml_env.compression.modules.base import RESERVED, Form, LowRank, named_matrices, take_over
 from shrinkml_env.compression.modules.feedforward import LowRankConv1d, LowRankEmbedding, LowRankLinear
-from shrinkml_env.compression.modules.recurrent import LowRankGRU, LowRankGRUCell, LowRankLSTM, LowRankLSTMCell
+from shrinkml_env.compression.modules.recurrent import (
+    LowRankGRU,
+    LowRankGRUCell,
+    LowRankLSTM,
+    LowRankLSTMCell,
+    lstm_cell,
+)
 
 __all__ = [
     "LOW_RANK_MODULES",
@@ -29,6 +35,7 @@ __all__ = [
     "LowRankLSTMCell",
     "LowRankLinear",
     "LowRankMultiheadAttention",
+    "lstm_cell",
     "module_kind",
     "module_matrices",
     "take_over",

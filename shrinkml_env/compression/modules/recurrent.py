@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, unpack_sequence
 from shrinkml_env.compression.factors import Factors
 from shrinkml_env.compression.modules.base import Form, LowRank, vectors
 
-__all__ = ["LowRankGRU", "LowRankGRUCell", "LowRankLSTM", "LowRankLSTMCell"]
+__all__ = ["LowRankGRU", "LowRankGRUCell", "LowRankLSTM", "LowRankLSTMCell", "lstm_cell"]
 
 
 class _LowRankRecurrent(LowRank):
@@ -212,9 +212,19 @@ class _LowRankLSTMBase(_LowRankRecurrent):
 
     def _step(self, gates: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
         """Compute one time step of a batch; return the hidden and the cell state, (batch, units) each."""
-        into, forget, new, out = (gates + self._apply_matrix("_hh", hidden, None)).chunk(4, dim=1)
-        cell = torch.sigmoid(forget) * cell + torch.sigmoid(into) * torch.tanh(new)
-        return torch.sigmoid(out) * torch.tanh(cell), cell
+        return lstm_cell(gates + self._apply_matrix("_hh", hidden, None), cell)
+
+
+def lstm_cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the hidden and the new cell state of an LSTM, in the order of gates of `nn.LSTM`.
+
+    Args:
+        gates: Pre-activations of the input, forget, cell and output gates, (..., 4 units).
+        cell: Cell state, (..., units).
+    """
+    into, forget, new, out = gates.chunk(4, dim=-1)
+    cell = torch.sigmoid(forget) * cell + torch.sigmoid(into) * torch.tanh(new)
+    return torch.sigmoid(out) * torch.tanh(cell), cell
 
 
 class LowRankLSTM(_LowRankLSTMBase, _LowRankRNN, nn.LSTM):  # type: ignore[misc]
