@@ -173,16 +173,17 @@ def make_env_v1(size: float = 0.4, calibration: UtteranceSpec = "calibration", *
 
     ## Description
 
-    One episode compresses one trained recogniser to a given share of its parameters. Each step says how far one weight
-    matrix, or a stack of matrices that read the same input, is to be above or below the others; after the last step all
-    of them move together until the model fits the size. The reward says how far the predictions of the compressed model
-    are from those of the original. Nothing is retrained.
+    One episode compresses one trained recogniser to a given share of its parameters. Each step chooses the *level* of
+    one weight matrix, or of a stack of matrices that read the same input, relative to a level that all have in common;
+    a higher level keeps more of the matrix. After the last step all levels move together until the model fits the size.
+    The reward says how far the probabilities of the compressed model are from those of the original. Nothing is
+    retrained.
 
     The task of `ShrinkML-v0`, in which an untrained policy begins with broken models, is the same with other parts.
     Here the policy begins near the ranks of the least *predicted damage*: the divergence from the original that a
     matrix alone is predicted to cause at each rank, from gradients on calibration speech and without an evaluation.
-    Candidates lie at common *levels* of it: at one level, a parameter more saves the same predicted damage in every
-    matrix. An episode of zeros plays these ranks:
+    The candidates of all matrices lie at common levels: at one level, one more parameter saves the same predicted
+    damage in every matrix. An episode of zeros plays these ranks:
 
     ```python
     >>> import gymnasium as gym, shrinkml_env
@@ -202,7 +203,7 @@ def make_env_v1(size: float = 0.4, calibration: UtteranceSpec = "calibration", *
     ## Action Space
 
     `Box(-1, 1, (1,), float32)`. 0 gives the matrix the common level, the largest at which the model fits the size; -1
-    and 1 move it down or up by a tenth of all 48 levels. `ShrinkMLDiscrete-v1` takes the index of a candidate instead,
+    and 1 move it down or up by a tenth of all 48 levels, rounded, the last of which is dense. `ShrinkMLDiscrete-v1` takes the index of a candidate instead,
     `ShrinkMLOneShot-v1` the indices of all matrices in one step. An action outside the space raises `ValueError` and
     changes nothing.
 

@@ -23,6 +23,7 @@ PAGES = (
     "docs/observations.md",
     "docs/rewards.md",
     "docs/speed.md",
+    "docs/tabular.md",
     "docs/your-own-reward.md",
 )
 
