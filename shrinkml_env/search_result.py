@@ -145,7 +145,7 @@ class SearchResult:
 
         In this currency searches on sets of different sizes are compared.
         """
-        return self.evaluations * self.sets["proxy"].utterances
+        return self.evaluations * self.sets["proxy"].utterances if self.history else 0
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the compressed model to a directory, which `load_compressed` reads."""

@@ -7,10 +7,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from experiments.build.synthetic.assets import fetch_assets
-from experiments.build.synthetic.calibration import CALIBRATION, copy_calibration
-from experiments.build.synthetic.corpus import focus, remove_others, synthesise, write_index
+from experiments.build.synthetic.choice import CALIBRATION, copy_calibration
 from experiments.build.synthetic.engines import load_engine
 from experiments.build.synthetic.recipe import SUBSETS, Item, held_out_items, training_items
+from experiments.build.synthetic.rendering import focus, remove_others, synthesise, write_index
 from experiments.common.command import command
 from experiments.common.kinds import NAME, choice, list_of, mapping_of, number, whole
 from shrinkml_env.files import write_atomic

@@ -14,7 +14,7 @@ import torch
 
 from shrinkml_env.asr import LAS, load_model
 from shrinkml_env.checks import number, whole_number
-from shrinkml_env.compression import CompressibleModel, require_lossless
+from shrinkml_env.compression import CompressibleModel, require_length, require_lossless
 from shrinkml_env.compression.factorisations import BEST, make_factorisation
 from shrinkml_env.data import Utterance, load_utterances
 from shrinkml_env.data.sets import UtteranceSpec
@@ -411,8 +411,10 @@ def _load(model: Any, device: Any) -> Any:
 
 def _try_out(model: CompressibleModel, utterances: Sequence[Utterance]) -> None:
     """Check on the shortest utterances that another's model works with factored modules; see `require_lossless`."""
-    shortest = sorted((utterance.waveform for utterance in utterances), key=len)
-    require_lossless(model, shortest[:TRIED_UTTERANCES])
+    shortest = sorted(utterances, key=lambda utterance: utterance.waveform.numel())[:TRIED_UTTERANCES]
+    for utterance in shortest:
+        require_length(model, utterance.waveform.numel(), f"utterance {utterance.id!r}")
+    require_lossless(model, [utterance.waveform for utterance in shortest])
 
 
 def _open(cache: Any) -> EvaluationCache | None:

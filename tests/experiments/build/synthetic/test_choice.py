@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.build.synthetic.calibration import choose_calibration, copy_calibration
+from experiments.build.synthetic.choice import choose_calibration, copy_calibration
 from shrinkml_env.data import SpeechFolder, load_utterances
 
 RECORDS = [

@@ -1,4 +1,4 @@
-"""The calibration set: a few training utterances, copied into the package."""
+"""The choice of the calibration set: a few training utterances, copied into the package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.build.synthetic.corpus import MANIFEST
+from experiments.build.synthetic.rendering import MANIFEST
 
 __all__ = ["CALIBRATION", "choose_calibration", "copy_calibration"]
 

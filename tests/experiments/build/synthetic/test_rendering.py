@@ -12,8 +12,8 @@ import soundfile
 from numpy.typing import NDArray
 
 from experiments.build.synthetic.assets import Assets
-from experiments.build.synthetic.corpus import MANIFEST, focus, remove_others, render, synthesise, write_index
 from experiments.build.synthetic.recipe import Condition, Item, training_items
+from experiments.build.synthetic.rendering import MANIFEST, focus, remove_others, render, synthesise, write_index
 from experiments.build.synthetic.voices import Voice
 
 NO_ASSETS = Assets(Path("absent"), Path("absent"), Path("absent"))
