@@ -65,7 +65,7 @@ $(VENV)/experiments: pyproject.toml constraints.txt
 $(VENV)-oldest/dev: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv $(VENV)-oldest
 	$(VENV)-oldest/bin/pip install --quiet --disable-pip-version-check -c constraints-oldest.txt torch torchaudio
-	$(VENV)-oldest/bin/pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e .[experiments,export,hf,quantise] \
+	$(VENV)-oldest/bin/pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e .[experiments,hf] \
 		hypothesis mo-gymnasium pytest pytest-cov pytest-xdist
 	touch $@
 

@@ -16,11 +16,8 @@ from shrinkml_env.envs.assembly import PARTS
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-EXTRAS = ("experiments", "export", "hf", "quantise")
+EXTRAS = ("experiments", "hf")
 """Those that `make test-oldest` installs."""
-
-UNTRIED = {"torch", "torchaudio"}
-"""Packages whose oldest versions need another index: see constraints-oldest.txt."""
 
 OLDEST = {
     canonicalize_name(name): Version(version)
@@ -46,11 +43,7 @@ def test_the_citation_is_of_this_version():
 @pytest.mark.parametrize("requirement", REQUIREMENTS, ids=str)
 def test_the_oldest_versions_are_those_that_are_allowed(requirement):
     (least,) = [Version(part.version) for part in requirement.specifier if part.operator == ">="]
-    tried = OLDEST[canonicalize_name(requirement.name)]
-    if canonicalize_name(requirement.name) in UNTRIED:
-        assert tried > least
-    else:
-        assert tried == least
+    assert OLDEST[canonicalize_name(requirement.name)] == least
 
 
 def test_contributors_find_what_they_look_for():

@@ -205,5 +205,6 @@ def test_bad_arguments():
         change_form(3, "pivoting")  # type: ignore[type-var]
     with pytest.raises(ValueError, match="form must be 'factors' or 'pivoting', got 'pifa'"):
         change_form(model, "pifa")  # type: ignore[arg-type]
+    pytest.importorskip("torchao")
     with pytest.raises(ValueError, match="quantised: change the one that it was made from"):
         change_form(quantise(model), "pivoting")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from packaging.version import Version
 
 from shrinkml_env import Utterance, compress, count_parameters
 from shrinkml_env.asr import LAS, Decoding, LASConfig, Tokenizer
@@ -19,6 +20,10 @@ from shrinkml_env.export import FORMATS, Format, check, export_model, las
 from shrinkml_env.export.programs import write_companions
 from shrinkml_env.export.transcribe import Transcriber
 from tests.helpers.models import TinyCTC, tones
+
+pytestmark = pytest.mark.skipif(
+    Version(torch.__version__) < Version("2.13"), reason="the extra export needs torch 2.13"
+)
 
 TEXTS = ["set an alarm for seven thirty", "call martin's sister", "play the quick brown fox", "jazz vow"] * 10
 WAYS = "encoder.layers.0.lstm.forward_lstm", "encoder.layers.0.lstm.backward_lstm"
