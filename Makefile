@@ -1,7 +1,7 @@
 # Everything runs in .venv, which the first target makes. PYTHON chooses the interpreter: make PYTHON=python3.12 demo
 PYTHON ?= python3
 VENV ?= .venv
-# make test CONSTRAINTS=/dev/null takes the newest versions instead of the pinned ones.
+# make test VENV=.venv-newest CONSTRAINTS=/dev/null takes the newest versions, in an environment of its own.
 CONSTRAINTS ?= constraints.txt
 RUN = $(VENV)/bin/python -m
 # make test COVERAGE=--cov=shrinkml_env measures the coverage, too, and takes a quarter longer.
@@ -53,7 +53,7 @@ dist: $(VENV)-build/dev  ## What would go to PyPI, wheel and source, checked.
 	$(VENV)-build/bin/twine check --strict dist/*
 
 clean:
-	rm -rf $(VENV) $(VENV)-build $(VENV)-oldest build dist docs/_build docs/api docs/environments *.egg-info
+	rm -rf $(VENV) $(VENV)-build $(VENV)-newest $(VENV)-oldest build dist docs/_build docs/api docs/environments *.egg-info
 
 # One stamp for each set of extras.
 $(VENV)/experiments: pyproject.toml constraints.txt

@@ -89,6 +89,7 @@ def run_search(
     folder = None if directory is None else require_folder(directory)
     # All sets are loaded before the search, so that an error in them loses no work.
     sets = {name: problem.evaluator.on(load_utterances(spec, name)) for name, spec in (("dev", dev), ("test", test))}
+    _ = problem.evaluator.num_utterances  # a table's set may be missing
     made = {**provenance(env, agent, dev, test), **(config or {})}
     learns = not problem.ledger.spent
     # The ledger's lock keeps other processes out of the directory until everything is written.
@@ -96,11 +97,13 @@ def run_search(
         if folder is not None:
             search = describe_search(env, agent)
             if not learns:
-                # What the ledger holds already must not get into the file of another search.
-                require_own(folder, search, learns)
+                # An agent that has learned already may be described in other words.
+                search["agent"] = None
+            # First, so that what the ledger holds already gets into no other search's file.
+            require_own(folder, search)
             problem.ledger.keep_in(folder / "evaluations.jsonl")
             problem.ledger.attach(problem.evaluator)
-            claim(folder, search, learns)
+            claim(folder, search)
             require_no_larger(folder, budget_of(problem))
         with _progress(problem, progress_bar):
             _explore(env, agent, callback)

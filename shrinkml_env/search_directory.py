@@ -78,45 +78,43 @@ def describe_search(env: AnyEnv, agent: Learner) -> dict[str, Any]:
     }
 
 
-def claim(folder: Path, search: Mapping[str, Any], learns: bool = True) -> None:
+def claim(folder: Path, search: Mapping[str, Any]) -> None:
     """Write the description of a search into its directory if there is none, or else compare it: `require_own`.
 
     Args:
         folder: The directory; the caller holds its lock.
         search: As `require_own`.
-        learns: As `require_own`.
 
     Raises:
         ValueError: As `require_own`.
     """
-    require_own(folder, search, learns)
-    if not (folder / IDENTITY).exists():
+    known = require_own(folder, search)
+    if known is None or (known.get("agent") is None and search["agent"] is not None):
         write_atomic(folder / IDENTITY, json.dumps(search, indent=2))
 
 
-def require_own(folder: Path, search: Mapping[str, Any], learns: bool = True) -> None:
-    """Check that a directory does not belong to another search.
+def require_own(folder: Path, search: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Check that a directory does not belong to another search, and return the description in it, if there is one.
 
     Args:
         folder: The directory, which may not exist yet.
-        search: The return value of `describe_search`.
-        learns: Whether the agent will play. One that has learned already may be described in other words, and is not
-            compared.
+        search: The return value of `describe_search`; an agent of None, here or in the directory, is any agent.
 
     Raises:
         ValueError: The directory belongs to another search, or the file with its description is damaged.
     """
     path = folder / IDENTITY
     if not path.exists():
-        return
+        return None
     try:
         was = read_json_object(path)
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}): give another directory, or remove this one") from error
-    compared = (was, search) if learns else ({**was, "agent": None}, {**search, "agent": None})
-    differences = "; ".join(_differences(*compared))
+    any_agent = {"agent": None} if None in (was.get("agent"), search.get("agent")) else {}
+    differences = "; ".join(_differences({**was, **any_agent}, {**search, **any_agent}))
     if differences:
         raise ValueError(f"{folder} holds a search with {differences}: give another directory, or remove this one")
+    return was
 
 
 def require_no_larger(folder: Path, budget: int) -> None:

@@ -125,9 +125,9 @@ def test_a_directory_is_taken_until_the_result_is_written(tmp_path):
 
         def save(self, path):
             assert not (path.parent / "best.json").exists()
-            other, agent = seeded()
+            other = make()
             with pytest.raises(ValueError, match="another run is writing it") as raised:
-                run_search(other, agent, dev=DEV, test=TEST, directory=path.parent, progress_bar=False)
+                run_search(other, Late(other), dev=DEV, test=TEST, directory=path.parent, progress_bar=False)
             path.write_text(str(raised.value))
 
     env = make()
@@ -213,13 +213,24 @@ def test_the_record_of_version_1_is_of_its_own_parts(make_one):
 def test_a_spent_budget_is_no_way_into_anothers_directory(tmp_path):
     env = make(3)
     run_search(env, Sampler(env), dev=DEV, test=TEST, directory=tmp_path, progress_bar=False)
+    before = (tmp_path / "evaluations.jsonl").read_bytes()
+    begun = make(4, reward="harmonic")
+    begun.unwrapped.problem.evaluate({})
+    with pytest.raises(ValueError, match=r"holds a search with reward\.name 'Linear', not 'Harmonic'"):
+        run_search(begun, Sampler(begun), dev=DEV, test=TEST, directory=tmp_path, progress_bar=False)
     other = make(3, reward="harmonic")
     agent = Sampler(other)
     explore(other, agent)
     with pytest.raises(ValueError, match=r"holds a search with reward\.name 'Linear', not 'Harmonic'"):
         run_search(other, agent, dev=DEV, test=TEST, directory=tmp_path, progress_bar=False)
+    assert (tmp_path / "evaluations.jsonl").read_bytes() == before
     run_search(other, agent, dev=DEV, test=TEST, directory=tmp_path / "own", progress_bar=False)
-    assert json.loads((tmp_path / "own" / "search.json").read_text())["reward"]["name"] == "Harmonic"
+    described = json.loads((tmp_path / "own" / "search.json").read_text())
+    assert (described["reward"]["name"], described["agent"]) == ("Harmonic", None)
+    # Whoever goes on there is its agent.
+    longer = make(4, reward="harmonic")
+    run_search(longer, Sampler(longer), dev=DEV, test=TEST, directory=tmp_path / "own", progress_bar=False)
+    assert json.loads((tmp_path / "own" / "search.json").read_text())["agent"]["name"] == "Sampler"
 
 
 def test_the_commands_read_the_directory_of_a_library_run(tmp_path):

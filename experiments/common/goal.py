@@ -98,14 +98,15 @@ def require_reachable(target: float | None, search: DictConfig, model: Compressi
     Raises:
         ValueError: The size is below that bound.
     """
+    shared = search.factorisation.get("share_inputs", False)
     # Which matrices share a right factor is known with the factors; at most those of a layer with as many columns do.
-    shared = _equally_wide(model) if search.factorisation.get("share_inputs") else ()
-    arranged = arrange_layers(model.layers, search.factorisation.get("form", "factors"), shared)
+    groups = _equally_wide(model) if shared else ()
+    arranged = arrange_layers(model.layers, search.factorisation.get("form", "factors"), groups)
     layers = group_layers(arranged, to_container(search.granularity), to_container(search.dense))
     maker = search_space_maker(part("search_space", search.search_space))
     least = "rank 1"
-    if isinstance(maker, LevelSpace):
-        # Its candidates are not known before the factors are; no layer can have less than rank 1.
+    if isinstance(maker, LevelSpace) or shared:
+        # The candidates are not known before the factors are; no layer can have less than rank 1.
         ranks = {layer.name: 1 for layer in layers if layer.break_even}
     else:
         space = maker(layers)

@@ -68,6 +68,10 @@ def write_report(
         rules: Name of a rule -> evaluation on the proxy set of the ranks that it gives at the result's size.
     """
     rules = rules or {}
+    # A model that was trained or compensated afterwards is not compared with rules.
+    searched_wer = next(
+        (trial.evaluation.wer for trial in result.history if trial.ranks == result.ranks), result.wer["proxy"]
+    )
     one_size = has_one_size(result, uniform)
     _draw(directory / "search.png", result, uniform)
     page = render(
@@ -82,6 +86,8 @@ def write_report(
         layers=layer_rows(result),
         damage=damage,
         rules=rules,
+        searched_wer=searched_wer,
+        changed=searched_wer != result.wer["proxy"],
         transcripts=transcripts,
         course=course,
         pace=median(course.evaluations) if course.evaluations else None,

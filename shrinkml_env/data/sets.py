@@ -57,7 +57,7 @@ def load_utterances(spec: UtteranceSpec, name: str = "") -> tuple[Utterance, ...
 
 
 def count_utterances(spec: UtteranceSpec) -> int:
-    """Return the number of utterances of a set, without reading audio; a list of ids is only counted.
+    """Return the number of utterances of a set, without reading audio; a list of ids needs no folder.
 
     Args:
         spec: As `load_utterances` takes it.
@@ -68,10 +68,13 @@ def count_utterances(spec: UtteranceSpec) -> int:
     """
     if isinstance(spec, str) and spec in SHIPPED_SETS:
         return len(SpeechFolder(_ASSETS / "speech", **SHIPPED_SETS[spec]))
-    ids = spec.get("ids") if isinstance(spec, Mapping) else None
+    if not isinstance(spec, Mapping):
+        return len(_loaded(spec))
+    ids, limit = spec.get("ids"), spec.get("limit")
     if isinstance(ids, Sequence) and not isinstance(ids, str):
-        return len(ids)
-    return len(_loaded(spec))
+        count = len(set(ids))
+        return count if limit is None else min(count, limit)
+    return len(SpeechFolder(**spec))
 
 
 def _loaded(spec: UtteranceSpec) -> tuple[Utterance, ...]:

@@ -93,7 +93,8 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
         """Set the rank of the next layer in every episode.
 
         Raises:
-            ValueError: An action is not in the action space; no episode has advanced.
+            ValueError: The number of actions is not `num_envs`, or an action is not in the action space; no episode has
+                advanced, and neither has it where the reward raises an error.
             BudgetExhausted: The completed configurations exceed the budget. The ledger holds those within the budget;
                 no episode has advanced.
         """

@@ -210,7 +210,8 @@ def test_what_was_unpacked_in_part_is_not_there(tmp_path, monkeypatch):
     [
         ("proxy-small", 12),
         ("test", 530),
-        ({"root": "/nowhere", "subset": "dev-other", "ids": ["a", "b", "c"]}, 3),
+        ({"root": "/nowhere", "subset": "dev-other", "ids": ["a", "b", "c", "a"]}, 3),
+        ({"root": "/nowhere", "subset": "dev-other", "ids": ["a", "b", "c"], "limit": 2}, 2),
         ([Utterance("1-1-0001", "1", torch.zeros(800), "one")], 1),
     ],
 )
