@@ -47,6 +47,7 @@ def test_rows_of_a_printed_table():
         ("tradeoff comparison=searched comparison.sizes=[0.5,0.4,0.2]", "best-factors.md"),
         ("tradeoff comparison=levels", "learning.md"),
         ("tradeoff comparison=v1", "learning.md"),
+        ("tradeoff comparison=v1_long", "learning.md"),
         ("compensation", "best-factors.md"),
         ("retraining", "with-retraining.md"),
         (f"{TWELVE_PASSES} rules=[] by_hand=[]", "with-retraining.md"),
