@@ -31,8 +31,8 @@ WINDOW = 20
 VERSIONS = ("torch", "numpy", "gymnasium", "stable-baselines3")
 """Packages whose versions the report states."""
 
-RULE_COLOURS = ("#888", "#2a9d5c")
-"""Colours of the rules beside a search."""
+RULE_COLOURS = {"uniform ranks": "#888"}
+"""Rule beside a search -> its colour, where that is not green."""
 
 ONE_SIZE = 0.01
 """The largest difference of size ratios that count as one size, which a picture of WER against size cannot show."""
@@ -121,19 +121,13 @@ def size_chart(result: SearchResult, uniform: Sequence[Evaluation], rules: Mappi
         point(evaluation.size_ratio, 100 * evaluation.wer, _tip(result, evaluation, "uniform ranks"))
         for evaluation in sorted(uniform, key=lambda evaluation: evaluation.size_ratio)
     ]
-    beside = [
-        series(
-            name, colour, [point(evaluation.size_ratio, 100 * evaluation.wer, _tip(result, evaluation, name))], size=10
-        )
-        for (name, evaluation), colour in zip(rules.items(), RULE_COLOURS, strict=False)
-    ]
     left = min((one["x"] for one in tried), default=result.size_ratio)
     drawn = [
         _original(result, left, 1.0),
         series("evaluated", "#7ba6d0", tried, size=6),
         series("front of these", "#1f5a94", best, line="stepped"),
         series("curve of uniform ranks", "#888", curve, line="straight", size=6),
-        *beside,
+        *(_rule(result, name, rule, [rule.size_ratio], size=10) for name, rule in rules.items()),
         _chosen(result, result.size_ratio),
     ]
     return {**wer_axes("the proxy set"), "series": drawn}
@@ -146,21 +140,9 @@ def wer_chart(result: SearchResult, rules: Mapping[str, Evaluation]) -> Chart:
         for number, trial in enumerate(result.history, start=1)
     ]
     chosen = [number for number, trial in enumerate(result.history, start=1) if trial.ranks == result.ranks]
-    beside = [
-        series(
-            name,
-            colour,
-            [
-                point(1, 100 * evaluation.wer),
-                point(result.evaluations, 100 * evaluation.wer, _tip(result, evaluation, name)),
-            ],
-            line="straight",
-        )
-        for (name, evaluation), colour in zip(rules.items(), RULE_COLOURS, strict=False)
-    ]
     drawn = [
         _original(result, 1, result.evaluations),
-        *beside,
+        *(_rule(result, name, rule, [1, result.evaluations], line="straight") for name, rule in rules.items()),
         series("evaluated", "#7ba6d0", tried, size=6),
         *(_chosen(result, number) for number in chosen),
     ]
@@ -171,6 +153,12 @@ def _original(result: SearchResult, left: float, right: float) -> dict[str, Any]
     wer = 100 * result.sets["proxy"].wer_before
     ends = [point(left, wer), point(right, wer, ["original", f"WER {wer:.2f} %"])]
     return series("original", "#222", ends, line="straight", dash=[6, 4])
+
+
+def _rule(result: SearchResult, name: str, evaluation: Evaluation, at: Sequence[float], **style: Any) -> dict[str, Any]:
+    *before, last = (point(x, 100 * evaluation.wer) for x in at)
+    points = [*before, {**last, "tip": _tip(result, evaluation, name)}]
+    return series(name, RULE_COLOURS.get(name, "#2a9d5c"), points, **style)
 
 
 def _chosen(result: SearchResult, x: float) -> dict[str, Any]:
