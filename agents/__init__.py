@@ -1,4 +1,4 @@
-"""Policies and searchers; they use only the Gymnasium API or a `SearchProblem`."""
+"""Policies and searchers: they see the Gymnasium API or a `SearchProblem`, and call documented functions."""
 
 from agents.amc import AMC
 from agents.closed_form import ClosedForm

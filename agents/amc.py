@@ -65,7 +65,7 @@ class AMC(DDPG):
     """Stable-Baselines3's DDPG with AMC's rewards and exploration.
 
     Args:
-        args: Arguments of `DDPG`.
+        args: Arguments of `DDPG`; by default it learns after every episode.
         noise: Standard deviation of the actions after the warm-up of `learning_starts` uniformly random steps.
         noise_decay: Factor of the standard deviation from one episode to the next.
         reward_decay: Decay of the moving average of rewards, in [0, 1).
@@ -76,10 +76,17 @@ class AMC(DDPG):
         self, *args: Any, noise: float = 0.5, noise_decay: float = 0.97, reward_decay: float = 0.95, **kwargs: Any
     ) -> None:
         self.noise, self.noise_decay, self.reward_decay = noise, noise_decay, reward_decay
+        kwargs.setdefault("train_freq", (1, "episode"))
         kwargs.setdefault("replay_buffer_class", FinalRewardBuffer)
         kwargs.setdefault("replay_buffer_kwargs", {"decay": reward_decay})
         super().__init__(*args, **kwargs)
         self._episodes_at_start: int | None = None
+
+    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
+        """Take gradient steps, as DDPG does; none before the end of the first episode, when the buffer is empty."""
+        assert self.replay_buffer is not None
+        if self.replay_buffer.size():
+            super().train(gradient_steps, batch_size)
 
     def _sample_action(
         self, learning_starts: int, action_noise: Any = None, n_envs: int = 1

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 
 from agents.curves import Curve
+from agents.rules import require_reachable
 from shrinkml_env import Evaluator, SearchProblem
 from shrinkml_env.checks import whole_number
 from shrinkml_env.data.sets import UtteranceSpec
@@ -47,13 +48,14 @@ class ClosedForm(Curve):
         super().__init__(env, seed)
         self.calibration = calibration
         self.draws = whole_number("draws", draws, least=1)
-        self._known: tuple[object, list[Choices]] | None = None
+        self._prepared: object = None
+        self._choices: list[Choices] = []
 
     def _prepare(self, problem: SearchProblem) -> None:
         key = problem.evaluator.key, problem.search_space
-        if self._known is not None and self._known[0] == key:
-            return
-        self._known = key, choices_of(problem.search_space, self.prediction(problem))
+        if self._prepared != key:
+            self._choices = choices_of(problem.search_space, self.prediction(problem))
+            self._prepared = key
 
     def prediction(self, problem: SearchProblem) -> Prediction:
         """Return the predicted damage of a problem's matrices; the evaluator's cache keeps it.
@@ -66,16 +68,37 @@ class ClosedForm(Curve):
             raise ValueError("agent closed_form needs a model, whose gradients it takes: a table has none")
         return predicted_damage(evaluator, self.calibration, self.draws, 0 if self.seed is None else self.seed)
 
+    def ranks_of_size(self, problem: SearchProblem, size_ratio: float) -> dict[str, int]:
+        """Return the allocation of the least predicted damage of at most a size; it takes no evaluation.
+
+        Args:
+            problem: The problem: layers, candidates and the model.
+            size_ratio: The largest size ratio, in (0, 1].
+
+        Raises:
+            ValueError: The smallest configuration is larger, or the problem has a table in place of a model.
+        """
+        require_reachable(size_ratio, problem.size(problem.search_space.smallest), "model of these candidates")
+        self._prepare(problem)
+        return self._allocated(problem, self._costs(problem, size_ratio)[1])
+
     def _at(self, problem: SearchProblem, level: float) -> dict[str, int]:
-        assert self._known is not None
-        _, choices = self._known
-        smallest = sum(float(choice.cost[0]) for choice in choices)
-        largest = sum(float(choice.cost[-1]) for choice in choices)
-        if problem.size_limit is not None:
-            over = problem.evaluator.params(problem.search_space.dense) * (1 - problem.size_limit)
-            largest = max(smallest, min(largest, largest - over))
-        places = allocate(choices, smallest + level * (largest - smallest))
-        return problem.search_space.ranks(places)
+        """Return the allocation at a level: 0 is the smallest size, 1 the largest that the constraint allows."""
+        limit = 1.0 if problem.size_limit is None else problem.size_limit
+        smallest, largest = self._costs(problem, limit)
+        return self._allocated(problem, smallest + level * (largest - smallest))
+
+    def _costs(self, problem: SearchProblem, size_ratio: float) -> tuple[float, float]:
+        """Return the fewest parameters of the layers, and the most at a size, which are at least as many."""
+        smallest = sum(float(choice.cost[0]) for choice in self._choices)
+        dense = sum(float(choice.cost[-1]) for choice in self._choices)
+        total = problem.evaluator.params(problem.search_space.dense)
+        # A share of k parameters allows k of them, whatever the product is rounded to.
+        return smallest, max(smallest, dense - total + int(round(size_ratio * total, 6)))
+
+    def _allocated(self, problem: SearchProblem, cost: float) -> dict[str, int]:
+        """Return the allocation of at most a number of parameters of the layers."""
+        return problem.search_space.ranks(allocate(self._choices, cost))
 
     def _resolution(self, problem: SearchProblem) -> int:
         return RESOLUTION

@@ -21,8 +21,8 @@ __all__ = ["Curve", "EnergyCurve", "LiteASR", "ProfileCurve", "UniformRank", "fr
 class Curve(EpisodicSearch):
     """A search through the levels of a curve, from coarse to fine (see `fractions`).
 
-    Any budget covers the whole range of levels. Levels whose configuration was proposed before are skipped; the search
-    ends when no finer level is left. It is deterministic.
+    Sizes rise with the levels. Any budget covers the whole range of levels. Levels whose configuration was proposed
+    before are skipped; the search ends when no finer level is left. It is deterministic.
     """
 
     def search(self, problem: SearchProblem) -> Proposals:
@@ -46,7 +46,7 @@ class Curve(EpisodicSearch):
             ValueError: The smallest configuration is larger.
         """
         self._prepare(problem)
-        # Ranks, and so the size, never fall as the level rises.
+        # The size never falls as the level rises.
         lower, upper = 0.0, 1.0
         if problem.size(self._at(problem, upper)) <= size_ratio:
             return self._at(problem, upper)
@@ -62,7 +62,7 @@ class Curve(EpisodicSearch):
 
     @abstractmethod
     def _at(self, problem: SearchProblem, level: float) -> dict[str, int]:
-        """Return the configuration at a level in [0, 1]; no rank falls as the level rises."""
+        """Return the configuration at a level in [0, 1]; it gets no smaller as the level rises."""
 
     @abstractmethod
     def _resolution(self, problem: SearchProblem) -> int:

@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 from agents.base import Callback, environment_of, require_one_environment
 from shrinkml_env import SearchProblem
-from shrinkml_env.mdp.rewards import signal_of
 
 __all__ = ["EpisodeOutcome", "EpisodicSearch", "Proposals", "require_unchanged"]
 
@@ -223,7 +222,7 @@ class EpisodicSearch(ABC):
             if terminated or truncated:
                 ranks, feasible = dict(info["ranks"]), bool(info["feasible"])
                 self._pending = None
-                error = info[signal_of(unwrapped.problem.reward_function)]
+                error = info[unwrapped.problem.signal]
                 self._outcome = EpisodeOutcome(ranks, total, info["wer"], error, info["size_ratio"], feasible)
                 if (feasible, total) > (self._best_feasible, self.best_return):
                     self.best_ranks, self.best_return, self._best_feasible = ranks, total, feasible

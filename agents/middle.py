@@ -43,6 +43,7 @@ class MiddleAction:
         self.env = env
         self.seed = seed
         self.num_timesteps = 0
+        self._played = False
 
     def learn(self, total_timesteps: int, callback: Callback | None = None, progress_bar: bool = False) -> Self:
         """Play the episode; there is nothing else to try, so that a later call does nothing.
@@ -56,8 +57,9 @@ class MiddleAction:
             RuntimeError: The agent has no environment.
         """
         env = environment_of(self)
-        if self.num_timesteps:
+        if self._played:
             return self
+        self._played = True
         observation, _ = env.reset(seed=self.seed)
         terminated = False
         while not terminated:
@@ -75,25 +77,27 @@ class MiddleAction:
         episode_start: NDArray[Any] | None = None,
         deterministic: bool = False,
     ) -> tuple[Any, None]:
-        """Return the middle action, whatever is observed.
+        """Return the middle action, whatever is observed, or a batch of it for a batch of observations.
 
         Args:
-            observation: Not used, and neither are the others; as in Stable-Baselines3.
-            state: Not used.
+            observation: One observation of the environment, or a batch.
+            state: Not used; as in Stable-Baselines3.
             episode_start: Not used.
             deterministic: Not used.
 
         Raises:
             RuntimeError: The agent has no environment.
         """
-        space = environment_of(self).action_space
-        if isinstance(space, spaces.Discrete):
-            return space.start + space.n // 2, None
-        if isinstance(space, spaces.MultiDiscrete):
-            return space.start + space.nvec // 2, None
-        assert isinstance(space, spaces.Box)
-        middle: NDArray[Any] = ((space.low + space.high) / 2).astype(np.float32)
-        return middle, None
+        env = environment_of(self)
+        middle = _middle(env.action_space)
+        seen, space = observation, env.observation_space
+        if isinstance(space, spaces.Dict):
+            name = next(iter(space))
+            seen, space = observation[name], space[name]
+        assert space.shape is not None
+        if np.ndim(seen) == len(space.shape):
+            return middle, None
+        return np.stack([middle] * len(seen)), None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the number of steps, which is all that there is, as JSON."""
@@ -113,3 +117,13 @@ class MiddleAction:
         agent = cls(env)
         agent.num_timesteps = record["num_timesteps"]
         return agent
+
+
+def _middle(space: gym.Space[Any]) -> Any:
+    """Return the middle of an action space."""
+    if isinstance(space, spaces.Discrete):
+        return space.start + space.n // 2
+    if isinstance(space, spaces.MultiDiscrete):
+        return space.start + space.nvec // 2
+    assert isinstance(space, spaces.Box)
+    return ((space.low + space.high) / 2).astype(np.float32)

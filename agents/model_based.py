@@ -20,7 +20,6 @@ from agents.episodic import EpisodeOutcome, EpisodicSearch, Proposals
 from agents.rules import RankRule
 from shrinkml_env import SearchProblem, kept_energy
 from shrinkml_env.checks import number, whole_number
-from shrinkml_env.mdp.rewards import signal_of
 
 __all__ = ["ModelBasedSearch"]
 
@@ -144,7 +143,7 @@ class _Surrogate:
         self._space = problem.search_space
         self.counts = problem.search_space.counts
         self._named_ranks = [[(layer.name, rank) for rank in ranks] for layer, ranks in self._space.choices]
-        self._signal = signal_of(problem.reward_function)
+        self._signal = problem.signal
         values, original = problem.evaluator.singular_values, problem.baseline.macs
         lost = self._space.tabulate(lambda layer, rank: 1 - kept_energy(layer, rank, values))
         errors = [np.sqrt(list(of_layer.values())) for of_layer in lost]

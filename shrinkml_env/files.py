@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -50,7 +51,8 @@ def written_aside(path: str | os.PathLike[str], content: bytes | str) -> Iterato
         OSError: The temporary file cannot be written; the message names `path`.
     """
     target = Path(path)
-    aside = target.with_name(f".{target.name}.{os.getpid()}")
+    # Processes of several machines that share a disk may have the same number.
+    aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         with errors_name(target):
             aside.write_bytes(content.encode() if isinstance(content, str) else content)

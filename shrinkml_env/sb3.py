@@ -278,15 +278,12 @@ def _problem_of(env: VecEnv) -> SearchProblem:
             "a budget cannot be counted in other processes: use ShrinkVecEnv(gym.make_vec(...)), whose `workers` "
             "measure side by side, in place of SubprocVecEnv"
         )
-    if not isinstance(env, DummyVecEnv):
-        return search_problem(env)
-    problem = search_problem(env.envs[0])
-    if env.num_envs > 1:
+    if isinstance(env, DummyVecEnv) and env.num_envs > 1:
         raise ValueError(
             "environments in a DummyVecEnv do not end together: use "
             f'ShrinkVecEnv(gym.make_vec("ShrinkML-v0", num_envs={env.num_envs}, ledger=...))'
         )
-    return problem
+    return search_problem(env)
 
 
 def with_callbacks(

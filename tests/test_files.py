@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shrinkml_env.files import append_lines, read_lines
+from shrinkml_env.files import append_lines, read_lines, written_aside
 
 LINES = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n")), max_size=4)
 
@@ -37,3 +37,14 @@ def test_an_error_names_the_file(tmp_path):
     with pytest.raises(OSError, match="nowhere") as error:
         append_lines(tmp_path / "nowhere" / "file", ["line"])
     assert error.value.errno == errno.ENOENT
+
+
+def test_two_writers_do_not_disturb_each_other(tmp_path):
+    """As processes of two machines that share a disk, which may have the same number."""
+    path = tmp_path / "file"
+    with written_aside(path, "one") as first, written_aside(path, "two") as second:
+        assert (first.read_text(), second.read_text()) == ("one", "two")
+        first.replace(path)
+        second.replace(path)
+    assert path.read_text() == "two"
+    assert list(tmp_path.iterdir()) == [path]

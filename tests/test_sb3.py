@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from shrinkml_env import BudgetExhausted, Ledger
 from shrinkml_env.envs.vector import VectorShrinkEnv
+from shrinkml_env.envs.wrapped import search_problem
 from shrinkml_env.sb3 import BudgetCallback, EvaluationLog, ShrinkVecEnv
 from shrinkml_env.search import explore
 from tests.helpers.fake_evaluator import FakeEvaluator, make_fake_env
@@ -203,3 +204,11 @@ def test_normalised_observations_end_as_well():
     assert ppo(wrapped, batch_size=24).learn(10_000, callback=BudgetCallback()).num_timesteps > 0
     assert envs.first.problem.ledger.count == 7
     assert not envs.hides_budget_end
+
+
+def test_the_environment_that_an_agent_has_put_into_its_own():
+    """`get_env` of an agent returns the environment in a DummyVecEnv."""
+    agent = ppo(make_fake_env(ledger={"budget": 4}), batch_size=8)
+    problem = search_problem(agent.get_env())
+    assert explore(agent.get_env(), agent) is problem
+    assert problem.ledger.spent

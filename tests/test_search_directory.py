@@ -13,7 +13,8 @@ from experiments.summary import table
 from experiments.validate import validate, validate_ranks
 from shrinkml_env import load_compressed, load_model, run_search, save_compressed
 from shrinkml_env.data import Utterance
-from shrinkml_env.envs.wrapped import arguments_of
+from shrinkml_env.envs.registration import make_env
+from shrinkml_env.envs.wrapped import arguments_of, search_problem
 from shrinkml_env.evaluation.ledger_file import read_ledger
 from shrinkml_env.search import explore
 from shrinkml_env.search_directory import provenance
@@ -208,6 +209,7 @@ def test_the_record_of_version_1_is_of_its_own_parts(make_one):
     arguments = arguments_of(env)
     assert (arguments["action"], arguments["reward"], arguments["workers"]) == ("level", "divergence", 1)
     assert arguments["constraint"] == {"name": "shift", "budget": 0.8}
+    assert make_env(**arguments).problem.candidates == search_problem(env).candidates
 
 
 def test_a_spent_budget_is_no_way_into_anothers_directory(tmp_path):

@@ -8,6 +8,7 @@ import gymnasium as gym
 from omegaconf import DictConfig
 
 from experiments.common.compose import to_container
+from experiments.common.imports import import_modules
 from experiments.common.parts import part
 from shrinkml_env import Ledger
 from shrinkml_env.sb3 import ShrinkVecEnv
@@ -31,6 +32,7 @@ def make_environment(config: DictConfig, ledger: Ledger, cache: Any = "default")
     Raises:
         ValueError: A part does not fit the model or the data.
     """
+    import_modules(config.imports)  # a worker process has not imported them yet
     arguments: dict[str, Any] = {
         **{name: part(name, config[name]) for name in LIVE},
         "model": config.model,
@@ -50,5 +52,6 @@ def make_environment(config: DictConfig, ledger: Ledger, cache: Any = "default")
 
 def make_tabular_environment(config: DictConfig, ledger: Ledger, table: str = "las_small") -> gym.Env[Any, Any]:
     """Make ``ShrinkMLTabular-v0`` from a config of `experiments.search`; only the parts of `ON_A_TABLE` are used."""
+    import_modules(config.imports)
     parts = {name: part(name, config[name]) for name in ON_A_TABLE}
     return gym.make("ShrinkMLTabular-v0", **parts, table=table, ledger=ledger)

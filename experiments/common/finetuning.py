@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ from shrinkml_env.asr import LAS, Distillation
 from shrinkml_env.asr.objectives import Objective
 from shrinkml_env.asr.training import Trainer
 from shrinkml_env.compression import form_of, int8_scales, ranks_of, round_to_storage
+from shrinkml_env.compression.canonical import digest
+from shrinkml_env.compression.store import model_content
 from shrinkml_env.data import SAMPLE_RATE
 from shrinkml_env.files import read_json_object
 
@@ -125,14 +126,11 @@ def _measure_seed(directory: Path, model: LAS, dev: Sequence[Utterance]) -> dict
         ValueError: The run began with another model.
     """
     path = directory / "seed.json"
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        if not name.startswith(model.training_only):
-            digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    content = digest(model_content(model))
     if not path.exists():
-        write_json(path, {"digest": digest.hexdigest(), "dev": _errors(model, dev)})
+        write_json(path, {"digest": content, "dev": _errors(model, dev)})
     known = read_json_object(path)
-    if known.get("digest") != digest.hexdigest() or "dev" not in known:
+    if known.get("digest") != content or "dev" not in known:
         raise ValueError(
             f"{path}: the run was begun with another seed model of this name: remove {directory} to begin anew"
         )

@@ -73,8 +73,8 @@ def results_of(
     found = {**(known or {}), **read_results(path)}
     missing = {cell.key: cell for cell in cells if cell.key not in found}
     pool = Workers(partial(_made_once, make, path), workers)
-    futures = [pool.submit(cell) for cell in missing.values()]
     try:
+        futures = [pool.submit(cell) for cell in missing.values()]
         for future in progress(as_completed(futures), total=len(futures), desc=name, disable=not futures):
             key, result = future.result()
             found[key] = result

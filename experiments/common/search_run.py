@@ -58,7 +58,7 @@ def search(config: DictConfig, title: str) -> Path:
     course = Course()
     fetch(config, "proxy", "dev", "test")
     sets = {name: load_set(config, name) for name in ("dev", "test")}
-    # The folder is created only after everything has been made, so that an error leaves none behind.
+    # The folder is created only after everything has been made. (An error leaves one behind only with a ledger's lock.)
     with errors_name(directory), closing(search_environment(config, directory)) as env:
         agent = make_agent(config.agent, env)
         run_directory(config, title)
@@ -115,7 +115,7 @@ def search_in_directory(
         problem.ledger.subscribe(EvaluationLog(logger, problem))
     entries = record_entries(config, title, problem)
     settings = {"directory": str(directory), "model": config.model, **entries["settings"]}
-    with tracked(config.logger, title, directory, settings, problem) as conclude_run:
+    with closing(logger), tracked(config.logger, title, directory, settings, problem) as conclude_run:
         result = run_search(
             env,
             agent,

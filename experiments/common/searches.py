@@ -17,7 +17,6 @@ from experiments.common.check import check_search_config
 from experiments.common.command_errors import given_by
 from experiments.common.compose import compose_config
 from experiments.common.environment import make_environment, make_tabular_environment
-from experiments.common.imports import import_modules
 from experiments.common.parts import activation_aware
 from experiments.common.results import Cell
 from experiments.common.sets import load_set
@@ -118,6 +117,8 @@ def check_search(search: Search, options: Mapping[str, Sequence[str]]) -> None:
     """
     try:
         check_search_config(search.config)
+        if search.config.num_envs != 1:
+            raise ValueError(f"num_envs={search.config.num_envs}: a study plays one environment at a time")
     except Exception:
         with given_by(_at_fault(search, options), "search", search.given):
             raise
@@ -165,14 +166,14 @@ def explored_in(env: gym.Env[Any, Any], agent: DictConfig) -> Explored:
     return Explored(problem, [round(float(value), 5) for value in recorded.return_queue])
 
 
-def search_env(search: Search, cache: Any = "default") -> Any:
+def search_env(search: Search, cache: Any = "default") -> gym.Env[Any, Any]:
     """Make the environment of a search, with its budget; arguments as in `explored`."""
     config = search.config
-    import_modules(config.imports)  # a worker process has not imported them yet
     ledger = Ledger(budget=search.budget)
     if search.env == "tabular":
         return make_tabular_environment(config, ledger, search.table)
-    return make_environment(config, ledger, cache)
+    env: gym.Env[Any, Any] = make_environment(config, ledger, cache)  # one: `check_search`
+    return env
 
 
 def tabular_env(search: Search) -> TabularEnv:

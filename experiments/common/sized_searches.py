@@ -10,7 +10,6 @@ from omegaconf import DictConfig
 
 from experiments.common.environment import make_environment
 from experiments.common.findings import Errors
-from experiments.common.imports import import_modules
 from experiments.common.results import Cell
 from experiments.common.rules import every_rank, ranks_of_size
 from experiments.common.searches import Search, evaluator_on, explored_in, search_cell
@@ -130,7 +129,6 @@ def found_by_rule(config: DictConfig, size: float) -> Found:
 
 def found_by_search(config: DictConfig, finalists: int) -> Found:
     """Return what dev chooses among a search's best configurations, by a config of `experiments.search`."""
-    import_modules(config.imports)  # a worker process has not imported them yet
     problem, returns = explored_in(make_environment(config, Ledger(budget=config.budget)), config.agent)
     dev = evaluator_on(problem, config, "dev")
     return Found(problem, choose(problem, dev, finalists, progress_bar=False).ranks, returns)

@@ -26,9 +26,11 @@ def training_processes(device: str) -> Iterator[None]:
         distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(days=1))
         if device == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    yield
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
+    try:
+        yield
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 def is_first() -> bool:

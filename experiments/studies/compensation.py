@@ -56,7 +56,9 @@ def make(task: SizedRule) -> dict[str, Any]:
     on_dev, on_test = (
         [one.evaluate(ranks) for one in (evaluator, evaluator.with_factorisation(factors))] for evaluator in (dev, test)
     )
-    before, after = (evaluation.divergence or 0.0 for evaluation in on_dev)
+    before, after = (evaluation.divergence for evaluation in on_dev)
+    if before is None or after is None:
+        raise ValueError("compensation is compared by the divergence: give the searches reward=divergence")
     errors = (Errors(list(result.edits), list(result.words)) for result in (test.baseline, *on_test))
     return asdict(Compared(task.size, test.size_ratio(ranks), (before, after), *errors))
 

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.common.command import command
 from experiments.common.compose import to_container
 from experiments.common.findings import ORIGINAL, Errors, Finding, Reported, best_on_dev, draw, pair_table, table
+from experiments.common.imports import import_modules
 from experiments.common.kinds import NAME, SHARE, choice, list_of, mapping_of, mapping_with, number, whole
 from experiments.common.options import COMPARED, OVERRIDES
 from experiments.common.parts import part
@@ -206,6 +207,7 @@ def make(task: Sought | Measurement | Checked) -> dict[str, Any]:
 
 def measured(task: Measurement) -> dict[str, Any]:
     """Return the `Errors` of one configuration on a chunk of a test set, as JSON."""
+    import_modules(task.search.imports)  # a worker process has not imported them yet
     model, factorisation = _prepared(task.search.model, OmegaConf.to_yaml(task.search.factorisation, resolve=True))
     folder = SpeechFolder(task.root, task.subset)
     places = {name: place for place, name in enumerate(folder.ids)}

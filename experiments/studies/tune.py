@@ -61,8 +61,8 @@ def drawn_settings(study: optuna.Study, space: Mapping[str, Sequence[Any]], coun
 def final_score(search: Search) -> float:
     """Run a search and return its final score: 1 for the optimum, 0 for the table's median, at least -1."""
     run = play(search)
-    # The agent's settings change nothing in the table.
-    overrides = tuple(override for override in search.overrides if override.startswith("reward."))
+    # The agent's settings change nothing in the table: searches with other settings share a scale.
+    overrides = tuple(override for override in search.overrides if not override.lstrip("+~").startswith("agent."))
     zero, one = ends(replace(search, overrides=overrides), [])
     floor = zero - (one - zero)
     best = float(anytime(run.rewards, run.feasible, search.budget, floor)[-1])

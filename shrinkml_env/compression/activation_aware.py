@@ -17,7 +17,7 @@ from shrinkml_env.compression.canonical import content_bytes, digest, one_thread
 from shrinkml_env.compression.gradients import row_weights
 from shrinkml_env.compression.layers import FactorForm, Layer, arrange_layers
 from shrinkml_env.compression.protocol import CompressibleModel
-from shrinkml_env.compression.store import Store, model_content, remembered
+from shrinkml_env.compression.store import Store, recognition_content, remembered
 from shrinkml_env.compression.svd import WhitenedSVD, weights_of
 
 __all__ = ["ActivationAwareSVD"]
@@ -126,8 +126,8 @@ def _moments(
         store = None
 
     def content() -> Iterator[bytes]:
-        yield json.dumps(["moments", 1, torch.__version__, names]).encode()
-        yield from model_content(model)
+        yield json.dumps(["moments", 2, names]).encode()
+        yield from recognition_content(model)
         yield from map(content_bytes, waveforms)
 
     def compute() -> dict[str, Any]:
@@ -181,8 +181,8 @@ def _row_weights(
 
     def content() -> Iterator[bytes]:
         names = [[matrix.name for matrix in layer.matrices] for layer in layers]
-        yield json.dumps(["row weights", 1, torch.__version__, moments, names]).encode()
-        yield from model_content(model)
+        yield json.dumps(["row weights", 2, moments, names]).encode()
+        yield from recognition_content(model)
         yield from map(content_bytes, waveforms)
 
     def compute() -> dict[str, Any]:

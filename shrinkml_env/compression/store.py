@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+import torch
+
 from shrinkml_env.compression.canonical import content_bytes, digest
 from shrinkml_env.compression.protocol import CompressibleModel
-from shrinkml_env.compression.tensors import inference_tensors
+from shrinkml_env.compression.tensors import device_of, inference_tensors
 
-__all__ = ["Store", "model_content", "remembered"]
+__all__ = ["Store", "model_content", "recognition_content", "remembered"]
 
 
 class Store(Protocol):
@@ -60,3 +62,11 @@ def model_content(model: CompressibleModel) -> Iterable[bytes]:
     for name, tensor in sorted(inference_tensors(model).items()):
         yield name.encode()
         yield content_bytes(tensor)
+
+
+def recognition_content(model: CompressibleModel) -> Iterable[bytes]:
+    """Yield what determines the numbers inside a model while it recognises: itself, its decoder and the arithmetic."""
+    # Rounding differs between kinds of devices and versions of torch.
+    yield json.dumps([torch.__version__, device_of(model)]).encode()
+    yield json.dumps(dict(model.decoder_settings), sort_keys=True).encode()
+    yield from model_content(model)

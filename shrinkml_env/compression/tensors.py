@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from shrinkml_env.compression.protocol import CompressibleModel
 
-__all__ = ["has_prefix", "inference_tensors"]
+__all__ = ["device_of", "has_prefix", "inference_tensors"]
 
 
 def has_prefix(name: str, prefixes: Sequence[str]) -> bool:
@@ -26,3 +26,8 @@ def inference_tensors(model: CompressibleModel) -> dict[str, Tensor]:
             seen.add(id(tensor))
             tensors[name] = tensor
     return tensors
+
+
+def device_of(model: CompressibleModel) -> str:
+    """Return the type of the device that holds a model: ``"cpu"``, ``"cuda"``."""
+    return next(iter(inference_tensors(model).values())).device.type

@@ -3,13 +3,14 @@
 from shrinkml_env.envs.assembly import assemble_env, make_problem
 from shrinkml_env.envs.registration import make_env, make_tabular_env, make_vector_env, make_vector_tabular_env
 from shrinkml_env.envs.shrink import MaskableShrinkEnv, ShrinkEnv
-from shrinkml_env.envs.tabular import MaskableTabularEnv, TabularEnv, VectorTabularEnv
+from shrinkml_env.envs.tabular import MaskableTabularEnv, MaskableVectorTabularEnv, TabularEnv, VectorTabularEnv
 from shrinkml_env.envs.vector import MaskableVectorShrinkEnv, VectorShrinkEnv
 
 __all__ = [
     "MaskableShrinkEnv",
     "MaskableTabularEnv",
     "MaskableVectorShrinkEnv",
+    "MaskableVectorTabularEnv",
     "ShrinkEnv",
     "TabularEnv",
     "VectorShrinkEnv",

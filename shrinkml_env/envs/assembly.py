@@ -135,12 +135,16 @@ def assemble_env(
     `parts` are passed to `make_problem`. The environment is a `MaskableShrinkEnv` if its actions have masks.
     """
     problem = make_problem(evaluator, **parts)
-    actions = resolve_for("action", ACTIONS, action, ActionKind, problem)
-    env = MaskableShrinkEnv if isinstance(actions, MaskedActions) else ShrinkEnv
-    return env(
-        problem,
-        actions,
-        resolve_for("observation", OBSERVATIONS, observation, Observation, problem),
-        resolve_for("shaping", POTENTIALS, shaping, Potential, problem),
-        render_mode,
-    )
+    try:
+        actions = resolve_for("action", ACTIONS, action, ActionKind, problem)
+        env = MaskableShrinkEnv if isinstance(actions, MaskedActions) else ShrinkEnv
+        return env(
+            problem,
+            actions,
+            resolve_for("observation", OBSERVATIONS, observation, Observation, problem),
+            resolve_for("shaping", POTENTIALS, shaping, Potential, problem),
+            render_mode,
+        )
+    except BaseException:
+        problem.close()  # the ledger's file would stay locked as long as somebody looks at the error
+        raise

@@ -20,7 +20,7 @@ from shrinkml_env.data import Utterance, load_utterances
 from shrinkml_env.data.sets import UtteranceSpec
 from shrinkml_env.envs.assembly import PARTS, assemble_env, make_reward, require_known_parts
 from shrinkml_env.envs.shrink import MaskableShrinkEnv, ShrinkEnv
-from shrinkml_env.envs.tabular import MaskableTabularEnv, TabularEnv, VectorTabularEnv
+from shrinkml_env.envs.tabular import MaskableTabularEnv, MaskableVectorTabularEnv, TabularEnv, VectorTabularEnv
 from shrinkml_env.envs.vector import MaskableVectorShrinkEnv, VectorShrinkEnv
 from shrinkml_env.evaluation import EvaluationCache, Evaluator
 from shrinkml_env.evaluation.evaluator import Granularity
@@ -133,7 +133,7 @@ def make_env(
         ValueError: A name, an argument or an option is unknown, parts do not go together, or the model's code does not
             work with factored modules (see `require_lossless`).
     """
-    _require_known("ShrinkML-v0", unknown, _arguments(make_env))
+    _require_known("ShrinkML-v0", unknown, valid_arguments(make_env))
     memory_mb = whole_number("memory_mb", memory_mb, least=0)
     workers = whole_number("workers", workers, least=1)
     require_known_parts(
@@ -279,7 +279,7 @@ def arguments_v1(size: float = 0.4, calibration: UtteranceSpec = "calibration", 
     Raises:
         ValueError: An argument is unknown, the size is no share, or a constraint is given besides.
     """
-    valid = {*_arguments(make_env)} - {"constraint"}
+    valid = {*valid_arguments(make_env)} - {"constraint"}
     _require_known("ShrinkML-v1", sorted({*arguments} - {"constraint"}), ["size", "calibration", *sorted(valid)])
     if "constraint" in arguments:
         raise ValueError("ShrinkML-v1 is constrained to a size: give size=0.4 instead of a constraint, or use -v0")
@@ -347,7 +347,7 @@ def make_tabular_env(
     Raises:
         ValueError: A name, an argument or an option is unknown, or parts do not go together.
     """
-    _require_known("ShrinkMLTabular-v0", unknown, _arguments(make_tabular_env))
+    _require_known("ShrinkMLTabular-v0", unknown, valid_arguments(make_tabular_env))
     known = Table.load(table) if isinstance(table, str | os.PathLike) else table
     if not isinstance(known, Table):
         raise ValueError(f"table must be the name or the file of a table, or a Table, got {table!r}")
@@ -356,7 +356,11 @@ def make_tabular_env(
         known.evaluator(subset), **parts, search_space=known.search_space, ledger=ledger, render_mode=render_mode
     )
     kind = MaskableTabularEnv if isinstance(twin, MaskableShrinkEnv) else TabularEnv
-    return kind(twin, {**known.live_kwargs(subset), **parts})
+    try:
+        return kind(twin, {**known.live_kwargs(subset), **parts})
+    except BaseException:
+        twin.close()
+        raise
 
 
 def make_vector_tabular_env(num_envs: int = 1, **arguments: Any) -> VectorTabularEnv:
@@ -366,12 +370,18 @@ def make_vector_tabular_env(num_envs: int = 1, **arguments: Any) -> VectorTabula
         num_envs: N, at least 1.
         arguments: Arguments of `make_tabular_env`.
 
+    Returns:
+        A `MaskableVectorTabularEnv` if the actions have masks.
+
     Raises:
-        ValueError: A name or an option is unknown, parts do not go together, or a ledger is given.
+        ValueError: A name or an option is unknown, parts do not go together, or a ledger or a render mode is given.
     """
-    if arguments.get("ledger") is not None:
-        raise ValueError("the vector version counts no evaluations: leave out `ledger`, or use gym.make")
-    return VectorTabularEnv(make_tabular_env(**arguments), num_envs)
+    for name, lacks in {"ledger": "counts no evaluations", "render_mode": "does not render"}.items():
+        if arguments.get(name) is not None:
+            raise ValueError(f"the vector version {lacks}: leave out `{name}`, or use gym.make")
+    env = make_tabular_env(**arguments)
+    kind = MaskableVectorTabularEnv if isinstance(env, MaskableTabularEnv) else VectorTabularEnv
+    return kind(env, num_envs)
 
 
 def _require_known(name: str, given: Iterable[str], valid: Iterable[str]) -> None:
@@ -382,7 +392,7 @@ def _require_known(name: str, given: Iterable[str], valid: Iterable[str]) -> Non
             raise ValueError(f"{name} has no argument {argument!r}; its arguments are {', '.join(known)}")
 
 
-def _arguments(make: Callable[..., Any]) -> list[str]:
+def valid_arguments(make: Callable[..., Any]) -> list[str]:
     return [argument for argument in inspect.signature(make).parameters if argument != "unknown"]
 
 

@@ -20,7 +20,7 @@ from shrinkml_env.envs.shrink import ShrinkEnv
 from shrinkml_env.mdp.actions import IndependentActions, MaskedActions
 from shrinkml_env.space.table import TableEvaluator
 
-__all__ = ["MaskableTabularEnv", "TabularEnv", "VectorTabularEnv"]
+__all__ = ["MaskableTabularEnv", "MaskableVectorTabularEnv", "TabularEnv", "VectorTabularEnv"]
 
 
 class _Node(NamedTuple):
@@ -287,7 +287,8 @@ class VectorTabularEnv(VectorEnv[Any, Any, NDArray[Any]]):
 
     All episodes begin and end together; they are reset in the same step, and the last observations are in
     ``infos["final_obs"]``. Infos hold ``size_ratio``, and at the end ``wer`` and ``number``, the indices of the
-    configurations in the table. The environment is made for speed: it neither counts evaluations nor has a budget.
+    configurations in the table; these are in ``infos["final_info"]`` as well, where Gymnasium's wrappers look. The
+    environment is made for speed: it neither counts evaluations nor has a budget, nor does it render.
 
     Args:
         env: A tabular environment with vector observations.
@@ -334,28 +335,38 @@ class VectorTabularEnv(VectorEnv[Any, Any, NDArray[Any]]):
             raise ValueError(f"{len(actions)} actions for {self.num_envs} environments")
         numbers = self._numbers * self._counts[depth] + env.action.places(depth, actions)
         if env.problem.constraint.changes_decisions:
-            numbers = self._after_constraint[depth + 1][numbers]
+            numbers = self._numbers_after_constraint[depth + 1][numbers]
         observations, sizes = self._observe(depth + 1, numbers), self._states[depth + 1][1][numbers]
         infos: dict[str, Any] = {"size_ratio": sizes}
         over = depth + 1 == len(env.layers)
         if over:
             subset = env.evaluator.subset
-            wer = env.table.edits[subset][numbers] / env.table.words[subset]
-            infos |= {"wer": wer, "number": numbers, "final_obs": observations}
+            infos |= {"wer": env.table.edits[subset][numbers] / env.table.words[subset], "number": numbers}
+            infos |= {"final_obs": observations, "final_info": self._of_all(infos)}
             rewards = env.table_rewards[numbers]
             observations, _ = self.reset()
         else:
             rewards = np.zeros(self.num_envs)
             self._depth, self._numbers = depth + 1, numbers
-        return observations, rewards, np.full(self.num_envs, over), np.zeros(self.num_envs, np.bool_), infos
+        never = np.zeros(self.num_envs, np.bool_)
+        return observations, rewards, np.full(self.num_envs, over), never, self._of_all(infos)
+
+    def _of_all(self, infos: Mapping[str, Any]) -> dict[str, Any]:
+        """Return infos with Gymnasium's masks: ``_name`` says which environments have a value; here all have."""
+        return {**infos, **{f"_{name}": np.ones(self.num_envs, np.bool_) for name in infos}}
 
     def _observe(self, depth: int, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         observations: NDArray[np.float32] = self._states[depth][0][numbers]
         return observations
 
+    @property
+    def decided(self) -> tuple[int, NDArray[np.int64]]:
+        """The number of layers decided, and the index of each episode's configuration of these layers, (num_envs,)."""
+        return max(0, self._depth), self._numbers
+
     @cached_property
-    def _after_constraint(self) -> list[NDArray[np.int64]]:
-        """The ranks after the constraint of every configuration, for each number of decided layers."""
+    def _numbers_after_constraint(self) -> list[NDArray[np.int64]]:
+        """What the constraint makes of every configuration, by index, for each number of decided layers."""
         sizes = np.cumprod([1, *self._counts])
         return [
             np.array([self.env.after_constraint(depth, number) for number in range(size)] if depth else [0])
@@ -372,3 +383,24 @@ class VectorTabularEnv(VectorEnv[Any, Any, NDArray[Any]]):
             sizes = np.array([self.env.problem.size(self.env.problem.search_space.named(ranks)) for ranks in prefixes])
             states.append((observations, sizes))
         return states
+
+
+class MaskableVectorTabularEnv(VectorTabularEnv):
+    """A `VectorTabularEnv` whose actions have masks."""
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return which actions are allowed now, shape (num_envs, actions)."""
+        depth, numbers = self.decided
+        masks: NDArray[np.bool_] = self._masks[depth][numbers]
+        return masks
+
+    @cached_property
+    def _masks(self) -> list[NDArray[np.bool_]]:
+        """The masks of all states, for each number of decided layers."""
+        action = self.env.twin.action
+        assert isinstance(action, MaskedActions)
+        candidates = self.env.table.candidates
+        return [
+            np.stack([action.masks(ranks) for ranks in itertools.product(*candidates[:depth])])
+            for depth in range(len(candidates))
+        ]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import gymnasium as gym
 from gymnasium.vector import VectorEnv
 
-from shrinkml_env.envs.registration import VARIANTS_V1, arguments_v1, make_env
+from shrinkml_env.envs.registration import VARIANTS_V1, arguments_v1, make_env, valid_arguments
 from shrinkml_env.envs.shrink import ShrinkEnv
 from shrinkml_env.envs.tabular import TabularEnv
 from shrinkml_env.mdp.problem import SearchProblem
@@ -34,7 +34,7 @@ def shrink_env(env: AnyEnv) -> ShrinkEnv:
     if not isinstance(found, ShrinkEnv):
         raise TypeError(
             'env must be a ShrinkML environment, such as gym.make("ShrinkML-v0") or, for several, '
-            f"shrinkml_env.sb3.ShrinkVecEnv(gym.make_vec(...)), got {type(getattr(env, 'unwrapped', env)).__name__}"
+            f"shrinkml_env.sb3.ShrinkVecEnv(gym.make_vec(...)), got {type(first).__name__}"
         )
     return found
 
@@ -65,7 +65,7 @@ def arguments_of(env: AnyEnv) -> Mapping[str, Any]:
     by `gym.make` the mapping is empty.
     """
     first = _first(env)
-    spec = getattr(getattr(env, "unwrapped", env), "spec", None)
+    spec = getattr(getattr(env, "unwrapped", env), "spec", None) or getattr(first, "spec", None)
     if isinstance(first, TabularEnv):
         given = dict(first.live_kwargs)
     elif spec is None:
@@ -76,8 +76,8 @@ def arguments_of(env: AnyEnv) -> Mapping[str, Any]:
         given = {name: value for name, value in spec.kwargs.items() if name not in own}
         if spec.id in VARIANTS_V1:
             given = arguments_v1(**given)
-    defaults = {name: argument.default for name, argument in inspect.signature(make_env).parameters.items()}
-    return {**defaults, **given}
+    parameters = inspect.signature(make_env).parameters
+    return {**{name: parameters[name].default for name in valid_arguments(make_env)}, **given}
 
 
 def budget_of(problem: SearchProblem) -> int:
@@ -95,6 +95,10 @@ def budget_of(problem: SearchProblem) -> int:
 
 
 def _first(env: AnyEnv) -> Any:
-    """Return an environment without its wrappers, or the first one of a vector environment."""
-    inner = getattr(env, "unwrapped", env)
-    return getattr(inner, "first", inner)
+    """Return an environment without its wrappers, or the first of a vector environment of ours, or of a single one."""
+    inner: Any = getattr(env, "unwrapped", env)
+    envs: Sequence[AnyEnv] = getattr(inner, "envs", ())
+    if hasattr(inner, "first"):
+        return inner.first
+    # Stable-Baselines3 puts what its agents play into such a vector environment.
+    return _first(envs[0]) if len(envs) == 1 else inner

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from shrinkml_env.compression import CompressibleModel, Factorisation, Layer, canonical_ranks, compress, ranks_by_matrix
 
@@ -95,8 +96,7 @@ class ActivationError:
 
         def keep(path: str) -> Any:
             def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-                # Recurrent modules return (outputs, states).
-                found[path].append(output[0] if isinstance(output, tuple) else output)
+                found[path].append(_values(output))
 
             return hook
 
@@ -113,6 +113,14 @@ class ActivationError:
             for handle in handles:
                 handle.remove()
         return recorded
+
+
+def _values(output: Any) -> Tensor:
+    """Return the outputs of a module as a tensor: recurrent modules return (outputs, states), which may be packed."""
+    if isinstance(output, tuple) and not isinstance(output, PackedSequence):
+        output = output[0]
+    values: Tensor = output.data if isinstance(output, PackedSequence) else output
+    return values
 
 
 def _modules_of(layer: Layer) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -34,14 +35,19 @@ def mean_divergence(original: Sequence[Tensor], compressed: Sequence[Tensor]) ->
     Returns:
         Nats a unit, at least 0; 0 for equal distributions.
     """
-    # Rounding can bring the divergence of almost equal distributions slightly below 0.
-    return max(0.0, sum(summed_divergences(original, compressed)) / sum(len(p) for p in original))
+    mean = sum(summed_divergences(original, compressed)) / sum(len(p) for p in original)
+    # Rounding can bring the divergence of almost equal distributions slightly below 0. NaN, which no comparison holds
+    # for, stays NaN.
+    return 0.0 if mean < 0 else mean
 
 
 def summed_divergences(original: Sequence[Tensor], compressed: Sequence[Tensor]) -> list[float]:
-    """Return for each utterance the sum of KL(p || q) over its units and its end; arguments as `mean_divergence`."""
+    """Return for each utterance the sum of KL(p || q) over its units and its end; arguments as `mean_divergence`.
+
+    A unit that the original never writes, of log-probability minus infinity, adds nothing.
+    """
     return [
-        float(functional.kl_div(q.double(), p.double(), reduction="sum", log_target=True))
+        float(functional.kl_div(q.double(), p.double(), reduction="none", log_target=True)[~p.isneginf()].sum())
         for p, q in zip(original, compressed, strict=True)
     ]
 
@@ -84,6 +90,11 @@ class DivergenceMeasurer(Measurer):
         with one_thread():
             transcripts, predictions = self._predict(model, ranks)
             divergence = mean_divergence(self._original_predictions, predictions)
+        if math.isnan(divergence):
+            raise ValueError(
+                f"the method `predict` of {type(model).__name__} returned log-probabilities that are NaN, at the ranks "
+                f"{dict(ranks)}"
+            )
         return replace(self.counts(transcripts), divergence=divergence)
 
     def by_utterance(self, ranks: Ranks) -> list[float]:

@@ -27,12 +27,13 @@ from shrinkml_env.compression import (
     split_layers,
 )
 from shrinkml_env.compression.canonical import digest, one_thread
+from shrinkml_env.compression.tensors import device_of
 from shrinkml_env.data.utterance import Utterance
 from shrinkml_env.evaluation.activations import ActivationError
 from shrinkml_env.evaluation.cache import EvaluationCache
 from shrinkml_env.evaluation.cached_measurer import CachedMeasurer
 from shrinkml_env.evaluation.divergence import DivergenceMeasurer
-from shrinkml_env.evaluation.measurer import Measurer, device_of
+from shrinkml_env.evaluation.measurer import Measurer
 from shrinkml_env.evaluation.result import Counts, Evaluation
 from shrinkml_env.evaluation.side_by_side import SideBySideMeasurer
 

@@ -26,13 +26,14 @@ from shrinkml_env.compression import (
 )
 from shrinkml_env.compression.canonical import content_bytes, digest, one_thread
 from shrinkml_env.compression.protocol import in_training_mode
+from shrinkml_env.compression.tensors import device_of
 from shrinkml_env.data.utterance import Utterance
 from shrinkml_env.evaluation.result import Counts
 from shrinkml_env.evaluation.stages import StagedRecogniser
 from shrinkml_env.evaluation.wer import count_errors
 from shrinkml_env.evaluation.workers import Workers
 
-__all__ = ["Measurer", "Ranks", "device_of"]
+__all__ = ["Measurer", "Ranks"]
 
 _ARITHMETIC = 2
 """Part of the cache key. Increase it with every change that could alter a transcript, to invalidate older entries."""
@@ -156,8 +157,3 @@ class Measurer:
     def counts(self, transcripts: Sequence[Hypothesis]) -> Counts:
         """Count the errors in the transcripts of all utterances, in the set's order."""
         return count_errors(self.model, self._references, transcripts)
-
-
-def device_of(model: CompressibleModel) -> str:
-    """Return the type of the device that holds a model: ``"cpu"``, ``"cuda"``."""
-    return next(iter(inference_tensors(model).values())).device.type

@@ -16,7 +16,7 @@ from shrinkml_env.evaluation.ledger import Ledger
 from shrinkml_env.evaluation.protocol import SupportsEvaluate
 from shrinkml_env.evaluation.result import Evaluation
 from shrinkml_env.mdp.constraints import Constraint, Unconstrained
-from shrinkml_env.mdp.rewards import RewardFunction, signal_of
+from shrinkml_env.mdp.rewards import RewardFunction, Signal, signal_of
 from shrinkml_env.space.search_space import SearchSpace
 from shrinkml_env.space.sensitivity import require_factorisation
 
@@ -129,9 +129,14 @@ class SearchProblem:
         """The largest size ratio that the constraint allows; None where it does not limit the size."""
         return self.constraint.size_limit
 
+    @property
+    def signal(self) -> Signal:
+        """The quality signal of the reward, ``"wer"`` or ``"divergence"``: a name of an attribute of `Evaluation`."""
+        return signal_of(self.reward_function)
+
     def error(self, evaluation: Evaluation) -> float:
         """Return the quality signal of the reward, lower being better: the WER, or the divergence in nats a unit."""
-        if signal_of(self.reward_function) == "wer":
+        if self.signal == "wer":
             return evaluation.wer
         assert evaluation.divergence is not None
         return evaluation.divergence

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from shrinkml_env.compression import CompressibleModel, Factorisation, Layer, require_length, sampled_gradients
 from shrinkml_env.compression.canonical import content_bytes, one_thread
-from shrinkml_env.compression.store import Store, model_content, remembered
+from shrinkml_env.compression.store import Store, recognition_content, remembered
 from shrinkml_env.data.sets import UtteranceSpec, load_utterances
 from shrinkml_env.evaluation.evaluator import Evaluator
 
@@ -113,8 +113,8 @@ def predict_damage(
     """
 
     def content() -> Iterator[bytes]:
-        yield json.dumps(["predicted damage", 1, torch.__version__, factorisation.key, draws, seed]).encode()
-        yield from model_content(model)
+        yield json.dumps(["predicted damage", 2, factorisation.key, draws, seed]).encode()
+        yield from recognition_content(model)
         yield from map(content_bytes, waveforms)
 
     def compute() -> dict[str, list[float]]:

@@ -75,3 +75,11 @@ def test_learns_the_same_for_the_same_seed_saves_and_loads(tmp_path):
     loaded = AMC.load(tmp_path / "amc", env)
     assert np.array_equal(loaded.predict(observation)[0], agent.predict(observation)[0])
     loaded.learn(STEPS)
+
+
+def test_it_learns_from_complete_episodes_only():
+    """With any settings: before the first episode is over there is nothing to learn from."""
+    agent = AMC("MlpPolicy", make_fake_env(), learning_starts=2, train_freq=1, seed=0).learn(4)
+    assert agent._n_updates == 0
+    assert agent.learn(STEPS + 1, reset_num_timesteps=False)._n_updates > 0
+    assert AMC("MlpPolicy", make_fake_env()).train_freq.unit.value == "episode"

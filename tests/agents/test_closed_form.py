@@ -92,3 +92,12 @@ def test_without_a_model():
 def test_draws_are_checked_before_anything_is_measured():
     with pytest.raises(ValueError, match="draws must be a whole number of at least 1, got 0"):
         ClosedForm(draws=0)
+
+
+def test_a_size_may_be_above_the_constraints(agent, problem):
+    """A rule answers for the size that it is asked for; only the search keeps to the constraint."""
+    budget = Budget(problem.evaluator, problem.search_space, budget=0.85)
+    limited = SearchProblem(problem.evaluator, problem.search_space, Linear(), budget)
+    assert agent.ranks_of_size(limited, 0.95) == agent.ranks_of_size(problem, 0.95)
+    assert 0.85 < problem.size(agent.ranks_of_size(limited, 0.95)) <= 0.95
+    assert max(problem.size(next(agent.search(limited))) for _ in range(3)) <= 0.85

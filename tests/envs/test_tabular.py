@@ -346,8 +346,9 @@ def test_the_vector_version_does_the_same(action):
             assert np.array_equal(last[index], expected)
             assert (rewards[index], terminated[index]) == (reward, over)
             assert infos["size_ratio"][index] == info["size_ratio"]
-        assert infos["wer"][index] == info["wer"]
+        assert infos["wer"][index] == infos["final_info"]["wer"][index] == info["wer"]
         assert TABLE.index(info["ranks"]) == infos["number"][index]
+    assert all(infos[f"_{name}"].all() for name in ("size_ratio", "wer", "number", "final_obs", "final_info"))
     assert np.array_equal(observed, observations)  # the next episodes have begun
     with pytest.raises(ValueError, match="layer 'first': an action is outside"):
         vector.step(np.full_like(batches[0], 99))
@@ -423,3 +424,49 @@ def test_the_vector_version_refuses_what_is_wrong():
     envs.reset(seed=np.int64(3))
     with pytest.raises(ValueError, match="3 actions for 2 environments"):
         envs.step(np.array([0, 1, 2]))
+
+
+def test_the_vector_version_has_the_masks_of_the_single_one():
+    constraint = {"name": "mask", "budget": 0.6}
+    vector = gym.make_vec("ShrinkMLTabular-v0", num_envs=30, table=TABLE, constraint=constraint).unwrapped
+    singles = [make_tabular_env(table=TABLE, constraint=constraint) for _ in range(30)]
+    rng = np.random.default_rng(0)
+    vector.reset()
+    for env in singles:
+        env.reset()
+    forbidden = 0
+    for _ in LAYERS:
+        masks = vector.action_masks()
+        assert np.array_equal(masks, [env.action_masks() for env in singles])
+        forbidden += (~masks).sum()
+        actions = [rng.choice(np.flatnonzero(mask)) for mask in masks]
+        vector.step(np.array(actions))
+        for env, action in zip(singles, actions, strict=True):
+            env.step(action)
+    assert forbidden > 0
+    assert not hasattr(make_vector_tabular_env(2, table=TABLE, action="continuous"), "action_masks")
+
+
+@pytest.mark.parametrize("lacking", [{"ledger": {"budget": 2}}, {"render_mode": "ansi"}])
+def test_what_the_vector_version_cannot_do(lacking):
+    (name,) = lacking
+    with pytest.raises(ValueError, match=f"the vector version .* leave out `{name}`, or use gym.make"):
+        make_vector_tabular_env(2, table=TABLE, **lacking)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"action": "delta"}, "whose meaning depends on the layer alone"),
+        ({"observation": "x"}, "no observation is named"),
+        ({"render_mode": "x"}, "render_mode"),
+    ],
+)
+def test_a_mistake_leaves_the_ledgers_file_unlocked(tmp_path, wrong, message):
+    """Whoever looks at the error keeps it alive, and all that it has seen."""
+    ledger = {"path": tmp_path / "evaluations.jsonl"}
+    with pytest.raises(ValueError, match=message) as error:
+        make_tabular_env(table=TABLE, ledger=ledger, **wrong)
+    env = make_tabular_env(table=TABLE, ledger=ledger)
+    env.close()
+    assert error.value is not None

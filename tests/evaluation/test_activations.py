@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from shrinkml_env import compress
 from shrinkml_env.compression import SVD, split_layers
@@ -81,3 +82,26 @@ def test_only_recent_errors_are_kept(monkeypatch):
     errors = [error({name: rank}) for rank in (1, 2, 3)]
     assert list(error._known) == [((name, 2),), ((name, 3),)]
     assert [error({name: rank}) for rank in (1, 2, 3)] == errors
+
+
+class Packed(TinyCTC):
+    """Feeds its GRU packed sequences; recognises the same."""
+
+    def logits(self, waveform):
+        gru, self.gru = self.gru, None
+        try:
+            self.__dict__["gru"] = lambda states: self._unpacked(gru, states)
+            return super().logits(waveform)
+        finally:
+            del self.__dict__["gru"]
+            self.gru = gru
+
+    def _unpacked(self, gru, states):
+        packed, hidden = gru(pack_padded_sequence(states, [states.shape[1]], batch_first=True))
+        return pad_packed_sequence(packed, batch_first=True)[0], hidden
+
+
+def test_packed_sequences():
+    packed = Packed()
+    error = ActivationError(packed, packed.layers, WAVEFORMS, SVD(packed))
+    assert error({"front": 9, "gru": 12}) == pytest.approx(ERROR({"front": 9, "gru": 12}), rel=1e-5)

@@ -94,3 +94,23 @@ def test_which_models_can():
     texts = [Utterance("0", "s", tones(1)[0], "call")]
     with pytest.raises(ValueError, match=r"a TinyCTC does not predict distributions .* lacks the method `predict`"):
         Evaluator(TinyCTC(), texts, divergence=True)
+
+
+def test_a_unit_that_is_never_written_adds_nothing():
+    original, compressed = distributions([0.0, 0.5, 0.5]), distributions([0.0, 0.25, 0.75])
+    expected = 0.5 * math.log(2) + 0.5 * math.log(0.5 / 0.75)
+    assert mean_divergence([original], [compressed]) == pytest.approx(expected)
+    # What only the compressed model writes counts as what it takes from the others.
+    assert mean_divergence([original], [distributions([0.2, 0.4, 0.4])]) == pytest.approx(math.log(0.5 / 0.4))
+
+
+def test_probabilities_that_are_not_numbers_are_an_error(monkeypatch):
+    """They must not count as the best divergence that there is."""
+    broken = torch.full((2, 3), math.nan)
+    assert math.isnan(mean_divergence([distributions([0.2, 0.4, 0.4], [0.2, 0.4, 0.4])], [broken]))
+    evaluator = Evaluator(MODEL, UTTERANCES, divergence=True)
+    evaluator.evaluate({})
+    predict = type(MODEL).predict
+    monkeypatch.setattr(type(MODEL), "predict", lambda *given: [p * math.nan for p in predict(*given)])
+    with pytest.raises(ValueError, match=r"returned log-probabilities that are NaN, at the ranks \{'encoder"):
+        evaluator.evaluate(RANKS)

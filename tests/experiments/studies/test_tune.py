@@ -110,3 +110,9 @@ def test_the_command_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys)
     assert "agent.points=3" in capsys.readouterr().out.splitlines()[-2]
     study = study_of(config, "knapsack")
     assert sorted(trial.value for trial in study.trials) == [0.5, 0.5, 0.5, 0.9]
+
+
+def test_scores_are_between_the_ends_that_the_constraint_leaves(fake_table):
+    """All episodes are played: the best of them scores 1, whatever is better in the table and not allowed."""
+    limited = ("reward=accuracy", "constraint=clip", "constraint.budget=0.6")
+    assert final_score(Search("tabular", "random", "accuracy", 0, 48, limited)) == pytest.approx(1.0)
