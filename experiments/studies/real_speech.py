@@ -312,6 +312,8 @@ class Study:
                     search = self.search(method, scope, size)
                     task = Sought(scope, size, method, self.ratio(scope, size), search, self.config.finalists)
                     content = {"search": self.described(method, scope, size), "speech": self.roles}
+                    if method.budget is not None:
+                        content["finalists"] = self.config.finalists
                     about = {"scope": scope, "size": size, "method": method.name, "seed": method.seed}
                     cells.append(Cell(task, {**content, "size": size}, about))
         return cells

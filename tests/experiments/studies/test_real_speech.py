@@ -87,3 +87,14 @@ def test_the_command_goes_on_where_it_was_stopped(root, monkeypatch, capsys):
 def test_transcripts_of_whisper_are_compared_with_those_of_transformers():
     ids = SpeechFolder(LIBRISPEECH, TEST).ids[:2]
     assert make(Checked(f"hf:{WHISPER}", str(LIBRISPEECH), ids)) == {"equal": 2}
+
+
+@pytest.mark.parametrize("compared", [path.stem for path in Path("conf/compared").iterdir()])
+def test_what_can_be_compared(root, compared):
+    """Every method's settings can be made, and searches with other numbers of finalists are other searches."""
+    config = config_of(root, f"compared={compared}", "model=las_small", "scopes.encoder.dense=[decoder.*]")
+    cells = real_speech.Study(config).search_cells()
+    assert {cell.task.method.name for cell in cells} == {*config.methods} >= {*config.rivals}
+    config.finalists += 1
+    changed = [cell.key != old.key for cell, old in zip(real_speech.Study(config).search_cells(), cells, strict=True)]
+    assert changed == [cell.task.method.budget is not None for cell in cells]
