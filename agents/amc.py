@@ -65,21 +65,29 @@ class AMC(DDPG):
     """Stable-Baselines3's DDPG with AMC's rewards and exploration.
 
     Args:
-        args: Arguments of `DDPG`; by default it learns after every episode.
+        policy: As in `DDPG`.
+        env: As in `DDPG`.
         noise: Standard deviation of the actions after the warm-up of `learning_starts` uniformly random steps.
         noise_decay: Factor of the standard deviation from one episode to the next.
         reward_decay: Decay of the moving average of rewards, in [0, 1).
-        kwargs: Arguments of `DDPG`.
+        kwargs: Other arguments of `DDPG`. By default it learns after every episode, a gradient step for each step.
     """
 
     def __init__(
-        self, *args: Any, noise: float = 0.5, noise_decay: float = 0.97, reward_decay: float = 0.95, **kwargs: Any
+        self,
+        policy: Any,
+        env: Any,
+        *,
+        noise: float = 0.5,
+        noise_decay: float = 0.97,
+        reward_decay: float = 0.95,
+        **kwargs: Any,
     ) -> None:
         self.noise, self.noise_decay, self.reward_decay = noise, noise_decay, reward_decay
-        kwargs.setdefault("train_freq", (1, "episode"))
+        kwargs = {"train_freq": (1, "episode"), "gradient_steps": -1, **kwargs}
         kwargs.setdefault("replay_buffer_class", FinalRewardBuffer)
         kwargs.setdefault("replay_buffer_kwargs", {"decay": reward_decay})
-        super().__init__(*args, **kwargs)
+        super().__init__(policy, env, **kwargs)
         self._episodes_at_start: int | None = None
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:

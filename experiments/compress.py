@@ -38,7 +38,7 @@ from experiments.common.measure import measure
 from experiments.common.options import OVERRIDES, check_options
 from experiments.common.parts import activation_aware, part
 from experiments.common.run_directory import run_directory, title_of
-from experiments.common.search_run import search_environment, search_in_directory, write_outputs
+from experiments.common.search_run import CHOICE, search_environment, search_in_directory, write_outputs
 from experiments.common.searches import compensated, compensates, evaluator_on
 from experiments.common.sets import load_set
 from experiments.common.speech import (
@@ -163,16 +163,23 @@ def compress(config: DictConfig, job: Job) -> Path:
         require_in_space(config.target_size, search_problem(env))
         agent = make_agent(job.search.agent, env)
         sets = {name: load_set(job.search, name) for name in ("dev", "test")}
+
+        def refine(result: SearchResult) -> SearchResult:
+            """Compensate where nothing is trained: what the folder then holds is finished."""
+            if job.training is not None or not compensates(job.search, result.original):
+                return result
+            course.end(CHOICE)
+            refined, note = compensate(job.search, search_problem(env), result)
+            course.end("compensation")
+            notes.append(note)
+            return refined
+
         result, problem = search_in_directory(
-            job.search, env, agent, sets, found_in, f"{config.model}, {goal(config)}", course
+            job.search, env, agent, sets, found_in, f"{config.model}, {goal(config)}", course, refine
         )
     if job.training is not None:
         result, note = fine_tune(job.training, job.search, directory, result)
         course.end("training")
-        notes.append(note)
-    elif compensates(job.search, result.original):
-        result, note = compensate(job.search, problem, result)
-        course.end("compensation")
         notes.append(note)
     result = replace(result, notes=(verdict(config, result), *result.notes, *notes))
     write(result, directory)

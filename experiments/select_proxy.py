@@ -302,14 +302,15 @@ def _measure(
     for (kind, use), configurations in chosen.items():
         on_dev = list(progress(dev.evaluate_many(configurations), desc=f"{kind}: dev", total=count, unit="model"))
         losses: Iterable[Sequence[float]]
+        target: Sequence[float | None]
         if measurer is None:
             losses = (evaluation.edits for evaluation in pool.evaluate_many(configurations))
             target = [evaluation.wer for evaluation in on_dev]
         else:
             losses = (_divergences(pool, measurer, ranks) for ranks in configurations)
-            target = [float(evaluation.divergence or 0.0) for evaluation in on_dev]
+            target = [evaluation.divergence for evaluation in on_dev]
         on_pool = list(progress(losses, desc=f"{kind}: pool", total=count, unit="model"))
-        groups[kind, use] = ModelGroup(np.array(on_pool, float), np.array(target))
+        groups[kind, use] = ModelGroup(np.array(on_pool, float), np.array(target, float))
     return groups
 
 

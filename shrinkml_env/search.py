@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -49,6 +49,7 @@ def run_search(
     callback: Any = None,
     config: Mapping[str, Any] | None = None,
     progress_bar: bool = True,
+    refine: Callable[[SearchResult], SearchResult] | None = None,
 ) -> SearchResult:
     """Let an agent search ranks within the environment's budget, choose among the best on dev, report on test.
 
@@ -74,6 +75,8 @@ def run_search(
         callback: Passed to ``agent.learn``; with Stable-Baselines3, together with the one that ends the search.
         config: JSON-able entries to add to ``best.json``; they replace entries of the same name.
         progress_bar: Whether to show a progress bar of the evaluations.
+        refine: Called with the result before it is written, and returns the one to write: with the model trained
+            further, for example.
 
     Raises:
         ValueError: The environment has no budget or a vector reward, a set cannot be loaded, the agent takes no
@@ -109,6 +112,8 @@ def run_search(
             _explore(env, agent, callback)
         ranks = choose(problem, sets["dev"], finalists, progress_bar).ranks
         result = report(problem, ranks, sets, made, progress_bar)
+        if refine is not None:
+            result = refine(result)
         if folder is not None:
             if learns:
                 result = replace(result, notes=(*result.notes, *save_agent(agent, folder)))

@@ -12,6 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from shrinkml_env.agent import Learner
+from shrinkml_env.checks import whole_number
 from shrinkml_env.compression import save_compressed
 from shrinkml_env.compression.canonical import digest
 from shrinkml_env.data import UtteranceSpec
@@ -128,7 +129,9 @@ def require_no_larger(folder: Path, budget: int) -> None:
         ValueError: The directory holds the result of a search with more evaluations, or its record is damaged.
     """
     path = folder / RESULT
-    evaluations = read_json_object(path).get("evaluations", 0) if path.exists() else 0
+    if not path.exists():
+        return
+    evaluations = whole_number(f"{path}: evaluations", read_json_object(path).get("evaluations", 0), least=0)
     if evaluations > budget:
         raise ValueError(
             f"{folder} holds the result of {evaluations} evaluations, more than the budget of {budget}: give a budget "

@@ -1,5 +1,6 @@
 """Whole searches on a small recogniser, as they are typed in a notebook."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -277,3 +278,17 @@ def test_a_second_search_in_one_process_has_a_bar_of_its_own(capsys):
         env = make(budget=2)
         run_search(env, Sampler(env), dev=DEV, test=TEST)
         assert re.search(r"search: 100%.* 2/2 ", capsys.readouterr().err)
+
+
+def test_a_result_is_refined_before_it_is_written(tmp_path):
+    """What is killed in between has left no record that says that the search is finished."""
+    env = make(3)
+
+    def refine(result):
+        assert (tmp_path / "evaluations.jsonl").exists()
+        assert not (tmp_path / "best.json").exists()
+        return replace(result, notes=("refined",))
+
+    result = run_search(env, Sampler(env), dev=DEV, test=TEST, directory=tmp_path, progress_bar=False, refine=refine)
+    assert result.notes == ("refined",)
+    assert json.loads((tmp_path / "best.json").read_text())["notes"] == ["refined"]

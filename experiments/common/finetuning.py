@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,7 @@ from shrinkml_env import Utterance, change_form, count_parameters, load_model, s
 from shrinkml_env.asr import LAS, Distillation
 from shrinkml_env.asr.objectives import Objective
 from shrinkml_env.asr.training import Trainer
-from shrinkml_env.compression import form_of, int8_scales, ranks_of, round_to_storage
-from shrinkml_env.compression.canonical import digest
-from shrinkml_env.compression.store import model_content
+from shrinkml_env.compression import form_of, inference_tensors, int8_scales, ranks_of, round_to_storage
 from shrinkml_env.data import SAMPLE_RATE
 from shrinkml_env.files import read_json_object
 
@@ -45,7 +44,8 @@ def finetune(config: DictConfig) -> Path:
     directory = run_directory(config, f"{Path(config.seed_model).name}-{way}-{config.training.seed}")
     before = _measure_seed(directory, seed_model, sets["dev"]) if is_first() else {}
     if (directory / RESULT).exists():
-        print(f"has ended already: {directory}")
+        if is_first():
+            print(f"has ended already: {directory}")
         return directory
     # Two factors reach a lower WER in the same number of steps; see change_form.
     form = form_of(seed_model)
@@ -126,7 +126,10 @@ def _measure_seed(directory: Path, model: LAS, dev: Sequence[Utterance]) -> dict
         ValueError: The run began with another model.
     """
     path = directory / "seed.json"
-    content = digest(model_content(model))
+    hashed = hashlib.sha256()
+    for name, tensor in inference_tensors(model).items():
+        hashed.update(name.encode() + tensor.detach().contiguous().numpy().tobytes())
+    content = hashed.hexdigest()
     if not path.exists():
         write_json(path, {"digest": content, "dev": _errors(model, dev)})
     known = read_json_object(path)

@@ -159,7 +159,7 @@ def compose_search(config: DictConfig, model: CompressibleModel) -> DictConfig:
         name = option_of(override)
         if name in OWN:
             raise ValueError(f"{override}: {name} is decided by this command's options {OWN[name]}")
-        if override == "constraint=none":
+        if name == "constraint" and override.partition("=")[2] == "none":
             raise ValueError(f"{override}: the goal is a limit; choose a constraint that has one")
     search = compose_config("search", [*goal_overrides(config, model), *config.overrides])
     if search.constraint.get("resource", "size") != "size":
@@ -168,7 +168,7 @@ def compose_search(config: DictConfig, model: CompressibleModel) -> DictConfig:
             "experiments.search limits either"
         )
     search.model = config.model
-    chosen = any(override.startswith("factorisation") for override in config.overrides)
+    chosen = {"factorisation", "factorisation.weigh_rows"} & named_by(config)
     if not chosen and not isinstance(model, PredictiveModel):
         search.factorisation.weigh_rows = False  # Rows are weighed by gradients of the transcripts' probability.
     with open_dict(search):

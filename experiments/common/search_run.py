@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,9 @@ from shrinkml_env.sb3 import EvaluationLog
 from shrinkml_env.search_directory import origin
 from shrinkml_env.space.level_spaces import LevelSpace
 from shrinkml_env.space.search_space import uniform_ranks
+
+CHOICE = "choice on dev, result on test"
+"""The phase of a course that follows the search."""
 
 CURVE_FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Fractions of the break-even rank for the curve of uniform ranks in the report's picture."""
@@ -87,6 +90,7 @@ def search_in_directory(
     directory: Path,
     title: str,
     course: Course,
+    refine: Callable[[SearchResult], SearchResult] | None = None,
 ) -> tuple[SearchResult, SearchProblem]:
     """Run a search in a directory, and return its result and its problem.
 
@@ -98,6 +102,7 @@ def search_in_directory(
         directory: The folder of the run.
         title: The title of the report.
         course: Begun before the environment was made; it gets the times and, where they are known, the returns.
+        refine: As in `run_search`.
 
     Raises:
         ValueError: The agent has measured nothing, or the directory belongs to another search.
@@ -125,9 +130,10 @@ def search_in_directory(
             directory=directory,
             callback=callback,
             config=entries,
+            refine=refine,
         )
         conclude_run(result)
-    course.end("choice on dev, result on test")
+    course.end(CHOICE)
     return result, problem
 
 

@@ -69,8 +69,8 @@ class MlflowTracker(Tracker):
 
     def __init__(self, package: Any, title: str, directory: Path, settings: Mapping[str, str]) -> None:
         self._client = package.MlflowClient()
-        experiment = self._client.get_experiment_by_name(PROJECT)
-        number = self._client.create_experiment(PROJECT) if experiment is None else experiment.experiment_id
+        # Unlike the client's methods, this one is for several processes that begin at once.
+        number = package.set_experiment(PROJECT).experiment_id
         self._run = self._client.create_run(number, run_name=title).info.run_id
         for name, value in settings.items():
             self._client.log_param(self._run, name, value)

@@ -90,10 +90,15 @@ def load_torchaudio(name: str) -> TorchaudioCTC:
         ValueError: The name is not that of a Wav2Vec2 or HuBERT pipeline for recognition.
     """
     pipelines = import_torchaudio().pipelines
-    bundle = getattr(pipelines, name, None)
-    if not isinstance(bundle, pipelines.Wav2Vec2ASRBundle):
-        known = [key for key in dir(pipelines) if isinstance(getattr(pipelines, key), pipelines.Wav2Vec2ASRBundle)]
-        raise ValueError(f"torchaudio:{name}: there is an adapter for {', '.join(known)}")
+    known = {
+        key: bundle
+        for key, bundle in vars(pipelines).items()
+        # A forced aligner has no sign between words.
+        if isinstance(bundle, pipelines.Wav2Vec2ASRBundle) and not isinstance(bundle, pipelines.Wav2Vec2FABundle)
+    }
+    if name not in known:
+        raise ValueError(f"torchaudio:{name}: there is an adapter for {', '.join(sorted(known))}")
+    bundle = known[name]
     if bundle.sample_rate != SAMPLE_RATE:
         raise ValueError(f"torchaudio:{name}: the model wants {bundle.sample_rate} Hz; waveforms have {SAMPLE_RATE} Hz")
     network = bundle.get_model(dl_kwargs={"weights_only": True})

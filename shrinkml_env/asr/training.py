@@ -12,7 +12,7 @@ import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -195,7 +195,7 @@ class Trainer:
 
     Raises:
         ValueError: The checkpoint is damaged, or belongs to another training set, tokenizer, model or number of
-            processes; or the training set is too small for one step.
+            processes; the training set is too small for one step; or a transcript has no letter of the model's.
     """
 
     def __init__(
@@ -217,6 +217,9 @@ class Trainer:
         self.directory = directory
         self.device = torch.device(device)
         self.rank, self.world = _rank_and_world()
+        for utterance_id, text in zip(train.ids, train.texts, strict=True):
+            if not model.normalise(text):
+                raise ValueError(f"transcript of {utterance_id}: the model has no letter of {text!r}; leave it out")
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not has_prefix(name, objective.unused_parameters))
         module = _LossModule(self.model, objective)
@@ -246,9 +249,12 @@ class Trainer:
         """Train until all steps are done."""
         done = sum(self.epoch_steps[: self.epoch]) + self.step
         log = str(self.directory / "tensorboard")
-        writer = SummaryWriter(log, purge_step=done) if self.rank == 0 else None
+        writer = SummaryWriter(log, purge_step=done + 1) if self.rank == 0 else None
         silent = self.rank > 0 or bool(os.environ.get("TQDM_DISABLE"))
-        with progress(total=sum(self.epoch_steps), initial=done, desc="train", disable=silent, smoothing=0.05) as bar:
+        with (
+            progress(total=sum(self.epoch_steps), initial=done, desc="train", disable=silent, smoothing=0.05) as bar,
+            writer or nullcontext(),
+        ):
             while self.epoch < len(self.epoch_steps):
                 for losses in self._train_epoch():
                     bar.update()
@@ -259,11 +265,12 @@ class Trainer:
                         bar.set_postfix(epoch=self.epoch, loss=f"{losses['loss']:.2f}", refresh=False)
                 self.epoch, self.step = self.epoch + 1, 0
                 if writer is not None:
-                    self._save_checkpoint()
                     error_rate = self.dev_wer()
                     bar.write(f"epoch {self.epoch}: dev WER {100 * error_rate:.2f} %")
                     writer.add_scalar("dev/wer", error_rate, done)
                     writer.flush()
+                    # Last, so that a kill before it repeats the measurement.
+                    self._save_checkpoint()
 
     @property
     def utterances(self) -> int:
@@ -278,7 +285,8 @@ class Trainer:
         """Return the model's corpus WER on the dev set, a fraction."""
         training = self.model.training
         self.model.eval()
-        hypotheses = self.model.transcribe([utterance.waveform for utterance in self.dev_set])
+        transcripts = self.model.transcribe([utterance.waveform for utterance in self.dev_set])
+        hypotheses = [self.model.normalise(transcript) for transcript in transcripts]
         self.model.train(training)
         references = [self.model.normalise(utterance.text) for utterance in self.dev_set]
         return float(jiwer.wer(references, hypotheses))
@@ -349,7 +357,7 @@ class Trainer:
         eos = self.model.tokenizer.eos
         target_lengths = torch.tensor([len(units) for units in batch.targets], device=self.device)
         targets = nn.utils.rnn.pad_sequence(
-            [torch.tensor(units) for units in batch.targets], batch_first=True, padding_value=eos
+            [torch.tensor(units, dtype=torch.long) for units in batch.targets], batch_first=True, padding_value=eos
         ).to(self.device)
         # Labels are the units, one end of sentence, then IGNORED.
         position = torch.arange(targets.shape[1] + 1, device=self.device)
@@ -378,10 +386,13 @@ class Trainer:
 
     @cached_property
     def _fingerprint(self) -> str:
-        """The hash of everything that determines the data of each step: data, tokenizer, parameter shapes, steps."""
+        """The hash of what determines each step: data, tokenizer, parameter shapes, settings."""
         sizes = {name: list(parameter.shape) for name, parameter in self.model.named_parameters()}
         data = [self.train_set.texts, self.train_set.num_samples, [(epoch, str(part)) for epoch, part in self._parts]]
-        content = [self.model.tokenizer.to_text(), sizes, *data]
+        settings = {**asdict(self.settings), **asdict(self.augmentation)}
+        for name in ("workers", "checkpoint_steps"):  # They change no step.
+            del settings[name]
+        content = [self.model.tokenizer.to_text(), sizes, *data, settings]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def _resume(self) -> None:
@@ -391,8 +402,8 @@ class Trainer:
         state = read_checkpoint(path, self.device)
         if state["fingerprint"] != self._fingerprint:
             raise ValueError(
-                f"{path} belongs to another training set, model or number of processes: resume with those, or remove "
-                "it to begin anew"
+                f"{path} belongs to another training set, model, number of processes or settings: resume with those, "
+                "or remove it to begin anew"
             )
         try:
             self.model.load_state_dict(state["model"])

@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from shrinkml_env.checks import whole_number
 from shrinkml_env.data.librispeech import SpeechFolder
 from shrinkml_env.data.utterance import Utterance
 
@@ -70,11 +71,36 @@ def count_utterances(spec: UtteranceSpec) -> int:
         return len(SpeechFolder(_ASSETS / "speech", **SHIPPED_SETS[spec]))
     if not isinstance(spec, Mapping):
         return len(_loaded(spec))
+    _check_mapping(spec)
     ids, limit = spec.get("ids"), spec.get("limit")
     if isinstance(ids, Sequence) and not isinstance(ids, str):
         count = len(set(ids))
         return count if limit is None else min(count, limit)
     return len(SpeechFolder(**spec))
+
+
+def _check_mapping(spec: Mapping[str, Any]) -> None:
+    """Check the keys and the kinds of values of a set that is given as a mapping.
+
+    Raises:
+        ValueError: Something is wrong with it.
+    """
+    unknown = set(spec) - {"root", "subset", "limit", "ids"}
+    if unknown or not {"root", "subset"} <= set(spec):
+        raise ValueError(
+            f"an utterance set needs the keys root and subset (and may have limit and ids), got {sorted(spec)}"
+        )
+    if not isinstance(spec["root"], str | Path):
+        raise ValueError(f"root of an utterance set must be a path, got {spec['root']!r}")
+    ids, subset = spec.get("ids"), spec["subset"]
+    if not isinstance(ids, str | Path | None) and not _are_names(ids):
+        raise ValueError(f"ids of an utterance set must be a file's path or a list of ids, got {ids!r}")
+    if not isinstance(subset, str) and not _are_names(subset):
+        raise ValueError(f"subset of an utterance set must be a name or a list of names, got {subset!r}")
+    if not subset:
+        raise ValueError("subset of an utterance set must be a name or a list of names, got none")
+    if spec.get("limit") is not None:
+        whole_number("limit", spec["limit"], least=1)
 
 
 def _loaded(spec: UtteranceSpec) -> tuple[Utterance, ...]:
@@ -83,20 +109,7 @@ def _loaded(spec: UtteranceSpec) -> tuple[Utterance, ...]:
             raise ValueError(f"no utterance set is named {spec!r}; the shipped ones are {', '.join(SHIPPED_SETS)}")
         return tuple(SpeechFolder(_ASSETS / "speech", **SHIPPED_SETS[spec]))
     if isinstance(spec, Mapping):
-        unknown = set(spec) - {"root", "subset", "limit", "ids"}
-        if unknown or not {"root", "subset"} <= set(spec):
-            raise ValueError(
-                f"an utterance set needs the keys root and subset (and may have limit and ids), got {sorted(spec)}"
-            )
-        if not isinstance(spec["root"], str | Path | None):
-            raise ValueError(f"root of an utterance set must be a path, got {spec['root']!r}")
-        ids, subset = spec.get("ids"), spec["subset"]
-        if not isinstance(ids, str | Path | None) and not _are_names(ids):
-            raise ValueError(f"ids of an utterance set must be a file's path or a list of ids, got {ids!r}")
-        if not isinstance(subset, str) and not _are_names(subset):
-            raise ValueError(f"subset of an utterance set must be a name or a list of names, got {subset!r}")
-        if not subset:
-            raise ValueError("subset of an utterance set must be a name or a list of names, got none")
+        _check_mapping(spec)
         return tuple(SpeechFolder(**spec))
     given: Any = spec
     if not isinstance(given, Sequence) or not all(isinstance(utterance, Utterance) for utterance in given):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -90,11 +89,6 @@ class DivergenceMeasurer(Measurer):
         with one_thread():
             transcripts, predictions = self._predict(model, ranks)
             divergence = mean_divergence(self._original_predictions, predictions)
-        if math.isnan(divergence):
-            raise ValueError(
-                f"the method `predict` of {type(model).__name__} returned log-probabilities that are NaN, at the ranks "
-                f"{dict(ranks)}"
-            )
         return replace(self.counts(transcripts), divergence=divergence)
 
     def by_utterance(self, ranks: Ranks) -> list[float]:
@@ -114,7 +108,13 @@ class DivergenceMeasurer(Measurer):
         """
         assert self._staged is not None
         assert isinstance(model, PredictiveModel)
-        return self._staged.with_predictions(model, ranks, self._original_texts)
+        transcripts, predictions = self._staged.with_predictions(model, ranks, self._original_texts)
+        if any(bool(prediction.isnan().any()) for prediction in predictions):
+            raise ValueError(
+                f"the method `predict` of {type(model).__name__} returned log-probabilities that are NaN, at the ranks "
+                f"{dict(ranks)}"
+            )
+        return transcripts, predictions
 
     @cached_property
     def _original_texts(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ def export_model(
     if folder.exists():
         raise FileExistsError(f"{folder} exists: delete it, or choose another folder")
     # In the same parent folder, so that it can be moved; transformers imports from it, so its name must be importable.
-    aside = folder.with_name(f"unchecked_{os.getpid()}_{folder.name}")
+    aside = folder.with_name(f"unchecked_{secrets.token_hex(4)}_{folder.name}")
     aside.mkdir(parents=True)
     try:
         FORMATS[format_name].write(model, aside)

@@ -52,6 +52,13 @@ class Product(nn.Module):
 
     order: Tensor | None
 
+    def share_right(self, other: Product) -> None:
+        """Use another product's right factor if it is the same, so that a program holds it once."""
+        if self.right is None or other.right is None or not torch.equal(self.right, other.right):
+            return
+        if self.order is None or other.order is None or torch.equal(self.order, other.order):
+            self.right, self.order = other.right, other.order
+
     def reduce(self, inputs: Tensor) -> Tensor:
         """Multiply by the right factor: (..., n) -> (..., r); return the inputs unchanged if the matrix is dense."""
         return inputs if self.right is None else times_right(inputs, self.right, self.order)
@@ -84,7 +91,9 @@ class ScanLSTM(nn.Module):
     def __init__(self, source: BidirectionalLSTM) -> None:
         super().__init__()
         ways = (source.forward_lstm, source.backward_lstm)
-        self.inputs = nn.ModuleList(Product(way, "weight_ih_l0") for way in ways)
+        ahead, behind = (Product(way, "weight_ih_l0") for way in ways)
+        behind.share_right(ahead)
+        self.inputs = nn.ModuleList([ahead, behind])
         bias = [_parameter(way, "bias_ih_l0") + _parameter(way, "bias_hh_l0") for way in ways]
         self.bias = nn.Parameter(torch.stack(bias), requires_grad=False)
         self.recurrent = nn.ModuleList(Product(way, "weight_hh_l0") for way in ways)
@@ -129,6 +138,7 @@ class OnnxLSTM(nn.Module):
         super().__init__()
         self.ahead = _OnnxDirection(source.forward_lstm, "forward")
         self.behind = _OnnxDirection(source.backward_lstm, "reverse")
+        self.behind.inputs.share_right(self.ahead.inputs)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Compute (time, size) -> (time, 2 * units)."""

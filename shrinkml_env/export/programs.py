@@ -29,12 +29,17 @@ def require_las(model: CompressibleModel) -> LAS:
     """Return the model as a `LAS`.
 
     Raises:
-        ValueError: The model has another architecture.
+        ValueError: The model has another architecture, or searches with a beam, which the programs do not.
     """
     if not isinstance(model, LAS) or model.architecture != LAS.architecture:
         raise ValueError(
             f"only LAS models can be exported to torch.export and ONNX, this is {model.architecture!r}: use the"
             " format safetensors, or huggingface for a model of Hugging Face's transformers"
+        )
+    if model.decoding.beam_size > 1:
+        raise ValueError(
+            f"exported programs search greedily, the model with a beam of {model.decoding.beam_size}: set "
+            "decoding.beam_size to 1, or use the format safetensors"
         )
     return model
 

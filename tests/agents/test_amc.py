@@ -82,4 +82,5 @@ def test_it_learns_from_complete_episodes_only():
     agent = AMC("MlpPolicy", make_fake_env(), learning_starts=2, train_freq=1, seed=0).learn(4)
     assert agent._n_updates == 0
     assert agent.learn(STEPS + 1, reset_num_timesteps=False)._n_updates > 0
-    assert AMC("MlpPolicy", make_fake_env()).train_freq.unit.value == "episode"
+    by_default = AMC("MlpPolicy", make_fake_env(), learning_starts=0, seed=0).learn(2 * STEPS)
+    assert by_default._n_updates == 2 * STEPS

@@ -107,7 +107,7 @@ def test_multiply_adds_by_hand_and_by_torch(ranks):
         assert count_macs(model.layers, {}, workload) == front + encoder + attention + 100 * 16 * 29
 
 
-@pytest.mark.parametrize("name", ["WAV2VEC2_BASE", "EMFORMER_RNNT_BASE_LIBRISPEECH", "nothing"])
+@pytest.mark.parametrize("name", ["WAV2VEC2_BASE", "EMFORMER_RNNT_BASE_LIBRISPEECH", "MMS_FA", "nothing"])
 def test_other_pipelines(name):
     with pytest.raises(ValueError, match=rf"torchaudio:{name}: there is an adapter for .*WAV2VEC2_ASR_BASE_960H"):
         load_model(f"torchaudio:{name}")

@@ -3,6 +3,7 @@ import itertools
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from shrinkml_env.asr import (
     Augmentation,
@@ -45,26 +46,29 @@ def test_learns_to_tell_tones_apart(corpus, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [{}, {"encoder.1": 6, "decoder.lstm": 4}])
-def test_a_killed_training_resumes_to_the_same_weights(corpus, tmp_path, ranks):
-    def make(directory, augmentation):
+def test_a_killed_training_resumes_to_the_same_weights(corpus, tmp_path, monkeypatch, ranks):
+    def make(directory):
         teacher = make_learner(corpus)
         objective = Distillation(teacher, JointCTCAttention(0.0)) if ranks else JointCTCAttention()
         model = copy.deepcopy(compress(teacher, ranks))
-        return make_trainer(corpus, tmp_path / directory, augmentation, model, objective)
+        return make_trainer(corpus, tmp_path / directory, Augmentation(), model, objective)
 
-    whole = make("whole", Augmentation())
+    whole = make("whole")
     whole.run()
 
     calls = itertools.count()
 
-    def killed(waveform, generator):
+    augment = Augmentation.__call__
+
+    def killed(self, waveform, generator):
         if next(calls) == 12:
             raise KeyboardInterrupt
-        return Augmentation()(waveform, generator)
+        return augment(self, waveform, generator)
 
-    with pytest.raises(KeyboardInterrupt):
-        make("killed", killed).run()
-    resumed = make("killed", Augmentation())
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Augmentation, "__call__", killed)
+        make("killed").run()
+    resumed = make("killed")
     assert (resumed.epoch, resumed.step) != (0, 0)
     assert resumed.seconds > 0
     resumed.run()
@@ -160,8 +164,39 @@ def test_another_training_sets_checkpoint_is_refused(corpus, tmp_path):
     smaller = SpeechFolder(corpus.folder.parent, "train", limit=8)
     with pytest.raises(ValueError, match=r"checkpoint\.pt belongs to another training set"):
         make_trainer(smaller, tmp_path / "run", epochs=1)
-    with pytest.raises(ValueError, match="training set, model or number of processes"):
+    with pytest.raises(ValueError, match="training set, model, number of processes or settings"):
         make_trainer(corpus, tmp_path / "run", model=compress(make_learner(corpus), {"encoder.0": 4}), epochs=1)
+
+
+def test_other_settings_are_another_training(corpus, tmp_path):
+    """The state of optimiser and schedule in a checkpoint would replace them without a word."""
+    make_trainer(corpus, tmp_path / "run", epochs=1).run()
+    for other in ({"seed": 1}, {"learning_rate": 1e-4}, {"random_history": 0.5}):
+        with pytest.raises(ValueError, match="training set, model, number of processes or settings"):
+            make_trainer(corpus, tmp_path / "run", epochs=1, **other)
+    with pytest.raises(ValueError, match="training set, model, number of processes or settings"):
+        make_trainer(corpus, tmp_path / "run", Augmentation(), epochs=1)
+    # These change no step.
+    make_trainer(corpus, tmp_path / "run", epochs=1, checkpoint_steps=7, workers=1)
+
+
+def test_a_resumed_training_leaves_every_point_in_tensorboard(corpus, tmp_path):
+    first = make_trainer(corpus, tmp_path, epochs=1)
+    first.run()
+    steps = sum(first.epoch_steps)
+    make_trainer(corpus, tmp_path, epochs=1).run()  # nothing is left to do
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("train/loss")] == list(range(1, steps + 1))
+    assert [event.step for event in board.Scalars("dev/wer")] == [steps]
+
+
+def test_a_transcript_without_letters_is_named(corpus, tmp_path, monkeypatch):
+    """With digits alone, which the model does not write, nothing is left of it."""
+    texts = list(corpus.texts)
+    texts[2] = "100"
+    monkeypatch.setattr(SpeechFolder, "texts", tuple(texts))
+    with pytest.raises(ValueError, match=f"transcript of {corpus.ids[2]}: the model has no letter of '100'; leave it"):
+        make_trainer(corpus, tmp_path)
 
 
 def test_no_training_without_an_epoch():

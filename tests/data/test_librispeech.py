@@ -92,6 +92,11 @@ def test_errors_name_what_is_wrong(corpus):
         load_utterances("prox", "dev")
     with pytest.raises(FileNotFoundError, match=r"^dev: no subset 'dev-other' in "):
         load_utterances({"root": str(corpus), "subset": "dev-other"}, "dev")
+    for use in (load_utterances, count_utterances):
+        with pytest.raises(ValueError, match="root of an utterance set must be a path, got None"):
+            use({"root": None, "subset": "x"})
+        with pytest.raises(ValueError, match="needs the keys root and subset"):
+            use({"root": ".", "subset": "x", "id": ["a"]})
     with pytest.raises(ValueError, match="root and subset"):
         load_utterances({"root": str(corpus), "folder": "dev-tiny"})
     with pytest.raises(ValueError, match="at least one utterance"):

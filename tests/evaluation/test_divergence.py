@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from shrinkml_env import Utterance, compress
 from shrinkml_env.compression import PredictiveModel
 from shrinkml_env.evaluation import EvaluationCache, Evaluator, mean_divergence
+from shrinkml_env.evaluation.divergence import DivergenceMeasurer
 from tests.helpers.las import make_model
 from tests.helpers.models import TinyCTC, tones
 
@@ -114,3 +115,6 @@ def test_probabilities_that_are_not_numbers_are_an_error(monkeypatch):
     monkeypatch.setattr(type(MODEL), "predict", lambda *given: [p * math.nan for p in predict(*given)])
     with pytest.raises(ValueError, match=r"returned log-probabilities that are NaN, at the ranks \{'encoder"):
         evaluator.evaluate(RANKS)
+    measurer = DivergenceMeasurer(MODEL, UTTERANCES)
+    with pytest.raises(ValueError, match="log-probabilities that are NaN"):
+        measurer.by_utterance({})

@@ -182,6 +182,11 @@ def test_a_model_without_gradients_is_searched_on_even_ranks(configure):
     assert (search.search_space.name, search.reward.name) == ("full", "accuracy")
     assert [rule._target_ for rule in search.agent.rules] == ["agents.UniformRank"]
     assert not search.factorisation.weigh_rows
+    # Another option of the factors leaves this one as it is; whoever names it gets it.
+    given = "overrides=['factorisation.damping=0.02']"
+    assert not compose_search(configure("target_size=0.6", given), model).factorisation.weigh_rows
+    given = "overrides=['++factorisation.weigh_rows=true']"
+    assert compose_search(configure("target_size=0.6", given), model).factorisation.weigh_rows
 
 
 def test_classes_are_known_by_what_they_are_not_by_their_import_paths():

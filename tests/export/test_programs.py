@@ -1,11 +1,13 @@
 """LAS models as torch.export programs and ONNX graphs."""
 
+import copy
 import json
 import re
 import shutil
 import subprocess
 import sys
 import wave
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +84,14 @@ def test_pivoting_form_and_shared_right_factors(original, utterances, tmp_path, 
     speech = [utterance.waveform for utterance in utterances]
     factorisation = ActivationAwareSVD(original, speech, form="pivoting", share_inputs=True)
     ranks = {layer.name: max(1, layer.break_even // 2) for layer in factorisation.layers}
-    assert export_model(compress(original, ranks, factorisation), tmp_path / "out", format, utterances) == []
+    small = compress(original, ranks, factorisation)
+    assert export_model(small, tmp_path / "out", format, utterances) == []
+    if format == "torch":
+        programs = [las.EncoderProgram(small, las.ScanLSTM), las.DecoderStep(small)]
+        held = sum(parameter.numel() for program in programs for parameter in program.parameters())
+        # Both biases of an LSTM are one there, and the filters of the features are no parameters of either.
+        biases = sum(p.numel() for name, p in small.named_parameters() if ".bias_hh" in name)
+        assert held == count_parameters(small) - biases
 
 
 @pytest.fixture(scope="module", params=["torch", "onnx"])
@@ -262,3 +271,11 @@ def test_the_documentation_runs(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     utterance = names["load_utterances"]("dev")[2]
     assert names["transcriber"](utterance.waveform.numpy()) == names["small"].transcribe([utterance.waveform])[0] != ""
+
+
+def test_a_beam_is_not_exported_as_greedy(original, utterances, tmp_path):
+    model = copy.deepcopy(original)
+    model.decoding = replace(model.decoding, beam_size=4)
+    with pytest.raises(ValueError, match="exported programs search greedily, the model with a beam of 4"):
+        export_model(model, tmp_path / "out", "torch", utterances)
+    assert not list(tmp_path.iterdir())

@@ -94,9 +94,18 @@ class HuggingFaceSeq2Seq(HuggingFaceModel):
 
     @property
     def end(self) -> int:
-        """The token that ends a transcript."""
-        token = self.generation.eos_token_id
-        return int(token[0] if isinstance(token, list) else token)
+        """The token that ends a transcript.
+
+        Raises:
+            ValueError: The model has several.
+        """
+        tokens = self.generation.eos_token_id
+        first, *others = tokens if isinstance(tokens, list) else [tokens]
+        if others:
+            raise ValueError(
+                f"generation_config.json: eos_token_id must be one token, which ends transcripts, got {tokens}"
+            )
+        return int(first)
 
     @property
     def suppressed(self) -> tuple[list[int], list[int]]:
