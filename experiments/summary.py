@@ -1,10 +1,9 @@
 """Compare the results of finished runs: ``python -m experiments.summary [outputs=outputs/search]``.
 
-It prints a table. Into a folder of runs it also writes ``summary.html``, with a chart of WER against size and the table
-to sort.
+It prints a table, and writes ``summary.html`` into the folder of the runs, with a chart of WER against size and the
+table to sort.
 
-The runs are searches; or fine-tunings, ``outputs=outputs/finetune`` or ``outputs=outputs/iterate``; or the searches in
-a file of results, ``outputs=experiments/results/tradeoff.jsonl``.
+The runs are searches, or fine-tunings: ``outputs=outputs/finetune`` or ``outputs=outputs/iterate``.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ from omegaconf import DictConfig
 from experiments.common.command import command
 from experiments.common.page import Chart, point, render, series, wer_axes
 from experiments.common.pareto import pareto_front
-from experiments.common.record import check_record, read_record, read_training
-from experiments.common.results import read_results
+from experiments.common.record import read_record, read_training
 from shrinkml_env.files import write_atomic
 from shrinkml_env.text_table import format_table
 
@@ -29,19 +27,14 @@ SETS = ("proxy", "dev", "test")
 
 
 def records_of(runs: Path) -> dict[str, dict[str, Any]]:
-    """Return the ``best.json`` of every finished run in a folder or a file of results: name -> record.
+    """Return the ``best.json`` of every finished run in a folder: name -> record.
 
     Raises:
-        ValueError: It is a file of another kind.
+        ValueError: It is a file.
         FileNotFoundError: There is no finished run.
     """
     if runs.is_file():
-        if runs.suffix != ".jsonl":
-            raise ValueError(f"outputs must be a folder of runs or a study's file of results, *.jsonl, got {runs}")
-        return {
-            name: check_record(record, f"{runs}, {name}", "size_ratio", "sets")
-            for name, record in read_results(runs).items()
-        }
+        raise ValueError(f"outputs must be a folder of runs, got the file {runs}")
     records = {path.parent.name: read_record(path, "size_ratio", "sets") for path in sorted(runs.glob("*/best.json"))}
     if not records:
         raise FileNotFoundError(f"outputs={runs} holds no finished run of experiments.search")
@@ -155,9 +148,8 @@ def main(config: DictConfig) -> None:
     trained = trained_table(runs)
     rows = trained if len(trained) else table(runs)
     print(format_table(rows))
-    if runs.is_dir():
-        # The table alone is the output.
-        print(f"as a page: {write_page(runs, rows)}", file=sys.stderr)
+    # The table alone is the output.
+    print(f"as a page: {write_page(runs, rows)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import platform
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -51,8 +53,9 @@ def written_aside(path: str | os.PathLike[str], content: bytes | str) -> Iterato
         OSError: The temporary file cannot be written; the message names `path`.
     """
     target = Path(path)
-    # Processes of several machines that share a disk may have the same number.
-    aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    # Processes of several machines that share a disk may have the same number, and threads have that of their process.
+    aside = target.with_name(f"{_begin_of_asides(target)}{os.getpid()}-{secrets.token_hex(4)}")
+    _remove_leftovers(target)
     try:
         with errors_name(target):
             aside.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -60,6 +63,34 @@ def written_aside(path: str | os.PathLike[str], content: bytes | str) -> Iterato
     finally:
         with suppress(OSError):  # it does not exist if the disk cannot be written
             aside.unlink()
+
+
+def _begin_of_asides(target: Path) -> str:
+    """Return how the names of a file's temporary files begin that processes of this machine write."""
+    return f".{target.name}.{platform.node()}-"
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove the temporary files of a file whose processes were killed."""
+    begin = _begin_of_asides(target)
+    with suppress(OSError):
+        for path in target.parent.glob(f"{glob.escape(begin)}*"):
+            process = path.name.removeprefix(begin).partition("-")[0]
+            if process.isdecimal() and not _is_running(int(process)):
+                path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    """Return whether a process of this machine is running, by its number; on Windows, where it is not known, True."""
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(process, 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> None:

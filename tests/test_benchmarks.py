@@ -4,6 +4,7 @@ import jiwer
 import numpy as np
 import pytest
 
+from benchmarks.overhead import TIMED, microseconds_a_step
 from benchmarks.reference import Careful, Straightforward, spell
 from benchmarks.timing import Comparison, compare
 from shrinkml_env import Evaluator, Utterance, compress, load_model, load_utterances
@@ -77,3 +78,8 @@ def test_the_embedded_models_transcripts_are_those_of_the_straightforward_way(de
 
 def units_of_each(model, utterances):
     return [spell(model, [utterance.waveform])[0] for utterance in utterances]
+
+
+@pytest.mark.parametrize("action", TIMED)
+def test_steps_can_be_timed(action):
+    assert 0 < microseconds_a_step(action, steps=3) < 1e6

@@ -1,10 +1,12 @@
 import errno
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shrinkml_env.files import append_lines, read_lines, written_aside
+from shrinkml_env.files import append_lines, read_lines, write_atomic, written_aside
 
 LINES = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n")), max_size=4)
 
@@ -37,6 +39,20 @@ def test_an_error_names_the_file(tmp_path):
     with pytest.raises(OSError, match="nowhere") as error:
         append_lines(tmp_path / "nowhere" / "file", ["line"])
     assert error.value.errno == errno.ENOENT
+
+
+def test_what_a_kill_has_left_is_removed_by_the_next_write(tmp_path):
+    path = tmp_path / "best.json"
+    code = "import os, sys; from shrinkml_env.files import written_aside\n"
+    code += "with written_aside(sys.argv[1], 'half'): os.kill(os.getpid(), 9)"
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+        (left,) = tmp_path.iterdir()  # the second process has removed what the first one left
+        assert left.name.startswith(".best.json.")
+    with written_aside(tmp_path / "other", "of a running process") as aside:
+        write_atomic(tmp_path / "other", "whole")
+        write_atomic(path, "whole")
+        assert sorted(tmp_path.iterdir()) == sorted([path, tmp_path / "other", aside])
 
 
 def test_two_writers_do_not_disturb_each_other(tmp_path):

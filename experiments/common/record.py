@@ -11,7 +11,7 @@ from typing import Any
 from shrinkml_env.checks import is_number
 from shrinkml_env.files import read_json_object
 
-__all__ = ["check_record", "named_classes", "read_record", "read_training"]
+__all__ = ["named_classes", "read_record", "read_training"]
 
 Check = Callable[[Any], bool]
 
@@ -94,21 +94,7 @@ def read_record(path: Path, *needed: str) -> dict[str, Any]:
         ValueError: The file is not a JSON object, lacks a key, or has a value of another kind.
         FileNotFoundError: There is no such file.
     """
-    return check_record(read_json_object(path), str(path), *needed)
-
-
-def check_record(record: dict[str, Any], where: str, *needed: str) -> dict[str, Any]:
-    """Check a record and return it.
-
-    Args:
-        record: A JSON object.
-        where: The file, or the place in a file, for error messages.
-        needed: Required keys.
-
-    Raises:
-        ValueError: The record lacks a key, or has a value of another kind.
-    """
-    return _checked(record, where, _RECORD, set(needed), "the best.json of a run")
+    return _checked(read_json_object(path), str(path), _RECORD, set(needed), "the best.json of a run")
 
 
 def read_training(path: Path) -> dict[str, Any]:

@@ -203,9 +203,9 @@ def make_env_v1(size: float = 0.4, calibration: UtteranceSpec = "calibration", *
     ## Action Space
 
     `Box(-1, 1, (1,), float32)`. 0 gives the matrix the common level, the largest at which the model fits the size; -1
-    and 1 move it down or up by a tenth of all 48 levels, rounded, the last of which is dense. `ShrinkMLDiscrete-v1` takes the index of a candidate instead,
-    `ShrinkMLOneShot-v1` the indices of all matrices in one step. An action outside the space raises `ValueError` and
-    changes nothing.
+    and 1 move it down or up by five levels, a tenth of the steps from the lowest of the 49 levels to the highest, which
+    is dense. `ShrinkMLDiscrete-v1` takes the index of a candidate instead, `ShrinkMLOneShot-v1` the indices of all
+    matrices in one step. An action outside the space raises `ValueError` and changes nothing.
 
     ## Observation Space
 

@@ -63,8 +63,8 @@ class EvaluationCache:
     pickles. The folder ``PATH.locks`` holds lock files, which the operating system releases when a process dies.
 
     Every method raises a ValueError if the file is damaged or is not a cache, an OSError if it cannot be read or
-    written, as on a full disk, and a TimeoutError if other processes keep it locked for many minutes. Each error names
-    the file, which is left unchanged.
+    written, as on a full disk, and, except for `exclusive`, a TimeoutError if other processes keep it locked for many
+    minutes. Each error names the file, which is left unchanged.
 
     Args:
         path: The file, which is created if it is missing; None for that of `default_cache_path`.
@@ -100,6 +100,8 @@ class EvaluationCache:
     @contextmanager
     def exclusive(self, keys: Iterable[str]) -> Iterator[None]:
         """Hold the locks of these keys, so that no other process measures one of them at the same time.
+
+        It waits as long as another process holds them, since a measurement may take long.
 
         Look the keys up again inside the block: the process that held the locks before may have stored their values.
         """

@@ -275,8 +275,8 @@ class Level(_IndependentNumber):
     """A step away from a common level, for search spaces with levels (`SearchSpace.levels`).
 
     0 for every layer is the configuration that has all layers at the common level, and the layer takes its candidate at
-    the level nearest to common + a * span * (number of levels). The common level is the largest whose configuration
-    meets the constraint; the middle one, if all do.
+    the level nearest to common + a * max(1, span * (number of levels - 1)). The common level is the largest whose
+    configuration meets the constraint; the middle one, if all do.
 
     Args:
         problem: As `ActionKind`.

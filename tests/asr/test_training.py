@@ -65,9 +65,11 @@ def test_a_killed_training_resumes_to_the_same_weights(corpus, tmp_path, monkeyp
             raise KeyboardInterrupt
         return augment(self, waveform, generator)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    interrupted = make("killed")
+    with monkeypatch.context() as patch:
         patch.setattr(Augmentation, "__call__", killed)
-        make("killed").run()
+        with pytest.raises(KeyboardInterrupt):
+            interrupted.run()
     resumed = make("killed")
     assert (resumed.epoch, resumed.step) != (0, 0)
     assert resumed.seconds > 0

@@ -105,9 +105,12 @@ def test_profile():
 
 
 def test_a_mean_has_an_interval_of_its_seeds():
-    estimate = mean([1.0, 2.0, 3.0, 4.0, 5.0])
+    estimate = mean([1.0, 2.0, 3.0, 4.0, 5.0] * 2)
     assert estimate.value == 3
-    assert 1.5 < estimate.low < 2.5 < 3.5 < estimate.high < 4.5
+    assert 1.9 < estimate.low < 2.4 < 3.6 < estimate.high < 4.1
+    # The standard error is 1.41 / sqrt(10).
+    assert estimate.high - estimate.low == pytest.approx(2 * 1.96 * 2**0.5 / 10**0.5, rel=0.1)
+    assert mean([0.5, 0.25, 0.3]) == pytest.approx((0.35, 0.25, 0.5))  # too few for one: their range
     assert mean([0.25]) == (0.25, 0.25, 0.25)
 
 

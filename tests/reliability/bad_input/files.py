@@ -67,9 +67,9 @@ CASES = [
     *cases("folders of searches", IDENTITIES, resumed),
     *cases("results of studies", RESULTS, results),
     Case(
-        "results of studies",
+        "best.json of a run",
         "summary outputs=README.md",
-        r"outputs must be a folder of runs or a study's file of results, \*\.jsonl, got",
+        r"outputs must be a folder of runs, got the file",
         readme,
     ),
     *cases(
