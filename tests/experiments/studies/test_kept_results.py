@@ -3,13 +3,13 @@
 import importlib
 import json
 import re
-from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 from experiments.common import results
 from experiments.common.compose import compose_config
+from experiments.common.findings import ORIGINAL, Errors, Finding, Reported, pair_table, table
 from experiments.studies import reward_study
 from shrinkml_env import load_utterances
 from shrinkml_env.space.table import Table
@@ -39,31 +39,33 @@ def test_rows_of_a_printed_table():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("command", "page"),
+    ("page", "commands"),
     [
-        ("tradeoff", "without-retraining.md"),
-        ("tradeoff comparison=rewards", "without-retraining.md"),
-        ("tradeoff comparison=factors", "best-factors.md"),
-        ("tradeoff comparison=searched comparison.sizes=[0.5,0.4,0.2]", "best-factors.md"),
-        ("tradeoff comparison=levels", "learning.md"),
-        ("tradeoff comparison=v1", "learning.md"),
-        ("tradeoff comparison=v1_long", "learning.md"),
-        ("compensation", "best-factors.md"),
-        ("retraining", "with-retraining.md"),
-        (f"{TWELVE_PASSES} rules=[] by_hand=[]", "with-retraining.md"),
-        (f"{TWELVE_PASSES} sizes=[0.2]", "with-retraining.md"),
+        ("without-retraining.md", ["tradeoff", "tradeoff comparison=rewards"]),
         (
-            f"{TWELVE_PASSES} ~agents.model_based rules=[closed_form] by_hand=[]"
-            ' overrides=["factorisation=pivoting","granularity=matrix"]',
+            "best-factors.md",
+            [
+                "tradeoff comparison=factors",
+                "tradeoff comparison=searched comparison.sizes=[0.5,0.4,0.2]",
+                "compensation",
+            ],
+        ),
+        ("learning.md", ["tradeoff comparison=levels", "tradeoff comparison=v1", "tradeoff comparison=v1_long"]),
+        (
             "with-retraining.md",
+            [
+                "retraining",
+                f"{TWELVE_PASSES} rules=[] by_hand=[]",
+                f"{TWELVE_PASSES} sizes=[0.2]",
+                f"{TWELVE_PASSES} ~agents.model_based rules=[closed_form] by_hand=[]"
+                ' overrides=["factorisation=pivoting","granularity=matrix"]',
+            ],
         ),
         # Their pages show what is printed in other columns.
-        ("tradeoff comparison=factorisations", None),
-        ("reward_study", None),
-        ("ablation", None),
+        (None, ["tradeoff comparison=factorisations", "reward_study", "ablation"]),
     ],
 )
-def test_nothing_is_made_again_and_pages_show_what_is_printed(command, page, tmp_path, monkeypatch, capsys):
+def test_nothing_is_made_again_and_pages_show_what_is_printed(page, commands, tmp_path, monkeypatch, capsys):
     def made_again(*arguments):
         raise AssertionError("a result that is not kept would be made")
 
@@ -71,15 +73,27 @@ def test_nothing_is_made_again_and_pages_show_what_is_printed(command, page, tmp
     # It measures what the table lacks on the whole of test, and its page shows nothing of that.
     few = Table.load().evaluator().on(load_utterances("test")[:8])
     monkeypatch.setattr(reward_study, "_live_on_test", lambda: few)
-    name, *overrides = command.split()
-    study = importlib.import_module(f"experiments.studies.{name}")
-    study.main.__wrapped__(compose_config(name, [*overrides, f"outputs={tmp_path}"]))
-    # Each line behind a table is the beginning of something else.
-    printed = capsys.readouterr().out.replace("\ntables and picture:", "\n\ntables and picture:")
-    rows = list(table_rows(printed))
-    assert rows
+    rows = set()
+    for command in commands:
+        name, *overrides = command.split()
+        study = importlib.import_module(f"experiments.studies.{name}")
+        study.main.__wrapped__(compose_config(name, [*overrides, f"outputs={tmp_path}"]))
+        # Each line behind a table is the beginning of something else.
+        printed = list(table_rows(capsys.readouterr().out.replace("\ntables and picture:", "\n\ntables and picture:")))
+        assert printed
+        rows.update(printed)
     if page is not None:
-        assert set(rows) - set((PAGES / page).read_text().splitlines()) == set()
+        shown = set((PAGES / page).read_text().splitlines())
+        assert rows - shown == set()
+        # Nor does the page show another row of the same size and agent, in a table of as many columns.
+        kinds = {kind_of(row) for row in rows}
+        assert {row for row in shown if kind_of(row) in kinds} - rows == set()
+
+
+def kind_of(row):
+    """The first two cells of a table's row, and how many there are."""
+    cells = row.split(" | ")
+    return *cells[:2], len(cells)
 
 
 @pytest.mark.slow
@@ -99,22 +113,40 @@ def test_kept_results_are_asked_for(monkeypatch, tmp_path):
     assert len(asked) == 1
 
 
-def rate(records):
-    edits, words = (sum(sum(record["result"][name]) for record in records) for name in ("edits", "words"))
-    return f"{100 * edits / words:.2f}"
-
-
-def test_rates_on_real_speech_are_those_of_its_page():
-    """Its study needs LibriSpeech to print them: of the first chunk of each test set, and of all where it has all."""
-    chunks = defaultdict(list)
+def real_speech():
+    """What is kept of the study on real speech: findings, and the first chunks' errors by what was measured."""
+    found, chunks = [], {}
     for line in (results.KEPT / "real_speech.jsonl").read_text().splitlines():
         record = json.loads(line)
-        if "edits" in record["result"]:
-            chunks[tuple(record["cell"].get(name) for name in ("method", "scope", "size", "test"))].append(record)
-    alone = {record["cell"]["first"] for records in chunks.values() for record in records if len(records) == 1}
-    assert len(alone) == 2  # test sets
-    rates = {rate(records) for records in chunks.values()}
-    rates |= {rate([record]) for records in chunks.values() for record in records if record["cell"]["first"] in alone}
-    rows = [line for line in (PAGES / "whisper.md").read_text().splitlines() if line.startswith("| ")]
-    assert len(rates) > 40
-    assert all(any(f"| {rate} |" in row for row in rows) for rate in rates)
+        cell, result = record["cell"], record["result"]
+        if "ranks" in result:
+            found.append(Finding(**{**result, "method": cell["method"]}))
+        elif "edits" in result:
+            of_set = chunks.setdefault((cell["test"], cell["first"]), {})
+            of_set[cell["method"], cell.get("scope"), cell.get("size")] = Errors(**result)
+    # All of them were measured on the first chunk of a set, few on the others.
+    first = {test: max((len(of), key) for key, of in chunks.items() if key[0] == test)[1] for test, _ in chunks}
+    return found, {test: chunks[key] for test, key in first.items()}
+
+
+def test_tables_on_real_speech_are_those_of_their_page():
+    """Its study needs LibriSpeech to print them; what is kept is enough to make the tables of the first chunks."""
+    found, errors = real_speech()
+    before = {test: of_set[ORIGINAL, None, None] for test, of_set in errors.items()}
+    rows = [Reported(None, before, before)]
+    for one in found:
+        which = one.method, one.scope, one.size
+        rows.append(Reported(one, {test: of_set[which] for test, of_set in errors.items()}, before))
+    made = set()
+    for scope, size, method, _, ratio, macs, _, _, clean, clean_more, _, other, other_more in table(rows).to_numpy():
+        ratios = f"{macs}" if scope == "whole" else f"{ratio} | {macs}"
+        if scope:
+            made.add(f"| {size} | {method} | {ratios} | {clean} | {clean_more} | {other} | {other_more} |")
+    assert len(made) == len(found) >= 40
+    made |= {
+        f"| {size} | {method} | {rival} | {clean} | {other} |"
+        for _, size, method, rival, clean, other in pair_table(rows, ["lite_asr", "uniform"]).to_numpy()
+    }
+    page = (PAGES / "whisper.md").read_text()
+    sections = page[page.index("## The encoder alone") : page.index("## Limits")].splitlines()
+    assert {line for line in sections if line.startswith("| 0")} - made == set()
