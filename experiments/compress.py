@@ -15,6 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from agents import RankRule
 from experiments.common.agent import make_agent
 from experiments.common.command import command
 from experiments.common.command_errors import given_by
@@ -60,6 +61,7 @@ from shrinkml_env import (
     load_model,
     load_utterances,
 )
+from shrinkml_env.agent import Learner
 from shrinkml_env.asr.zoo import SHIPPED_MODELS
 from shrinkml_env.compression import require_storable
 from shrinkml_env.data import SpeechFolder
@@ -165,7 +167,11 @@ def compress(config: DictConfig, job: Job) -> Path:
         sets = {name: load_set(job.search, name) for name in ("dev", "test")}
 
         def refine(result: SearchResult) -> SearchResult:
-            """Compensate where nothing is trained: what the folder then holds is finished."""
+            """Take a rule's ranks where they are better, and compensate where nothing is trained.
+
+            What the folder holds then is finished.
+            """
+            result = or_rule(job.search, search_problem(env), agent, result)
             if job.training is not None or not compensates(job.search, result.original):
                 return result
             course.end(CHOICE)
@@ -270,6 +276,24 @@ def fine_tune(
     # The search's rewards are of another model now.
     result = replace(result, model=trained, sets=sets, rewards={}, test_edits=edits, wer_increase=increase)
     return result, f"Training helped: {wers}."
+
+
+def or_rule(search: DictConfig, problem: SearchProblem, agent: Learner, result: SearchResult) -> SearchResult:
+    """Return the result of the best rule that a search began with, if that is better on dev than what was found.
+
+    What is among the best on a few utterances is compared on dev; a rule that is not among them is compared as well.
+    """
+    rules: Sequence[RankRule] = getattr(agent, "rules", ())
+    if problem.size_limit is None or not rules:
+        return result
+    dev = evaluator_on(problem, search, "dev")
+    given = [rule.ranks_of_size(problem, problem.size_limit) for rule in rules]
+    best = max((result.ranks, *given), key=lambda ranks: problem.reward(dev.evaluate(ranks), dev.baseline)[0])
+    if best is result.ranks:
+        return result
+    sets = {name: evaluator_on(problem, search, name) for name in ("dev", "test")}
+    chosen = report(problem, best, sets, result.config)
+    return replace(chosen, notes=(*chosen.notes, "A rule that the search began with is better on dev."))
 
 
 def compensate(search: DictConfig, problem: SearchProblem, result: SearchResult) -> tuple[SearchResult, str]:

@@ -24,7 +24,7 @@ from experiments.common.measure import measure
 from experiments.common.search_run import record_entries
 from experiments.common.searches import compensates
 from experiments.common.speech import calibrate_on, divide, speaker_overlap
-from experiments.compress import compensate, compress, prepare
+from experiments.compress import compensate, compress, or_rule, prepare
 from experiments.validate import validate, validate_ranks
 from shrinkml_env import Ledger, load_compressed, load_utterances, run_search
 from shrinkml_env.compression import count_parameters
@@ -401,6 +401,41 @@ def test_what_is_found_is_fitted_anew_if_that_is_better_on_dev(tmp_path):
     again, note = compensate(search, problem, fitted)
     assert again is fitted
     assert note.startswith("No compensation: it needs two or more utterances")
+
+
+class Given:
+    """A rule with ranks of its own."""
+
+    def __init__(self, ranks):
+        self.ranks = ranks
+
+    def ranks_of_size(self, problem, size_ratio):
+        assert size_ratio == problem.size_limit == 0.8
+        return self.ranks
+
+
+def test_nothing_worse_on_dev_than_a_rule(configure):
+    search = compose_search(configure("target_size=0.8"), TinyCTC())
+    search.model, search.constraint.budget = "las_small", 0.8
+    few = {"root": "shrinkml_env/assets/speech", "subset": "dev", "limit": 3}
+    search.proxy = search.dev = search.test = few
+    search.factorisation = {"name": "svd", "form": "pivoting"}
+    search.search_space = {"name": "explicit", "candidates": {"decoder.lstm.weight_ih": [2, 300]}}
+    search.dense = ["encoder.*"]
+    env = make_environment(search, Ledger(budget=1), None)
+    problem = search_problem(env)
+    agent = SimpleNamespace(learn=lambda total_timesteps: problem.evaluate({"decoder.lstm.weight_ih": 2}))
+    result = run_search(env, agent, dev=few, test=few, progress_bar=False)
+    fatal, harmless = result.ranks, {**result.ranks, "decoder.lstm.weight_ih": 300}
+    assert or_rule(search, problem, agent, result) is result
+    agent.rules = [Given(fatal)]
+    assert or_rule(search, problem, agent, result) is result
+    agent.rules = [Given(fatal), Given(harmless)]
+    better = or_rule(search, problem, agent, result)
+    assert better.ranks == harmless
+    assert better.rewards["dev"] > result.rewards["dev"]
+    assert better.notes[-1] == "A rule that the search began with is better on dev."
+    assert better.sets["test"].wer_after < result.sets["test"].wer_after
 
 
 @pytest.mark.parametrize(
