@@ -6,19 +6,25 @@ import hashlib
 import importlib.util
 import json
 import pkgutil
+import platform
 import sys
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+import shrinkml_env
 from shrinkml_env.compression.factorisations import FACTORISATIONS
 
-__all__ = ["IRRELEVANT", "key_content", "key_of"]
+__all__ = ["IRRELEVANT", "key_content", "key_of", "versions"]
 
 IRRELEVANT = frozenset({"outputs", "workers", "memory_mb", "reuse", "launcher", "logger", "uniform_curve"})
 """Options on which results do not depend: where they are written, and how they are computed, logged or shown."""
+
+PACKAGES = ("torch", "numpy", "gymnasium", "stable-baselines3")
+"""Packages on whose versions numbers may depend."""
 
 OURS = frozenset({"shrinkml_env", "agents", "experiments"})
 
@@ -28,6 +34,15 @@ they are left out, so that the keys of earlier results stay valid."""
 
 LATER_OPTIONS: dict[str, Any] = {"dense": []}
 """Options of a whole config that were added later, as `LATER`."""
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the software that makes a result: name -> version. No key depends on them."""
+    return {
+        "ShrinkML": shrinkml_env.__version__,
+        "Python": platform.python_version(),
+        **{name: metadata.version(name) for name in PACKAGES},
+    }
 
 
 def key_of(content: Any) -> str:

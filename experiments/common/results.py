@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from filelock import FileLock
 
-from experiments.common.identity import key_content, key_of
+from experiments.common.identity import key_content, key_of, versions
 from shrinkml_env.evaluation.workers import Workers
 from shrinkml_env.files import append_lines, parse_json, read_lines
 from shrinkml_env.progress import progress
@@ -100,8 +100,9 @@ def _made_once(make: Callable[[Task], dict[str, Any]], path: Path, cell: Cell[Ta
 
 
 def append_result(path: Path, cell: Cell[Any], result: Mapping[str, Any]) -> None:
-    """Append the result of a cell as a line; several processes may do so at once."""
-    line = json.dumps({"key": cell.key, "cell": key_content(cell.about), "result": result})
+    """Append the result of a cell as a line, with the versions that made it; several processes may do so at once."""
+    record = {"key": cell.key, "cell": key_content(cell.about), "result": result, "versions": versions()}
+    line = json.dumps(record)
     with FileLock(path.with_name(f"{path.name}.lock")):
         append_lines(path, [line])
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 import shlex
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
 from statistics import fmean, median
@@ -13,9 +11,9 @@ from typing import Any
 
 import matplotlib as mpl
 
-import shrinkml_env
 from experiments.common.command import given_command
 from experiments.common.course import Course
+from experiments.common.identity import versions
 from experiments.common.page import Chart, point, render, series, wer_axes
 from experiments.common.pareto import pareto_front
 from experiments.common.pictures import plt, save_figure
@@ -27,9 +25,6 @@ __all__ = ["print_result", "write_report"]
 
 WINDOW = 20
 """The number of episodes, or evaluations, whose mean the learning curve shows."""
-
-VERSIONS = ("torch", "numpy", "gymnasium", "stable-baselines3")
-"""Packages whose versions the report states."""
 
 RULE_COLOURS = {"uniform ranks": "#888"}
 """Rule beside a search -> its colour, where that is not green."""
@@ -91,11 +86,7 @@ def write_report(
         transcripts=transcripts,
         course=course,
         pace=median(course.evaluations) if course.evaluations else None,
-        versions={
-            "ShrinkML": shrinkml_env.__version__,
-            "Python": platform.python_version(),
-            **{name: version(name) for name in VERSIONS},
-        },
+        versions=versions(),
         command=given_command(),
     )
     write_atomic(directory / "report.html", page)
