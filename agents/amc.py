@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from scipy.stats import truncnorm
 from stable_baselines3 import DDPG
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.td3.policies import TD3Policy
 
 __all__ = ["AMC", "FinalRewardBuffer"]
 
@@ -75,8 +77,8 @@ class AMC(DDPG):
 
     def __init__(
         self,
-        policy: Any,
-        env: Any,
+        policy: str | type[TD3Policy],
+        env: GymEnv | str,
         *,
         noise: float = 0.5,
         noise_decay: float = 0.97,
