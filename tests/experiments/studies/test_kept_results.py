@@ -61,6 +61,10 @@ def test_rows_of_a_printed_table():
                 ' overrides=["factorisation=pivoting","granularity=matrix"]',
             ],
         ),
+        (
+            "../tabular.md",
+            ["transfer train=[las_small,las_small_pivoting] table=whisper_tiny_en rewards=[linear]"],
+        ),
         # Their pages show what is printed in other columns.
         (None, ["tradeoff comparison=factorisations", "reward_study", "ablation"]),
     ],
