@@ -86,10 +86,8 @@ class AMC(DDPG):
         **kwargs: Any,
     ) -> None:
         self.noise, self.noise_decay, self.reward_decay = noise, noise_decay, reward_decay
-        kwargs = {"train_freq": (1, "episode"), "gradient_steps": -1, **kwargs}
-        kwargs.setdefault("replay_buffer_class", FinalRewardBuffer)
-        kwargs.setdefault("replay_buffer_kwargs", {"decay": reward_decay})
-        super().__init__(policy, env, **kwargs)
+        own = {"replay_buffer_class": FinalRewardBuffer, "replay_buffer_kwargs": {"decay": reward_decay}}
+        super().__init__(policy, env, **{"train_freq": (1, "episode"), "gradient_steps": -1, **own, **kwargs})
         self._episodes_at_start: int | None = None
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:

@@ -24,7 +24,7 @@ from shrinkml_env.data.sets import UtteranceSpec, load_utterances
 from shrinkml_env.data.utterance import Utterance
 from shrinkml_env.evaluation import EvaluationCache
 from shrinkml_env.evaluation.evaluator import group_layers
-from shrinkml_env.space.closed_form import least_damage
+from shrinkml_env.space.closed_form import least_damage, params_of_size
 from shrinkml_env.space.formation import Full
 from shrinkml_env.space.prediction import predict_damage
 
@@ -76,8 +76,7 @@ def shrink(model: ModelT, size: float, speech: UtteranceSpec, dense: Sequence[st
     total = count_parameters(model)
     fixed = total - sum(layer.parameters(layer.max_rank) for layer in space.layers)
     smallest = parameters_at(total, space.layers, space.smallest)
-    # A share of k parameters allows k of them, whatever the product is rounded to.
-    most = int(round(size * total, 6))
+    most = params_of_size(size, total)
     if most < smallest:
         raise ValueError(
             f"size={size:g} allows {most:,} parameters, and with rank 1 wherever a rank may be chosen {smallest:,} of "
