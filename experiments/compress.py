@@ -162,27 +162,24 @@ def compress(config: DictConfig, job: Job) -> Path:
     found_in = directory if job.training is None else directory / "search"
     course = Course()
     with closing(search_environment(job.search, found_in)) as env:
-        require_in_space(config.target_size, search_problem(env))
+        problem = search_problem(env)
+        require_in_space(config.target_size, problem)
         agent = make_agent(job.search.agent, env)
         sets = {name: load_set(job.search, name) for name in ("dev", "test")}
 
         def refine(result: SearchResult) -> SearchResult:
-            """Take a rule's ranks where they are better, and compensate where nothing is trained.
-
-            What the folder holds then is finished.
-            """
-            result = or_rule(job.search, search_problem(env), agent, result)
+            """Compensate where nothing is trained; what the folder holds then is finished."""
             if job.training is not None or not compensates(job.search, result.original):
                 return result
             course.end(CHOICE)
-            refined, note = compensate(job.search, search_problem(env), result)
+            refined, note = compensate(job.search, problem, result)
             course.end("compensation")
             notes.append(note)
             return refined
 
-        result, problem = search_in_directory(
-            job.search, env, agent, sets, found_in, f"{config.model}, {goal(config)}", course, refine
-        )
+        title = f"{config.model}, {goal(config)}"
+        finalists = rules_ranks(problem, agent)
+        result = search_in_directory(job.search, env, agent, sets, found_in, title, course, finalists, refine)
     if job.training is not None:
         result, note = fine_tune(job.training, job.search, directory, result)
         course.end("training")
@@ -278,22 +275,14 @@ def fine_tune(
     return result, f"Training helped: {wers}."
 
 
-def or_rule(search: DictConfig, problem: SearchProblem, agent: Learner, result: SearchResult) -> SearchResult:
-    """Return the result of the best rule that a search began with, if that is better on dev than what was found.
+def rules_ranks(problem: SearchProblem, agent: Learner) -> list[dict[str, int]]:
+    """Return the ranks of the rules that an agent begins with, at the size that is allowed; none without either.
 
-    What is among the best on a few utterances is compared on dev; a rule that is not among them is compared as well.
+    As finalists they make sure that nothing is chosen that is worse on dev than a rule.
     """
     rules: Sequence[RankRule] = getattr(agent, "rules", ())
-    if problem.size_limit is None or not rules:
-        return result
-    dev = evaluator_on(problem, search, "dev")
-    given = [rule.ranks_of_size(problem, problem.size_limit) for rule in rules]
-    best = max((result.ranks, *given), key=lambda ranks: problem.reward(dev.evaluate(ranks), dev.baseline)[0])
-    if best is result.ranks:
-        return result
-    sets = {name: evaluator_on(problem, search, name) for name in ("dev", "test")}
-    chosen = report(problem, best, sets, result.config)
-    return replace(chosen, notes=(*chosen.notes, "A rule that the search began with is better on dev."))
+    limit = problem.size_limit
+    return [] if limit is None else [rule.ranks_of_size(problem, limit) for rule in rules]
 
 
 def compensate(search: DictConfig, problem: SearchProblem, result: SearchResult) -> tuple[SearchResult, str]:

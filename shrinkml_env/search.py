@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -45,6 +45,7 @@ def run_search(
     dev: UtteranceSpec = "dev",
     test: UtteranceSpec = "test",
     finalists: int = 5,
+    extra_finalists: Sequence[Mapping[str, int]] = (),
     directory: str | os.PathLike[str] | None = None,
     callback: Any = None,
     config: Mapping[str, Any] | None = None,
@@ -71,6 +72,8 @@ def run_search(
         dev: Utterances to choose on, as `load_utterances` takes them.
         test: Utterances to report on, likewise.
         finalists: Number of configurations, the best on the proxy set, to measure on dev, at least 1.
+        extra_finalists: Further configurations to measure on dev, layer name -> rank: those of a rule, for example,
+            so that nothing worse than the rule is chosen. They count as no evaluations of the search.
         directory: The folder for measurements and results; None writes no files.
         callback: Passed to ``agent.learn``; with Stable-Baselines3, together with the one that ends the search.
         config: JSON-able entries to add to ``best.json``; they replace entries of the same name.
@@ -79,12 +82,15 @@ def run_search(
             further, for example.
 
     Raises:
-        ValueError: The environment has no budget or a vector reward, a set cannot be loaded, the agent takes no
-            callback or measured nothing, or the directory belongs to another search or one with a larger budget.
+        ValueError: The environment has no budget or a vector reward, a set cannot be loaded, an extra finalist has an
+            unknown layer or rank, the agent takes no callback or measured nothing, or the directory belongs to another
+            search or one with a larger budget.
         TypeError: `env` is not a ShrinkML environment, `agent` has no method `learn`, or `config` is not JSON-able.
     """
     problem = search_problem(env)
     _check(problem, agent, finalists, callback)
+    for ranks in extra_finalists:
+        problem.is_feasible(ranks)  # raises if there is no such configuration
     try:
         json.dumps(dict(config or {}))
     except (TypeError, ValueError) as error:
@@ -110,7 +116,7 @@ def run_search(
             require_no_larger(folder, budget_of(problem))
         with _progress(problem, progress_bar):
             _explore(env, agent, callback)
-        ranks = choose(problem, sets["dev"], finalists, progress_bar).ranks
+        ranks = choose(problem, sets["dev"], finalists, extra_finalists, progress_bar).ranks
         result = report(problem, ranks, sets, made, progress_bar)
         if refine is not None:
             result = refine(result)
@@ -173,23 +179,31 @@ def _explore(env: AnyEnv, agent: Learner, callback: Any) -> None:
         )
 
 
-def choose(problem: SearchProblem, dev: Evaluator, finalists: int, progress_bar: bool = True) -> Evaluation:
+def choose(
+    problem: SearchProblem,
+    dev: Evaluator,
+    finalists: int,
+    extra_finalists: Sequence[Mapping[str, int]] = (),
+    progress_bar: bool = True,
+) -> Evaluation:
     """Measure the best configurations of a search on dev, and return the evaluation with the best reward there.
 
     Args:
         problem: The problem of a finished search.
         dev: The evaluator on dev.
-        finalists: The largest number of configurations; infeasible ones only if no feasible one was found.
+        finalists: The number of configurations of the search to measure.
+        extra_finalists: Further configurations, layer name -> rank. Infeasible configurations are measured only if
+            none of all is feasible.
         progress_bar: Whether to show a progress bar.
     """
-    ranking = problem.ranking
-    finals = [trial for trial in ranking[:finalists] if trial.feasible or not ranking[0].feasible]
+    best = [*(trial.ranks for trial in problem.ranking[:finalists]), *extra_finalists]
+    finals = [ranks for ranks in best if problem.is_feasible(ranks)] or best
     measured = []
     with progress(total=1 + len(finals), desc="finalists on dev", unit="evaluation", disable=not progress_bar) as bar:
         try:
             baseline = dev.baseline
             bar.update()
-            for evaluation in dev.evaluate_many([trial.ranks for trial in finals]):
+            for evaluation in dev.evaluate_many(finals):
                 measured.append(evaluation)
                 bar.update()
         finally:

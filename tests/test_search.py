@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -262,6 +263,42 @@ def test_where_nothing_is_feasible_the_best_of_all_are_finalists():
     chosen = choose(problem, dev, 3, progress_bar=False)
     assert len(dev.measured) == 3
     assert chosen.ranks == max(problem.history, key=lambda trial: trial.reward).ranks
+
+
+@pytest.mark.parametrize("size", [0.001, 0.95])
+def test_extra_finalists_are_measured_on_dev(size):
+    """Those of the search come first; what is infeasible is measured only where nothing else is there."""
+    env = make_fake_env(constraint={"name": "check", "budget": size}, ledger={"budget": 3})
+    problem = env.problem
+    for rank in (1, 2, 3):
+        problem.evaluate({layer.name: rank for layer in problem.layers})
+    half = {layer.name: max(1, layer.break_even // 2) for layer in problem.evaluator.layers}
+    dense = {layer.name: layer.max_rank for layer in problem.evaluator.layers}
+    dev = FakeEvaluator()
+    chosen = choose(problem, dev, 2, [dense, half], progress_bar=False)
+    best = [trial.ranks for trial in problem.ranking[:2]]
+    assert dev.measured == ([*best, half] if size == 0.95 else [*best, dense, half])
+    assert chosen.wer == dev.baseline.wer
+
+
+def test_an_extra_finalist_may_be_the_result(tmp_path):
+    env = make(budget=2, reward=lambda evaluation, baseline: baseline.wer - evaluation.wer)
+    problem = env.unwrapped.problem
+    dense = {layer.name: layer.max_rank for layer in problem.layers}
+    smallest = {layer.name: 1 for layer in problem.layers}
+    agent = SimpleNamespace(learn=lambda total_timesteps: problem.evaluate(smallest))
+    options = {"dev": DEV, "test": TEST, "directory": tmp_path, "progress_bar": False}
+    result = run_search(env, agent, extra_finalists=[dense], **options)
+    assert result.ranks == dense
+    assert [trial.ranks for trial in result.history] == [smallest]
+    assert json.loads((tmp_path / "best.json").read_text())["ranks"] == dense
+
+
+def test_an_extra_finalist_must_exist():
+    env = make()
+    with pytest.raises(ValueError, match="nonsense"):
+        run_search(env, Sampler(env), dev=DEV, test=TEST, extra_finalists=[{"nonsense": 3}], progress_bar=False)
+    assert env.unwrapped.problem.history == ()
 
 
 def test_results_are_compared_by_identity():

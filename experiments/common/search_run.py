@@ -65,8 +65,8 @@ def search(config: DictConfig, title: str) -> Path:
     with errors_name(directory), closing(search_environment(config, directory)) as env:
         agent = make_agent(config.agent, env)
         run_directory(config, title)
-        result, problem = search_in_directory(config, env, agent, sets, directory, title, course)
-        write_outputs(result, problem, agent, directory, config, course)
+        result = search_in_directory(config, env, agent, sets, directory, title, course)
+        write_outputs(result, search_problem(env), agent, directory, config, course)
     return directory
 
 
@@ -90,9 +90,10 @@ def search_in_directory(
     directory: Path,
     title: str,
     course: Course,
+    extra_finalists: Sequence[Mapping[str, int]] = (),
     refine: Callable[[SearchResult], SearchResult] | None = None,
-) -> tuple[SearchResult, SearchProblem]:
-    """Run a search in a directory, and return its result and its problem.
+) -> SearchResult:
+    """Run a search in a directory, and return its result.
 
     Args:
         config: The search's config.
@@ -102,6 +103,7 @@ def search_in_directory(
         directory: The folder of the run.
         title: The title of the report.
         course: Begun before the environment was made; it gets the times and, where they are known, the returns.
+        extra_finalists: As in `run_search`.
         refine: As in `run_search`.
 
     Raises:
@@ -127,6 +129,7 @@ def search_in_directory(
             sets["dev"],
             sets["test"],
             finalists=config.finalists,
+            extra_finalists=extra_finalists,
             directory=directory,
             callback=callback,
             config=entries,
@@ -134,7 +137,7 @@ def search_in_directory(
         )
         conclude_run(result)
     course.end(CHOICE)
-    return result, problem
+    return result
 
 
 def record_entries(config: DictConfig, title: str, problem: SearchProblem) -> dict[str, Any]:
