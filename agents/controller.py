@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from agents.base import Callback, environment_of, require_one_environment
+from shrinkml_env.progress import progress
 
 __all__ = ["Controller"]
 
@@ -134,7 +135,7 @@ class Controller:
         """
         env = environment_of(self)
         end = self.num_timesteps + total_timesteps
-        with tqdm(total=total_timesteps, disable=not progress_bar, unit="step") as bar:
+        with progress(total=total_timesteps, disable=not progress_bar, unit="step") as bar:
             while self.num_timesteps < end:
                 episodes = []
                 for _ in range(self.episodes_per_update):

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from agents.base import Callback, environment_of, require_one_environment
 from shrinkml_env import SearchProblem
+from shrinkml_env.progress import progress
 
 __all__ = ["EpisodeOutcome", "EpisodicSearch", "Proposals", "require_unchanged"]
 
@@ -115,7 +116,7 @@ class EpisodicSearch(ABC):
             )
         env = environment_of(self)
         end = self.num_timesteps + total_timesteps
-        with tqdm(total=total_timesteps, disable=not progress_bar, unit="step") as bar:
+        with progress(total=total_timesteps, disable=not progress_bar, unit="step") as bar:
             while self.num_timesteps < end:
                 ranks = self._next_proposal(env)
                 if ranks is None or not self._play(env, ranks, callback, bar):

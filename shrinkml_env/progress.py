@@ -47,12 +47,14 @@ def progress(items: Iterable[Any] | None = None, **options: Any) -> tqdm[Any]:
     """Return a progress bar on stderr.
 
     In a terminal or a notebook it is tqdm's own, which draws itself over. Elsewhere, as in the log of a batch job, it
-    is a line a minute at most, and one at the end.
+    is a line a minute at most, and one at the end. The environment variable ``TQDM_DISABLE=1`` switches all bars off.
 
     Args:
         items: What the bar iterates over, if anything.
         options: tqdm's.
     """
+    if not options.get("disable", True):
+        del options["disable"]  # tqdm takes False as an order to ignore TQDM_DISABLE
     if sys.stderr.isatty() or "ipykernel" in sys.modules:
         return tqdm(items, **options)
     return _Lines(items, **{"mininterval": _PACE, "miniters": 1, **options})

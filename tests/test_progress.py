@@ -1,4 +1,6 @@
 import io
+import os
+import subprocess
 import sys
 
 import pytest
@@ -41,3 +43,17 @@ def test_a_terminal_has_one_line(monkeypatch, clock):
     drawn = terminal.getvalue()
     assert drawn.count("\n") == 1
     assert drawn.count("\rdoing:") >= 10
+
+
+@pytest.mark.parametrize(("disabled", "shown"), [("", ["first", "second"]), ("1", [])])
+def test_a_variable_switches_all_bars_off(disabled, shown):
+    """In a process of its own, since tqdm reads the variable when it is imported."""
+    code = """
+from shrinkml_env.progress import progress
+progress(total=3, desc="first").close()
+progress(total=3, desc="second", disable=False).close()
+progress(total=3, desc="third", disable=True).close()
+"""
+    environment = {**os.environ, "TQDM_DISABLE": disabled}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert [name for name in ("first", "second", "third") if f"{name}:   0%" in done.stderr] == shown

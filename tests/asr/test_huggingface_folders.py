@@ -55,7 +55,7 @@ def test_a_language_is_never_ignored(tmp_path):
     for folder, languages in {english: (), outdated: ("en", "de")}.items():
         folder.mkdir()
         make_whisper(folder, languages)
-    assert HuggingFaceWhisper.from_folder(english, language="English").prompt == load_model(f"hf:{english}").prompt
+    assert HuggingFaceWhisper.from_folder(str(english), language="English").prompt == load_model(f"hf:{english}").prompt
     with pytest.raises(ValueError, match="language 'de': the model knows English only"):
         HuggingFaceWhisper.from_folder(english, language="de")
     edit_generation(outdated, ("is_multilingual", "lang_to_id", "task_to_id"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -53,7 +54,7 @@ class HuggingFaceModel(Recogniser):
         self.network: Any = network
 
     @classmethod
-    def from_folder(cls, folder: Path, **options: Any) -> Self:
+    def from_folder(cls, folder: str | os.PathLike[str], **options: Any) -> Self:
         """Load the model in a folder.
 
         Args:
@@ -67,6 +68,7 @@ class HuggingFaceModel(Recogniser):
             ValueError: The folder has no safetensors, its files are damaged or lack weights, or the model needs another
                 sampling rate than 16 kHz.
         """
+        folder = Path(folder)
         if not any(folder.glob("*.safetensors")):
             raise ValueError(
                 f"{folder}: no *.safetensors in it, and pickled weights are not read; load it with transformers where"
