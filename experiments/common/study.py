@@ -1,8 +1,8 @@
-"""Common parts of studies: compute the results of a grid of cells once, then publish tables and a picture."""
+"""Common parts of studies: compute the results of a grid of cells once, then publish tables and pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,12 +27,12 @@ class Report:
 
     Attributes:
         tables: The tables, in order.
-        draw: A function that draws the picture into a file.
+        pictures: Name of a picture -> a function that draws it into a file.
         notes: Lines below the tables.
     """
 
     tables: Sequence[pd.DataFrame]
-    draw: Callable[[Path], None]
+    pictures: Mapping[str, Callable[[Path], None]]
     notes: Sequence[str] = ()
 
 
@@ -89,14 +89,15 @@ def _kept(study: str, config: DictConfig) -> dict[str, dict[str, Any]]:
 
 
 def publish(study: str, config: DictConfig, report: Report) -> Path:
-    """Print a report's tables, write them and the picture into the study's folder, and return the folder."""
+    """Print a report's tables, write them and the pictures into the study's folder, and return the folder."""
     directory = run_directory(config, study)
     text = "\n\n".join(format_table(_filled(table)) for table in report.tables if len(table))
     text = "\n".join([text, *([""] if report.notes else []), *report.notes])
     write_atomic(directory / "table.txt", text + "\n")
     print(text)
-    report.draw(directory / f"{study}.png")
-    print(f"tables and picture: {directory}")
+    for name, draw in report.pictures.items():
+        draw(directory / f"{name}.png")
+    print(f"tables and pictures: {directory}")
     return directory
 
 

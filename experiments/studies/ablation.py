@@ -202,7 +202,7 @@ def main(config: DictConfig) -> None:
     for cell, outcome in zip(cells, found, strict=True):
         outcomes.setdefault((cell.task.variant, cell.task.search.agent), []).append(outcome)
     shown = table(outcomes, config.after, config.within)
-    publish("ablation", config, Report([shown], lambda path: draw(path, outcomes, config.after)))
+    publish("ablation", config, Report([shown], {"ablation": lambda path: draw(path, outcomes, config.after)}))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ them. The hypervolume, up to the median WER and the original's size, is a share 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from experiments.common.command import command
 from experiments.common.kinds import NAME, SEED, choice, list_of, one_or_more
-from experiments.common.learning import FROZEN, LEARNING, learning_cells
+from experiments.common.learning import FROZEN, LEARNING, Returns, draw_learning, learning_cells
 from experiments.common.options import REWARD
 from experiments.common.pareto import hypervolume, hypervolumes
 from experiments.common.pictures import plt, save_figure
@@ -281,14 +281,21 @@ def scores_by_table(
 
 def learning_table(runs: Sequence[Run], frozen: Sequence[str]) -> pd.DataFrame:
     """Return a row for each task and each agent that is also played with a learning rate of 0, see `LEARNING`."""
-    rows = []
-    for agent, task in itertools.product(frozen, dict.fromkeys(run.task for run in runs)):
-        played, still = (
-            [run.returns for run in runs if (run.agent, run.task) == (name, task)]
-            for name in (agent, frozen_name(agent))
-        )
-        rows.append((agent, *task, *learning_cells(played, still)))
+    rows = [(agent, *task, *learning_cells(returns)) for (agent, task), returns in returns_beside(runs, frozen).items()]
     return pd.DataFrame(rows, columns=["agent", "table", "reward", *LEARNING])
+
+
+def returns_beside(runs: Sequence[Run], frozen: Sequence[str]) -> dict[tuple[str, Task], Returns]:
+    """Return the returns of each agent on each task beside those with a learning rate of 0."""
+    return {
+        (agent, task): Returns(
+            *(
+                [run.returns for run in runs if (run.agent, run.task) == (name, task)]
+                for name in (agent, frozen_name(agent))
+            )
+        )
+        for agent, task in itertools.product(frozen, dict.fromkeys(run.task for run in runs))
+    }
 
 
 def ranked(results: Mapping[str, NDArray[np.float64]]) -> list[str]:
@@ -435,8 +442,15 @@ def main(config: DictConfig) -> None:
     scale = scales(runs, config)
     results, shares = scores(runs, config, scale), fronts(runs, config)
     tables = [table(results, shares), scores_by_table(results, scale), learning_table(runs, config.frozen)]
-    report = Report(tables, lambda path: draw(path, results, shares), notes(results, scale))
-    publish("benchmark", config, report)
+    pictures: dict[str, Callable[[Path], None]] = {"benchmark": lambda path: draw(path, results, shares)}
+    panels = {
+        ", ".join(filter(None, (agent, *task))): returns
+        for (agent, task), returns in returns_beside(runs, config.frozen).items()
+        if returns.enough
+    }
+    if panels:
+        pictures["learning"] = lambda path: draw_learning(path, panels)
+    publish("benchmark", config, Report(tables, pictures, notes(results, scale)))
 
 
 if __name__ == "__main__":

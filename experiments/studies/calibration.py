@@ -170,7 +170,8 @@ def main(config: DictConfig) -> None:
     """Calibrate, measure, print and draw."""
     cells = grid(config)
     found = study_results("calibration", config, cells, make, lambda result: OutputErrors(**result), "calibrations")
-    publish("calibration", config, Report([table(cells, found)], lambda path: draw(path, cells, found)))
+    report = Report([table(cells, found)], {"calibration": lambda path: draw(path, cells, found)})
+    publish("calibration", config, report)
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def draw(path: Path, found: Sequence[Compared]) -> None:
 def main(config: DictConfig) -> None:
     """Compress, measure, print and draw."""
     found = study_results("compensation", config, grid(config), make, read, "configurations")
-    publish("compensation", config, Report([table(found)], lambda path: draw(path, found)))
+    publish("compensation", config, Report([table(found)], {"compensation": lambda path: draw(path, found)}))
 
 
 if __name__ == "__main__":

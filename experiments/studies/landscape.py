@@ -115,7 +115,7 @@ def main(config: DictConfig) -> None:
     front = pareto_front(*wer_and_size(table))
     notes = [f"{table.size} configurations, {len(front)} on the Pareto front"]
     shown = pd.DataFrame(rows, columns=list(HEAD))
-    publish("landscape", config, Report([shown], lambda path: draw(path, table), notes))
+    publish("landscape", config, Report([shown], {"landscape": lambda path: draw(path, table)}, notes))
 
 
 if __name__ == "__main__":

@@ -430,8 +430,8 @@ def main(config: DictConfig) -> None:
     rows = reported(study, found, measurements, errors)
     checked = f"transcripts of the original that equal those of transformers: {sum(equal)} of {config.checked}"
     notes = [checked] if equal else []
-    report = Report([table(rows), pair_table(rows, config.rivals)], lambda path: draw(path, rows), notes)
-    publish("real_speech", config, report)
+    tables = [table(rows), pair_table(rows, config.rivals)]
+    publish("real_speech", config, Report(tables, {"real_speech": lambda path: draw(path, rows)}, notes))
 
 
 if __name__ == "__main__":

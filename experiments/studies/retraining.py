@@ -331,7 +331,7 @@ def main(config: DictConfig) -> None:
     results = averages(trained(config, found))
     original = found[0].edits_before
     tables = [table(results, original, config.by_hand), pair_table(results)]
-    publish("retraining", config, Report(tables, lambda path: draw(path, results, original)))
+    publish("retraining", config, Report(tables, {"retraining": lambda path: draw(path, results, original)}))
 
 
 if __name__ == "__main__":

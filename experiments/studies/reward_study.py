@@ -228,7 +228,7 @@ def main(config: DictConfig) -> None:
     best = {setting: optimum(setting, agent) for setting, agent in tqdm(tried.items(), desc="optima", unit="setting")}
     rows = [row(setting, best[setting], agent, group, allowed) for (setting, agent), group in ends.items()]
     shown = pd.DataFrame(rows, columns=list(HEAD))
-    publish("reward_study", config, Report([shown], lambda path: draw(path, best, ends)))
+    publish("reward_study", config, Report([shown], {"reward_study": lambda path: draw(path, best, ends)}))
 
 
 if __name__ == "__main__":

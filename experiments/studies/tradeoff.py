@@ -8,7 +8,7 @@ it was stopped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from experiments.common.command import command
 from experiments.common.compose import to_container
 from experiments.common.findings import best_on_dev
-from experiments.common.learning import LEARNING, learning_cells
+from experiments.common.learning import LEARNING, Returns, draw_learning, learning_cells
 from experiments.common.pictures import plt, save_wer_against_size
 from experiments.common.results import Cell
 from experiments.common.searches import Search, check_search
@@ -104,17 +104,31 @@ def learning_table(found: Sequence[Chosen], frozen: Mapping[str, str]) -> pd.Dat
         frozen: Name of an agent -> name of the same agent with a learning rate of 0.
     """
     rows: list[tuple[str, ...]] = []
+    for (size, agent), returns in returns_beside(found, frozen).items():
+        passes = np.mean([search.passes for search in found if (search.size, search.agent) == (size, agent)])
+        rows.append((f"{size:g}", agent, f"{passes:,.0f}", *learning_cells(returns)))
+    return pd.DataFrame(rows, columns=["size", "agent", "utterance passes", *LEARNING])
+
+
+def returns_beside(found: Sequence[Chosen], frozen: Mapping[str, str]) -> dict[tuple[float, str], Returns]:
+    """Return the returns of each agent at each size beside those without learning, where both are recorded.
+
+    Args:
+        found: With the returns of their episodes.
+        frozen: As in `learning_table`.
+    """
+    beside = {}
     for size in dict.fromkeys(search.size for search in found):
         for agent, still in frozen.items():
-            runs, rest = (
-                [s for s in found if (s.size, s.agent) == (size, name) and s.returns] for name in (agent, still)
+            returns = Returns(
+                *(
+                    [one.returns for one in found if (one.size, one.agent) == (size, name) and one.returns]
+                    for name in (agent, still)
+                )
             )
-            if not runs or not rest:
-                continue
-            passes = f"{np.mean([run.passes for run in runs]):,.0f}"
-            of_runs, of_rest = ([run.returns for run in group] for group in (runs, rest))
-            rows.append((f"{size:g}", agent, passes, *learning_cells(of_runs, of_rest)))
-    return pd.DataFrame(rows, columns=["size", "agent", "utterance passes", *LEARNING])
+            if all(returns):
+                beside[size, agent] = returns
+    return beside
 
 
 def draw(path: Path, found: Sequence[Chosen]) -> None:
@@ -171,12 +185,21 @@ def main(config: DictConfig) -> None:
     # Rules of the same settings share a result, under the name that each has in this comparison.
     found = [replace(one, agent=cell.task.name) for cell, one in zip(cells, results, strict=True)]
     comparison = config.comparison
+    frozen = to_container(comparison.frozen)
     tables = [
         table(found, comparison.by_hand),
         pair_table(found, to_container(comparison.pairs)),
-        learning_table(found, to_container(comparison.frozen)),
+        learning_table(found, frozen),
     ]
-    publish("tradeoff", config, Report(tables, lambda path: draw(path, found)))
+    pictures: dict[str, Callable[[Path], None]] = {"tradeoff": lambda path: draw(path, found)}
+    panels = {
+        f"{agent}, {size:g} of the size": returns
+        for (size, agent), returns in returns_beside(found, frozen).items()
+        if returns.enough
+    }
+    if panels:
+        pictures["learning"] = lambda path: draw_learning(path, panels)
+    publish("tradeoff", config, Report(tables, pictures))
 
 
 if __name__ == "__main__":

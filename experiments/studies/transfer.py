@@ -225,7 +225,7 @@ def main(config: DictConfig) -> None:
     cells = grid(config)
     found = study_results("transfer", config, cells, make, lambda result: Learned(**result), "policies")
     scores = {arm: curves(cells, found, arm) for arm in ARMS}
-    report = Report([table(config, scores)], lambda path: draw(path, config, scores))
+    report = Report([table(config, scores)], {"transfer": lambda path: draw(path, config, scores)})
     publish("transfer", config, report)
 
 

@@ -83,7 +83,9 @@ def test_nothing_is_made_again_and_pages_show_what_is_printed(page, commands, tm
         study = importlib.import_module(f"experiments.studies.{name}")
         study.main.__wrapped__(compose_config(name, [*overrides, f"outputs={tmp_path}"]))
         # Each line behind a table is the beginning of something else.
-        printed = list(table_rows(capsys.readouterr().out.replace("\ntables and picture:", "\n\ntables and picture:")))
+        printed = list(
+            table_rows(capsys.readouterr().out.replace("\ntables and pictures:", "\n\ntables and pictures:"))
+        )
         assert printed
         rows.update(printed)
     if page is not None:
