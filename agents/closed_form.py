@@ -11,8 +11,8 @@ from agents.rules import require_reachable
 from shrinkml_env import Evaluator, SearchProblem
 from shrinkml_env.checks import whole_number
 from shrinkml_env.data.sets import UtteranceSpec
-from shrinkml_env.space.allocation import Choices, allocate
-from shrinkml_env.space.closed_form import choices_of, params_of_size
+from shrinkml_env.space.allocation import Choices, allocate, largest_within
+from shrinkml_env.space.closed_form import choices_of
 from shrinkml_env.space.prediction import Prediction, predicted_damage
 
 __all__ = ["ClosedForm"]
@@ -93,7 +93,7 @@ class ClosedForm(Curve):
         smallest = sum(float(choice.cost[0]) for choice in self._choices)
         dense = sum(float(choice.cost[-1]) for choice in self._choices)
         total = problem.evaluator.params(problem.search_space.dense)
-        return smallest, max(smallest, dense - total + params_of_size(size_ratio, total))
+        return smallest, max(smallest, dense - total + largest_within(size_ratio, total))
 
     def _allocated(self, problem: SearchProblem, cost: float) -> dict[str, int]:
         """Return the allocation of at most a number of parameters of the layers."""

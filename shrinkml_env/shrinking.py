@@ -24,7 +24,8 @@ from shrinkml_env.data.sets import UtteranceSpec, load_utterances
 from shrinkml_env.data.utterance import Utterance
 from shrinkml_env.evaluation import EvaluationCache
 from shrinkml_env.evaluation.evaluator import group_layers
-from shrinkml_env.space.closed_form import least_damage, params_of_size
+from shrinkml_env.space.allocation import largest_within
+from shrinkml_env.space.closed_form import least_damage
 from shrinkml_env.space.formation import Full
 from shrinkml_env.space.prediction import predict_damage
 
@@ -76,7 +77,7 @@ def shrink(model: ModelT, size: float, speech: UtteranceSpec, dense: Sequence[st
     total = count_parameters(model)
     fixed = total - sum(layer.parameters(layer.max_rank) for layer in space.layers)
     smallest = parameters_at(total, space.layers, space.smallest)
-    most = params_of_size(size, total)
+    most = largest_within(size, total)
     if most < smallest:
         raise ValueError(
             f"size={size:g} allows {most:,} parameters, and with rank 1 wherever a rank may be chosen {smallest:,} of "

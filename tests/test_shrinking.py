@@ -20,7 +20,7 @@ from shrinkml_env import (
     shrink,
 )
 from shrinkml_env.compression import ActivationAwareSVD, parameters_at, ranks_of, split_layers
-from shrinkml_env.compression.factorisations import BEST, make_factorisation
+from shrinkml_env.compression.factorisations import BEST, ActivationAware, make_factorisation
 from shrinkml_env.mdp.rewards import Linear
 from shrinkml_env.space.formation import Full
 from shrinkml_env.space.prediction import predict_damage
@@ -86,6 +86,18 @@ def test_ranks_are_those_of_the_closed_form():
     problem = SearchProblem(evaluator, Full(1000)(evaluator.layers), Linear())
     expected = ClosedForm(calibration=SPEECH, draws=1).ranks_of_size(problem, 0.5)
     assert ranks_of(shrink(MODEL, 0.5, SPEECH)) == ranks_of(compress(MODEL, evaluator.matrix_ranks(expected), factors))
+
+
+def test_factors_given_as_an_object_are_kept_as_well(monkeypatch):
+    cache = EvaluationCache()
+    options = {key: value for key, value in BEST.items() if key != "name"}
+    first = make_factorisation(MODEL, ActivationAware(calibration=SPEECH, **options), cache)
+    monkeypatch.setattr(
+        "shrinkml_env.compression.activation_aware.second_moments", lambda *_: pytest.fail("computed again")
+    )
+    assert make_factorisation(MODEL, ActivationAware(calibration=SPEECH, **options), cache).key == first.key
+    with pytest.raises(pytest.fail.Exception, match="computed again"):
+        make_factorisation(MODEL, ActivationAware(calibration=SPEECH[:2], **options), cache)
 
 
 def test_a_second_call_predicts_nothing(monkeypatch):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -99,22 +100,28 @@ class ActivationAwareSVD(WhitenedSVD):
                 if moment is not None:
                     # A matrix that is only looked up is multiplied from the left.
                     (rows if moment.dim() == 1 else roots)[matrix.name] = _root(matrix.name, moment, damping)
+        wanted = _within(layers, set(names))
         if weigh_rows:
             weights = _row_weights(
-                model, waveforms, layers, roots, f"{damping!r} {digest(map(content_bytes, more))}", store
+                model, waveforms, wanted, roots, f"{damping!r} {digest(map(content_bytes, more))}", store
             )
             rows = {name: weights[name] * rows.get(name, 1.0) for name in weights}
-        wanted = set(names)
-        super().__init__(
-            model,
-            layers,
-            roots,
-            rows,
-            [m.name for layer in layers for m in layer.matrices if wanted.issuperset(b.name for b in m.blocks)],
-        )
+        super().__init__(model, layers, roots, rows, [matrix.name for layer in wanted for matrix in layer.matrices])
         # Not the moments: what is computed in floating point may differ in its last digits.
         self.key += f"-{damping!r}-{digest(map(content_bytes, [*waveforms, *more]))}"
         self.key += "-shared" * share_inputs + "-rows" * weigh_rows
+        if weigh_rows and more:
+            self.key += f"-{len(waveforms)}"  # the row weights are of these alone
+
+
+def _within(layers: Iterable[Layer], names: Set[str]) -> list[Layer]:
+    """Return the layers with those of their matrices and stacks that consist of the named matrices."""
+    kept = []
+    for layer in layers:
+        matrices = tuple(m for m in layer.matrices if all(block.name in names for block in m.blocks))
+        if matrices:
+            kept.append(replace(layer, matrices=matrices))
+    return kept
 
 
 def _moments(

@@ -233,15 +233,22 @@ def _load_tensors(model: CompressibleModel, quantised: Sequence[str], file: Path
         if tensor.shape != shape or tensor.dtype != dtype:
             found = f"{tensor.dtype} {tuple(tensor.shape)}"
             raise ValueError(f"{file}: tensor {name!r} must be {dtype} {tuple(shape)}, got {found}")
+        if not tensor.isfinite().all():
+            raise ValueError(f"{file}: tensor {name!r} holds NaN or infinity")
     scales = {name: tensors[_scales_of(name)] for name in quantised}
     for name, column in scales.items():
         if not (column.isfinite() & (column > 0)).all():
             raise ValueError(f"{file}: tensor {_scales_of(name)!r} must hold finite numbers above 0")
         if (tensors[name] < -INT8_MAX).any():
             raise ValueError(f"{file}: tensor {name!r} must hold numbers in -{INT8_MAX}..{INT8_MAX}")
+    orders: dict[int, tuple[str, Tensor]] = {}
     for matrix, held in factors_of(model).items():
         if held.order is not None:
-            _require_order(f"{matrix}_order", tensors[f"{matrix}_order"], file)
+            name = f"{matrix}_order"
+            _require_order(name, tensors[name], file)
+            first, order = orders.setdefault(id(held.v), (name, tensors[name]))
+            if not order.equal(tensors[name]):
+                raise ValueError(f"{file}: tensors {first!r} and {name!r} must be equal: they order one right factor")
     set_int8_scales(model, scales)
     for name, (target, storage) in targets.items():
         target.copy_(Storage(storage.dtype, scales.get(name)).decode(tensors[name]))

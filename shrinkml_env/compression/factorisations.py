@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -134,4 +134,4 @@ def make_factorisation(model: CompressibleModel, spec: Any = "svd", store: Store
     if isinstance(spec, Factorisation):
         return spec
     maker = factorisation_maker(spec)
-    return maker(model, store) if isinstance(spec, str | Mapping) else maker(model)
+    return maker(model, store) if isinstance(maker, PlainSVD | ActivationAware) else maker(model)

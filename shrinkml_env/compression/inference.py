@@ -57,7 +57,7 @@ def optimise_for_inference(model: CompressibleModel, waveforms: Sequence[Tensor]
         counts = {shapes: timers["factored"].counts[path][shapes] for shapes in known}
         seconds = {form: timers[form].seconds(path, counts) for form in module.forms}
         module.form = min(seconds, key=lambda form: seconds[form])
-        module._cache.clear()  # it holds the products of other forms
+        module.refresh()  # it holds the products of other forms
     return {path: module.form for path, module in modules.items()}
 
 

@@ -158,7 +158,7 @@ def arrange_layers(
 
     Raises:
         ValueError: The matrices of a group are unknown, belong to different layers or differ in their number of
-            columns, or a matrix is in two groups.
+            columns, or a matrix is in two groups or twice in one.
     """
     arranged = []
     waiting = [tuple(group) for group in shared]
@@ -167,7 +167,7 @@ def arrange_layers(
         matrices = dict(known)
         for group in [group for group in waiting if group and group[0] in known]:
             waiting.remove(group)
-            if len(group) < 2 or any(name not in matrices for name in group):
+            if not len(group) == len(set(group)) >= 2 or any(name not in matrices for name in group):
                 raise ValueError(
                     f"layer {layer.name!r}: {', '.join(group)} are not two or more matrices of it to stack"
                 )

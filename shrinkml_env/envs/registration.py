@@ -30,6 +30,7 @@ from shrinkml_env.space.table import Table
 __all__ = [
     "VARIANTS",
     "VARIANTS_V1",
+    "arguments_v1",
     "make_env",
     "make_env_v1",
     "make_tabular_env",
@@ -37,6 +38,7 @@ __all__ = [
     "make_vector_env_v1",
     "make_vector_tabular_env",
     "register_envs",
+    "valid_arguments",
 ]
 
 TRIED_UTTERANCES = 3
@@ -237,7 +239,7 @@ def make_env_v1(size: float = 0.4, calibration: UtteranceSpec = "calibration", *
 
     | argument | default | meaning |
     | --- | --- | --- |
-    | `size` | `0.4` | the largest share of the original's parameters, in (0, 1] |
+    | `size` | `0.4` | the largest share of the original's parameters, in (0, 1) |
     | `calibration` | `"calibration"` | training speech of the model, on which factors and prediction rest, as `load_utterances` takes it |
 
     All arguments of `ShrinkML-v0` but `constraint` can be given besides. Their defaults here are `proxy="proxy-small"`,
@@ -283,7 +285,7 @@ def arguments_v1(size: float = 0.4, calibration: UtteranceSpec = "calibration", 
     _require_known("ShrinkML-v1", sorted({*arguments} - {"constraint"}), ["size", "calibration", *sorted(valid)])
     if "constraint" in arguments:
         raise ValueError("ShrinkML-v1 is constrained to a size: give size=0.4 instead of a constraint, or use -v0")
-    size = number("size", size, above=0, at_most=1, meaning="a share of the original's parameters")
+    size = number("size", size, above=0, below=1, meaning="a share of the original's parameters")
     merged = {
         "proxy": "proxy-small",
         "action": "level",
@@ -312,6 +314,7 @@ def make_vector_env(num_envs: int = 1, **arguments: Any) -> VectorShrinkEnv:
     Raises:
         ValueError: A name, an argument or an option is unknown, or parts do not go together.
     """
+    num_envs = whole_number("num_envs", num_envs, least=1)
     env = make_env(**arguments)
     kind = MaskableVectorShrinkEnv if isinstance(env, MaskableShrinkEnv) else VectorShrinkEnv
     return kind(env, num_envs)
@@ -393,6 +396,7 @@ def _require_known(name: str, given: Iterable[str], valid: Iterable[str]) -> Non
 
 
 def valid_arguments(make: Callable[..., Any]) -> list[str]:
+    """Return the names of the arguments of an entry point, without that which collects unknown ones."""
     return [argument for argument in inspect.signature(make).parameters if argument != "unknown"]
 
 

@@ -48,8 +48,8 @@ class ShrinkEnv(gym.Env[Any, Any]):
     | `"one_shot"` | `MultiDiscrete([k1, k2, ...])` | the indices of all layers' candidates at once: the episode is a single step |
 
     With discrete actions `action_masks()` says which candidates the next layer has and the constraint allows at this
-    step (`"check"`, `"decrement"` and `"shift"` allow all). Any other index is legal all the same: it takes the nearest
-    allowed rank, and `info["projected"]` is True. An action outside the space raises `ValueError` and changes nothing:
+    step (`"check"`, `"decrement"` and `"shift"` allow all). Any other index is legal all the same: it takes the next
+    allowed rank below, or the smallest allowed one if there is none, and `info["projected"]` is True. An action outside the space raises `ValueError` and changes nothing:
     `step` may be called again with a good one.
 
     ## Observation Space

@@ -74,7 +74,7 @@ class ActivationError:
 
     def _measure(self, ranks: Mapping[str, int], complete: Mapping[str, int]) -> float:
         compressed = compress(self._model, ranks_by_matrix(self._layers, complete), self._factorisation)
-        modules = _modules_of(next(layer for layer in reversed(self._layers) if layer.name in ranks))
+        modules = self._modules_of(next(layer for layer in reversed(self._layers) if layer.name in ranks))
         difference = energy = 0.0
         for original, other in zip(self._original, self._record(compressed, modules), strict=True):
             for module in modules:
@@ -87,8 +87,18 @@ class ActivationError:
 
     @cached_property
     def _original(self) -> list[dict[str, list[Tensor]]]:
-        modules = {module for layer in self._layers for module in _modules_of(layer)}
+        modules = {module for layer in self._layers for module in self._modules_of(layer)}
         return self._record(self._model, modules)
+
+    def _modules_of(self, layer: Layer) -> set[str]:
+        """Return the paths of the modules whose outputs are compared."""
+        paths = {block.name.rpartition(".")[0] for matrix in layer.matrices for block in matrix.blocks}
+        return {self._called(path) for path in paths}
+
+    def _called(self, path: str) -> str:
+        """Return the path of the module that is called: attention uses its projection without calling it."""
+        parent = path.rpartition(".")[0]
+        return parent if isinstance(cast(nn.Module, self._model).get_submodule(parent), nn.MultiheadAttention) else path
 
     def _record(self, model: CompressibleModel, modules: set[str]) -> list[dict[str, list[Tensor]]]:
         """Return, for each waveform, module path -> its outputs, call by call."""
@@ -121,7 +131,3 @@ def _values(output: Any) -> Tensor:
         output = output[0]
     values: Tensor = output.data if isinstance(output, PackedSequence) else output
     return values
-
-
-def _modules_of(layer: Layer) -> set[str]:
-    return {block.name.rpartition(".")[0] for matrix in layer.matrices for block in matrix.blocks}

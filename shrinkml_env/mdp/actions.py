@@ -359,7 +359,7 @@ class Discrete(IndependentActions, MaskedActions):
             raise ValueError(
                 f"layer {self.problem.layers[index].name!r}: an action is outside 0..{self._count - 1}, or no integer"
             )
-        places: NDArray[np.int64] = np.minimum(values, self._last[index])
+        places: NDArray[np.int64] = np.minimum(values.astype(np.int64), self._last[index])
         return places
 
     def encode(self, ranks: tuple[int, ...]) -> list[int]:

@@ -8,7 +8,6 @@ costs something. So a layer's cheapest candidate is not always its smallest.
 from __future__ import annotations
 
 import itertools
-import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from shrinkml_env.checks import number
 from shrinkml_env.evaluation.protocol import SupportsEvaluate
+from shrinkml_env.space.allocation import largest_within
 from shrinkml_env.space.search_space import SearchSpace
 
 __all__ = ["CONSTRAINTS", "Budget", "Clip", "Constraint", "Decrement", "Mask", "Shift", "Unconstrained"]
@@ -129,9 +129,7 @@ class Budget(Constraint):
         # For each layer: candidate -> cost above that of its cheapest one.
         self._extra = [{rank: cost - min(costs.values()) for rank, cost in costs.items()} for costs in alone]
         self._cheapest = self._original - sum(self._original - min(costs.values()) for costs in alone)
-        self._limit = math.floor(budget * self._original) + 1
-        while self._limit / self._original > budget:
-            self._limit -= 1
+        self._limit = largest_within(budget, self._original)
         if self.enforced and self._cheapest > self._limit:
             raise ValueError(
                 f"constraint: no configuration costs at most {budget:g} of the original's {resource}; the cheapest "
@@ -215,7 +213,8 @@ class Shift(Budget):
 
     For search spaces with levels (`SearchSpace.levels`). The layers' differences stay as they were chosen, but for
     layers that reach the smallest or the largest level, and the episode ends at the budget whatever was chosen: the
-    number of levels is the largest within it. Then single layers rise, in forward order and one level at a time, as
+    number of levels is the largest within it. A layer whose candidate stands at several levels counts as standing at
+    the middle one of these. Then single layers rise, in forward order and one level at a time, as
     long as what is left of the budget suffices for one.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,15 @@ class Choices:
             raise ValueError(
                 f"a cost and a damage for each choice are needed, got {self.cost.shape}, {self.damage.shape}"
             )
+
+
+def largest_within(share: float, total: int) -> int:
+    """Return the largest whole cost that is at most a share of a total."""
+    cost = math.floor(share * total) + 1
+    # A share of k / total allows k, whatever the product is rounded to.
+    while cost / total > share:
+        cost -= 1
+    return cost
 
 
 def allocate(layers: Sequence[Choices], limit: float) -> list[int]:
@@ -87,6 +97,7 @@ def _step(layer: Choices, choice: int, left: float, index: int) -> tuple[float, 
     possible = np.flatnonzero((more <= left) & (saved > 0))
     if not len(possible):
         return None
-    worth = saved[possible] / np.maximum(more[possible], 1.0)
+    with np.errstate(divide="ignore"):
+        worth = np.where(more[possible] > 0, saved[possible] / more[possible], np.inf)
     best = int(worth.argmax())
     return float(worth[best]), index, int(possible[best])

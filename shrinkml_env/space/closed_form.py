@@ -8,7 +8,7 @@ from shrinkml_env.space.allocation import Choices, allocate
 from shrinkml_env.space.prediction import Prediction
 from shrinkml_env.space.search_space import SearchSpace
 
-__all__ = ["choices_of", "least_damage", "params_of_size"]
+__all__ = ["choices_of", "least_damage"]
 
 
 def choices_of(space: SearchSpace, prediction: Prediction) -> list[Choices]:
@@ -19,12 +19,6 @@ def choices_of(space: SearchSpace, prediction: Prediction) -> list[Choices]:
         Choices(np.array(list(cost.values()), float), np.array(list(damage.values())))
         for cost, damage in zip(costs, damages, strict=True)
     ]
-
-
-def params_of_size(size: float, total: int) -> int:
-    """Return how many of an original's parameters a size ratio allows."""
-    # A share of k parameters allows k of them, whatever the product is rounded to.
-    return int(round(size * total, 6))
 
 
 def least_damage(space: SearchSpace, prediction: Prediction, params: int) -> dict[str, int]:

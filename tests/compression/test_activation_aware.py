@@ -21,6 +21,7 @@ from shrinkml_env.compression import (
     save_compressed,
 )
 from shrinkml_env.compression.gradients import row_weights
+from shrinkml_env.evaluation import EvaluationCache
 from tests.helpers.las import MODEL as LAS_MODEL
 from tests.helpers.las import noise
 from tests.helpers.models import TinyCTC, tones
@@ -300,3 +301,18 @@ def test_more_speech_is_for_the_moments_alone(monkeypatch):
     alike = ActivationAwareSVD(LAS_MODEL, LAS_SPEECH[:1], more=LAS_SPEECH[1:])
     both = ActivationAwareSVD(LAS_MODEL, LAS_SPEECH)
     assert torch.equal(alike.factors(name, 2).u, both.factors(name, 2).u)
+    assert alike.key == both.key
+    # The same speech, but other row weights.
+    assert more.key != ActivationAwareSVD(LAS_MODEL, LAS_SPEECH, weigh_rows=True).key
+
+
+def test_row_weights_in_a_store_are_those_of_the_chosen_matrices(tmp_path):
+    store = EvaluationCache(tmp_path / "cache.sqlite")
+    name = "decoder.output.weight"
+    ActivationAwareSVD(LAS_MODEL, LAS_SPEECH[:1], matrices=["decoder.readout.weight"], weigh_rows=True, store=store)
+    kept, alone = (
+        ActivationAwareSVD(LAS_MODEL, LAS_SPEECH[:1], matrices=[name], weigh_rows=True, store=where)
+        for where in (store, None)
+    )
+    assert torch.equal(kept.row_weights[name], alone.row_weights[name])
+    assert torch.equal(kept.factors(name, 2).u, alone.factors(name, 2).u)

@@ -226,6 +226,13 @@ def test_tensors_that_do_not_fit(saved, name, tensor, message):
         load_compressed(saved)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_tensors_that_hold_no_numbers(saved, value):
+    put_tensor(saved, "front.weight_u", torch.full((32, 9), value).half())
+    with pytest.raises(ValueError, match=r"model\.safetensors: tensor 'front\.weight_u' holds NaN or infinity"):
+        load_compressed(saved)
+
+
 def test_ranks_that_do_not_match_the_tensors(saved):
     file = saved / "config.json"
     config = json.loads(file.read_text())

@@ -293,6 +293,18 @@ def test_a_training_step_changes_what_is_computed_afterwards(module):
     assert_same(again if isinstance(again, Tensor) else again[0], after)
 
 
+def test_what_is_written_past_autograd_needs_a_refresh():
+    """No version counts writes through `data`, as averages of weights are written."""
+    low_rank, dense = factored(nn.LSTM(5, 4).requires_grad_(False), 2)
+    inputs = random(7, 3, 5)
+    low_rank(inputs)
+    for name in low_rank.ranks:
+        low_rank.factors(name).u.data.mul_(2)
+        getattr(dense, name).data.mul_(2)
+    low_rank.refresh()
+    assert_same(low_rank(inputs)[0], dense(inputs)[0])
+
+
 def test_what_inference_mode_cached_serves_training_too():
     low_rank, dense = factored(nn.LSTM(5, 4).requires_grad_(False), 2)
     with torch.inference_mode():

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from shrinkml_env.compression import (
@@ -31,6 +34,7 @@ from shrinkml_env.compression.layers import Layer, Matrix, arrange_layers, stack
 from shrinkml_env.compression.modules import LowRank
 from shrinkml_env.compression.pivoting import LARGEST, column_order, interpolation
 from shrinkml_env.compression.protocol import Workload
+from tests.helpers.files import put_tensor
 from tests.helpers.las import make_model
 from tests.helpers.models import TinyCTC, tones
 
@@ -192,6 +196,7 @@ def test_a_stack_takes_the_place_of_its_first_matrix():
     ("shared", "message"),
     [
         ([("a",)], "layer 'one': a are not two or more matrices of it to stack"),
+        ([("a", "a")], "layer 'one': a, a are not two or more matrices of it to stack"),
         ([("a", "d")], "layer 'one': a, d are not two or more matrices"),
         ([("a", "b")], "a, b differ in their number of columns"),
         ([("d", "a")], "no layer has a matrix 'd', which is to be stacked"),
@@ -286,6 +291,19 @@ def test_a_stack_is_saved_once_and_loaded(tmp_path):
     assert arranged_layers(loaded) == found.layers
     assert count_parameters(loaded) == count_parameters(compressed) == compressed_parameters(model, ranks, found)
     assert loaded.transcribe(tones(3)) == compressed.transcribe(tones(3))
+
+
+def test_the_parts_of_a_stack_have_one_order(tmp_path):
+    model = make_model()
+    round_to_storage(model)
+    found = ActivationAwareSVD(model, tones(2), form="pivoting", share_inputs=True)
+    stack = next(matrix for layer in found.layers for matrix in layer.matrices if matrix.parts)
+    save_compressed(compress(model, {stack.name: 2}, found), tmp_path)
+    first, second = (f"{block.name}_order" for block in stack.blocks)
+    order = load_file(tmp_path / "model.safetensors")[second]
+    put_tensor(tmp_path, second, order.flip(0))
+    with pytest.raises(ValueError, match=f"'{re.escape(first)}' and '{re.escape(second)}' must be equal"):
+        load_compressed(tmp_path)
 
 
 def test_int8_on_top(tmp_path):

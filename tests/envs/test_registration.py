@@ -194,8 +194,8 @@ def test_version_1_names_mistakes():
         gym.make("ShrinkML-v1", sise=0.4)
     with pytest.raises(ValueError, match=r"is constrained to a size: give size=0\.4 instead of a constraint"):
         gym.make("ShrinkML-v1", constraint="clip")
-    for size in (0, 1.5, math.nan, "0.4", None, True):
-        with pytest.raises(ValueError, match=r"size must be a share of the original's parameters in \(0, 1\], got"):
+    for size in (0, 1, 1.5, math.nan, "0.4", None, True):
+        with pytest.raises(ValueError, match=r"size must be a share of the original's parameters in \(0, 1\), got"):
             gym.make("ShrinkML-v1", size=size, **SMALL_V1)
     with pytest.raises(ValueError, match="ShrinkML-v1 has no argument 'sise'"):
         gym.make_vec("ShrinkML-v1", num_envs=2, sise=0.4)
@@ -298,3 +298,12 @@ def test_what_is_wrong_is_told_before_anything_is_computed(wrong):
 
     with pytest.raises(ValueError, match=next(iter(wrong))):
         gym.make("ShrinkML-v0", factorisation=factorise, **wrong)
+
+
+@pytest.mark.parametrize("name", ["ShrinkML-v0", "ShrinkML-v1"])
+def test_the_number_of_environments_is_checked_first(name, tmp_path):
+    """Before the model is loaded, and before the ledger's file is locked."""
+    path = tmp_path / "evaluations.jsonl"
+    with pytest.raises(ValueError, match="num_envs must be a whole number of at least 1, got 0"):
+        gym.make_vec(name, num_envs=0, model="nowhere", ledger={"path": path})
+    assert not path.exists()

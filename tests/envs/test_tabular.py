@@ -385,7 +385,10 @@ def test_registered():
     env = gym.make(spec, table=TABLE)
     env.reset(seed=0)
     assert env.step(0)[-1]["layer"] == "first"
-    assert gym.make_vec("ShrinkMLTabular-v0", num_envs=3, table=TABLE).num_envs == 3
+    envs = gym.make_vec("ShrinkMLTabular-v0", num_envs=3, table=TABLE)
+    assert envs.num_envs == 3
+    envs.reset(seed=0)
+    envs.step(np.zeros(3, np.uint64))  # integers of any type
 
 
 def test_actions_that_are_rescaled_in_float32_are_played():

@@ -2,10 +2,11 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from shrinkml_env import compress
-from shrinkml_env.compression import SVD, split_layers
+from shrinkml_env.compression import SVD, find_layers, split_layers
 from shrinkml_env.evaluation import ActivationError, Evaluator
 from tests.helpers.models import TinyCTC, half_recognised, tones
 
@@ -105,3 +106,41 @@ def test_packed_sequences():
     packed = Packed()
     error = ActivationError(packed, packed.layers, WAVEFORMS, SVD(packed))
     assert error({"front": 9, "gru": 12}) == pytest.approx(ERROR({"front": 9, "gru": 12}), rel=1e-5)
+
+
+class Attending(nn.Module):
+    """Attention of what is read to itself, after one linear layer."""
+
+    storage_dtype = torch.float32
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.training_only, self.decoder_settings = (), {}
+        self.front = nn.Linear(8, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    @property
+    def layers(self):
+        return find_layers(self)
+
+    def recognise(self, waveforms):
+        for waveform in waveforms:
+            states = self.front(waveform[:800].view(1, -1, 8))
+            self.attention(states, states, states)
+
+
+def test_the_projection_of_attention_is_heard_in_what_the_attention_gives():
+    """The dense module multiplies by the projection without calling it."""
+    model = Attending()
+    error = ActivationError(model, split_layers(model.layers), WAVEFORMS, SVD(model))
+    ranks = {"attention.out_proj.weight": 1}
+    compressed = compress(model, ranks)
+    found, expected = [], []
+    for which, outputs in ((model, expected), (compressed, found)):
+        which.attention.register_forward_hook(lambda _, __, output, outputs=outputs: outputs.append(output[0]))
+        with torch.inference_mode():
+            which.recognise(WAVEFORMS)
+    found, expected = torch.cat(found, 1), torch.cat(expected, 1)
+    assert error(ranks) == pytest.approx(((found - expected).norm() / expected.norm()).item(), rel=1e-5)
+    assert error(ranks) > 0.1

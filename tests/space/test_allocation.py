@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shrinkml_env.space.allocation import Choices, allocate
+from shrinkml_env.space.allocation import Choices, allocate, largest_within
 
 
 def totals(layers, chosen):
@@ -68,3 +68,24 @@ def test_all_and_nothing():
 def test_choices_that_are_none():
     with pytest.raises(ValueError, match="a cost and a damage for each choice"):
         Choices(np.zeros(3), np.zeros(2))
+
+
+@given(curves(), st.integers(0, 100), st.sampled_from([1e-3, 1e3]))
+def test_the_unit_of_the_costs_does_not_matter(layers, share, unit):
+    low = sum(layer.cost[0] for layer in layers)
+    high = sum(layer.cost[-1] for layer in layers)
+    limit = low + (high - low) * share / 100 + 0.5
+    scaled = [Choices(layer.cost * unit, layer.damage) for layer in layers]
+    assert totals(layers, allocate(layers, limit)) == totals(layers, allocate(scaled, limit * unit))
+
+
+@given(st.integers(1, 10**7), st.floats(1e-6, 1, exclude_max=True))
+def test_the_largest_whole_cost_within_a_share(total, share):
+    cost = largest_within(share, total)
+    assert cost / total <= share < (cost + 1) / total
+
+
+@given(st.integers(1, 10**7), st.data())
+def test_a_share_of_whole_parts_allows_them(total, data):
+    parts = data.draw(st.integers(0, total))
+    assert largest_within(parts / total, total) == parts

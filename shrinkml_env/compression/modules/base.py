@@ -138,6 +138,10 @@ class LowRank(nn.Module, ABC):
         self._buffers.pop(f"{name}_order", None)
         if factors.order is not None:
             self.register_buffer(f"{name}_order", factors.order.to(factors.u.device, copy=True))
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Compute again what is kept for inference; needed after writes through ``parameter.data`` alone."""
         self._cache.clear()
 
     def _product(self, name: str) -> Tensor:
@@ -158,7 +162,10 @@ class LowRank(nn.Module, ABC):
         return torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
 
     def _cached(self, key: str, compute: Callable[[], Any]) -> Any:
-        """Return the value of `compute`, a function of the parameters; it is cached until a parameter changes."""
+        """Return the value of `compute`, a function of the parameters; it is cached until a parameter changes.
+
+        What is written through ``parameter.data`` is not seen: `refresh` is to be called afterwards.
+        """
         if self._wants_gradient():
             return compute()
         # A parameter has changed if it was written in place or got other memory. Inference tensors have no version, but
