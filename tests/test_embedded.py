@@ -261,7 +261,7 @@ def test_version_1(small_v1):
         gymnasium_check_env(env.unwrapped, skip_render_check=True)
         sb3_check_env(env)
     problem = env.unwrapped.problem
-    assert (problem.size_limit, problem.evaluator.factorisation_name) == (0.5, "activation_aware")
+    assert (problem.size_limit, problem.evaluator.factorisation_name) == (0.5, "activation_aware in pivoting form")
     assert all(len(layer.matrices) == 1 for layer in problem.layers)
     assert {matrix.form for layer in problem.layers for matrix in layer.matrices} == {"pivoting"}
     ends = []

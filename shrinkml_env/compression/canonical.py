@@ -14,7 +14,11 @@ __all__ = ["content_bytes", "digest", "one_thread"]
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Set torch to one thread within the context, since the order of additions depends on the number of threads."""
+    """Set torch to one thread within the context, since the order of additions depends on the number of threads.
+
+    SciPy has threads of its own, which this does not limit: what it computes, the order of columns in pivoting form,
+    may differ in the last digits of float64, which rounding to the file's format removes.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from shrinkml_env.checks import whole_number
 from shrinkml_env.compression.canonical import one_thread
 from shrinkml_env.compression.layers import Layer
-from shrinkml_env.compression.protocol import CompressibleModel, require_predictions
+from shrinkml_env.compression.protocol import CompressibleModel, PredictiveModel, require_predictions
 from shrinkml_env.compression.svd import weights_of
 from shrinkml_env.progress import track
 
@@ -39,14 +39,15 @@ class SampledGradients:
 def sampled_gradients(
     model: CompressibleModel, waveforms: Sequence[Tensor], layers: Sequence[Layer], draws: int = 1, seed: int = 0
 ) -> Iterator[SampledGradients]:
-    """Yield for each utterance gradients of the log-probability of units that the model itself has drawn.
+    """Return an iterator over each utterance's gradients of the log-probability of units that the model has drawn.
 
     The decoder is teacher-forced with the model's own transcript, and each unit is drawn from the distribution that the
     model predicts there. The mean of the gradients' outer products is the Fisher information, whose quadratic form is
     the second-order expansion of the divergence KL(p || q) that a change of the weights brings about.
 
     Args:
-        model: An uncompressed `PredictiveModel` in evaluation mode; not changed.
+        model: An uncompressed `PredictiveModel` in evaluation mode. While the iterator runs, all of its parameters
+            require gradients; afterwards those that did before.
         waveforms: 1-D float32 samples at 16 kHz.
         layers: Its layers, whose matrices and stacks are wanted.
         draws: Gradients for each utterance.
@@ -55,8 +56,12 @@ def sampled_gradients(
     Raises:
         ValueError: The model does not predict probabilities of its transcripts, or `draws` is not at least 1.
     """
-    draws = whole_number("draws", draws, least=1)
-    model = require_predictions(model)
+    return _sampled(require_predictions(model), waveforms, layers, whole_number("draws", draws, least=1), seed)
+
+
+def _sampled(
+    model: PredictiveModel, waveforms: Sequence[Tensor], layers: Sequence[Layer], draws: int, seed: int
+) -> Iterator[SampledGradients]:
     matrices = {matrix.name: [block.name for block in matrix.blocks] for layer in layers for matrix in layer.matrices}
     parameters = [weight for _, weight in weights_of(model, [name for names in matrices.values() for name in names])]
     frozen = [weight for weight in cast(nn.Module, model).parameters() if not weight.requires_grad]

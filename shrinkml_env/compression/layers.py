@@ -16,6 +16,7 @@ __all__ = [
     "canonical_ranks",
     "matrix_ranks",
     "merge_layers",
+    "name_with_form",
     "ranks_by_matrix",
     "split_layers",
     "stack_name",
@@ -290,3 +291,9 @@ def matrix_ranks(layers: Sequence[Layer], ranks: Mapping[str, int]) -> dict[str,
 def _require_mapping(ranks: object) -> None:
     if not isinstance(ranks, Mapping):
         raise ValueError(f"ranks must be a mapping of layers' names to whole numbers, got {ranks!r}")
+
+
+def name_with_form(factorisation: str, layers: Iterable[Layer]) -> str:
+    """Return the name of a factorisation, with the form if that is not two factors: ``"svd in pivoting form"``."""
+    pivoting = any(matrix.form == "pivoting" for layer in layers for matrix in layer.matrices)
+    return factorisation + " in pivoting form" * pivoting

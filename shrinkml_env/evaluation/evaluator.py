@@ -27,6 +27,7 @@ from shrinkml_env.compression import (
     split_layers,
 )
 from shrinkml_env.compression.canonical import digest, one_thread
+from shrinkml_env.compression.layers import name_with_form
 from shrinkml_env.compression.tensors import device_of
 from shrinkml_env.data.utterance import Utterance
 from shrinkml_env.evaluation.activations import ActivationError
@@ -123,8 +124,8 @@ class Evaluator:
 
     @property
     def factorisation_name(self) -> str:
-        """The name of the factorisation."""
-        return self.factorisation.name
+        """The name of the factorisation, and of its form; see `name_with_form`."""
+        return name_with_form(self.factorisation.name, self.layers)
 
     @cached_property
     def baseline(self) -> Evaluation:

@@ -35,7 +35,7 @@ class SupportsEvaluate(Protocol):
 
     @property
     def factorisation_name(self) -> str:
-        """The name of the factorisation: `Factorisation.name`."""
+        """The name of the factorisation, `Factorisation.name`, and of its form; see `name_with_form`."""
 
     @property
     def baseline(self) -> Evaluation:

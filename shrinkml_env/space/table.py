@@ -28,7 +28,7 @@ from torch import Tensor
 from shrinkml_env.asr import load_model
 from shrinkml_env.compression import Workload, count_macs, parameters_at
 from shrinkml_env.compression.factorisations import make_factorisation
-from shrinkml_env.compression.layers import Layer, Matrix, canonical_ranks
+from shrinkml_env.compression.layers import Layer, Matrix, canonical_ranks, name_with_form
 from shrinkml_env.data.sets import count_utterances
 from shrinkml_env.data.utterance import Utterance
 from shrinkml_env.evaluation import EvaluationCache, Evaluator
@@ -324,7 +324,7 @@ class TableEvaluator:
         self.subset = subset
         self.layers = table.layers
         spec = table.factorisation
-        self.factorisation_name: str = spec if isinstance(spec, str) else spec["name"]
+        self.factorisation_name = name_with_form(spec if isinstance(spec, str) else spec["name"], table.layers)
         self._divergence = table.divergence.get(subset)
         self.singular_values: Mapping[str, Tensor] = {
             name: torch.from_numpy(values) for name, values in table.singular_values.items()

@@ -269,7 +269,7 @@ def test_forms_levels_and_divergences_are_saved_and_read_again(tmp_path):
     assert loaded.search_space.levels == table.levels
     assert loaded.live_kwargs()["factorisation"] == {"name": "activation_aware", "form": "pivoting"}
     assert loaded.content == table.content != TABLE.content
-    assert loaded.evaluator().factorisation_name == "activation_aware"
+    assert loaded.evaluator().factorisation_name == "activation_aware in pivoting form"
     for number, ranks in enumerate(table.configurations()):
         found = loaded.evaluator().evaluate(ranks)
         assert found == table.evaluator().evaluate(ranks) == loaded.evaluator().evaluations[number]
