@@ -177,6 +177,8 @@ class EpisodicSearch(ABC):
     def load(cls, path: str | os.PathLike[str], env: gym.Env[Any, Any] | None = None) -> Self:
         """Load an agent that `save` wrote; it can predict and, with an environment, begin a new search.
 
+        Its settings are the defaults of the class: the file holds what was found, not how.
+
         Raises:
             ValueError: The file was not written by `save`.
         """

@@ -52,7 +52,10 @@ class GreedySearch(EpisodicSearch):
         """Return the configurations that a round compares."""
         layers = len(problem.layers)
         if problem.size_limit is None:
-            return self._saving(problem, here, layers / self.evaluations)
+            share = layers / self.evaluations
+            while not (cuts := self._saving(problem, here, share)) and not played:
+                share /= 2  # a first round that no layer can save would measure nothing
+            return cuts
         left = problem.size(here) - problem.size_limit
         # A round takes fewer evaluations if some layers cannot save the share; the next shares are then smaller.
         share = left / max(1, (self.evaluations - played) // layers)

@@ -7,6 +7,7 @@ more speech, and leaves the compressed model and a report in one folder. Started
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -155,12 +156,13 @@ def compress(config: DictConfig, job: Job) -> Path:
         for name, spec in files.items():
             job.search[name] = spec
     notes = [job.data_note]
+    course = Course()
     if config.max_wer_increase is not None:
         notes.append(find_size(job.search, job.smallest, config.max_wer_increase / 100, directory / "sizes"))
+        course.end("searches for the size")
     OmegaConf.save(job.search, directory / "search.yaml", resolve=True)
     # What is found is only the end where nothing is trained; a search's folder says that it is finished.
     found_in = directory if job.training is None else directory / "search"
-    course = Course()
     with closing(search_environment(job.search, found_in)) as env:
         problem = search_problem(env)
         require_in_space(config.target_size, problem)
@@ -222,8 +224,8 @@ def find_size(search: DictConfig, smallest: float, allowed: float, folder: Path)
         size = step.constraint.budget = round((kept + lost) / 2, 3)
         ledger = Ledger(folder / f"{size:.3f}" / "evaluations.jsonl", step.budget)
         with closing(make_environment(step, ledger)) as env:
-            if smallest_size(search_problem(env)) > size:
-                lost = size
+            if (least := smallest_size(search_problem(env))) > size:
+                lost = min(1.0, math.ceil(1000 * least) / 1000)
                 tried.append(f"nothing so small at {size:g}")
                 continue
             problem = explore(env, make_agent(step.agent, env))

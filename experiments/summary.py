@@ -55,9 +55,11 @@ def table(runs: Path) -> pd.DataFrame:
             for when in ("before", "after")
         )
         rows += [("original", "", "", "", "1.000", *original)]
-        # A search's reward function, a rule, a quantiser.
         settings = record.get("settings", {})
-        method = settings.get("reward") or next(iter(settings.values()), "")
+        if "reward" in settings:
+            method = f"{settings['agent']}, {settings['reward']}"
+        else:
+            method = next(iter(settings.values()), "")  # a rule, a quantiser
         # Models without a search have neither, and models that were trained after their search have no reward.
         evaluations, rewards = str(record.get("evaluations") or ""), record.get("rewards")
         scored = f"{rewards['proxy']:.4f}" if rewards else ""

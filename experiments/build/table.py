@@ -21,7 +21,7 @@ from experiments.common.kinds import ANYTHING, FLAG, NAME, list_of, mapping_of, 
 from experiments.common.parts import part
 from shrinkml_env import EvaluationCache, Evaluator, load_model, load_utterances
 from shrinkml_env.compression import Workload
-from shrinkml_env.compression.factorisations import make_factorisation
+from shrinkml_env.compression.factorisations import PlainSVD, factorisation_maker, make_factorisation
 from shrinkml_env.envs.assembly import make_search_space
 from shrinkml_env.envs.registration import make_tabular_env
 from shrinkml_env.mdp.rewards import REWARDS
@@ -73,7 +73,7 @@ def make(config: DictConfig) -> Table:
         words={subset: sum(evaluator.baseline.words) for subset, evaluator in evaluators.items()},
         edits={},
         capped={},
-        factorisation="svd" if spec == {"name": "svd"} else spec,
+        factorisation="svd" if factorisation_maker(spec) == PlainSVD() else spec,
         levels=space.levels,
     )
     chosen = np.arange(known.size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from experiments.common.imports import import_modules
 from experiments.common.options import check_options
@@ -22,6 +22,10 @@ def check_search_config(config: DictConfig) -> None:
     """
     import_modules(config.imports)
     check_options(config)
+    if config.num_envs > 1 and OmegaConf.select(config.agent, "train_freq.unit.value") == "episode":
+        raise ValueError(
+            f"num_envs={config.num_envs}: {config.agent._target_} learns after every episode of one environment"
+        )
     if config.logger is not None:
         require_tracker(config.logger)
     if getattr(make_reward(part("reward", config.reward)), "space", None) is not None:

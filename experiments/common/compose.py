@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["CONF", "choices_in", "compose_config", "to_container"]
+__all__ = ["CONF", "choices_in", "compose_config", "option_of", "to_container"]
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -26,6 +26,11 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(name, list(overrides))
+
+
+def option_of(override: str) -> str:
+    """Return the option that an override names."""
+    return override.lstrip("+~").partition("=")[0]
 
 
 def to_container(spec: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Set
 from omegaconf import DictConfig, open_dict
 
 from experiments.common.check import check_search_config
-from experiments.common.compose import compose_config, to_container
+from experiments.common.compose import compose_config, option_of, to_container
 from experiments.common.parts import activation_aware, part
 from experiments.common.speech import calibrate_on
 from shrinkml_env import CompressibleModel, SearchProblem, SearchResult
@@ -41,6 +41,7 @@ PASSED_ON = ("budget", "seed", "device", "workers", "memory_mb", "imports")
 OWN = {
     **{name: f"{name}=" for name in ("model", "outputs", *PASSED_ON)},
     **dict.fromkeys(("proxy", "dev", "test"), "data= and utterances="),
+    "constraint.budget": "target_size= and max_wer_increase=",
 }
 """Option of the search -> the options of `experiments.compress` that decide it."""
 
@@ -85,11 +86,6 @@ def goal_overrides(config: DictConfig, model: CompressibleModel) -> list[str]:
 def named_by(config: DictConfig) -> set[str]:
     """Return the options of the search that the overrides of `experiments.compress` name."""
     return {option_of(override) for override in config.overrides}
-
-
-def option_of(override: str) -> str:
-    """Return the option that an override names."""
-    return override.lstrip("+~").partition("=")[0]
 
 
 def require_reachable(target: float | None, search: DictConfig, model: CompressibleModel) -> float:
@@ -162,6 +158,10 @@ def compose_search(config: DictConfig, model: CompressibleModel) -> DictConfig:
         if name == "constraint" and override.partition("=")[2] == "none":
             raise ValueError(f"{override}: the goal is a limit; choose a constraint that has one")
     search = compose_config("search", [*goal_overrides(config, model), *config.overrides])
+    usual = compose_config("search")
+    for name in ("proxy", "dev", "test"):
+        if search[name] != usual[name]:
+            raise ValueError(f"overrides set {name}={search[name]}, which is decided by this command's {OWN[name]}")
     if search.constraint.get("resource", "size") != "size":
         raise ValueError(
             f"constraint.resource={search.constraint.resource}: the goal is a share of the parameters; "
@@ -172,7 +172,7 @@ def compose_search(config: DictConfig, model: CompressibleModel) -> DictConfig:
     if not chosen and not isinstance(model, PredictiveModel):
         search.factorisation.weigh_rows = False  # Rows are weighed by gradients of the transcripts' probability.
     with open_dict(search):
-        if "rules" in search.agent:
+        if "rules" in search.agent and "agent.rules" not in named_by(config):
             # What they give is among what is chosen from: with many layers, few plans are as good.
             closed_form = [{"_target_": "agents.ClosedForm"}] if isinstance(model, PredictiveModel) else []
             search.agent.rules = [*closed_form, {"_target_": "agents.UniformRank"}]

@@ -99,7 +99,7 @@ def draw_learning(path: Path, panels: Mapping[str, Returns]) -> None:
 
 def _draw_panel(axes: Any, title: str, returns: Returns) -> None:
     runs, frozen = (np.array([run[: min(map(len, group))] for run in group]) for group in returns)
-    parts = np.array_split(np.arange(runs.shape[1]), PARTS)
+    parts = np.array_split(np.arange(runs.shape[1]), min(PARTS, runs.shape[1]))
     middles = [part.mean() + 1 for part in parts]
     policy = np.array([[run[part].mean() for part in parts] for run in runs])
     axes.plot(middles, policy.mean(axis=0), color="tab:blue", label="the policy's mean return")

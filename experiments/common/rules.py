@@ -32,7 +32,7 @@ def check_rule(agent: DictConfig) -> None:
     kind = pkgutil.resolve_name(agent._target_)
     if not (isinstance(kind, type) and issubclass(kind, RankRule)):
         raise ValueError(
-            f"{agent._target_} is a search, not a rule like uniform, energy, profile and knapsack: give it a size "
+            f"{agent._target_} is a search, not a rule like uniform, profile and closed_form: give it a size "
             "by python -m experiments.search reward=divergence constraint=check constraint.budget=SIZE"
         )
 

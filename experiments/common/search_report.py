@@ -48,6 +48,7 @@ def write_report(
     transcripts: Sequence[Transcript] = (),
     damage: Mapping[str, float] | None = None,
     rules: Mapping[str, Evaluation] | None = None,
+    searched_wer: float | None = None,
 ) -> None:
     """Write ``search.png`` and ``report.html``.
 
@@ -61,12 +62,10 @@ def write_report(
         transcripts: Transcripts that have changed.
         damage: Layer name -> predicted damage at the layer's rank; None if there is no prediction.
         rules: Name of a rule -> evaluation on the proxy set of the ranks that it gives at the result's size.
+        searched_wer: WER on the proxy set at the result's ranks before any training or compensation, which is what is
+            compared with rules; None if there was neither.
     """
     rules = rules or {}
-    # A model that was trained or compensated afterwards is not compared with rules.
-    searched_wer = next(
-        (trial.evaluation.wer for trial in result.history if trial.ranks == result.ranks), result.wer["proxy"]
-    )
     one_size = has_one_size(result, uniform)
     _draw(directory / "search.png", result, uniform)
     page = render(
@@ -81,8 +80,8 @@ def write_report(
         layers=layer_rows(result),
         damage=damage,
         rules=rules,
-        searched_wer=searched_wer,
-        changed=searched_wer != result.wer["proxy"],
+        searched_wer=result.wer["proxy"] if searched_wer is None else searched_wer,
+        changed=searched_wer not in (None, result.wer["proxy"]),
         transcripts=transcripts,
         course=course,
         pace=median(course.evaluations) if course.evaluations else None,

@@ -18,6 +18,7 @@ from experiments.common.course import Course, EpisodeReturns
 from experiments.common.environment import LIVE, make_environment
 from experiments.common.fetch import fetch
 from experiments.common.parts import label, part
+from experiments.common.rules import every_rank
 from experiments.common.run_directory import run_directory, run_path
 from experiments.common.search_report import print_result, write_report
 from experiments.common.sets import load_set
@@ -27,6 +28,7 @@ from experiments.common.transcripts import changed_transcripts
 from shrinkml_env import (
     Evaluation,
     EvaluationCache,
+    Evaluator,
     Ledger,
     SearchProblem,
     SearchResult,
@@ -178,13 +180,17 @@ def write_outputs(
         prediction = predicting.prediction(problem)
         damage = {layer.name: prediction.of(layer, result.ranks[layer.name]) for layer in result.layers}
         rules["ranks of the least predicted damage"] = predicting
+    # Of all ranks: among the candidates of a search space that is formed by damage, uniform ranks are not uniform.
+    assert isinstance(problem.evaluator, Evaluator)
+    free = every_rank(problem.evaluator)
     beside = {
-        name: problem.evaluator.evaluate(rule.ranks_of_size(problem, result.size_ratio)) for name, rule in rules.items()
+        name: problem.evaluator.evaluate(rule.ranks_of_size(free, result.size_ratio)) for name, rule in rules.items()
     }
     course.end("rules of the same size")
     transcripts = changed_transcripts(result, load_set(config, "test"))
     course.end("transcripts that changed")
-    write_report(directory, result, course, uniform, transcripts, damage, beside)
+    searched = problem.evaluator.evaluate(result.ranks)
+    write_report(directory, result, course, uniform, transcripts, damage, beside, searched.wer)
     log_result(directory, result)
     print_result(result, directory)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -15,13 +16,14 @@ from omegaconf import DictConfig
 from experiments.common.agent import make_agent
 from experiments.common.check import check_search_config
 from experiments.common.command_errors import given_by
-from experiments.common.compose import compose_config
+from experiments.common.compose import compose_config, option_of
 from experiments.common.environment import make_environment, make_tabular_environment
 from experiments.common.parts import activation_aware
 from experiments.common.results import Cell
 from experiments.common.sets import load_set
 from shrinkml_env import CompressibleModel, Evaluator, Ledger, SearchProblem, TabularEnv, load_utterances
 from shrinkml_env.compression import CompensatedSVD, PredictiveModel
+from shrinkml_env.compression.canonical import digest
 from shrinkml_env.search import explore
 from shrinkml_env.space.table import Table
 
@@ -39,6 +41,15 @@ __all__ = [
     "tabular_env",
 ]
 
+
+DECIDED = {
+    **dict.fromkeys(("budget", "seed", "finalists"), "the study's own options decide it"),
+    **dict.fromkeys(
+        ("outputs", "logger", "uniform_curve", "workers"), "a study's searches have no folder of their own"
+    ),
+    "num_envs": "a study plays one environment at a time",
+}
+"""Options of a search that a study decides -> why an override of it is refused."""
 
 EPISODES = 10**6
 """More episodes than any search plays."""
@@ -99,6 +110,9 @@ def search_cell(search: Search, task: Any = None, **more: Any) -> Cell[Any]:
         more: Further JSON-able content on which the result depends.
     """
     content: dict[str, Any] = {"search": search.config, **more}
+    folder = Path(search.config.model)
+    if folder.is_dir():  # another model may be saved there later
+        content["model"] = digest(path.read_bytes() for path in sorted(folder.glob("*.*")) if path.is_file())
     if search.env == "tabular":
         content["table"] = Table.load(search.table).content
     return Cell(search if task is None else task, content, {**search.about, **more})
@@ -117,8 +131,9 @@ def check_search(search: Search, options: Mapping[str, Sequence[str]]) -> None:
     """
     try:
         check_search_config(search.config)
-        if search.config.num_envs != 1:
-            raise ValueError(f"num_envs={search.config.num_envs}: a study plays one environment at a time")
+        for override in search.overrides:
+            if (name := option_of(override)) in DECIDED:
+                raise ValueError(f"{override}: {DECIDED[name]}")
     except Exception:
         with given_by(_at_fault(search, options), "search", search.given):
             raise

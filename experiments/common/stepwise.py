@@ -114,7 +114,8 @@ def _search_config(config: DictConfig, size: float, stage: Path) -> DictConfig:
     Raises:
         ValueError: An override in `search` is wrong.
     """
-    own = ["reward=divergence", "constraint=check", f"outputs={stage}", *config.search, f"model={stage / 'dense'}"]
+    own = ["reward=divergence", "constraint=check", f"outputs={stage}", f"seed={config.seed}", *config.search]
+    own.append(f"model={stage / 'dense'}")
     with given_by("search", "search", own):
         found = compose_config("search", own)
         OmegaConf.set_struct(found, False)

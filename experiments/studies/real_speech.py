@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.common.command import command
 from experiments.common.compose import to_container
 from experiments.common.findings import ORIGINAL, Errors, Finding, Reported, best_on_dev, draw, pair_table, table
+from experiments.common.identity import key_of
 from experiments.common.imports import import_modules
 from experiments.common.kinds import NAME, SHARE, choice, list_of, mapping_of, mapping_with, number, whole
 from experiments.common.options import COMPARED, OVERRIDES
@@ -267,9 +268,14 @@ class Study:
         for method in self.methods:
             own = [f"agent={method.agent}", f"reward={method.reward}", *method.overrides]
             check_search(search_of(config, method, 1.0), {"base": config.base, f"methods.{method.name}": own})
+        for option in ("complete", "rivals"):
+            for name in config[option]:
+                if name not in config.methods:
+                    raise ValueError(f"{option}: {name!r} is not among the methods: {', '.join(config.methods)}")
         self.roles = roles(config)
         self.chunks = {subset: chunks(config, subset) for subset in TEST}
-        folder = Path(config.outputs).absolute() / "speech"
+        # Another command may divide the speech in another way while this one runs.
+        folder = Path(config.outputs).absolute() / f"speech-{key_of(self.roles)}"
         folder.mkdir(parents=True, exist_ok=True)
         self.files = {purpose: folder / f"{purpose}.txt" for purpose in self.roles}
         for purpose, ids in self.roles.items():

@@ -18,7 +18,7 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.common.command import command
-from experiments.common.compose import compose_config, to_container
+from experiments.common.compose import compose_config, option_of, to_container
 from experiments.common.findings import Errors, best_on_dev
 from experiments.common.finetuning import RESULT, finetune
 from experiments.common.identity import key_of
@@ -43,6 +43,9 @@ SHOWN = ("workers", "reuse", "sizes", "undistilled", "rules", "by_hand", "agents
 
 OWN = (*SHOWN, "budget", "finalists", "overrides")
 """Keys of the config that `experiments.finetune` does not have."""
+
+COMPRESSION = frozenset({"factorisation", "granularity", "dense", "environment"})
+"""Options of a search that determine how a model is compressed by given ranks."""
 
 WAYS = ("plain", "distilled")
 
@@ -226,6 +229,7 @@ def draw(path: Path, results: Sequence[Trained], original: Sequence[int]) -> Non
 
 def rank_cells(config: DictConfig) -> list[Cell[Any]]:
     """Return the cells that determine the ranks of the seed models, size by size, rules first."""
+    require_one_compression(config)
     common = (f"model={config.original}", *config.overrides)
     cells: list[Cell[Any]] = []
     for size in config.sizes:
@@ -240,6 +244,22 @@ def rank_cells(config: DictConfig) -> list[Cell[Any]]:
             check_search(search, options)
             cells.append(sized_cell(str(agent), search, config.finalists))
     return cells
+
+
+def require_one_compression(config: DictConfig) -> None:
+    """Check that all seed models are compressed in one way, by the study's own overrides.
+
+    Raises:
+        ValueError: An agent's overrides change the factors or the layers, or compression in steps, which knows whole
+            layers only, is compared with other layers.
+    """
+    for agent, overrides in config.agents.items():
+        for override in overrides:
+            if option_of(override).partition(".")[0] in COMPRESSION:
+                raise ValueError(f"agents.{agent}: {override} would compress its model otherwise: give it in overrides")
+    for override in config.overrides:
+        if config.stepwise.sizes and option_of(override).partition(".")[0] in ("granularity", "dense"):
+            raise ValueError(f"{override}: compression in steps knows whole layers only: give stepwise.sizes=[]")
 
 
 def seed_model(config: DictConfig, found: Chosen) -> Path:
@@ -327,7 +347,10 @@ def averages(results: Sequence[Trained]) -> list[Trained]:
 )
 def main(config: DictConfig) -> None:
     """Find ranks, make seed models, train them, and compare."""
-    found = study_results("retraining", config, rank_cells(config), choose_ranks, lambda result: Chosen(**result))
+    cells = rank_cells(config)
+    if not cells:
+        raise ValueError("nothing to train: give sizes, and rules or agents")
+    found = study_results("retraining", config, cells, choose_ranks, lambda result: Chosen(**result))
     results = averages(trained(config, found))
     original = found[0].edits_before
     tables = [table(results, original, config.by_hand), pair_table(results)]

@@ -211,6 +211,7 @@ def grid(config: DictConfig) -> list[Cell[SettingSearch]]:
             first = Search("tabular", agent, setting.reward, 0, config.budget, setting.overrides)
             knobs = [f"reward={setting.reward}", *setting.overrides]
             check_search(first, {f"knobs.{setting.reward}": knobs, "agents": [f"agent={agent}"]})
+            tabular_env(first)  # the table may lack what the reward depends on
             searches = [replace(first, seed=seed) for seed in range(config.seeds)]
             cells += [search_cell(search, SettingSearch(setting, search)) for search in searches]
     return cells

@@ -8,6 +8,7 @@ it was stopped.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -148,6 +149,30 @@ def draw(path: Path, found: Sequence[Chosen]) -> None:
     save_wer_against_size(figure, axes, path, "size ratio allowed")
 
 
+def require_names(comparison: DictConfig) -> None:
+    """Check that there is something to compare, and that what refers to it names it.
+
+    Raises:
+        ValueError: Nothing is compared, or a name is none of the comparison's.
+    """
+    names = [*comparison.rules, *comparison.agents]
+    if not names:
+        raise ValueError("nothing to compare: give comparison.rules or comparison.agents")
+    named = {
+        "by_hand": comparison.by_hand,
+        "pairs": itertools.chain.from_iterable(comparison.pairs),
+        "frozen": itertools.chain.from_iterable(comparison.frozen.items()),
+    }
+    for option, used in named.items():
+        for name in used:
+            if name not in names:
+                raise ValueError(f"comparison.{option}: {name!r} is not among the methods: {', '.join(names)}")
+    for name, options in comparison.agents.items():
+        for size in options.get("sizes", ()):
+            if size not in comparison.sizes:
+                raise ValueError(f"comparison.agents.{name}.sizes: {size:g} is not in comparison.sizes")
+
+
 def grid(config: DictConfig) -> list[Cell[Any]]:
     """Return the cells, size by size: rules first.
 
@@ -155,6 +180,7 @@ def grid(config: DictConfig) -> list[Cell[Any]]:
         ValueError: Something in the config is wrong.
     """
     comparison = config.comparison
+    require_names(comparison)
     cells: list[Cell[Any]] = []
     for size in comparison.sizes:
         for name, options in comparison.rules.items():

@@ -152,6 +152,8 @@ def grid(config: DictConfig) -> list[Cell[Learning]]:
         update = int(compose_config("search", ["agent=ppo"]).agent.n_steps)
     if any(episodes % update for episodes in config.checkpoints):
         raise ValueError(f"checkpoints must be multiples of {update}, the episodes between two updates of the agent")
+    for reward, name in itertools.product(config.rewards, tables):
+        make_flat_env(name, compose_config("search", [f"reward={reward}"]).reward)  # the table may lack what it needs
     cells = []
     for reward, seed, arm in itertools.product(config.rewards, range(config.seeds), ARMS):
         search = compose_config("search", ["agent=ppo", f"reward={reward}", "action=discrete"])

@@ -7,21 +7,17 @@ overrides, with their scores and those of the present settings. The same command
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 
 from experiments.common.command import command
 from experiments.common.compose import to_container
-from experiments.common.identity import key_of
 from experiments.common.kinds import ANYTHING, NAME, SEED, list_of, mapping_of, whole
 from experiments.common.options import AGENT
 from experiments.common.results import Cell
@@ -40,22 +36,20 @@ PRESENT: Setting = ()
 """The settings in conf/agent."""
 
 
-def drawn_settings(study: optuna.Study, space: Mapping[str, Sequence[Any]], count: int) -> dict[int, Setting]:
-    """Draw settings until the study has `count`, or all possible ones; return number of a trial -> its setting.
+def drawn_settings(space: Mapping[str, Sequence[Any]], count: int, seed: int) -> list[Setting]:
+    """Draw different settings at random, all equally probable; all that there are if `count` is larger.
 
     Args:
-        study: Optuna's study of an agent; its sampler draws no setting twice.
         space: Override -> values.
-        count: Number of settings, earlier ones included.
+        count: Number of settings.
+        seed: Seed of the draw.
     """
-    total = int(np.prod([len(values) for values in space.values()]))
-    while len(study.trials) < min(count, total):
-        trial = study.ask()
-        for key, values in space.items():
-            trial.suggest_categorical(key, [str(value) for value in values])
-    return {
-        trial.number: tuple(f"{key}={value}" for key, value in trial.params.items()) for trial in study.trials[:count]
-    }
+    sizes = [len(values) for values in space.values()]
+    order = np.random.default_rng(seed).permutation(math.prod(sizes))[:count]
+    return [
+        tuple(f"{key}={values[place]}" for (key, values), place in zip(space.items(), places, strict=True))
+        for places in np.stack(np.unravel_index(order, sizes), axis=1).tolist()
+    ]
 
 
 def final_score(search: Search) -> float:
@@ -84,27 +78,6 @@ def setting_cells(config: DictConfig, agent: str, setting: Setting) -> list[Cell
     return cells
 
 
-def study_of(config: DictConfig, agent: str) -> optuna.Study:
-    """Return Optuna's study of an agent, loaded from the journal in the outputs if it exists."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    outputs = Path(config.outputs)
-    outputs.mkdir(parents=True, exist_ok=True)
-    content = [
-        space_of(config, agent),
-        to_container(config.rewards),
-        to_container(config.seeds),
-        config.budget,
-        config.seed,
-    ]
-    return optuna.create_study(
-        study_name=f"{agent}-{key_of(content)}",
-        storage=JournalStorage(JournalFileBackend(str(outputs / "optuna.log"))),
-        sampler=optuna.samplers.BruteForceSampler(seed=config.seed),
-        direction="maximize",
-        load_if_exists=True,
-    )
-
-
 def space_of(config: DictConfig, agent: str) -> dict[str, list[Any]]:
     """Return the settings to try for an agent: override -> values, with unresolved interpolations."""
     space = OmegaConf.to_container(config.spaces[agent], resolve=False)
@@ -123,40 +96,32 @@ def check_tuning(config: DictConfig) -> None:
         raise ValueError(f"nothing to try for {unknown[0]}: give '+spaces.{unknown[0]}={{agent.OPTION: [VALUES]}}'")
 
 
-def mean_scores(config: DictConfig, settings: Mapping[str, Mapping[int, Setting]]) -> dict[tuple[str, Setting], float]:
+def mean_scores(config: DictConfig, settings: Mapping[str, Sequence[Setting]]) -> dict[tuple[str, Setting], float]:
     """Return the mean score of each agent with each of its settings, the present one first; run missing searches.
 
     Args:
         config: The command's config.
-        settings: Agent -> number of a trial -> its setting.
+        settings: Agent -> the settings to try.
     """
     cells = {
         (agent, setting): setting_cells(config, agent, setting)
         for agent, drawn in settings.items()
-        for setting in (PRESENT, *drawn.values())
+        for setting in (PRESENT, *drawn)
     }
     every = [cell for group in cells.values() for cell in group]
     scores = iter(study_results("tune", config, every, make, lambda result: float(result["score"]), "runs"))
     return {key: float(np.mean([next(scores) for _ in group])) for key, group in cells.items()}
 
 
-def tell(study: optuna.Study, scores: Mapping[int, float]) -> None:
-    """Report the scores of trials, by their numbers, to Optuna."""
-    # After the last setting the brute-force sampler would stop Optuna's `optimize` loop, which does not run here.
-    study.sampler = optuna.samplers.RandomSampler()
-    for number, score in scores.items():
-        study.tell(number, score, skip_if_finished=True)
-
-
 def table(
     agents: Sequence[str],
-    settings: Mapping[str, Mapping[int, Setting]],
+    settings: Mapping[str, Sequence[Setting]],
     means: Mapping[tuple[str, Setting], float],
 ) -> pd.DataFrame:
     """Return a table with a row for each agent: its present score, and its best setting with its score."""
     rows = []
     for agent in agents:
-        best = max((PRESENT, *settings[agent].values()), key=lambda setting: means[agent, setting])
+        best = max((PRESENT, *settings[agent]), key=lambda setting: means[agent, setting])
         shown = (f"{means[agent, setting]:.3f}" for setting in (PRESENT, best))
         rows.append((agent, *shown, " ".join(best) or "the present ones"))
     return pd.DataFrame(rows, columns=["agent", "present score", "best score", "best settings"])
@@ -172,18 +137,13 @@ def table(
 def main(config: DictConfig) -> None:
     """Run missing searches, then rank the settings."""
     check_tuning(config)
-    studies = {agent: study_of(config, agent) for agent in config.agents}
-    settings = {
-        agent: drawn_settings(study, space_of(config, agent), config.trials) for agent, study in studies.items()
-    }
+    settings = {agent: drawn_settings(space_of(config, agent), config.trials, config.seed) for agent in config.agents}
     means = mean_scores(config, settings)
-    for agent, study in studies.items():
-        tell(study, {number: means[agent, setting] for number, setting in settings[agent].items()})
     text = format_table(table(config.agents, settings, means))
     directory = run_directory(config, "tune")
     write_atomic(directory / "best.txt", text + "\n")
     print(text)
-    print(f"table: {directory}; Optuna's studies: {Path(config.outputs) / 'optuna.log'}")
+    print(f"table: {directory}")
 
 
 if __name__ == "__main__":
