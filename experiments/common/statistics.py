@@ -60,7 +60,7 @@ def evaluations_to_reach(curve: Scores, score: float) -> int | None:
 
 
 FEW = 10
-"""The fewest seeds for which a bootstrap over seeds is an interval for their mean."""
+"""The fewest seeds for which a bootstrap over seeds is an interval for their mean. (What is not random has one.)"""
 
 
 def iqm(scores: Scores) -> Estimate:
@@ -106,7 +106,7 @@ def mean(values: ArrayLike) -> Estimate:
 def mean_difference(one: ArrayLike, other: ArrayLike) -> Estimate:
     """Return the difference of the means of two groups of seeds, with a percentile bootstrap interval over both.
 
-    The limits are NaN if a group has only one seed.
+    The limits are NaN if a group has fewer than `FEW` seeds, with which they would hold the difference too seldom.
     """
     samples = np.asarray(one, np.float64), np.asarray(other, np.float64)
 
@@ -114,7 +114,7 @@ def mean_difference(one: ArrayLike, other: ArrayLike) -> Estimate:
         return a.mean(axis) - b.mean(axis)
 
     value = float(minus(*samples, 0))
-    if min(len(sample) for sample in samples) < 2:
+    if min(len(sample) for sample in samples) < FEW:
         return Estimate(value, float("nan"), float("nan"))
     interval = bootstrap(
         samples, minus, vectorized=True, n_resamples=RESAMPLES, method="percentile", rng=0
@@ -126,7 +126,8 @@ def mean_wer_increase(edits: ArrayLike, edits_before: ArrayLike, words: ArrayLik
     """Estimate how much higher the mean WER of one group of seeds is than that of another, on the same utterances.
 
     Unlike `wer_increase`, the bootstrap resamples both the seeds of each group and the utterances, so that the interval
-    covers other seeds and other utterances.
+    covers other seeds and other utterances. Its limits are NaN if a group has several seeds, but fewer than `FEW`, with
+    which they would hold the difference too seldom.
 
     Args:
         edits: Word errors, (seeds, utterances).
@@ -139,6 +140,8 @@ def mean_wer_increase(edits: ArrayLike, edits_before: ArrayLike, words: ArrayLik
     one, other = (shares @ group for shares, group in zip(weights, groups, strict=True))
     resampled = ((one - other) * drawn).sum(1) / (drawn @ reference)
     value = (groups[0].mean(0) - groups[1].mean(0)).sum() / reference.sum()
+    if any(1 < len(group) < FEW for group in groups):
+        return Estimate(float(value), float("nan"), float("nan"))
     low, high = np.percentile(resampled, [2.5, 97.5])
     return Estimate(float(value), float(low), float(high))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,9 +15,10 @@ RESAMPLES = 2000
 
 
 class Estimate(NamedTuple):
-    """A point estimate and its 95 % confidence interval.
+    """A point estimate and its 95 % confidence interval, whose limits are NaN where there is too little for one.
 
-    ``f"{estimate:+.2f}"`` is ``+1.00 [+0.50, +1.50]``; without a format there are three digits.
+    ``f"{estimate:+.2f}"`` is ``+1.00 [+0.50, +1.50]``, or ``+1.00`` without an interval; without a format there are
+    three digits.
     """
 
     value: float
@@ -29,7 +31,7 @@ class Estimate(NamedTuple):
 
     def __format__(self, spec: str) -> str:
         value, low, high = (format(part, spec or ".3f") for part in self)
-        return f"{value} [{low}, {high}]"
+        return value if math.isnan(self.low) else f"{value} [{low}, {high}]"
 
     def __str__(self) -> str:
         return format(self)
