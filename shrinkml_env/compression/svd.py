@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from shrinkml_env.compression.canonical import one_thread
+from shrinkml_env.compression.canonical import content_bytes, digest, one_thread
 from shrinkml_env.compression.factors import Factors, order_dtype
 from shrinkml_env.compression.layers import FactorForm, Layer, Matrix, arrange_layers
 from shrinkml_env.compression.pivoting import column_order, interpolation
@@ -66,8 +66,11 @@ class WhitenedSVD:
         self._pivoting: set[str] = set()
         self._orders: dict[tuple[str, int], Tensor] = {}
         self.row_weights = dict(rows)
+        factored = _named(self.layers, matrices)
+        self._blocks = [block.name for matrix in factored for block in matrix.blocks]
+        self._source = _content(model, self._blocks)
         with one_thread(), torch.no_grad():
-            for matrix in track(_named(self.layers, matrices), "factoring", "matrix"):
+            for matrix in track(factored, "factoring", "matrix"):
                 self._keep(matrix, dense_values(model, matrix), roots.get(matrix.name))
 
     def _keep(self, matrix: Matrix, dense: Tensor, root: Tensor | None) -> None:
@@ -83,6 +86,15 @@ class WhitenedSVD:
             u, v = _balance(values, left, right, plain=root is None and weights is None)
             # Rounded once, not for each rank.
             self._triplets[matrix.name] = self._rounded(u), self._rounded(v)
+
+    def require_model(self, model: CompressibleModel) -> None:
+        """Check that a model has the matrices that were decomposed.
+
+        Raises:
+            ValueError: It is another model, or its weights have changed.
+        """
+        if _content(model, self._blocks) != self._source:
+            raise ValueError("the factors are of another model, or of earlier weights of this one: make them anew")
 
     def triplets(self, matrix: str) -> tuple[Tensor, Tensor]:
         """Return U, (m, k), and V, (k, n); the first r columns of U and rows of V are the factors of rank r.
@@ -179,6 +191,11 @@ def weights_of(model: CompressibleModel, matrices: Iterable[str] | None = None) 
             raise ValueError(f"matrix {name!r} is not a parameter of this model's layers (or is compressed already)")
         found.append((known[name], parameters[name]))
     return found
+
+
+def _content(model: CompressibleModel, names: Iterable[str]) -> str:
+    """Return the digest of a model's matrices."""
+    return digest(content_bytes(weight) for _, weight in weights_of(model, names))
 
 
 def _named(layers: Sequence[Layer], names: Iterable[str] | None) -> list[Matrix]:

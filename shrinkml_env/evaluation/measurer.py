@@ -26,6 +26,7 @@ from shrinkml_env.compression import (
 )
 from shrinkml_env.compression.canonical import content_bytes, digest, one_thread
 from shrinkml_env.compression.protocol import in_training_mode
+from shrinkml_env.compression.svd import WhitenedSVD
 from shrinkml_env.compression.tensors import device_of
 from shrinkml_env.data.utterance import Utterance
 from shrinkml_env.evaluation.result import Counts
@@ -58,8 +59,9 @@ class Measurer:
         workers: Number of processes, each with its own memory, that measure in parallel; more than 1 on CPUs only.
 
     Raises:
-        ValueError: The model is in training mode or has parameters that its `storage_dtype` cannot represent; an
-            utterance has no reference word or is too short for the model; or `memory` or `workers` is out of range.
+        ValueError: The model is in training mode or has parameters that its `storage_dtype` cannot represent; the
+            factors are of another model; an utterance has no reference word or is too short for the model; or `memory`
+            or `workers` is out of range.
     """
 
     arithmetic: ClassVar[tuple[Any, ...]] = ()
@@ -84,6 +86,8 @@ class Measurer:
         self.model = model
         self.utterances = tuple(utterances)
         self.factorisation = SVD(model) if factorisation is None else factorisation
+        if isinstance(factorisation, WhitenedSVD):
+            factorisation.require_model(model)  # its key tells nothing of the model
         self._waveforms = [utterance.waveform for utterance in self.utterances]
         self._references = [model.normalise(utterance.text) for utterance in self.utterances]
         for utterance, reference in zip(self.utterances, self._references, strict=True):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shrinkml_env import Utterance, compress, count_parameters, load_compressed, save_compressed
-from shrinkml_env.compression import compressed_parameters, in_batches, inference_tensors, matrix_ranks
+from shrinkml_env.compression import SVD, compressed_parameters, in_batches, inference_tensors, matrix_ranks
 from shrinkml_env.evaluation import EvaluationCache, Evaluator, recognise_all
 from shrinkml_env.evaluation.divergence import DivergenceMeasurer
 from shrinkml_env.evaluation.measurer import Measurer
@@ -195,6 +195,17 @@ def test_another_process_measures_the_same():
     output = python("-c", code).stdout
     here = EVALUATOR.evaluate({"gru": 4, "front": 5})
     assert output.strip() == f"{here.edits} {here.params} {here.macs}"
+
+
+def test_the_factors_are_those_of_the_model():
+    """Their key does not tell whose they are: what another model's give must not get into the cache."""
+    model = copy.deepcopy(MODEL)
+    factors = SVD(model)
+    assert Evaluator(MODEL, UTTERANCES, factorisation=factors).key == EVALUATOR.key
+    with torch.no_grad():
+        model.hidden.weight.mul_(0.5)
+    with pytest.raises(ValueError, match="the factors are of another model, or of earlier weights of this one"):
+        Evaluator(model, UTTERANCES, factorisation=factors)
 
 
 def test_errors_name_layer_and_utterance():
