@@ -129,11 +129,12 @@ def check_search(search: Search, options: Mapping[str, Sequence[str]]) -> None:
         ValueError: An override is unknown, an option is of a wrong kind, or a part of the config cannot be made. The
             message begins with the option of the study that is at fault.
     """
+    for option, overrides in options.items():
+        for override in overrides:
+            if (name := option_of(override)) in DECIDED:
+                raise ValueError(f"{option}: {override}: {DECIDED[name]}")
     try:
         check_search_config(search.config)
-        for override in search.overrides:
-            if (name := option_of(override)) in DECIDED:
-                raise ValueError(f"{override}: {DECIDED[name]}")
     except Exception:
         with given_by(_at_fault(search, options), "search", search.given):
             raise

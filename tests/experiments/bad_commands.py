@@ -402,9 +402,54 @@ BAD_COMMANDS: list[tuple[str, str, str]] = [
         "comparison.agents.mine: agent=mine: there is no such choice",
     ),
     (
+        "a pair of what is not compared",
+        "studies.tradeoff comparison.pairs=[[midle,ppo]]",
+        "comparison.pairs: 'midle' is not among the methods: ",
+    ),
+    (
+        "a size of an agent that is not compared",
+        "studies.tradeoff comparison.agents.ppo.sizes=[0.35]",
+        "comparison.agents.ppo.sizes: 0.35 is not in comparison.sizes",
+    ),
+    (
+        "nothing to compare",
+        "studies.tradeoff comparison=v1_long ~comparison.agents +comparison.agents={}",
+        "nothing to compare: give comparison.rules or comparison.agents",
+    ),
+    (
+        "an option that a study decides",
+        "studies.tradeoff comparison.agents.ppo.overrides=['constraint=check','budget=5']",
+        "comparison.agents.ppo: budget=5: the study's own options decide it",
+    ),
+    (
+        "a seed model compressed otherwise than the others",
+        "studies.retraining data.train.root=/data agents.ppo=['constraint=decrement','factorisation=svd']",
+        "agents.ppo: factorisation=svd would compress its model otherwise: give it in overrides",
+    ),
+    (
+        "steps that know whole layers only",
+        "studies.retraining data.train.root=/data overrides=['granularity=matrix']",
+        "granularity=matrix: compression in steps knows whole layers only: give stepwise.sizes=[]",
+    ),
+    (
+        "several environments for an agent that learns after every episode",
+        "search agent=sac num_envs=2",
+        "num_envs=2: stable_baselines3.SAC learns after every episode of one environment",
+    ),
+    (
+        "a size beside the goal",
+        "compress target_size=0.5 overrides=['constraint.budget=0.8']",
+        "constraint.budget=0.8: constraint.budget is decided by this command's options target_size= and",
+    ),
+    (
+        "sets by an environment",
+        "compress target_size=0.5 overrides=['environment=v1']",
+        "overrides set proxy=proxy-small, which is decided by this command's data= and utterances=",
+    ),
+    (
         "an override of an agent",
-        "studies.tradeoff comparison.agents.ppo.overrides=['constraint=check','finalists=x']",
-        "comparison.agents.ppo: finalists must be a whole number of at least 1, got 'x'",
+        "studies.tradeoff comparison.agents.ppo.overrides=['constraint=check','memory_mb=x']",
+        "comparison.agents.ppo: memory_mb must be a whole number of at least 0, got 'x'",
     ),
     (
         "a key of a mapping with certain ones",
@@ -431,8 +476,8 @@ BAD_COMMANDS: list[tuple[str, str, str]] = [
     ("overrides of all searches", "studies.tradeoff overrides=['nope=1']", "overrides: nope: there is no such option"),
     (
         "the kind of an override of all searches",
-        "studies.tradeoff overrides=['finalists=x']",
-        "overrides: finalists must be a whole number of at least 1, got 'x'",
+        "studies.tradeoff overrides=['memory_mb=x']",
+        "overrides: memory_mb must be a whole number of at least 0, got 'x'",
     ),
     # Several: the first is told.
     ("two wrong options", "search seed=-1 budget=abc", "seed must be a whole number from 0 to 4294967295"),
