@@ -13,7 +13,7 @@ from shrinkml_env.checks import whole_number
 from shrinkml_env.data.sets import UtteranceSpec
 from shrinkml_env.space.allocation import Choices, allocate, largest_within
 from shrinkml_env.space.closed_form import choices_of
-from shrinkml_env.space.prediction import Prediction, predicted_damage
+from shrinkml_env.space.prediction import Prediction, predict_for
 
 __all__ = ["ClosedForm"]
 
@@ -24,7 +24,7 @@ RESOLUTION = 256
 class ClosedForm(Curve):
     """Gives the layers, for each size, the candidates of the least predicted damage in sum.
 
-    The damage is predicted by gradients (`predicted_damage`), without an evaluation, and shared out by `allocate`. A
+    The damage is predicted by gradients (`predict_for`), without an evaluation, and shared out by `allocate`. A
     search goes through the sizes from coarse to fine, beginning with the largest that is allowed; `ranks_of_size`
     measures nothing at all.
 
@@ -66,7 +66,7 @@ class ClosedForm(Curve):
         evaluator = problem.evaluator
         if not isinstance(evaluator, Evaluator):
             raise ValueError("agent closed_form needs a model, whose gradients it takes: a table has none")
-        return predicted_damage(evaluator, self.calibration, self.draws, 0 if self.seed is None else self.seed)
+        return predict_for(evaluator, self.calibration, self.draws, 0 if self.seed is None else self.seed)
 
     def ranks_of_size(self, problem: SearchProblem, size_ratio: float) -> dict[str, int]:
         """Return the allocation of the least predicted damage of at most a size; it takes no evaluation.

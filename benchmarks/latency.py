@@ -41,8 +41,7 @@ from shrinkml_env.asr import LAS, Decoding, Tokenizer
 from shrinkml_env.asr.huggingface import HuggingFaceSeq2Seq
 from shrinkml_env.compression import FactorForm, Factors, compressed_parameters, count_parameters, round_to_storage
 from shrinkml_env.compression.factors import order_dtype
-from shrinkml_env.compression.layers import arrange_layers
-from shrinkml_env.evaluation.evaluator import group_layers
+from shrinkml_env.compression.layers import arrange_layers, group_layers
 from shrinkml_env.export import export_model
 from shrinkml_env.export.transcribe import Transcriber
 from shrinkml_env.space.search_space import uniform_ranks

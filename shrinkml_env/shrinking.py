@@ -19,11 +19,11 @@ from shrinkml_env.compression import (
 from shrinkml_env.compression.canonical import one_thread
 from shrinkml_env.compression.compress import require_original
 from shrinkml_env.compression.factorisations import BEST, make_factorisation
+from shrinkml_env.compression.layers import group_layers
 from shrinkml_env.compression.protocol import in_training_mode, require_predictions
 from shrinkml_env.data.sets import UtteranceSpec, load_utterances
 from shrinkml_env.data.utterance import Utterance
 from shrinkml_env.evaluation import EvaluationCache
-from shrinkml_env.evaluation.evaluator import group_layers
 from shrinkml_env.space.allocation import largest_within
 from shrinkml_env.space.closed_form import least_damage
 from shrinkml_env.space.formation import Full

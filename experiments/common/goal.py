@@ -13,8 +13,8 @@ from experiments.common.speech import calibrate_on
 from shrinkml_env import CompressibleModel, SearchProblem, SearchResult
 from shrinkml_env.compression import PredictiveModel, arrange_layers, compressed_parameters
 from shrinkml_env.compression.counting import parameters_at
+from shrinkml_env.compression.layers import group_layers
 from shrinkml_env.envs.assembly import search_space_maker
-from shrinkml_env.evaluation.evaluator import group_layers
 from shrinkml_env.space.level_spaces import LevelSpace
 
 __all__ = [

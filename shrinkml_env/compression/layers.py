@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from shrinkml_env.checks import is_number
 
 __all__ = [
     "FactorForm",
+    "Granularity",
     "Layer",
     "Matrix",
     "arrange_layers",
     "canonical_ranks",
+    "group_layers",
     "matrix_ranks",
     "merge_layers",
     "name_with_form",
@@ -21,6 +24,9 @@ __all__ = [
     "split_layers",
     "stack_name",
 ]
+
+Granularity = Literal["layer", "matrix"] | Mapping[str, Sequence[str]]
+"""The choice of which matrices share a rank; see `Evaluator`."""
 
 FactorForm = Literal["factors", "pivoting"]
 """The form in which a matrix of rank r is stored: two factors, or the pivoting form with r^2 parameters less."""
@@ -291,6 +297,35 @@ def matrix_ranks(layers: Sequence[Layer], ranks: Mapping[str, int]) -> dict[str,
 def _require_mapping(ranks: object) -> None:
     if not isinstance(ranks, Mapping):
         raise ValueError(f"ranks must be a mapping of layers' names to whole numbers, got {ranks!r}")
+
+
+def group_layers(layers: tuple[Layer, ...], granularity: Granularity, dense: Sequence[str] = ()) -> tuple[Layer, ...]:
+    """Return the layers that a search decides about: a model's layers split or merged to the granularity.
+
+    Args:
+        layers: The model's layers.
+        granularity: See `Evaluator`.
+        dense: Patterns of the names of layers to leave out.
+
+    Raises:
+        ValueError: The granularity is not valid, its blocks name other layers, a pattern matches no layer, or no layer
+            is left.
+    """
+    if isinstance(dense, str):
+        raise ValueError(f"dense must be a list of patterns: [{dense!r}]")
+    dense = tuple(dense)
+    names = [layer.name for layer in layers]
+    for pattern in dense:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(f"dense: no layer matches {pattern!r}; the layers are {', '.join(names)}")
+    layers = tuple(layer for layer in layers if not any(fnmatchcase(layer.name, pattern) for pattern in dense))
+    if not layers:
+        raise ValueError(f"dense: {', '.join(dense)} match all layers, none is left to compress")
+    if isinstance(granularity, Mapping):
+        return merge_layers(layers, granularity)
+    if granularity not in ("layer", "matrix"):
+        raise ValueError(f"granularity must be 'layer', 'matrix' or a mapping of blocks, got {granularity!r}")
+    return layers if granularity == "layer" else split_layers(layers)
 
 
 def name_with_form(factorisation: str, layers: Iterable[Layer]) -> str:

@@ -16,6 +16,7 @@ from shrinkml_env.asr import LAS, load_model
 from shrinkml_env.checks import number, whole_number
 from shrinkml_env.compression import CompressibleModel, require_length, require_lossless
 from shrinkml_env.compression.factorisations import BEST, make_factorisation
+from shrinkml_env.compression.layers import Granularity
 from shrinkml_env.data import Utterance, load_utterances
 from shrinkml_env.data.sets import UtteranceSpec
 from shrinkml_env.envs.assembly import PARTS, assemble_env, make_reward, require_known_parts
@@ -23,7 +24,6 @@ from shrinkml_env.envs.shrink import MaskableShrinkEnv, ShrinkEnv
 from shrinkml_env.envs.tabular import MaskableTabularEnv, MaskableVectorTabularEnv, TabularEnv, VectorTabularEnv
 from shrinkml_env.envs.vector import MaskableVectorShrinkEnv, VectorShrinkEnv
 from shrinkml_env.evaluation import EvaluationCache, Evaluator
-from shrinkml_env.evaluation.evaluator import Granularity
 from shrinkml_env.mdp.rewards import signal_of
 from shrinkml_env.space.table import Table
 

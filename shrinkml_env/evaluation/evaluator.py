@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Literal
 
 from torch import Tensor
 
@@ -15,19 +13,16 @@ from shrinkml_env.compression import (
     Factorisation,
     GroupedModel,
     Hypothesis,
-    Layer,
     canonical_ranks,
     count_macs,
     count_parameters,
     matrix_ranks,
-    merge_layers,
     parameters_at,
     ranks_by_matrix,
     recognise_in_batches,
-    split_layers,
 )
 from shrinkml_env.compression.canonical import digest, one_thread
-from shrinkml_env.compression.layers import name_with_form
+from shrinkml_env.compression.layers import Granularity, group_layers, name_with_form
 from shrinkml_env.compression.tensors import device_of
 from shrinkml_env.data.utterance import Utterance
 from shrinkml_env.evaluation.activations import ActivationError
@@ -38,13 +33,10 @@ from shrinkml_env.evaluation.measurer import Measurer
 from shrinkml_env.evaluation.result import Counts, Evaluation
 from shrinkml_env.evaluation.side_by_side import SideBySideMeasurer
 
-__all__ = ["Evaluator", "Granularity", "group_layers", "recognise_all"]
+__all__ = ["Evaluator", "recognise_all"]
 
 _ACTIVATION_UTTERANCES = 4
 """The number of utterances, spread over the set, on which activations are compared."""
-
-Granularity = Literal["layer", "matrix"] | Mapping[str, Sequence[str]]
-"""The choice of which matrices share a rank; see `Evaluator`."""
 
 
 class Evaluator:
@@ -245,35 +237,6 @@ def _measurer_class(model: CompressibleModel, divergence: bool) -> type[Measurer
         return DivergenceMeasurer
     # One compressed model alone does not fill a GPU.
     return SideBySideMeasurer if device_of(model) != "cpu" and isinstance(model, GroupedModel) else Measurer
-
-
-def group_layers(layers: tuple[Layer, ...], granularity: Granularity, dense: Sequence[str] = ()) -> tuple[Layer, ...]:
-    """Return the layers that a search decides about: a model's layers split or merged to the granularity.
-
-    Args:
-        layers: The model's layers.
-        granularity: See `Evaluator`.
-        dense: Patterns of the names of layers to leave out.
-
-    Raises:
-        ValueError: The granularity is not valid, its blocks name other layers, a pattern matches no layer, or no layer
-            is left.
-    """
-    if isinstance(dense, str):
-        raise ValueError(f"dense must be a list of patterns: [{dense!r}]")
-    dense = tuple(dense)
-    names = [layer.name for layer in layers]
-    for pattern in dense:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise ValueError(f"dense: no layer matches {pattern!r}; the layers are {', '.join(names)}")
-    layers = tuple(layer for layer in layers if not any(fnmatchcase(layer.name, pattern) for pattern in dense))
-    if not layers:
-        raise ValueError(f"dense: {', '.join(dense)} match all layers, none is left to compress")
-    if isinstance(granularity, Mapping):
-        return merge_layers(layers, granularity)
-    if granularity not in ("layer", "matrix"):
-        raise ValueError(f"granularity must be 'layer', 'matrix' or a mapping of blocks, got {granularity!r}")
-    return layers if granularity == "layer" else split_layers(layers)
 
 
 def recognise_all(model: CompressibleModel, utterances: Sequence[Utterance]) -> list[Hypothesis]:

@@ -15,7 +15,7 @@ from shrinkml_env.compression.layers import Layer
 from shrinkml_env.data.sets import UtteranceSpec
 from shrinkml_env.evaluation.evaluator import Evaluator
 from shrinkml_env.space.allocation import Choices, at_price
-from shrinkml_env.space.prediction import Prediction, predicted_damage
+from shrinkml_env.space.prediction import Prediction, predict_for
 from shrinkml_env.space.search_space import SearchSpace
 
 __all__ = ["Allocated", "LevelSpace", "Predicted", "space_of_levels"]
@@ -32,14 +32,14 @@ class LevelSpace(ABC):
 
         Raises:
             ValueError: The evaluator has no model whose gradients could be taken, no layer is left, or as
-                `predicted_damage`.
+                `predict_for`.
             FileNotFoundError: The folder of the speech is missing.
         """
         if not isinstance(evaluator, Evaluator):
             raise ValueError(
                 "a search space of predicted damage needs a model, whose gradients it takes: a table has its own space"
             )
-        prediction = predicted_damage(evaluator, self.calibration, self.draws)
+        prediction = predict_for(evaluator, self.calibration, self.draws)
         layers = [layer for layer in evaluator.layers if layer.break_even >= 1]
         return space_of_levels(layers, [self._ranks(layer, prediction, evaluator) for layer in layers])
 

@@ -17,7 +17,7 @@ from shrinkml_env.compression.store import Store, recognition_content, remembere
 from shrinkml_env.data.sets import UtteranceSpec, load_utterances
 from shrinkml_env.evaluation.evaluator import Evaluator
 
-__all__ = ["Prediction", "predict_damage", "predicted_damage"]
+__all__ = ["Prediction", "predict_damage", "predict_for"]
 
 
 @runtime_checkable
@@ -58,10 +58,8 @@ class Prediction:
         return cls({name: np.array(damage, np.float64) for name, damage in value.items()})
 
 
-def predicted_damage(
-    evaluator: Evaluator, calibration: UtteranceSpec = "calibration", draws: int = 3, seed: int = 0
-) -> Prediction:
-    """Return the prediction for an evaluator's model and factors, from its cache where it was made before.
+def predict_for(evaluator: Evaluator, calibration: UtteranceSpec, draws: int, seed: int = 0) -> Prediction:
+    """Return `predict_damage` for an evaluator's model and factors, from its cache where it was made before.
 
     Args:
         evaluator: Has the model, the factorisation and the cache.

@@ -30,7 +30,7 @@ def agent(problem):
     return ClosedForm(calibration=problem.evaluator.utterances, draws=2, seed=5)
 
 
-def test_the_least_predicted_damage_for_a_size(agent, problem):
+def test_the_least_predict_for_for_a_size(agent, problem):
     """Among all configurations; its own cost is where a Lagrange multiplier finds exactly that."""
     prediction = predict_damage(MODEL, problem.evaluator.factorisation, SPEECH, draws=2, seed=5)
 
@@ -61,7 +61,7 @@ def test_nothing_is_measured_for_a_size(agent, problem, monkeypatch):
 
 def test_gradients_are_taken_once(agent, problem, monkeypatch):
     agent.ranks_of_size(problem, 0.8)
-    monkeypatch.setattr("agents.closed_form.predicted_damage", lambda *_: pytest.fail("taken again"))
+    monkeypatch.setattr("agents.closed_form.predict_for", lambda *_: pytest.fail("taken again"))
     agent.ranks_of_size(problem, 0.85)
 
 

@@ -8,7 +8,7 @@ from shrinkml_env.compression import SVD, ActivationAwareSVD
 from shrinkml_env.data import Utterance
 from shrinkml_env.space.allocation import Choices, allocate
 from shrinkml_env.space.level_spaces import Allocated, Predicted, space_of_levels
-from shrinkml_env.space.prediction import predict_damage, predicted_damage
+from shrinkml_env.space.prediction import predict_damage, predict_for
 from shrinkml_env.space.search_space import SearchSpace
 from tests.helpers.fake_evaluator import FakeEvaluator, linear
 from tests.helpers.las import MODEL, noise
@@ -74,20 +74,20 @@ def test_a_prediction_is_kept_in_the_cache(evaluator, tmp_path, monkeypatch):
     cached = Evaluator(
         MODEL, UTTERANCES, cache=EvaluationCache(tmp_path / "cache.sqlite"), factorisation=evaluator.factorisation
     )
-    made = predicted_damage(cached, UTTERANCES, draws=2)
+    made = predict_for(cached, UTTERANCES, draws=2)
     monkeypatch.setattr("shrinkml_env.space.prediction._predict", lambda *_: pytest.fail("made again"))
-    known = predicted_damage(cached, UTTERANCES, draws=2)
+    known = predict_for(cached, UTTERANCES, draws=2)
     assert known.damage.keys() == made.damage.keys()
     assert all((known.damage[name] == made.damage[name]).all() for name in made.damage)
     for other in ({"draws": 1}, {"draws": 2, "seed": 1}, {"calibration": UTTERANCES[:1], "draws": 2}):
         with pytest.raises(pytest.fail.Exception, match="made again"):
-            predicted_damage(cached, **{"calibration": UTTERANCES, **other})
+            predict_for(cached, **{"calibration": UTTERANCES, **other})
 
 
 def test_another_factorisation_has_another_prediction(evaluator, tmp_path):
     cache = EvaluationCache(tmp_path / "cache.sqlite")
     plain, aware = (
-        predicted_damage(Evaluator(MODEL, UTTERANCES, cache=cache, factorisation=factorisation), UTTERANCES, draws=1)
+        predict_for(Evaluator(MODEL, UTTERANCES, cache=cache, factorisation=factorisation), UTTERANCES, draws=1)
         for factorisation in (SVD(MODEL, form="pivoting"), evaluator.factorisation)
     )
     assert any((plain.damage[name] != aware.damage[name]).any() for name in plain.damage)
