@@ -134,19 +134,19 @@ def speak_on(model: CompressibleModel) -> None:
 
 
 def serve(connection: Connection, folder: Path) -> None:
-    """Load a model and answer requests: (name of a batch, whether to use optimised forms) -> seconds."""
+    """Load a model and answer requests: (name of a batch, whether to use optimised executions) -> seconds."""
     torch.set_num_threads(1)
     model: Any = load_compressed(folder)
     speak_on(model)
     spoken = [utterance.waveform for utterance in load_utterances("dev")[: max(BATCHES.values())]]
     batches = {name: spoken[:size] for name, size in BATCHES.items()}
-    usual = {path: "factored" for path, part in model.named_modules() if hasattr(part, "forms")}
-    forms: dict[tuple[str, bool], Mapping[str, Any]] = {(name, False): usual for name in batches}
-    forms |= {(name, True): optimise_for_inference(model, waveforms) for name, waveforms in batches.items()}
-    connection.send(forms)
+    usual = {path: "factored" for path, part in model.named_modules() if hasattr(part, "executions")}
+    executions: dict[tuple[str, bool], Mapping[str, Any]] = {(name, False): usual for name in batches}
+    executions |= {(name, True): optimise_for_inference(model, waveforms) for name, waveforms in batches.items()}
+    connection.send(executions)
     while (asked := connection.recv()) is not None:
-        for path, form in forms[asked].items():
-            model.get_submodule(path).form = form
+        for path, execution in executions[asked].items():
+            model.get_submodule(path).execution = execution
         started = time.process_time()
         model.recognise(batches[asked[0]])
         connection.send(time.process_time() - started)
@@ -226,7 +226,7 @@ def smaller(original: CompressibleModel, sizes: Sequence[float], compression: Co
 def rows_as_loaded(
     name: str, original: CompressibleModel, sizes: Sequence[float], compression: Compression
 ) -> list[tuple[str, ...]]:
-    """Measure in torch, both as loaded and with optimised forms; return the rows of the table."""
+    """Measure in torch, both as loaded and with optimised executions; return the rows of the table."""
     rows: list[tuple[str, ...]] = []
     with tempfile.TemporaryDirectory() as folder:
         save_compressed(original, Path(folder) / "original")

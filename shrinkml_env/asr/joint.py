@@ -22,7 +22,7 @@ from shrinkml_env.asr.features import num_frames
 from shrinkml_env.asr.las import LAS
 from shrinkml_env.asr.las_modules import BidirectionalLSTM, Encoder, LASConfig, max_pool_time, take_frames
 from shrinkml_env.compression import CompressibleModel, Layer, Workload, find_layers, ranks_of, register_architecture
-from shrinkml_env.compression.modules import LOW_RANK_MODULES, Form, LowRank
+from shrinkml_env.compression.modules import LOW_RANK_MODULES, Execution, LowRank
 
 __all__ = ["JointEncoder", "JointEncoderLayer", "JointLAS", "LowRankJointEncoderLayer"]
 
@@ -141,7 +141,7 @@ class LowRankJointEncoderLayer(LowRank, JointEncoderLayer):
     """`JointEncoderLayer` with factored matrices.
 
     The next layer's kernel applies U to V x; for this layer's kernel W_hh is multiplied out, as in `LowRankLSTM`. There
-    is only one form: another one would move work from this layer to the next.
+    is only one execution: another one would move work from this layer to the next.
     """
 
     kind = "lstm"
@@ -176,8 +176,8 @@ class LowRankJointEncoderLayer(LowRank, JointEncoderLayer):
         return inputs
 
     @property
-    def forms(self) -> tuple[Form, ...]:
-        """See `LowRank.forms`; only ``"factored"``."""
+    def executions(self) -> tuple[Execution, ...]:
+        """See `LowRank.executions`; only ``"factored"``."""
         return ("factored",)
 
     def project(self, name: str, inputs: Tensor) -> Tensor:

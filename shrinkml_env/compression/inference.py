@@ -12,53 +12,53 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from shrinkml_env.compression.modules import Form, LowRank
+from shrinkml_env.compression.modules import Execution, LowRank
 from shrinkml_env.compression.protocol import CompressibleModel
 
 __all__ = ["optimise_for_inference"]
 
 ROUNDS = 3
-"""Timed runs of each form. The minimum counts, since other load on the machine only slows calls down."""
+"""Timed runs of each execution. The minimum counts, since other load on the machine only slows calls down."""
 
 
 @torch.inference_mode()
-def optimise_for_inference(model: CompressibleModel, waveforms: Sequence[Tensor]) -> dict[str, Form]:
-    """Set each factored module of a model, in place, to the form that computes fastest on this machine.
+def optimise_for_inference(model: CompressibleModel, waveforms: Sequence[Tensor]) -> dict[str, Execution]:
+    """Set each factored module of a model, in place, to the execution that is fastest on this machine.
 
-    The model recognises the waveforms a few times in each form while its modules are timed inside the model, since a
-    module that runs alone would find its weights in the processor's cache. The fastest form depends on the ranks, the
-    machine, torch's number of threads and the size of the batch. Transcripts may change where two tokens are almost
-    equally probable. The parameters, their count and the saved file do not change; a merged module also keeps the
-    product in memory.
+    The model recognises the waveforms a few times with each execution while its modules are timed inside the model,
+    since a module that runs alone would find its weights in the processor's cache. The fastest execution depends on the
+    ranks, the machine, torch's number of threads and the size of the batch. Transcripts may change where two tokens are
+    almost equally probable. The parameters, their count and the saved file do not change; a merged module also keeps
+    the product in memory.
 
     Args:
         model: A compressed model in evaluation mode.
         waveforms: One batch of typical number and length: float32 samples at 16 kHz, (samples,) each.
 
     Returns:
-        Path of each factored module -> its form.
+        Path of each factored module -> its execution.
     """
     modules = {path: part for path, part in cast(nn.Module, model).named_modules() if isinstance(part, LowRank)}
-    forms = sorted({form for module in modules.values() for form in module.forms})
-    timers = {form: _Timer(modules) for form in forms}
+    executions = sorted({execution for module in modules.values() for execution in module.executions})
+    timers = {execution: _Timer(modules) for execution in executions}
     for number in range(ROUNDS + 1):
-        for form, timer in timers.items():
+        for execution, timer in timers.items():
             for module in modules.values():
-                module.form = form if form in module.forms else module.forms[0]
+                module.execution = execution if execution in module.executions else module.executions[0]
             if number:
                 with timer.running():
                     model.recognise(waveforms)
             else:  # the first run computes the products that are cached
                 model.recognise(waveforms)
     for path, module in modules.items():
-        # Calls are counted in the usual form; shapes that did not occur in all forms, because the number of tokens
-        # differed, are left out.
-        known = set.intersection(*(set(timers[form].counts[path]) for form in module.forms))
+        # Calls are counted in the usual execution; shapes that did not occur in all of them, because the number of
+        # tokens differed, are left out.
+        known = set.intersection(*(set(timers[execution].counts[path]) for execution in module.executions))
         counts = {shapes: timers["factored"].counts[path][shapes] for shapes in known}
-        seconds = {form: timers[form].seconds(path, counts) for form in module.forms}
-        module.form = min(seconds, key=lambda form: seconds[form])
-        module.refresh()  # it holds the products of other forms
-    return {path: module.form for path, module in modules.items()}
+        seconds = {execution: timers[execution].seconds(path, counts) for execution in module.executions}
+        module.execution = min(seconds, key=lambda execution: seconds[execution])
+        module.refresh()  # it holds the products of other executions
+    return {path: module.execution for path, module in modules.items()}
 
 
 class _Timer:

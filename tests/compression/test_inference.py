@@ -73,8 +73,8 @@ def flat(output):
 def check_forms(module, dense, args, kwargs):
     expected = flat(dense(*args, **kwargs))
     sum(tensor.sum() for tensor in expected).backward()
-    for form in module.forms:
-        module.form = form
+    for form in module.executions:
+        module.execution = form
         for mode in torch.enable_grad, torch.inference_mode:
             with mode():
                 found = flat(module(*args, **kwargs))
@@ -106,13 +106,13 @@ def test_forms_of_partly_factored_modules(case, names):
 
 
 def test_which_forms_there_are():
-    forms = {case: factored(copy.deepcopy(module)).forms for case, (module, _, _) in CASES.items()}
+    forms = {case: factored(copy.deepcopy(module)).executions for case, (module, _, _) in CASES.items()}
     both = ("factored", "merged")
     assert forms["linear"] == forms["embedding"] == forms["convolution"] == forms["gru"] == both
     assert forms["lstm"] == forms["lstm cell"] == (*both, "stepwise")
     assert forms["two layers in two directions"] == ("factored",)
-    assert factored(nn.LSTM(6, 5), ["hh"]).forms == ("factored", "stepwise")
-    assert factored(nn.LSTM(6, 5), ["ih"]).forms == both
+    assert factored(nn.LSTM(6, 5), ["hh"]).executions == ("factored", "stepwise")
+    assert factored(nn.LSTM(6, 5), ["ih"]).executions == both
 
 
 def compressed():
@@ -125,18 +125,18 @@ def test_a_model_is_the_same_in_the_chosen_forms(tmp_path):
     expected = [model.logits(waveform) for waveform in waveforms]
     forms = optimise_for_inference(model, waveforms[:1])
     modules = {path: module for path, module in model.named_modules() if isinstance(module, LowRank)}
-    assert forms == {path: module.form for path, module in modules.items()}
+    assert forms == {path: module.execution for path, module in modules.items()}
     assert len(forms) == 4
-    assert all(form in modules[path].forms for path, form in forms.items())
+    assert all(form in modules[path].executions for path, form in forms.items())
     for module in modules.values():
-        module.form = "merged"
+        module.execution = "merged"
     for waveform, logits in zip(waveforms, expected, strict=True):
         torch.testing.assert_close(model.logits(waveform), logits, atol=1e-4, rtol=1e-4)
     save_compressed(model, tmp_path / "chosen")
     save_compressed(compressed(), tmp_path / "usual")
     assert (tmp_path / "chosen/model.safetensors").read_bytes() == (tmp_path / "usual/model.safetensors").read_bytes()
-    assert load_compressed(tmp_path / "chosen").hidden.form == "factored"
-    assert copy.deepcopy(model).hidden.form == "merged"
+    assert load_compressed(tmp_path / "chosen").hidden.execution == "factored"
+    assert copy.deepcopy(model).hidden.execution == "merged"
 
 
 @pytest.mark.parametrize("slow", ["factored", "merged"])
@@ -145,13 +145,13 @@ def test_the_fastest_form_is_chosen(monkeypatch, slow):
 
     def slower(self, input):
         started = time.thread_time()
-        while self.form == slow and time.thread_time() < started + 0.002:
+        while self.execution == slow and time.thread_time() < started + 0.002:
             pass
         return forward(self, input)
 
     monkeypatch.setattr(LowRankLinear, "forward", slower)
     model = compressed()
-    model.hidden.form = slow  # What was chosen before counts for nothing.
+    model.hidden.execution = slow  # What was chosen before counts for nothing.
     forms = optimise_for_inference(model, tones(2))
     assert forms["hidden"] == forms["output"] == {"factored": "merged", "merged": "factored"}[slow]
 
@@ -176,7 +176,7 @@ def test_calls_are_weighted_by_how_often_their_shapes_come(monkeypatch):
 def test_a_module_that_was_not_called_keeps_its_usual_form():
     model = compressed()
     model.spare = factored(nn.Linear(6, 7))
-    model.spare.form = "merged"
+    model.spare.execution = "merged"
     assert optimise_for_inference(model, tones(1))["spare"] == "factored"
 
 

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 
 from shrinkml_env.compression.layers import Matrix
 from shrinkml_env.compression.modules.attention import LowRankMultiheadAttention
-from shrinkml_env.compression.modules.base import RESERVED, Form, LowRank, named_matrices, take_over
+from shrinkml_env.compression.modules.base import RESERVED, Execution, LowRank, named_matrices, take_over
 from shrinkml_env.compression.modules.feedforward import LowRankConv1d, LowRankEmbedding, LowRankLinear
 from shrinkml_env.compression.modules.recurrent import (
     LowRankGRU,
@@ -25,7 +25,7 @@ from shrinkml_env.compression.modules.recurrent import (
 
 __all__ = [
     "LOW_RANK_MODULES",
-    "Form",
+    "Execution",
     "LowRank",
     "LowRankConv1d",
     "LowRankEmbedding",

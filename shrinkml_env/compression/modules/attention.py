@@ -115,7 +115,7 @@ class LowRankMultiheadAttention(LowRank, nn.MultiheadAttention):
     def _project(self, *inputs: Tensor) -> list[Tensor]:
         """Return the projected queries, keys and values, (batch, time, embed_dim) each."""
         biases = [None] * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
-        if self.form == "merged":
+        if self.execution == "merged":
             names = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
             same = "in_proj_weight" in self.ranks
             weights = self.in_proj_weight.chunk(3) if same else [getattr(self, name) for name in names]

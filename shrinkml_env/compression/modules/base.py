@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from shrinkml_env.compression.factors import Factors, expand_right, times_right
 from shrinkml_env.compression.layers import Matrix
 
-__all__ = ["RESERVED", "Form", "LowRank", "named_matrices", "take_over", "vectors"]
+__all__ = ["RESERVED", "Execution", "LowRank", "named_matrices", "take_over", "vectors"]
 
 
-Form = Literal["factored", "merged", "stepwise"]
+Execution = Literal["factored", "merged", "stepwise"]
 """The way in which a `LowRank` module computes: ``"factored"`` multiplies with its factors, ``"merged"`` with their
 product, as the original does, and ``"stepwise"`` runs an LSTM in a loop over time, to use the factors of W_hh too."""
 
@@ -38,7 +38,7 @@ class LowRank(nn.Module, ABC):
     Attributes:
         matrices: The replaced module's matrices, named by parameter.
         ranks: Name of each factored parameter -> rank.
-        form: One of `forms`, set by `optimise_for_inference`; not part of the state.
+        execution: One of `executions`, set by `optimise_for_inference`; not part of the state.
 
     Raises:
         ValueError: A name is not a matrix of the module that can be factored, or factors have the wrong shape.
@@ -71,7 +71,7 @@ class LowRank(nn.Module, ABC):
         take_over(self, module)
         self.matrices = named_matrices(module, self.matrix_kinds(module))
         self.ranks: dict[str, int] = {}
-        self.form: Form = "factored"
+        self.execution: Execution = "factored"
         self._shapes: dict[str, torch.Size] = {}
         self._cache: dict[str, tuple[object, Any]] = {}
         sizes = {matrix.name: (matrix.rows, matrix.columns) for matrix in self.matrices}
@@ -99,7 +99,7 @@ class LowRank(nn.Module, ABC):
                 self.register_parameter(f"{name}_{suffix}", factor)
 
     @property
-    def forms(self) -> tuple[Form, ...]:
+    def executions(self) -> tuple[Execution, ...]:
         """The ways in which this module can compute, equal up to rounding; the default first."""
         return "factored", "merged"
 
@@ -181,7 +181,7 @@ class LowRank(nn.Module, ABC):
 
 
 RESERVED = frozenset(
-    {"matrices", "ranks", "form", "_shapes", "_cache", "_names", "_single_input", *dir(LowRank)}
+    {"matrices", "ranks", "execution", "_shapes", "_cache", "_names", "_single_input", *dir(LowRank)}
 ) - set(dir(nn.Module))
 """Attribute names that low-rank modules use; a module that has one of them cannot be replaced."""
 

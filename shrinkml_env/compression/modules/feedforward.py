@@ -31,7 +31,7 @@ class LowRankLinear(LowRank, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Compute (..., n) -> (..., m), as `nn.Linear` does."""
-        if self.form == "merged":
+        if self.execution == "merged":
             return F.linear(input, self.weight, self.bias)
         return F.linear(self._reduce("weight", input), self._factor("weight", "u"), self.bias)
 
@@ -56,7 +56,7 @@ class LowRankEmbedding(LowRank, nn.Embedding):
 
     def forward(self, input: Tensor) -> Tensor:
         """Look rows up: (...) integers -> (..., dimension), as `nn.Embedding` does."""
-        if self.form == "merged":
+        if self.execution == "merged":
             return F.embedding(input, self.weight, self.padding_idx)
         found = F.embedding(input, self._factor("weight", "u"), self.padding_idx)
         _, v, order = self.factors("weight")
@@ -83,7 +83,7 @@ class LowRankConv1d(LowRank, nn.Conv1d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Compute the convolution of inputs (batch, in, time) or (in, time), as `nn.Conv1d` does."""
-        if self.form == "merged":
+        if self.execution == "merged":
             return F.conv1d(input, self.weight, self.bias, self.stride, self.padding, self.dilation)
         _, v, order = self.factors("weight")
         if order is not None:  # in pivoting form V is not the kernel of a convolution

@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.nn.utils.rnn import PackedSequence, unpack_sequence
 
 from shrinkml_env.compression.factors import Factors
-from shrinkml_env.compression.modules.base import Form, LowRank, vectors
+from shrinkml_env.compression.modules.base import Execution, LowRank, vectors
 
 __all__ = ["LowRankGRU", "LowRankGRUCell", "LowRankLSTM", "LowRankLSTMCell", "lstm_cell"]
 
@@ -36,14 +36,14 @@ class _LowRankRecurrent(LowRank):
         self._single_input = inputs[0] if len(inputs) == 1 else None
 
     @property
-    def forms(self) -> tuple[Form, ...]:
-        """See `LowRank.forms`; ``"merged"`` differs from ``"factored"`` only if a single input matrix is factored."""
+    def executions(self) -> tuple[Execution, ...]:
+        """See `LowRank.executions`; ``"merged"`` is another one only if a single input matrix is factored."""
         return ("factored", "merged") if self._single_input in self.ranks else ("factored",)
 
     @property
     def _projected(self) -> str | None:
         """The name of the parameter whose V projects the inputs; None if there is none."""
-        return self._single_input if self._single_input in self.ranks and self.form != "merged" else None
+        return self._single_input if self._single_input in self.ranks and self.execution != "merged" else None
 
     def _kernel_weights(self) -> dict[str, Tensor]:
         weights = {name: self._product(name) if name in self.ranks else self._parameters[name] for name in self._names}
@@ -77,7 +77,7 @@ class _LowRankRecurrent(LowRank):
         if self._wants_gradient():
             kernel = self._empty_kernel().train(self.training)
             return torch.func.functional_call(kernel, self._kernel_weights(), (input, hx))
-        return self._cached(f"kernel, {self.form}", self._frozen_kernel).train(self.training)(input, hx)
+        return self._cached(f"kernel, {self.execution}", self._frozen_kernel).train(self.training)(input, hx)
 
 
 class _LowRankRNN(_LowRankRecurrent):
@@ -187,16 +187,16 @@ def _cell_inputs(module: nn.RNNCellBase, call: Mapping[str, Any], output: Any) -
 
 
 class _LowRankLSTMBase(_LowRankRecurrent):
-    """The base class of LSTM and its cell, with the arithmetic of the form ``"stepwise"``: one layer, one direction."""
+    """The base class of LSTM and its cell, with the arithmetic of ``"stepwise"``: one layer, one direction."""
 
     kind = "lstm"
 
     @property
-    def forms(self) -> tuple[Form, ...]:
-        """See `LowRank.forms`; ``"stepwise"`` needs a single recurrent matrix that is factored."""
+    def executions(self) -> tuple[Execution, ...]:
+        """See `LowRank.executions`; ``"stepwise"`` needs a single recurrent matrix that is factored."""
         recurrent = [matrix.name for matrix in self.matrices if matrix.kind.endswith("_hh")]
         stepwise = self._single_input is not None and recurrent[0] in self.ranks
-        return (*super().forms, "stepwise") if stepwise else super().forms
+        return (*super().executions, "stepwise") if stepwise else super().executions
 
     def _apply_matrix(self, part: str, inputs: Tensor, bias: Tensor | None) -> Tensor:
         """Multiply by `weight_{part}`, factored or dense: (..., n) -> (..., 4 units)."""
@@ -244,7 +244,7 @@ class LowRankLSTM(_LowRankLSTMBase, _LowRankRNN, nn.LSTM):  # type: ignore[misc]
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """See `_LowRankRecurrent.forward`; packed sequences always go to the kernel."""
-        if self.form != "stepwise" or isinstance(input, PackedSequence):
+        if self.execution != "stepwise" or isinstance(input, PackedSequence):
             return super().forward(input, hx)
         batched = input.dim() == 3
         time = 1 if batched and self.batch_first else 0
@@ -296,7 +296,7 @@ class LowRankLSTMCell(_LowRankLSTMBase, _LowRankCell, nn.LSTMCell):
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Compute one step, as `nn.LSTMCell` does, of inputs (batch, input size) or (input size,)."""
-        if self.form != "stepwise" or input.dim() == 1:
+        if self.execution != "stepwise" or input.dim() == 1:
             found: tuple[Tensor, Tensor] = super().forward(input, hx)
             return found
         zeros = input.new_zeros(len(input), self.hidden_size)
