@@ -344,10 +344,10 @@ def test_every_way_to_compute_gives_the_same():
     expected = compressed.transcribe(tones(3))
     optimise_for_inference(compressed, tones(3))
     assert compressed.transcribe(tones(3)) == expected
-    for form in ("factored", "merged", "stepwise"):
+    for execution in ("factored", "merged", "stepwise"):
         for module in compressed.modules():
-            if isinstance(module, LowRank) and form in module.forms:
-                module.form = form
+            if isinstance(module, LowRank) and execution in module.executions:
+                module.execution = execution
         assert compressed.transcribe(tones(3)) == expected
 
 
