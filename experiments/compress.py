@@ -16,7 +16,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from agents import RankRule
 from experiments.common.agent import make_agent
 from experiments.common.command import command
 from experiments.common.command_errors import given_by
@@ -39,6 +38,7 @@ from experiments.common.kinds import NAME, number, optional, whole
 from experiments.common.measure import measure
 from experiments.common.options import OVERRIDES, check_options
 from experiments.common.parts import activation_aware, part
+from experiments.common.rules import ranks_of_rules
 from experiments.common.run_directory import run_directory, title_of
 from experiments.common.search_run import CHOICE, search_environment, search_in_directory, write_outputs
 from experiments.common.searches import compensated, compensates, evaluator_on
@@ -62,7 +62,6 @@ from shrinkml_env import (
     load_model,
     load_utterances,
 )
-from shrinkml_env.agent import Learner
 from shrinkml_env.asr.zoo import SHIPPED_MODELS
 from shrinkml_env.compression import require_storable
 from shrinkml_env.data import SpeechFolder
@@ -180,7 +179,7 @@ def compress(config: DictConfig, job: Job) -> Path:
             return refined
 
         title = f"{config.model}, {goal(config)}"
-        finalists = rules_ranks(problem, agent)
+        finalists = ranks_of_rules(problem, job.search.agent)
         result = search_in_directory(job.search, env, agent, sets, found_in, title, course, finalists, refine)
     if job.training is not None:
         result, note = fine_tune(job.training, job.search, directory, result)
@@ -275,16 +274,6 @@ def fine_tune(
     # The search's rewards are of another model now.
     result = replace(result, model=trained, sets=sets, rewards={}, test_edits=edits, wer_increase=increase)
     return result, f"Training helped: {wers}."
-
-
-def rules_ranks(problem: SearchProblem, agent: Learner) -> list[dict[str, int]]:
-    """Return the ranks of the rules that an agent begins with, at the size that is allowed; none without either.
-
-    As finalists they make sure that nothing is chosen that is worse on dev than a rule.
-    """
-    rules: Sequence[RankRule] = getattr(agent, "rules", ())
-    limit = problem.size_limit
-    return [] if limit is None else [rule.ranks_of_size(problem, limit) for rule in rules]
 
 
 def compensate(search: DictConfig, problem: SearchProblem, result: SearchResult) -> tuple[SearchResult, str]:

@@ -13,7 +13,7 @@ from shrinkml_env import Evaluator, SearchProblem
 from shrinkml_env.mdp.rewards import Accuracy
 from shrinkml_env.space.formation import Full
 
-__all__ = ["check_rule", "every_rank", "ranks_of_size"]
+__all__ = ["check_rule", "every_rank", "ranks_of_rules", "ranks_of_size"]
 
 
 def every_rank(evaluator: Evaluator) -> SearchProblem:
@@ -51,3 +51,17 @@ def ranks_of_size(problem: SearchProblem, agent: DictConfig, size: float) -> dic
     check_rule(agent)
     ranks: dict[str, int] = instantiate(agent, _convert_="all").ranks_of_size(problem, size)
     return ranks
+
+
+def ranks_of_rules(problem: SearchProblem, agent: DictConfig) -> list[dict[str, int]]:
+    """Return the ranks of the rules that an agent begins with, at the size that is allowed; none without either.
+
+    As finalists of a search they make sure that nothing is chosen that is worse on dev than a rule.
+
+    Args:
+        problem: The problem of the search.
+        agent: The config of its agent, with ``rules`` if it begins with some.
+    """
+    limit = problem.size_limit
+    rules = instantiate(agent.get("rules") or [], _convert_="all")
+    return [] if limit is None else [rule.ranks_of_size(problem, limit) for rule in rules]

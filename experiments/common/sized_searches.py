@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from experiments.common.environment import make_environment
 from experiments.common.findings import Errors
 from experiments.common.results import Cell
-from experiments.common.rules import every_rank, ranks_of_size
+from experiments.common.rules import every_rank, ranks_of_rules, ranks_of_size
 from experiments.common.searches import Search, evaluator_on, explored_in, search_cell
 from shrinkml_env import Evaluator, Ledger, SearchProblem
 from shrinkml_env.envs.wrapped import search_problem
@@ -127,11 +127,19 @@ def found_by_rule(config: DictConfig, size: float) -> Found:
     return Found(problem, ranks_of_size(problem, config.agent, size), ())
 
 
-def found_by_search(config: DictConfig, finalists: int) -> Found:
-    """Return what dev chooses among a search's best configurations, by a config of `experiments.search`."""
+def found_by_search(config: DictConfig, finalists: int, and_rules: bool = False) -> Found:
+    """Return what dev chooses among a search's best configurations.
+
+    Args:
+        config: A config of `experiments.search`.
+        finalists: Number of configurations of the search that are measured on dev.
+        and_rules: Whether the ranks of the rules that the agent begins with are finalists besides, as in
+            `experiments.compress`.
+    """
     problem, returns = explored_in(make_environment(config, Ledger(budget=config.budget)), config.agent)
+    rules = ranks_of_rules(problem, config.agent) if and_rules else []
     dev = evaluator_on(problem, config, "dev")
-    return Found(problem, choose(problem, dev, finalists, progress_bar=False).ranks, returns)
+    return Found(problem, choose(problem, dev, finalists, rules, progress_bar=False).ranks, returns)
 
 
 def choose_ranks(task: SizedSearch | SizedRule) -> dict[str, Any]:

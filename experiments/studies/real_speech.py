@@ -84,7 +84,8 @@ class Sought:
         method: The rule or the search.
         ratio: The largest share of the whole model's parameters.
         search: The config of `experiments.search`.
-        finalists: Number of configurations of a search that are measured on dev.
+        finalists: Number of configurations of a search that are measured on dev, besides those of the rules that it
+            begins with.
     """
 
     scope: str
@@ -188,7 +189,7 @@ def make(task: Sought | Measurement | Checked) -> dict[str, Any]:
         problem, ranks, _ = found_by_rule(task.search, task.ratio)
         dev_wer = None
     else:
-        problem, ranks, _ = found_by_search(task.search, task.finalists)
+        problem, ranks, _ = found_by_search(task.search, task.finalists, and_rules=True)
         dev_wer = evaluator_on(problem, task.search, "dev").evaluate(ranks).wer
     evaluator = problem.evaluator
     return asdict(
@@ -317,9 +318,9 @@ class Study:
                         continue
                     search = self.search(method, scope, size)
                     task = Sought(scope, size, method, self.ratio(scope, size), search, self.config.finalists)
-                    content = {"search": self.described(method, scope, size), "speech": self.roles}
+                    content: dict[str, Any] = {"search": self.described(method, scope, size), "speech": self.roles}
                     if method.budget is not None:
-                        content["finalists"] = self.config.finalists
+                        content["finalists"] = f"{self.config.finalists} and the rules"
                     about = {"scope": scope, "size": size, "method": method.name, "seed": method.seed}
                     cells.append(Cell(task, {**content, "size": size}, about))
         return cells

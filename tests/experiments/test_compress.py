@@ -24,14 +24,14 @@ from experiments.common.measure import measure
 from experiments.common.search_run import record_entries
 from experiments.common.searches import compensates
 from experiments.common.speech import calibrate_on, divide, speaker_overlap
-from experiments.compress import compensate, compress, prepare, rules_ranks
+from experiments.compress import compensate, compress, prepare
 from experiments.validate import validate, validate_ranks
 from shrinkml_env import Ledger, load_compressed, load_utterances, run_search
 from shrinkml_env.compression import count_parameters
 from shrinkml_env.data import SpeechFolder
 from shrinkml_env.envs import make_problem
 from shrinkml_env.envs.wrapped import search_problem
-from tests.helpers.fake_evaluator import FakeEvaluator, make_fake_env
+from tests.helpers.fake_evaluator import FakeEvaluator
 from tests.helpers.las import MODEL
 from tests.helpers.models import TinyCTC
 from tests.helpers.processes import python
@@ -405,27 +405,6 @@ def test_what_is_found_is_fitted_anew_if_that_is_better_on_dev(tmp_path):
     again, note = compensate(search, problem, fitted)
     assert again is fitted
     assert note.startswith("No compensation: it needs two or more utterances")
-
-
-class Given:
-    """A rule with ranks of its own."""
-
-    def __init__(self, ranks):
-        self.ranks = ranks
-
-    def ranks_of_size(self, problem, size_ratio):
-        assert size_ratio == problem.size_limit == 0.8
-        return self.ranks
-
-
-@pytest.mark.parametrize(
-    ("constraint", "expected"), [({"name": "check", "budget": 0.8}, [{"a": 1}, {"a": 2}]), ("none", [])]
-)
-def test_the_rules_of_an_agent_are_finalists(constraint, expected):
-    problem = search_problem(make_fake_env(constraint=constraint))
-    agent = SimpleNamespace(rules=[Given({"a": 1}), Given({"a": 2})])
-    assert rules_ranks(problem, agent) == expected
-    assert rules_ranks(problem, SimpleNamespace()) == []
 
 
 @pytest.mark.parametrize(
