@@ -253,5 +253,5 @@ def test_the_commands_read_the_directory_of_a_library_run(tmp_path):
     assert validate(run) == []
     assert validate_ranks(run / "best.json") == []
     row = table(run.parent).iloc[-1]
-    assert (row["run"], row["found by"]) == ("mine", "Linear(size_weight=0.2)")
+    assert (row["run"], row["found by"]) == ("mine", "Sampler(seed=0), Linear(size_weight=0.2)")
     assert row["test WER %"] == f"{100 * result.wer['test']:.2f}"

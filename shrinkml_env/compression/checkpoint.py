@@ -237,8 +237,8 @@ def _load_tensors(model: CompressibleModel, quantised: Sequence[str], file: Path
             raise ValueError(f"{file}: tensor {name!r} holds NaN or infinity")
     scales = {name: tensors[_scales_of(name)] for name in quantised}
     for name, column in scales.items():
-        if not (column.isfinite() & (column > 0)).all():
-            raise ValueError(f"{file}: tensor {_scales_of(name)!r} must hold finite numbers above 0")
+        if not (column > 0).all():
+            raise ValueError(f"{file}: tensor {_scales_of(name)!r} must hold numbers above 0")
         if (tensors[name] < -INT8_MAX).any():
             raise ValueError(f"{file}: tensor {name!r} must hold numbers in -{INT8_MAX}..{INT8_MAX}")
     orders: dict[int, tuple[str, Tensor]] = {}

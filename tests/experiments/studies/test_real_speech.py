@@ -49,6 +49,7 @@ def test_the_command_goes_on_where_it_was_stopped(root, monkeypatch, capsys):
     monkeypatch.setenv("SHRINKML_CACHE", str(root.parent / "cache.sqlite"))
     config = config_of(root, "model=las_small", "speech={calibration: 2, proxy: 2, dev: 3}", "chunk=4", "checked=0")
     config.scopes = {"whole": {"dense": ["encoder.0"], "sizes": [0.8]}}
+    config.rivals = ["uniform"]
     config.methods = {
         "uniform": {"agent": "uniform", "overrides": ["factorisation=svd"]},
         "the same": {"agent": "uniform", "overrides": ["factorisation=svd"]},
