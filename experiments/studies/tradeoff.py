@@ -167,10 +167,6 @@ def require_names(comparison: DictConfig) -> None:
         for name in used:
             if name not in names:
                 raise ValueError(f"comparison.{option}: {name!r} is not among the methods: {', '.join(names)}")
-    for name, options in comparison.agents.items():
-        for size in options.get("sizes", ()):
-            if size not in comparison.sizes:
-                raise ValueError(f"comparison.agents.{name}.sizes: {size:g} is not in comparison.sizes")
 
 
 def grid(config: DictConfig) -> list[Cell[Any]]:

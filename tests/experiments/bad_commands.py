@@ -407,11 +407,6 @@ BAD_COMMANDS: list[tuple[str, str, str]] = [
         "comparison.pairs: 'midle' is not among the methods: ",
     ),
     (
-        "a size of an agent that is not compared",
-        "studies.tradeoff comparison.agents.ppo.sizes=[0.35]",
-        "comparison.agents.ppo.sizes: 0.35 is not in comparison.sizes",
-    ),
-    (
         "nothing to compare",
         "studies.tradeoff comparison=v1_long ~comparison.agents +comparison.agents={}",
         "nothing to compare: give comparison.rules or comparison.agents",

@@ -88,3 +88,10 @@ def test_rules_of_the_same_settings_share_a_result_under_their_own_names(tmp_pat
     tradeoff.main.__wrapped__(compose_config("tradeoff", [*overrides, *none]))
     printed = capsys.readouterr().out
     assert [line.split()[1] for line in printed.splitlines() if line.startswith("0.5 ")] == ["mine", "yours", "mine"]
+
+
+def test_sizes_may_be_fewer_than_an_agents_own():
+    """As for the agents that are compared at 0.4 alone."""
+    cells = tradeoff.grid(compose_config("tradeoff", ["comparison.sizes=[0.2]"]))
+    assert cells
+    assert not {"random", "tpe"} & {cell.task.name for cell in cells}
