@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -22,6 +21,7 @@ from experiments.common.parts import activation_aware
 from experiments.common.results import Cell
 from experiments.common.sets import load_set
 from shrinkml_env import CompressibleModel, Evaluator, Ledger, SearchProblem, TabularEnv, load_utterances
+from shrinkml_env.asr.zoo import folder_of
 from shrinkml_env.compression import CompensatedSVD, PredictiveModel
 from shrinkml_env.compression.canonical import digest
 from shrinkml_env.search import explore
@@ -110,8 +110,7 @@ def search_cell(search: Search, task: Any = None, **more: Any) -> Cell[Any]:
         more: Further JSON-able content on which the result depends.
     """
     content: dict[str, Any] = {"search": search.config, **more}
-    folder = Path(search.config.model)
-    if folder.is_dir():  # another model may be saved there later
+    if folder := folder_of(search.config.model):  # another model may be saved there later
         content["model"] = digest(path.read_bytes() for path in sorted(folder.glob("*.*")) if path.is_file())
     if search.env == "tabular":
         content["table"] = Table.load(search.table).content

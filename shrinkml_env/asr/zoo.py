@@ -13,7 +13,7 @@ from shrinkml_env.asr.torchaudio_models import load_torchaudio
 from shrinkml_env.compression import CompressibleModel, load_compressed
 from shrinkml_env.compression.checkpoint import CONFIG_FILE
 
-__all__ = ["SHIPPED_MODELS", "load_model"]
+__all__ = ["SHIPPED_MODELS", "folder_of", "load_model"]
 
 SHIPPED_MODELS = ("las_small",)
 """The names of the models in the package."""
@@ -66,6 +66,18 @@ def load_model(name_or_path: str | Path) -> CompressibleModel:
     if _is_huggingface(Path(name_or_path)):
         raise ValueError(f"{name_or_path} is the folder of a model of Hugging Face's: name it hf:{name_or_path}")
     return load_compressed(_saved_in(Path(name_or_path)))
+
+
+def folder_of(name_or_path: str | Path) -> Path | None:
+    """Return the folder of the model that `load_model` reads; None for a shipped or a published model.
+
+    Raises:
+        FileNotFoundError: The folder holds no model.
+    """
+    name = str(name_or_path)
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix)
+    return None if name in SHIPPED_MODELS or not Path(name).is_dir() else _saved_in(Path(name))
 
 
 def _saved_in(folder: Path) -> Path:

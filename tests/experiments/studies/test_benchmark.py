@@ -240,6 +240,19 @@ def test_the_code_of_your_own_agent_is_part_of_what_a_run_depends_on(tmp_path, m
     assert found[0] != found[1]
 
 
+@pytest.mark.parametrize(("model", "holds_it"), [("{}", "."), ("{}", "compressed"), ("hf:{}", ".")])
+def test_another_model_in_the_same_folder_is_another_search(tmp_path, model, holds_it):
+    (tmp_path / holds_it).mkdir(exist_ok=True)
+    (tmp_path / holds_it / "config.json").write_text("{}")
+    (tmp_path / "log.txt").write_text("of the run")
+    search = Search("live", "random", "linear", 0, 5, (f"model={model.format(tmp_path)}",))
+    keys = []
+    for weights in (b"one", b"other", b"one"):
+        (tmp_path / holds_it / "model.safetensors").write_bytes(weights)
+        keys.append(search_cell(search).key)
+    assert keys[0] == keys[2] != keys[1]
+
+
 def test_an_agent_that_plays_nothing_has_no_score(fake_table, tmp_path, monkeypatch):
     (tmp_path / "idle.py").write_text("class Agent:\n    __init__ = learn = lambda self, *args, **options: None\n")
     monkeypatch.syspath_prepend(tmp_path)
