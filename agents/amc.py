@@ -7,14 +7,15 @@ actions from a normal distribution truncated to the range, whose width decays fr
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import truncnorm
 from stable_baselines3 import DDPG
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.td3.policies import TD3Policy
 
 __all__ = ["AMC", "FinalRewardBuffer"]
@@ -38,8 +39,9 @@ class FinalRewardBuffer(ReplayBuffer):
             raise ValueError(f"AMC plays one environment at a time, got {self.n_envs}")
         self.decay = decay
         self.average: float | None = None
-        self._episode: list[tuple[Any, ...]] = []
-        self._total = 0.0
+        self._episode: list[tuple[Any, ...]]
+        self._total: float
+        self.forget_episode()
 
     def add(
         self,
@@ -60,6 +62,10 @@ class FinalRewardBuffer(ReplayBuffer):
         advantage = np.array([self._total - self.average], np.float32)
         for seen, following, taken, over, info in self._episode:
             super().add(seen, following, taken, advantage, over, info)
+        self.forget_episode()
+
+    def forget_episode(self) -> None:
+        """Drop the steps of an episode that is not over."""
         self._episode, self._total = [], 0.0
 
 
@@ -89,6 +95,13 @@ class AMC(DDPG):
         own = {"replay_buffer_class": FinalRewardBuffer, "replay_buffer_kwargs": {"decay": reward_decay}}
         super().__init__(policy, env, **{"train_freq": (1, "episode"), "gradient_steps": -1, **own, **kwargs})
         self._episodes_at_start: int | None = None
+
+    def _setup_learn(
+        self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any
+    ) -> tuple[int, BaseCallback]:
+        if reset_num_timesteps:  # the environment begins a new episode
+            cast(FinalRewardBuffer, self.replay_buffer).forget_episode()
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args)
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """Take gradient steps, as DDPG does; none before the end of the first episode, when the buffer is empty."""

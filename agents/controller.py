@@ -18,11 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from agents.base import Callback, environment_of, require_one_environment
+from shrinkml_env.checks import number, whole_number
+from shrinkml_env.files import write_atomic
 from shrinkml_env.progress import progress
 
 __all__ = ["Controller"]
@@ -69,16 +71,16 @@ class Controller:
     It has the methods of Stable-Baselines3's `BaseAlgorithm` that searches use. Masked actions are never sampled.
 
     Args:
-        env: Any environment with a Discrete action space and a one-dimensional Box of observations.
-        units: Number of LSTM units.
+        env: Any environment with a Discrete action space from 0 and a one-dimensional Box of observations.
+        units: Number of LSTM units, at least 1.
         learning_rate: Learning rate of Adam.
-        episodes_per_update: Number of episodes for each update.
+        episodes_per_update: Number of episodes for each update, at least 1.
         baseline_decay: Decay of the moving average of rewards, in [0, 1).
         entropy_weight: Weight in the loss of the policy's entropy, averaged over steps, >= 0.
         seed: Seed; the same seed gives the same training.
 
     Raises:
-        ValueError: The environment has other spaces.
+        ValueError: The environment has other spaces, or a number is out of range.
         TypeError: The argument is not an environment, or is a vector environment.
     """
 
@@ -94,10 +96,10 @@ class Controller:
     ) -> None:
         require_one_environment(self, env)
         self.env = env
-        self.units = units
+        self.units = whole_number("units", units, least=1)
         self.learning_rate = learning_rate
-        self.episodes_per_update = episodes_per_update
-        self.baseline_decay = baseline_decay
+        self.episodes_per_update = whole_number("episodes_per_update", episodes_per_update, least=1)
+        self.baseline_decay = number("baseline_decay", baseline_decay, at_least=0, below=1)
         self.entropy_weight = entropy_weight
         self.seed = seed
         self.num_timesteps = 0
@@ -152,7 +154,7 @@ class Controller:
         memory = self.policy.empty_memory(1)
         log_probabilities, entropies, total, terminated = [], [], 0.0, False
         while not terminated:
-            logits, memory = self.policy(torch.as_tensor(observation)[None], memory)
+            logits, memory = self.policy(torch.as_tensor(observation, dtype=torch.float32)[None], memory)
             allowed = _allowed(env)
             if allowed is not None:
                 logits = logits.masked_fill(~torch.as_tensor(allowed), -torch.inf)
@@ -208,7 +210,7 @@ class Controller:
         Returns:
             The action or actions, and the state for the next call.
         """
-        batch = torch.as_tensor(observation)
+        batch = torch.as_tensor(observation, dtype=torch.float32)
         single = batch.ndim == 1
         batch = batch[None] if single else batch
         memory = self.policy.empty_memory(len(batch))
@@ -230,7 +232,7 @@ class Controller:
         """Write policy and settings as a safetensors file, without the optimiser's state."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         summary = {"settings": self.settings, "num_timesteps": self.num_timesteps, "baseline": self.baseline}
-        save_file(self.policy.state_dict(), path, {"controller": json.dumps(summary)})
+        write_atomic(path, save(self.policy.state_dict(), {"controller": json.dumps(summary)}))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], env: gym.Env[Any, Any] | None = None) -> Self:
@@ -261,8 +263,8 @@ class Controller:
 
 def _sizes(env: gym.Env[Any, Any]) -> tuple[int, int]:
     observations, actions = env.observation_space, env.action_space
-    if not isinstance(actions, gym.spaces.Discrete):
-        raise ValueError(f"the controller needs Discrete actions, got {actions}: use action=discrete")
+    if not isinstance(actions, gym.spaces.Discrete) or actions.start:
+        raise ValueError(f"the controller needs Discrete actions from 0, got {actions}: use action=discrete")
     if not isinstance(observations, gym.spaces.Box) or len(observations.shape) != 1:
         raise ValueError(f"the controller needs observations in a vector, got {observations}: use observation=features")
     return observations.shape[0], int(actions.n)

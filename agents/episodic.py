@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from agents.base import Callback, environment_of, require_one_environment
 from shrinkml_env import SearchProblem
+from shrinkml_env.files import write_atomic
 from shrinkml_env.progress import progress
 
 __all__ = ["EpisodeOutcome", "EpisodicSearch", "Proposals", "require_unchanged"]
@@ -167,11 +168,10 @@ class EpisodicSearch(ABC):
             "feasible": self._best_feasible,
             "num_timesteps": self.num_timesteps,
         }
+        content = io.BytesIO()
+        np.savez(content, observations=self._observations, actions=self._actions, summary=np.array(json.dumps(summary)))
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "wb") as file:
-            np.savez(
-                file, observations=self._observations, actions=self._actions, summary=np.array(json.dumps(summary))
-            )
+        write_atomic(path, content.getvalue())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], env: gym.Env[Any, Any] | None = None) -> Self:
@@ -222,7 +222,9 @@ class EpisodicSearch(ABC):
             total += float(reward)
             self.num_timesteps += 1
             bar.update()
-            if terminated or truncated:
+            if truncated and not terminated:
+                raise ValueError("a wrapper ends the episode before its last layer (truncated): leave it out")
+            if terminated:
                 ranks, feasible = dict(info["ranks"]), bool(info["feasible"])
                 self._pending = None
                 error = info[unwrapped.problem.signal]

@@ -149,18 +149,28 @@ class KnapsackSearch(EpisodicSearch):
 
     @staticmethod
     def _solve(losses: list[NDArray[np.float64]], sizes: list[NDArray[np.float64]], limit: float) -> tuple[int, ...]:
-        """Return a candidate's index for each layer: the least sum of losses at a size ratio of at most `limit`."""
+        """Return a candidate's index for each layer: the least sum of losses at a size ratio of at most `limit`.
+
+        The smallest configuration is at most as large as `limit`.
+        """
         owner = np.repeat(np.arange(len(losses)), [len(loss) for loss in losses])
         one_each = (owner == np.arange(len(losses))[:, None]).astype(float)
         saved = np.concatenate([1.0 - size for size in sizes])
-        solution = milp(
-            # The second term prefers the smaller model among equal losses.
-            np.concatenate(losses) - 1e-6 * saved,
-            integrality=np.ones(len(owner)),
-            bounds=Bounds(0, 1),
-            options={"mip_rel_gap": 0.0},
-            constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(saved, 1.0 - limit, np.inf)],
-        )
-        chosen = np.flatnonzero(solution.x > 0.5)
         starts = np.searchsorted(owner, np.arange(len(losses)))
-        return tuple(int(place) for place in chosen - starts)
+        asked = limit
+        while True:
+            solution = milp(
+                # The second term prefers the smaller model among equal losses.
+                np.concatenate(losses) - 1e-6 * saved,
+                integrality=np.ones(len(owner)),
+                bounds=Bounds(0, 1),
+                options={"mip_rel_gap": 0.0},
+                constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(saved, 1.0 - asked, np.inf)],
+            )
+            if solution.x is None:
+                return (0,) * len(losses)
+            chosen = np.flatnonzero(solution.x > 0.5)
+            if 1.0 - saved[chosen].sum() <= limit + 1e-12:
+                return tuple(int(place) for place in chosen - starts)
+            # The solver lets a constraint be violated by a millionth, which is several parameters of a large model.
+            asked -= 1e-6

@@ -21,8 +21,8 @@ __all__ = ["MiddleAction"]
 class MiddleAction:
     """Plays one episode, every action of which is the middle of the action space: 0 of [-1, 1], or the middle index.
 
-    With the action ``level`` that is the configuration at the common level. A baseline for agents that learn: what they
-    find counts as learned as far as it is better.
+    With the action ``level`` that is nearly the configuration at the common level; a constraint may change it. A
+    baseline for agents that learn: what they find counts as learned as far as it is better.
 
     Attributes:
         env: The environment, or None after `load` without one.
@@ -61,10 +61,11 @@ class MiddleAction:
             return self
         self._played = True
         observation, _ = env.reset(seed=self.seed)
-        terminated = False
-        while not terminated:
+        over = False
+        while not over:
             action, _ = self.predict(observation)
-            observation, _, terminated, _, _ = env.step(action)
+            observation, _, terminated, truncated, _ = env.step(action)
+            over = terminated or truncated
             self.num_timesteps += 1
             if callback is not None and callback(locals(), globals()) is False:
                 break

@@ -1,6 +1,6 @@
 """ShrinkML: compressing end-to-end speech recognisers as a reinforcement-learning problem.
 
-Importing this package registers ``ShrinkML-v0`` with Gymnasium.
+Importing this package registers ``ShrinkML-v0``, ``ShrinkML-v1`` and their variants with Gymnasium.
 """
 
 from shrinkml_env.asr import Recogniser, load_model

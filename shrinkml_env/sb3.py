@@ -100,12 +100,12 @@ class ShrinkVecEnv(VecEnv):
         self._returns += rewards
         self._lengths += 1
         split = self._split(infos)
+        last = self._split(infos["final_info"]) if terminated.any() else []
         for index in np.flatnonzero(terminated):
-            last: dict[str, Any] = self._split(infos["final_info"])[index]
             episode = {"r": float(self._returns[index]), "l": int(self._lengths[index])}
             self.reset_infos[index] = {name: split[index][name] for name in ("ranks", "size_ratio")}
             split[index] = {
-                **last,
+                **last[index],
                 "terminal_observation": infos["final_obs"][index],
                 "TimeLimit.truncated": False,
                 "episode": episode,
@@ -232,6 +232,7 @@ class BudgetCallback(BaseCallback):
         self._observers: list[EvaluationLog | ProgressBar] = []
 
     def _on_training_start(self) -> None:
+        self.close()  # an earlier `learn` may have ended by an error
         problem = _problem_of(self.training_env.unwrapped)
         budget = budget_of(problem)
         self._ledger = problem.ledger
@@ -254,7 +255,7 @@ class BudgetCallback(BaseCallback):
 
     def close(self) -> None:
         """Unsubscribe from the ledger. Stable-Baselines3 does not call this when ``learn`` ends by an error."""
-        if isinstance(env := self.training_env.unwrapped, ShrinkVecEnv):
+        if self._observers and isinstance(env := self.training_env.unwrapped, ShrinkVecEnv):
             env.hides_budget_end = False
         for observer in self._observers:
             self._ledger.unsubscribe(observer)

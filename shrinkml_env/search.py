@@ -168,8 +168,7 @@ def _explore(env: AnyEnv, agent: Learner, callback: Any) -> None:
                 if not problem.ledger.spent:
                     raise
     finally:
-        # A callback has no model before `learn` has come to it.
-        if ending is not None and getattr(ending, "model", None) is not None:
+        if ending is not None:
             ending.close()
         problem.evaluator.close()
     if not problem.history:

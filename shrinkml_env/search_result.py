@@ -164,7 +164,7 @@ class SearchResult:
             "evaluations": self.evaluations,
             "utterance_passes": self.utterance_passes,
             "feasible": self.feasible,
-            "wer_increase": self.wer_increase._asdict(),
+            "wer_increase": self.wer_increase.to_json(),
             "sets": {name: measured.to_json() for name, measured in self.sets.items()},
             "notes": list(self.notes),
         }
@@ -196,7 +196,7 @@ class SearchResult:
             (
                 "test WER, increase in points, 95 % interval",
                 "",
-                "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * value for value in self.wer_increase)),
+                f"{self.wer_increase.times(100):+.2f}",
             ),
             (
                 "utterances at the token limit",

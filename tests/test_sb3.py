@@ -4,7 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from stable_baselines3 import DQN, PPO, SAC
-from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, ConvertCallback, EvalCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
@@ -212,3 +212,17 @@ def test_the_environment_that_an_agent_has_put_into_its_own():
     problem = search_problem(agent.get_env())
     assert explore(agent.get_env(), agent) is problem
     assert problem.ledger.spent
+
+
+def test_the_callback_after_an_error_and_before_any_training():
+    BudgetCallback().close()
+    env = make_fake_env(ledger=Ledger(budget=9))
+    agent, ours = ppo(env), BudgetCallback()
+
+    def fails(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(5, callback=[ours, ConvertCallback(fails)])
+    agent.learn(5, callback=ours)
+    assert env.problem.ledger._observers == []

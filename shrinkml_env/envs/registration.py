@@ -185,7 +185,7 @@ def make_env_v1(size: float = 0.4, calibration: UtteranceSpec = "calibration", *
     Here the policy begins near the ranks of the least *predicted damage*: the divergence from the original that a
     matrix alone is predicted to cause at each rank, from gradients on calibration speech and without an evaluation.
     The candidates of all matrices lie at common levels: at one level, one more parameter saves the same predicted
-    damage in every matrix. An episode of zeros plays these ranks:
+    damage in every matrix. An episode of zeros plays nearly these ranks:
 
     ```python
     >>> import gymnasium as gym, shrinkml_env

@@ -295,7 +295,8 @@ class VectorTabularEnv(VectorEnv[Any, Any, NDArray[Any]]):
         num_envs: Number of episodes, at least 1.
 
     Raises:
-        ValueError: The observations are not vectors, or `num_envs` is below 1.
+        ValueError: The observations are not vectors, `num_envs` is below 1, or the table does not hold every
+            configuration on the environment's set.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 - as in gym.vector.VectorEnv
@@ -303,6 +304,9 @@ class VectorTabularEnv(VectorEnv[Any, Any, NDArray[Any]]):
     def __init__(self, env: TabularEnv, num_envs: int) -> None:
         if not isinstance(env.observation_space, gym.spaces.Box):
             raise ValueError("the vector version has vector observations: leave out `observation`")
+        subset = env.evaluator.subset
+        if (env.table.edits[subset] < 0).any():
+            raise ValueError(f"the table holds only some configurations on {subset!r}: choose another set")
         self.num_envs = num_envs = whole_number("num_envs", num_envs, least=1)
         self.autoreset_mode = self.metadata["autoreset_mode"]  # TorchRL reads this attribute
         self.env = env

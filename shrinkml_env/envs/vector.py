@@ -40,7 +40,7 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
     }
 
     envs: tuple[ShrinkEnv, ...] = ()
-    """None until it is made: Gymnasium before 1.4 closes environments whose constructor has failed."""
+    """Empty until it is made: Gymnasium before 1.4 closes environments whose constructor has failed."""
 
     def __init__(self, env: ShrinkEnv, num_envs: int) -> None:
         num_envs = whole_number("num_envs", num_envs, least=1)
@@ -81,6 +81,7 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
             seeds = [None if single is None else int(single) for single in seed]
         if len(seeds) != self.num_envs:
             raise ValueError(f"{len(seeds)} seeds for {self.num_envs} environments")
+        super().reset(seed=seeds[0])
         observations: list[Any] = []
         infos: dict[str, Any] = {}
         for index, (env, single) in enumerate(zip(self.envs, seeds, strict=True)):
@@ -93,10 +94,10 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
         """Set the rank of the next layer in every episode.
 
         Raises:
-            ValueError: The number of actions is not `num_envs`, or an action is not in the action space; no episode has
-                advanced, and neither has it where the reward raises an error.
-            BudgetExhausted: The completed configurations exceed the budget. The ledger holds those within the budget;
-                no episode has advanced.
+            ValueError: The number of actions is not `num_envs`, or an action is not in the action space.
+            BudgetExhausted: The completed configurations exceed the budget. The ledger holds those within the budget.
+
+        After an error, whatever it is, no episode has advanced.
         """
         singles = list(iterate(self.action_space, actions))
         if len(singles) != self.num_envs:
@@ -105,13 +106,20 @@ class VectorShrinkEnv(VectorEnv[Any, Any, NDArray[Any]]):
         wanted = [ranks for ranks in completed if ranks is not None]
         problem = self.envs[0].problem
         problem.prefetch(wanted)
-        # All of them before any episode advances, so that an exhausted budget, or a reward that raises an error, leaves
-        # every episode unchanged.
-        for ranks in wanted:
-            problem.reward(problem.evaluate(ranks))
+        before = [(env._ranks, env._evaluation) for env in self.envs]
+        try:
+            return self._step(singles)
+        except BaseException:
+            for env, (ranks, evaluation) in zip(self.envs, before, strict=True):
+                env._ranks, env._evaluation = ranks, evaluation
+            raise
+
+    def _step(
+        self, actions: list[Any]
+    ) -> tuple[Any, NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         observations, rewards, terminated = [], [], []
         infos: dict[str, Any] = {}
-        for index, (env, action) in enumerate(zip(self.envs, singles, strict=True)):
+        for index, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
             observation, reward, over, _, info = env.step(action)
             if over:
                 infos = self._add_info(infos, {"final_obs": observation, "final_info": self._flat(info)}, index)

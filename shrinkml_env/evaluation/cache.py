@@ -188,6 +188,3 @@ class EvaluationCache:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["path"])  # type: ignore[misc]
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> EvaluationCache:
-        return EvaluationCache(self.path)

@@ -36,7 +36,7 @@ from shrinkml_env.evaluation.side_by_side import SideBySideMeasurer
 __all__ = ["Evaluator", "recognise_all"]
 
 _ACTIVATION_UTTERANCES = 4
-"""The number of utterances, spread over the set, on which activations are compared."""
+"""The number of utterances of the set on which activations are compared."""
 
 
 class Evaluator:
@@ -226,7 +226,7 @@ class Evaluator:
         )
 
     def _sample(self) -> tuple[Utterance, ...]:
-        """Return a few utterances, at equal distances in the set."""
+        """Return a few utterances: every k-th, from the first on."""
         step = max(1, len(self.utterances) // _ACTIVATION_UTTERANCES)
         return self.utterances[::step][:_ACTIVATION_UTTERANCES]
 

@@ -29,6 +29,10 @@ class Estimate(NamedTuple):
         """Return the estimate in another unit: 100 for percent."""
         return Estimate(*(factor * part for part in self))
 
+    def to_json(self) -> dict[str, float | None]:
+        """Return the numbers by name, None for a limit that is NaN."""
+        return {name: None if math.isnan(number) else number for name, number in self._asdict().items()}
+
     def __format__(self, spec: str) -> str:
         value, low, high = (format(part, spec or ".3f") for part in self)
         return value if math.isnan(self.low) else f"{value} [{low}, {high}]"

@@ -161,11 +161,6 @@ class _Number(ActionKind):
         smallest, *_, dense = self.problem.candidates[index]
         return (rank - smallest) / (dense - smallest)
 
-    def _at_fraction(self, index: int, fraction: float) -> int:
-        """Return the candidate nearest to a fraction."""
-        smallest, *_, dense = self.problem.candidates[index]
-        return self.problem.search_space.nearest(index, smallest + fraction * (dense - smallest))
-
 
 class _IndependentNumber(IndependentActions, _Number):
     """A number whose meaning depends on the layer alone."""
@@ -225,8 +220,9 @@ class Delta(_Number):
     def decode(self, ranks: tuple[int, ...], action: Any) -> RankRequest:
         """Decode a number, as `ActionKind.decode` says."""
         index = len(ranks)
-        fraction = self._previous(ranks) + self._number(index, action)
-        return RankRequest((self._at_fraction(index, min(1.0, max(0.0, fraction))),))
+        fraction = min(1.0, max(0.0, self._previous(ranks) + self._number(index, action)))
+        smallest, *_, dense = self.problem.candidates[index]
+        return RankRequest((self.problem.search_space.nearest(index, smallest + fraction * (dense - smallest)),))
 
     def _value(self, ranks: tuple[int, ...], rank: int) -> float:
         return self._fraction(len(ranks), rank) - self._previous(ranks)
@@ -266,7 +262,7 @@ class Energy(_IndependentNumber):
         if self._place(len(ranks), value) != index:
             raise ValueError(
                 f"layer {self.problem.layers[len(ranks)].name!r}: no energy threshold leads to rank {rank}, because a "
-                "smaller candidate keeps as much energy"
+                "smaller candidate keeps as much energy, or nearly as much"
             )
         return value
 
@@ -422,4 +418,4 @@ ACTIONS: dict[str, Callable[..., ActionKind]] = {
     "level": Level,
     "one_shot": OneShot,
 }
-"""Name -> class of (problem)."""
+"""Name -> class of (problem, options)."""

@@ -1,6 +1,6 @@
 """A table holds the measurements of every configuration of a small search space.
 
-A search decides about named blocks of the embedded model's layers, each with a few candidates. Every configuration was
+A search decides about named blocks of a model's layers, each with a few candidates. Every configuration was
 measured on the proxy set, so that a search on the table recognises no speech and its regret is known exactly. The best
 configurations, and many random ones, were measured on dev and on test as well.
 """

@@ -84,3 +84,11 @@ def test_it_learns_from_complete_episodes_only():
     assert agent.learn(STEPS + 1, reset_num_timesteps=False)._n_updates > 0
     by_default = AMC("MlpPolicy", make_fake_env(), learning_starts=0, seed=0).learn(2 * STEPS)
     assert by_default._n_updates == 2 * STEPS
+
+
+def test_a_new_training_begins_with_a_new_episode():
+    agent = AMC("MlpPolicy", make_fake_env(), learning_starts=0, seed=0)
+    agent.learn(3, callback=lambda *_: agent.num_timesteps < 3)
+    agent.learn(STEPS)
+    buffer = agent.replay_buffer
+    assert buffer.dones[: buffer.size(), 0].tolist() == [0, 0, 0, 0, 1]

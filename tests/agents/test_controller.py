@@ -128,3 +128,22 @@ def test_other_spaces_are_refused():
 def test_several_environments_are_refused():
     with pytest.raises(TypeError, match="Controller plays one environment, got a SyncVectorEnv"):
         Controller(gym.vector.SyncVectorEnv([make]))
+
+
+@pytest.mark.parametrize("wrong", [{"units": 0}, {"episodes_per_update": 0}, {"baseline_decay": 1.0}])
+def test_numbers_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
+        Controller(make(), **wrong)
+
+
+def test_any_box_of_observations():
+    env = gym.wrappers.TransformObservation(
+        make(), np.float64, gym.spaces.Box(-np.inf, np.inf, make().observation_space.shape, np.float64)
+    )
+    agent = Controller(env, seed=0)
+    agent.predict(env.reset()[0])
+    assert agent.learn(STEPS).num_timesteps >= STEPS
+    shifted = make()
+    shifted.action_space = gym.spaces.Discrete(3, start=1)
+    with pytest.raises(ValueError, match="Discrete actions from 0"):
+        Controller(shifted)

@@ -70,3 +70,8 @@ def test_stable_baselines_evaluates_it():
 def test_one_environment_only():
     with pytest.raises(TypeError, match="MiddleAction plays one environment"):
         MiddleAction(gym.vector.SyncVectorEnv([make_fake_env]))
+
+
+def test_a_wrapper_may_end_the_episode():
+    agent = MiddleAction(gym.wrappers.TimeLimit(make_fake_env(), 2))
+    assert agent.learn(1).num_timesteps == 2

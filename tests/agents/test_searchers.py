@@ -2,6 +2,7 @@ import inspect
 import itertools
 import warnings
 
+import gymnasium as gym
 import numpy as np
 import optuna
 import pytest
@@ -26,6 +27,7 @@ from agents import (
 )
 from agents.curves import fractions
 from shrinkml_env.agent import Learner
+from shrinkml_env.envs.registration import make_tabular_env
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
 from shrinkml_env.mdp.actions import ACTIONS
 from tests.helpers.fake_evaluator import LAYERS, Deaf, FakeEvaluator, linear, make_fake_env
@@ -426,3 +428,17 @@ def test_every_agent_has_what_stable_baselines_agents_have(kind):
     for method in ("predict", "save", "load"):
         ours, theirs = (inspect.signature(getattr(owner, method)).parameters for owner in (kind, BaseAlgorithm))
         assert list(ours)[:2] == list(theirs)[:2]
+
+
+def test_the_knapsacks_configuration_is_never_larger_than_the_limit_not_even_by_one_parameter():
+    problem = make_tabular_env(table="las_small").problem
+    search, count = KnapsackSearch(points=4), problem.baseline.params
+    for size in np.linspace(0.3, 0.7, 9):
+        ranks = search.ranks_of_size(problem, size)
+        below = (problem.evaluator.params(ranks) - 1) / count
+        assert problem.size(search.ranks_of_size(problem, below)) <= below
+
+
+def test_an_episode_that_a_wrapper_ends_is_refused():
+    with pytest.raises(ValueError, match="a wrapper ends the episode before its last layer"):
+        RandomSearch(gym.wrappers.TimeLimit(make_fake_env(), 3)).learn(10)

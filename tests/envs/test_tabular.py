@@ -473,3 +473,8 @@ def test_a_mistake_leaves_the_ledgers_file_unlocked(tmp_path, wrong, message):
     env = make_tabular_env(table=TABLE, ledger=ledger)
     env.close()
     assert error.value is not None
+
+
+def test_the_vector_version_needs_every_configuration():
+    with pytest.raises(ValueError, match="holds only some configurations on 'dev'"):
+        make_vector_tabular_env(2, subset="dev", table=TABLE)

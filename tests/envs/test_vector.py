@@ -201,3 +201,31 @@ def test_the_number_of_actions_is_checked():
     env.reset(seed=0)
     with pytest.raises(ValueError, match="3 actions for 2 environments"):
         env.step(np.zeros((3, 1), np.float32))
+
+
+def test_after_any_error_all_episodes_stand_where_they_stood():
+    class Failing(type(make_fake_env().observation)):
+        fails = False
+
+        def __call__(self, ranks):
+            if self.fails and ranks and ranks[-1] != self.problem.layers[len(ranks) - 1].max_rank:
+                raise RuntimeError("mine")
+            return super().__call__(ranks)
+
+    env = VectorShrinkEnv(make_fake_env(observation=Failing), 2)
+    env.reset(seed=0)
+    env.first.observation.fails = True
+    with pytest.raises(RuntimeError, match="mine"):
+        env.step(np.array([[1.0], [-1.0]], np.float32))
+    *_, infos = env.step(np.array([[1.0], [1.0]], np.float32))
+    assert infos["layer"].tolist() == [0, 0]
+
+
+def test_a_seed_reaches_the_batch_itself():
+    numbers = []
+    for _ in range(2):
+        env = make()
+        env.reset(seed=5)
+        numbers.append(env.np_random.random())
+    assert numbers[0] == numbers[1]
+    assert env.np_random_seed == 5

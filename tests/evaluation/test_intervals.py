@@ -9,3 +9,8 @@ def test_an_estimate_is_written_with_its_interval():
     assert f"{estimate:.1f}" == "0.0 [-0.0, 0.0]"
     assert str(estimate) == f"{estimate}" == "0.012 [-0.001, 0.025]"
     assert str(Estimate(0.25, math.nan, math.nan)) == "0.250"
+
+
+def test_an_estimate_as_json_has_no_nan():
+    assert Estimate(0.5, math.nan, math.nan).to_json() == {"value": 0.5, "low": None, "high": None}
+    assert Estimate(0.5, 0.25, 0.75).to_json() == {"value": 0.5, "low": 0.25, "high": 0.75}
