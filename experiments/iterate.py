@@ -3,9 +3,9 @@
 Each stage multiplies out the factors of the last one's model, compresses it to the next size and fine-tunes it with its
 share of ``training.epochs`` (the idea of arXiv 2008.02897). Sizes are relative to the first original. ``sizes=[0.25]``
 does the same in one stage, with the same training data in the same order; every stage has its own learning-rate
-schedule and its own optimiser. Ranks come from a rule (``agent=`` uniform, energy, profile or knapsack) or, with
-``'search=["agent=model_based","budget=100"]'``, from a search at each stage. The same command resumes a run that was
-stopped.
+schedule and its own optimiser. Ranks come from a rule (``agent=closed_form``, uniform, energy, profile,
+knapsack or lite_asr) or, with ``'search=["agent=model_based","budget=100"]'``, from a search at each stage. The same
+command resumes a run that was stopped.
 """
 
 from __future__ import annotations

@@ -72,7 +72,10 @@ def refusals(path: Path) -> list[str]:
     for name, spec in record["utterances"].items():
         if spec not in (proxies if name == "proxy" else [name]):
             return [f"the leaderboard is for the shipped sets, each for its purpose: {name} is {spec}"]
-    return validate_ranks(path)
+    try:
+        return validate_ranks(path)
+    except (ValueError, FileNotFoundError) as error:
+        return [str(error)]
 
 
 def page(submissions: Sequence[Path], folder: str = "leaderboard") -> str:

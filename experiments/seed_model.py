@@ -1,8 +1,8 @@
 """Make a seed model by a rule, without a search: ``python -m experiments.seed_model agent=profile size=0.2``.
 
-A rule is an agent that returns the ranks of a model of a given size: ``uniform``, ``energy`` and ``profile`` take no
-measurements, ``knapsack`` measures single layers on the proxy set. The run directory contains the model, and a
-``best.json`` for `experiments.validate`. To find ranks by a search at this size instead:
+A rule is an agent that returns the ranks of a model of a given size: ``closed_form``, ``uniform``, ``energy``,
+``profile``, ``lite_asr``, and ``knapsack``, which measures single layers on the proxy set. The run directory contains
+the model, and a ``best.json`` for `experiments.validate`. To find ranks by a search at this size instead:
 ``python -m experiments.search agent=model_based reward=divergence constraint=check constraint.budget=0.2``.
 """
 

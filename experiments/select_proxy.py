@@ -73,7 +73,7 @@ class ModelGroup(NamedTuple):
 
 
 class Fidelity(NamedTuple):
-    """The agreement of a proxy set with dev; each measure is a mean over draws.
+    """The agreement of proxy sets with dev: means over draws of the sets, with 95 % intervals for a single draw.
 
     Attributes:
         kendall: Kendall's tau between the WERs on proxy and on dev.

@@ -32,10 +32,10 @@ def train(config: DictConfig) -> Path:
         FileNotFoundError: The speech, or the model to start from, is missing.
     """
     torch.set_num_threads(config.threads)
-    directory = run_directory(config, f"{Path(config.architecture.name).name}-{config.training.seed}")
     train_set, sets = load_speech(config.data, "dev")
     torch.manual_seed(config.training.seed)
     model = _make_model(config, train_set)
+    directory = run_directory(config, f"{Path(config.architecture.name).name}-{config.training.seed}")
     augmentation, objective, settings = (
         instantiate(config[part], _convert_="all") for part in ("augmentation", "objective", "training")
     )

@@ -67,7 +67,14 @@ def written_aside(path: str | os.PathLike[str], content: bytes | str) -> Iterato
 
 def _begin_of_asides(target: Path) -> str:
     """Return how the names of a file's temporary files begin that processes of this machine write."""
-    return f".{target.name}.{platform.node()}-"
+    return f".{target.name}.{platform.node()}-{_process_namespace()}"
+
+
+def _process_namespace() -> str:
+    """Return what tells containers of one machine apart, which number their processes independently."""
+    with suppress(OSError):  # elsewhere than on Linux there is no such file
+        return f"{os.stat('/proc/self/ns/pid').st_ino}-"
+    return ""
 
 
 def _remove_leftovers(target: Path) -> None:

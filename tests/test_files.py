@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shrinkml_env import files
 from shrinkml_env.files import append_lines, read_lines, write_atomic, written_aside
 
 LINES = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n")), max_size=4)
@@ -64,3 +65,12 @@ def test_two_writers_do_not_disturb_each_other(tmp_path):
         second.replace(path)
     assert path.read_text() == "two"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_containers_of_one_machine_leave_each_others_files_alone(tmp_path, monkeypatch):
+    """Their processes are numbered independently: the other container's process is not seen."""
+    with written_aside(tmp_path / "best.json", "of another container") as aside:
+        monkeypatch.setattr(files, "_process_namespace", lambda: "1-")
+        monkeypatch.setattr(files, "_is_running", lambda process: False)
+        write_atomic(tmp_path / "best.json", "whole")
+        assert aside.exists()

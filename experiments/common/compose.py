@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["CONF", "choices_in", "compose_config", "option_of", "to_container"]
+__all__ = ["CONF", "choices_in", "compose_config", "option_of", "override_of", "to_container"]
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -31,6 +32,15 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
 def option_of(override: str) -> str:
     """Return the option that an override names."""
     return override.lstrip("+~").partition("=")[0]
+
+
+def override_of(option: str, text: object) -> str:
+    """Return the override that sets an option to a text, such as a path: with quotes where Hydra needs them."""
+    plain = str(text)
+    if re.fullmatch(r"[\w./:-]+", plain):
+        return f"{option}={plain}"
+    escaped = plain.replace("'", "\\'")
+    return f"{option}='{escaped}'"
 
 
 def to_container(spec: Any) -> Any:

@@ -230,10 +230,10 @@ def _is_device(value: Any) -> bool:
     if not isinstance(value, str):
         return False
     try:
-        kind = torch.device(value).type
+        device = torch.device(value)
     except RuntimeError:
         return False
-    return kind != "cuda" or torch.cuda.is_available()
+    return device.type == "cpu" or (device.type == "cuda" and (device.index or 0) < torch.cuda.device_count())
 
 
 _OBJECT = "an object"

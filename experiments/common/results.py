@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,11 +18,13 @@ from typing import Any, Generic, TypeVar
 from filelock import FileLock
 
 from experiments.common.identity import key_content, key_of, versions
+from shrinkml_env.asr.zoo import folder_of
+from shrinkml_env.compression.canonical import digest
 from shrinkml_env.evaluation.workers import Workers
 from shrinkml_env.files import append_lines, parse_json, read_lines
 from shrinkml_env.progress import progress
 
-__all__ = ["KEPT", "Cell", "append_result", "kept_results", "line_of", "read_results", "results_of"]
+__all__ = ["KEPT", "Cell", "append_result", "kept_results", "line_of", "model_content", "read_results", "results_of"]
 
 KEPT = Path(__file__).parents[1] / "results"
 """The folder of results that the documentation quotes, one file for each study."""
@@ -47,6 +50,23 @@ class Cell(Generic[Task]):
     def key(self) -> str:
         """The key of the result."""
         return key_of(self.content)
+
+
+def model_content(model: str) -> dict[str, str]:
+    """Return what a cell's content holds of a model besides its name: nothing, or its files, if it is in a folder.
+
+    Another model may be saved in the same folder later.
+
+    Args:
+        model: The name or the folder, as `shrinkml_env.load_model` takes it.
+
+    Raises:
+        FileNotFoundError: The folder holds no model.
+    """
+    folder = folder_of(model)
+    if folder is None:
+        return {}
+    return {"model": digest(path.read_bytes() for path in sorted(folder.glob("*.*")) if path.is_file())}
 
 
 def results_of(
@@ -88,15 +108,28 @@ def _made_once(make: Callable[[Task], dict[str, Any]], path: Path, cell: Cell[Ta
     """Compute a cell's result and append it, unless another process has done so; return its key and the result."""
     lock = path.with_name(f"{path.name}.{cell.key}.lock")
     with FileLock(lock):
-        result = read_results(path).get(cell.key)
-        if result is None:
-            result = make(cell.task)
-            append_result(path, cell, result)
-            # Environments refer to themselves: what a cell has left goes before the next one needs room.
-            gc.collect()
-        # Processes that wait for the lock, or create it again, will find the result.
-        lock.unlink(missing_ok=True)
+        try:
+            result = read_results(path).get(cell.key)
+            if result is None:
+                with errors_tell(cell):
+                    result = make(cell.task)
+                append_result(path, cell, result)
+                # Environments refer to themselves: what a cell has left goes before the next one needs room.
+                gc.collect()
+        finally:
+            # Processes that wait for the lock, or create it again, will find the result.
+            lock.unlink(missing_ok=True)
     return cell.key, result
+
+
+@contextmanager
+def errors_tell(cell: Cell[Any]) -> Iterator[None]:
+    """Let a ValueError say which cell of a study has failed."""
+    try:
+        yield
+    except ValueError as error:
+        about = ", ".join(f"{name}={value}" for name, value in cell.about.items())
+        raise ValueError(f"{about}: {error}") from error
 
 
 def append_result(path: Path, cell: Cell[Any], result: Mapping[str, Any]) -> None:

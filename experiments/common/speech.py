@@ -122,7 +122,7 @@ def folder_speech(config: DictConfig, model: CompressibleModel, predicts: bool) 
         require_length(model, folder.num_samples[index], f"utterance {folder.ids[index]!r}")
     if predicts:
         require_divergence(model, folder, used)
-    require_spelling(model, [(folder[index].id, folder[index].text) for index in used], config.data)
+    require_spelling(model, [(folder.ids[index], folder.texts[index]) for index in used], config.data)
     return Speech(
         note=split_note(folder, parts),
         seconds={

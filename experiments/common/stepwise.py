@@ -11,7 +11,7 @@ from torch import distributed
 
 from experiments.common.check import check_search_config
 from experiments.common.command_errors import given_by
-from experiments.common.compose import compose_config, to_container
+from experiments.common.compose import compose_config, override_of, to_container
 from experiments.common.finetuning import RESULT, finetune, load_las, print_result
 from experiments.common.parts import part
 from experiments.common.rules import check_rule, every_rank, ranks_of_size
@@ -114,8 +114,14 @@ def _search_config(config: DictConfig, size: float, stage: Path) -> DictConfig:
     Raises:
         ValueError: An override in `search` is wrong.
     """
-    own = ["reward=divergence", "constraint=check", f"outputs={stage}", f"seed={config.seed}", *config.search]
-    own.append(f"model={stage / 'dense'}")
+    own = [
+        "reward=divergence",
+        "constraint=check",
+        override_of("outputs", stage),
+        f"seed={config.seed}",
+        *config.search,
+    ]
+    own.append(override_of("model", stage / "dense"))
     with given_by("search", "search", own):
         found = compose_config("search", own)
         OmegaConf.set_struct(found, False)

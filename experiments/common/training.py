@@ -20,8 +20,14 @@ __all__ = ["is_first", "load_speech", "training_processes"]
 
 @contextmanager
 def training_processes(device: str) -> Iterator[None]:
-    """Join the process group if torchrun started this process, and leave it at the end."""
+    """Join the process group if torchrun started this process, and leave it at the end.
+
+    Raises:
+        ValueError: torchrun started it, and the device is a certain GPU.
+    """
     if distributed.is_torchelastic_launched():
+        if device not in ("cpu", "cuda"):
+            raise ValueError(f"device={device}: torchrun gives each process a GPU of its own: device=cuda")
         # The first process may measure or search for a long time while the others wait.
         distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(days=1))
         if device == "cuda":

@@ -27,6 +27,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from experiments.common.command import command
+from experiments.common.compose import option_of
 from experiments.common.kinds import NAME, SEED, choice, list_of, one_or_more
 from experiments.common.learning import FROZEN, LEARNING, Returns, draw_learning, learning_cells
 from experiments.common.options import REWARD
@@ -136,9 +137,10 @@ def require_effect(task_env: str, overrides: Sequence[str]) -> None:
         ValueError: An override is of something that a table or the benchmark itself sets.
     """
     ours = ("agent", "reward", "seed", "budget", "finalists", "num_envs", "workers", "memory_mb", "device", "outputs")
-    fixed = ("model", "data", "proxy", "dev", "test", "granularity", "search_space", "shaping", "factorisation")
+    sets = ("data", "proxy", "dev", "test")
+    fixed = ("model", *sets, "granularity", "dense", "search_space", "shaping", "factorisation")
     for override in overrides:
-        key = override.lstrip("+~").split("=")[0]
+        key = option_of(override)
         if key in ours:
             raise ValueError(f"overrides: {override!r} has no effect: the benchmark sets {key}")
         if task_env == "tabular" and key.split(".")[0] in fixed:

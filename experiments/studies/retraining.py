@@ -18,7 +18,7 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.common.command import command
-from experiments.common.compose import compose_config, option_of, to_container
+from experiments.common.compose import compose_config, option_of, override_of, to_container
 from experiments.common.findings import Errors, best_on_dev
 from experiments.common.finetuning import RESULT, finetune
 from experiments.common.identity import key_of
@@ -230,7 +230,7 @@ def draw(path: Path, results: Sequence[Trained], original: Sequence[int]) -> Non
 def rank_cells(config: DictConfig) -> list[Cell[Any]]:
     """Return the cells that determine the ranks of the seed models, size by size, rules first."""
     require_one_compression(config)
-    common = (f"model={config.original}", *config.overrides)
+    common = (override_of("model", config.original), *config.overrides)
     cells: list[Cell[Any]] = []
     for size in config.sizes:
         for rule in config.rules:

@@ -10,6 +10,7 @@ from typing import Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
+from shrinkml_env.checks import number, whole_number
 from shrinkml_env.data.utterance import SAMPLE_RATE
 
 __all__ = ["DecoderState", "Decoding", "SearchState", "Step", "beam_search", "greedy_search"]
@@ -24,12 +25,12 @@ class Decoding:
 
     Attributes:
         beam_size: Number of hypotheses kept for each utterance, at least 1; 1 is greedy search.
-        tokens_per_second: Tokens allowed for each second of speech.
-        tokens_base: Tokens allowed in addition, for any duration.
-        length_penalty: Exponent of beam search's ranking by log-probability / tokens ** length_penalty.
+        tokens_per_second: Tokens allowed for each second of speech, at least 0.
+        tokens_base: Tokens allowed in addition, for any duration, at least 1.
+        length_penalty: Exponent of beam search's ranking by log-probability / tokens ** length_penalty, at least 0.
 
     Raises:
-        ValueError: `beam_size` is below 1.
+        ValueError: A number is out of range.
     """
 
     beam_size: int = 1
@@ -38,8 +39,10 @@ class Decoding:
     length_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.beam_size < 1:
-            raise ValueError(f"beam_size must be at least 1, got {self.beam_size}")
+        for name in ("beam_size", "tokens_base"):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least=1))
+        for name in ("tokens_per_second", "length_penalty"):
+            number(name, getattr(self, name), at_least=0)
 
     def token_limit(self, num_samples: int) -> int:
         """Return the limit on tokens, the end of sentence included, for an utterance of this many samples."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from shrinkml_env.asr.decoding import DecoderState
 from shrinkml_env.asr.features import lengths_mask
+from shrinkml_env.checks import number, whole_number
 
 __all__ = [
     "BidirectionalLSTM",
@@ -42,7 +43,10 @@ class LASConfig:
         embedding_units: Dimension of the subword embedding.
         decoder_units: Units of the decoder's LSTM.
         readout_units: Units of the hidden layer between the decoder's state and the output.
-        dropout: Dropout probability in training.
+        dropout: Dropout probability in training, in [0, 1].
+
+    Raises:
+        ValueError: A size is below 1, there is no encoder layer, or another number is out of range.
     """
 
     mel_channels: int = 80
@@ -57,6 +61,16 @@ class LASConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "time_reduction", tuple(self.time_reduction))  # a config file gives a list
+        if not self.time_reduction:
+            raise ValueError("time_reduction must have a number for each encoder layer, and has none")
+        sizes = {field.name: getattr(self, field.name) for field in fields(self)}
+        number("dropout", sizes.pop("dropout"), at_least=0, at_most=1)
+        for factor in sizes.pop("time_reduction"):
+            whole_number("time_reduction", factor, least=1)
+        for name, size in sizes.items():
+            whole_number(name, size, least=1)
+        if self.location_width % 2 == 0:
+            raise ValueError(f"location_width must be odd, got {self.location_width}")
 
     def encoder_lengths(self, frames: int) -> list[int]:
         """Return the number of input frames of each encoder layer, and last the output frames of the last layer."""

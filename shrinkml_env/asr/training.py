@@ -28,10 +28,12 @@ from torch.utils.tensorboard import SummaryWriter
 from shrinkml_env.asr.augment import spec_augment
 from shrinkml_env.asr.las import LAS
 from shrinkml_env.asr.objectives import IGNORED, Objective, TrainingBatch
+from shrinkml_env.compression.canonical import content_bytes, digest
 from shrinkml_env.compression.tensors import has_prefix
 from shrinkml_env.data.augment import Augmentation
 from shrinkml_env.data.librispeech import SpeechFolder
 from shrinkml_env.data.utterance import SAMPLE_RATE, Utterance
+from shrinkml_env.description import describe
 from shrinkml_env.files import write_atomic
 from shrinkml_env.progress import progress
 
@@ -213,6 +215,7 @@ class Trainer:
         self.train_set = train
         self.dev_set = dev
         self.augmentation = augmentation
+        self.objective = objective
         self.settings = settings
         self.directory = directory
         self.device = torch.device(device)
@@ -386,13 +389,15 @@ class Trainer:
 
     @cached_property
     def _fingerprint(self) -> str:
-        """The hash of what determines each step: data, tokenizer, parameter shapes, settings."""
+        """The hash of what determines each step: data, tokenizer, parameter shapes, objective, teacher, settings."""
         sizes = {name: list(parameter.shape) for name, parameter in self.model.named_parameters()}
         data = [self.train_set.texts, self.train_set.num_samples, [(epoch, str(part)) for epoch, part in self._parts]]
         settings = {**asdict(self.settings), **asdict(self.augmentation)}
         for name in ("workers", "checkpoint_steps"):  # They change no step.
             del settings[name]
-        content = [self.model.tokenizer.to_text(), sizes, *data, settings]
+        teacher = getattr(self.objective, "teacher", None)
+        taught = [] if teacher is None else [digest(map(content_bytes, teacher.state_dict().values()))]
+        content = [self.model.tokenizer.to_text(), sizes, *data, settings, describe(self.objective), taught]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def _resume(self) -> None:
@@ -402,8 +407,8 @@ class Trainer:
         state = read_checkpoint(path, self.device)
         if state["fingerprint"] != self._fingerprint:
             raise ValueError(
-                f"{path} belongs to another training set, model, number of processes or settings: resume with those, "
-                "or remove it to begin anew"
+                f"{path} belongs to another training set, model, objective, number of processes or settings: resume "
+                "with those, or remove it to begin anew"
             )
         try:
             self.model.load_state_dict(state["model"])

@@ -77,7 +77,8 @@ def folder_of(name_or_path: str | Path) -> Path | None:
     name = str(name_or_path)
     for prefix in _PREFIXES:
         name = name.removeprefix(prefix)
-    return None if name in SHIPPED_MODELS or not Path(name).is_dir() else _saved_in(Path(name))
+    folder = Path(name).expanduser() if name != str(name_or_path) else Path(name)
+    return None if name in SHIPPED_MODELS or not folder.is_dir() else _saved_in(folder)
 
 
 def _saved_in(folder: Path) -> Path:

@@ -174,7 +174,7 @@ def _build(config: dict[str, Any], file: Path) -> CompressibleModel:
     try:
         with torch.random.fork_rng(devices=[]):  # Loading must not shift the caller's random numbers.
             model = architectures[config["architecture"]].from_config(config["config"])
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: key 'config' does not fit {config['architecture']!r}: {error!r}") from error
     ranks = config["ranks"]
     try:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import torch
 
-from shrinkml_env.checks import whole_number
+from shrinkml_env.checks import number, whole_number
 from shrinkml_env.compression import (
     SVD,
     ActivationAwareSVD,
@@ -17,6 +17,7 @@ from shrinkml_env.compression import (
     Factorisation,
     require_length,
 )
+from shrinkml_env.compression.activation_aware import SMALLEST_DAMPING
 from shrinkml_env.compression.store import Store
 from shrinkml_env.data.augment import Augmentation
 from shrinkml_env.data.sets import UtteranceSpec, load_utterances
@@ -66,6 +67,7 @@ class ActivationAware:
 
     def __post_init__(self) -> None:
         _require_form(self.form)
+        number("factorisation: damping", self.damping, at_least=SMALLEST_DAMPING)
         whole_number("factorisation: augmented_copies", self.augmented_copies, least=0)
 
     def __call__(self, model: CompressibleModel, store: Store | None = None) -> Factorisation:

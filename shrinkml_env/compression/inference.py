@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 
 from shrinkml_env.compression.modules import Execution, LowRank
 from shrinkml_env.compression.protocol import CompressibleModel
+from shrinkml_env.compression.tensors import device_of
 
 __all__ = ["optimise_for_inference"]
 
@@ -40,7 +41,7 @@ def optimise_for_inference(model: CompressibleModel, waveforms: Sequence[Tensor]
     """
     modules = {path: part for path, part in cast(nn.Module, model).named_modules() if isinstance(part, LowRank)}
     executions = sorted({execution for module in modules.values() for execution in module.executions})
-    timers = {execution: _Timer(modules) for execution in executions}
+    timers = {execution: _Timer(modules, device_of(model)) for execution in executions}
     for number in range(ROUNDS + 1):
         for execution, timer in timers.items():
             for module in modules.values():
@@ -61,18 +62,33 @@ def optimise_for_inference(model: CompressibleModel, waveforms: Sequence[Tensor]
     return {path: module.execution for path, module in modules.items()}
 
 
+def _clock(device: str) -> Callable[[], float]:
+    """Return a clock for what a device computes, in seconds."""
+    if device != "cpu":
+        return _clock_of_accelerator
+    # The thread's own time excludes the time of other programs.
+    return time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+
+
+def _clock_of_accelerator() -> float:
+    torch.cuda.synchronize()  # a call returns before its kernels have run
+    return time.perf_counter()
+
+
 class _Timer:
     """Measures the time of modules' calls inside a model.
 
     Args:
         modules: Path -> module.
+        device: The device that they compute on.
 
     Attributes:
         counts: Path -> shapes of the arguments -> number of calls.
     """
 
-    def __init__(self, modules: Mapping[str, LowRank]) -> None:
+    def __init__(self, modules: Mapping[str, LowRank], device: str) -> None:
         self._modules = modules
+        self._clock = _clock(device)
         self._fastest: dict[tuple[str, str], float] = {}
         self._started: list[float] = []  # of the calls that run now, one inside the other
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)
@@ -89,9 +105,9 @@ class _Timer:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Time all calls within the context."""
-        # The thread's own time excludes the time of other programs.
-        clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
-        handles = [handle for path, module in self._modules.items() for handle in self._register(path, module, clock)]
+        handles = [
+            handle for path, module in self._modules.items() for handle in self._register(path, module, self._clock)
+        ]
         try:
             yield
         finally:

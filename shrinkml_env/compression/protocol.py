@@ -52,8 +52,8 @@ class Workload:
     Attributes:
         positions: Matrix name -> number of vectors that the matrix is multiplied with.
         other_macs: Multiply-adds that do not depend on ranks (attention scores, matrices that belong to no layer).
-        lookups: Name of an embedding's matrix -> number of rows that are looked up; each costs a product with the right
-            factor if the matrix is factored, and nothing if it is dense.
+        lookups: Matrix name -> number of products with the right factor alone if the matrix is factored, which cost
+            nothing if it is dense: the rows of an embedding that are looked up.
     """
 
     positions: Mapping[str, int]

@@ -138,7 +138,7 @@ class WhitenedSVD:
 class SVD(WhitenedSVD):
     """The plain truncated SVD, which minimises the squared error of the matrix at every rank (Eckart-Young).
 
-    Both factors are scaled by the square roots of the singular values.
+    Two factors are both scaled by the square roots of the singular values.
 
     Args:
         model: An uncompressed model.

@@ -17,7 +17,7 @@ from torch.export import Dim, ExportedProgram
 
 from shrinkml_env.asr.las import LAS
 from shrinkml_env.asr.las_modules import BidirectionalLSTM
-from shrinkml_env.compression import CompressibleModel
+from shrinkml_env.compression import CompressibleModel, int8_scales
 from shrinkml_env.data.utterance import SAMPLE_RATE
 from shrinkml_env.export import transcribe
 from shrinkml_env.export.las import DecoderStep, EncoderProgram, min_samples
@@ -29,12 +29,18 @@ def require_las(model: CompressibleModel) -> LAS:
     """Return the model as a `LAS`.
 
     Raises:
-        ValueError: The model has another architecture, or searches with a beam, which the programs do not.
+        ValueError: The model has another architecture, is quantised, or searches with a beam, which the programs do
+            not.
     """
     if not isinstance(model, LAS) or model.architecture != LAS.architecture:
         raise ValueError(
             f"only LAS models can be exported to torch.export and ONNX, this is {model.architecture!r}: use the"
             " format safetensors, or huggingface for a model of Hugging Face's transformers"
+        )
+    if int8_scales(model):
+        raise ValueError(
+            "torch.export and ONNX would hold the int8 weights as float32: export the model that this one was "
+            "quantised from"
         )
     if model.decoding.beam_size > 1:
         raise ValueError(

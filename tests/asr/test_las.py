@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shrinkml_env.asr import LAS, Decoding
+from shrinkml_env.asr import LAS, Decoding, LASConfig
 from shrinkml_env.asr.las_modules import BidirectionalLSTM
 from shrinkml_env.compression import (
     ActivationAwareSVD,
@@ -245,3 +245,26 @@ def test_calibration_sees_every_matrix():
     names = {matrix.name for layer in model.layers for matrix in layer.matrices}
     assert set(second_moments(model, noise(16_000, 9_000))) == set(found.singular_values) == names
     assert model.transcribe(noise(16_000, 9_000)) == before
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"location_width": 30},
+        {"encoder_units": 0},
+        {"time_reduction": ()},
+        {"time_reduction": (3, 0)},
+        {"dropout": 1.5},
+    ],
+)
+def test_sizes_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        LASConfig(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"beam_size": 0}, {"tokens_base": -100}, {"tokens_per_second": -1.0}, {"length_penalty": float("nan")}]
+)
+def test_settings_of_the_decoder_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
+        Decoding(**wrong)

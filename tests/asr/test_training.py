@@ -166,7 +166,7 @@ def test_another_training_sets_checkpoint_is_refused(corpus, tmp_path):
     smaller = SpeechFolder(corpus.folder.parent, "train", limit=8)
     with pytest.raises(ValueError, match=r"checkpoint\.pt belongs to another training set"):
         make_trainer(smaller, tmp_path / "run", epochs=1)
-    with pytest.raises(ValueError, match="training set, model, number of processes or settings"):
+    with pytest.raises(ValueError, match="training set, model, objective, number of processes or settings"):
         make_trainer(corpus, tmp_path / "run", model=compress(make_learner(corpus), {"encoder.0": 4}), epochs=1)
 
 
@@ -174,12 +174,26 @@ def test_other_settings_are_another_training(corpus, tmp_path):
     """The state of optimiser and schedule in a checkpoint would replace them without a word."""
     make_trainer(corpus, tmp_path / "run", epochs=1).run()
     for other in ({"seed": 1}, {"learning_rate": 1e-4}, {"random_history": 0.5}):
-        with pytest.raises(ValueError, match="training set, model, number of processes or settings"):
+        with pytest.raises(ValueError, match="training set, model, objective, number of processes or settings"):
             make_trainer(corpus, tmp_path / "run", epochs=1, **other)
-    with pytest.raises(ValueError, match="training set, model, number of processes or settings"):
+    with pytest.raises(ValueError, match="training set, model, objective, number of processes or settings"):
         make_trainer(corpus, tmp_path / "run", Augmentation(), epochs=1)
     # These change no step.
     make_trainer(corpus, tmp_path / "run", epochs=1, checkpoint_steps=7, workers=1)
+
+
+def test_another_objective_or_teacher_is_another_training(corpus, tmp_path):
+    def distil(teacher):
+        return Distillation(teacher, JointCTCAttention())
+
+    teacher, other = make_learner(corpus), make_learner(corpus)
+    with torch.no_grad():
+        next(other.parameters()).add_(1)
+    make_trainer(corpus, tmp_path / "run", objective=distil(teacher), epochs=1).run()
+    make_trainer(corpus, tmp_path / "run", objective=distil(teacher), epochs=1)
+    for objective in (distil(other), JointCTCAttention(), Distillation(teacher, JointCTCAttention(), weight=1.0)):
+        with pytest.raises(ValueError, match="training set, model, objective, number of processes or settings"):
+            make_trainer(corpus, tmp_path / "run", objective=objective, epochs=1)
 
 
 def test_a_resumed_training_leaves_every_point_in_tensorboard(corpus, tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 
 from shrinkml_env import compress, load_model, save_compressed
+from shrinkml_env.asr.zoo import folder_of
 from shrinkml_env.compression import ranks_of
 from tests.helpers.models import TinyCTC
 
@@ -29,3 +30,16 @@ def test_a_name_that_is_none(tmp_path):
         load_model(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="a model must be given by its name or the path of its folder, got None"):
         load_model(None)
+
+
+def test_the_folder_that_a_name_leads_to(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_compressed(TinyCTC(), tmp_path / "run" / "model")
+    for name in (tmp_path / "run", f"hf:{tmp_path / 'run'}", "hf:~/run"):
+        assert folder_of(name) == tmp_path / "run" / "model"
+    (tmp_path / "las_small").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in ("las_small", "joint:las_small", "hf:openai/whisper-tiny.en"):
+        assert folder_of(name) is None
+    with pytest.raises(FileNotFoundError, match="holds no model"):
+        folder_of(tmp_path)

@@ -48,6 +48,10 @@ def test_the_page_is_ordered_by_the_score_on_test(tmp_path):
         ({"utterances": {"proxy": "proxy", "dev": "test", "test": "test"}}, "dev is test"),
         ({"utterances": {"proxy": "test", "dev": "dev", "test": "test"}}, "proxy is test"),
         ({"utterances": {"proxy": {"root": "x", "subset": "y"}, "dev": "dev", "test": "test"}}, "shipped sets"),
+        (
+            {"factorisation": "svdx", "granularity": "layer", "ranks": {}, "params": {"original": 2, "compressed": 1}},
+            "no factorisation is named 'svdx'",
+        ),
     ],
 )
 def test_what_is_not_comparable_is_refused(tmp_path, changes, reason):

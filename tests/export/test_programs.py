@@ -17,7 +17,7 @@ from packaging.version import Version
 
 from shrinkml_env import Utterance, compress, count_parameters
 from shrinkml_env.asr import LAS, Decoding, LASConfig, Tokenizer
-from shrinkml_env.compression import ActivationAwareSVD, round_to_storage
+from shrinkml_env.compression import ActivationAwareSVD, quantise, round_to_storage
 from shrinkml_env.export import FORMATS, Format, check, export_model, las
 from shrinkml_env.export.programs import write_companions
 from shrinkml_env.export.transcribe import Transcriber
@@ -279,3 +279,10 @@ def test_a_beam_is_not_exported_as_greedy(original, utterances, tmp_path):
     with pytest.raises(ValueError, match="exported programs search greedily, the model with a beam of 4"):
         export_model(model, tmp_path / "out", "torch", utterances)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("format", ["torch", "onnx"])
+def test_a_quantised_model_is_refused(original, tmp_path, format):
+    quantised = quantise(copy.deepcopy(original))
+    with pytest.raises(ValueError, match="export the model that this one was quantised from"):
+        export_model(quantised, tmp_path / "out", format, [])

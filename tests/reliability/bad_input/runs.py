@@ -248,7 +248,7 @@ CHECKPOINTS: list[tuple[str, str, Spoil]] = [
     ),
     (
         "of other speech",
-        r"checkpoint\.pt belongs to another training set, model, number of processes or settings",
+        r"checkpoint\.pt belongs to another training set, model, objective, number of processes or settings",
         state(lambda content: content.update(fingerprint="x")),
     ),
     (
