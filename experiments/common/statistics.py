@@ -2,6 +2,9 @@
 
 The methods are those of rliable (Agarwal et al. 2021, arXiv 2108.13264): scores of several runs (seeds) on several
 tasks (rewards), stratified bootstrap over the runs of each task, 95 % percentile intervals.
+
+Intervals over fewer than `FEW` seeds would hold the truth too seldom: those of three seeds, which end at the smallest
+and the largest, in 75 of 100 cases instead of 95. Their limits are NaN.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from scipy.stats import bootstrap, trim_mean
 from shrinkml_env.evaluation.intervals import RESAMPLES, Estimate
 
 __all__ = [
+    "FEW",
     "anytime",
     "difference",
     "evaluations_to_reach",
@@ -91,14 +95,10 @@ def profile(scores: Scores, thresholds: Sequence[float]) -> Scores:
 
 
 def mean(values: ArrayLike) -> Estimate:
-    """Return the mean over seeds with a percentile bootstrap interval, or with the range of fewer than `FEW` seeds.
-
-    For three seeds such an interval would end at the smallest and the largest as well, and hold the mean of all seeds
-    in 75 of 100 cases instead of 95.
-    """
+    """Return the mean over seeds with a percentile bootstrap interval, whose limits are NaN for fewer than `FEW`."""
     sample = np.asarray(values, np.float64)
     if len(sample) < FEW:
-        return Estimate(float(sample.mean()), float(sample.min()), float(sample.max()))
+        return Estimate(float(sample.mean()), float("nan"), float("nan"))
     interval = bootstrap((sample,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=0).confidence_interval
     return Estimate(float(sample.mean()), float(interval.low), float(interval.high))
 
@@ -106,7 +106,7 @@ def mean(values: ArrayLike) -> Estimate:
 def mean_difference(one: ArrayLike, other: ArrayLike) -> Estimate:
     """Return the difference of the means of two groups of seeds, with a percentile bootstrap interval over both.
 
-    The limits are NaN if a group has fewer than `FEW` seeds, with which they would hold the difference too seldom.
+    The limits are NaN if a group has fewer than `FEW` seeds.
     """
     samples = np.asarray(one, np.float64), np.asarray(other, np.float64)
 
@@ -126,8 +126,7 @@ def mean_wer_increase(edits: ArrayLike, edits_before: ArrayLike, words: ArrayLik
     """Estimate how much higher the mean WER of one group of seeds is than that of another, on the same utterances.
 
     Unlike `wer_increase`, the bootstrap resamples both the seeds of each group and the utterances, so that the interval
-    covers other seeds and other utterances. Its limits are NaN if a group has several seeds, but fewer than `FEW`, with
-    which they would hold the difference too seldom.
+    covers other seeds and other utterances. Its limits are NaN if a group has several seeds, but fewer than `FEW`.
 
     Args:
         edits: Word errors, (seeds, utterances).
@@ -161,6 +160,7 @@ def in_points(increase: Estimate) -> str:
 
 
 def _estimate(scores: Any, function: Callable[..., Any]) -> list[Estimate]:
+    few = min(len(group) for group in (scores if isinstance(scores, tuple) else (scores,))) < FEW
     # rliable uses NumPy's global generator.
     before = np.random.get_state()  # noqa: NPY002
     np.random.seed(0)  # noqa: NPY002
@@ -171,6 +171,8 @@ def _estimate(scores: Any, function: Callable[..., Any]) -> list[Estimate]:
     finally:
         np.random.set_state(before)  # noqa: NPY002
     values, intervals = (np.asarray(part["agent"]) for part in found)
+    if few:
+        intervals = np.full_like(intervals, np.nan)
     return [
         Estimate(float(value), float(low), float(high)) for value, low, high in zip(values, *intervals, strict=True)
     ]

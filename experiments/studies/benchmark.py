@@ -42,6 +42,7 @@ from experiments.common.searches import (
     tabular_env,
 )
 from experiments.common.statistics import (
+    FEW,
     anytime,
     difference,
     evaluations_to_reach,
@@ -56,9 +57,6 @@ from shrinkml_env.space.table import Table
 
 LEAST_REGRET = 1e-3
 """The smallest regret that the pictures show."""
-
-LEAST_SEEDS = 10
-"""The fewest seeds at which the table says which agent beats which."""
 
 
 class Task(NamedTuple):
@@ -248,7 +246,7 @@ def table(results: Mapping[str, NDArray[np.float64]], shares: Mapping[str, NDArr
     """
     final = {agent: values[:, :, -1] for agent, values in results.items()}
     order = ranked(results)
-    enough = len(final[order[0]]) >= LEAST_SEEDS
+    enough = len(final[order[0]]) >= FEW
     rows = []
     for place, agent in enumerate(tqdm(order, desc="intervals", unit="agent")):
         within = [evaluations_to_reach(curve, 0.99) for curve in np.concatenate(results[agent])]
@@ -311,8 +309,8 @@ def notes(results: Mapping[str, NDArray[np.float64]], scales: Mapping[Task, tupl
         f"{', '.join(filter(None, task))}: score 0 is a reward of {zero:.4f}, 1 of {one:.4f}"
         for task, (zero, one) in scales.items()
     ]
-    if min(len(values) for values in results.values()) < LEAST_SEEDS:
-        lines.append(f"who beats whom is said from {LEAST_SEEDS} seeds on")
+    if min(len(values) for values in results.values()) < FEW:
+        lines.append(f"who beats whom is said from {FEW} seeds on")
     return lines
 
 

@@ -110,8 +110,10 @@ def test_a_mean_has_an_interval_of_its_seeds():
     assert 1.9 < estimate.low < 2.4 < 3.6 < estimate.high < 4.1
     # The standard error is 1.41 / sqrt(10).
     assert estimate.high - estimate.low == pytest.approx(2 * 1.96 * 2**0.5 / 10**0.5, rel=0.1)
-    assert mean([0.5, 0.25, 0.3]) == pytest.approx((0.35, 0.25, 0.5))  # too few for one: their range
-    assert mean([0.25]) == (0.25, 0.25, 0.25)
+    # Too few for one.
+    assert mean([0.5, 0.25, 0.3]) == pytest.approx((0.35, np.nan, np.nan), nan_ok=True)
+    assert str(iqm(RNG.normal(size=(9, 4)))).count("[") == 0
+    assert np.isnan(difference(RNG.normal(size=(10, 4)), RNG.normal(size=(9, 4))).low)
 
 
 def test_a_wer_increase_by_hand():
