@@ -24,7 +24,6 @@ PAGES = (
     "docs/rewards.md",
     "docs/speed.md",
     "docs/tabular.md",
-    "docs/your-own-reward.md",
 )
 
 
@@ -62,11 +61,29 @@ def test_searching_from_python(tmp_path, monkeypatch, capsys):
     assert printed.split() == [str(names["env"].unwrapped.problem.best.reward)]
 
 
-def test_the_script_with_workers_runs(tmp_path):
-    (code,) = blocks("docs/evaluation.md")
+@pytest.mark.parametrize(
+    ("page", "changes"),
+    [
+        ("docs/evaluation.md", {"workers=2)": "workers=2, proxy={few})"}),
+        (
+            "docs/train-an-agent.md",
+            {
+                'v1", size=0.4, num_envs=8': 'v0", proxy={few}, num_envs=2',
+                '"budget": 200': '"budget": 2',
+                "n_steps=24": "n_steps=11",
+                "batch_size=192": "batch_size=22",
+                "(env, agent)": "(env, agent, dev={few}, test={few})",
+            },
+        ),
+    ],
+)
+def test_the_script_with_workers_runs(page, changes, tmp_path):
+    (code,) = (code for code in blocks(page) if "__main__" in code)
     few = {"root": str(SPEECH), "subset": "proxy-pool", "limit": 4}
-    assert "workers=2)" in code
-    (tmp_path / "script.py").write_text(code.replace("workers=2)", f"workers=2, proxy={few})"))
+    for old, new in changes.items():
+        assert code.count(old) == 1
+        code = code.replace(old, new.replace("{few}", str(few)))
+    (tmp_path / "script.py").write_text(code)
     done = python(tmp_path / "script.py")
     assert done.returncode == 0, done.stderr
 
@@ -88,10 +105,12 @@ def test_users_own_parts_play_an_episode(page):
 
 
 def test_a_users_own_reward_is_used():
-    (code,) = blocks("docs/your-own-reward.md")
+    code, search = blocks("docs/your-own-reward.md")
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
     names = {}
-    exec(code, names)
+    exec(code.replace('{"budget": 200}', '{"budget": 3}'), names)
+    exec(search.replace("(env, agent)", "(env, agent, dev='proxy-small', test='proxy-small')"), names)
+    assert names["result"].evaluations == 3
     env = names["env"].unwrapped
     reward, terms = env.problem.reward(env.problem.baseline)
     rates = sorted(e / w for e, w in zip(env.problem.baseline.edits, env.problem.baseline.words, strict=True))

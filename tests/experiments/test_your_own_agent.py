@@ -10,7 +10,7 @@ from shrinkml_env.evaluation import read_ledger
 from tests.helpers.fake_evaluator import make_fake_env
 from tests.helpers.pages import blocks
 
-HILL_CLIMBER, LOCAL_SEARCH, COMPARISON, TORCHRL = blocks("docs/your-own-agent.md")
+HILL_CLIMBER, SEARCH, LOCAL_SEARCH, COMPARISON, TORCHRL = blocks("docs/your-own-agent.md")
 
 
 @pytest.mark.parametrize("code", [HILL_CLIMBER, TORCHRL])
@@ -75,9 +75,25 @@ def test_torchrl_learns_on_the_environment_directly():
     assert names["env"].unwrapped.problem.best.reward == max(trial.reward for trial in history)
 
 
+@pytest.fixture
+def in_a_module(tmp_path, monkeypatch):
+    (tmp_path / "my_agents.py").write_text(HILL_CLIMBER)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_agents", raising=False)
+
+
+@pytest.mark.usefixtures("in_a_module")
+def test_it_searches_from_python(capsys):
+    few = "[*shrinkml_env.load_utterances('dev')[:2]]"
+    code = SEARCH.replace('"budget": 200', '"budget": 3').replace("seed=0))", f"seed=0), dev={few}, test={few})")
+    exec(code.replace("ShrinkML-v1", "ShrinkML-v0").replace("size=0.4, ", ""), {})
+    assert "after 3 evaluations" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("in_a_module")
 def test_scores_are_compared_without_the_checkout(capsys):
     names = {}
-    exec(HILL_CLIMBER + COMPARISON, names)
+    exec(COMPARISON, names)
     assert len(names["mine"]) == len(names["ppo"]) == 2
     assert all(score <= 1 for score in names["mine"] + names["ppo"])
     assert "ConfidenceInterval" in capsys.readouterr().out

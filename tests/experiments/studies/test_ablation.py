@@ -26,7 +26,7 @@ def test_rows_by_hand():
     assert default[:2] == ("default", "tpe")
     assert default[2:4] == ("-0.300", "")
     assert default[4:] == ("15.00", "0.450", "20", "40", "1 of 2", "2.00")
-    assert other[2:4] == ("-0.150 [-0.200, -0.100]", "0.150")
+    assert other[2:4] == ("-0.150", "0.150")
     assert other[6:] == ("10", "5", "1 of 2", "0.50")
 
 
