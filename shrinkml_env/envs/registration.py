@@ -205,8 +205,8 @@ def make_env_v1(size: float = 0.4, calibration: UtteranceSpec = "calibration", *
     ## Action Space
 
     `Box(-1, 1, (1,), float32)`. 0 gives the matrix the common level, the largest at which the model fits the size; -1
-    and 1 move it down or up by five levels, a tenth of the steps from the lowest of the 49 levels to the highest, which
-    is dense. `ShrinkMLDiscrete-v1` takes the index of a candidate instead, `ShrinkMLOneShot-v1` the indices of all
+    and 1 move it down or up by 4.8 levels, rounded: a tenth of the 48 from the lowest level to the highest, which is
+    dense. `ShrinkMLDiscrete-v1` takes the index of a candidate instead, `ShrinkMLOneShot-v1` the indices of all
     matrices in one step. An action outside the space raises `ValueError` and changes nothing.
 
     ## Observation Space
@@ -250,8 +250,8 @@ def make_env_v1(size: float = 0.4, calibration: UtteranceSpec = "calibration", *
 
     ## Version History
 
-    * v1: see Description. For `las_small` below 0.3 of the size, `calibration="calibration-large"` loses less than the
-      default's 80 utterances.
+    * v1: see Description. For `las_small` at 0.3 of the size and below, `calibration="calibration-large"` loses less
+      than the default's 80 utterances.
     """  # noqa: E501
     return make_env(**arguments_v1(size, calibration, **arguments))
 

@@ -159,7 +159,7 @@ class ShrinkEnv(gym.Env[Any, Any]):
       the divergence on 12 utterances as the reward (`reward="divergence"`, `proxy="proxy-small"`). In v0 an untrained
       policy begins with broken models; in v1 it begins near the ranks with the least predicted damage, whatever the
       size. `calibration=` names training speech for another model; for the embedded one `"calibration-large"` loses
-      less below 0.3 of the size than the default's 80 utterances.
+      less at 0.3 of the size and below than the default's 80 utterances.
     * v0: initial version; it stays, and its numbers do not change.
     """  # noqa: E501
 
