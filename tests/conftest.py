@@ -16,7 +16,7 @@ from tests.helpers.speech import make_corpus
 
 NOT_THE_LIBRARYS = {Path(__file__).parent / name for name in ("agents", "docs", "experiments", "reliability")}
 
-settings.register_profile("tests", max_examples=30)
+settings.register_profile("tests", max_examples=30, deadline=None, derandomize=False, print_blob=True)
 settings.load_profile("tests")
 
 

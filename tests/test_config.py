@@ -5,11 +5,12 @@ from contextlib import suppress
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from agents import ClosedForm
 from experiments.common.agent import make_agent
-from experiments.common.compose import to_container
+from experiments.common.compose import compose_config, to_container
 from experiments.common.parts import check_part, part
 from shrinkml_env.compression.factorisations import FACTORISATIONS
 from shrinkml_env.envs.registration import arguments_v1
@@ -149,3 +150,11 @@ def test_environment_v1_is_what_gym_make_has():
             assert found == wanted, name
     changed = {name for name in config if config[name] != plain[name]}
     assert changed - {"agent"} == expected.keys()
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_agents_do_not_discount(name):
+    """The reward comes at the end of an episode; Stable-Baselines3's default is 0.99."""
+    agent = compose_config("search", [f"agent={name}"]).agent
+    if "gamma" in inspect.signature(get_class(agent._target_).__init__).parameters:
+        assert agent.gamma == 1

@@ -4,7 +4,6 @@ import functools
 import importlib
 import sys
 import warnings
-from pathlib import Path
 
 import gymnasium as gym
 import jiwer
@@ -31,10 +30,10 @@ from shrinkml_env.compression import SVD
 from shrinkml_env.envs.registration import VARIANTS
 from shrinkml_env.evaluation import recognise_all
 from tests.helpers.processes import python
+from tests.helpers.speech import SHIPPED_SPEECH
 
 SUBSETS = {"proxy": "proxy-pool", "dev": "dev", "test": "test"}
-SPEECH = Path(shrinkml_env.__file__).parent / "assets" / "speech"
-FEW = {name: {"root": str(SPEECH), "subset": subset, "limit": 4} for name, subset in SUBSETS.items()}
+FEW = {name: {"root": str(SHIPPED_SPEECH), "subset": subset, "limit": 4} for name, subset in SUBSETS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +221,7 @@ def test_proxy_selection_from_the_command_line(tmp_path, run_experiment, monkeyp
     sets = (f"pool={typed(FEW['proxy'])}", f"dev={typed(FEW['dev'])}", "sizes=[2,3]", "configurations=3")
     run_experiment("select_proxy", *sets, f"outputs={tmp_path}")
     (ids,) = tmp_path.glob("*/ranking-3.txt")
-    assert len(load_utterances({"root": SPEECH, "subset": "proxy-pool", "ids": ids})) == 3
+    assert len(load_utterances({"root": SHIPPED_SPEECH, "subset": "proxy-pool", "ids": ids})) == 3
     assert (ids.parent / "fidelity.png").exists()
 
 

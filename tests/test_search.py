@@ -136,6 +136,7 @@ def test_an_agent_that_repeats_itself_ends():
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_made(change, error, message, tmp_path):
+    change = dict(change)
     env = change.pop("env", None) or make()
     arguments = {"agent": Sampler(env), "dev": DEV, "test": TEST, "directory": tmp_path / "run"} | change
     with pytest.raises(error, match=message):

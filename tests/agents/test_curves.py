@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from agents import LiteASR
-from shrinkml_env import kept_energy
 from tests.helpers.fake_evaluator import FakeEvaluator, make_fake_env
 
 
@@ -25,8 +24,12 @@ def test_ranks_are_the_smallest_multiples_that_explain_enough(lost):
     ranks = at(1 - lost, problem, attention="encoder.1", lenience=4.0, multiple=4)
     for layer in problem.layers:
         allowed = 4 * lost if layer.name == "encoder.1" else lost
-        values = problem.evaluator.singular_values
-        enough = [rank for rank in range(4, layer.break_even + 1, 4) if kept_energy(layer, rank, values) > 1 - allowed]
+        spectra = [problem.evaluator.singular_values[matrix.name].square() for matrix in layer.matrices]
+        kept = [
+            sum(float(spectrum[:rank].sum() / spectrum.sum()) for spectrum in spectra) / len(spectra)
+            for rank in range(layer.break_even + 1)
+        ]
+        enough = [rank for rank in range(4, layer.break_even + 1, 4) if kept[rank] > 1 - allowed]
         assert ranks[layer.name] == min(enough, default=layer.max_rank), layer.name
 
 

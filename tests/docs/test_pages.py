@@ -1,17 +1,14 @@
 """The Python in the documentation runs as it stands."""
 
 import re
-from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 
-import shrinkml_env
 from tests.helpers.pages import NOTEBOOKS, ROOT, blocks, cells
 from tests.helpers.processes import python
-
-SPEECH = Path(shrinkml_env.__file__).parent / "assets" / "speech"
+from tests.helpers.speech import SHIPPED_SPEECH
 
 pytestmark = [pytest.mark.docs, pytest.mark.usefixtures("few_utterances")]
 
@@ -79,7 +76,7 @@ def test_searching_from_python(tmp_path, monkeypatch, capsys):
 )
 def test_the_script_with_workers_runs(page, changes, tmp_path):
     (code,) = (code for code in blocks(page) if "__main__" in code)
-    few = {"root": str(SPEECH), "subset": "proxy-pool", "limit": 4}
+    few = {"root": str(SHIPPED_SPEECH), "subset": "proxy-pool", "limit": 4}
     for old, new in changes.items():
         assert code.count(old) == 1
         code = code.replace(old, new.replace("{few}", str(few)))

@@ -164,6 +164,8 @@ def test_another_process_holds_the_file_until_it_is_killed(tmp_path):
     here, there = FORKED.Pipe()
     process = FORKED.Process(target=hold, args=(path, there))
     process.start()
+    there.close()  # so that the end of the process is the end of the pipe
+    assert here.poll(60)
     assert here.recv() == "held"
     with pytest.raises(ValueError, match=r"evaluations\.jsonl: another run is writing it"):
         Ledger(path).attach(FakeEvaluator())

@@ -35,6 +35,7 @@ from tests.helpers.fake_evaluator import FakeEvaluator
 from tests.helpers.las import MODEL
 from tests.helpers.models import TinyCTC
 from tests.helpers.processes import python
+from tests.helpers.speech import SHIPPED_SPEECH
 from tests.helpers.workplace import make_speech
 
 CONF = Path(__file__).parents[2] / "conf" / "compress"
@@ -372,7 +373,7 @@ def test_speakers_of_test_that_are_trained_on_are_told(data):
 
 @pytest.mark.slow
 def test_what_is_found_is_fitted_anew_if_that_is_better_on_dev(tmp_path):
-    few = {"root": "shrinkml_env/assets/speech", "subset": "dev", "limit": 4}
+    few = {"root": str(SHIPPED_SPEECH), "subset": "dev", "limit": 4}
     search = compose_config("search", ["agent=closed_form", "reward=divergence", "factorisation=pivoting"])
     search.granularity, search.budget, search.proxy, search.dev, search.test = "matrix", 1, few, few, few
     search.dense = ["encoder.[2-9]", "decoder.*"]  # Each matrix takes half a second.

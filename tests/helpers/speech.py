@@ -10,8 +10,12 @@ import numpy as np
 import soundfile
 import torch
 
+import shrinkml_env
 from shrinkml_env.asr import LAS, Augmentation, Decoding, LASConfig, Tokenizer
 from shrinkml_env.data import SpeechFolder
+
+SHIPPED_SPEECH = Path(shrinkml_env.__file__).parent / "assets" / "speech"
+"""The folder of the speech in the package."""
 
 LIBRISPEECH = Path(os.environ.get("SHRINKML_TEST_LIBRISPEECH", "../shared/data/LibriSpeech"))
 """Real speech for the tests of the LibriSpeech path; they skip where it is absent."""

@@ -216,22 +216,24 @@ def test_in_the_environment(action, name):
         return
     env = make_fake_env(action, constraint=constraint, search_space=levelled)
     env.action_space.seed(1)
+    rng, played = np.random.default_rng(1), set()
     for _ in range(30):
         env.reset()
-        terminated = projected = False
+        terminated = False
         while not terminated:
             if name == "mask":
                 masks = env.action_masks()
-                choice = int(np.random.default_rng(1).choice(np.flatnonzero(masks)))
+                choice = int(rng.choice(np.flatnonzero(masks)))
                 *_, terminated, _, info = env.step(choice)
                 assert info["projected"] is False
             else:
                 *_, terminated, _, info = env.step(env.action_space.sample())
-            projected |= info["projected"]
         assert info["feasible"] is (name == "none" or info["size_ratio"] <= 0.4)
         assert info["feasible"] or name == "check"
+        played.add(tuple(info["ranks"].values()))
         assert env.problem.is_feasible(info["ranks"]) is info["feasible"]
     assert env.problem.best.feasible or name == "check"
+    assert len(played) > 1
 
 
 @pytest.mark.parametrize("name", CONSTRAINTS)

@@ -1,4 +1,4 @@
-"""Files with anything in them: they are read, or an error of one line names them. A few hundred examples of each here,
+"""Files with anything in them: they are read, or an error of one line names them. A hundred examples of each here,
 thousands with ``--hypothesis-profile=long``."""
 
 import json
@@ -22,7 +22,10 @@ from tests.reliability.bad_input.runs import RECORD
 
 pytestmark = pytest.mark.slow
 
-fuzz = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+fuzz = settings(
+    max_examples=max(100, settings.default.max_examples),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 
 # Nothing in between: a model of 20,000 units is no error, but fills the memory.
 NUMBERS = st.integers(-70, 70) | st.integers(2**45, 2**70) | st.floats() | st.booleans()

@@ -176,3 +176,10 @@ def test_the_optimum_is_the_best_of_all_rewards(table):
     wer = table.edits["proxy"] / table.words["proxy"]
     sizes = np.array([evaluation.size_ratio for evaluation in table.evaluator().evaluations])
     assert env.optimum == pytest.approx((-(wer - wer[-1]) - 0.2 * sizes).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reward", sorted(REWARDS.keys() - {"vector", "divergence", "accuracy", "amc"}))
+def test_the_defaults_of_rewards_that_weigh_the_size_lead_to_a_useful_one(table, reward):
+    rewards = make_tabular_env(reward=reward, table=table).rewards
+    assert 0.2 <= table.evaluator().evaluations[int(np.argmax(rewards))].size_ratio <= 0.6

@@ -12,12 +12,13 @@ from shrinkml_env.envs.registration import make_tabular_env
 from shrinkml_env.space.table import Table
 from tests.helpers.fake_evaluator import linear
 from tests.helpers.fake_table import TABLE
+from tests.helpers.speech import SHIPPED_SPEECH
 
 
 @pytest.mark.slow
 def test_a_table_with_the_best_factors_levels_and_divergences(tmp_path):
-    speech = "{root: shrinkml_env/assets/speech, subset: calibration, limit: 3}"
-    sets = [f"{name}={{root: shrinkml_env/assets/speech, subset: dev, limit: 2}}" for name in ("proxy", "dev", "test")]
+    speech = f"{{root: {SHIPPED_SPEECH}, subset: calibration, limit: 3}}"
+    sets = [f"{name}={{root: {SHIPPED_SPEECH}, subset: dev, limit: 2}}" for name in ("proxy", "dev", "test")]
     calibration = [f"factorisation.calibration={speech}", f"search_space.calibration={speech}"]
     config = compose_config(
         "table", ["measured=las_small_pivoting", *sets, *calibration, "best=1", "random=1", f"cache={tmp_path}/cache"]

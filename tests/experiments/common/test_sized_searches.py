@@ -1,13 +1,10 @@
 import json
-from pathlib import Path
 
 import pytest
 
-import shrinkml_env
 from experiments.common.searches import Search
 from experiments.common.sized_searches import Chosen, SizedRule, SizedSearch, choose_ranks
-
-SPEECH = Path(shrinkml_env.__file__).parent / "assets" / "speech"
+from tests.helpers.speech import SHIPPED_SPEECH
 
 
 @pytest.fixture
@@ -15,7 +12,7 @@ def sets(tmp_path, monkeypatch):
     """Overrides for two utterances to search on, the same two to choose by, three to report."""
     monkeypatch.setenv("SHRINKML_CACHE", str(tmp_path / "cache.sqlite"))
     limits = {"proxy": 2, "dev": 2, "test": 3}
-    return [f"{name}={{root: {SPEECH}, subset: dev, limit: {limit}}}" for name, limit in limits.items()]
+    return [f"{name}={{root: {SHIPPED_SPEECH}, subset: dev, limit: {limit}}}" for name, limit in limits.items()]
 
 
 @pytest.mark.slow

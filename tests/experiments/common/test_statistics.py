@@ -19,7 +19,10 @@ from experiments.common.statistics import (
 )
 from shrinkml_env.evaluation.intervals import Estimate, wer_increase
 
-RNG = np.random.default_rng(0)
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
 
 
 def test_anytime_by_hand():
@@ -35,9 +38,9 @@ def test_anytime_never_falls(rewards, length):
     assert curve[-1] == max(rewards[:length])
 
 
-def test_mean_difference():
+def test_mean_difference(rng):
     # Two groups of one distribution: the interval of a normal approximation.
-    one, other = RNG.normal(0, 1, 400), RNG.normal(0, 1, 400)
+    one, other = rng.normal(0, 1, 400), rng.normal(0, 1, 400)
     found = mean_difference(one, other)
     half = 1.96 * np.sqrt(one.var() / 400 + other.var() / 400)
     assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.1)
@@ -54,8 +57,8 @@ def test_evaluations_to_reach():
     assert evaluations_to_reach(curve, 1.1) is None
 
 
-def test_iqm_is_the_mean_of_the_middle_half():
-    scores = RNG.normal(size=(20, 4))
+def test_iqm_is_the_mean_of_the_middle_half(rng):
+    scores = rng.normal(size=(20, 4))
     found = iqm(scores)
     assert found.value == pytest.approx(trim_mean(scores.ravel(), 0.25))
     assert found.low < found.value < found.high
@@ -64,8 +67,8 @@ def test_iqm_is_the_mean_of_the_middle_half():
 
 
 @pytest.mark.slow
-def test_intervals_are_the_same_each_time_and_disturb_nobody():
-    scores = RNG.normal(size=(10, 2))
+def test_intervals_are_the_same_each_time_and_disturb_nobody(rng):
+    scores = rng.normal(size=(10, 2))
     np.random.seed(5)  # noqa: NPY002
     drawn = np.random.random()  # noqa: NPY002
     np.random.seed(5)  # noqa: NPY002
@@ -81,21 +84,21 @@ def few_resamples(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_difference_excludes_zero_only_where_there_is_one(few_resamples):
-    scores = RNG.normal(size=(10, 5))
-    clear = difference(scores + 3, RNG.normal(size=(10, 5)))
+def test_a_difference_excludes_zero_only_where_there_is_one(few_resamples, rng):
+    scores = rng.normal(size=(10, 5))
+    clear = difference(scores + 3, rng.normal(size=(10, 5)))
     assert clear.low > 2
-    none = difference(scores, RNG.normal(size=(10, 5)))
+    none = difference(scores, rng.normal(size=(10, 5)))
     assert none.low < 0 < none.high
     assert improvement(scores + 100, scores).value == 1.0
     assert improvement(scores, scores).value == 0.5
 
 
 @pytest.mark.slow
-def test_the_interval_covers_the_truth_about_as_often_as_it_says(few_resamples):
+def test_the_interval_covers_the_truth_about_as_often_as_it_says(few_resamples, rng):
     covered = 0
     for _ in range(60):
-        estimate = difference(RNG.normal(size=(10, 3)), RNG.normal(size=(10, 3)))
+        estimate = difference(rng.normal(size=(10, 3)), rng.normal(size=(10, 3)))
         covered += estimate.low <= 0 <= estimate.high
     assert covered >= 50
 
@@ -104,7 +107,7 @@ def test_profile():
     assert profile(np.array([[0.1, 0.5], [0.9, 0.9]]), [0.0, 0.5, 0.95]).tolist() == [1.0, 0.5, 0.0]
 
 
-def test_a_mean_has_an_interval_of_its_seeds():
+def test_a_mean_has_an_interval_of_its_seeds(rng):
     estimate = mean([1.0, 2.0, 3.0, 4.0, 5.0] * 2)
     assert estimate.value == 3
     assert 1.9 < estimate.low < 2.4 < 3.6 < estimate.high < 4.1
@@ -112,8 +115,8 @@ def test_a_mean_has_an_interval_of_its_seeds():
     assert estimate.high - estimate.low == pytest.approx(2 * 1.96 * 2**0.5 / 10**0.5, rel=0.1)
     # Too few for one.
     assert mean([0.5, 0.25, 0.3]) == pytest.approx((0.35, np.nan, np.nan), nan_ok=True)
-    assert str(iqm(RNG.normal(size=(9, 4)))).count("[") == 0
-    assert np.isnan(difference(RNG.normal(size=(10, 4)), RNG.normal(size=(9, 4))).low)
+    assert str(iqm(rng.normal(size=(9, 4)))).count("[") == 0
+    assert np.isnan(difference(rng.normal(size=(10, 4)), rng.normal(size=(9, 4))).low)
 
 
 def test_a_wer_increase_by_hand():

@@ -5,6 +5,7 @@ from experiments.common.compose import compose_config
 from experiments.studies import calibration
 from experiments.studies.calibration import rank_of, relative_error
 from shrinkml_env.compression import Matrix
+from tests.helpers.speech import SHIPPED_SPEECH
 
 
 @pytest.mark.parametrize(("kept", "rank"), [(0.5, 20), (0.999, 59), (0.001, 1)])
@@ -28,7 +29,7 @@ def test_the_relative_error_is_that_of_the_outputs():
 @pytest.mark.slow
 def test_more_speech_calibrates_better(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SHRINKML_CACHE", str(tmp_path / "cache.sqlite"))
-    speech = [f"{name}={{root: shrinkml_env/assets/speech, subset: dev, limit: 6}}" for name in ("held_out",)]
+    speech = [f"{name}={{root: {SHIPPED_SPEECH}, subset: dev, limit: 6}}" for name in ("held_out",)]
     overrides = [*speech, "calibration=calibration", "utterances=[1,8]", "damping=[0.01]", "kept=[0.4]"]
     config = compose_config("calibration", [*overrides, f"outputs={tmp_path}"])
     calibration.main.__wrapped__(config)

@@ -6,8 +6,9 @@ from experiments.common.compose import compose_config
 from experiments.common.findings import Errors
 from experiments.studies import compensation
 from experiments.studies.compensation import Compared, read, table
+from tests.helpers.speech import SHIPPED_SPEECH
 
-FEW = "{root: shrinkml_env/assets/speech, subset: dev, limit: 4}"
+FEW = f"{{root: {SHIPPED_SPEECH}, subset: dev, limit: 4}}"
 
 
 def test_a_row_of_the_table():

@@ -7,6 +7,7 @@ from experiments.common.compose import compose_config
 from experiments.studies import real_speech
 from experiments.studies.real_speech import DEV, TEST, Checked, chunks, make, roles
 from shrinkml_env.data import SpeechFolder
+from tests.helpers.configs import CONF
 from tests.helpers.speech import LIBRISPEECH, WHISPER
 
 SPEECH = Path(shrinkml_env.__file__).parent / "assets" / "speech"
@@ -90,7 +91,7 @@ def test_transcripts_of_whisper_are_compared_with_those_of_transformers():
     assert make(Checked(f"hf:{WHISPER}", str(LIBRISPEECH), ids)) == {"equal": 2}
 
 
-@pytest.mark.parametrize("compared", [path.stem for path in Path("conf/compared").iterdir()])
+@pytest.mark.parametrize("compared", [path.stem for path in (CONF / "compared").iterdir()])
 def test_what_can_be_compared(root, compared):
     """Every method's settings can be made, and searches with other numbers of finalists are other searches."""
     config = config_of(root, f"compared={compared}", "model=las_small", "scopes.encoder.dense=[decoder.*]")
