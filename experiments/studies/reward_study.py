@@ -185,6 +185,8 @@ def draw(path: Path, best: Mapping[Setting, Model], ends: Mapping[tuple[Setting,
         panel.set_ylim(0, 110)
         panel.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
         panel.grid(alpha=0.3)
+    for panel in panels.flat[len(rewards) :]:
+        panel.set_axis_off()
     for panel in panels[-1]:
         panel.set_xlabel("size ratio")
     for panel in panels[:, 0]:

@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize
+from matplotlib.figure import Figure
 
 from shrinkml_env import save_compressed
 from shrinkml_env.asr import JointCTCAttention
@@ -16,6 +18,23 @@ from tests.helpers.workplace import make_workplace
 def fake_table(monkeypatch):
     """The table of the fake model in place of the shipped one."""
     monkeypatch.setattr("shrinkml_env.space.table.Table.load", classmethod(lambda cls, name_or_path="las_small": TABLE))
+
+
+@pytest.fixture
+def panels(monkeypatch):
+    """For each panel of the pictures that are written, the number of points of its lines and dots."""
+    shown, savefig = [], Figure.savefig
+
+    def points(axes):
+        lines = sum(int(np.isfinite(line.get_xydata().astype(float)).all(1).sum()) for line in axes.get_lines())
+        return lines + sum(len(dots.get_offsets()) for dots in axes.collections)
+
+    def save(figure, *arguments, **options):
+        shown.extend(points(axes) for axes in figure.axes if axes.axison)
+        return savefig(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", save)
+    return shown
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def test_overrides_reach_the_environment(fake_table):
 
 
 @pytest.mark.slow
-def test_scores_and_table(fake_table, few_resamples, tmp_path):
+def test_scores_and_table(fake_table, few_resamples, tmp_path, panels):
     config = OmegaConf.create(
         {
             "env": "tabular",
@@ -78,7 +78,7 @@ def test_scores_and_table(fake_table, few_resamples, tmp_path):
     zero, one = scale["las_small", "linear"]
     assert f"las_small, linear: score 0 is a reward of {zero:.4f}, 1 of {one:.4f}" in notes(results, scale)
     draw(tmp_path / "benchmark.png", results, shares)
-    assert (tmp_path / "benchmark.png").stat().st_size > 10_000
+    assert min(panels) > 1
 
 
 def test_shares_of_the_hypervolume(fake_table):

@@ -32,7 +32,7 @@ def test_local_optima_by_enumeration(values):
     assert local_optima(values) == count
 
 
-def test_the_command_describes_a_table_of_a_file(tmp_path, capsys):
+def test_the_command_describes_a_table_of_a_file(tmp_path, capsys, panels):
     replace(TABLE, edits={**TABLE.edits, "dev": TABLE.edits["proxy"]}).save(tmp_path / "table.npz")
     overrides = [f"table={tmp_path / 'table.npz'}", f"outputs={tmp_path}"]
     landscape.main.__wrapped__(compose_config("landscape", overrides))
@@ -42,5 +42,5 @@ def test_the_command_describes_a_table_of_a_file(tmp_path, capsys):
     (row,) = [line.split() for line in printed.splitlines() if line.startswith("linear ")]
     assert row[1:4] == [f"{rewards.max():.4f}", f"{size[rewards.argmax()]:.3f}", f"{100 * wer[rewards.argmax()]:.2f}"]
     assert f"{len(wer)} configurations" in printed
-    (folder,) = tmp_path.glob("landscape-*")
-    assert (folder / "landscape.png").stat().st_size > 10_000
+    assert list(tmp_path.glob("landscape-*/landscape.png"))
+    assert min(panels) > 1

@@ -46,7 +46,7 @@ def test_chunks_make_up_the_set_and_are_spread_over_its_speakers(root):
 
 
 @pytest.mark.slow
-def test_the_command_goes_on_where_it_was_stopped(root, monkeypatch, capsys):
+def test_the_command_goes_on_where_it_was_stopped(root, monkeypatch, capsys, panels):
     monkeypatch.setenv("SHRINKML_CACHE", str(root.parent / "cache.sqlite"))
     config = config_of(root, "model=las_small", "speech={calibration: 2, proxy: 2, dev: 3}", "chunk=4", "checked=0")
     config.scopes = {"whole": {"dense": ["encoder.0"], "sizes": [0.8]}}
@@ -80,8 +80,7 @@ def test_the_command_goes_on_where_it_was_stopped(root, monkeypatch, capsys):
     assert capsys.readouterr().out == first
     assert "the original" in first
     assert "transformers" not in first
-    picture = next((root.parent / "outputs").rglob("real_speech.png"))
-    assert picture.stat().st_size > 10_000
+    assert min(panels) > 1
 
 
 @pytest.mark.slow

@@ -72,7 +72,7 @@ def test_a_row_by_hand():
     assert nothing[5:] == ("", "", "1 of 1", "0 of 1")
 
 
-def test_a_picture(fake_table, tmp_path, monkeypatch):
+def test_a_picture(fake_table, tmp_path, monkeypatch, panels):
     monkeypatch.setattr(reward_study, "_live_on_test", lambda: LIVE)
     chosen = settings({"linear": {"size_weight": [0.1, 0.5]}, "amc": {"cost": ["params"]}})
     ends = {
@@ -82,4 +82,4 @@ def test_a_picture(fake_table, tmp_path, monkeypatch):
         for setting in chosen
     }
     draw(tmp_path / "study.png", {setting: optimum(setting) for setting in chosen}, ends)
-    assert (tmp_path / "study.png").stat().st_size > 10_000
+    assert min(panels) > 1

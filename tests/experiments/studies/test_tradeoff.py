@@ -75,9 +75,9 @@ def test_learning_is_measured_against_the_same_agent_without_it():
     assert learning_table(FOUND, {"ppo": "uniform"}).empty
 
 
-def test_a_picture(tmp_path):
+def test_a_picture(tmp_path, panels):
     draw(tmp_path / "tradeoff.png", FOUND)
-    assert (tmp_path / "tradeoff.png").stat().st_size > 10_000
+    assert min(panels) > 1
 
 
 def test_rules_of_the_same_settings_share_a_result_under_their_own_names(tmp_path, monkeypatch, capsys):
