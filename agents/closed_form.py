@@ -10,10 +10,8 @@ from agents.curves import Curve
 from agents.rules import require_reachable
 from shrinkml_env import Evaluator, SearchProblem
 from shrinkml_env.checks import whole_number
-from shrinkml_env.data.sets import UtteranceSpec
-from shrinkml_env.space.allocation import Choices, allocate, largest_within
-from shrinkml_env.space.closed_form import choices_of
-from shrinkml_env.space.prediction import Prediction, predict_for
+from shrinkml_env.data import UtteranceSpec
+from shrinkml_env.space import Choices, Prediction, allocate, choices_of, largest_within, predict_for
 
 __all__ = ["ClosedForm"]
 

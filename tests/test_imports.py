@@ -58,6 +58,29 @@ def test_the_library_stands_alone():
         assert not {other.split(".")[0] for other in imported(path)} & others, name
 
 
+ORDER = ("envs", "mdp", "space", "evaluation", "asr", "compression", "data")
+"""The packages, each of which may import those behind it."""
+
+
+def test_packages_import_what_is_below_them():
+    places = {f"shrinkml_env.{name}": place for place, name in enumerate(ORDER)}
+    for module, others in GRAPH.items():
+        for other in others:
+            if {room(module), room(other)} <= places.keys():
+                assert places[room(module)] <= places[room(other)], (module, other)
+
+
+HELPERS = {f"shrinkml_env.{name}" for name in ("checks", "files", "progress")}
+
+
+def test_agents_know_the_public_names_of_packages_alone():
+    public = {name for name, path in MODULES.items() if path.name == "__init__.py"} | HELPERS
+    for path in (ROOT.parent / "agents").glob("*.py"):
+        modules = imported(path) & MODULES.keys()
+        assert modules <= public, (path, modules - public)
+        assert not {name.split(".")[0] for name in imported(path)} & {"experiments", "benchmarks", "tests"}, path
+
+
 def test_commands_stand_above_what_they_share():
     shared = ROOT.parent / "experiments" / "common"
     for path in shared.glob("*.py"):
