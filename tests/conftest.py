@@ -1,6 +1,7 @@
 import gc
 import hashlib
 import multiprocessing
+import socket
 import sys
 from collections import Counter
 from multiprocessing.forkserver import ensure_running
@@ -58,6 +59,28 @@ def forkserver(tmp_path_factory):
         patch.setenv("SHRINKML_CACHE", str(tmp_path_factory.mktemp("forkserver") / "evaluations.sqlite"))
         ensure_running()
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def offline():
+    """Everything works without a network: a test that looks for one fails, wherever it runs."""
+    connect = socket.socket.connect
+
+    def connect_here(self, address):
+        assert self.family == socket.AF_UNIX or address[0] in ("127.0.0.1", "::1", "localhost"), (
+            f"connects to {address}"
+        )
+        return connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", connect_here)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers():
+    """Modules take their weights from torch's global generator, whichever tests ran before."""
+    torch.manual_seed(0)
 
 
 def _content(tensor):
