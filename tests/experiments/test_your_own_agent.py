@@ -20,13 +20,14 @@ def test_is_short(code):
 
 @pytest.fixture
 def run(configure, tmp_path, monkeypatch):
-    """Runs a search with a class of a module that holds both examples; returns the configurations in order."""
-    (tmp_path / "my_agents.py").write_text(f"{HILL_CLIMBER}\n\n{LOCAL_SEARCH}")
+    """Runs a search with a class of one of the examples' modules; returns the configurations in order."""
+    for module, code in (("my_agents", HILL_CLIMBER), ("my_searches", LOCAL_SEARCH)):
+        (tmp_path / f"{module}.py").write_text(code)
+        monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "my_agents", raising=False)
 
     def run_search(name, *overrides):
-        options = ["agent=custom", f"agent._target_=my_agents.{name}", "+agent.seed=${seed}", "budget=8", "finalists=1"]
+        options = ["agent=custom", f"agent._target_={name}", "+agent.seed=${seed}", "budget=8", "finalists=1"]
         directory = search(configure(*options, *overrides), "own")
         assert (directory / "best.json").exists()
         return [dict(evaluation.ranks) for evaluation in read_ledger(directory / "evaluations.jsonl")[1]]
@@ -36,10 +37,10 @@ def run(configure, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_class_of_ones_own(run):
-    first = run("HillClimber", "seed=1")
+    first = run("my_agents.HillClimber", "seed=1")
     assert 1 < len(first) <= 8
-    assert run("HillClimber", "seed=2") != first
-    assert run("HillClimber", "seed=1", "+agent.noise=0.7") != first
+    assert run("my_agents.HillClimber", "seed=2") != first
+    assert run("my_agents.HillClimber", "seed=1", "+agent.noise=0.7") != first
 
 
 def test_a_class_of_ones_own_learns_saves_and_loads(tmp_path):
@@ -57,7 +58,7 @@ def test_a_class_of_ones_own_learns_saves_and_loads(tmp_path):
 
 
 def test_a_search_of_ones_own(run):
-    tried = run("LocalSearch", "seed=1")
+    tried = run("my_searches.LocalSearch", "seed=1")
     assert len(tried) == 8
     for number, ranks in enumerate(tried[1:], start=1):
         changes = [sum(ranks[name] != earlier[name] for name in ranks) for earlier in tried[:number]]
