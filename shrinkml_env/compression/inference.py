@@ -42,15 +42,13 @@ def optimise_for_inference(model: CompressibleModel, waveforms: Sequence[Tensor]
     modules = {path: part for path, part in cast(nn.Module, model).named_modules() if isinstance(part, LowRank)}
     executions = sorted({execution for module in modules.values() for execution in module.executions})
     timers = {execution: _Timer(modules, device_of(model)) for execution in executions}
-    for number in range(ROUNDS + 1):
-        for execution, timer in timers.items():
-            for module in modules.values():
-                module.execution = execution if execution in module.executions else module.executions[0]
-            if number:
-                with timer.running():
-                    model.recognise(waveforms)
-            else:  # the first run computes the products that are cached
-                model.recognise(waveforms)
+    before = {path: module.execution for path, module in modules.items()}
+    try:
+        _time(model, waveforms, modules, timers)
+    except BaseException:
+        for path, module in modules.items():
+            module.execution = before[path]
+        raise
     for path, module in modules.items():
         # Calls are counted in the usual execution; shapes that did not occur in all of them, because the number of
         # tokens differed, are left out.
@@ -60,6 +58,24 @@ def optimise_for_inference(model: CompressibleModel, waveforms: Sequence[Tensor]
         module.execution = min(seconds, key=lambda execution: seconds[execution])
         module.refresh()  # it holds the products of other executions
     return {path: module.execution for path, module in modules.items()}
+
+
+def _time(
+    model: CompressibleModel,
+    waveforms: Sequence[Tensor],
+    modules: Mapping[str, LowRank],
+    timers: Mapping[Execution, _Timer],
+) -> None:
+    """Let the model recognise the waveforms with each execution, in turns, and time its modules."""
+    for number in range(ROUNDS + 1):
+        for execution, timer in timers.items():
+            for module in modules.values():
+                module.execution = execution if execution in module.executions else module.executions[0]
+            if number:
+                with timer.running():
+                    model.recognise(waveforms)
+            else:  # the first run computes the products that are cached
+                model.recognise(waveforms)
 
 
 def _clock(device: str) -> Callable[[], float]:

@@ -196,3 +196,14 @@ def test_the_time_of_a_module_holds_that_of_those_in_it(monkeypatch):
         outer(torch.zeros(1))
     assert timer.seconds("outer", timer.counts["outer"]) == 8.0
     assert timer.seconds("inner", timer.counts["inner"]) == 1.0
+
+
+def test_after_an_error_every_module_computes_as_before(monkeypatch):
+    model = compressed()
+    model.hidden.execution = "merged"
+    calls = iter(range(3))
+    recognise = type(model).recognise
+    monkeypatch.setattr(type(model), "recognise", lambda self, waveforms: (next(calls), recognise(self, waveforms))[1])
+    with pytest.raises(StopIteration):
+        optimise_for_inference(model, tones(1))
+    assert (model.hidden.execution, model.output.execution) == ("merged", "factored")
