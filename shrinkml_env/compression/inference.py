@@ -48,6 +48,7 @@ def optimise_for_inference(model: CompressibleModel, waveforms: Sequence[Tensor]
     except BaseException:
         for path, module in modules.items():
             module.execution = before[path]
+            module.refresh()
         raise
     for path, module in modules.items():
         # Calls are counted in the usual execution; shapes that did not occur in all of them, because the number of
