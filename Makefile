@@ -37,7 +37,7 @@ docs: $(VENV)/docs  ## The site, offline and with warnings as errors: docs/_buil
 links: $(VENV)/docs  ## Follow the links to other sites, which needs a network.
 	$(RUN) sphinx -b linkcheck docs docs/_build/linkcheck
 
-notebooks: $(VENV)/docs  ## Execute the notebooks again, in place; LIBRISPEECH=DIR says where that is (half an hour).
+notebooks: $(VENV)/docs  ## Execute the notebooks again, in place; LIBRISPEECH=DIR says where that is (a quarter of an hour).
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e .[hf]
 	TQDM_DISABLE=1 $(VENV)/bin/jupyter execute --inplace docs/notebooks/*.ipynb
 

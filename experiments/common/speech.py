@@ -122,13 +122,19 @@ def folder_speech(config: DictConfig, model: CompressibleModel, predicts: bool) 
         require_length(model, folder.num_samples[index], f"utterance {folder.ids[index]!r}")
     if predicts:
         require_divergence(model, folder, used)
-    require_spelling(model, [(folder.ids[index], folder.texts[index]) for index in used], config.data)
+    spoken, searched = [], {}
+    for index in used:  # every file is read, so that a damaged one is found now
+        utterance = folder[index]
+        spoken.append((utterance.id, utterance.text))
+        if index in parts["proxy"]:
+            searched[index] = utterance
+    require_spelling(model, spoken, config.data)
     return Speech(
         note=split_note(folder, parts),
         seconds={
             name: sum(folder.num_samples[index] for index in indices) / SAMPLE_RATE for name, indices in parts.items()
         },
-        proxy=[folder[index] for index in parts["proxy"]],
+        proxy=[searched[index] for index in parts["proxy"]],
         voices={folder.speakers[index] for index in parts["test"]},
         ids={name: [folder.ids[index] for index in indices] for name, indices in parts.items()},
         folder=folder.folder,
