@@ -26,7 +26,7 @@ class Decoding:
     Attributes:
         beam_size: Number of hypotheses kept for each utterance, at least 1; 1 is greedy search.
         tokens_per_second: Tokens allowed for each second of speech, at least 0.
-        tokens_base: Tokens allowed in addition, for any duration, at least 1.
+        tokens_base: Tokens allowed in addition, for any duration, at least 0.
         length_penalty: Exponent of beam search's ranking by log-probability / tokens ** length_penalty, at least 0.
 
     Raises:
@@ -39,8 +39,8 @@ class Decoding:
     length_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("beam_size", "tokens_base"):
-            object.__setattr__(self, name, whole_number(name, getattr(self, name), least=1))
+        for name, least in (("beam_size", 1), ("tokens_base", 0)):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least=least))
         for name in ("tokens_per_second", "length_penalty"):
             number(name, getattr(self, name), at_least=0)
 

@@ -46,7 +46,7 @@ def test_rows_of_a_printed_table():
             "best-factors.md",
             [
                 "tradeoff comparison=factors",
-                "tradeoff comparison=searched comparison.sizes=[0.5,0.4,0.3,0.2]",
+                "tradeoff comparison=searched",
                 "compensation",
             ],
         ),
