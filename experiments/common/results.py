@@ -24,7 +24,7 @@ from shrinkml_env.evaluation.workers import Workers
 from shrinkml_env.files import append_lines, parse_json, read_lines
 from shrinkml_env.progress import progress
 
-__all__ = ["KEPT", "Cell", "append_result", "kept_results", "line_of", "model_content", "read_results", "results_of"]
+__all__ = ["KEPT", "Cell", "append_result", "kept_results", "line_of", "model_files", "read_results", "results_of"]
 
 KEPT = Path(__file__).parents[1] / "results"
 """The folder of results that the documentation quotes, one file for each study."""
@@ -52,8 +52,8 @@ class Cell(Generic[Task]):
         return key_of(self.content)
 
 
-def model_content(model: str) -> dict[str, str]:
-    """Return what a cell's content holds of a model besides its name: nothing, or its files, if it is in a folder.
+def model_files(model: str) -> dict[str, str]:
+    """Return what a cell's content holds of a model besides its name: the hash of its files if it is in a folder.
 
     Another model may be saved in the same folder later.
 

@@ -18,7 +18,7 @@ from experiments.common.command_errors import given_by
 from experiments.common.compose import compose_config, option_of
 from experiments.common.environment import make_environment, make_tabular_environment
 from experiments.common.parts import activation_aware
-from experiments.common.results import Cell, model_content
+from experiments.common.results import Cell, model_files
 from experiments.common.sets import load_set
 from shrinkml_env import CompressibleModel, Evaluator, Ledger, SearchProblem, TabularEnv, load_utterances
 from shrinkml_env.compression import CompensatedSVD, PredictiveModel
@@ -107,7 +107,7 @@ def search_cell(search: Search, task: Any = None, **more: Any) -> Cell[Any]:
         task: The task of the cell; by default the search.
         more: Further JSON-able content on which the result depends.
     """
-    content: dict[str, Any] = {"search": search.config, **more, **model_content(search.config.model)}
+    content: dict[str, Any] = {"search": search.config, **more, **model_files(search.config.model)}
     if search.env == "tabular":
         content["table"] = Table.load(search.table).content
     return Cell(search if task is None else task, content, {**search.about, **more})

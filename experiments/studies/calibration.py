@@ -23,7 +23,7 @@ from experiments.common.command import command
 from experiments.common.compose import to_container
 from experiments.common.kinds import UTTERANCES, list_of, number, whole
 from experiments.common.pictures import plt, save_figure
-from experiments.common.results import Cell, model_content
+from experiments.common.results import Cell, model_files
 from experiments.common.sets import load_set
 from experiments.common.study import Report, publish, study_results
 from shrinkml_env import load_model, load_utterances
@@ -124,7 +124,7 @@ def grid(config: DictConfig) -> list[Cell[Calibration]]:
     if max(config.utterances) > count:
         raise ValueError(f"utterances: {max(config.utterances)} are more than the {count} of calibration")
     fixed = {name: to_container(config[name]) for name in ("model", "calibration", "held_out", "kept")}
-    content = fixed | model_content(config.model)
+    content = fixed | model_files(config.model)
     cells = []
     for utterances in config.utterances:
         for damping in config.damping:
