@@ -176,15 +176,28 @@ def fidelity(
     return Fidelity(*(Estimate(*map(float, found)) for found in zip(values[:, 0].mean(0), low, high, strict=True)))
 
 
-def select(config: DictConfig) -> Path:
-    """Measure models, select sets, measure their fidelity; return the run's directory.
+class Selected(NamedTuple):
+    """The proxy sets that were selected for a model, with their fidelity.
+
+    Attributes:
+        ids: (method, size) -> ids of the utterances.
+        fidelity: (group of models, method, size) -> the fidelity of the method's sets.
+    """
+
+    ids: Mapping[tuple[str, int], Sequence[str]]
+    fidelity: Mapping[tuple[str, str, int], Fidelity]
+
+
+def select(config: DictConfig) -> Selected:
+    """Measure models, select proxy sets by half of them, and measure the sets' fidelity by the other half.
+
+    Args:
+        config: A config of this command.
 
     Raises:
         ValueError: The search space is too small.
         FileNotFoundError: The model or a set is missing.
     """
-    fetch(config, "pool", "dev")
-    directory = run_directory(config, title_of(config.model))
     cache = EvaluationCache()
     model: Any = load_model(config.model)
     model = model.to(config.device)
@@ -215,22 +228,17 @@ def select(config: DictConfig) -> Path:
     losses, target = (np.concatenate(parts) for parts in zip(groups["broad", 0], groups["near", 0], strict=True))
     choosing = Pool(losses, lengths, voices, target)
 
+    ids: dict[tuple[str, int], list[str]] = {}
     found: dict[tuple[str, str, int], Fidelity] = {}
     for method, selection in SELECTIONS.items():
         for size in progress(sizes, desc=f"{method}: fidelity"):
             draws = 1 if method == "ranking" else RANDOM_DRAWS
             seeds = range(config.seed, config.seed + draws)
             subsets = [selection(choosing, size, seed) for seed in seeds]
-            ids = [pool.utterances[index].id for index in subsets[0]]
-            write_atomic(directory / f"{method}-{size}.txt", "\n".join(ids) + "\n")
+            ids[method, size] = [pool.utterances[index].id for index in subsets[0]]
             for kind in ("broad", "near"):
                 found[kind, method, size] = fidelity(lengths, groups[kind, 1], subsets, BLOCKS[kind], config.seed)
-    shown = fidelity_table(found, by_divergence)
-    print(format_table(shown))
-    write_atomic(directory / "fidelity.csv", shown.to_csv(index=False))
-    _draw(directory / "fidelity.png", found, config.signal)
-    print(f"sets, table and picture: {directory}")
-    return directory
+    return Selected(ids, found)
 
 
 def possible_sizes(sizes: Sequence[int], utterances: int) -> list[int]:
@@ -355,8 +363,17 @@ def _draw(path: Path, rows: Mapping[tuple[str, str, int], Fidelity], signal: str
 
 @command("select_proxy", configurations=whole(1), sizes=list_of(whole(1)), signal=choice("wer", "divergence"))
 def main(config: DictConfig) -> None:
-    """Select proxy sets for one model."""
-    select(config)
+    """Select proxy sets for one model, print their fidelity, and write sets, table and picture."""
+    fetch(config, "pool", "dev")
+    directory = run_directory(config, title_of(config.model))
+    selected = select(config)
+    for (method, size), ids in selected.ids.items():
+        write_atomic(directory / f"{method}-{size}.txt", "\n".join(ids) + "\n")
+    shown = fidelity_table(selected.fidelity, config.signal == "divergence")
+    print(format_table(shown))
+    write_atomic(directory / "fidelity.csv", shown.to_csv(index=False))
+    _draw(directory / "fidelity.png", selected.fidelity, config.signal)
+    print(f"sets, table and picture: {directory}")
 
 
 if __name__ == "__main__":

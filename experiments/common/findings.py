@@ -35,7 +35,7 @@ class Finding:
         seed: The agent's.
         ranks: Layer name -> rank.
         size_ratio: Parameters over the original's.
-        macs_ratio: Multiply-adds over the original's, on proxy.
+        macs_ratio: Multiply-adds over the original's, on dev.
         evaluations: Unique evaluations on proxy.
         dev_wer: WER on dev, a fraction, by which seeds are compared; of a rule, which has one configuration, it is not
             measured.

@@ -209,10 +209,13 @@ def calibrate_on(search: DictConfig, speech: Any) -> None:
     """Calibrate all parts of a search on other speech, those excepted for which other than embedded speech is chosen.
 
     Args:
-        search: A config of `experiments.search`; it is changed.
+        search: A config of `experiments.search`, or of a command without an agent; it is changed.
         speech: What `load_utterances` takes.
     """
-    parts = [search.factorisation, search.search_space, search.agent, *(search.agent.get("rules") or ())]
+    agent = search.get("agent")
+    parts = [search.factorisation, search.search_space]
+    if agent is not None:
+        parts += [agent, *(agent.get("rules") or ())]
     for part in parts:
         if _calibration_of(part) in CALIBRATIONS:
             with open_dict(part):

@@ -1,9 +1,10 @@
 """A model that people use, on people's speech: ``python -m experiments.studies.real_speech root=FOLDER [workers=2]``.
 
-The speakers of LibriSpeech's dev-clean and dev-other are divided: some calibrate, some are searched on, some choose.
-Rules and searches look for configurations of several sizes of the encoder and of the whole model; what they find is
-measured on test-clean and test-other, chunk by chunk: on the first chunk of each, whose utterances are spread over all
-speakers, or on all. Everything found is written to a file, and the same command goes on where it was stopped.
+The speakers of LibriSpeech's dev-clean and dev-other are divided: some calibrate, from some the proxy set is selected,
+some choose. Rules and searches look for configurations of several sizes of the encoder and of the whole model; what
+they find is measured on test-clean and test-other, chunk by chunk: on the first chunk of each, whose utterances are
+spread over all speakers, or on all. Everything found is written to a file, and the same command goes on where it was
+stopped.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.common.command import command
-from experiments.common.compose import to_container
+from experiments.common.command_errors import given_by
+from experiments.common.compose import compose_config, to_container
 from experiments.common.findings import ORIGINAL, Errors, Finding, Reported, best_on_dev, draw, pair_table, table
-from experiments.common.identity import key_of
 from experiments.common.imports import import_modules
 from experiments.common.kinds import NAME, SHARE, choice, list_of, mapping_of, mapping_with, number, whole
 from experiments.common.options import COMPARED, OVERRIDES
@@ -31,6 +31,7 @@ from experiments.common.searches import Search, check_search, evaluator_on
 from experiments.common.sized_searches import found_by_rule, found_by_search
 from experiments.common.speech import calibrate_on
 from experiments.common.study import Report, publish, study_results
+from experiments.select_proxy import select
 from shrinkml_env import CompressibleModel, EvaluationCache, Evaluator, count_parameters, load_model
 from shrinkml_env.compression import encoder_parameters
 from shrinkml_env.compression.canonical import digest
@@ -38,16 +39,18 @@ from shrinkml_env.compression.factorisations import make_factorisation
 from shrinkml_env.compression.store import model_content
 from shrinkml_env.data import SAMPLE_RATE, SpeechFolder
 from shrinkml_env.data.split import split, spread
-from shrinkml_env.files import write_atomic
 
 DEV = ("dev-clean", "dev-other")
 TEST = ("test-clean", "test-other")
 
-SHARES = {"calibration": 0.3, "proxy": 0.3, "dev": 0.4}
+SHARES = {"calibration": 0.3, "pool": 0.3, "dev": 0.4}
 """Purpose -> share of the dev sets' utterances whose speakers serve it."""
 
 SCOPES = ("encoder", "whole")
 """The parts that may be compressed: the encoder, or the whole model."""
+
+SELECTED = "ranking"
+"""The method that selects the proxy set, see `shrinkml_env.data.selection`."""
 
 CHECKED = 50
 """Utterances that are compared with transformers in one cell."""
@@ -124,17 +127,94 @@ class Checked:
     ids: tuple[str, ...]
 
 
-def roles(config: DictConfig) -> dict[str, list[str]]:
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A proxy set to select.
+
+    Attributes:
+        config: A config of `experiments.select_proxy` that asks for one size.
+    """
+
+    config: DictConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """The proxy set that was selected.
+
+    Attributes:
+        ids: Its utterances.
+        kendall: (group of models, method) -> Kendall's tau between the divergences on a set of this size, selected by
+            the method, and on dev: mean, and bounds of the 95 % interval.
+    """
+
+    ids: Sequence[str]
+    kendall: Sequence[tuple[str, str, tuple[float, ...]]]
+
+
+def methods_of(config: DictConfig) -> list[Method]:
+    """Return the study's methods, each with each of its seeds.
+
+    Raises:
+        ValueError: A method's settings are wrong, or an option names a method that there is not.
+    """
+    methods = [
+        Method(str(name), options.agent, tuple(options.overrides), seed, *searching(options))
+        for name, options in config.methods.items()
+        for seed in range(options.get("seeds", 1))
+    ]
+    for method in methods:
+        own = [f"agent={method.agent}", f"reward={method.reward}", *method.overrides]
+        check_search(search_of(config, method, 1.0), {"base": config.base, f"methods.{method.name}": own})
+    for option in ("complete", "rivals"):
+        for name in config[option]:
+            if name not in config.methods:
+                raise ValueError(f"{option}: {name!r} is not among the methods: {', '.join(config.methods)}")
+    return methods
+
+
+def divided(config: DictConfig) -> dict[str, list[str]]:
     """Return the utterances of the dev sets for each purpose, no speaker in two: purpose -> ids."""
     folder = SpeechFolder(config.root, DEV)
-    short = {index for index, samples in enumerate(folder.num_samples) if samples <= config.longest * SAMPLE_RATE}
+    seconds = [samples / SAMPLE_RATE for samples in folder.num_samples]
     return {
         purpose: [
             folder.ids[index]
-            for index in spread(sorted(short.intersection(indices)), folder.speakers, config.speech[purpose])
+            for index in spread(
+                [index for index in indices if config.shortest <= seconds[index] <= config.longest],
+                folder.speakers,
+                config.speech[purpose],
+            )
         ]
         for purpose, indices in split(folder.speakers, shares=SHARES).items()
     }
+
+
+def speech_of(config: DictConfig, purposes: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Return what `load_utterances` takes: purpose -> its utterances of the dev sets."""
+    return {purpose: {"root": config.root, "subset": list(DEV), "ids": list(ids)} for purpose, ids in purposes.items()}
+
+
+def selection_cell(
+    config: DictConfig, model: CompressibleModel, purposes: Mapping[str, Sequence[str]]
+) -> Cell[Selection]:
+    """Return the cell that selects the proxy set.
+
+    Args:
+        config: The study's.
+        model: The model.
+        purposes: ``"calibration"``, ``"pool"`` and ``"dev"`` -> ids of utterances of the dev sets.
+    """
+
+    def described(name: str, speech: Mapping[str, Any]) -> DictConfig:
+        found = compose_config("select_proxy", config.selection)
+        found.model, found.pool, found.dev = name, speech["pool"], speech["dev"]
+        calibrate_on(found, speech["calibration"])
+        return found
+
+    content = described(digest(model_content(model)), {purpose: purpose for purpose in purposes})
+    task = Selection(described(config.model, speech_of(config, purposes)))
+    return Cell(task, {"select": content, "speech": dict(purposes)}, {"selected": "proxy"})
 
 
 def chunks(config: DictConfig, subset: str) -> list[tuple[str, ...]]:
@@ -178,8 +258,10 @@ def search_config(
     return search
 
 
-def make(task: Sought | Measurement | Checked) -> dict[str, Any]:
-    """Return a `Finding`, `Errors`, or the number of equal transcripts, as JSON."""
+def make(task: Selection | Sought | Measurement | Checked) -> dict[str, Any]:
+    """Return a `Proxy`, a `Finding`, `Errors`, or the number of equal transcripts, as JSON."""
+    if isinstance(task, Selection):
+        return selected(task)
     if isinstance(task, Checked):
         return {"equal": equal_transcripts(task)}
     if isinstance(task, Measurement):
@@ -187,11 +269,10 @@ def make(task: Sought | Measurement | Checked) -> dict[str, Any]:
     method = task.method
     if method.budget is None:
         problem, ranks, _ = found_by_rule(task.search, task.ratio)
-        dev_wer = None
     else:
         problem, ranks, _ = found_by_search(task.search, task.finalists, and_rules=True)
-        dev_wer = evaluator_on(problem, task.search, "dev").evaluate(ranks).wer
-    evaluator = problem.evaluator
+    evaluator = evaluator_on(problem, task.search, "dev")
+    dev_wer = None if method.budget is None else evaluator.evaluate(ranks).wer
     return asdict(
         Finding(
             task.scope,
@@ -205,6 +286,14 @@ def make(task: Sought | Measurement | Checked) -> dict[str, Any]:
             dev_wer,
         )
     )
+
+
+def selected(task: Selection) -> dict[str, Any]:
+    """Return the `Proxy` that a config of `experiments.select_proxy` selects, as JSON."""
+    found = select(task.config)
+    (ids,) = [ids for (method, _), ids in found.ids.items() if method == SELECTED]
+    kendall = [(group, method, tuple(row.kendall)) for (group, method, _), row in found.fidelity.items()]
+    return asdict(Proxy(ids, kendall))
 
 
 def measured(task: Measurement) -> dict[str, Any]:
@@ -257,42 +346,26 @@ class Study:
 
     Args:
         config: The study's config.
+        methods: Its methods, see `methods_of`.
+        model: The model.
+        purposes: ``"calibration"``, ``"dev"`` and, if a method is a search, ``"proxy"`` -> ids of utterances of the dev
+            sets.
     """
 
-    def __init__(self, config: DictConfig) -> None:
+    def __init__(
+        self,
+        config: DictConfig,
+        methods: Sequence[Method],
+        model: CompressibleModel,
+        purposes: Mapping[str, Sequence[str]],
+    ) -> None:
         self.config = config
-        self.methods = [
-            Method(str(name), options.agent, tuple(options.overrides), seed, *searching(options))
-            for name, options in config.methods.items()
-            for seed in range(options.get("seeds", 1))
-        ]
-        for method in self.methods:
-            own = [f"agent={method.agent}", f"reward={method.reward}", *method.overrides]
-            check_search(search_of(config, method, 1.0), {"base": config.base, f"methods.{method.name}": own})
-        for option in ("complete", "rivals"):
-            for name in config[option]:
-                if name not in config.methods:
-                    raise ValueError(f"{option}: {name!r} is not among the methods: {', '.join(config.methods)}")
-        self.roles = roles(config)
+        self.methods = methods
+        self.purposes = purposes
         self.chunks = {subset: chunks(config, subset) for subset in TEST}
-        # Another command may divide the speech in another way while this one runs.
-        folder = Path(config.outputs).absolute() / f"speech-{key_of(self.roles)}"
-        folder.mkdir(parents=True, exist_ok=True)
-        self.files = {purpose: folder / f"{purpose}.txt" for purpose in self.roles}
-        for purpose, ids in self.roles.items():
-            write_atomic(self.files[purpose], "".join(f"{name}\n" for name in ids))
-        model = load_model(config.model)
         self.content = digest(model_content(model))
         self.params = count_parameters(model)
         self.scope_params = {"encoder": encoder_parameters(model), "whole": self.params}
-
-    @property
-    def speech(self) -> dict[str, Any]:
-        """Purpose -> what `load_utterances` takes."""
-        return {
-            purpose: {"root": self.config.root, "subset": list(DEV), "ids": str(path)}
-            for purpose, path in self.files.items()
-        }
 
     def ratio(self, scope: str, size: float) -> float:
         """Return the share of the whole model's parameters that is left with a share of those in question."""
@@ -301,11 +374,16 @@ class Study:
     def search(self, method: Method, scope: str, size: float) -> DictConfig:
         """Return the config of a search, see `search_config`."""
         ratio = self.ratio(scope, size)
-        return search_config(self.config, method, scope, ratio, self.config.model, self.speech)
+        speech = speech_of(self.config, self.heard_by(method))
+        return search_config(self.config, method, scope, ratio, self.config.model, speech)
+
+    def heard_by(self, method: Method) -> dict[str, Sequence[str]]:
+        """Return the speech of a method: purpose -> ids. A rule searches on none: dev stands for it."""
+        return {**self.purposes, **({"proxy": self.purposes["dev"]} if method.budget is None else {})}
 
     def described(self, method: Method, scope: str, size: float) -> DictConfig:
         """Return the config of a search without places: the model by its content, speech by its purpose."""
-        names = {purpose: purpose for purpose in self.roles}
+        names = {purpose: purpose for purpose in self.heard_by(method)}
         return search_config(self.config, method, scope, round(self.ratio(scope, size), 6), self.content, names)
 
     def search_cells(self) -> list[Cell[Sought]]:
@@ -318,7 +396,10 @@ class Study:
                         continue
                     search = self.search(method, scope, size)
                     task = Sought(scope, size, method, self.ratio(scope, size), search, self.config.finalists)
-                    content: dict[str, Any] = {"search": self.described(method, scope, size), "speech": self.roles}
+                    content: dict[str, Any] = {
+                        "search": self.described(method, scope, size),
+                        "speech": self.heard_by(method),
+                    }
                     if method.budget is not None:
                         content["finalists"] = f"{self.config.finalists} and the rules"
                     about = {"scope": scope, "size": size, "method": method.name, "seed": method.seed}
@@ -351,7 +432,7 @@ class Study:
                     content = {
                         "model": self.content,
                         "factorisation": factors,
-                        "calibration": self.roles["calibration"],
+                        "calibration": self.purposes["calibration"],
                     }
                     content |= {"ranks": dict(ranks), "granularity": task.search.granularity, "test": chunk}
                     cells.append(Cell(task, content, {**found_by, "test": subset, "first": chunk[0]}))
@@ -411,6 +492,8 @@ def reported(
     methods=mapping_of(mapping_with({**COMPARED, "scopes": list_of(choice(*SCOPES))}, needed=("agent", "overrides"))),
     rivals=list_of(NAME, least=0),
     root=NAME,
+    selection=OVERRIDES,
+    shortest=number(least=0),
     scopes=mapping_with(
         dict.fromkeys(
             SCOPES, mapping_with({"dense": list_of(NAME, least=0), "sizes": list_of(SHARE)}, ("dense", "sizes"))
@@ -420,7 +503,18 @@ def reported(
 )
 def main(config: DictConfig) -> None:
     """Run the missing searches and measurements, then print the tables."""
-    study = Study(config)
+    methods = methods_of(config)
+    with given_by("selection", "select_proxy", config.selection):
+        size, *others = compose_config("select_proxy", config.selection).sizes
+        if others:
+            raise ValueError(f"sizes must be one, that of the proxy set, got {[size, *others]}")
+    purposes: dict[str, Sequence[str]] = {**divided(config)}
+    model = load_model(config.model)
+    proxies = [] if all(method.budget is None for method in methods) else [selection_cell(config, model, purposes)]
+    del purposes["pool"]
+    for proxy in study_results("real_speech", config, proxies, make, lambda result: Proxy(**result), "proxy set"):
+        purposes["proxy"] = proxy.ids
+    study = Study(config, methods, model, purposes)
     searches = study.search_cells()
     found = [
         # Methods of the same settings share a result, under the name that each has in this config.

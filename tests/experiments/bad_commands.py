@@ -368,6 +368,16 @@ BAD_COMMANDS: list[tuple[str, str, str]] = [
     ),
     ("an override of all methods", "studies.real_speech root=x base=['nope=1']", "base: nope: there is no such option"),
     (
+        "an override of the selection",
+        "studies.real_speech root=x selection=['nope=1']",
+        "selection: nope: there is no such option",
+    ),
+    (
+        "two sizes of the proxy set",
+        "studies.real_speech root=x selection=['sizes=[4,6]']",
+        "selection: sizes must be one, that of the proxy set, got [4, 6]",
+    ),
+    (
         "a scope",
         "studies.real_speech root=x scopes={encodr:{dense:[],sizes:[0.5]}}",
         "scopes.encodr: there is no such option: did you mean scopes.encoder",

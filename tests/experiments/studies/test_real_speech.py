@@ -5,7 +5,8 @@ import pytest
 import shrinkml_env
 from experiments.common.compose import compose_config
 from experiments.studies import real_speech
-from experiments.studies.real_speech import DEV, TEST, Checked, chunks, make, roles
+from experiments.studies.real_speech import DEV, TEST, Checked, chunks, divided, make
+from shrinkml_env import load_model
 from shrinkml_env.data import SpeechFolder
 from tests.helpers.configs import CONF
 from tests.helpers.speech import LIBRISPEECH, WHISPER
@@ -27,9 +28,11 @@ def config_of(root, *overrides):
 
 
 def test_no_speaker_serves_two_purposes(root):
-    found = roles(config_of(root, "speech={calibration: 9, proxy: 4, dev: 30}"))
-    assert {purpose: len(ids) for purpose, ids in found.items()} == {"calibration": 9, "proxy": 4, "dev": 30}
+    found = divided(config_of(root, "speech={calibration: 9, pool: 4, dev: 30}", "shortest=3"))
+    assert {purpose: len(ids) for purpose, ids in found.items()} == {"calibration": 9, "pool": 4, "dev": 30}
     folder = SpeechFolder(root, DEV)
+    seconds = dict(zip(folder.ids, (samples / 16000 for samples in folder.num_samples), strict=True))
+    assert min(seconds[name] for ids in found.values() for name in ids) >= 3 > min(seconds.values())
     speaker = dict(zip(folder.ids, folder.speakers, strict=True))
     voices = [{speaker[name] for name in ids} for ids in found.values()]
     assert len(set.union(*voices)) == sum(map(len, voices))
@@ -48,7 +51,9 @@ def test_chunks_make_up_the_set_and_are_spread_over_its_speakers(root):
 @pytest.mark.slow
 def test_the_command_goes_on_where_it_was_stopped(root, monkeypatch, capsys, panels):
     monkeypatch.setenv("SHRINKML_CACHE", str(root.parent / "cache.sqlite"))
-    config = config_of(root, "model=las_small", "speech={calibration: 2, proxy: 2, dev: 3}", "chunk=4", "checked=0")
+    sizes = ["speech={calibration: 2, pool: 4, dev: 3}", "shortest=0", "chunk=4", "checked=0"]
+    config = config_of(root, "model=las_small", *sizes)
+    config.selection = ["signal=divergence", "configurations=2", "sizes=[2]"]
     config.scopes = {"whole": {"dense": ["encoder.0"], "sizes": [0.8]}}
     config.rivals = ["uniform"]
     config.methods = {
@@ -66,7 +71,7 @@ def test_the_command_goes_on_where_it_was_stopped(root, monkeypatch, capsys, pan
     first = capsys.readouterr().out
     results = (root.parent / "outputs" / "results.jsonl").read_text()
     # Both rules ask for one configuration, which is sought once, measured once, and shown twice.
-    assert len(results.splitlines()) == 3 + 4 * 2
+    assert len(results.splitlines()) == 1 + 3 + 4 * 2
     shown = [line.split() for line in first.splitlines() if line.startswith("whole")]
     uniform = next(line for line in shown if line[2] == "uniform")
     assert next(line for line in shown if line[2:4] == ["the", "same"])[4:] == uniform[3:]
@@ -94,8 +99,10 @@ def test_transcripts_of_whisper_are_compared_with_those_of_transformers():
 def test_what_can_be_compared(root, compared):
     """Every method's settings can be made, and searches with other numbers of finalists are other searches."""
     config = config_of(root, f"compared={compared}", "model=las_small", "scopes.encoder.dense=[decoder.*]")
-    cells = real_speech.Study(config).search_cells()
+    purposes = {"calibration": ["a"], "proxy": ["b"], "dev": ["c"]}
+    study = real_speech.Study(config, real_speech.methods_of(config), load_model("las_small"), purposes)
+    cells = study.search_cells()
     assert {cell.task.method.name for cell in cells} == {*config.methods} >= {*config.rivals}
     config.finalists += 1
-    changed = [cell.key != old.key for cell, old in zip(real_speech.Study(config).search_cells(), cells, strict=True)]
+    changed = [cell.key != old.key for cell, old in zip(study.search_cells(), cells, strict=True)]
     assert changed == [cell.task.method.budget is not None for cell in cells]
