@@ -116,7 +116,7 @@ def folder_speech(config: DictConfig, model: CompressibleModel, predicts: bool) 
         FileNotFoundError: There is no such folder.
     """
     folder = data_folder(config.data)
-    parts = divide(folder.speakers, config, predicts)
+    parts = divide(folder, config, getattr(model, "window", None), predicts)
     used = sorted({index for indices in parts.values() for index in indices})
     for index in used:
         require_length(model, folder.num_samples[index], f"utterance {folder.ids[index]!r}")
@@ -141,21 +141,44 @@ def folder_speech(config: DictConfig, model: CompressibleModel, predicts: bool) 
     )
 
 
-def divide(speakers: Sequence[str], config: DictConfig, predicts: bool) -> dict[str, list[int]]:
+def divide(folder: SpeechFolder, config: DictConfig, window: int | None, predicts: bool) -> dict[str, list[int]]:
     """Choose utterances for each purpose: purpose -> indices, ascending; no speaker is in two of proxy, dev and test.
 
+    A model with a `window` takes as long for a short utterance as for a full window, which tells more: utterances that
+    fill half of it calibrate and are searched on, or the longest ones where there are fewer. It hears longer ones in
+    parts, for which there is no divergence: if that is measured, they are left out.
+
     Args:
-        speakers: Speaker of every utterance.
+        folder: The speech.
         config: A config of `experiments.compress`, with ``utterances`` and ``seed``.
+        window: Number of samples that the model hears at once; None if that is any number.
         predicts: Whether the divergence will be measured.
+
+    Raises:
+        ValueError: All utterances are longer than the window.
     """
-    among = split(speakers, config.seed)
-    among["calibration"] = among["proxy"]
+    samples = folder.num_samples
+    used = [index for index in range(len(folder)) if window is None or not predicts or samples[index] <= window]
+    if not used:
+        raise ValueError(
+            f"{folder.folder}: every utterance is longer than the {(window or 0) / SAMPLE_RATE:g} s that the model "
+            "hears at once: cut them"
+        )
+    among = {
+        name: [used[place] for place in places]
+        for name, places in split([folder.speakers[index] for index in used], config.seed).items()
+    }
     limits = dict(config.utterances)
     limits["calibration"] = limits["calibration"] or CALIBRATED
     limits["proxy"] = limits["proxy"] or (SEARCHED if predicts else limits["calibration"])
+    if window is not None:
+        least = max(limits["calibration"], limits["proxy"])
+        among["proxy"].sort(key=lambda index: -samples[index])
+        filled = sum(samples[index] >= window / 2 for index in among["proxy"])
+        among["proxy"] = sorted(among["proxy"][: max(least, filled)])
+    among["calibration"] = among["proxy"]
     # Of two choices among the same utterances the smaller is a part of the larger.
-    return {name: spread(among[name], speakers, limit, config.seed) for name, limit in limits.items()}
+    return {name: spread(among[name], folder.speakers, limit, config.seed) for name, limit in limits.items()}
 
 
 def data_folder(data: str) -> SpeechFolder:

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -39,6 +40,7 @@ from shrinkml_env.compression.factorisations import make_factorisation
 from shrinkml_env.compression.store import model_content
 from shrinkml_env.data import SAMPLE_RATE, SpeechFolder
 from shrinkml_env.data.split import split, spread
+from shrinkml_env.evaluation.intervals import Estimate
 
 DEV = ("dev-clean", "dev-other")
 TEST = ("test-clean", "test-other")
@@ -482,6 +484,15 @@ def reported(
     return rows
 
 
+def proxy_table(proxy: Proxy) -> pd.DataFrame:
+    """Return a row for each group of models and method of selection: how well such a proxy set ranks them."""
+    rows = [
+        (group, method, str(len(proxy.ids)), str(Estimate(*map(float, values))))
+        for group, method, values in proxy.kendall
+    ]
+    return pd.DataFrame(rows, columns=["models", "proxy set selected by", "utterances", "Kendall's tau with dev"])
+
+
 @command(
     "real_speech",
     base=OVERRIDES,
@@ -512,7 +523,8 @@ def main(config: DictConfig) -> None:
     model = load_model(config.model)
     proxies = [] if all(method.budget is None for method in methods) else [selection_cell(config, model, purposes)]
     del purposes["pool"]
-    for proxy in study_results("real_speech", config, proxies, make, lambda result: Proxy(**result), "proxy set"):
+    chosen = study_results("real_speech", config, proxies, make, lambda result: Proxy(**result), "proxy set")
+    for proxy in chosen:
         purposes["proxy"] = proxy.ids
     study = Study(config, methods, model, purposes)
     searches = study.search_cells()
@@ -531,7 +543,7 @@ def main(config: DictConfig) -> None:
     rows = reported(study, found, measurements, errors)
     checked = f"transcripts of the original that equal those of transformers: {sum(equal)} of {config.checked}"
     notes = [checked] if equal else []
-    tables = [table(rows), pair_table(rows, config.rivals)]
+    tables = [*map(proxy_table, chosen), table(rows), pair_table(rows, config.rivals)]
     publish("real_speech", config, Report(tables, {"real_speech": lambda path: draw(path, rows)}, notes))
 
 

@@ -53,6 +53,11 @@ class Recogniser(nn.Module, ABC):
         """The smallest number of samples that the model accepts (see `require_length`)."""
         return 1
 
+    @cached_property
+    def window(self) -> int | None:
+        """The number of samples that the model hears at once, padded if there are fewer; None: as many as there are."""
+        return None
+
     @abstractmethod
     def recognise(self, waveforms: Sequence[Tensor]) -> list[Hypothesis]:
         """See `CompressibleModel`."""

@@ -98,7 +98,7 @@ def test_parts_of_a_long_utterance_have_no_transcripts(model):
             model.predict(long, state, ["a text"])
 
 
-def test_compress_says_before_the_search_that_an_utterance_is_too_long(model, tmp_path):
+def test_an_utterance_without_a_divergence_is_named_before_the_search(model, tmp_path):
     chapter = tmp_path / "speech" / "11" / "5"
     chapter.mkdir(parents=True)
     noise = np.random.default_rng(0).normal(0, 0.01, 31 * 16_000)
@@ -109,6 +109,10 @@ def test_compress_says_before_the_search_that_an_utterance_is_too_long(model, tm
     require_divergence(model, folder, [0])
     with pytest.raises(ValueError, match=r"11-5-0001: .*at most 30 s; leave out .* overrides=\['reward=accuracy'\]"):
         require_divergence(model, folder, [0, 1])
+
+
+def test_the_window_is_30_seconds(model):
+    assert model.window == 30 * 16_000
 
 
 def test_sizes(model):

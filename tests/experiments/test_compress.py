@@ -408,6 +408,23 @@ def test_what_is_found_is_fitted_anew_if_that_is_better_on_dev(tmp_path):
     assert note.startswith("No compensation: it needs two or more utterances")
 
 
+def recordings(samples):
+    """A folder of recordings of these lengths by ten speakers in turn."""
+
+    class Recordings(list):
+        folder = "recordings"
+        num_samples = tuple(samples)
+        speakers = tuple(str(index % 10) for index in range(len(samples)))
+
+    return Recordings(samples)
+
+
+def utterances(**limits):
+    return OmegaConf.create(
+        {"seed": 0, "utterances": {"calibration": None, "proxy": None, "dev": 50, "test": 60} | limits}
+    )
+
+
 @pytest.mark.parametrize(
     ("limits", "predicts", "expected"),
     [
@@ -419,12 +436,33 @@ def test_what_is_found_is_fitted_anew_if_that_is_better_on_dev(tmp_path):
     ],
 )
 def test_a_few_of_the_calibration_utterances_are_searched_on(limits, predicts, expected):
-    speakers = [str(index % 10) for index in range(400)]
-    config = OmegaConf.create({"utterances": {"calibration": None, "proxy": None, "dev": 50, "test": 60} | limits})
-    config.seed = 0
-    parts = divide(speakers, config, predicts)
+    parts = divide(recordings([16_000] * 400), utterances(**limits), None, predicts)
     sizes = {name: len(indices) for name, indices in parts.items()}
     assert (sizes["calibration"], sizes["proxy"], sizes["dev"], sizes["test"]) == (*expected, 50, 60)
     smaller, larger = sorted((set(parts["calibration"]), set(parts["proxy"])), key=len)
     assert smaller <= larger
     assert len(set.union(*map(set, parts.values()))) == max(expected) + 50 + 60
+
+
+def test_a_model_with_a_window_calibrates_and_searches_on_utterances_that_fill_it():
+    """Every third utterance fills half of a window of 100 samples, and every seventh is longer than it."""
+    samples = [120 if index % 7 == 0 else 60 + index % 5 if index % 3 == 0 else 10 for index in range(700)]
+    parts = divide(recordings(samples), utterances(calibration=20), 100, predicts=True)
+    assert {name: len(indices) for name, indices in parts.items()} == {
+        "calibration": 20,
+        "proxy": 16,
+        "dev": 50,
+        "test": 60,
+    }
+    assert all(50 <= samples[index] <= 100 for name in ("calibration", "proxy") for index in parts[name])
+    assert all(samples[index] <= 100 for indices in parts.values() for index in indices)
+    assert min(samples[index] for index in parts["dev"]) == 10
+    # Where there are too few, the longest ones.
+    short = [index % 40 for index in range(700)]
+    among = divide(recordings(short), utterances(), None, predicts=True)["calibration"]
+    longest = divide(recordings(short), utterances(), 100, predicts=True)["calibration"]
+    assert min(short[index] for index in longest) > 20 > min(short[index] for index in among)
+    # Word errors can be counted in utterances of any length.
+    assert max(samples[index] for index in divide(recordings(samples), utterances(), 100, predicts=False)["dev"]) == 120
+    with pytest.raises(ValueError, match=r"recordings: every utterance is longer than the 0\.0003125 s that"):
+        divide(recordings([6] * 10), utterances(), 5, predicts=True)

@@ -220,11 +220,16 @@ class HuggingFaceWhisper(HuggingFaceSeq2Seq):
         frames = self.network.config.max_source_positions * 2
         return [(frames, (num_tokens + part) // count) for part in range(count)]
 
+    @cached_property
+    def window(self) -> int:
+        """The number of samples in 30 s: the encoder takes as long for a short utterance as for so many."""
+        return int(self.feature_extractor.n_samples)
+
     def _parts(self, waveform: Tensor) -> tuple[Tensor, ...]:
         return waveform.tensor_split(self._num_parts(waveform.numel()))
 
     def _num_parts(self, num_samples: int) -> int:
-        return max(1, math.ceil(num_samples / int(self.feature_extractor.n_samples)))
+        return max(1, math.ceil(num_samples / self.window))
 
     def to_config(self) -> dict[str, Any]:
         """Return the files as text, the decoder settings and the language, JSON-able."""

@@ -84,6 +84,7 @@ def test_the_command_goes_on_where_it_was_stopped(root, monkeypatch, capsys, pan
     real_speech.main.__wrapped__(config)
     assert capsys.readouterr().out == first
     assert "the original" in first
+    assert "Kendall's tau with dev" in first
     assert "transformers" not in first
     assert min(panels) > 1
 
