@@ -254,7 +254,7 @@ def search_config(
     """
     search = search_of(config, method, ratio).config
     search.model = model
-    search.dense = config.scopes[scope].dense
+    search.dense = [*search.dense, *config.scopes[scope].dense]
     search.proxy, search.dev = speech["proxy"], speech["dev"]
     calibrate_on(search, speech["calibration"])
     return search
