@@ -11,32 +11,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.common.command import command
 from experiments.common.command_errors import given_by
-from experiments.common.compose import compose_config, to_container
+from experiments.common.compose import compose_config
 from experiments.common.findings import ORIGINAL, Errors, Finding, Reported, best_on_dev, draw, pair_table, table
-from experiments.common.imports import import_modules
 from experiments.common.kinds import NAME, SHARE, choice, list_of, mapping_of, mapping_with, number, whole
+from experiments.common.on_test import Checked, Measurement, equal_transcripts, measured
 from experiments.common.options import COMPARED, OVERRIDES
-from experiments.common.parts import part
 from experiments.common.results import Cell
 from experiments.common.searches import Search, check_search, evaluator_on
 from experiments.common.sized_searches import found_by_rule, found_by_search
 from experiments.common.speech import calibrate_on
 from experiments.common.study import Report, publish, study_results
 from experiments.select_proxy import select
-from shrinkml_env import CompressibleModel, EvaluationCache, Evaluator, count_parameters, load_model
+from shrinkml_env import CompressibleModel, count_parameters, load_model
 from shrinkml_env.compression import encoder_parameters
 from shrinkml_env.compression.canonical import digest
-from shrinkml_env.compression.factorisations import make_factorisation
 from shrinkml_env.compression.store import model_content
 from shrinkml_env.data import SAMPLE_RATE, SpeechFolder
 from shrinkml_env.data.split import split, spread
@@ -99,34 +95,6 @@ class Sought:
     ratio: float
     search: DictConfig
     finalists: int
-
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """A configuration to measure on a chunk of a test set.
-
-    Attributes:
-        search: The config whose model, factorisation and granularity it belongs to.
-        ranks: Layer name -> rank.
-        root: The folder of the test sets.
-        subset: The name of the test set.
-        ids: The utterances of the chunk.
-    """
-
-    search: DictConfig
-    ranks: Mapping[str, int]
-    root: str
-    subset: str
-    ids: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """Utterances whose transcripts are compared with those of transformers' own ``generate``."""
-
-    model: str
-    root: str
-    ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,51 +266,6 @@ def selected(task: Selection) -> dict[str, Any]:
     return asdict(Proxy(ids, kendall))
 
 
-def measured(task: Measurement) -> dict[str, Any]:
-    """Return the `Errors` of one configuration on a chunk of a test set, as JSON."""
-    import_modules(task.search.imports)  # a worker process has not imported them yet
-    model, factorisation = _prepared(task.search.model, OmegaConf.to_yaml(task.search.factorisation, resolve=True))
-    folder = SpeechFolder(task.root, task.subset)
-    places = {name: place for place, name in enumerate(folder.ids)}
-    utterances = [folder[places[name]] for name in task.ids]
-    evaluator = Evaluator(
-        model,
-        utterances,
-        to_container(task.search.granularity),
-        EvaluationCache(),
-        factorisation,
-        memory=0,
-        dense=to_container(task.search.dense),
-    )
-    found = evaluator.evaluate(task.ranks)
-    return asdict(Errors(list(found.edits), list(found.words)))
-
-
-@lru_cache(maxsize=2)
-def _prepared(name: str, factorisation: str) -> tuple[CompressibleModel, Any]:
-    """Return a model and its factorisation, given as YAML."""
-    model = load_model(name)
-    config = OmegaConf.create(factorisation)
-    assert isinstance(config, DictConfig)
-    spec = part("factorisation", config)
-    return model, make_factorisation(model, spec, EvaluationCache())
-
-
-def equal_transcripts(task: Checked) -> int:
-    """Count the utterances that a model and transformers' ``generate`` transcribe alike."""
-    model: Any = load_model(task.model)
-    folder = SpeechFolder(task.root, TEST)
-    places = {name: place for place, name in enumerate(folder.ids)}
-    equal = 0
-    for name in task.ids:
-        waveform = folder[places[name]].waveform
-        with torch.inference_mode():
-            tokens = model.network.generate(model.features(waveform))
-        (ours,) = model.transcribe([waveform])
-        equal += ours == model.tokenizer.decode(tokens[0], skip_special_tokens=True).strip()
-    return equal
-
-
 class Study:
     """The study of one config: its cells in two steps, since what is measured on test has to be found first.
 
@@ -450,7 +373,7 @@ class Study:
         tasks = [tuple(drawn[start : start + CHECKED]) for start in range(0, len(drawn), CHECKED)]
         return [
             Cell(
-                Checked(self.config.model, self.config.root, task),
+                Checked(self.config.model, self.config.root, TEST, task),
                 {"model": self.content, "checked": task},
                 {"checked": task[0]},
             )

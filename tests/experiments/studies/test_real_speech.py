@@ -5,11 +5,10 @@ import pytest
 import shrinkml_env
 from experiments.common.compose import compose_config
 from experiments.studies import real_speech
-from experiments.studies.real_speech import DEV, TEST, Checked, chunks, divided, make
+from experiments.studies.real_speech import DEV, TEST, chunks, divided
 from shrinkml_env import load_model
 from shrinkml_env.data import SpeechFolder
 from tests.helpers.configs import CONF
-from tests.helpers.speech import LIBRISPEECH, WHISPER
 
 SPEECH = Path(shrinkml_env.__file__).parent / "assets" / "speech"
 
@@ -87,13 +86,6 @@ def test_the_command_goes_on_where_it_was_stopped(root, monkeypatch, capsys, pan
     assert "Kendall's tau with dev" in first
     assert "transformers" not in first
     assert min(panels) > 1
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not WHISPER.exists() or not LIBRISPEECH.exists(), reason="no Whisper, or no LibriSpeech, here")
-def test_transcripts_of_whisper_are_compared_with_those_of_transformers():
-    ids = SpeechFolder(LIBRISPEECH, TEST).ids[:2]
-    assert make(Checked(f"hf:{WHISPER}", str(LIBRISPEECH), ids)) == {"equal": 2}
 
 
 @pytest.mark.parametrize("compared", [path.stem for path in (CONF / "compared").iterdir()])
