@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn import functional
 
-from shrinkml_env.compression import CompressibleModel, Factorisation, Hypothesis, PredictiveModel
+from shrinkml_env.compression import CompressibleModel, Factorisation, PredictiveModel
 from shrinkml_env.compression.canonical import one_thread
 from shrinkml_env.data.utterance import Utterance
 from shrinkml_env.evaluation.measurer import Measurer, Ranks
 from shrinkml_env.evaluation.result import Counts
+from shrinkml_env.evaluation.stages import StagedRecogniser
 
 __all__ = ["DivergenceMeasurer", "mean_divergence", "summed_divergences"]
 
@@ -85,36 +86,36 @@ class DivergenceMeasurer(Measurer):
 
     def __call__(self, ranks: Ranks) -> Counts:
         """Measure one configuration."""
-        model = self.compressed(ranks)
+        model, staged = self._of(ranks)
         with one_thread():
-            transcripts, predictions = self._predict(model, ranks)
-            divergence = mean_divergence(self._original_predictions, predictions)
+            transcripts, predictions = staged.recognise_and_predict(model, ranks, self._original_texts)
+            divergence = mean_divergence(self._original_predictions, _checked(model, ranks, predictions))
         return replace(self.counts(transcripts), divergence=divergence)
 
     def by_utterance(self, ranks: Ranks) -> list[float]:
         """Return the divergence of one configuration utterance by utterance: sums over the units and the end."""
         with one_thread():
-            return summed_divergences(self._original_predictions, self._predict(self.compressed(ranks), ranks)[1])
+            return summed_divergences(self._original_predictions, self._predict(ranks))
 
     @property
     def units(self) -> list[int]:
         """The number of units of each utterance, its end included."""
         return [len(p) for p in self._original_predictions]
 
-    def _predict(self, model: CompressibleModel, ranks: Ranks) -> tuple[list[Hypothesis], list[Tensor]]:
-        """Return a model's transcripts, and its distributions under teacher forcing with the original's transcripts.
+    def _predict(self, ranks: Ranks) -> list[Tensor]:
+        """Return a configuration's distributions under teacher forcing with the original's transcripts.
 
         The references would not do: a model that writes capitals and commas never produces their normalised text.
         """
+        model, staged = self._of(ranks)
+        return _checked(model, ranks, staged.predict(model, ranks, self._original_texts))
+
+    def _of(self, ranks: Ranks) -> tuple[PredictiveModel, StagedRecogniser]:
+        """Return a configuration's model, and what recognises with it."""
+        model = self.compressed(ranks) if ranks else self.model
         assert self._staged is not None
         assert isinstance(model, PredictiveModel)
-        transcripts, predictions = self._staged.with_predictions(model, ranks, self._original_texts)
-        if any(bool(prediction.isnan().any()) for prediction in predictions):
-            raise ValueError(
-                f"the method `predict` of {type(model).__name__} returned log-probabilities that are NaN, at the ranks "
-                f"{dict(ranks)}"
-            )
-        return transcripts, predictions
+        return model, self._staged
 
     @cached_property
     def _original_texts(self) -> list[str]:
@@ -124,9 +125,23 @@ class DivergenceMeasurer(Measurer):
     @cached_property
     def _original_predictions(self) -> list[Tensor]:
         """The original's distributions, see `PredictiveModel.predict`."""
-        return self._predict(self.model, {})[1]
+        return self._predict({})
 
     def __getstate__(self) -> dict[str, Any]:
         # Distributions are large, and quick to compute again.
         dropped = ("_original_texts", "_original_predictions")
         return {name: value for name, value in vars(self).items() if name not in dropped}
+
+
+def _checked(model: PredictiveModel, ranks: Ranks, predictions: list[Tensor]) -> list[Tensor]:
+    """Return predictions after checking them.
+
+    Raises:
+        ValueError: One is NaN.
+    """
+    if any(bool(prediction.isnan().any()) for prediction in predictions):
+        raise ValueError(
+            f"the method `predict` of {type(model).__name__} returned log-probabilities that are NaN, at the ranks "
+            f"{dict(ranks)}"
+        )
+    return predictions

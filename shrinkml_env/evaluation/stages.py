@@ -119,10 +119,8 @@ class StagedRecogniser:
                 found.update(zip(batch, model.finish(waveforms, state), strict=True))
         return [found[index] for index in range(len(self._waveforms))]
 
-    def with_predictions(
-        self, model: PredictiveModel, ranks: Mapping[str, int], texts: Sequence[str]
-    ) -> tuple[list[Hypothesis], list[Tensor]]:
-        """Recognise all waveforms with a compressed model, and predict the units of given texts.
+    def predict(self, model: PredictiveModel, ranks: Mapping[str, int], texts: Sequence[str]) -> list[Tensor]:
+        """Predict the units of given texts with a compressed model.
 
         Args:
             model: The original, compressed by `compress`.
@@ -130,8 +128,19 @@ class StagedRecogniser:
             texts: One for each waveform, for teacher forcing.
 
         Returns:
-            The transcripts, and the log-probabilities that `PredictiveModel.predict` returns, for each waveform.
+            The log-probabilities that `PredictiveModel.predict` returns, for each waveform.
         """
+        found: dict[int, Tensor] = {}
+        with torch.inference_mode():
+            for batch, waveforms, state in self._through_stages(model, ranks):
+                predicted = model.predict(waveforms, state, [texts[index] for index in batch])
+                found.update(zip(batch, predicted, strict=True))
+        return [found[index] for index in range(len(self._waveforms))]
+
+    def recognise_and_predict(
+        self, model: PredictiveModel, ranks: Mapping[str, int], texts: Sequence[str]
+    ) -> tuple[list[Hypothesis], list[Tensor]]:
+        """Return the transcripts and what `predict` returns, with the stages computed once."""
         found: dict[int, tuple[Hypothesis, Tensor]] = {}
         with torch.inference_mode():
             for batch, waveforms, state in self._through_stages(model, ranks):
