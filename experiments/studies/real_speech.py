@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.common.command import command
 from experiments.common.command_errors import given_by
-from experiments.common.compose import compose_config
+from experiments.common.compose import compose_config, option_of
 from experiments.common.findings import ORIGINAL, Errors, Finding, Reported, best_on_dev, draw, pair_table, table
 from experiments.common.kinds import NAME, SHARE, choice, list_of, mapping_of, mapping_with, number, whole
 from experiments.common.on_test import Checked, Measurement, equal_transcripts, measured
@@ -141,6 +141,21 @@ def methods_of(config: DictConfig) -> list[Method]:
             if name not in config.methods:
                 raise ValueError(f"{option}: {name!r} is not among the methods: {', '.join(config.methods)}")
     return methods
+
+
+def check_selection(overrides: Sequence[str]) -> None:
+    """Check the overrides of `experiments.select_proxy` that select the proxy set.
+
+    Raises:
+        ValueError: One is wrong or of what the study decides, or they ask for several sizes.
+    """
+    for override in overrides:
+        if option_of(override) in ("model", "pool", "dev"):
+            raise ValueError(f"selection: {override}: the study's own options decide it")
+    with given_by("selection", "select_proxy", overrides):
+        size, *others = compose_config("select_proxy", overrides).sizes
+        if others:
+            raise ValueError(f"sizes must be one, that of the proxy set, got {[size, *others]}")
 
 
 def divided(config: DictConfig) -> dict[str, list[str]]:
@@ -438,18 +453,15 @@ def proxy_table(proxy: Proxy) -> pd.DataFrame:
 def main(config: DictConfig) -> None:
     """Run the missing searches and measurements, then print the tables."""
     methods = methods_of(config)
-    with given_by("selection", "select_proxy", config.selection):
-        size, *others = compose_config("select_proxy", config.selection).sizes
-        if others:
-            raise ValueError(f"sizes must be one, that of the proxy set, got {[size, *others]}")
-    purposes: dict[str, Sequence[str]] = {**divided(config)}
+    check_selection(config.selection)
+    purposes = divided(config)
     model = load_model(config.model)
-    proxies = [] if all(method.budget is None for method in methods) else [selection_cell(config, model, purposes)]
-    del purposes["pool"]
-    chosen = study_results("real_speech", config, proxies, make, lambda result: Proxy(**result), "proxy set")
-    for proxy in chosen:
-        purposes["proxy"] = proxy.ids
-    study = Study(config, methods, model, purposes)
+    selections = [selection_cell(config, model, purposes)] if any(method.budget for method in methods) else []
+    chosen = study_results("real_speech", config, selections, make, lambda result: Proxy(**result), "proxy set")
+    heard: dict[str, Sequence[str]] = {"calibration": purposes["calibration"], "dev": purposes["dev"]}
+    if chosen:
+        heard["proxy"] = chosen[0].ids
+    study = Study(config, methods, model, heard)
     searches = study.search_cells()
     found = [
         # Methods of the same settings share a result, under the name that each has in this config.

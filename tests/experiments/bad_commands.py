@@ -373,6 +373,11 @@ BAD_COMMANDS: list[tuple[str, str, str]] = [
         "selection: nope: there is no such option",
     ),
     (
+        "what the study decides of the selection",
+        "studies.real_speech root=x selection=['pool=dev']",
+        "selection: pool=dev: the study's own options decide it",
+    ),
+    (
         "two sizes of the proxy set",
         "studies.real_speech root=x selection=['sizes=[4,6]']",
         "selection: sizes must be one, that of the proxy set, got [4, 6]",
