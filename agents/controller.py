@@ -252,7 +252,7 @@ class Controller:
             agent = cls(None, **summary["settings"])
             agent._build(tensors["cell.weight_ih"].shape[1], len(tensors["logits.bias"]))
             agent.policy.load_state_dict(tensors)
-        except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        except (SafetensorError, KeyError, ValueError, TypeError, OverflowError, RuntimeError) as error:
             raise ValueError(f"{path} was not saved by {cls.__name__}: {error}") from error
         if env is not None and _sizes(env) != (agent.policy.cell.input_size, agent.policy.logits.out_features):
             raise ValueError(f"{path} is of an environment with other spaces")

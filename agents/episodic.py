@@ -190,7 +190,7 @@ class EpisodicSearch(ABC):
             agent.best_ranks = {str(name): int(rank) for name, rank in summary["ranks"].items()}
             agent.best_return, agent._best_feasible = float(summary["return"]), bool(summary.get("feasible", False))
             agent.num_timesteps = int(summary["num_timesteps"])
-        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"{path} was not saved by {cls.__name__}: {error}") from error
         return agent
 

@@ -67,7 +67,7 @@ def study_results(
     for cell, result in zip(cells, found, strict=True):
         try:
             results.append(read(result))
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
+        except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
             file = path if line_of(path, cell.key) else KEPT / f"{study}.jsonl"
             where = f"{file}, line {line_of(file, cell.key)}"
             raise ValueError(f"{where} holds no result of this study ({error}): remove the line or the file") from error

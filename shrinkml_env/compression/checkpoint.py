@@ -174,12 +174,12 @@ def _build(config: dict[str, Any], file: Path) -> CompressibleModel:
     try:
         with torch.random.fork_rng(devices=[]):  # Loading must not shift the caller's random numbers.
             model = architectures[config["architecture"]].from_config(config["config"])
-    except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, OSError, OverflowError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: key 'config' does not fit {config['architecture']!r}: {error!r}") from error
     ranks = config["ranks"]
     try:
         layers = arrange_layers(model.layers, config.get("form", "factors"), config.get("shared", ()))
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: key 'shared': {error}") from error
     try:
         factored = matrix_ranks(layers, ranks)

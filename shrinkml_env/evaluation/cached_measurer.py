@@ -71,7 +71,7 @@ class CachedMeasurer:
             if record is not None:
                 try:
                     found[key] = Counts.from_json(record)
-                except (AttributeError, KeyError, TypeError, ValueError) as error:
+                except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
                     raise ValueError(
                         f"{self._cache.path}: the measurement {key} is damaged ({error!r}): delete the file or set "
                         "SHRINKML_CACHE"

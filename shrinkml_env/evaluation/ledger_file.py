@@ -112,7 +112,7 @@ def read_ledger(path: str | os.PathLike[str]) -> tuple[Evaluation, tuple[Evaluat
         if header["format"] != _FORMAT:
             raise ValueError(f"the format is {header['format']!r}, not {_FORMAT!r}")
         baseline = _from_json(header["baseline"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{path} is not a ledger of evaluations: {error}") from error
     return baseline, _read(path, header)
 
@@ -139,7 +139,7 @@ def _read(path: Path, header: dict[str, Any]) -> tuple[Evaluation, ...]:
             evaluation = _from_json(parse_json(line))
             if list(evaluation.ranks) != list(baseline.ranks) or evaluation.words != baseline.words:
                 raise ValueError("its layers or reference words are not the header's")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"{path}, line {number} is damaged ({error!r}); repair or remove the file") from error
         ranks = tuple(evaluation.ranks.values())
         if ranks in evaluations:

@@ -124,7 +124,7 @@ class Sensitivity:
                 for name, curve in content["curves"].items()
             }
             return cls(float(content["baseline_wer"]), curves, str(content["factorisation"]))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"{file} is not a sensitivity file, as Sensitivity.save writes it: {error}") from error
 
 

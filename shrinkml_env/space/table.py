@@ -263,7 +263,16 @@ class Table:
             )
             table._require_complete()
             return table
-        except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            OverflowError,
+            OSError,
+            EOFError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
             if isinstance(error, FileNotFoundError):
                 raise
             raise ValueError(f"{file} is not a table, as Table.save writes it: {error}") from error

@@ -6,7 +6,7 @@ import shutil
 import struct
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from experiments.common.record import read_record
@@ -251,6 +251,8 @@ SENSITIVITY = {
 
 
 @fuzz
+@example(json.dumps(SENSITIVITY).replace("4", "Infinity").encode())
+@example(json.dumps(SENSITIVITY).replace("0.5", "1" + 400 * "0").encode())
 @given(content=contents(SENSITIVITY))
 def test_sensitivities(tmp_path, content):
     path = tmp_path / "sensitivity.json"
