@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from torch import Tensor
 from shrinkml_env.compression import Hypothesis, Layer, PredictiveModel, StagedModel, State, in_batches
 
 __all__ = ["StageCache", "StagedRecogniser"]
+
+T = TypeVar("T")
 
 
 class _Entry(NamedTuple):
@@ -113,11 +115,7 @@ class StagedRecogniser:
         Returns:
             The transcripts, in the order of the waveforms.
         """
-        found: dict[int, Hypothesis] = {}
-        with torch.inference_mode():
-            for batch, waveforms, state in self._through_stages(model, ranks):
-                found.update(zip(batch, model.finish(waveforms, state), strict=True))
-        return [found[index] for index in range(len(self._waveforms))]
+        return self._of_each(model, ranks, lambda _, waveforms, state: model.finish(waveforms, state))
 
     def predict(self, model: PredictiveModel, ranks: Mapping[str, int], texts: Sequence[str]) -> list[Tensor]:
         """Predict the units of given texts with a compressed model.
@@ -130,34 +128,46 @@ class StagedRecogniser:
         Returns:
             The log-probabilities that `PredictiveModel.predict` returns, for each waveform.
         """
-        found: dict[int, Tensor] = {}
-        with torch.inference_mode():
-            for batch, waveforms, state in self._through_stages(model, ranks):
-                predicted = model.predict(waveforms, state, [texts[index] for index in batch])
-                found.update(zip(batch, predicted, strict=True))
-        return [found[index] for index in range(len(self._waveforms))]
+        return self._of_each(
+            model,
+            ranks,
+            lambda batch, waveforms, state: model.predict(waveforms, state, [texts[index] for index in batch]),
+        )
 
     def recognise_and_predict(
         self, model: PredictiveModel, ranks: Mapping[str, int], texts: Sequence[str]
     ) -> tuple[list[Hypothesis], list[Tensor]]:
         """Return the transcripts and what `predict` returns, with the stages computed once."""
-        found: dict[int, tuple[Hypothesis, Tensor]] = {}
-        with torch.inference_mode():
-            for batch, waveforms, state in self._through_stages(model, ranks):
-                predicted = model.predict(waveforms, state, [texts[index] for index in batch])
-                both = zip(model.finish(waveforms, state), predicted, strict=True)
-                found.update(zip(batch, both, strict=True))
-        hypotheses, predictions = zip(*(found[index] for index in range(len(self._waveforms))), strict=True)
+
+        def both(batch: list[int], waveforms: list[Tensor], state: State) -> Iterable[tuple[Hypothesis, Tensor]]:
+            predicted = model.predict(waveforms, state, [texts[index] for index in batch])
+            return zip(model.finish(waveforms, state), predicted, strict=True)
+
+        hypotheses, predictions = zip(*self._of_each(model, ranks, both), strict=True)
         return list(hypotheses), list(predictions)
 
-    def _through_stages(
-        self, model: StagedModel, ranks: Mapping[str, int]
-    ) -> Iterator[tuple[list[int], list[Tensor], State]]:
-        """Yield, for every batch: the indices of its waveforms, the waveforms, and the state after the last stage."""
+    def _of_each(
+        self,
+        model: StagedModel,
+        ranks: Mapping[str, int],
+        read: Callable[[list[int], list[Tensor], State], Iterable[T]],
+    ) -> list[T]:
+        """Return what is read of each waveform.
+
+        Args:
+            model: The original, compressed by `compress`.
+            ranks: Name of each of its factored matrices -> rank.
+            read: Takes the indices of a batch's waveforms, the waveforms, and their state after the last stage; returns
+                one result for each.
+        """
         choices = [tuple(ranks.get(name) for name in stage) for stage in self._matrices]
-        for number, batch in enumerate(self._batches):
-            waveforms = [self._waveforms[index] for index in batch]
-            yield batch, waveforms, self._final_state(model, number, waveforms, choices)
+        found: dict[int, T] = {}
+        with torch.inference_mode():
+            for number, batch in enumerate(self._batches):
+                waveforms = [self._waveforms[index] for index in batch]
+                state = self._final_state(model, number, waveforms, choices)
+                found.update(zip(batch, read(batch, waveforms, state), strict=True))
+        return [found[index] for index in range(len(self._waveforms))]
 
     def _final_state(
         self, model: StagedModel, number: int, waveforms: list[Tensor], choices: list[tuple[int | None, ...]]
