@@ -364,7 +364,8 @@ class Study:
                         asked.append((method, scope, size, one.ranks, whole))
         cells = []
         for method, scope, size, ranks, whole in asked:
-            found_by = {"method": method.name, "scope": scope, "size": size} if ranks else {"method": ORIGINAL}
+            named = {"method": method.name, "scope": scope, "size": size, "seed": method.seed}
+            found_by = named if ranks else {"method": ORIGINAL}
             factors = self.described(method, scope, 1).factorisation if ranks else None
             for subset, ids in self.chunks.items():
                 for chunk in ids if whole else ids[:1]:
