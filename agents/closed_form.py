@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -26,14 +27,18 @@ class ClosedForm(Curve):
     search goes through the sizes from coarse to fine, beginning with the largest that is allowed; `ranks_of_size`
     measures nothing at all.
 
+    In a second round the damage is predicted once more, from the gradients of the model that the first has given, and
+    the geometric mean of both predictions is shared out; in a third that of three, and so on.
+
     Args:
         env: As in `EpisodicSearch`.
         calibration: The speech of the gradients, as `load_utterances` takes it; training speech of the model.
         draws: Gradients for each utterance.
         seed: Seed of the draws.
+        rounds: Number of predictions, at least 1. All but the first take their gradients for each size anew.
 
     Raises:
-        ValueError: `draws` is not a whole number of at least 1.
+        ValueError: `draws` or `rounds` is not a whole number of at least 1.
     """
 
     def __init__(
@@ -42,10 +47,12 @@ class ClosedForm(Curve):
         calibration: UtteranceSpec = "calibration-large",
         draws: int = 1,
         seed: int | None = None,
+        rounds: int = 1,
     ) -> None:
         super().__init__(env, seed)
         self.calibration = calibration
         self.draws = whole_number("draws", draws, least=1)
+        self.rounds = whole_number("rounds", rounds, least=1)
         self._prepared: object = None
         self._choices: list[Choices] = []
 
@@ -55,8 +62,12 @@ class ClosedForm(Curve):
             self._choices = choices_of(problem.search_space, self.prediction(problem))
             self._prepared = key
 
-    def prediction(self, problem: SearchProblem) -> Prediction:
+    def prediction(self, problem: SearchProblem, at: Mapping[str, int] | None = None) -> Prediction:
         """Return the predicted damage of a problem's matrices; the evaluator's cache keeps it.
+
+        Args:
+            problem: The problem.
+            at: Layer name -> rank of the model whose gradients are taken; None takes those of the original.
 
         Raises:
             ValueError: The problem has a table in place of a model.
@@ -64,7 +75,7 @@ class ClosedForm(Curve):
         evaluator = problem.evaluator
         if not isinstance(evaluator, Evaluator):
             raise ValueError("agent closed_form needs a model, whose gradients it takes: a table has none")
-        return predict_for(evaluator, self.calibration, self.draws, 0 if self.seed is None else self.seed)
+        return predict_for(evaluator, self.calibration, self.draws, 0 if self.seed is None else self.seed, at)
 
     def ranks_of_size(self, problem: SearchProblem, size_ratio: float) -> dict[str, int]:
         """Return the allocation of the least predicted damage of at most a size; it takes no evaluation.
@@ -95,7 +106,13 @@ class ClosedForm(Curve):
 
     def _allocated(self, problem: SearchProblem, cost: float) -> dict[str, int]:
         """Return the allocation of at most a number of parameters of the layers."""
-        return problem.search_space.ranks(allocate(self._choices, cost))
+        space = problem.search_space
+        ranks = space.ranks(allocate(self._choices, cost))
+        predictions = [] if self.rounds == 1 else [self.prediction(problem)]
+        for _ in range(1, self.rounds):
+            predictions.append(self.prediction(problem, ranks))
+            ranks = space.ranks(allocate(choices_of(space, Prediction.mean(predictions)), cost))
+        return ranks
 
     def _resolution(self, problem: SearchProblem) -> int:
         return RESOLUTION

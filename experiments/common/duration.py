@@ -63,13 +63,15 @@ def estimated_seconds(
 
 def predictions(search: DictConfig) -> int:
     """Return how many gradients of each utterance the predictions of search space and rules take."""
-    found = set()
+    found, further = set(), 0
     space = search_space_maker(part("search_space", search.search_space))
     rules = instantiate(search.agent.get("rules") or [], _convert_="all")
     for predicting in (space, *rules):
         if isinstance(predicting, LevelSpace | ClosedForm):
             found.add((str(predicting.calibration), predicting.draws))
-    return sum(draws for _, draws in found)
+        if isinstance(predicting, ClosedForm):
+            further += (predicting.rounds - 1) * predicting.draws
+    return sum(draws for _, draws in found) + further
 
 
 def factoring_time(model: CompressibleModel) -> float:

@@ -174,7 +174,7 @@ def compose_search(config: DictConfig, model: CompressibleModel) -> DictConfig:
     with open_dict(search):
         if "rules" in search.agent and "agent.rules" not in named_by(config):
             # What they give is among what is chosen from: with many layers, few plans are as good.
-            closed_form = [{"_target_": "agents.ClosedForm"}] if isinstance(model, PredictiveModel) else []
+            closed_form = [{"_target_": "agents.ClosedForm", "rounds": 2}] if isinstance(model, PredictiveModel) else []
             search.agent.rules = [*closed_form, {"_target_": "agents.UniformRank"}]
     share_predictions(search, named_by(config))
     for key in PASSED_ON:

@@ -11,7 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shrinkml_env.compression import CompressibleModel, Factorisation, Layer, require_length, sampled_gradients
+from shrinkml_env.compression import (
+    CompressibleModel,
+    Factorisation,
+    Layer,
+    compress,
+    decompress,
+    require_length,
+    sampled_gradients,
+)
 from shrinkml_env.compression.canonical import content_bytes, one_thread
 from shrinkml_env.compression.store import Store, recognition_content, remembered
 from shrinkml_env.data.sets import UtteranceSpec, load_utterances
@@ -48,6 +56,21 @@ class Prediction:
             sum(self.damage[matrix.name][rank] for matrix in layer.matrices if matrix.is_factored(rank)),
         )
 
+    @classmethod
+    def mean(cls, predictions: Sequence[Self]) -> Self:
+        """Return the geometric mean of predictions for the same matrices.
+
+        It depends on the proportions within each prediction only: one that is several times as large in all, as one
+        from a compressed model is, counts no more for that.
+        """
+        first, *_ = predictions
+        return cls(
+            {
+                name: np.prod([one.damage[name] for one in predictions], axis=0) ** (1 / len(predictions))
+                for name in first.damage
+            }
+        )
+
     def to_json(self) -> dict[str, list[float]]:
         """Return name -> damage as JSON has it."""
         return {name: damage.tolist() for name, damage in self.damage.items()}
@@ -58,7 +81,13 @@ class Prediction:
         return cls({name: np.array(damage, np.float64) for name, damage in value.items()})
 
 
-def predict_for(evaluator: Evaluator, calibration: UtteranceSpec, draws: int, seed: int = 0) -> Prediction:
+def predict_for(
+    evaluator: Evaluator,
+    calibration: UtteranceSpec,
+    draws: int,
+    seed: int = 0,
+    at: Mapping[str, int] | None = None,
+) -> Prediction:
     """Return `predict_damage` for an evaluator's model and factors, from its cache where it was made before.
 
     Args:
@@ -66,6 +95,7 @@ def predict_for(evaluator: Evaluator, calibration: UtteranceSpec, draws: int, se
         calibration: The speech of the gradients, as `load_utterances` takes it; training speech of the model.
         draws: As `predict_damage`.
         seed: As `predict_damage`.
+        at: Name of each layer of the evaluator -> rank; otherwise as `predict_damage`.
 
     Raises:
         ValueError: As `predict_damage`; or there is no such speech, or it is too short for the model.
@@ -75,7 +105,8 @@ def predict_for(evaluator: Evaluator, calibration: UtteranceSpec, draws: int, se
     for utterance in utterances:
         require_length(evaluator.model, utterance.waveform.numel(), f"utterance {utterance.id!r}")
     waveforms = [utterance.waveform for utterance in utterances]
-    return predict_damage(evaluator.model, evaluator.factorisation, waveforms, draws, seed, evaluator.cache)
+    ranks = None if at is None else evaluator.matrix_ranks(at)
+    return predict_damage(evaluator.model, evaluator.factorisation, waveforms, draws, seed, evaluator.cache, ranks)
 
 
 def predict_damage(
@@ -85,6 +116,7 @@ def predict_damage(
     draws: int = 1,
     seed: int = 0,
     store: Store | None = None,
+    at: Mapping[str, int] | None = None,
 ) -> Prediction:
     """Predict the divergence from the original that each matrix causes at each rank, by gradients on some speech.
 
@@ -98,6 +130,9 @@ def predict_damage(
     well which of two ranks does less harm; large harm it underestimates, several times over where a layer is ruined,
     since the expansion holds for small changes only, and errors of several matrices are taken as independent.
 
+    The gradients may as well be those of a model that is compressed already: then they tell what a matrix does beside
+    the errors of all others, which make most models more sensitive, and some parts of them more than others.
+
     Args:
         model: An uncompressed `PredictiveModel` in evaluation mode; not changed.
         factorisation: Prepared for it.
@@ -105,18 +140,22 @@ def predict_damage(
         draws: Gradients for each utterance: more of them make the estimate steadier.
         seed: Seed of the draws.
         store: Keeps the prediction, by the content of all that it depends on; None makes it every time.
+        at: Layer or matrix name -> rank: the gradients are taken of the model of these ranks; None takes the original.
 
     Raises:
-        ValueError: The model does not predict probabilities of its transcripts, or the factorisation has no triplets.
+        ValueError: The model does not predict probabilities of its transcripts, the factorisation has no triplets, or a
+            name or a rank in `at` is wrong.
     """
 
     def content() -> Iterator[bytes]:
-        yield json.dumps(["predicted damage", 2, factorisation.key, draws, seed]).encode()
+        ranks = [] if at is None else [sorted(at.items())]
+        yield json.dumps(["predicted damage", 2, factorisation.key, draws, seed, *ranks]).encode()
         yield from recognition_content(model)
         yield from map(content_bytes, waveforms)
 
     def compute() -> dict[str, list[float]]:
-        return _predict(model, factorisation, waveforms, draws, seed).to_json()
+        taken = model if at is None else decompress(compress(model, at, factorisation))
+        return _predict(taken, factorisation, waveforms, draws, seed).to_json()
 
     subject = f"predicted damage, {len(waveforms)} utterances, {factorisation.name},"
     return Prediction.from_json(remembered(store, content(), subject, compute))

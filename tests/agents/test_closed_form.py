@@ -10,7 +10,7 @@ from shrinkml_env.data import Utterance
 from shrinkml_env.mdp.constraints import Budget
 from shrinkml_env.mdp.rewards import Linear
 from shrinkml_env.space.formation import Explicit
-from shrinkml_env.space.prediction import predict_damage
+from shrinkml_env.space.prediction import Prediction, predict_damage
 from tests.helpers.fake_evaluator import make_fake_env
 from tests.helpers.las import MODEL, noise
 
@@ -63,6 +63,28 @@ def test_gradients_are_taken_once(agent, problem, monkeypatch):
     agent.ranks_of_size(problem, 0.8)
     monkeypatch.setattr("agents.closed_form.predict_for", lambda *_: pytest.fail("taken again"))
     agent.ranks_of_size(problem, 0.85)
+
+
+def test_the_second_round_takes_the_gradients_of_the_first_ones_model(agent, problem):
+    first = agent.ranks_of_size(problem, 0.8)
+    again = ClosedForm(calibration=problem.evaluator.utterances, draws=2, seed=5, rounds=2)
+    factors, at = problem.evaluator.factorisation, problem.evaluator.matrix_ranks(first)
+    mean = Prediction.mean([predict_damage(MODEL, factors, SPEECH, 2, 5, at=ranks) for ranks in (None, at)])
+    found = again.ranks_of_size(problem, 0.8)
+    assert problem.size(found) <= 0.8
+
+    # Nothing that is as small is predicted to do less harm by a single step.
+    def damage(ranks):
+        return sum(mean.of(layer, ranks[layer.name]) for layer in problem.layers)
+
+    for name, rank in ((name, rank) for name, ranks in CANDIDATES.items() for rank in ranks):
+        other = {**found, name: rank}
+        assert problem.size(other) > 0.8 or damage(other) >= damage(found)
+
+
+def test_rounds_must_be_at_least_one():
+    with pytest.raises(ValueError, match="rounds must be a whole number of at least 1, got 0"):
+        ClosedForm(rounds=0)
 
 
 def test_a_search_goes_through_the_sizes(agent, problem):

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
+from shrinkml_env import EvaluationCache
 from shrinkml_env.compression import SVD, ActivationAwareSVD, compress, sampled_gradients
 from shrinkml_env.evaluation.divergence import mean_divergence
-from shrinkml_env.space.prediction import predict_damage
+from shrinkml_env.space.prediction import Prediction, predict_damage
 from tests.helpers.las import MODEL, noise
 from tests.helpers.models import TinyCTC, tones
 
@@ -37,6 +43,44 @@ def test_a_layer_is_the_sum_of_what_its_rank_factors():
     rank = min(matrix.break_even for matrix in layer.matrices)
     assert prediction.of(layer, rank) == pytest.approx(sum(prediction.damage[m.name][rank] for m in layer.matrices))
     assert prediction.of(layer, layer.max_rank) == 0
+
+
+def test_gradients_of_a_compressed_model():
+    """The formula with the gradients of a model whose weights are the products; the changes are the original's."""
+    svd = SVD(MODEL)
+    ranks = {"decoder.lstm.weight_ih": 3, NAME: 5}
+    small = copy.deepcopy(MODEL)
+    for name, rank in ranks.items():
+        small.get_parameter(name).data.copy_(svd.factors(name, rank).product)
+    found = predict_damage(MODEL, svd, SPEECH, at=ranks).damage[NAME][6]
+    change = svd.factors(NAME, 9).product - svd.factors(NAME, 6).product
+    samples = list(sampled_gradients(small, SPEECH, MODEL.layers))
+    squares = sum(float((sample.matrices[NAME] * change).sum()) ** 2 / 2 for sample in samples)
+    assert found == pytest.approx(squares / sum(sample.units for sample in samples), rel=1e-3)
+    assert found != pytest.approx(predict_damage(MODEL, svd, SPEECH).damage[NAME][6], rel=1e-2)
+
+
+def test_a_prediction_is_kept_for_each_model_of_the_gradients(tmp_path):
+    cache, svd = EvaluationCache(tmp_path / "cache.sqlite"), SVD(MODEL)
+    found = [predict_damage(MODEL, svd, SPEECH, store=cache, at=at) for at in (None, {NAME: 5}, {NAME: 6})]
+    again = [predict_damage(MODEL, svd, SPEECH, store=cache, at=at) for at in (None, {NAME: 5}, {NAME: 6})]
+    values = [tuple(one.damage[NAME]) for one in found]
+    assert len(set(values)) == 3
+    assert [tuple(one.damage[NAME]) for one in again] == values
+
+
+def test_a_wrong_rank_of_the_compressed_model():
+    with pytest.raises(ValueError, match=NAME):
+        predict_damage(MODEL, SVD(MODEL), SPEECH, at={NAME: 0})
+
+
+@given(arrays(np.float64, (2, 4), elements=st.floats(0, 100)), st.floats(0.01, 100))
+def test_the_mean_does_not_depend_on_the_scale_of_one(damage, scale):
+    one, other = ({"a": row} for row in damage)
+    mean = Prediction.mean([Prediction(one), Prediction(other)]).damage["a"]
+    np.testing.assert_allclose(mean, np.sqrt(damage[0] * damage[1]))
+    scaled = Prediction.mean([Prediction(one), Prediction({"a": scale * damage[1]})]).damage["a"]
+    np.testing.assert_allclose(scaled, np.sqrt(scale) * mean, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.slow
