@@ -12,7 +12,7 @@ from agents.rules import require_reachable
 from shrinkml_env import Evaluator, SearchProblem
 from shrinkml_env.checks import whole_number
 from shrinkml_env.data import UtteranceSpec
-from shrinkml_env.space import Choices, Prediction, allocate, choices_of, largest_within, predict_for
+from shrinkml_env.space import Prediction, largest_within, least_damage, predict_for
 
 __all__ = ["ClosedForm"]
 
@@ -23,12 +23,12 @@ RESOLUTION = 256
 class ClosedForm(Curve):
     """Gives the layers, for each size, the candidates of the least predicted damage in sum.
 
-    The damage is predicted by gradients (`predict_for`), without an evaluation, and shared out by `allocate`. A
+    The damage is predicted by gradients (`predict_for`), without an evaluation, and shared out by `least_damage`. A
     search goes through the sizes from coarse to fine, beginning with the largest that is allowed; `ranks_of_size`
     measures nothing at all.
 
-    In a second round the damage is predicted once more, from the gradients of the model that the first has given, and
-    the geometric mean of both predictions is shared out; in a third that of three, and so on.
+    Further rounds predict it again, from the gradients of the model that the round before has given, see
+    `least_damage`.
 
     Args:
         env: As in `EpisodicSearch`.
@@ -54,12 +54,12 @@ class ClosedForm(Curve):
         self.draws = whole_number("draws", draws, least=1)
         self.rounds = whole_number("rounds", rounds, least=1)
         self._prepared: object = None
-        self._choices: list[Choices] = []
+        self._first: Prediction | None = None
 
     def _prepare(self, problem: SearchProblem) -> None:
         key = problem.evaluator.key, problem.search_space
         if self._prepared != key:
-            self._choices = choices_of(problem.search_space, self.prediction(problem))
+            self._first = self.prediction(problem)
             self._prepared = key
 
     def prediction(self, problem: SearchProblem, at: Mapping[str, int] | None = None) -> Prediction:
@@ -99,20 +99,21 @@ class ClosedForm(Curve):
 
     def _costs(self, problem: SearchProblem, size_ratio: float) -> tuple[float, float]:
         """Return the fewest parameters of the layers, and the most at a size, which are at least as many."""
-        smallest = sum(float(choice.cost[0]) for choice in self._choices)
-        dense = sum(float(choice.cost[-1]) for choice in self._choices)
+        space = problem.search_space
+        smallest, dense = (
+            sum(layer.parameters(ranks[layer.name]) for layer in space.layers)
+            for ranks in (space.smallest, space.dense)
+        )
         total = problem.evaluator.params(problem.search_space.dense)
         return smallest, max(smallest, dense - total + largest_within(size_ratio, total))
 
     def _allocated(self, problem: SearchProblem, cost: float) -> dict[str, int]:
         """Return the allocation of at most a number of parameters of the layers."""
-        space = problem.search_space
-        ranks = space.ranks(allocate(self._choices, cost))
-        predictions = [] if self.rounds == 1 else [self.prediction(problem)]
-        for _ in range(1, self.rounds):
-            predictions.append(self.prediction(problem, ranks))
-            ranks = space.ranks(allocate(choices_of(space, Prediction.mean(predictions)), cost))
-        return ranks
+
+        def predict(at: Mapping[str, int] | None) -> Prediction:
+            return self._first if at is None and self._first else self.prediction(problem, at)
+
+        return least_damage(problem.search_space, predict, cost, self.rounds)
 
     def _resolution(self, problem: SearchProblem) -> int:
         return RESOLUTION

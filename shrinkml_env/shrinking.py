@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -27,7 +27,7 @@ from shrinkml_env.evaluation import EvaluationCache
 from shrinkml_env.space.allocation import largest_within
 from shrinkml_env.space.closed_form import least_damage
 from shrinkml_env.space.formation import Full
-from shrinkml_env.space.prediction import predict_damage
+from shrinkml_env.space.prediction import Prediction, predict_damage
 
 __all__ = ["shrink"]
 
@@ -37,7 +37,8 @@ ModelT = TypeVar("ModelT", bound=CompressibleModel)
 def shrink(model: ModelT, size: float, speech: UtteranceSpec, dense: Sequence[str] = ()) -> ModelT:
     """Compress a model to a size, with the best factors and the ranks of the least predicted damage.
 
-    Factors in pivoting form with shared inputs and weighed rows, and a rank for every matrix, in closed form. Nothing
+    Factors in pivoting form with shared inputs and weighed rows, and a rank for every matrix, in closed form: the
+    damage is predicted for the original, and again for the model that this prediction gives (`least_damage`). Nothing
     is searched for and nothing is evaluated; factors and prediction are computed from the speech, without its texts,
     and kept in the evaluation cache.
 
@@ -84,7 +85,12 @@ def shrink(model: ModelT, size: float, speech: UtteranceSpec, dense: Sequence[st
             f"{total:,} are left"
         )
     waveforms = [utterance.waveform for utterance in utterances]
-    ranks = least_damage(space, predict_damage(model, factors, waveforms, store=cache), most - fixed)
+
+    def predict(at: Mapping[str, int] | None) -> Prediction:
+        matrices = None if at is None else ranks_by_matrix(layers, at)
+        return predict_damage(model, factors, waveforms, store=cache, at=matrices)
+
+    ranks = least_damage(space, predict, most - fixed, rounds=2)
     return compress(model, ranks_by_matrix(layers, ranks), factors)
 
 

@@ -62,7 +62,7 @@ def estimated_seconds(
 
 
 def predictions(search: DictConfig) -> int:
-    """Return how many gradients of each utterance the predictions of search space and rules take."""
+    """Return how many gradients of each utterance the predictions of search space and rules take, all rounds."""
     found, further = set(), 0
     space = search_space_maker(part("search_space", search.search_space))
     rules = instantiate(search.agent.get("rules") or [], _convert_="all")

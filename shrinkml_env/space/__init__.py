@@ -5,7 +5,7 @@ ranks in closed form.
 """
 
 from shrinkml_env.space.allocation import Choices, allocate, largest_within
-from shrinkml_env.space.closed_form import choices_of
+from shrinkml_env.space.closed_form import choices_of, least_damage
 from shrinkml_env.space.prediction import Prediction, predict_for
 from shrinkml_env.space.search_space import SearchSpace, uniform_ranks
 from shrinkml_env.space.sensitivity import LayerCurve, Sensitivity
@@ -22,6 +22,7 @@ __all__ = [
     "allocate",
     "choices_of",
     "largest_within",
+    "least_damage",
     "predict_for",
     "uniform_ranks",
 ]

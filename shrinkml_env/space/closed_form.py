@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 
 from shrinkml_env.space.allocation import Choices, allocate
@@ -21,15 +23,30 @@ def choices_of(space: SearchSpace, prediction: Prediction) -> list[Choices]:
     ]
 
 
-def least_damage(space: SearchSpace, prediction: Prediction, params: int) -> dict[str, int]:
+def least_damage(
+    space: SearchSpace,
+    predict: Callable[[Mapping[str, int] | None], Prediction],
+    params: float,
+    rounds: int = 1,
+) -> dict[str, int]:
     """Return the configuration of the least predicted damage, see `allocate`.
+
+    In a second round the damage is predicted once more, from the gradients of the model that the first has given, and
+    the configuration is that of the least geometric mean of both predictions; in a third that of three, and so on.
 
     Args:
         space: The layers and their candidates.
-        prediction: The damage of each layer's matrices.
+        predict: Returns the damage of each layer's matrices, from the gradients of the model of a configuration, or
+            with None from those of the original; see `predict_damage`.
         params: The largest number of parameters that the space's layers may have together, biases excluded.
+        rounds: Number of predictions, at least 1.
 
     Raises:
         ValueError: Even the smallest candidates have more.
     """
-    return space.ranks(allocate(choices_of(space, prediction), params))
+    predictions = [predict(None)]
+    while True:
+        ranks = space.ranks(allocate(choices_of(space, Prediction.mean(predictions)), params))
+        if len(predictions) == rounds:
+            return ranks
+        predictions.append(predict(ranks))
