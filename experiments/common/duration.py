@@ -62,7 +62,10 @@ def estimated_seconds(
 
 
 def predictions(search: DictConfig) -> int:
-    """Return how many gradients of each utterance the predictions of search space and rules take, all rounds."""
+    """Return how many gradients of each utterance the predictions of search space and rules take, all rounds.
+
+    A rule predicts its further rounds twice: for the search, and for the report, at the size that was found.
+    """
     found, further = set(), 0
     space = search_space_maker(part("search_space", search.search_space))
     rules = instantiate(search.agent.get("rules") or [], _convert_="all")
@@ -70,7 +73,7 @@ def predictions(search: DictConfig) -> int:
         if isinstance(predicting, LevelSpace | ClosedForm):
             found.add((str(predicting.calibration), predicting.draws))
         if isinstance(predicting, ClosedForm):
-            further += (predicting.rounds - 1) * predicting.draws
+            further += 2 * (predicting.rounds - 1) * predicting.draws
     return sum(draws for _, draws in found) + further
 
 

@@ -176,7 +176,7 @@ def write_outputs(
     damage = None
     predicting = predicting_rule(config, agent)
     if predicting is not None:
-        # The prediction was made for the search and comes from the evaluator's cache.
+        # The first round's prediction was made for the search and comes from the evaluator's cache.
         prediction = predicting.prediction(problem)
         damage = {layer.name: prediction.of(layer, result.ranks[layer.name]) for layer in result.layers}
         rules["ranks of the least predicted damage"] = predicting
@@ -196,12 +196,12 @@ def write_outputs(
 
 
 def predicting_rule(config: DictConfig, agent: Learner) -> ClosedForm | None:
-    """Return the rule with the predicted damage that search space or agent use; None if neither uses any."""
+    """Return the rule with the predicted damage that agent or search space use; None if neither uses any."""
+    for rule in (agent, *getattr(agent, "rules", ())):
+        if isinstance(rule, ClosedForm):
+            return rule
     maker = search_space_maker(part("search_space", config.search_space))
-    if isinstance(maker, LevelSpace):
-        return ClosedForm(calibration=maker.calibration, draws=maker.draws)
-    rules = (agent, *getattr(agent, "rules", ()))
-    return next((rule for rule in rules if isinstance(rule, ClosedForm)), None)
+    return ClosedForm(calibration=maker.calibration, draws=maker.draws) if isinstance(maker, LevelSpace) else None
 
 
 def uniform_curve(problem: SearchProblem) -> list[Evaluation]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from shrinkml_env.checks import whole_number
 from shrinkml_env.space.allocation import Choices, allocate
 from shrinkml_env.space.prediction import Prediction
 from shrinkml_env.space.search_space import SearchSpace
@@ -42,11 +43,14 @@ def least_damage(
         rounds: Number of predictions, at least 1.
 
     Raises:
-        ValueError: Even the smallest candidates have more.
+        ValueError: Even the smallest candidates have more, or `rounds` is not a whole number of at least 1.
     """
+    rounds = whole_number("rounds", rounds, least=1)
     predictions = [predict(None)]
-    while True:
-        ranks = space.ranks(allocate(choices_of(space, Prediction.mean(predictions)), params))
-        if len(predictions) == rounds:
-            return ranks
-        predictions.append(predict(ranks))
+
+    def least() -> dict[str, int]:
+        return space.ranks(allocate(choices_of(space, Prediction.mean(predictions)), params))
+
+    for _ in range(1, rounds):
+        predictions.append(predict(least()))
+    return least()

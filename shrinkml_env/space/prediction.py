@@ -17,6 +17,7 @@ from shrinkml_env.compression import (
     Layer,
     compress,
     decompress,
+    matrix_ranks,
     require_length,
     sampled_gradients,
 )
@@ -61,7 +62,7 @@ class Prediction:
         """Return the geometric mean of predictions for the same matrices.
 
         It depends on the proportions within each prediction only: one that is several times as large in all, as one
-        from a compressed model is, counts no more for that.
+        from a compressed model is, counts no more for that. What one of them predicts to do no harm does none.
         """
         first, *_ = predictions
         return cls(
@@ -130,8 +131,9 @@ def predict_damage(
     well which of two ranks does less harm; large harm it underestimates, several times over where a layer is ruined,
     since the expansion holds for small changes only, and errors of several matrices are taken as independent.
 
-    The gradients may as well be those of a model that is compressed already: then they tell what a matrix does beside
-    the errors of all others, which make most models more sensitive, and some parts of them more than others.
+    The gradients may as well be those of a model that is compressed already, on the transcripts that it writes itself:
+    then they tell by how much a matrix moves that model, beside the errors of all others, which make most models more
+    sensitive, and some parts of them more than others.
 
     Args:
         model: An uncompressed `PredictiveModel` in evaluation mode; not changed.
@@ -140,21 +142,26 @@ def predict_damage(
         draws: Gradients for each utterance: more of them make the estimate steadier.
         seed: Seed of the draws.
         store: Keeps the prediction, by the content of all that it depends on; None makes it every time.
-        at: Layer or matrix name -> rank: the gradients are taken of the model of these ranks; None takes the original.
+        at: Layer or matrix name -> rank: the gradients are taken of the model of these ranks, other matrices being
+            dense; None takes the original.
 
     Raises:
         ValueError: The model does not predict probabilities of its transcripts, the factorisation has no triplets, or a
             name or a rank in `at` is wrong.
     """
+    ranks = matrix_ranks(factorisation.layers, {} if at is None else at)
 
     def content() -> Iterator[bytes]:
-        ranks = [] if at is None else [sorted(at.items())]
-        yield json.dumps(["predicted damage", 2, factorisation.key, draws, seed, *ranks]).encode()
+        where = [sorted(ranks.items())] if ranks else []
+        yield json.dumps(["predicted damage", 2, factorisation.key, draws, seed, *where]).encode()
         yield from recognition_content(model)
         yield from map(content_bytes, waveforms)
 
     def compute() -> dict[str, list[float]]:
-        taken = model if at is None else decompress(compress(model, at, factorisation))
+        taken = model
+        if ranks:
+            with torch.inference_mode(False):  # Else autograd refuses the parameters that decompress makes.
+                taken = decompress(compress(model, ranks, factorisation))
         return _predict(taken, factorisation, waveforms, draws, seed).to_json()
 
     subject = f"predicted damage, {len(waveforms)} utterances, {factorisation.name},"

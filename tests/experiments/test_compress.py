@@ -167,8 +167,8 @@ def test_one_prediction_and_a_second_round_unless_overrides_say_otherwise(config
     search = compose_search(configure("target_size=0.6", f"overrides=['{override}']"), MODEL)
     assert (search.search_space.calibration, search.search_space.draws) == (speech, draws)
     alike = {(speech, draws), ("calibration-large", 1)}
-    second_round = 1
-    assert predictions(search) == sum(number for _, number in alike) + second_round
+    second_rounds = 2  # One for the search, and one for the size that it finds.
+    assert predictions(search) == sum(number for _, number in alike) + second_rounds
 
 
 def test_a_size_that_the_search_space_lacks_is_told_by_its_option():

@@ -138,3 +138,6 @@ def test_the_rule_beside_a_search_predicts_as_the_search_does():
     options = ["search_space=predicted", "search_space.calibration=calibration", "search_space.draws=3"]
     predicted = predicting_rule(compose_config("search", options), RandomSearch())
     assert (predicted.calibration, predicted.draws, predicted.seed) == ("calibration", 3, None)
+    # A rule that the search begins with knows of its rounds.
+    rounds = ClosedForm(calibration="calibration", draws=3, rounds=2)
+    assert predicting_rule(compose_config("search", options), ModelBasedSearch(rules=[rounds])) is rounds

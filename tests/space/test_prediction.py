@@ -60,18 +60,31 @@ def test_gradients_of_a_compressed_model():
     assert found != pytest.approx(predict_damage(MODEL, svd, SPEECH).damage[NAME][6], rel=1e-2)
 
 
-def test_a_prediction_is_kept_for_each_model_of_the_gradients(tmp_path):
+def test_a_prediction_is_kept_for_each_model_of_the_gradients(tmp_path, monkeypatch):
     cache, svd = EvaluationCache(tmp_path / "cache.sqlite"), SVD(MODEL)
-    found = [predict_damage(MODEL, svd, SPEECH, store=cache, at=at) for at in (None, {NAME: 5}, {NAME: 6})]
-    again = [predict_damage(MODEL, svd, SPEECH, store=cache, at=at) for at in (None, {NAME: 5}, {NAME: 6})]
-    values = [tuple(one.damage[NAME]) for one in found]
-    assert len(set(values)) == 3
-    assert [tuple(one.damage[NAME]) for one in again] == values
+
+    def predicted(at):
+        return tuple(predict_damage(MODEL, svd, SPEECH, store=cache, at=at).damage[NAME])
+
+    found = [predicted(at) for at in (None, {NAME: 5}, {NAME: 6})]
+    assert len(set(found)) == 3
+    monkeypatch.setattr("shrinkml_env.space.prediction._predict", lambda *_: pytest.fail("predicted again"))
+    assert [predicted(at) for at in (None, {NAME: 5}, {NAME: np.int64(6)})] == found
+    # The original, in other words.
+    assert predicted({}) == predicted({NAME: 9}) == found[0]
 
 
-def test_a_wrong_rank_of_the_compressed_model():
-    with pytest.raises(ValueError, match=NAME):
-        predict_damage(MODEL, SVD(MODEL), SPEECH, at={NAME: 0})
+def test_gradients_of_a_compressed_model_in_inference_mode():
+    with torch.inference_mode():
+        found = predict_damage(MODEL, SVD(MODEL), SPEECH, at={NAME: 5})
+    assert found.damage[NAME].tolist() == predict_damage(MODEL, SVD(MODEL), SPEECH, at={NAME: 5}).damage[NAME].tolist()
+
+
+@pytest.mark.parametrize("ranks", [{NAME: 0}, {"decoder.none": 3}, [5]])
+def test_a_wrong_model_of_the_gradients(ranks, tmp_path):
+    for store in (None, EvaluationCache(tmp_path / "cache.sqlite")):
+        with pytest.raises(ValueError, match=r"rank.* (of|must)|no layer is named 'decoder.none'"):
+            predict_damage(MODEL, SVD(MODEL), SPEECH, store=store, at=ranks)
 
 
 @given(arrays(np.float64, (2, 4), elements=st.floats(0, 100)), st.floats(0.01, 100))
