@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 
 from experiments.common.pictures import plt, save_figure
 from experiments.common.statistics import in_points, mean, mean_wer_increase
@@ -22,6 +23,9 @@ HEAD = ("compressed", "size", "method", "seeds", "of the whole", "multiply-adds"
 """The first columns of `table`; those of each test set follow."""
 
 ON_TEST = ("utterances", "WER %", "above the original (95 % below)")
+
+WORST = 5
+"""Where the axis of the picture ends, in WERs of the original: what is above is of no use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,14 +170,18 @@ def pair_table(rows: Sequence[Reported], rivals: Sequence[str]) -> pd.DataFrame:
 
 
 def draw(path: Path, rows: Sequence[Reported]) -> None:
-    """Draw the WER on each test set against the share of the encoder's parameters, or of all, method by method."""
+    """Draw the WER on each test set against the share of the encoder's parameters, or of all, method by method.
+
+    The axis of the WER ends at `WORST` times the original's.
+    """
     kept = [row for row in rows if row.found is not None]
     # Of configurations that are measured on more utterances, those that all are measured on.
     count = {name: min(len(row.errors[name].words) for row in rows) for name in rows[0].before}
     scopes = list(dict.fromkeys(row.found.scope for row in kept if row.found))
     tests = list(rows[0].before)
-    figure, panels = plt.subplots(len(scopes), len(tests), figsize=(11, 4.5 * len(scopes)), constrained_layout=True)
+    figure, panels = plt.subplots(len(scopes), len(tests), figsize=(12, 4.5 * len(scopes)), constrained_layout=True)
     methods = list(dict.fromkeys(row.found.method for row in kept if row.found))
+    lines: dict[str, Artist] = {}
     for axes, (scope, name) in zip(np.ravel(panels), [(s, t) for s in scopes for t in tests], strict=True):
         of_scope = [row for row in kept if row.found and row.found.scope == scope]
         for method in dict.fromkeys(row.found.method for row in of_scope if row.found):
@@ -184,11 +192,14 @@ def draw(path: Path, rows: Sequence[Reported]) -> None:
             ]
             sizes = sorted({size for size, _ in line})
             wers = [mean([wer for size, wer in line if size == at]).value for at in sizes]
-            axes.plot(sizes, wers, "o-", color=f"C{methods.index(method) % 10}", label=method, markersize=3)
-        axes.axhline(100 * rows[0].before[name].first(count[name]).wer, color="black", linestyle="--", linewidth=0.8)
+            cycle, color = divmod(methods.index(method), 10)
+            (lines[method],) = axes.plot(sizes, wers, ("o-", "s--")[cycle % 2], color=f"C{color}", markersize=4)
+        original = 100 * rows[0].before[name].first(count[name]).wer
+        axes.axhline(original, color="black", linestyle="--", linewidth=0.8)
         axes.set(title=f"{scope}, {name}", xlabel=f"share of the parameters ({scope})", ylabel="WER %", yscale="log")
+        axes.set_ylim(0.85 * original, WORST * original)
         for format_ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
             format_ticks("{x:g}")
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize=7)
+    figure.legend([lines[method] for method in methods], methods, loc="outside right upper", frameon=False, fontsize=8)
     save_figure(figure, path, dpi=120)
