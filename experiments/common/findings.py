@@ -172,7 +172,7 @@ def pair_table(rows: Sequence[Reported], rivals: Sequence[str]) -> pd.DataFrame:
 def draw(path: Path, rows: Sequence[Reported]) -> None:
     """Draw the WER on each test set against the share of the encoder's parameters, or of all, method by method.
 
-    The axis of the WER ends at `WORST` times the original's.
+    The axis of the WER ends at `WORST` times the original's, unless that makes no error.
     """
     kept = [row for row in rows if row.found is not None]
     # Of configurations that are measured on more utterances, those that all are measured on.
@@ -197,7 +197,8 @@ def draw(path: Path, rows: Sequence[Reported]) -> None:
         original = 100 * rows[0].before[name].first(count[name]).wer
         axes.axhline(original, color="black", linestyle="--", linewidth=0.8)
         axes.set(title=f"{scope}, {name}", xlabel=f"share of the parameters ({scope})", ylabel="WER %", yscale="log")
-        axes.set_ylim(0.85 * original, WORST * original)
+        if original:
+            axes.set_ylim(0.85 * original, WORST * original)
         for format_ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
             format_ticks("{x:g}")
         axes.grid(alpha=0.3)
