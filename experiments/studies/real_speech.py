@@ -366,15 +366,14 @@ class Study:
         for method, scope, size, ranks, whole in asked:
             named = {"method": method.name, "scope": scope, "size": size, "seed": method.seed}
             found_by = named if ranks else {"method": ORIGINAL}
-            factors = self.described(method, scope, 1).factorisation if ranks else None
+            made_by = {}
+            if ranks:
+                factors = self.described(method, scope, 1).factorisation
+                made_by = {"factorisation": factors, "calibration": self.purposes["calibration"]}
             for subset, ids in self.chunks.items():
                 for chunk in ids if whole else ids[:1]:
                     task = Measurement(self.search(method, scope, 1), ranks, self.config.root, subset, chunk)
-                    content = {
-                        "model": self.content,
-                        "factorisation": factors,
-                        "calibration": self.purposes["calibration"],
-                    }
+                    content = {"model": self.content, **made_by}
                     content |= {"ranks": dict(ranks), "granularity": task.search.granularity, "test": chunk}
                     cells.append(Cell(task, content, {**found_by, "test": subset, "first": chunk[0]}))
         unique: dict[str, Cell[Measurement]] = {}
