@@ -4,6 +4,7 @@ import pytest
 
 import shrinkml_env
 from experiments.common.compose import compose_config
+from experiments.common.findings import Finding
 from experiments.studies import real_speech
 from experiments.studies.real_speech import DEV, TEST, chunks, divided
 from shrinkml_env import load_model
@@ -99,3 +100,16 @@ def test_what_can_be_compared(root, compared):
     config.finalists += 1
     changed = [cell.key != old.key for cell, old in zip(study.search_cells(), cells, strict=True)]
     assert changed == [cell.task.method.budget is not None for cell in cells]
+
+
+def test_only_what_is_compressed_depends_on_the_calibration(root):
+    config = config_of(root, "compared=closed_form", "model=las_small")
+    methods, model = real_speech.methods_of(config), load_model("las_small")
+    found = [Finding("encoder", 0.8, "closed_form, two rounds", 0, {"encoder.1": 9}, 0.9, 0.9, 0, None)]
+    ours, others = (
+        real_speech.Study(config, methods, model, {"calibration": ids, "dev": ["c"]}).measurements(found)
+        for ids in (["a"], ["b"])
+    )
+    same = [cell.key == other.key for cell, other in zip(ours, others, strict=True)]
+    assert same == [not cell.task.ranks for cell in ours]
+    assert same.count(True) == same.count(False) == len(TEST)
