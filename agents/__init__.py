@@ -3,9 +3,10 @@
 from agents.amc import AMC
 from agents.closed_form import ClosedForm
 from agents.controller import Controller
-from agents.curves import EnergyCurve, LiteASR, ProfileCurve, UniformRank
+from agents.curves import EnergyCurve, ProfileCurve, UniformRank
 from agents.greedy import GreedySearch
 from agents.knapsack import KnapsackSearch
+from agents.lite_asr import LiteASR
 from agents.middle import MiddleAction
 from agents.model_based import ModelBasedSearch
 from agents.optuna_search import OptunaSearch

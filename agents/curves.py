@@ -9,13 +9,13 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import gymnasium as gym
+from torch import Tensor
 
 from agents.episodic import EpisodicSearch, Proposals
 from agents.rules import require_reachable
 from shrinkml_env import SearchProblem, kept_energy
-from shrinkml_env.checks import whole_number
 
-__all__ = ["Curve", "EnergyCurve", "LiteASR", "ProfileCurve", "UniformRank", "fractions"]
+__all__ = ["Curve", "EnergyCurve", "ProfileCurve", "UniformRank", "fractions"]
 
 
 class Curve(EpisodicSearch):
@@ -97,10 +97,14 @@ class EnergyCurve(_LayerCurve):
     """A curve with the smallest candidate that keeps the same share of energy for every layer (`kept_energy`)."""
 
     def _prepare(self, problem: SearchProblem) -> None:
-        values = problem.evaluator.singular_values
+        values = self._spectra(problem)
         energies = problem.search_space.tabulate(lambda layer, rank: kept_energy(layer, rank, values))
         # For each layer, the energies of its candidates below dense.
         self._energies = [list(of_layer.values())[:-1] for of_layer in energies]
+
+    def _spectra(self, problem: SearchProblem) -> Mapping[str, Tensor]:
+        """Return for each matrix the values whose squares are the energies: by default the factors' singular values."""
+        return problem.evaluator.singular_values
 
     def _rank(self, problem: SearchProblem, index: int, level: float) -> int:
         return problem.candidates[index][bisect_left(self._energies[index], level)]
@@ -108,48 +112,6 @@ class EnergyCurve(_LayerCurve):
     def _resolution(self, problem: SearchProblem) -> int:
         """Return a number of steps that separates the energies of neighbouring candidates."""
         return 2**14
-
-
-class LiteASR(EnergyCurve):
-    """The rule of LiteASR (Kamahori et al., EMNLP 2025, arXiv 2502.20583), for activation-aware factors.
-
-    Each matrix gets the smallest multiple of 16 that explains more than a threshold of the variance of its outputs, and
-    stays dense where two factors of this rank are no smaller. Attention has a lower threshold than the rest: with the
-    authors' settings 0.99 beside 0.999, so that it may lose ten times the share that is lost elsewhere. One number, the
-    share that is lost elsewhere, falls from 1 to 0 along the curve.
-
-    The variance is what ``factorisation=activation_aware`` keeps, but for its mean, which LiteASR puts into the bias.
-
-    Args:
-        env: The environment, see `EpisodicSearch`.
-        attention: Pattern of the names of attention's layers.
-        lenience: The share that attention may lose, as a multiple of that of the others.
-        multiple: Ranks are multiples of this.
-        seed: Seed of the environment; the search is deterministic.
-    """
-
-    def __init__(
-        self,
-        env: gym.Env[Any, Any] | None = None,
-        attention: str = "*attn*",
-        lenience: float = 10.0,
-        multiple: int = 16,
-        seed: int | None = None,
-    ) -> None:
-        super().__init__(env, seed)
-        self.attention = attention
-        self.lenience = lenience
-        self.multiple = whole_number("multiple", multiple, least=1)
-
-    def _rank(self, problem: SearchProblem, index: int, level: float) -> int:
-        layer = problem.layers[index]
-        lost = (1 - level) * (self.lenience if fnmatchcase(layer.name, self.attention) else 1.0)
-        explains = (
-            rank
-            for rank, energy in zip(problem.candidates[index], self._energies[index], strict=False)
-            if rank % self.multiple == 0 and energy > 1 - lost
-        )
-        return next(explains, layer.max_rank)
 
 
 class ProfileCurve(_LayerCurve):

@@ -8,7 +8,6 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from agents import ClosedForm
 from experiments.common.agent import make_agent
 from experiments.common.compose import compose_config, to_container
 from experiments.common.parts import check_part, part
@@ -23,7 +22,7 @@ from shrinkml_env.mdp.shaping import POTENTIALS
 from shrinkml_env.space.formation import SEARCH_SPACES
 from tests.helpers.configs import AGENTS, CONF
 from tests.helpers.fake_evaluator import make_fake_env
-from tests.helpers.predicted import predict_evenly
+from tests.helpers.predicted import do_without_a_model
 
 GROUPS = {
     "action": ACTIONS,
@@ -81,7 +80,7 @@ def test_every_file_is_what_gym_make_takes(group, name):
 @pytest.mark.parametrize("name", AGENTS)
 def test_every_agent_searches(name, monkeypatch):
     """On the fake model, with the action kind that its config asks for."""
-    monkeypatch.setattr(ClosedForm, "prediction", predict_evenly)
+    do_without_a_model(monkeypatch)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         # The fake model's layers have few multiples of 16.
         fine = ["agent.multiple=1"] if name == "lite_asr" else []

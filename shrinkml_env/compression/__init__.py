@@ -2,7 +2,7 @@
 
 from shrinkml_env.compression.activation_aware import ActivationAwareSVD
 from shrinkml_env.compression.architectures import architectures, register_architecture
-from shrinkml_env.compression.calibration import second_moments
+from shrinkml_env.compression.calibration import calibration_waveforms, output_variances, second_moments
 from shrinkml_env.compression.checkpoint import file_bytes, load_compressed, save_compressed
 from shrinkml_env.compression.compensation import CompensatedSVD
 from shrinkml_env.compression.compress import compress
@@ -71,6 +71,7 @@ __all__ = [
     "architectures",
     "arrange_layers",
     "arranged_layers",
+    "calibration_waveforms",
     "canonical_ranks",
     "change_form",
     "compress",
@@ -91,6 +92,7 @@ __all__ = [
     "matrix_ranks",
     "merge_layers",
     "optimise_for_inference",
+    "output_variances",
     "parameters_at",
     "quantise",
     "ranks_by_matrix",

@@ -15,12 +15,12 @@ from shrinkml_env.compression import (
     CompressibleModel,
     FactorForm,
     Factorisation,
-    require_length,
+    calibration_waveforms,
 )
 from shrinkml_env.compression.activation_aware import SMALLEST_DAMPING
 from shrinkml_env.compression.store import Store
 from shrinkml_env.data.augment import Augmentation
-from shrinkml_env.data.sets import UtteranceSpec, load_utterances
+from shrinkml_env.data.sets import UtteranceSpec
 from shrinkml_env.registry import resolve
 
 __all__ = ["BEST", "FACTORISATIONS", "ActivationAware", "PlainSVD", "factorisation_maker", "make_factorisation"]
@@ -82,10 +82,7 @@ class ActivationAware:
             ValueError: There is no such set, an utterance is too short for the model, or as `ActivationAwareSVD`.
             FileNotFoundError: The set's folder is missing.
         """
-        speech = load_utterances(self.calibration, "calibration")
-        for utterance in speech:
-            require_length(model, utterance.waveform.numel(), f"utterance {utterance.id!r}")
-        waveforms = [utterance.waveform for utterance in speech]
+        waveforms = calibration_waveforms(model, self.calibration)
         augment, generator = Augmentation(), torch.Generator().manual_seed(0)
         copies = [augment(waveform, generator) for _ in range(self.augmented_copies) for waveform in waveforms]
         return ActivationAwareSVD(

@@ -15,15 +15,15 @@ from shrinkml_env.compression import (
     CompressibleModel,
     Factorisation,
     Layer,
+    calibration_waveforms,
     compress,
     decompress,
     matrix_ranks,
-    require_length,
     sampled_gradients,
 )
 from shrinkml_env.compression.canonical import content_bytes, one_thread
 from shrinkml_env.compression.store import Store, recognition_content, remembered
-from shrinkml_env.data.sets import UtteranceSpec, load_utterances
+from shrinkml_env.data.sets import UtteranceSpec
 from shrinkml_env.evaluation.evaluator import Evaluator
 
 __all__ = ["Prediction", "predict_damage", "predict_for"]
@@ -102,10 +102,7 @@ def predict_for(
         ValueError: As `predict_damage`; or there is no such speech, or it is too short for the model.
         FileNotFoundError: The folder of the speech is missing.
     """
-    utterances = load_utterances(calibration, "calibration")
-    for utterance in utterances:
-        require_length(evaluator.model, utterance.waveform.numel(), f"utterance {utterance.id!r}")
-    waveforms = [utterance.waveform for utterance in utterances]
+    waveforms = calibration_waveforms(evaluator.model, calibration)
     ranks = None if at is None else evaluator.matrix_ranks(at)
     return predict_damage(evaluator.model, evaluator.factorisation, waveforms, draws, seed, evaluator.cache, ranks)
 

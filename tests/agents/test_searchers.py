@@ -32,7 +32,7 @@ from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
 from shrinkml_env.mdp.actions import ACTIONS
 from tests.helpers.fake_evaluator import LAYERS, Deaf, FakeEvaluator, linear, make_fake_env
 from tests.helpers.levels import make_levelled_env
-from tests.helpers.predicted import predict_evenly
+from tests.helpers.predicted import do_without_a_model
 
 AGENTS = [
     ClosedForm,
@@ -50,7 +50,7 @@ STEPS = 5
 
 @pytest.fixture(autouse=True)
 def _without_gradients(monkeypatch):
-    monkeypatch.setattr(ClosedForm, "prediction", predict_evenly)
+    do_without_a_model(monkeypatch)
 
 
 @pytest.mark.parametrize("agent_class", [*AGENTS[:-1], pytest.param(ModelBasedSearch, marks=pytest.mark.slow)])

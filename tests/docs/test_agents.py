@@ -9,12 +9,11 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 
-from agents import ClosedForm
 from experiments.common.agent import make_agent
 from shrinkml_env.evaluation.ledger import BudgetExhausted, Ledger
 from tests.helpers.configs import AGENTS, CONF
 from tests.helpers.levels import make_levelled_env
-from tests.helpers.predicted import predict_evenly
+from tests.helpers.predicted import do_without_a_model
 
 pytestmark = pytest.mark.docs
 
@@ -71,7 +70,7 @@ def test_a_section_has_the_defaults_the_command_and_the_source(name):
 
 @pytest.mark.parametrize("name", AGENTS)
 def test_the_overview_knows_which_actions_an_agent_takes(name, monkeypatch):
-    monkeypatch.setattr(ClosedForm, "prediction", predict_evenly)
+    do_without_a_model(monkeypatch)
     taken = []
     for action in ACTIONS:
         with initialize_config_dir(str(CONF), version_base="1.3"):

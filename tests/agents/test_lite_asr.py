@@ -1,10 +1,21 @@
-"""Tests of agents/curves.py: the rule of LiteASR. The other curves are tested with all searchers."""
+"""Tests of agents/lite_asr.py; what curves have in common is tested with all searchers."""
 
 import pytest
 import torch
 
 from agents import LiteASR
+from shrinkml_env import EvaluationCache, Evaluator, SearchProblem, Utterance
+from shrinkml_env.compression import ActivationAwareSVD, output_variances
+from shrinkml_env.mdp.rewards import Linear
+from shrinkml_env.space.formation import Full
 from tests.helpers.fake_evaluator import FakeEvaluator, make_fake_env
+from tests.helpers.las import MODEL, noise
+from tests.helpers.predicted import do_without_a_model
+
+
+@pytest.fixture
+def without_a_model(monkeypatch):
+    do_without_a_model(monkeypatch)
 
 
 def problem_of(**options):
@@ -17,9 +28,10 @@ def at(level, problem, **options):
     return rule._at(problem, level)
 
 
+@pytest.mark.usefixtures("without_a_model")
 @pytest.mark.parametrize("lost", [0.5, 0.1, 0.01])
 def test_ranks_are_the_smallest_multiples_that_explain_enough(lost):
-    """Derived from the singular values alone, layer by layer."""
+    """Derived from the standard deviations alone, layer by layer."""
     problem = problem_of()
     ranks = at(1 - lost, problem, attention="encoder.1", lenience=4.0, multiple=4)
     for layer in problem.layers:
@@ -33,6 +45,7 @@ def test_ranks_are_the_smallest_multiples_that_explain_enough(lost):
         assert ranks[layer.name] == min(enough, default=layer.max_rank), layer.name
 
 
+@pytest.mark.usefixtures("without_a_model")
 def test_one_matrix_by_hand():
     """Variances 16, 4, 4, 1, ... of 25 + rest: two triplets explain 20 / 26 of it, three 24 / 26."""
     problem = problem_of()
@@ -47,6 +60,7 @@ def test_one_matrix_by_hand():
     assert at(21 / 26, problem, multiple=2)[layer.name] == 4
 
 
+@pytest.mark.usefixtures("without_a_model")
 def test_sizes_are_kept():
     problem = problem_of()
     for size in (0.4, 0.6, 0.9):
@@ -57,3 +71,26 @@ def test_sizes_are_kept():
 def test_errors():
     with pytest.raises(ValueError, match="multiple must be"):
         LiteASR(multiple=0)
+
+
+def test_the_variance_is_that_of_the_outputs(tmp_path, monkeypatch):
+    """Of a real model, once: the cache keeps it."""
+    waveforms = noise(9000, 14000)
+    speech = [Utterance(str(index), "", waveform, "call martin") for index, waveform in enumerate(waveforms)]
+    factors = ActivationAwareSVD(MODEL, waveforms)
+    evaluator = Evaluator(MODEL, speech, "matrix", EvaluationCache(tmp_path / "cache.sqlite"), factors)
+    problem = SearchProblem(evaluator, Full(1000)(evaluator.layers), Linear())
+    variances = output_variances(MODEL, waveforms, problem.layers)
+    for _ in range(2):
+        ranks = at(0.9, problem, attention="", multiple=2, calibration=speech)
+        for layer in problem.layers:
+            (matrix,) = layer.matrices
+            share = variances[matrix.name].cumsum(0) / variances[matrix.name].sum()
+            enough = [rank for rank in range(2, layer.break_even + 1, 2) if share[rank - 1] > 0.9]
+            assert ranks[layer.name] == min(enough, default=layer.max_rank), layer.name
+        monkeypatch.setattr("agents.lite_asr.output_variances", lambda *_: pytest.fail("computed again"))
+
+
+def test_without_a_model():
+    with pytest.raises(ValueError, match="agent lite_asr needs a model, whose outputs it looks at"):
+        LiteASR(make_fake_env()).learn(5)
