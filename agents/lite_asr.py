@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
 import gymnasium as gym
-import torch
 from torch import Tensor
 
 from agents.curves import EnergyCurve
 from shrinkml_env import Evaluator, SearchProblem
 from shrinkml_env.checks import whole_number
 from shrinkml_env.compression import calibration_waveforms, output_variances
-from shrinkml_env.compression.canonical import content_bytes
-from shrinkml_env.compression.store import recognition_content, remembered
 from shrinkml_env.data import UtteranceSpec
 
 __all__ = ["LiteASR"]
@@ -60,23 +56,12 @@ class LiteASR(EnergyCurve):
         Raises:
             ValueError: The problem has a table in place of a model.
         """
-        evaluator, layers = problem.evaluator, problem.layers
+        evaluator = problem.evaluator
         if not isinstance(evaluator, Evaluator):
             raise ValueError("agent lite_asr needs a model, whose outputs it looks at: a table has none")
         waveforms = calibration_waveforms(evaluator.model, self.calibration)
-        parts = {matrix.name: [part.name for part in matrix.blocks] for layer in layers for matrix in layer.matrices}
-
-        def content() -> Iterator[bytes]:
-            yield json.dumps(["output variances", 1, parts]).encode()
-            yield from recognition_content(evaluator.model)
-            yield from map(content_bytes, waveforms)
-
-        def compute() -> dict[str, list[float]]:
-            variances = output_variances(evaluator.model, waveforms, layers)
-            return {name: values.tolist() for name, values in variances.items()}
-
-        known = remembered(evaluator.cache, content(), f"output variances, {len(waveforms)} utterances,", compute)
-        return {name: torch.tensor(values, dtype=torch.float64).sqrt() for name, values in known.items()}
+        variances = output_variances(evaluator.model, waveforms, problem.layers, evaluator.cache)
+        return {name: values.sqrt() for name, values in variances.items()}
 
     def _rank(self, problem: SearchProblem, index: int, level: float) -> int:
         layer = problem.layers[index]

@@ -2,7 +2,7 @@
 
 from shrinkml_env.compression.activation_aware import ActivationAwareSVD
 from shrinkml_env.compression.architectures import architectures, register_architecture
-from shrinkml_env.compression.calibration import calibration_waveforms, output_variances, second_moments
+from shrinkml_env.compression.calibration import calibration_waveforms, second_moments
 from shrinkml_env.compression.checkpoint import file_bytes, load_compressed, save_compressed
 from shrinkml_env.compression.compensation import CompensatedSVD
 from shrinkml_env.compression.compress import compress
@@ -49,6 +49,7 @@ from shrinkml_env.compression.protocol import (
 from shrinkml_env.compression.quantise import quantise
 from shrinkml_env.compression.svd import SVD, kept_energy
 from shrinkml_env.compression.tensors import inference_tensors
+from shrinkml_env.compression.variances import output_variances
 
 __all__ = [
     "BATCH",

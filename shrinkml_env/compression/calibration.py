@@ -1,4 +1,4 @@
-"""The inputs of a model's matrices while it recognises speech, their second moments, and the outputs' variances."""
+"""The inputs of a model's matrices while it recognises speech, and their second moments."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from shrinkml_env.compression.canonical import one_thread
-from shrinkml_env.compression.layers import Layer
 from shrinkml_env.compression.modules import LOW_RANK_MODULES, module_matrices
 from shrinkml_env.compression.protocol import CompressibleModel, in_training_mode, require_length
 from shrinkml_env.compression.svd import weights_of
 from shrinkml_env.data.sets import UtteranceSpec, load_utterances
 from shrinkml_env.progress import track
 
-__all__ = ["calibration_waveforms", "output_variances", "second_moments", "watched_inputs"]
+__all__ = ["InputMoments", "calibration_waveforms", "second_moments", "watched_inputs"]
 
 
 _CHUNK = 512
 """The number of vectors to collect before their products are computed: a decoder's come one by one."""
 
 
-class _InputMoments:
+class InputMoments:
     """The sums from which the second moment of one matrix's inputs is computed.
 
     Attributes:
@@ -120,7 +119,7 @@ def second_moments(
     Raises:
         ValueError: The model is in training mode, or a name is not a matrix of it.
     """
-    wanted = {matrix.name: (matrix, _InputMoments()) for matrix, _ in weights_of(model, matrices)}
+    wanted = {matrix.name: (matrix, InputMoments()) for matrix, _ in weights_of(model, matrices)}
 
     def add(name: str, vectors: Tensor) -> None:
         if name in wanted:
@@ -132,63 +131,6 @@ def second_moments(
             model.recognise([waveform])
         moments = {name: sums.moment() for name, (_, sums) in wanted.items()}
     return {name: moment for name, moment in moments.items() if moment is not None}
-
-
-def output_variances(
-    model: CompressibleModel, waveforms: Sequence[Tensor], layers: Sequence[Layer]
-) -> dict[str, Tensor]:
-    """Return the variances of the outputs W x of each matrix along their principal axes, while a model runs.
-
-    They are the eigenvalues of the covariance of W x, whose mean is subtracted. A matrix that is only looked up has its
-    rows as outputs, as often as `second_moments` counts them; one that is also multiplied has its products. Of a matrix
-    that the speech does not use, the inputs are taken as white.
-
-    Args:
-        model: An uncompressed model in evaluation mode; not changed.
-        waveforms: 1-D float32 samples at 16 kHz, recognised one at a time on one thread.
-        layers: Layers with the matrices and stacks of the model to look at.
-
-    Returns:
-        Name of a matrix or stack -> (min(m, n),) float64 on the CPU, from the largest to the smallest.
-
-    Raises:
-        ValueError: The model is in training mode, or a matrix is not one of its layers.
-    """
-    matrices = [matrix for layer in layers for matrix in layer.matrices]
-    weights = {matrix.name: weight for matrix, weight in weights_of(model)}
-    sums = {block.name: _InputMoments() for matrix in matrices for block in matrix.blocks}
-
-    def add(name: str, vectors: Tensor) -> None:
-        if name in sums:
-            # The last column of the moment of [x, 1] is the mean of x.
-            extended = nn.functional.pad(vectors, (0, 1), value=1.0) if vectors.is_floating_point() else vectors
-            sums[name].add(extended, len(weights[name]))
-
-    with one_thread(), watched_inputs(model, add):
-        for waveform in track(waveforms, "calibrating", "utterance"):
-            model.recognise([waveform])
-        return {
-            matrix.name: _variances(
-                torch.cat([weights[block.name].detach().cpu().double().flatten(1) for block in matrix.blocks]),
-                # The parts of a stack have the same inputs.
-                sums[matrix.blocks[0].name].moment(),
-            )
-            for matrix in matrices
-        }
-
-
-def _variances(weight: Tensor, moment: Tensor | None) -> Tensor:
-    """Return what `output_variances` does for W, (m, n), and the moment of [x, 1], or the rows' frequencies, (m,)."""
-    if moment is None:
-        covariance = weight @ weight.T
-    elif moment.dim() == 1:
-        mean = moment @ weight
-        covariance = weight.T @ (moment[:, None] * weight) - torch.outer(mean, mean)
-    else:
-        second, mean = moment[:-1, :-1], moment[:-1, -1]
-        covariance = weight @ (second - torch.outer(mean, mean)) @ weight.T
-    variances: Tensor = torch.linalg.eigvalsh(covariance).flip(0)[: min(weight.shape)]
-    return variances.clamp(min=0)
 
 
 @contextmanager

@@ -88,7 +88,7 @@ def test_the_variance_is_that_of_the_outputs(tmp_path, monkeypatch):
             share = variances[matrix.name].cumsum(0) / variances[matrix.name].sum()
             enough = [rank for rank in range(2, layer.break_even + 1, 2) if share[rank - 1] > 0.9]
             assert ranks[layer.name] == min(enough, default=layer.max_rank), layer.name
-        monkeypatch.setattr("agents.lite_asr.output_variances", lambda *_: pytest.fail("computed again"))
+        monkeypatch.setattr("shrinkml_env.compression.variances._computed", lambda *_: pytest.fail("again"))
 
 
 def test_without_a_model():
