@@ -16,12 +16,12 @@ from shrinkml_env.compression import (
     ActivationAwareSVD,
     Factorisation,
     compress,
-    find_layers,
     load_compressed,
     save_compressed,
 )
 from shrinkml_env.compression.gradients import row_weights
 from shrinkml_env.evaluation import EvaluationCache
+from tests.helpers.around import Around
 from tests.helpers.las import MODEL as LAS_MODEL
 from tests.helpers.las import noise
 from tests.helpers.models import TinyCTC, tones
@@ -31,25 +31,12 @@ LAS_SPEECH = noise(9000, 14000)
 SIZES = st.integers(3, 16)
 
 
-class OneMatrix(nn.Module):
+class OneMatrix(Around):
     """y = W x, or a look-up in W; what it "recognises" are batches of x, or of rows."""
 
-    storage_dtype = torch.float32
-
     def __init__(self, weight: Tensor, kind: type[nn.Module] = nn.Linear) -> None:
-        super().__init__()
-        self.linear = nn.Linear(*reversed(weight.shape), bias=False) if kind is nn.Linear else kind(*weight.shape)
-        self.linear.weight.data = weight
-        self.eval()
-
-    @property
-    def layers(self):
-        return find_layers(self)
-
-    def recognise(self, waveforms):
-        with torch.inference_mode():
-            for inputs in waveforms:
-                self.linear(inputs)
+        super().__init__(nn.Linear(*reversed(weight.shape), bias=False) if kind is nn.Linear else kind(*weight.shape))
+        self.module.weight.data = weight
 
 
 def matrix(rows: int, columns: int, seed: int) -> Tensor:
@@ -69,7 +56,7 @@ def damped(inputs: Tensor, damping: float) -> Tensor:
 
 def error(weight: Tensor, factorisation: Factorisation, rank: int, moment: Tensor) -> float:
     """Expected squared error of the outputs."""
-    u, v, _ = factorisation.factors("linear.weight", rank)
+    u, v, _ = factorisation.factors("module.weight", rank)
     lost = weight.double() - u.double() @ v.double()
     return float((lost @ moment @ lost.T).trace())
 
@@ -96,7 +83,7 @@ def test_the_error_is_the_sum_of_the_dropped_squares(rows, columns, seed, data):
     weight, inputs = matrix(rows, columns, seed), uneven(50, columns, seed + 1)
     rank = data.draw(st.integers(1, min(rows, columns)))
     whitened = aware(weight, inputs)
-    energy = whitened.singular_values["linear.weight"].square()
+    energy = whitened.singular_values["module.weight"].square()
     moment = damped(inputs, 0.01)
     lost, total = error(weight, whitened, rank, moment), float((weight.double() @ moment @ weight.double().T).trace())
     assert lost / total == pytest.approx(float(energy[rank:].sum() / energy.sum()), abs=1e-6)
@@ -106,7 +93,7 @@ def test_the_error_is_the_sum_of_the_dropped_squares(rows, columns, seed, data):
 @settings(deadline=None)
 def test_full_rank_gives_the_matrix_back(rows, columns, positions, seed):
     weight = matrix(rows, columns, seed)
-    u, v, _ = aware(weight, uneven(positions, columns, seed + 1)).factors("linear.weight", min(rows, columns))
+    u, v, _ = aware(weight, uneven(positions, columns, seed + 1)).factors("module.weight", min(rows, columns))
     torch.testing.assert_close(u @ v, weight, rtol=1e-4, atol=1e-4)
 
 
@@ -116,7 +103,7 @@ def test_white_inputs_give_the_plain_svd(rows, columns, seed, scale):
     weight = matrix(rows, columns, seed)
     plain, whitened = SVD(OneMatrix(weight)), aware(weight, scale * torch.eye(columns))
     rank = min(rows, columns)
-    found, expected = whitened.factors("linear.weight", rank), plain.factors("linear.weight", rank)
+    found, expected = whitened.factors("module.weight", rank), plain.factors("module.weight", rank)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(whitened.singular_values, plain.singular_values, rtol=1e-6, atol=1e-6)
 
@@ -127,19 +114,19 @@ def test_scaling_the_inputs_changes_nothing(rows, columns, seed, exponent):
     """By a power of two, which rounds nothing."""
     weight, inputs = matrix(rows, columns, seed), uneven(20, columns, seed + 1)
     first, second = aware(weight, inputs), aware(weight, 2.0**exponent * inputs)
-    assert torch.equal(first.factors("linear.weight", 3).product, second.factors("linear.weight", 3).product)
+    assert torch.equal(first.factors("module.weight", 3).product, second.factors("module.weight", 3).product)
 
 
 def test_inputs_that_are_always_zero_give_the_plain_svd():
     weight = matrix(7, 5, 0)
     plain, whitened = SVD(OneMatrix(weight)), aware(weight, torch.zeros(3, 5))
-    assert torch.equal(whitened.factors("linear.weight", 3).product, plain.factors("linear.weight", 3).product)
+    assert torch.equal(whitened.factors("module.weight", 3).product, plain.factors("module.weight", 3).product)
 
 
 def test_a_large_damping_gives_the_plain_svd():
     weight, inputs = matrix(7, 5, 0), uneven(20, 5, 1)
     plain, whitened = SVD(OneMatrix(weight)), aware(weight, inputs, 1e9)
-    found, expected = whitened.factors("linear.weight", 3), plain.factors("linear.weight", 3)
+    found, expected = whitened.factors("module.weight", 3), plain.factors("module.weight", 3)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -147,9 +134,9 @@ def test_what_the_inputs_do_not_have_is_given_up_first():
     """Two inputs of four are never seen: rank 2 keeps what the others do, whatever the matrix."""
     weight = torch.cat([0.1 * matrix(6, 2, 0), 10 * matrix(6, 2, 1)], dim=1)
     inputs = torch.cat([matrix(30, 2, 2), torch.zeros(30, 2)], dim=1)
-    u, v, _ = aware(weight, inputs, 1e-9).factors("linear.weight", 2)
+    u, v, _ = aware(weight, inputs, 1e-9).factors("module.weight", 2)
     assert ((u @ v)[:, :2] - weight[:, :2]).norm() < 0.01 * weight[:, :2].norm()
-    u, v, _ = SVD(OneMatrix(weight)).factors("linear.weight", 2)
+    u, v, _ = SVD(OneMatrix(weight)).factors("module.weight", 2)
     assert ((u @ v)[:, :2] - weight[:, :2]).norm() > 0.5 * weight[:, :2].norm()
 
 
@@ -167,11 +154,11 @@ def test_embeddings_keep_what_is_said_most(tokens, columns, seed, data):
     often += 0.01 / tokens
 
     def lost(factorisation: Factorisation) -> float:
-        u, v, _ = factorisation.factors("linear.weight", rank)
+        u, v, _ = factorisation.factors("module.weight", rank)
         return float((often * (weight.double() - u.double() @ v.double()).square().sum(1)).sum())
 
     assert lost(whitened) <= lost(plain) + 1e-6
-    energy = whitened.singular_values["linear.weight"].square()
+    energy = whitened.singular_values["module.weight"].square()
     total = float((often * weight.double().square().sum(1)).sum())
     assert lost(whitened) / total == pytest.approx(float(energy[rank:].sum() / energy.sum()), abs=1e-5)
 
@@ -184,7 +171,7 @@ def test_the_factors_share_the_load(weight_exponent, input_exponent):
     model = OneMatrix(weight.half().float())
     model.storage_dtype = torch.float16
     inputs = uneven(30, 8, 1) * 10.0 ** (input_exponent * torch.linspace(-1, 1, 8))
-    u, v, _ = ActivationAwareSVD(model, [inputs]).factors("linear.weight", 8)
+    u, v, _ = ActivationAwareSVD(model, [inputs]).factors("module.weight", 8)
     assert torch.equal(u, u.half().float())
     assert torch.equal(v, v.half().float())
     torch.testing.assert_close(u.norm(dim=0), v.norm(dim=1), rtol=2e-2, atol=1e-6)
@@ -251,7 +238,7 @@ def test_errors_say_what_is_wrong():
             ActivationAwareSVD(model, speech, damping)
     with pytest.raises(ValueError, match=r"'nothing\.weight'"):
         ActivationAwareSVD(model, speech, matrices=["nothing.weight"])
-    with pytest.raises(ValueError, match=r"'linear\.weight': what the calibration speech .* NaN"):
+    with pytest.raises(ValueError, match=r"'module\.weight': what the calibration speech .* NaN"):
         aware(matrix(4, 4, 0), torch.full((2, 4), torch.nan))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import warnings
 from collections.abc import Callable
 from functools import partial
 from types import MethodType
@@ -18,6 +17,7 @@ from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, 
 from shrinkml_env.compression import Factors, find_layers, second_moments
 from shrinkml_env.compression.compress import replace_matrices
 from shrinkml_env.compression.modules import LOW_RANK_MODULES, LowRank, module_matrices, why_dense
+from tests.helpers.around import Around
 
 X = torch.randn(7, 3, 6, generator=torch.Generator().manual_seed(0))
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
@@ -248,26 +248,6 @@ def test_what_compile_made_of_the_original_is_not_the_copys():
     torch.testing.assert_close(low_rank[0](X), module.bias.expand(7, 3, 8))
 
 
-class Around(nn.Module):
-    storage_dtype = torch.float32
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-        self.eval()
-
-    @property
-    def layers(self):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return find_layers(self)
-
-    def recognise(self, waveforms: Any) -> None:
-        with torch.inference_mode():
-            for inputs in waveforms:
-                self.module(inputs, inputs, inputs) if hasattr(self.module, "num_heads") else self.module(inputs)
-
-
 def test_calibration_sees_what_the_module_computed_not_what_hooks_made_of_it():
     module, _ = make("GRU")
     states = module(X)[0].detach()
@@ -277,8 +257,9 @@ def test_calibration_sees_what_the_module_computed_not_what_hooks_made_of_it():
     torch.testing.assert_close(found, seen.T @ seen / len(seen), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # They are left out, which is told.
 def test_calibration_passes_computed_weights_by():
     module, _ = make("MultiheadAttention")
     parametrizations.weight_norm(module.out_proj, "weight")
-    assert list(second_moments(Around(module), [X])) == ["module.in_proj_weight"]
+    assert list(second_moments(Around(module), [(X, X, X)])) == ["module.in_proj_weight"]
     assert second_moments(Around(prune.l1_unstructured(nn.LSTM(6, 5), "weight_hh_l0", 0.5)), [X]) == {}
