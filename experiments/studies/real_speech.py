@@ -1,10 +1,10 @@
 """A model that people use, on people's speech: ``python -m experiments.studies.real_speech root=FOLDER [workers=2]``.
 
-The speakers of LibriSpeech's dev-clean and dev-other are divided: some calibrate, from some the proxy set is selected,
-some choose. Rules and searches look for configurations of several sizes of the encoder and of the whole model; what
-they find is measured on test-clean and test-other, chunk by chunk: on the first chunk of each, whose utterances are
-spread over all speakers, or on all. Everything found is written to a file, and the same command goes on where it was
-stopped.
+Utterances of LibriSpeech's dev-clean and dev-other calibrate, serve to select the proxy set, and to choose, no speaker
+for two of these. Rules and searches look for configurations of several sizes of the encoder and of the whole model;
+what they find is measured on test-clean and test-other, chunk by chunk: on the first chunk of each, whose utterances
+are spread over all speakers, or on all. Everything found is written to a file, and the same command goes on where it
+was stopped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from experiments.common.command import command
 from experiments.common.command_errors import given_by
 from experiments.common.compose import compose_config, option_of
 from experiments.common.findings import ORIGINAL, Errors, Finding, Reported, best_on_dev, draw, pair_table, table
-from experiments.common.kinds import NAME, SHARE, choice, list_of, mapping_of, mapping_with, number, whole
+from experiments.common.kinds import NAME, SHARE, choice, list_of, mapping_of, mapping_with, whole
 from experiments.common.on_test import Checked, Measurement, equal_transcripts, measured
 from experiments.common.options import COMPARED, OVERRIDES
 from experiments.common.results import Cell
@@ -34,15 +34,15 @@ from shrinkml_env import CompressibleModel, count_parameters, load_model
 from shrinkml_env.compression import encoder_parameters
 from shrinkml_env.compression.canonical import digest
 from shrinkml_env.compression.store import model_content
-from shrinkml_env.data import SAMPLE_RATE, SpeechFolder
-from shrinkml_env.data.split import split, spread
+from shrinkml_env.data import SpeechFolder
+from shrinkml_env.data.split import spread
 from shrinkml_env.evaluation.intervals import Estimate
 
 DEV = ("dev-clean", "dev-other")
 TEST = ("test-clean", "test-other")
 
-SHARES = {"calibration": 0.3, "pool": 0.3, "dev": 0.4}
-"""Purpose -> share of the dev sets' utterances whose speakers serve it."""
+PURPOSES = ("calibration", "pool", "dev")
+"""What utterances of the dev sets serve for: factors, the selection of the proxy set, the choice among finalists."""
 
 SCOPES = ("encoder", "whole")
 """The parts that may be compressed: the encoder, or the whole model."""
@@ -158,21 +158,20 @@ def check_selection(overrides: Sequence[str]) -> None:
             raise ValueError(f"sizes must be one, that of the proxy set, got {[size, *others]}")
 
 
-def divided(config: DictConfig) -> dict[str, list[str]]:
-    """Return the utterances of the dev sets for each purpose, no speaker in two: purpose -> ids."""
-    folder = SpeechFolder(config.root, DEV)
-    seconds = [samples / SAMPLE_RATE for samples in folder.num_samples]
-    return {
-        purpose: [
-            folder.ids[index]
-            for index in spread(
-                [index for index in indices if config.shortest <= seconds[index] <= config.longest],
-                folder.speakers,
-                config.speech[purpose],
-            )
-        ]
-        for purpose, indices in split(folder.speakers, shares=SHARES).items()
-    }
+def purposes_of(config: DictConfig) -> dict[str, list[str]]:
+    """Return the utterances of the dev sets for each purpose: purpose -> ids.
+
+    Raises:
+        ValueError: The dev sets lack one.
+    """
+    known = set(SpeechFolder(config.root, DEV).ids)
+    for purpose, ids in config.speech.items():
+        for name in ids:
+            if name not in known:
+                raise ValueError(
+                    f"speech.{purpose}: there is no utterance {name!r} in {' or '.join(DEV)} of {config.root}"
+                )
+    return {str(purpose): list(ids) for purpose, ids in config.speech.items()}
 
 
 def speech_of(config: DictConfig, purposes: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -437,24 +436,22 @@ def proxy_table(proxy: Proxy) -> pd.DataFrame:
     checked=whole(0),
     chunk=whole(1),
     complete=list_of(NAME, least=0),
-    longest=number(above=0),
     methods=mapping_of(mapping_with({**COMPARED, "scopes": list_of(choice(*SCOPES))}, needed=("agent", "overrides"))),
     rivals=list_of(NAME, least=0),
     root=NAME,
     selection=OVERRIDES,
-    shortest=number(least=0),
     scopes=mapping_with(
         dict.fromkeys(
             SCOPES, mapping_with({"dense": list_of(NAME, least=0), "sizes": list_of(SHARE)}, ("dense", "sizes"))
         )
     ),
-    speech=mapping_with(dict.fromkeys(SHARES, whole(1)), needed=tuple(SHARES)),
+    speech=mapping_with(dict.fromkeys(PURPOSES, list_of(NAME)), needed=PURPOSES),
 )
 def main(config: DictConfig) -> None:
     """Run the missing searches and measurements, then print the tables."""
     methods = methods_of(config)
     check_selection(config.selection)
-    purposes = divided(config)
+    purposes = purposes_of(config)
     model = load_model(config.model)
     selections = [selection_cell(config, model, purposes)] if any(method.budget for method in methods) else []
     chosen = study_results("real_speech", config, selections, make, lambda result: Proxy(**result), "proxy set")

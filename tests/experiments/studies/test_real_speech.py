@@ -1,12 +1,13 @@
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 import shrinkml_env
 from experiments.common.compose import compose_config
 from experiments.common.findings import Finding
 from experiments.studies import real_speech
-from experiments.studies.real_speech import DEV, TEST, chunks, divided
+from experiments.studies.real_speech import DEV, TEST, chunks, purposes_of
 from shrinkml_env import load_model
 from shrinkml_env.data import SpeechFolder
 from tests.helpers.configs import CONF
@@ -27,15 +28,33 @@ def config_of(root, *overrides):
     return compose_config("real_speech", [f"root={root}", f"outputs={root.parent / 'outputs'}", *overrides])
 
 
-def test_no_speaker_serves_two_purposes(root):
-    found = divided(config_of(root, "speech={calibration: 9, pool: 4, dev: 30}", "shortest=3"))
-    assert {purpose: len(ids) for purpose, ids in found.items()} == {"calibration": 9, "pool": 4, "dev": 30}
-    folder = SpeechFolder(root, DEV)
-    seconds = dict(zip(folder.ids, (samples / 16000 for samples in folder.num_samples), strict=True))
-    assert min(seconds[name] for ids in found.values() for name in ids) >= 3 > min(seconds.values())
-    speaker = dict(zip(folder.ids, folder.speakers, strict=True))
-    voices = [{speaker[name] for name in ids} for ids in found.values()]
-    assert len(set.union(*voices)) == sum(map(len, voices))
+def purposes(folder, **counts):
+    """An override that gives each purpose as many of the first utterances, one after the other."""
+    ids = iter(SpeechFolder(folder, DEV).ids)
+    lists = (f"{purpose}: [{', '.join(next(ids) for _ in range(count))}]" for purpose, count in counts.items())
+    return f"speech={{{', '.join(lists)}}}"
+
+
+def test_no_speaker_serves_two_purposes():
+    """The ids of LibriSpeech begin with their speaker."""
+    lists = OmegaConf.load(CONF / "speech" / "librispeech.yaml")
+    assert {purpose: len({*ids}) for purpose, ids in lists.items()} == {"calibration": 80, "pool": 40, "dev": 30}
+    voices = [{name.split("-")[0] for name in ids} for ids in lists.values()]
+    assert len(set.union(*voices)) == sum(map(len, voices)) >= 40
+
+
+def test_a_missing_utterance_is_named(root):
+    first = OmegaConf.load(CONF / "speech" / "librispeech.yaml").calibration[0]
+    with pytest.raises(
+        ValueError, match=f"speech.calibration: there is no utterance '{first}' in dev-clean or dev-other"
+    ):
+        purposes_of(config_of(root))
+    config = config_of(root, purposes(root, calibration=9, pool=4, dev=30))
+    assert {purpose: len(ids) for purpose, ids in purposes_of(config).items()} == {
+        "calibration": 9,
+        "pool": 4,
+        "dev": 30,
+    }
 
 
 def test_chunks_make_up_the_set_and_are_spread_over_its_speakers(root):
@@ -51,7 +70,7 @@ def test_chunks_make_up_the_set_and_are_spread_over_its_speakers(root):
 @pytest.mark.slow
 def test_the_command_goes_on_where_it_was_stopped(root, monkeypatch, capsys, panels):
     monkeypatch.setenv("SHRINKML_CACHE", str(root.parent / "cache.sqlite"))
-    sizes = ["speech={calibration: 2, pool: 4, dev: 3}", "shortest=0", "chunk=4", "checked=0"]
+    sizes = [purposes(root, calibration=2, pool=4, dev=3), "chunk=4", "checked=0"]
     config = config_of(root, "model=las_small", *sizes)
     config.selection = ["signal=divergence", "configurations=2", "sizes=[2]"]
     config.scopes = {"whole": {"dense": ["encoder.0"], "sizes": [0.8]}}
@@ -93,8 +112,8 @@ def test_the_command_goes_on_where_it_was_stopped(root, monkeypatch, capsys, pan
 def test_what_can_be_compared(root, compared):
     """Every method's settings can be made, and searches with other numbers of finalists are other searches."""
     config = config_of(root, f"compared={compared}", "model=las_small", "scopes.encoder.dense=[decoder.*]")
-    purposes = {"calibration": ["a"], "proxy": ["b"], "dev": ["c"]}
-    study = real_speech.Study(config, real_speech.methods_of(config), load_model("las_small"), purposes)
+    heard = {"calibration": ["a"], "proxy": ["b"], "dev": ["c"]}
+    study = real_speech.Study(config, real_speech.methods_of(config), load_model("las_small"), heard)
     cells = study.search_cells()
     assert {cell.task.method.name for cell in cells} == {*config.methods} >= {*config.rivals}
     config.finalists += 1
