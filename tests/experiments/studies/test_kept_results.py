@@ -151,7 +151,7 @@ def test_tables_on_real_speech_are_those_of_their_page():
         if scope:
             made.add(f"| {size} | {method} | {ratios} | {clean} | {clean_more} | {other} | {other_more} |")
     assert len(made) == len({(one.scope, one.size, one.method) for one in found}) >= 40
-    rivals = ["lite_asr", "lite_asr, equal thresholds", "uniform", "closed_form"]
+    rivals = ["lite_asr", "lite_asr, equal thresholds", "uniform, two factors", "uniform", "closed_form"]
     made |= {
         f"| {size} | {method} | {rival} | {clean} | {other} |"
         for _, size, method, rival, clean, other in pair_table(rows, rivals).to_numpy()
