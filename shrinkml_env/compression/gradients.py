@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -37,7 +37,7 @@ class SampledGradients:
 
 
 def sampled_gradients(
-    model: CompressibleModel, waveforms: Sequence[Tensor], layers: Sequence[Layer], draws: int = 1, seed: int = 0
+    model: CompressibleModel, waveforms: Iterable[Tensor], layers: Sequence[Layer], draws: int = 1, seed: int = 0
 ) -> Iterator[SampledGradients]:
     """Return an iterator over each utterance's gradients of the log-probability of units that the model has drawn.
 
@@ -60,7 +60,7 @@ def sampled_gradients(
 
 
 def _sampled(
-    model: PredictiveModel, waveforms: Sequence[Tensor], layers: Sequence[Layer], draws: int, seed: int
+    model: PredictiveModel, waveforms: Iterable[Tensor], layers: Sequence[Layer], draws: int, seed: int
 ) -> Iterator[SampledGradients]:
     matrices = {matrix.name: [block.name for block in matrix.blocks] for layer in layers for matrix in layer.matrices}
     parameters = [weight for _, weight in weights_of(model, [name for names in matrices.values() for name in names])]
@@ -69,7 +69,7 @@ def _sampled(
     for weight in frozen:
         weight.requires_grad_(True)
     try:
-        for waveform in track(waveforms, "taking gradients", "utterance"):
+        for waveform in waveforms:
             with _differentiable():
                 (text,) = [hypothesis.text for hypothesis in model.recognise([waveform])]
                 state = model.begin([waveform])
@@ -133,7 +133,7 @@ def row_weights(
         Name of a matrix or stack -> (m,) float64, of mean 1 before small ones are raised to `SMALLEST_WEIGHT`.
     """
     sums: dict[str, Tensor] = {}
-    for sample in sampled_gradients(model, waveforms, layers):
+    for sample in sampled_gradients(model, track(waveforms, "weighing rows", "utterance"), layers):
         with one_thread():
             for name, gradient in sample.matrices.items():
                 whitened = gradient.double()

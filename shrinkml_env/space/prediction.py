@@ -25,6 +25,7 @@ from shrinkml_env.compression.canonical import content_bytes, one_thread
 from shrinkml_env.compression.store import Store, recognition_content, remembered
 from shrinkml_env.data.sets import UtteranceSpec
 from shrinkml_env.evaluation.evaluator import Evaluator
+from shrinkml_env.progress import track
 
 __all__ = ["Prediction", "predict_damage", "predict_for"]
 
@@ -177,7 +178,8 @@ def _predict(
     triplets = {name: tuple(factor.float() for factor in factorisation.triplets(name)) for name in names}
     changes: dict[str, list[Tensor]] = {name: [] for name in names}
     units = 0
-    for sample in sampled_gradients(model, waveforms, factorisation.layers, draws, seed):
+    heard = track(waveforms, "predicting damage", "utterance")
+    for sample in sampled_gradients(model, heard, factorisation.layers, draws, seed):
         units += sample.units
         with one_thread():
             for name, gradient in sample.matrices.items():
