@@ -35,6 +35,9 @@ they are left out, so that the keys of earlier results stay valid."""
 LATER_OPTIONS: dict[str, Any] = {"dense": []}
 """Options of a whole config that were added later, as `LATER`."""
 
+LATER_ARGUMENTS: dict[str, dict[str, Any]] = {"agents.ClosedForm": {"rounds": 1}}
+"""Arguments of classes that were added later, as `LATER`: ``_target_`` -> argument -> default."""
+
 
 def versions() -> dict[str, str]:
     """Return the versions of the software that makes a result: name -> version. No key depends on them."""
@@ -61,8 +64,8 @@ def key_content(content: Any) -> Any:
     downloaded; in a part of a config, options of these names count. The modules of its option ``imports`` are described
     like the user's own classes.
 
-    Options that are `LATER` or `LATER_OPTIONS` are left out if they have their defaults. A class that a ``_target_``
-    names is described by
+    Options that are `LATER`, `LATER_OPTIONS` or `LATER_ARGUMENTS` are left out if they have their defaults. A class
+    that a ``_target_`` names is described by
 
     - its name only, if it is one of ShrinkML's, since its module may move;
     - its import path, if it belongs to an installed package;
@@ -87,7 +90,9 @@ def key_content(content: Any) -> Any:
             described["imports"] = [_with_code(name, name) for name in described["imports"]]
         return described
     if isinstance(content, Mapping):
-        later = LATER if content.get("name") in FACTORISATIONS else {}
+        later = LATER_ARGUMENTS.get(str(content.get("_target_")), {})
+        if content.get("name") in FACTORISATIONS:
+            later = LATER
         return {
             str(name): _class_content(value) if name == "_target_" else key_content(value)
             for name, value in content.items()

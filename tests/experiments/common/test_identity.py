@@ -99,3 +99,12 @@ def test_options_that_came_later_do_not_count_where_they_are_as_before():
 def test_an_option_that_came_later_does_not_count_at_its_default():
     assert key_content(OmegaConf.create({"model": "las_small", "dense": []})) == {"model": "las_small"}
     assert key_content(OmegaConf.create({"dense": ["decoder.*"]})) == {"dense": ["decoder.*"]}
+
+
+def test_an_argument_that_came_later_does_not_count_at_its_default():
+    assert key_content({"_target_": "agents.ClosedForm", "draws": 1, "rounds": 1}) == {
+        "_target_": "ClosedForm",
+        "draws": 1,
+    }
+    assert key_content({"_target_": "agents.ClosedForm", "rounds": 2}) == {"_target_": "ClosedForm", "rounds": 2}
+    assert key_content({"_target_": "agents.PPO", "rounds": 1}) == {"_target_": "PPO", "rounds": 1}
