@@ -53,14 +53,18 @@ class ClosedForm(Curve):
         self.calibration = calibration
         self.draws = whole_number("draws", draws, least=1)
         self.rounds = whole_number("rounds", rounds, least=1)
-        self._prepared: object = None
-        self._first: Prediction | None = None
+        # The key of the evaluator whose model's damage was predicted first, and the prediction.
+        self._first: tuple[str, Prediction] | None = None
 
     def _prepare(self, problem: SearchProblem) -> None:
-        key = problem.evaluator.key, problem.search_space
-        if self._prepared != key:
-            self._first = self.prediction(problem)
-            self._prepared = key
+        self._predicted(problem)
+
+    def _predicted(self, problem: SearchProblem) -> Prediction:
+        """Return the predicted damage in the original, which is the same for all sizes."""
+        key = problem.evaluator.key
+        if self._first is None or self._first[0] != key:
+            self._first = key, self.prediction(problem)
+        return self._first[1]
 
     def prediction(self, problem: SearchProblem, at: Mapping[str, int] | None = None) -> Prediction:
         """Return the predicted damage of a problem's matrices; the evaluator's cache keeps it.
@@ -111,7 +115,7 @@ class ClosedForm(Curve):
         """Return the allocation of at most a number of parameters of the layers."""
 
         def predict(at: Mapping[str, int] | None) -> Prediction:
-            return self._first if at is None and self._first else self.prediction(problem, at)
+            return self._predicted(problem) if at is None else self.prediction(problem, at)
 
         return least_damage(problem.search_space, predict, cost, self.rounds)
 

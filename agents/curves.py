@@ -9,7 +9,6 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import gymnasium as gym
-from torch import Tensor
 
 from agents.episodic import EpisodicSearch, Proposals
 from agents.rules import require_reachable
@@ -69,7 +68,7 @@ class Curve(EpisodicSearch):
         """Return the number of steps from 0 to 1 beyond which finer levels give no new configurations."""
 
 
-class _LayerCurve(Curve):
+class LayerCurve(Curve):
     """A curve on which each layer's rank depends only on the level and the layer."""
 
     def _at(self, problem: SearchProblem, level: float) -> dict[str, int]:
@@ -85,7 +84,7 @@ class _LayerCurve(Curve):
         return 2 * max(layer.break_even for layer in problem.layers)
 
 
-class UniformRank(_LayerCurve):
+class UniformRank(LayerCurve):
     """A curve with the same fraction of the break-even rank, at least rank 1, for every layer (nearest candidate)."""
 
     def _rank(self, problem: SearchProblem, index: int, level: float) -> int:
@@ -93,18 +92,14 @@ class UniformRank(_LayerCurve):
         return problem.search_space.nearest(index, wanted)
 
 
-class EnergyCurve(_LayerCurve):
+class EnergyCurve(LayerCurve):
     """A curve with the smallest candidate that keeps the same share of energy for every layer (`kept_energy`)."""
 
     def _prepare(self, problem: SearchProblem) -> None:
-        values = self._spectra(problem)
+        values = problem.evaluator.singular_values
         energies = problem.search_space.tabulate(lambda layer, rank: kept_energy(layer, rank, values))
         # For each layer, the energies of its candidates below dense.
         self._energies = [list(of_layer.values())[:-1] for of_layer in energies]
-
-    def _spectra(self, problem: SearchProblem) -> Mapping[str, Tensor]:
-        """Return for each matrix the values whose squares are the energies: by default the factors' singular values."""
-        return problem.evaluator.singular_values
 
     def _rank(self, problem: SearchProblem, index: int, level: float) -> int:
         return problem.candidates[index][bisect_left(self._energies[index], level)]
@@ -114,7 +109,7 @@ class EnergyCurve(_LayerCurve):
         return 2**14
 
 
-class ProfileCurve(_LayerCurve):
+class ProfileCurve(LayerCurve):
     """A hand-crafted profile: the fraction of the break-even rank is multiplied by a factor for each layer.
 
     Args:

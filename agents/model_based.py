@@ -87,7 +87,7 @@ class ModelBasedSearch(EpisodicSearch):
         # The original's error is known without an episode.
         known: dict[Choice, float] = {space.places(space.dense): problem.error(problem.baseline)}
         played: list[tuple[EpisodeOutcome, Choice]] = []
-        from_rules = [space.places(ranks) for ranks in self._rule_proposals(problem)]
+        from_rules = list(dict.fromkeys(space.places(ranks) for ranks in self._rule_proposals(problem)))
         while True:
             number = len(played)
             choice = (

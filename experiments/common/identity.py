@@ -35,8 +35,8 @@ they are left out, so that the keys of earlier results stay valid."""
 LATER_OPTIONS: dict[str, Any] = {"dense": []}
 """Options of a whole config that were added later, as `LATER`."""
 
-LATER_ARGUMENTS: dict[str, dict[str, Any]] = {"agents.ClosedForm": {"rounds": 1}}
-"""Arguments of classes that were added later, as `LATER`: ``_target_`` -> argument -> default."""
+LATER_ARGUMENTS: dict[str, dict[str, Any]] = {"ClosedForm": {"rounds": 1}}
+"""Arguments of ShrinkML's classes that were added later, as `LATER`: name of the class -> argument -> default."""
 
 
 def versions() -> dict[str, str]:
@@ -90,11 +90,13 @@ def key_content(content: Any) -> Any:
             described["imports"] = [_with_code(name, name) for name in described["imports"]]
         return described
     if isinstance(content, Mapping):
-        later = LATER_ARGUMENTS.get(str(content.get("_target_")), {})
+        target = _class_content(content["_target_"]) if "_target_" in content else None
+        # A class of the user's has its code beside its name.
+        later = LATER_ARGUMENTS.get(target, {}) if isinstance(target, str) else {}
         if content.get("name") in FACTORISATIONS:
             later = LATER
         return {
-            str(name): _class_content(value) if name == "_target_" else key_content(value)
+            str(name): target if name == "_target_" else key_content(value)
             for name, value in content.items()
             if name not in later or later[name] != value
         }

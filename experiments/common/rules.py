@@ -13,13 +13,19 @@ from shrinkml_env import Evaluator, SearchProblem
 from shrinkml_env.mdp.rewards import Accuracy
 from shrinkml_env.space.formation import Full
 
-__all__ = ["check_rule", "every_rank", "ranks_of_rules", "ranks_of_size"]
+__all__ = ["check_rule", "every_rank", "is_rule", "ranks_of_rules", "ranks_of_size"]
 
 
 def every_rank(evaluator: Evaluator) -> SearchProblem:
     """Return the problem for rules: all ranks are candidates, and the reward is that of the WER alone."""
     space = Full(max(layer.break_even for layer in evaluator.layers))
     return SearchProblem(evaluator, space(evaluator.layers), Accuracy())
+
+
+def is_rule(agent: DictConfig) -> bool:
+    """Return whether the class that an agent's config names is a rule: whether it gives ranks for a size."""
+    kind = pkgutil.resolve_name(agent._target_)
+    return isinstance(kind, type) and issubclass(kind, RankRule)
 
 
 def check_rule(agent: DictConfig) -> None:
@@ -29,8 +35,7 @@ def check_rule(agent: DictConfig) -> None:
         ValueError: The agent is not a rule, or its config is not valid.
     """
     check_part("agent", agent)
-    kind = pkgutil.resolve_name(agent._target_)
-    if not (isinstance(kind, type) and issubclass(kind, RankRule)):
+    if not is_rule(agent):
         raise ValueError(
             f"{agent._target_} is a search, not a rule like uniform, profile and closed_form: give it a size "
             "by python -m experiments.search reward=divergence constraint=check constraint.budget=SIZE"

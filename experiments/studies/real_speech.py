@@ -9,13 +9,13 @@ was stopped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from experiments.common.command import command
 from experiments.common.command_errors import given_by
@@ -25,14 +25,17 @@ from experiments.common.kinds import NAME, SHARE, choice, list_of, mapping_of, m
 from experiments.common.on_test import Checked, Measurement, equal_transcripts, measured
 from experiments.common.options import COMPARED, OVERRIDES
 from experiments.common.results import Cell
+from experiments.common.rules import is_rule
 from experiments.common.searches import Search, check_search, evaluator_on
 from experiments.common.sized_searches import found_by_rule, found_by_search
 from experiments.common.speech import calibrate_on
 from experiments.common.study import Report, publish, study_results
 from experiments.select_proxy import select
 from shrinkml_env import CompressibleModel, count_parameters, load_model
+from shrinkml_env.asr.huggingface import HuggingFaceSeq2Seq
 from shrinkml_env.compression import encoder_parameters
 from shrinkml_env.compression.canonical import digest
+from shrinkml_env.compression.layers import group_layers
 from shrinkml_env.compression.store import model_content
 from shrinkml_env.data import SpeechFolder
 from shrinkml_env.data.split import spread
@@ -70,9 +73,9 @@ class Method:
     name: str
     agent: str
     overrides: tuple[str, ...]
-    seed: int = 0
-    reward: str = "divergence"
-    budget: int | None = None
+    seed: int
+    reward: str
+    budget: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +117,8 @@ class Proxy:
 
     Attributes:
         ids: Its utterances.
-        kendall: (group of models, method) -> Kendall's tau between the divergences on a set of this size, selected by
-            the method, and on dev: mean, and bounds of the 95 % interval.
+        kendall: (group of models, method, (tau, low, high)) each: Kendall's tau, in [-1, 1], between the divergences on
+            a set of this size, selected by the method, and on dev: the mean, and the bounds of its 95 % interval.
     """
 
     ids: Sequence[str]
@@ -129,18 +132,44 @@ def methods_of(config: DictConfig) -> list[Method]:
         ValueError: A method's settings are wrong, or an option names a method that there is not.
     """
     methods = [
-        Method(str(name), options.agent, tuple(options.overrides), seed, *searching(options))
+        Method(
+            name=str(name),
+            agent=options.agent,
+            overrides=tuple(options.overrides),
+            seed=seed,
+            reward=options.get("reward", "divergence"),
+            budget=options.get("budget"),
+        )
         for name, options in config.methods.items()
         for seed in range(options.get("seeds", 1))
     ]
     for method in methods:
         own = [f"agent={method.agent}", f"reward={method.reward}", *method.overrides]
-        check_search(search_of(config, method, 1.0), {"base": config.base, f"methods.{method.name}": own})
+        options = {"base": config.base, f"methods.{method.name}": own}
+        for option, overrides in options.items():
+            check_undecided(option, overrides, ("model", "proxy", "dev", "constraint.budget", "device"))
+        search = search_of(config, method, 1.0)
+        check_search(search, options)
+        if method.budget is None and "reward" in config.methods[method.name]:
+            raise ValueError(f"methods.{method.name}: without a budget nothing is rewarded: give no reward")
+        if method.budget is None and not is_rule(search.config.agent):
+            raise ValueError(f"methods.{method.name}: agent {method.agent} is a search, not a rule: give it a budget")
     for option in ("complete", "rivals"):
         for name in config[option]:
             if name not in config.methods:
                 raise ValueError(f"{option}: {name!r} is not among the methods: {', '.join(config.methods)}")
     return methods
+
+
+def check_undecided(option: str, overrides: Sequence[str], decided: Sequence[str]) -> None:
+    """Check that an option's overrides give nothing that the study decides.
+
+    Raises:
+        ValueError: One does.
+    """
+    for override in overrides:
+        if option_of(override) in decided:
+            raise ValueError(f"{option}: {override}: the study's own options decide it")
 
 
 def check_selection(overrides: Sequence[str]) -> None:
@@ -149,9 +178,7 @@ def check_selection(overrides: Sequence[str]) -> None:
     Raises:
         ValueError: One is wrong or of what the study decides, or they ask for several sizes.
     """
-    for override in overrides:
-        if option_of(override) in ("model", "pool", "dev"):
-            raise ValueError(f"selection: {override}: the study's own options decide it")
+    check_undecided("selection", overrides, ("model", "pool", "dev"))
     with given_by("selection", "select_proxy", overrides):
         size, *others = compose_config("select_proxy", overrides).sizes
         if others:
@@ -162,16 +189,38 @@ def purposes_of(config: DictConfig) -> dict[str, list[str]]:
     """Return the utterances of the dev sets for each purpose: purpose -> ids.
 
     Raises:
-        ValueError: The dev sets lack one.
+        ValueError: The dev sets lack one, or a speaker serves two purposes.
     """
-    known = set(SpeechFolder(config.root, DEV).ids)
+    folder = SpeechFolder(config.root, DEV)
+    speaker_of = dict(zip(folder.ids, folder.speakers, strict=True))
+    serves: dict[str, str] = {}
     for purpose, ids in config.speech.items():
         for name in ids:
-            if name not in known:
+            if name not in speaker_of:
                 raise ValueError(
                     f"speech.{purpose}: there is no utterance {name!r} in {' or '.join(DEV)} of {config.root}"
                 )
+            other = serves.setdefault(speaker_of[name], purpose)
+            if other != purpose:
+                raise ValueError(f"speech.{purpose}: {name!r} is of a speaker of speech.{other}, {speaker_of[name]}")
     return {str(purpose): list(ids) for purpose, ids in config.speech.items()}
+
+
+def check_model(config: DictConfig, model: CompressibleModel) -> None:
+    """Check that what the study asks of the model can be done.
+
+    Raises:
+        ValueError: A pattern of dense layers matches none or all, or transformers generates no transcripts to compare.
+    """
+    for scope, options in config.scopes.items():
+        try:
+            group_layers(model.layers, "layer", options.dense)
+        except ValueError as error:
+            raise ValueError(f"scopes.{scope}.{error}") from error
+    if config.checked and not isinstance(model, HuggingFaceSeq2Seq):
+        raise ValueError(
+            "checked: only encoder-decoder models of Hugging Face are compared with transformers: give checked=0"
+        )
 
 
 def speech_of(config: DictConfig, purposes: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -333,52 +382,52 @@ class Study:
                 for method in self.methods:
                     if scope not in self.config.methods[method.name].get("scopes", self.config.scopes):
                         continue
-                    search = self.search(method, scope, size)
-                    task = Sought(scope, size, method, self.ratio(scope, size), search, self.config.finalists)
+                    search, ratio = self.search(method, scope, size), self.ratio(scope, size)
+                    task = Sought(scope, size, method, ratio, search, self.config.finalists)
                     content: dict[str, Any] = {
                         "search": self.described(method, scope, size),
                         "speech": self.heard_by(method),
+                        "ratio": round(ratio, 6),
                     }
                     if method.budget is not None:
                         content["finalists"] = f"{self.config.finalists} and the rules"
                     about = {"scope": scope, "size": size, "method": method.name, "seed": method.seed}
-                    cells.append(Cell(task, {**content, "size": size}, about))
+                    cells.append(Cell(task, content, about))
         return cells
 
-    def measurements(self, found: Sequence[Finding]) -> list[Cell[Measurement]]:
-        """Return the cells of what is measured on test: the original's, then those of what was found, in order.
+    def measurements(self, found: Sequence[Finding]) -> list[list[Cell[Measurement]]]:
+        """Return the cells of what is measured on test: the original's, then those of each finding.
 
-        What two methods or seeds have found alike is measured once.
+        What several methods or seeds have found alike has equal keys: it is measured once.
         """
-        complete = set(self.config.complete)
-        first = self.methods[0]
-        scope = next(iter(self.config.scopes))
-        asked: list[tuple[Method, str, float, Mapping[str, int], bool]] = [(first, scope, 1, {}, bool(complete))]
-        for scope, size in dict.fromkeys((one.scope, one.size) for one in found):
-            for method in self.methods:
-                seeds = [f for f in found if (f.scope, f.size, f.method) == (scope, size, method.name)]
-                for one in seeds:
-                    if one.seed == method.seed:
-                        whole = method.name in complete and one is best_on_dev(seeds)
-                        asked.append((method, scope, size, one.ranks, whole))
-        cells = []
-        for method, scope, size, ranks, whole in asked:
-            named = {"method": method.name, "scope": scope, "size": size, "seed": method.seed}
-            found_by = named if ranks else {"method": ORIGINAL}
-            made_by = {}
-            if ranks:
-                factors = self.described(method, scope, 1).factorisation
-                made_by = {"factorisation": factors, "calibration": self.purposes["calibration"]}
-            for subset, ids in self.chunks.items():
-                for chunk in ids if whole else ids[:1]:
-                    task = Measurement(self.search(method, scope, 1), ranks, self.config.root, subset, chunk)
-                    content = {"model": self.content, **made_by}
-                    content |= {"ranks": dict(ranks), "granularity": task.search.granularity, "test": chunk}
-                    cells.append(Cell(task, content, {**found_by, "test": subset, "first": chunk[0]}))
-        unique: dict[str, Cell[Measurement]] = {}
-        for cell in cells:
-            unique.setdefault(cell.key, cell)
-        return list(unique.values())
+        first, scope = self.methods[0], next(iter(self.config.scopes))
+        cells = [self._measurements(first, scope, {}, {"method": ORIGINAL}, whole=bool(self.config.complete))]
+        for one in found:
+            (method,) = [m for m in self.methods if (m.name, m.seed) == (one.method, one.seed)]
+            seeds = [f for f in found if (f.scope, f.size, f.method) == (one.scope, one.size, one.method)]
+            about = {"method": one.method, "scope": one.scope, "size": one.size, "seed": one.seed}
+            whole = one.method in self.config.complete and one is best_on_dev(seeds)
+            cells.append(self._measurements(method, one.scope, one.ranks, about, whole))
+        return cells
+
+    def _measurements(
+        self, method: Method, scope: str, ranks: Mapping[str, int], about: Mapping[str, Any], whole: bool
+    ) -> list[Cell[Measurement]]:
+        """Return the cells of one configuration: of the first chunk of each test set, or of the whole sets."""
+        search = self.search(method, scope, 1)
+        content: dict[str, Any] = {"model": self.content, "ranks": dict(ranks), "granularity": search.granularity}
+        if ranks:
+            content["factorisation"] = self.described(method, scope, 1).factorisation
+            content["calibration"] = self.purposes["calibration"]
+        return [
+            Cell(
+                Measurement(search, ranks, self.config.root, subset, chunk),
+                {**content, "test": chunk},
+                {**about, "test": subset, "first": chunk[0]},
+            )
+            for subset, ids in self.chunks.items()
+            for chunk in (ids if whole else ids[:1])
+        ]
 
     def checks(self) -> list[Cell[Checked]]:
         """Return the cells of the comparison with transformers: random utterances of both test sets."""
@@ -395,30 +444,37 @@ class Study:
         ]
 
 
-def searching(options: DictConfig) -> tuple[Any, ...]:
-    """Return reward and budget of a search; nothing for a rule."""
-    return (options.reward, options.budget) if "budget" in options else ()
-
-
 def reported(
-    study: Study, found: Sequence[Finding], cells: Sequence[Cell[Measurement]], results: Sequence[Errors]
+    found: Sequence[Finding], cells: Sequence[Sequence[Cell[Measurement]]], results: Sequence[Errors]
 ) -> list[Reported]:
-    """Join the chunks of each configuration: the original first, then `found`, in order."""
-    joined: dict[str, dict[str, Errors]] = {}
-    for cell, result in zip(cells, results, strict=True):
-        task = cell.task
-        key = str((sorted(task.ranks.items()), OmegaConf.to_yaml(task.search.factorisation)) if task.ranks else "")
-        so_far = joined.setdefault(key, {}).get(task.subset, Errors([], []))
-        joined[key][task.subset] = Errors([*so_far.edits, *result.edits], [*so_far.words, *result.words])
-    before = joined[""]
-    rows = [Reported(None, before, before)]
-    for one in found:
-        (method,) = [m for m in study.methods if (m.name, m.seed) == (one.method, one.seed)]
-        factors = OmegaConf.to_yaml(study.search(method, one.scope, 1).factorisation)
-        errors = joined[str((sorted(one.ranks.items()), factors))]
-        same = {name: before[name].first(len(of_set.edits)) for name, of_set in errors.items()}
-        rows.append(Reported(one, errors, same))
-    return rows
+    """Join the chunks of each configuration.
+
+    Args:
+        found: The findings.
+        cells: As `Study.measurements` returns them.
+        results: The result of each cell.
+
+    Returns:
+        The original, then the findings, each beside the original on the same utterances.
+    """
+    left = iter(results)
+    before, *errors = [joined((cell.task.subset, next(left)) for cell in of_one) for of_one in cells]
+    return [
+        Reported(None, before, before),
+        *(
+            Reported(one, after, {name: before[name].first(len(of_set.edits)) for name, of_set in after.items()})
+            for one, after in zip(found, errors, strict=True)
+        ),
+    ]
+
+
+def joined(chunks: Iterable[tuple[str, Errors]]) -> dict[str, Errors]:
+    """Join the errors of chunks, each with the name of its test set: name of the test set -> errors."""
+    found: dict[str, Errors] = {}
+    for subset, errors in chunks:
+        so_far = found.get(subset, Errors([], []))
+        found[subset] = Errors([*so_far.edits, *errors.edits], [*so_far.words, *errors.words])
+    return found
 
 
 def proxy_table(proxy: Proxy) -> pd.DataFrame:
@@ -453,6 +509,7 @@ def main(config: DictConfig) -> None:
     check_selection(config.selection)
     purposes = purposes_of(config)
     model = load_model(config.model)
+    check_model(config, model)
     selections = [selection_cell(config, model, purposes)] if any(method.budget for method in methods) else []
     chosen = study_results("real_speech", config, selections, make, lambda result: Proxy(**result), "proxy set")
     heard: dict[str, Sequence[str]] = {"calibration": purposes["calibration"], "dev": purposes["dev"]}
@@ -461,8 +518,8 @@ def main(config: DictConfig) -> None:
     study = Study(config, methods, model, heard)
     searches = study.search_cells()
     found = [
-        # Methods of the same settings share a result, under the name that each has in this config.
-        replace(one, method=cell.task.method.name)
+        # Cells of the same settings share a result, under the names that each has in this config.
+        replace(one, method=cell.task.method.name, scope=cell.task.scope, size=cell.task.size)
         for cell, one in zip(
             searches,
             study_results("real_speech", config, searches, make, lambda result: Finding(**result)),
@@ -470,11 +527,13 @@ def main(config: DictConfig) -> None:
         )
     ]
     measurements = study.measurements(found)
-    errors = study_results("real_speech", config, measurements, make, lambda result: Errors(**result), "test sets")
-    equal = study_results("real_speech", config, study.checks(), make, lambda result: int(result["equal"]), "checks")
-    rows = reported(study, found, measurements, errors)
-    checked = f"transcripts of the original that equal those of transformers: {sum(equal)} of {config.checked}"
-    notes = [checked] if equal else []
+    chunk_cells = [cell for of_one in measurements for cell in of_one]
+    errors = study_results("real_speech", config, chunk_cells, make, lambda result: Errors(**result), "test sets")
+    checks = study.checks()
+    equal = study_results("real_speech", config, checks, make, lambda result: int(result["equal"]), "checks")
+    rows = reported(found, measurements, errors)
+    count = sum(len(cell.task.ids) for cell in checks)
+    notes = [f"transcripts of the original that equal those of transformers: {sum(equal)} of {count}"] if equal else []
     tables = [*map(proxy_table, chosen), table(rows), pair_table(rows, config.rivals)]
     publish("real_speech", config, Report(tables, {"real_speech": lambda path: draw(path, rows)}, notes))
 

@@ -54,7 +54,8 @@ def sampled_gradients(
         seed: Seed of the draws.
 
     Raises:
-        ValueError: The model does not predict probabilities of its transcripts, or `draws` is not at least 1.
+        ValueError: The model does not predict probabilities of its transcripts, `draws` is not at least 1, or, when it
+            is reached, an utterance is too long to be recognised in one piece.
     """
     return _sampled(require_predictions(model), waveforms, layers, whole_number("draws", draws, least=1), seed)
 

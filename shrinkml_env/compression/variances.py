@@ -25,8 +25,8 @@ def output_variances(
     """Return the variances of the outputs W x of each matrix along their principal axes, while a model runs.
 
     They are the eigenvalues of the covariance of W x, whose mean is subtracted. A matrix that is only looked up has its
-    rows as outputs, as often as `second_moments` counts them; one that is also multiplied has its products. Of a matrix
-    that the speech does not use, the inputs are taken as white.
+    rows as outputs, as often as `second_moments` counts them; of one that is also multiplied, look-ups count as white
+    inputs. Of a matrix that the speech does not use, all inputs are taken as white.
 
     Args:
         model: An uncompressed model in evaluation mode; not changed.
@@ -38,7 +38,7 @@ def output_variances(
         Name of a matrix or stack -> (min(m, n),) float64 on the CPU, from the largest to the smallest.
 
     Raises:
-        ValueError: The model is in training mode, or a matrix is not one of its layers.
+        ValueError: The model is in training mode, or has no such matrix.
     """
     matrices = [matrix for layer in layers for matrix in layer.matrices]
 
@@ -57,7 +57,8 @@ def output_variances(
 
 def _computed(model: CompressibleModel, waveforms: Sequence[Tensor], matrices: Sequence[Matrix]) -> dict[str, Tensor]:
     """Compute what `output_variances` returns."""
-    weights = {matrix.name: weight for matrix, weight in weights_of(model)}
+    blocks = [block.name for matrix in matrices for block in matrix.blocks]
+    weights = {matrix.name: weight for matrix, weight in weights_of(model, blocks)}
     sums = {block.name: InputMoments() for matrix in matrices for block in matrix.blocks}
 
     def add(name: str, vectors: Tensor) -> None:
@@ -81,6 +82,9 @@ def _computed(model: CompressibleModel, waveforms: Sequence[Tensor], matrices: S
 
 def _variances(weight: Tensor, moment: Tensor | None) -> Tensor:
     """Return what `output_variances` does for W, (m, n), and the moment of [x, 1], or the rows' frequencies, (m,)."""
+    if weight.shape[0] > weight.shape[1] and (moment is None or moment.dim() == 2):
+        # W = QR, and the eigenvalues of R C R^T are those of Q R C R^T Q^T but for zeros.
+        weight = torch.linalg.qr(weight, mode="r").R
     if moment is None:
         covariance = weight @ weight.T
     elif moment.dim() == 1:

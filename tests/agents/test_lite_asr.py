@@ -61,6 +61,18 @@ def test_one_matrix_by_hand():
 
 
 @pytest.mark.usefixtures("without_a_model")
+def test_a_multiple_that_is_no_candidate_is_raised_to_the_next_one():
+    every, few = (
+        problem_of(),
+        make_fake_env(evaluator=FakeEvaluator(), search_space={"name": "full", "count": 5}).problem,
+    )
+    for level in (0.3, 0.7, 0.95):
+        wanted, ranks = (at(level, problem, multiple=4) for problem in (every, few))
+        for layer, candidates in zip(few.layers, few.candidates, strict=True):
+            assert ranks[layer.name] == min(rank for rank in candidates if rank >= wanted[layer.name])
+
+
+@pytest.mark.usefixtures("without_a_model")
 def test_sizes_are_kept():
     problem = problem_of()
     for size in (0.4, 0.6, 0.9):
@@ -71,6 +83,8 @@ def test_sizes_are_kept():
 def test_errors():
     with pytest.raises(ValueError, match="multiple must be"):
         LiteASR(multiple=0)
+    with pytest.raises(ValueError, match="lenience must be"):
+        LiteASR(lenience=0)
 
 
 def test_the_variance_is_that_of_the_outputs(tmp_path, monkeypatch):

@@ -27,6 +27,10 @@ def test_planning_starts_from_what_rules_give():
     for trial, ranks in zip(env.problem.history, expected, strict=False):
         assert {name: trial.ranks[name] for name in ranks} == ranks
     assert len(env.problem.history) == 10
+    # Rules that agree are played once.
+    alike = make_fake_env(constraint={"name": "check", "budget": 0.6})
+    ModelBasedSearch(alike, far=0, rules=[UniformRank(), UniformRank()], seed=0).learn(10 * STEPS)
+    assert alike.problem.ledger.count == len(alike.problem.history) == 10
     by_macs = {"name": "check", "budget": 0.6, "resource": "macs"}
     for constraint in ("none", by_macs):
         with pytest.raises(ValueError, match="need a constraint"):

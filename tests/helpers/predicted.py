@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agents import ClosedForm, EnergyCurve, LiteASR
+from agents import ClosedForm, LiteASR
 from shrinkml_env import SearchProblem
 from shrinkml_env.space.prediction import Prediction
 
@@ -13,7 +13,7 @@ from shrinkml_env.space.prediction import Prediction
 def do_without_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `ClosedForm` predict that damage falls evenly with the rank, and `LiteASR` look at the singular values."""
     monkeypatch.setattr(ClosedForm, "prediction", _predict_evenly)
-    monkeypatch.setattr(LiteASR, "_spectra", EnergyCurve._spectra)
+    monkeypatch.setattr(LiteASR, "_deviations", lambda _, problem: problem.evaluator.singular_values)
 
 
 def _predict_evenly(_agent: object, problem: SearchProblem) -> Prediction:

@@ -101,10 +101,8 @@ def test_an_option_that_came_later_does_not_count_at_its_default():
     assert key_content(OmegaConf.create({"dense": ["decoder.*"]})) == {"dense": ["decoder.*"]}
 
 
-def test_an_argument_that_came_later_does_not_count_at_its_default():
-    assert key_content({"_target_": "agents.ClosedForm", "draws": 1, "rounds": 1}) == {
-        "_target_": "ClosedForm",
-        "draws": 1,
-    }
-    assert key_content({"_target_": "agents.ClosedForm", "rounds": 2}) == {"_target_": "ClosedForm", "rounds": 2}
+@pytest.mark.parametrize("target", ["agents.ClosedForm", "agents.closed_form.ClosedForm"])
+def test_an_argument_that_came_later_does_not_count_at_its_default(target):
+    assert key_content({"_target_": target, "draws": 1, "rounds": 1}) == {"_target_": "ClosedForm", "draws": 1}
+    assert key_content({"_target_": target, "rounds": 2}) == {"_target_": "ClosedForm", "rounds": 2}
     assert key_content({"_target_": "agents.PPO", "rounds": 1}) == {"_target_": "PPO", "rounds": 1}

@@ -10,9 +10,11 @@ import pytest
 from experiments.common import results
 from experiments.common.compose import compose_config
 from experiments.common.findings import ORIGINAL, Errors, Finding, Reported, pair_table, table
+from experiments.studies import real_speech as real_speech_study
 from experiments.studies import reward_study
-from shrinkml_env import load_utterances
+from shrinkml_env import load_model, load_utterances
 from shrinkml_env.space.table import Table
+from tests.helpers.speech import LIBRISPEECH, WHISPER
 
 pytestmark = pytest.mark.results
 
@@ -120,7 +122,7 @@ def test_kept_results_are_asked_for(monkeypatch, tmp_path):
 
 
 def real_speech():
-    """What is kept of the study on real speech: findings, and the first chunks' errors by what was measured."""
+    """What is kept of the study on real speech: findings; (test set, chunk) -> what was measured -> errors."""
     found, chunks = [], {}
     for line in (results.KEPT / "real_speech.jsonl").read_text().splitlines():
         record = json.loads(line)
@@ -130,14 +132,46 @@ def real_speech():
         elif "edits" in result:
             of_set = chunks.setdefault((cell["test"], cell["first"]), {})
             of_set[cell["method"], cell.get("scope"), cell.get("size"), cell.get("seed", 0)] = Errors(**result)
-    # All of them were measured on the first chunk of a set, few on the others.
+    return found, chunks
+
+
+def first_chunks(chunks):
+    """Test set -> what was measured -> errors on its first chunk, on which all were measured, few on the others."""
     first = {test: max((len(of), key) for key, of in chunks.items() if key[0] == test)[1] for test, _ in chunks}
-    return found, {test: chunks[key] for test, key in first.items()}
+    return {test: chunks[key] for test, key in first.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (LIBRISPEECH.is_dir() and WHISPER.is_dir()), reason=f"neither {LIBRISPEECH} nor {WHISPER} may be missing"
+)
+def test_findings_on_real_speech_are_still_those_that_are_asked_for():
+    """What is sought on the dev sets needs no speech to be asked for; the page's first command makes nothing again."""
+    model = load_model(f"hf:{WHISPER}")
+    kept = {
+        record["key"]: record["result"]
+        for record in map(json.loads, (results.KEPT / "real_speech.jsonl").read_text().splitlines())
+    }
+    (proxy,) = [result["ids"] for result in kept.values() if "ids" in result]
+
+    def asked(*overrides):
+        config = compose_config("real_speech", [f"root={LIBRISPEECH}", *overrides])
+        selection = real_speech_study.selection_cell(config, model, config.speech)
+        heard = {"calibration": list(config.speech.calibration), "dev": list(config.speech.dev), "proxy": proxy}
+        study = real_speech_study.Study(config, real_speech_study.methods_of(config), model, heard)
+        return {cell.key for cell in (selection, *study.search_cells())}
+
+    found = {key for key, result in kept.items() if "ranks" in result or "ids" in result}
+    commands = [["compared=all"], ["compared=closed_form", "scopes.encoder.sizes=[0.75]"]]
+    assert found <= set.union(*(asked(*overrides) for overrides in commands))
+    assert asked() <= found
+    assert asked("compared=model_based") <= found
 
 
 def test_tables_on_real_speech_are_those_of_their_page():
     """Its study needs LibriSpeech to print them; what is kept is enough to make the tables of the first chunks."""
-    found, errors = real_speech()
+    found, chunks = real_speech()
+    errors = first_chunks(chunks)
     before = {test: of_set[ORIGINAL, None, None, 0] for test, of_set in errors.items()}
     rows = [Reported(None, before, before)]
     for one in found:
@@ -165,3 +199,34 @@ def test_tables_on_real_speech_are_those_of_their_page():
     page = (PAGES / "whisper.md").read_text()
     sections = page[page.index("## The encoder alone") : page.index("## Limits")].splitlines()
     assert {line for line in sections if re.match(r"\| (encoder \| |whole \| )?0", line)} - made == set()
+
+
+def test_the_table_of_complete_test_sets_is_that_of_its_page():
+    found, chunks = real_speech()
+    original = ORIGINAL, None, None, 0
+
+    def on_whole_sets(which):
+        """Test set -> errors on all chunks; None where one is lacking."""
+        joined = {test: ([], []) for test, _ in chunks}
+        for (test, _), of_chunk in chunks.items():
+            if which not in of_chunk:
+                return None
+            joined[test][0].extend(of_chunk[which].edits)
+            joined[test][1].extend(of_chunk[which].words)
+        return {test: Errors(*lists) for test, lists in joined.items()}
+
+    before = on_whole_sets(original)
+    assert {test: len(errors.edits) for test, errors in before.items()} == {"test-clean": 2620, "test-other": 2939}
+    rows = [Reported(None, before, before)]
+    for one in found:
+        errors = on_whole_sets((one.method, one.scope, one.size, one.seed))
+        if errors is not None:
+            rows.append(Reported(one, errors, before))
+    made = set()
+    for scope, size, method, _, ratio, macs, _, _, clean, clean_more, _, other, other_more in table(rows).to_numpy():
+        what = f"the {scope} to {size}" if scope else "nothing"
+        made.add(f"| {what} | {method} | {ratio} | {macs} | {clean} | {clean_more} | {other} | {other_more} |")
+    page = (PAGES / "whisper.md").read_text()
+    section = page[page.index("## The original, and complete test sets") : page.index("## The encoder alone")]
+    shown = {line for line in section.splitlines() if re.match(r"\| (nothing|the (encoder|whole) to) ", line)}
+    assert shown == made

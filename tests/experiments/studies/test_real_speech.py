@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,7 @@ from omegaconf import OmegaConf
 
 import shrinkml_env
 from experiments.common.compose import compose_config
-from experiments.common.findings import Finding
+from experiments.common.findings import Errors, Finding
 from experiments.studies import real_speech
 from experiments.studies.real_speech import DEV, TEST, chunks, purposes_of
 from shrinkml_env import load_model
@@ -29,9 +30,17 @@ def config_of(root, *overrides):
 
 
 def purposes(folder, **counts):
-    """An override that gives each purpose as many of the first utterances, one after the other."""
-    ids = iter(SpeechFolder(folder, DEV).ids)
-    lists = (f"{purpose}: [{', '.join(next(ids) for _ in range(count))}]" for purpose, count in counts.items())
+    """An override that gives each purpose as many utterances, of speakers of its own."""
+    known = SpeechFolder(folder, DEV)
+    voices = [
+        [name for name, speaker in zip(known.ids, known.speakers, strict=True) if speaker == voice]
+        for voice in dict.fromkeys(known.speakers)
+    ]
+    share = len(voices) // len(counts)
+    lists = []
+    for place, (purpose, count) in enumerate(counts.items()):
+        ids = [name for of_voice in voices[place * share : (place + 1) * share] for name in of_voice]
+        lists.append(f"{purpose}: [{', '.join(ids[:count])}]")
     return f"speech={{{', '.join(lists)}}}"
 
 
@@ -57,6 +66,43 @@ def test_a_missing_utterance_is_named(root):
     }
 
 
+def test_a_speaker_of_two_purposes_is_named(root):
+    known = SpeechFolder(root, DEV)
+    voice = [name for name, speaker in zip(known.ids, known.speakers, strict=True) if speaker == "100"]
+    config = config_of(root, purposes(root, calibration=9, pool=4, dev=3))
+    assert voice[0] in config.speech.calibration
+    config.speech.dev = voice[-1:]
+    with pytest.raises(ValueError, match=f"speech.dev: '{voice[-1]}' is of a speaker of speech.calibration, 100"):
+        purposes_of(config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["base=['proxy=test']"], "base: proxy=test: the study's own options decide it"),
+        (
+            ["methods.uniform.overrides=['constraint.budget=0.5']"],
+            "methods.uniform: constraint.budget=0.5: the study's own options decide it",
+        ),
+        (["methods.uniform.agent=ppo"], "methods.uniform: agent ppo is a search, not a rule: give it a budget"),
+        (["+methods.uniform.reward=linear"], "methods.uniform: without a budget nothing is rewarded"),
+        (["complete=[tpe]"], "complete: 'tpe' is not among the methods: closed_form, two rounds, uniform"),
+    ],
+)
+def test_methods_that_cannot_be_compared(root, overrides, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        real_speech.methods_of(config_of(root, "compared=closed_form", *overrides))
+
+
+def test_models_that_cannot_be_asked_for_this(root):
+    model = load_model("las_small")
+    with pytest.raises(ValueError, match=r"^scopes.encoder.dense: no layer matches 'decoder.layers\.\*'"):
+        real_speech.check_model(config_of(root, "scopes.encoder.dense=['decoder.layers.*']"), model)
+    with pytest.raises(ValueError, match="checked: only encoder-decoder models of Hugging Face"):
+        real_speech.check_model(config_of(root), model)
+    real_speech.check_model(config_of(root, "checked=0"), model)
+
+
 def test_chunks_make_up_the_set_and_are_spread_over_its_speakers(root):
     found = chunks(config_of(root, "chunk=100"), "test-clean")
     folder = SpeechFolder(root, "test-clean")
@@ -70,11 +116,12 @@ def test_chunks_make_up_the_set_and_are_spread_over_its_speakers(root):
 @pytest.mark.slow
 def test_the_command_goes_on_where_it_was_stopped(root, monkeypatch, capsys, panels):
     monkeypatch.setenv("SHRINKML_CACHE", str(root.parent / "cache.sqlite"))
-    sizes = [purposes(root, calibration=2, pool=4, dev=3), "chunk=4", "checked=0"]
+    sizes = [purposes(root, calibration=2, pool=4, dev=3), "chunk=50", "checked=0", "complete=[random]"]
     config = config_of(root, "model=las_small", *sizes)
     config.selection = ["signal=divergence", "configurations=2", "sizes=[2]"]
     config.scopes = {"whole": {"dense": ["encoder.0"], "sizes": [0.8]}}
     config.rivals = ["uniform"]
+    config.complete = ["random"]
     config.methods = {
         "uniform": {"agent": "uniform", "overrides": ["factorisation=svd"]},
         "the same": {"agent": "uniform", "overrides": ["factorisation=svd"]},
@@ -89,8 +136,9 @@ def test_the_command_goes_on_where_it_was_stopped(root, monkeypatch, capsys, pan
     real_speech.main.__wrapped__(config)
     first = capsys.readouterr().out
     results = (root.parent / "outputs" / "results.jsonl").read_text()
-    # Both rules ask for one configuration, which is sought once, measured once, and shown twice.
-    assert len(results.splitlines()) == 1 + 3 + 4 * 2
+    # Both rules ask for one configuration, which is sought once, measured once, and shown twice. The original and a
+    # seed of the search are measured on 11 and 2 chunks, the others on one of each set.
+    assert len(results.splitlines()) == 1 + 3 + 2 * (11 + 2) + 2 * 2
     shown = [line.split() for line in first.splitlines() if line.startswith("whole")]
     uniform = next(line for line in shown if line[2] == "uniform")
     assert next(line for line in shown if line[2:4] == ["the", "same"])[4:] == uniform[3:]
@@ -106,6 +154,44 @@ def test_the_command_goes_on_where_it_was_stopped(root, monkeypatch, capsys, pan
     assert "Kendall's tau with dev" in first
     assert "transformers" not in first
     assert min(panels) > 1
+
+
+def test_a_model_is_compared_with_the_original_utterance_by_utterance(root):
+    """On a chunk of each set or the whole sets: an utterance has as many errors as its id says, and one more."""
+    config = config_of(root, "compared=closed_form", "model=las_small", "complete=[uniform]", "chunk=100")
+    study = real_speech.Study(
+        config, real_speech.methods_of(config), load_model("las_small"), {"calibration": ["a"], "dev": ["b"]}
+    )
+    found = [
+        Finding("encoder", 0.8, method, 0, {"encoder.1": rank}, 0.9, 0.9, 0, None)
+        for method, rank in (("closed_form, two rounds", 9), ("uniform", 10))
+    ]
+    cells = study.measurements(found)
+    assert [len(of_one) for of_one in cells] == [6 + 1, 2, 6 + 1]
+
+    def errors(cell):
+        return Errors([int(name[-4:]) + bool(cell.task.ranks) for name in cell.task.ids], [1] * len(cell.task.ids))
+
+    original, chunk, whole = real_speech.reported(found, cells, [errors(cell) for of_one in cells for cell in of_one])
+    assert [row.found for row in (original, chunk, whole)] == [None, *found]
+    for row, counts in ((chunk, (100, 80)), (whole, (530, 80))):
+        assert tuple(len(row.errors[subset].edits) for subset in TEST) == counts
+        for subset in TEST:
+            pairs = zip(row.errors[subset].edits, row.before[subset].edits, strict=True)
+            assert {after - before for after, before in pairs} == {1}
+
+
+def test_a_size_is_a_share_of_the_parameters_in_question(root):
+    """With the same layers to compress, nine tenths of the encoder are another size than nine tenths of the whole."""
+    config = config_of(root, "compared=closed_form", "model=las_small", "~scopes.whole", "scopes.encoder.sizes=[0.9]")
+    config.scopes = {scope: {"dense": ["decoder.*"], "sizes": [0.9]} for scope in ("encoder", "whole")}
+    study = real_speech.Study(
+        config, real_speech.methods_of(config), load_model("las_small"), {"calibration": ["a"], "dev": ["b"]}
+    )
+    encoder, whole = study.search_cells()[::2]
+    assert encoder.task.method == whole.task.method
+    assert encoder.task.ratio > whole.task.ratio
+    assert encoder.key != whole.key
 
 
 @pytest.mark.parametrize("compared", [path.stem for path in (CONF / "compared").iterdir()])
@@ -126,7 +212,13 @@ def test_only_what_is_compressed_depends_on_the_calibration(root):
     methods, model = real_speech.methods_of(config), load_model("las_small")
     found = [Finding("encoder", 0.8, "closed_form, two rounds", 0, {"encoder.1": 9}, 0.9, 0.9, 0, None)]
     ours, others = (
-        real_speech.Study(config, methods, model, {"calibration": ids, "dev": ["c"]}).measurements(found)
+        [
+            cell
+            for of_one in real_speech.Study(config, methods, model, {"calibration": ids, "dev": ["c"]}).measurements(
+                found
+            )
+            for cell in of_one
+        ]
         for ids in (["a"], ["b"])
     )
     same = [cell.key == other.key for cell, other in zip(ours, others, strict=True)]
