@@ -9,14 +9,15 @@ from omegaconf import DictConfig
 
 from agents.rules import RankRule
 from experiments.common.parts import check_part
-from shrinkml_env import Evaluator, SearchProblem
+from shrinkml_env import SearchProblem
+from shrinkml_env.evaluation import SupportsEvaluate
 from shrinkml_env.mdp.rewards import Accuracy
 from shrinkml_env.space.formation import Full
 
 __all__ = ["check_rule", "every_rank", "is_rule", "ranks_of_rules", "ranks_of_size"]
 
 
-def every_rank(evaluator: Evaluator) -> SearchProblem:
+def every_rank(evaluator: SupportsEvaluate) -> SearchProblem:
     """Return the problem for rules: all ranks are candidates, and the reward is that of the WER alone."""
     space = Full(max(layer.break_even for layer in evaluator.layers))
     return SearchProblem(evaluator, space(evaluator.layers), Accuracy())
@@ -61,7 +62,8 @@ def ranks_of_size(problem: SearchProblem, agent: DictConfig, size: float) -> dic
 def ranks_of_rules(problem: SearchProblem, agent: DictConfig) -> list[dict[str, int]]:
     """Return the ranks of the rules that an agent begins with, at the size that is allowed; none without either.
 
-    As finalists of a search they make sure that nothing is chosen that is worse on dev than a rule.
+    As finalists of a search they make sure that nothing is chosen that is worse on dev than a rule. A rule is asked for
+    any ranks: among the candidates of the search, which the agent begins with, it may have to take far worse ones.
 
     Args:
         problem: The problem of the search.
@@ -69,4 +71,7 @@ def ranks_of_rules(problem: SearchProblem, agent: DictConfig) -> list[dict[str, 
     """
     limit = problem.size_limit
     rules = instantiate(agent.get("rules") or [], _convert_="all")
-    return [] if limit is None else [rule.ranks_of_size(problem, limit) for rule in rules]
+    if limit is None or not rules:
+        return []
+    free = every_rank(problem.evaluator)
+    return [rule.ranks_of_size(free, limit) for rule in rules]

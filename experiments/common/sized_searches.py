@@ -133,8 +133,8 @@ def found_by_search(config: DictConfig, finalists: int, and_rules: bool = False)
     Args:
         config: A config of `experiments.search`.
         finalists: Number of configurations of the search that are measured on dev.
-        and_rules: Whether the ranks of the rules that the agent begins with are finalists besides, as in
-            `experiments.compress`.
+        and_rules: Whether the rules that the agent begins with give finalists besides, as in `experiments.compress`;
+            see `ranks_of_rules`.
     """
     problem, returns = explored_in(make_environment(config, Ledger(budget=config.budget)), config.agent)
     rules = ranks_of_rules(problem, config.agent) if and_rules else []

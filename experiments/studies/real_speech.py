@@ -390,7 +390,7 @@ class Study:
                         "ratio": round(ratio, 6),
                     }
                     if method.budget is not None:
-                        content["finalists"] = f"{self.config.finalists} and the rules"
+                        content["finalists"] = f"{self.config.finalists}, and the rules of all ranks"
                     about = {"scope": scope, "size": size, "method": method.name, "seed": method.seed}
                     cells.append(Cell(task, content, about))
         return cells

@@ -13,7 +13,10 @@ class Given:
         self.ranks = ranks
 
     def ranks_of_size(self, problem, size_ratio):
-        assert size_ratio == problem.size_limit == 0.8
+        assert size_ratio == 0.8
+        # Any rank, not only the candidates of the search.
+        assert problem.size_limit is None
+        assert problem.search_space.counts == tuple(layer.break_even + 1 for layer in problem.layers)
         return self.ranks
 
 
