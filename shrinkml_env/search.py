@@ -72,8 +72,9 @@ def run_search(
         dev: Utterances to choose on, as `load_utterances` takes them.
         test: Utterances to report on, likewise.
         finalists: Number of configurations, the best on the proxy set, to measure on dev, at least 1.
-        extra_finalists: Further configurations to measure on dev, layer name -> candidate rank: those of a rule, for
-            example, so that nothing worse than the rule is chosen. They count as no evaluations of the search.
+        extra_finalists: Further configurations to measure on dev, layer name -> rank, a candidate or not: those of a
+            rule, for example, so that nothing worse than the rule is chosen. They count as no evaluations of the
+            search.
         directory: The folder for measurements and results; None writes no files.
         callback: Passed to ``agent.learn``; with Stable-Baselines3, together with the one that ends the search.
         config: JSON-able entries to add to ``best.json``; they replace entries of the same name.
@@ -90,7 +91,7 @@ def run_search(
     problem = search_problem(env)
     _check(problem, agent, finalists, callback)
     for ranks in extra_finalists:
-        problem.search_space.places(canonical_ranks(problem.layers, ranks))  # raises if there is no such configuration
+        canonical_ranks(problem.layers, ranks)  # raises if there is no such configuration
     try:
         json.dumps(dict(config or {}))
     except (TypeError, ValueError) as error:

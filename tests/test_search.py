@@ -295,6 +295,26 @@ def test_an_extra_finalist_may_be_the_result(tmp_path):
     assert json.loads((tmp_path / "best.json").read_text())["ranks"] == dense
 
 
+def test_an_extra_finalist_need_not_be_a_candidate(tmp_path):
+    env = make(
+        budget=2,
+        search_space={"name": "full", "count": 2},
+        reward=lambda evaluation, _: float(dict(evaluation.ranks) != env.unwrapped.problem.search_space.smallest),
+    )
+    problem = env.unwrapped.problem
+    between = {
+        layer.name: next(rank for rank in range(layer.break_even, 0, -1) if rank not in candidates)
+        for layer, candidates in problem.search_space.choices
+        if len(candidates) <= layer.break_even
+    }
+    assert between
+    agent = SimpleNamespace(learn=lambda total_timesteps: problem.evaluate(problem.search_space.smallest))
+    options = {"dev": DEV, "test": TEST, "directory": tmp_path, "progress_bar": False}
+    result = run_search(env, agent, extra_finalists=[between], **options)
+    assert {name: result.ranks[name] for name in between} == between
+    assert result.size_ratio == problem.size(between)
+
+
 def test_an_extra_finalist_must_exist():
     env = make()
     with pytest.raises(ValueError, match="nonsense"):
