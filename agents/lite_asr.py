@@ -56,9 +56,12 @@ class LiteASR(LayerCurve):
 
     def _prepare(self, problem: SearchProblem) -> None:
         values = self._deviations(problem)
-        # For each layer, the share of the variance that each multiple below dense explains.
+        # For each layer: multiple below dense -> the share of the variance that it explains.
         self._explained = [
-            [kept_energy(layer, rank, values) for rank in range(self.multiple, layer.break_even + 1, self.multiple)]
+            {
+                rank: kept_energy(layer, rank, values)
+                for rank in range(self.multiple, layer.break_even + 1, self.multiple)
+            }
             for layer in problem.layers
         ]
 
@@ -78,8 +81,7 @@ class LiteASR(LayerCurve):
     def _rank(self, problem: SearchProblem, index: int, level: float) -> int:
         layer = problem.layers[index]
         lost = (1 - level) * (self.lenience if fnmatchcase(layer.name, self.attention) else 1.0)
-        multiples = range(self.multiple, layer.break_even + 1, self.multiple)
-        explains = (rank for rank, energy in zip(multiples, self._explained[index], strict=True) if energy > 1 - lost)
+        explains = (rank for rank, share in self._explained[index].items() if share > 1 - lost)
         enough = next(explains, layer.max_rank)
         return next(rank for rank in problem.candidates[index] if rank >= enough)
 

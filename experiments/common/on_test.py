@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -11,14 +11,16 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.common.compose import to_container
-from experiments.common.findings import Errors
+from experiments.common.findings import Errors, Finding, Reported
 from experiments.common.imports import import_modules
 from experiments.common.parts import part
+from experiments.common.results import Cell
 from shrinkml_env import CompressibleModel, EvaluationCache, Evaluator, load_model
 from shrinkml_env.compression.factorisations import make_factorisation
 from shrinkml_env.data import SpeechFolder
+from shrinkml_env.data.split import spread
 
-__all__ = ["Checked", "Measurement", "equal_transcripts", "measured"]
+__all__ = ["Checked", "Measurement", "chunks", "equal_transcripts", "measured", "reported"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +102,48 @@ def equal_transcripts(task: Checked) -> int:
         (ours,) = model.transcribe([waveform])
         equal += ours == model.tokenizer.decode(tokens[0], skip_special_tokens=True).strip()
     return equal
+
+
+def chunks(root: str, subset: str, size: int) -> list[tuple[str, ...]]:
+    """Return a test set's utterances in chunks of a size, each spread over all speakers: the ids of each."""
+    folder = SpeechFolder(root, subset)
+    left = list(range(len(folder)))
+    found = []
+    while left:
+        chosen = spread(left, folder.speakers, size)
+        found.append(tuple(folder.ids[index] for index in chosen))
+        left = sorted(set(left) - set(chosen))
+    return found
+
+
+def reported(
+    found: Sequence[Finding], cells: Sequence[Sequence[Cell[Measurement]]], results: Sequence[Errors]
+) -> list[Reported]:
+    """Join the chunks of each configuration.
+
+    Args:
+        found: The findings.
+        cells: As `Study.measurements` returns them.
+        results: The result of each cell.
+
+    Returns:
+        The original, then the findings, each beside the original on the same utterances.
+    """
+    left = iter(results)
+    before, *errors = [_joined((cell.task.subset, next(left)) for cell in of_one) for of_one in cells]
+    return [
+        Reported(None, before, before),
+        *(
+            Reported(one, after, {name: before[name].first(len(of_set.edits)) for name, of_set in after.items()})
+            for one, after in zip(found, errors, strict=True)
+        ),
+    ]
+
+
+def _joined(chunks: Iterable[tuple[str, Errors]]) -> dict[str, Errors]:
+    """Join the errors of chunks, each with the name of its test set: name of the test set -> errors."""
+    found: dict[str, Errors] = {}
+    for subset, errors in chunks:
+        so_far = found.get(subset, Errors([], []))
+        found[subset] = Errors([*so_far.edits, *errors.edits], [*so_far.words, *errors.words])
+    return found

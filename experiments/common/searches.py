@@ -26,9 +26,11 @@ from shrinkml_env.search import explore
 from shrinkml_env.space.table import Table
 
 __all__ = [
+    "BY_OWN_OPTIONS",
     "Explored",
     "Search",
     "check_search",
+    "check_undecided",
     "compensated",
     "compensates",
     "evaluator_on",
@@ -40,8 +42,11 @@ __all__ = [
 ]
 
 
+BY_OWN_OPTIONS = "the study's own options decide it"
+"""Why a study refuses an override."""
+
 DECIDED = {
-    **dict.fromkeys(("budget", "seed", "finalists"), "the study's own options decide it"),
+    **dict.fromkeys(("budget", "seed", "finalists"), BY_OWN_OPTIONS),
     **dict.fromkeys(
         ("outputs", "logger", "uniform_curve", "workers"), "a study's searches have no folder of their own"
     ),
@@ -113,6 +118,22 @@ def search_cell(search: Search, task: Any = None, **more: Any) -> Cell[Any]:
     return Cell(search if task is None else task, content, {**search.about, **more})
 
 
+def check_undecided(option: str, overrides: Sequence[str], decided: Mapping[str, str]) -> None:
+    """Check that an option's overrides of another command give nothing that a study decides.
+
+    Args:
+        option: The study's option that gives the overrides.
+        overrides: The overrides.
+        decided: Option of the other command -> why an override of it is refused.
+
+    Raises:
+        ValueError: One is refused.
+    """
+    for override in overrides:
+        if (name := option_of(override)) in decided:
+            raise ValueError(f"{option}: {override}: {decided[name]}")
+
+
 def check_search(search: Search, options: Mapping[str, Sequence[str]]) -> None:
     """Check the config of a search before it runs.
 
@@ -125,9 +146,7 @@ def check_search(search: Search, options: Mapping[str, Sequence[str]]) -> None:
             message begins with the option of the study that is at fault.
     """
     for option, overrides in options.items():
-        for override in overrides:
-            if (name := option_of(override)) in DECIDED:
-                raise ValueError(f"{option}: {override}: {DECIDED[name]}")
+        check_undecided(option, overrides, DECIDED)
     try:
         check_search_config(search.config)
     except Exception:

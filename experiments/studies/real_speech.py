@@ -9,28 +9,32 @@ was stopped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from omegaconf import DictConfig
 
 from experiments.common.command import command
-from experiments.common.command_errors import given_by
-from experiments.common.compose import compose_config, option_of
-from experiments.common.findings import ORIGINAL, Errors, Finding, Reported, best_on_dev, draw, pair_table, table
+from experiments.common.compared import Method, methods_of, search_of
+from experiments.common.findings import ORIGINAL, Errors, Finding, best_on_dev, draw, pair_table, table
 from experiments.common.kinds import NAME, SHARE, choice, list_of, mapping_of, mapping_with, whole
-from experiments.common.on_test import Checked, Measurement, equal_transcripts, measured
+from experiments.common.on_test import Checked, Measurement, chunks, equal_transcripts, measured, reported
 from experiments.common.options import COMPARED, OVERRIDES
 from experiments.common.results import Cell
-from experiments.common.rules import is_rule
-from experiments.common.searches import Search, check_search, evaluator_on
+from experiments.common.searches import evaluator_on
 from experiments.common.sized_searches import found_by_rule, found_by_search
 from experiments.common.speech import calibrate_on
 from experiments.common.study import Report, publish, study_results
-from experiments.select_proxy import select
+from experiments.studies.proxy_selection import (
+    Proxy,
+    Selection,
+    check_selection,
+    proxy_table,
+    selected,
+    selection_cell,
+)
 from shrinkml_env import CompressibleModel, count_parameters, load_model
 from shrinkml_env.asr.huggingface import HuggingFaceSeq2Seq
 from shrinkml_env.compression import encoder_parameters
@@ -38,8 +42,6 @@ from shrinkml_env.compression.canonical import digest
 from shrinkml_env.compression.layers import group_layers
 from shrinkml_env.compression.store import model_content
 from shrinkml_env.data import SpeechFolder
-from shrinkml_env.data.split import spread
-from shrinkml_env.evaluation.intervals import Estimate
 
 DEV = ("dev-clean", "dev-other")
 TEST = ("test-clean", "test-other")
@@ -50,32 +52,8 @@ PURPOSES = ("calibration", "pool", "dev")
 SCOPES = ("encoder", "whole")
 """The parts that may be compressed: the encoder, or the whole model."""
 
-SELECTED = "ranking"
-"""The method that selects the proxy set, see `shrinkml_env.data.selection`."""
-
 CHECKED = 50
 """Utterances that are compared with transformers in one cell."""
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """A rule or a search, as in the study's config.
-
-    Attributes:
-        name: Its name in tables.
-        agent: Name of the agent in conf/agent.
-        overrides: Overrides of `experiments.search`.
-        seed: The agent's.
-        reward: Name of the reward in conf/reward.
-        budget: Unique evaluations; None for a rule.
-    """
-
-    name: str
-    agent: str
-    overrides: tuple[str, ...]
-    seed: int
-    reward: str
-    budget: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,91 +76,6 @@ class Sought:
     ratio: float
     search: DictConfig
     finalists: int
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """A proxy set to select.
-
-    Attributes:
-        config: A config of `experiments.select_proxy` that asks for one size.
-    """
-
-    config: DictConfig
-
-
-@dataclass(frozen=True, slots=True)
-class Proxy:
-    """The proxy set that was selected.
-
-    Attributes:
-        ids: Its utterances.
-        kendall: (group of models, method, (tau, low, high)) each: Kendall's tau, in [-1, 1], between the divergences on
-            a set of this size, selected by the method, and on dev: the mean, and the bounds of its 95 % interval.
-    """
-
-    ids: Sequence[str]
-    kendall: Sequence[tuple[str, str, tuple[float, ...]]]
-
-
-def methods_of(config: DictConfig) -> list[Method]:
-    """Return the study's methods, each with each of its seeds.
-
-    Raises:
-        ValueError: A method's settings are wrong, or an option names a method that there is not.
-    """
-    methods = [
-        Method(
-            name=str(name),
-            agent=options.agent,
-            overrides=tuple(options.overrides),
-            seed=seed,
-            reward=options.get("reward", "divergence"),
-            budget=options.get("budget"),
-        )
-        for name, options in config.methods.items()
-        for seed in range(options.get("seeds", 1))
-    ]
-    for method in methods:
-        own = [f"agent={method.agent}", f"reward={method.reward}", *method.overrides]
-        options = {"base": config.base, f"methods.{method.name}": own}
-        for option, overrides in options.items():
-            check_undecided(option, overrides, ("model", "proxy", "dev", "constraint.budget", "device"))
-        search = search_of(config, method, 1.0)
-        check_search(search, options)
-        if method.budget is None and "reward" in config.methods[method.name]:
-            raise ValueError(f"methods.{method.name}: without a budget nothing is rewarded: give no reward")
-        if method.budget is None and not is_rule(search.config.agent):
-            raise ValueError(f"methods.{method.name}: agent {method.agent} is a search, not a rule: give it a budget")
-    for option in ("complete", "rivals"):
-        for name in config[option]:
-            if name not in config.methods:
-                raise ValueError(f"{option}: {name!r} is not among the methods: {', '.join(config.methods)}")
-    return methods
-
-
-def check_undecided(option: str, overrides: Sequence[str], decided: Sequence[str]) -> None:
-    """Check that an option's overrides give nothing that the study decides.
-
-    Raises:
-        ValueError: One does.
-    """
-    for override in overrides:
-        if option_of(override) in decided:
-            raise ValueError(f"{option}: {override}: the study's own options decide it")
-
-
-def check_selection(overrides: Sequence[str]) -> None:
-    """Check the overrides of `experiments.select_proxy` that select the proxy set.
-
-    Raises:
-        ValueError: One is wrong or of what the study decides, or they ask for several sizes.
-    """
-    check_undecided("selection", overrides, ("model", "pool", "dev"))
-    with given_by("selection", "select_proxy", overrides):
-        size, *others = compose_config("select_proxy", overrides).sizes
-        if others:
-            raise ValueError(f"sizes must be one, that of the proxy set, got {[size, *others]}")
 
 
 def purposes_of(config: DictConfig) -> dict[str, list[str]]:
@@ -226,48 +119,6 @@ def check_model(config: DictConfig, model: CompressibleModel) -> None:
 def speech_of(config: DictConfig, purposes: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """Return what `load_utterances` takes: purpose -> its utterances of the dev sets."""
     return {purpose: {"root": config.root, "subset": list(DEV), "ids": list(ids)} for purpose, ids in purposes.items()}
-
-
-def selection_cell(
-    config: DictConfig, model: CompressibleModel, purposes: Mapping[str, Sequence[str]]
-) -> Cell[Selection]:
-    """Return the cell that selects the proxy set.
-
-    Args:
-        config: The study's.
-        model: The model.
-        purposes: ``"calibration"``, ``"pool"`` and ``"dev"`` -> ids of utterances of the dev sets.
-    """
-
-    def described(name: str, speech: Mapping[str, Any]) -> DictConfig:
-        found = compose_config("select_proxy", config.selection)
-        found.model, found.pool, found.dev = name, speech["pool"], speech["dev"]
-        calibrate_on(found, speech["calibration"])
-        return found
-
-    content = described(digest(model_content(model)), {purpose: purpose for purpose in purposes})
-    task = Selection(described(config.model, speech_of(config, purposes)))
-    return Cell(task, {"select": content, "speech": dict(purposes)}, {"selected": "proxy"})
-
-
-def chunks(config: DictConfig, subset: str) -> list[tuple[str, ...]]:
-    """Return a test set's utterances in chunks, each spread over all speakers: the ids of each."""
-    folder = SpeechFolder(config.root, subset)
-    left = list(range(len(folder)))
-    found = []
-    while left:
-        chosen = spread(left, folder.speakers, config.chunk)
-        found.append(tuple(folder.ids[index] for index in chosen))
-        left = sorted(set(left) - set(chosen))
-    return found
-
-
-def search_of(config: DictConfig, method: Method, ratio: float) -> Search:
-    """Return the search of a method at a size, without the study's model and speech; see `search_config`."""
-    overrides = [*config.base, *method.overrides]
-    if method.budget is not None:
-        overrides.append(f"constraint.budget={ratio}")
-    return Search("live", method.agent, method.reward, method.seed, method.budget or 1, tuple(overrides))
 
 
 def search_config(
@@ -321,14 +172,6 @@ def make(task: Selection | Sought | Measurement | Checked) -> dict[str, Any]:
     )
 
 
-def selected(task: Selection) -> dict[str, Any]:
-    """Return the `Proxy` that a config of `experiments.select_proxy` selects, as JSON."""
-    found = select(task.config)
-    (ids,) = [ids for (method, _), ids in found.ids.items() if method == SELECTED]
-    kendall = [(group, method, tuple(row.kendall)) for (group, method, _), row in found.fidelity.items()]
-    return asdict(Proxy(ids, kendall))
-
-
 class Study:
     """The study of one config: its cells in two steps, since what is measured on test has to be found first.
 
@@ -350,7 +193,7 @@ class Study:
         self.config = config
         self.methods = methods
         self.purposes = purposes
-        self.chunks = {subset: chunks(config, subset) for subset in TEST}
+        self.chunks = {subset: chunks(config.root, subset, config.chunk) for subset in TEST}
         self.content = digest(model_content(model))
         self.params = count_parameters(model)
         self.scope_params = {"encoder": encoder_parameters(model), "whole": self.params}
@@ -444,48 +287,6 @@ class Study:
         ]
 
 
-def reported(
-    found: Sequence[Finding], cells: Sequence[Sequence[Cell[Measurement]]], results: Sequence[Errors]
-) -> list[Reported]:
-    """Join the chunks of each configuration.
-
-    Args:
-        found: The findings.
-        cells: As `Study.measurements` returns them.
-        results: The result of each cell.
-
-    Returns:
-        The original, then the findings, each beside the original on the same utterances.
-    """
-    left = iter(results)
-    before, *errors = [joined((cell.task.subset, next(left)) for cell in of_one) for of_one in cells]
-    return [
-        Reported(None, before, before),
-        *(
-            Reported(one, after, {name: before[name].first(len(of_set.edits)) for name, of_set in after.items()})
-            for one, after in zip(found, errors, strict=True)
-        ),
-    ]
-
-
-def joined(chunks: Iterable[tuple[str, Errors]]) -> dict[str, Errors]:
-    """Join the errors of chunks, each with the name of its test set: name of the test set -> errors."""
-    found: dict[str, Errors] = {}
-    for subset, errors in chunks:
-        so_far = found.get(subset, Errors([], []))
-        found[subset] = Errors([*so_far.edits, *errors.edits], [*so_far.words, *errors.words])
-    return found
-
-
-def proxy_table(proxy: Proxy) -> pd.DataFrame:
-    """Return a row for each group of models and method of selection: how well such a proxy set ranks them."""
-    rows = [
-        (group, method, str(len(proxy.ids)), str(Estimate(*map(float, values))))
-        for group, method, values in proxy.kendall
-    ]
-    return pd.DataFrame(rows, columns=["models", "proxy set selected by", "utterances", "Kendall's tau with dev"])
-
-
 @command(
     "real_speech",
     base=OVERRIDES,
@@ -510,7 +311,11 @@ def main(config: DictConfig) -> None:
     purposes = purposes_of(config)
     model = load_model(config.model)
     check_model(config, model)
-    selections = [selection_cell(config, model, purposes)] if any(method.budget for method in methods) else []
+    selections = (
+        [selection_cell(config, model, purposes, speech_of(config, purposes))]
+        if any(method.budget for method in methods)
+        else []
+    )
     chosen = study_results("real_speech", config, selections, make, lambda result: Proxy(**result), "proxy set")
     heard: dict[str, Sequence[str]] = {"calibration": purposes["calibration"], "dev": purposes["dev"]}
     if chosen:

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from experiments.common import results
+from experiments.common.compared import methods_of
 from experiments.common.compose import compose_config
 from experiments.common.findings import ORIGINAL, Errors, Finding, Reported, pair_table, table
 from experiments.studies import real_speech as real_speech_study
 from experiments.studies import reward_study
+from experiments.studies.proxy_selection import selection_cell
 from shrinkml_env import load_model, load_utterances
 from shrinkml_env.space.table import Table
 from tests.helpers.speech import LIBRISPEECH, WHISPER
@@ -156,9 +158,9 @@ def test_findings_on_real_speech_are_still_those_that_are_asked_for():
 
     def asked(*overrides):
         config = compose_config("real_speech", [f"root={LIBRISPEECH}", *overrides])
-        selection = real_speech_study.selection_cell(config, model, config.speech)
+        selection = selection_cell(config, model, config.speech, {purpose: {} for purpose in config.speech})
         heard = {"calibration": list(config.speech.calibration), "dev": list(config.speech.dev), "proxy": proxy}
-        study = real_speech_study.Study(config, real_speech_study.methods_of(config), model, heard)
+        study = real_speech_study.Study(config, methods_of(config), model, heard)
         return {cell.key for cell in (selection, *study.search_cells())}
 
     found = {key for key, result in kept.items() if "ranks" in result or "ids" in result}

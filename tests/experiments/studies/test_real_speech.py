@@ -5,10 +5,12 @@ import pytest
 from omegaconf import OmegaConf
 
 import shrinkml_env
+from experiments.common.compared import methods_of
 from experiments.common.compose import compose_config
 from experiments.common.findings import Errors, Finding
+from experiments.common.on_test import chunks, reported
 from experiments.studies import real_speech
-from experiments.studies.real_speech import DEV, TEST, chunks, purposes_of
+from experiments.studies.real_speech import DEV, TEST, purposes_of
 from shrinkml_env import load_model
 from shrinkml_env.data import SpeechFolder
 from tests.helpers.configs import CONF
@@ -91,7 +93,7 @@ def test_a_speaker_of_two_purposes_is_named(root):
 )
 def test_methods_that_cannot_be_compared(root, overrides, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        real_speech.methods_of(config_of(root, "compared=closed_form", *overrides))
+        methods_of(config_of(root, "compared=closed_form", *overrides))
 
 
 def test_models_that_cannot_be_asked_for_this(root):
@@ -104,7 +106,7 @@ def test_models_that_cannot_be_asked_for_this(root):
 
 
 def test_chunks_make_up_the_set_and_are_spread_over_its_speakers(root):
-    found = chunks(config_of(root, "chunk=100"), "test-clean")
+    found = chunks(str(root), "test-clean", 100)
     folder = SpeechFolder(root, "test-clean")
     assert sorted(name for ids in found for name in ids) == sorted(folder.ids)
     assert {len(ids) for ids in found[:-1]} == {100}
@@ -159,9 +161,7 @@ def test_the_command_goes_on_where_it_was_stopped(root, monkeypatch, capsys, pan
 def test_a_model_is_compared_with_the_original_utterance_by_utterance(root):
     """On a chunk of each set or the whole sets: an utterance has as many errors as its id says, and one more."""
     config = config_of(root, "compared=closed_form", "model=las_small", "complete=[uniform]", "chunk=100")
-    study = real_speech.Study(
-        config, real_speech.methods_of(config), load_model("las_small"), {"calibration": ["a"], "dev": ["b"]}
-    )
+    study = real_speech.Study(config, methods_of(config), load_model("las_small"), {"calibration": ["a"], "dev": ["b"]})
     found = [
         Finding("encoder", 0.8, method, 0, {"encoder.1": rank}, 0.9, 0.9, 0, None)
         for method, rank in (("closed_form, two rounds", 9), ("uniform", 10))
@@ -172,7 +172,7 @@ def test_a_model_is_compared_with_the_original_utterance_by_utterance(root):
     def errors(cell):
         return Errors([int(name[-4:]) + bool(cell.task.ranks) for name in cell.task.ids], [1] * len(cell.task.ids))
 
-    original, chunk, whole = real_speech.reported(found, cells, [errors(cell) for of_one in cells for cell in of_one])
+    original, chunk, whole = reported(found, cells, [errors(cell) for of_one in cells for cell in of_one])
     assert [row.found for row in (original, chunk, whole)] == [None, *found]
     for row, counts in ((chunk, (100, 80)), (whole, (530, 80))):
         assert tuple(len(row.errors[subset].edits) for subset in TEST) == counts
@@ -185,9 +185,7 @@ def test_a_size_is_a_share_of_the_parameters_in_question(root):
     """With the same layers to compress, nine tenths of the encoder are another size than nine tenths of the whole."""
     config = config_of(root, "compared=closed_form", "model=las_small", "~scopes.whole", "scopes.encoder.sizes=[0.9]")
     config.scopes = {scope: {"dense": ["decoder.*"], "sizes": [0.9]} for scope in ("encoder", "whole")}
-    study = real_speech.Study(
-        config, real_speech.methods_of(config), load_model("las_small"), {"calibration": ["a"], "dev": ["b"]}
-    )
+    study = real_speech.Study(config, methods_of(config), load_model("las_small"), {"calibration": ["a"], "dev": ["b"]})
     encoder, whole = study.search_cells()[::2]
     assert encoder.task.method == whole.task.method
     assert encoder.task.ratio > whole.task.ratio
@@ -199,7 +197,7 @@ def test_what_can_be_compared(root, compared):
     """Every method's settings can be made, and searches with other numbers of finalists are other searches."""
     config = config_of(root, f"compared={compared}", "model=las_small", "scopes.encoder.dense=[decoder.*]")
     heard = {"calibration": ["a"], "proxy": ["b"], "dev": ["c"]}
-    study = real_speech.Study(config, real_speech.methods_of(config), load_model("las_small"), heard)
+    study = real_speech.Study(config, methods_of(config), load_model("las_small"), heard)
     cells = study.search_cells()
     assert {cell.task.method.name for cell in cells} == {*config.methods} >= {*config.rivals}
     config.finalists += 1
@@ -209,7 +207,7 @@ def test_what_can_be_compared(root, compared):
 
 def test_only_what_is_compressed_depends_on_the_calibration(root):
     config = config_of(root, "compared=closed_form", "model=las_small")
-    methods, model = real_speech.methods_of(config), load_model("las_small")
+    methods, model = methods_of(config), load_model("las_small")
     found = [Finding("encoder", 0.8, "closed_form, two rounds", 0, {"encoder.1": 9}, 0.9, 0.9, 0, None)]
     ours, others = (
         [
