@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+from collections.abc import Sequence
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -10,6 +11,7 @@ from omegaconf import DictConfig
 from agents.rules import RankRule
 from experiments.common.parts import check_part
 from shrinkml_env import SearchProblem
+from shrinkml_env.compression import Layer
 from shrinkml_env.evaluation import SupportsEvaluate
 from shrinkml_env.mdp.rewards import Accuracy
 from shrinkml_env.space.formation import Full
@@ -17,10 +19,16 @@ from shrinkml_env.space.formation import Full
 __all__ = ["check_rule", "every_rank", "is_rule", "ranks_of_rules", "ranks_of_size"]
 
 
-def every_rank(evaluator: SupportsEvaluate) -> SearchProblem:
-    """Return the problem for rules: all ranks are candidates, and the reward is that of the WER alone."""
-    space = Full(max(layer.break_even for layer in evaluator.layers))
-    return SearchProblem(evaluator, space(evaluator.layers), Accuracy())
+def every_rank(evaluator: SupportsEvaluate, layers: Sequence[Layer] | None = None) -> SearchProblem:
+    """Return the problem for rules: all ranks are candidates, and the reward is that of the WER alone.
+
+    Args:
+        evaluator: The evaluator of the model.
+        layers: The layers to decide, while the others stay dense; by default all.
+    """
+    layers = evaluator.layers if layers is None else layers
+    space = Full(max(layer.break_even for layer in layers))
+    return SearchProblem(evaluator, space(layers), Accuracy())
 
 
 def is_rule(agent: DictConfig) -> bool:
@@ -63,7 +71,8 @@ def ranks_of_rules(problem: SearchProblem, agent: DictConfig) -> list[dict[str, 
     """Return the ranks of the rules that an agent begins with, at the size that is allowed; none without either.
 
     As finalists of a search they make sure that nothing is chosen that is worse on dev than a rule. A rule is asked for
-    any ranks: among the candidates of the search, which the agent begins with, it may have to take far worse ones.
+    any ranks: among the candidates of the search, which the agent begins with, it may have to take far worse ones. The
+    layers that the search does not decide stay dense.
 
     Args:
         problem: The problem of the search.
@@ -73,5 +82,5 @@ def ranks_of_rules(problem: SearchProblem, agent: DictConfig) -> list[dict[str, 
     rules = instantiate(agent.get("rules") or [], _convert_="all")
     if limit is None or not rules:
         return []
-    free = every_rank(problem.evaluator)
+    free = every_rank(problem.evaluator, problem.layers)
     return [rule.ranks_of_size(free, limit) for rule in rules]

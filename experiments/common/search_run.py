@@ -182,7 +182,7 @@ def write_outputs(
         rules["ranks of the least predicted damage"] = predicting
     # Of all ranks: among the candidates of a search space that is formed by damage, uniform ranks are not uniform.
     assert isinstance(problem.evaluator, Evaluator)
-    free = every_rank(problem.evaluator)
+    free = every_rank(problem.evaluator, problem.layers)
     beside = {
         name: problem.evaluator.evaluate(rule.ranks_of_size(free, result.size_ratio)) for name, rule in rules.items()
     }

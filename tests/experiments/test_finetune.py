@@ -131,7 +131,7 @@ def test_the_engineers_command_trains_what_it_has_found(tones, hearing, tmp_path
         (chapter / f"{speaker}-2.trans.txt").write_text(lines)
     data, other = tmp_path / "data", tones.folder
     settings = ["training.epochs=20", "training.batch_seconds=20", f"training.learning_rate={rate}"]
-    goal = [f"model={hearing}", f"data={data}", "target_size=0.35", "budget=8", f"outputs={tmp_path / 'out'}"]
+    goal = [f"model={hearing}", f"data={data}", "target_size=0.2", "budget=8", f"outputs={tmp_path / 'out'}"]
     # Factors that lose so much that training is worth it.
     goal.append('overrides=["factorisation=svd","granularity=layer","agent.imagined=50"]')
     with initialize(version_base="1.3", config_path="../../conf/compress"):

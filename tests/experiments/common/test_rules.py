@@ -20,6 +20,16 @@ class Given:
         return self.ranks
 
 
+def test_rules_leave_dense_what_the_search_does_not_decide():
+    space = {"name": "explicit", "candidates": {"encoder.0": [8]}}
+    problem = search_problem(make_fake_env(constraint={"name": "check", "budget": 0.9}, search_space=space))
+    assert [layer.name for layer in problem.layers] == ["encoder.0"]
+    rules = [{"_target_": "agents.UniformRank"}]
+    (ranks,) = ranks_of_rules(problem, OmegaConf.create({"rules": rules}))
+    assert set(ranks) == {"encoder.0"}
+    assert problem.size(ranks) <= 0.9
+
+
 @pytest.mark.parametrize(
     ("constraint", "expected"), [({"name": "check", "budget": 0.8}, [{"a": 1}, {"a": 2}]), ("none", [])]
 )
