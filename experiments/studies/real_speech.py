@@ -307,6 +307,8 @@ class Study:
 def main(config: DictConfig) -> None:
     """Run the missing searches and measurements, then print the tables."""
     methods = methods_of(config)
+    if not config.scopes:
+        raise ValueError("scopes: none is left: keep encoder or whole")
     check_selection(config.selection)
     purposes = purposes_of(config)
     model = load_model(config.model)

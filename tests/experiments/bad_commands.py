@@ -392,6 +392,7 @@ BAD_COMMANDS: list[tuple[str, str, str]] = [
         "studies.real_speech root=x scopes.encoder.size=[0.5]",
         "scopes.encoder.size: there is no such option: did you mean scopes.encoder.sizes",
     ),
+    ("no scope", "studies.real_speech root=x ~scopes.encoder ~scopes.whole", "scopes: none is left: keep encoder or"),
     ("a block", "build.table blocks={mine:{layers:[x]}}", "block 'mine': no layer is named 'x'; the layers are"),
     ("a block's ranks", "build.table blocks.mine={ranks:[3]}", "blocks.mine needs its option 'layers'"),
     ("knobs of no reward", "studies.reward_study knobs={nope:{a:[1]}}", "each key of knobs must be one of absolute, "),
