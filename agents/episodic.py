@@ -184,7 +184,11 @@ class EpisodicSearch(ABC):
         """
         agent = cls(env)
         try:
-            with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as archive:
+            content = io.BytesIO(Path(path).read_bytes())
+            if not zipfile.is_zipfile(content):
+                # NumPy would say how to unpickle it.
+                raise ValueError("it is no .npz file")
+            with np.load(content, allow_pickle=False) as archive:
                 summary = json.loads(str(archive["summary"]))
                 agent._observations, agent._actions = archive["observations"], archive["actions"]
             agent.best_ranks = {str(name): int(rank) for name, rank in summary["ranks"].items()}

@@ -234,7 +234,11 @@ class Table:
     @classmethod
     def _read(cls, file: Any) -> Self:
         try:
-            with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as archive:
+            content = io.BytesIO(file.read_bytes())
+            if not zipfile.is_zipfile(content):
+                # NumPy would say how to unpickle it.
+                raise ValueError("it is no .npz file")
+            with np.load(content, allow_pickle=False) as archive:
                 summary = parse_json(str(archive["summary"]))
                 if summary["format"] != _FORMAT:
                     raise ValueError(f"its format is {summary['format']!r}, not {_FORMAT!r}")

@@ -416,7 +416,7 @@ def test_progress_bar(capsys):
 def test_load_rejects_other_files(tmp_path):
     path = tmp_path / "agent.npz"
     path.write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"agent\.npz was not saved by RandomSearch"):
+    with pytest.raises(ValueError, match=r"agent\.npz was not saved by RandomSearch: it is no \.npz file"):
         RandomSearch.load(path)
 
 
