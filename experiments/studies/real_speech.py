@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from experiments.common.command import command
 from experiments.common.compared import Method, methods_of, search_of
+from experiments.common.compose import to_container
 from experiments.common.findings import ORIGINAL, Errors, Finding, best_on_dev, draw, pair_table, table
 from experiments.common.kinds import NAME, SHARE, choice, list_of, mapping_of, mapping_with, whole
 from experiments.common.on_test import Checked, Measurement, chunks, equal_transcripts, measured, reported
@@ -99,17 +100,24 @@ def purposes_of(config: DictConfig) -> dict[str, list[str]]:
     return {str(purpose): list(ids) for purpose, ids in config.speech.items()}
 
 
-def check_model(config: DictConfig, model: CompressibleModel) -> None:
+def check_model(config: DictConfig, methods: Sequence[Method], model: CompressibleModel) -> None:
     """Check that what the study asks of the model can be done.
 
     Raises:
-        ValueError: A pattern of dense layers matches none or all, or transformers generates no transcripts to compare.
+        ValueError: A pattern of dense layers matches none, no layer is left to compress, or transformers generates no
+            transcripts to compare.
     """
     for scope, options in config.scopes.items():
         try:
             group_layers(model.layers, "layer", options.dense)
         except ValueError as error:
             raise ValueError(f"scopes.{scope}.{error}") from error
+        for method in methods:
+            search = search_of(config, method, 1.0).config
+            try:
+                group_layers(model.layers, to_container(search.granularity), [*search.dense, *options.dense])
+            except ValueError as error:
+                raise ValueError(f"methods.{method.name}, with scopes.{scope}: {error}") from error
     if config.checked and not isinstance(model, HuggingFaceSeq2Seq):
         raise ValueError(
             "checked: only encoder-decoder models of Hugging Face are compared with transformers: give checked=0"
@@ -312,7 +320,7 @@ def main(config: DictConfig) -> None:
     check_selection(config.selection)
     purposes = purposes_of(config)
     model = load_model(config.model)
-    check_model(config, model)
+    check_model(config, methods, model)
     selections = (
         [selection_cell(config, model, purposes, speech_of(config, purposes))]
         if any(method.budget for method in methods)

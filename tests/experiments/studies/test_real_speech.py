@@ -98,11 +98,22 @@ def test_methods_that_cannot_be_compared(root, overrides, message):
 
 def test_models_that_cannot_be_asked_for_this(root):
     model = load_model("las_small")
+
+    def check(*overrides):
+        config = config_of(root, "compared=closed_form", *overrides)
+        real_speech.check_model(config, methods_of(config), model)
+
     with pytest.raises(ValueError, match=r"^scopes.encoder.dense: no layer matches 'decoder.layers\.\*'"):
-        real_speech.check_model(config_of(root, "scopes.encoder.dense=['decoder.layers.*']"), model)
+        check("scopes.encoder.dense=['decoder.layers.*']")
+    mine = "+methods.mine={agent:uniform,overrides:['dense=[encoder.*]']}"
+    with pytest.raises(ValueError, match=r"^methods.mine, with scopes.encoder: dense: encoder\.\*, decoder\.\* match"):
+        check(mine)
+    with pytest.raises(ValueError, match=r"^methods.closed_form, two rounds, with scopes.encoder: dense: no layer mat"):
+        check("base=['dense=[nope]']")
+    check(mine, "~scopes.encoder", "checked=0")
     with pytest.raises(ValueError, match="checked: only encoder-decoder models of Hugging Face"):
-        real_speech.check_model(config_of(root), model)
-    real_speech.check_model(config_of(root, "checked=0"), model)
+        check()
+    check("checked=0")
 
 
 def test_chunks_make_up_the_set_and_are_spread_over_its_speakers(root):
