@@ -164,10 +164,16 @@ def test_findings_on_real_speech_are_still_those_that_are_asked_for():
         return {cell.key for cell in (selection, *study.search_cells())}
 
     found = {key for key, result in kept.items() if "ranks" in result or "ids" in result}
-    commands = [["compared=all"], ["compared=closed_form", "scopes.encoder.sizes=[0.75]"]]
+    seeds = [f"+methods.{name}.seeds=7" for name in ("tpe", "ppo")]
+    commands = [
+        ["compared=all"],
+        ["compared=closed_form", "scopes.encoder.sizes=[0.75]"],
+        ["compared=searches", "~scopes.whole", "scopes.encoder.sizes=[0.7]", *seeds],
+    ]
     assert found <= set.union(*(asked(*overrides) for overrides in commands))
     assert asked() <= found
     assert asked("compared=model_based") <= found
+    assert asked(*commands[-1]) <= found
 
 
 def test_tables_on_real_speech_are_those_of_their_page():
