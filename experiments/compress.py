@@ -192,13 +192,22 @@ def compress(config: DictConfig, job: Job) -> Path:
 
 
 def write_sets(folder: Path, ids: Mapping[str, Sequence[str]], directory: Path) -> dict[str, dict[str, str]]:
-    """Write the ids of each set into a file of the run, and return the sets as `load_utterances` takes them."""
-    specs = {}
-    for name, listed in ids.items():
-        path = directory / f"{name}.txt"
-        write_atomic(path, "".join(f"{utterance_id}\n" for utterance_id in listed))
-        specs[name] = {"root": str(folder.parent), "subset": folder.name, "ids": str(path.absolute())}
-    return specs
+    """Write the ids of each set into a file of the run, and return the sets as `load_utterances` takes them.
+
+    Raises:
+        ValueError: The run was begun with other utterances; its files are unchanged.
+    """
+    paths = {name: (directory / f"{name}.txt").absolute() for name in ids}
+    lists = {name: "".join(f"{utterance_id}\n" for utterance_id in listed) for name, listed in ids.items()}
+    for name, path in paths.items():
+        if path.exists() and path.read_text() != lists[name]:
+            raise ValueError(
+                f"{folder} holds other utterances than when this run was begun, whose {name} set is listed in {path}: "
+                "give another outputs=, or remove the run's folder"
+            )
+    for name, path in paths.items():
+        write_atomic(path, lists[name])
+    return {name: {"root": str(folder.parent), "subset": folder.name, "ids": str(path)} for name, path in paths.items()}
 
 
 def find_size(search: DictConfig, smallest: float, allowed: float, folder: Path) -> str:

@@ -155,7 +155,7 @@ def divide(folder: SpeechFolder, config: DictConfig, window: int | None, predict
         predicts: Whether the divergence will be measured.
 
     Raises:
-        ValueError: All utterances are longer than the window.
+        ValueError: All utterances are longer than the window, or there are too few.
     """
     samples = folder.num_samples
     used = [index for index in range(len(folder)) if window is None or not predicts or samples[index] <= window]
@@ -164,10 +164,13 @@ def divide(folder: SpeechFolder, config: DictConfig, window: int | None, predict
             f"{folder.folder}: every utterance is longer than the {(window or 0) / SAMPLE_RATE:g} s that the model "
             "hears at once: cut them"
         )
-    among = {
-        name: [used[place] for place in places]
-        for name, places in split([folder.speakers[index] for index in used], config.seed).items()
-    }
+    try:
+        parts = split([folder.speakers[index] for index in used], config.seed)
+    except ValueError as error:
+        too_long = len(folder) - len(used)
+        left_out = f" (without {too_long} that are longer than the model hears at once)" if too_long else ""
+        raise ValueError(f"{folder.folder}: {error}{left_out}") from error
+    among = {name: [used[place] for place in places] for name, places in parts.items()}
     limits = dict(config.utterances)
     limits["calibration"] = limits["calibration"] or CALIBRATED
     limits["proxy"] = limits["proxy"] or (SEARCHED if predicts else limits["calibration"])

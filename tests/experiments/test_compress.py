@@ -373,6 +373,18 @@ def test_speakers_of_test_that_are_trained_on_are_told(data):
 
 
 @pytest.mark.slow
+def test_a_run_keeps_its_sets_if_the_folder_of_speech_has_changed(configure, data):
+    config = configure("target_size=0.6")
+    directory = compress(config, prepare(config))
+    sets = {path.name: path.read_bytes() for path in directory.glob("*.txt")}
+    assert {"calibration.txt", "proxy.txt", "dev.txt", "test.txt"} <= set(sets)
+    shutil.rmtree(sorted(path for path in data.iterdir() if path.is_dir())[0])
+    with pytest.raises(ValueError, match=r"holds other utterances than when this run was begun, whose \w+ set"):
+        compress(config, prepare(config))
+    assert {path.name: path.read_bytes() for path in directory.glob("*.txt")} == sets
+
+
+@pytest.mark.slow
 def test_what_is_found_is_fitted_anew_if_that_is_better_on_dev(tmp_path):
     few = {"root": str(SHIPPED_SPEECH), "subset": "dev", "limit": 4}
     search = compose_config("search", ["agent=closed_form", "reward=divergence", "factorisation=pivoting"])
@@ -467,3 +479,8 @@ def test_a_model_with_a_window_calibrates_and_searches_on_utterances_that_fill_i
     assert max(samples[index] for index in divide(recordings(samples), utterances(), 100, predicts=False)["dev"]) == 120
     with pytest.raises(ValueError, match=r"recordings: every utterance is longer than the 0\.0003125 s that"):
         divide(recordings([6] * 10), utterances(), 5, predicts=True)
+    with pytest.raises(
+        ValueError,
+        match=r"recordings: 2 utterances cannot be split in 3 parts: give more \(without 8 that are longer than",
+    ):
+        divide(recordings([6] * 8 + [5] * 2), utterances(), 5, predicts=True)
