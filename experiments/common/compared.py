@@ -65,6 +65,8 @@ def methods_of(config: DictConfig) -> list[Method]:
             raise ValueError(f"methods.{method.name}: without a budget nothing is rewarded: give no reward")
         if method.budget is None and not is_rule(search.config.agent):
             raise ValueError(f"methods.{method.name}: agent {method.agent} is a search, not a rule: give it a budget")
+        if method.budget is None and "seeds" in config.methods[method.name]:
+            raise ValueError(f"methods.{method.name}: a rule gives the same ranks with every seed: give no seeds")
     for option in ("complete", "rivals"):
         for name in config[option]:
             if name not in config.methods:

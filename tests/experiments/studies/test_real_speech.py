@@ -88,6 +88,7 @@ def test_a_speaker_of_two_purposes_is_named(root):
         ),
         (["methods.uniform.agent=ppo"], "methods.uniform: agent ppo is a search, not a rule: give it a budget"),
         (["+methods.uniform.reward=linear"], "methods.uniform: without a budget nothing is rewarded"),
+        (["+methods.uniform.seeds=2"], "methods.uniform: a rule gives the same ranks with every seed: give no seeds"),
         (["complete=[tpe]"], "complete: 'tpe' is not among the methods: closed_form, two rounds, uniform"),
     ],
 )
