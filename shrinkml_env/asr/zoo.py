@@ -55,7 +55,10 @@ def load_model(name_or_path: str | Path) -> CompressibleModel:
         raise ValueError(f"a model must be given by its name or the path of its folder, got {name_or_path!r}")
     for prefix, load in _PREFIXES.items():
         if isinstance(name_or_path, str) and name_or_path.startswith(prefix):
-            return load(name_or_path.removeprefix(prefix))
+            name = name_or_path.removeprefix(prefix)
+            if not name:
+                raise ValueError(f"{prefix!r} lacks what comes after the colon: the name or the folder of a model")
+            return load(name)
     if name_or_path in SHIPPED_MODELS:
         return load_compressed(Path(str(files("shrinkml_env") / "assets" / "models" / str(name_or_path))))
     if not Path(name_or_path).is_dir():

@@ -30,6 +30,9 @@ def test_a_name_that_is_none(tmp_path):
         load_model(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="a model must be given by its name or the path of its folder, got None"):
         load_model(None)
+    for prefix in ("hf:", "torchaudio:", "joint:"):
+        with pytest.raises(ValueError, match=f"'{prefix}' lacks what comes after the colon"):
+            load_model(prefix)
 
 
 def test_the_folder_that_a_name_leads_to(tmp_path, monkeypatch):
