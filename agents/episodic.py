@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from agents.base import Callback, environment_of, require_one_environment
 from shrinkml_env import SearchProblem
-from shrinkml_env.files import write_atomic
+from shrinkml_env.files import open_arrays, write_atomic
 from shrinkml_env.progress import progress
 
 __all__ = ["EpisodeOutcome", "EpisodicSearch", "Proposals", "require_unchanged"]
@@ -184,11 +184,7 @@ class EpisodicSearch(ABC):
         """
         agent = cls(env)
         try:
-            content = io.BytesIO(Path(path).read_bytes())
-            if not zipfile.is_zipfile(content):
-                # NumPy would say how to unpickle it.
-                raise ValueError("it is no .npz file")
-            with np.load(content, allow_pickle=False) as archive:
+            with open_arrays(Path(path).read_bytes()) as archive:
                 summary = json.loads(str(archive["summary"]))
                 agent._observations, agent._actions = archive["observations"], archive["actions"]
             agent.best_ranks = {str(name): int(rank) for name, rank in summary["ranks"].items()}

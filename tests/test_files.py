@@ -1,13 +1,16 @@
 import errno
+import io
+import pickle
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shrinkml_env import files
-from shrinkml_env.files import append_lines, read_lines, write_atomic, written_aside
+from shrinkml_env.files import append_lines, open_arrays, read_lines, write_atomic, written_aside
 
 LINES = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n")), max_size=4)
 
@@ -74,3 +77,19 @@ def test_containers_of_one_machine_leave_each_others_files_alone(tmp_path, monke
         monkeypatch.setattr(files, "_is_running", lambda process: False)
         write_atomic(tmp_path / "best.json", "whole")
         assert aside.exists()
+
+
+def test_archives_alone_are_opened_and_nothing_is_unpickled():
+    numbers = io.BytesIO()
+    np.savez(numbers, a=np.arange(3))
+    with open_arrays(numbers.getvalue()) as archive:
+        assert archive["a"].tolist() == [0, 1, 2]
+    objects = io.BytesIO()
+    np.savez(objects, a=np.array([{}], object))
+    with open_arrays(objects.getvalue()) as archive, pytest.raises(ValueError, match="Object arrays cannot be loaded"):
+        archive["a"]
+    single = io.BytesIO()
+    np.save(single, np.arange(3))
+    for content in (b"", b"text", pickle.dumps([]), single.getvalue()):
+        with pytest.raises(ValueError, match=r"^it is no \.npz file$"):
+            open_arrays(content)

@@ -112,16 +112,25 @@ def check_model(config: DictConfig, methods: Sequence[Method], model: Compressib
             group_layers(model.layers, "layer", options.dense)
         except ValueError as error:
             raise ValueError(f"scopes.{scope}.{error}") from error
-        for method in methods:
-            search = search_of(config, method, 1.0).config
+    for method in {method.name: method for method in methods}.values():
+        search = search_of(config, method, 1.0).config
+        for scope in scopes_of(config, method):
             try:
-                group_layers(model.layers, to_container(search.granularity), [*search.dense, *options.dense])
+                group_layers(
+                    model.layers, to_container(search.granularity), [*search.dense, *config.scopes[scope].dense]
+                )
             except ValueError as error:
                 raise ValueError(f"methods.{method.name}, with scopes.{scope}: {error}") from error
     if config.checked and not isinstance(model, HuggingFaceSeq2Seq):
         raise ValueError(
             "checked: only encoder-decoder models of Hugging Face are compared with transformers: give checked=0"
         )
+
+
+def scopes_of(config: DictConfig, method: Method) -> list[str]:
+    """Return the scopes that a method is asked for: its own, or all, of those that the study has."""
+    own = config.methods[method.name].get("scopes", config.scopes)
+    return [str(scope) for scope in config.scopes if scope in own]
 
 
 def speech_of(config: DictConfig, purposes: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -231,7 +240,7 @@ class Study:
         for scope, options in self.config.scopes.items():
             for size in options.sizes:
                 for method in self.methods:
-                    if scope not in self.config.methods[method.name].get("scopes", self.config.scopes):
+                    if scope not in scopes_of(self.config, method):
                         continue
                     search, ratio = self.search(method, scope, size), self.ratio(scope, size)
                     task = Sought(scope, size, method, ratio, search, self.config.finalists)

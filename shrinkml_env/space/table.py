@@ -33,7 +33,7 @@ from shrinkml_env.data.sets import count_utterances
 from shrinkml_env.data.utterance import Utterance
 from shrinkml_env.evaluation import EvaluationCache, Evaluator
 from shrinkml_env.evaluation.result import Evaluation
-from shrinkml_env.files import parse_json, write_atomic
+from shrinkml_env.files import open_arrays, parse_json, write_atomic
 from shrinkml_env.space.search_space import SearchSpace
 
 __all__ = ["SETS", "SHIPPED_TABLES", "Table", "TableEvaluator"]
@@ -234,11 +234,7 @@ class Table:
     @classmethod
     def _read(cls, file: Any) -> Self:
         try:
-            content = io.BytesIO(file.read_bytes())
-            if not zipfile.is_zipfile(content):
-                # NumPy would say how to unpickle it.
-                raise ValueError("it is no .npz file")
-            with np.load(content, allow_pickle=False) as archive:
+            with open_arrays(file.read_bytes()) as archive:
                 summary = parse_json(str(archive["summary"]))
                 if summary["format"] != _FORMAT:
                     raise ValueError(f"its format is {summary['format']!r}, not {_FORMAT!r}")

@@ -112,6 +112,7 @@ def test_models_that_cannot_be_asked_for_this(root):
     with pytest.raises(ValueError, match=r"^methods.closed_form, two rounds, with scopes.encoder: dense: no layer mat"):
         check("base=['dense=[nope]']")
     check(mine, "~scopes.encoder", "checked=0")
+    check(mine.replace("}", ",scopes:[whole]}"), "checked=0")
     with pytest.raises(ValueError, match="checked: only encoder-decoder models of Hugging Face"):
         check()
     check("checked=0")
